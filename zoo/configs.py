@@ -1,0 +1,237 @@
+"""Model configurations: frozen dataclasses that survive a round trip through JSON.
+
+A config is the whole truth about a model's shape. It is checked when it is made, so a typing
+mistake is told at once, by field name, and not as a shape error deep inside a layer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from typing import Any, ClassVar, Literal, TypeVar
+
+import pydantic
+
+ConfigT = TypeVar("ConfigT")
+
+# Strict: "64" is not a number and 1.5 is not a layer count. `extra` makes unknown keys an error.
+STRICT = pydantic.ConfigDict(extra="forbid", strict=True)
+
+
+class ConfigError(ValueError):
+    """A configuration value that is unknown, of the wrong type, or makes no sense."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GPTConfig:
+    """Shape and options of a GPT-style decoder.
+
+    The defaults are what trained best for its size here. GPT-2 itself is
+    `positions="learned", norm="layer_norm", activation="gelu_tanh", qk_norm=False,
+    use_bias=True, tie_embeddings=True` (preset `gpt2_small`).
+
+    Attributes:
+        vocabulary_size: int. Number of token ids.
+        context_length: int. Longest sequence of tokens the model attends over. Defaults to 256.
+        num_layers: int. Transformer blocks. Defaults to 4.
+        num_heads: int. Query heads; must divide `hidden_dim`. Defaults to 4.
+        num_kv_heads: int or None. Key/value heads: `None` means `num_heads` (multi-head), 1 is
+            multi-query, a divisor of `num_heads` is grouped-query attention. Defaults to None.
+        hidden_dim: int. Width of the residual stream. Defaults to 128.
+        intermediate_dim: int or None. Width inside the feed-forward block. `None` means
+            4 x `hidden_dim`. Defaults to None.
+        positions: "learned" (GPT-2) or "rotary" (Su et al., 2021). Defaults to "rotary".
+        rotary_base: float. Longest rotary wavelength over 2 pi. Defaults to 10000.
+        norm: "layer_norm" or "rms_norm" (Zhang & Sennrich, 2019). Defaults to "rms_norm".
+        norm_epsilon: float. Added to the variance. Defaults to 1e-5.
+        qk_norm: bool. RMS-normalise queries and keys per head (Henry et al., 2020).
+        activation: "gelu", "gelu_tanh" (GPT-2's approximation), "squared_relu" (So et al., 2021)
+            or "swiglu" (Shazeer, 2020). Defaults to "squared_relu".
+        use_bias: bool. Bias in dense layers and layer norms. Defaults to False.
+        tie_embeddings: bool. Output projection shares the token embedding. Defaults to True.
+        dropout: float in [0, 1). On embeddings, attention and residuals. Defaults to 0.
+        initializer_range: float. Standard deviation of the initial weights. Defaults to 0.02.
+
+    Raises:
+        ConfigError: a value is out of range; the message names the field.
+    """
+
+    family: ClassVar[str] = "gpt"
+    __pydantic_config__: ClassVar[pydantic.ConfigDict] = STRICT
+
+    vocabulary_size: int
+    context_length: int = 256
+    num_layers: int = 4
+    num_heads: int = 4
+    num_kv_heads: int | None = None
+    hidden_dim: int = 128
+    intermediate_dim: int | None = None
+    positions: Literal["learned", "rotary"] = "rotary"
+    rotary_base: float = 10000.0
+    norm: Literal["layer_norm", "rms_norm"] = "rms_norm"
+    norm_epsilon: float = 1e-5
+    qk_norm: bool = True
+    activation: Literal["gelu", "gelu_tanh", "squared_relu", "swiglu"] = "squared_relu"
+    use_bias: bool = False
+    tie_embeddings: bool = True
+    dropout: float = 0.0
+    initializer_range: float = 0.02
+
+    def __post_init__(self):
+        _require_positive(
+            self, "vocabulary_size", "context_length", "num_layers", "num_heads", "hidden_dim"
+        )
+        _require_positive(self, "intermediate_dim", "num_kv_heads", optional=True)
+        _require_fraction(self, "dropout")
+        if self.hidden_dim % self.num_heads:
+            raise ConfigError(
+                "hidden_dim must be a multiple of num_heads. "
+                f"Received: hidden_dim={self.hidden_dim}, num_heads={self.num_heads}"
+            )
+        if self.num_heads % self.key_value_heads:
+            raise ConfigError(
+                "num_heads must be a multiple of num_kv_heads. "
+                f"Received: num_heads={self.num_heads}, num_kv_heads={self.num_kv_heads}"
+            )
+        if self.positions == "rotary" and self.head_dim % 2:
+            raise ConfigError(
+                "rotary positions turn pairs of channels, so hidden_dim / num_heads must be even. "
+                f"Received: {self.head_dim}"
+            )
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one attention head."""
+        return self.hidden_dim // self.num_heads
+
+    @property
+    def key_value_heads(self) -> int:
+        """Key/value heads, with `None` resolved."""
+        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+    @property
+    def feedforward_dim(self) -> int:
+        """Feed-forward width, with `None` resolved."""
+        return 4 * self.hidden_dim if self.intermediate_dim is None else self.intermediate_dim
+
+
+@dataclasses.dataclass(frozen=True)
+class LSTMConfig:
+    """Shape and options of a stacked LSTM language model.
+
+    Attributes:
+        vocabulary_size: int. Number of token ids.
+        context_length: int. How many tokens one training window holds, and how many of the last
+            tokens of a prompt are read. The state itself has no length limit. Defaults to 256.
+        num_layers: int. Stacked LSTM layers. Defaults to 2.
+        hidden_dim: int. Units of each layer. Defaults to 224.
+        embedding_dim: int or None. Width of the token embedding. `None` means `hidden_dim`.
+        tie_embeddings: bool. Output projection shares the token embedding (Press & Wolf, 2017);
+            where `embedding_dim` differs from `hidden_dim` a projection stands between.
+            Defaults to True.
+        dropout: float in [0, 1). On embeddings and on each layer's output. Defaults to 0.
+        forget_bias: float. Initial bias of the forget gate. Defaults to 1.
+        initializer_range: float. Standard deviation of the initial embedding. Defaults to 0.05.
+
+    Raises:
+        ConfigError: a value is out of range; the message names the field.
+    """
+
+    family: ClassVar[str] = "lstm"
+    __pydantic_config__: ClassVar[pydantic.ConfigDict] = STRICT
+
+    vocabulary_size: int
+    context_length: int = 256
+    num_layers: int = 2
+    hidden_dim: int = 224
+    embedding_dim: int | None = None
+    tie_embeddings: bool = True
+    dropout: float = 0.0
+    forget_bias: float = 1.0
+    initializer_range: float = 0.05
+
+    def __post_init__(self):
+        _require_positive(self, "vocabulary_size", "context_length", "num_layers", "hidden_dim")
+        _require_positive(self, "embedding_dim", optional=True)
+        _require_fraction(self, "dropout")
+
+    @property
+    def token_dim(self) -> int:
+        """Width of the token embedding, with `None` resolved."""
+        return self.hidden_dim if self.embedding_dim is None else self.embedding_dim
+
+
+MODEL_CONFIGS = {config.family: config for config in (GPTConfig, LSTMConfig)}
+ModelConfig = GPTConfig | LSTMConfig
+
+
+def _require_positive(config, *names: str, optional: bool = False):
+    for name in names:
+        value = getattr(config, name)
+        if optional and value is None:
+            continue
+        if value is None or value < 1:
+            raise ConfigError(f"{name} must be at least 1. Received: {value}")
+
+
+def _require_fraction(config, *names: str):
+    for name in names:
+        value = getattr(config, name)
+        if not 0 <= value < 1:
+            raise ConfigError(f"{name} must be in [0, 1). Received: {value}")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config (nested dataclasses included) as a JSON-ready dict.
+
+    Example: `to_dict(GPTConfig(vocabulary_size=65))["num_layers"]  # 4`
+    """
+    return dataclasses.asdict(config)
+
+
+def from_dict(config_class: type[ConfigT], values: dict[str, Any], where: str = "") -> ConfigT:
+    """Builds `config_class` from a dict, checking every key and type.
+
+    Args:
+        config_class: a dataclass with `__pydantic_config__ = STRICT`.
+        values: field names to values; nested dataclasses as nested dicts.
+        where: what to blame in the message, such as a file name.
+
+    Raises:
+        ConfigError: unknown key (known ones are listed), missing key or wrong type.
+
+    Example: `from_dict(GPTConfig, {"vocabulary_size": 65})`
+    """
+    try:
+        # JSON has no tuples: "json" mode reads a list where a tuple is declared.
+        return pydantic.TypeAdapter(config_class).validate_json(_to_json(values), strict=True)
+    except pydantic.ValidationError as error:
+        problems = [_explain(config_class, problem) for problem in error.errors()]
+        prefix = f"{where}: " if where else ""
+        raise ConfigError(prefix + "; ".join(problems)) from None
+
+
+def _to_json(values: dict[str, Any]) -> bytes:
+    return pydantic.TypeAdapter(dict).dump_json(values)
+
+
+def _explain(config_class: type, problem: dict[str, Any]) -> str:
+    path = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "unexpected_keyword_argument":
+        owner = config_class
+        for part in problem["loc"][:-1]:
+            owner = _nested_dataclass(owner, str(part)) or owner
+        known = ", ".join(field.name for field in dataclasses.fields(owner))
+        return f"unknown key {path!r}; known keys: {known}"
+    if problem["type"] == "missing":
+        return f"missing key {path!r}"
+    cause = problem.get("ctx", {}).get("error")
+    if cause is not None:
+        return str(cause)
+    return f"{path or config_class.__name__}: {problem['msg']}. Received: {problem.get('input')!r}"
+
+
+def _nested_dataclass(owner: type, name: str) -> type | None:
+    hint = typing.get_type_hints(owner).get(name)
+    candidates = (hint, *typing.get_args(hint))
+    return next((c for c in candidates if dataclasses.is_dataclass(c)), None)

@@ -1,0 +1,108 @@
+"""A GPT-style decoder: token embedding, positions, a stack of blocks, a final norm."""
+
+from __future__ import annotations
+
+import keras
+from keras import ops
+
+from zoo.configs import GPTConfig
+from zoo.layers import DecoderBlock, make_norm
+from zoo.serialization import config_from_kwargs, config_kwargs
+
+
+@keras.saving.register_keras_serializable(package="zoo")
+class GPTBackbone(keras.Model):
+    """Token ids (B, T) to hidden states (B, T, D), each seeing only itself and the past.
+
+    Radford et al., "Language Models are Unsupervised Multitask Learners" (2019), with today's
+    options; `GPTConfig` lists them.
+
+    Args:
+        config: GPTConfig.
+
+    Example:
+        backbone = GPTBackbone(GPTConfig(vocabulary_size=65, hidden_dim=32))
+        backbone(np.zeros((2, 10), "int32")).shape  # (2, 10, 32)
+    """
+
+    # A cache slot belongs to a position, and there are `context_length` of them.
+    cache_is_bounded = True
+
+    def __init__(self, config: GPTConfig, **kwargs):
+        super().__init__(**kwargs)
+        self.config = config
+        initializer = keras.initializers.RandomNormal(stddev=config.initializer_range)
+        self.token_embedding = keras.layers.ReversibleEmbedding(
+            config.vocabulary_size,
+            config.hidden_dim,
+            tie_weights=config.tie_embeddings,
+            embeddings_initializer=initializer,
+            reverse_dtype="float32",
+            name="token_embedding",
+        )
+        if config.positions == "learned":
+            self.position_embedding = keras.layers.Embedding(
+                config.context_length,
+                config.hidden_dim,
+                embeddings_initializer=initializer,
+                name="position_embedding",
+            )
+        self.dropout = keras.layers.Dropout(config.dropout)
+        self.blocks = [DecoderBlock(config, name=f"block_{i}") for i in range(config.num_layers)]
+        self.final_norm = make_norm(config, "final_norm")
+
+    def call(self, token_ids, training=None):
+        positions = ops.arange(ops.shape(token_ids)[1], dtype="int32")[None]  # (1, T)
+        x = self.dropout(self._embed(token_ids, positions), training=training)
+        for block in self.blocks:
+            x = block(x, training=training)
+        return self.final_norm(x)  # (B, T, D)
+
+    def logits(self, hidden):
+        """Hidden states (..., D) to next-token logits (..., V), float32."""
+        return self.token_embedding(hidden, reverse=True)
+
+    def initial_cache(self, batch_size, length):
+        """An empty cache: for each block a (keys, values) pair of zeros (B, K, length, H)."""
+        config = self.config
+        shape = (batch_size, config.key_value_heads, length, config.head_dim)
+        return tuple(
+            (ops.zeros(shape, self.compute_dtype), ops.zeros(shape, self.compute_dtype))
+            for _ in self.blocks
+        )
+
+    def decode(self, token_ids, cache, position, lengths=None):
+        """Hidden states of T new tokens that follow what the cache holds.
+
+        Args:
+            token_ids: (B, T) int32.
+            cache: from `initial_cache` or an earlier `decode`.
+            position: (B,) int32, number of tokens of each row already in the cache. Tokens
+                must fit: position + T <= length of the cache.
+            lengths: unused here: slots past a row's real tokens are masked until overwritten.
+
+        Returns:
+            (B, T, D) hidden states and the extended cache.
+        """
+        del lengths
+        steps = ops.arange(ops.shape(token_ids)[1], dtype="int32")
+        positions = position[:, None] + steps  # (B, T)
+        x = self._embed(token_ids, positions)
+        extended = []
+        for block, layer_cache in zip(self.blocks, cache):
+            x, layer_cache = block.decode(x, layer_cache, positions)
+            extended.append(layer_cache)
+        return self.final_norm(x), tuple(extended)
+
+    def _embed(self, token_ids, positions):
+        x = self.token_embedding(token_ids)  # (B, T, D)
+        if self.config.positions == "learned":
+            x = x + self.position_embedding(positions)
+        return x
+
+    def get_config(self):
+        return config_kwargs(self)
+
+    @classmethod
+    def from_config(cls, config):
+        return config_from_kwargs(cls, GPTConfig, config)

@@ -1,0 +1,245 @@
+"""The parts of a transformer: norms, rotary positions, attention with a cache, feed-forward, block.
+
+Shape letters: B rows, T new tokens, L cache slots, D hidden_dim, K key/value heads, G query heads
+per key/value head, H channels of a head. `keras.ops` only: runs on every Keras backend.
+"""
+
+from __future__ import annotations
+
+import keras
+from keras import ops
+
+from zoo.configs import GPTConfig
+
+# A key/value pair of one layer: two tensors (B, K, L, H).
+LayerCache = tuple
+
+
+def make_norm(config: GPTConfig, name: str) -> keras.layers.Layer:
+    """The normalisation layer that `config.norm` names."""
+    if config.norm == "rms_norm":
+        return keras.layers.RMSNormalization(epsilon=config.norm_epsilon, name=name)
+    return keras.layers.LayerNormalization(
+        epsilon=config.norm_epsilon, center=config.use_bias, name=name
+    )
+
+
+def make_dense(
+    config: GPTConfig, units: int, name: str, residual: bool = False
+) -> keras.layers.Dense:
+    """A dense layer with GPT-2's initialisation.
+
+    `residual` layers write to the residual stream: their initial weights shrink with depth
+    (Radford et al., 2019), so that the stream's variance does not grow with the layer count.
+    """
+    stddev = config.initializer_range
+    if residual:
+        stddev /= (2 * config.num_layers) ** 0.5
+    return keras.layers.Dense(
+        units,
+        use_bias=config.use_bias,
+        kernel_initializer=keras.initializers.RandomNormal(stddev=stddev),
+        name=name,
+    )
+
+
+def rotate(x, positions, base: float):
+    """Rotary position embedding (Su et al., 2021), channel i paired with channel i + H/2.
+
+    Args:
+        x: (B, heads, T, H) queries or keys.
+        positions: (B, T) or (1, T) int32, place of each token in its sequence.
+        base: float. Wavelengths run from 2 pi to 2 pi x base.
+
+    Returns:
+        (B, heads, T, H), same dtype as `x`.
+    """
+    half = x.shape[-1] // 2
+    frequencies = base ** (-ops.arange(half, dtype="float32") / half)  # (H/2,)
+    angles = ops.cast(positions, "float32")[:, None, :, None] * frequencies  # (B, 1, T, H/2)
+    cos, sin = ops.cast(ops.cos(angles), x.dtype), ops.cast(ops.sin(angles), x.dtype)
+    first, second = x[..., :half], x[..., half:]
+    return ops.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+class CausalSelfAttention(keras.layers.Layer):
+    """Multi-head, multi-query or grouped-query self-attention that looks only back.
+
+    `call` attends within the given tokens; `decode` reads and extends a key/value cache. Both go
+    through `_attend`, so they differ in nothing but where keys come from.
+
+    Args:
+        config: GPTConfig.
+    """
+
+    def __init__(self, config: GPTConfig, **kwargs):
+        super().__init__(**kwargs)
+        self.config = config
+        kv_dim = config.key_value_heads * config.head_dim
+        # One product for queries, keys and values: fewer, larger matrix products.
+        self.qkv = make_dense(config, config.hidden_dim + 2 * kv_dim, "qkv")
+        self.output_projection = make_dense(config, config.hidden_dim, "output", residual=True)
+        self.attention_dropout = keras.layers.Dropout(config.dropout)
+        if config.qk_norm:
+            self.query_norm = keras.layers.RMSNormalization(name="query_norm")
+            self.key_norm = keras.layers.RMSNormalization(name="key_norm")
+
+    def call(self, x, training=None):
+        """Attends over the tokens of `x` (B, T, D) themselves; returns (B, T, D)."""
+        length = ops.shape(x)[1]
+        positions = ops.arange(length, dtype="int32")[None]  # (1, T)
+        query, key, value = self._project(x, positions)
+        visible = positions[:, :, None] >= positions[:, None, :]  # (1, T, T)
+        return self._attend(query, key, value, visible, training)
+
+    def decode(self, x, cache: LayerCache, positions):
+        """Attends over cache and new tokens, and writes the new tokens into the cache.
+
+        Args:
+            x: (B, T, D) hidden states of T new tokens.
+            cache: keys and values, each (B, K, L, H); slots at and after a row's first new
+                position may hold anything.
+            positions: (B, T) int32, the cache slot of each new token.
+
+        Returns:
+            Output (B, T, D) and the extended cache.
+        """
+        query, key, value = self._project(x, positions)
+        keys, values = (write_cache(c, n, positions) for c, n in zip(cache, (key, value)))
+        slots = attended_slots(keys, positions)
+        visible = positions[:, :, None] >= ops.arange(slots, dtype="int32")  # (B, T, slots)
+        output = self._attend(query, keys[:, :, :slots], values[:, :, :slots], visible, False)
+        return output, (keys, values)
+
+    def _project(self, x, positions):
+        config = self.config
+        heads, kv_heads, head_dim = config.num_heads, config.key_value_heads, config.head_dim
+        batch_size, length = ops.shape(x)[:2]
+        qkv = ops.reshape(self.qkv(x), (batch_size, length, heads + 2 * kv_heads, head_dim))
+        qkv = ops.transpose(qkv, (0, 2, 1, 3))  # (B, heads + 2K, T, H)
+        query = qkv[:, :heads]
+        key = qkv[:, heads : heads + kv_heads]
+        value = qkv[:, heads + kv_heads :]
+        if config.qk_norm:
+            query, key = self.query_norm(query), self.key_norm(key)
+        if config.positions == "rotary":
+            query = rotate(query, positions, config.rotary_base)
+            key = rotate(key, positions, config.rotary_base)
+        return query, key, value
+
+    def _attend(self, query, key, value, visible, training):
+        config = self.config
+        kv_heads, head_dim = config.key_value_heads, config.head_dim
+        batch_size, _, length, _ = ops.shape(query)
+        groups = config.num_heads // kv_heads
+        # Query heads that share a key head lie next to each other: fold them into rows.
+        query = ops.reshape(query, (batch_size, kv_heads, groups * length, head_dim))
+        scores = ops.matmul(query * head_dim**-0.5, ops.transpose(key, (0, 1, 3, 2)))
+        slots = ops.shape(scores)[-1]
+        scores = ops.reshape(scores, (batch_size, kv_heads, groups, length, slots))
+        # float32: softmax over many slots loses digits in half precision.
+        scores = ops.where(visible[:, None, None], ops.cast(scores, "float32"), -1e9)
+        weights = ops.cast(ops.softmax(scores, axis=-1), value.dtype)
+        weights = self.attention_dropout(weights, training=training)
+        weights = ops.reshape(weights, (batch_size, kv_heads, groups * length, slots))
+        mixed = ops.matmul(weights, value)  # (B, K, G*T, H)
+        mixed = ops.reshape(mixed, (batch_size, config.num_heads, length, head_dim))
+        mixed = ops.transpose(mixed, (0, 2, 1, 3))  # (B, T, heads, H)
+        mixed = ops.reshape(mixed, (batch_size, length, config.hidden_dim))
+        return self.output_projection(mixed)  # (B, T, D)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+def write_cache(cache, new, positions):
+    """Puts `new` (B, K, T, H) into `cache` (B, K, L, H) at slots `positions` (B, T).
+
+    A scatter and not `slice_update`: on TensorFlow the latter becomes XlaDynamicUpdateSlice,
+    which TensorFlow Serving refuses ("XLA compilation disabled").
+    """
+    batch_size, kv_heads, length, head_dim = ops.shape(new)
+    shape = (batch_size, kv_heads, length)
+    rows = ops.broadcast_to(ops.arange(batch_size, dtype="int32")[:, None, None], shape)
+    heads = ops.broadcast_to(ops.arange(kv_heads, dtype="int32")[None, :, None], shape)
+    slots = ops.broadcast_to(positions[:, None, :], shape)
+    indices = ops.stack([rows, heads, slots], axis=-1)  # (B, K, T, 3)
+    return ops.scatter_update(
+        cache, ops.reshape(indices, (-1, 3)), ops.reshape(new, (-1, head_dim))
+    )
+
+
+def attended_slots(keys, positions):
+    """How many cache slots the newest token can see: the time of a step grows with this.
+
+    TensorFlow graphs take shapes that are known only when they run, so there only the used part
+    of the cache is read, and its capacity costs nothing. The other backends compile for fixed
+    shapes and read (and mask) the whole cache.
+    """
+    if keras.backend.backend() == "tensorflow":
+        return ops.max(positions) + 1
+    return keys.shape[2]
+
+
+class FeedForward(keras.layers.Layer):
+    """The position-wise network of a block: (B, T, D) -> (B, T, D).
+
+    Args:
+        config: GPTConfig; `activation` chooses GELU, squared ReLU or the gated SwiGLU.
+    """
+
+    def __init__(self, config: GPTConfig, **kwargs):
+        super().__init__(**kwargs)
+        self.config = config
+        inner = config.feedforward_dim * (2 if config.activation == "swiglu" else 1)
+        self.expand = make_dense(config, inner, "expand")
+        self.contract = make_dense(config, config.hidden_dim, "contract", residual=True)
+
+    def call(self, x):
+        return self.contract(self._activate(self.expand(x)))
+
+    def _activate(self, x):
+        match self.config.activation:
+            case "gelu":
+                return ops.gelu(x, approximate=False)
+            case "gelu_tanh":
+                return ops.gelu(x, approximate=True)
+            case "squared_relu":
+                return ops.square(ops.relu(x))
+            case "swiglu":
+                gate, linear = ops.split(x, 2, axis=-1)
+                return ops.silu(gate) * linear
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+class DecoderBlock(keras.layers.Layer):
+    """One pre-norm transformer block: x + attention(norm(x)), then x + feed_forward(norm(x)).
+
+    Args:
+        config: GPTConfig.
+    """
+
+    def __init__(self, config: GPTConfig, **kwargs):
+        super().__init__(**kwargs)
+        self.attention_norm = make_norm(config, "attention_norm")
+        self.attention = CausalSelfAttention(config, name="attention")
+        self.feedforward_norm = make_norm(config, "feedforward_norm")
+        self.feedforward = FeedForward(config, name="feedforward")
+        self.dropout = keras.layers.Dropout(config.dropout)
+
+    def call(self, x, training=None):
+        attended = self.attention(self.attention_norm(x), training=training)
+        x = x + self.dropout(attended, training=training)
+        transformed = self.feedforward(self.feedforward_norm(x))
+        return x + self.dropout(transformed, training=training)
+
+    def decode(self, x, cache: LayerCache, positions):
+        """`call` for new tokens only; see `CausalSelfAttention.decode`."""
+        attended, cache = self.attention.decode(self.attention_norm(x), cache, positions)
+        x = x + attended
+        return x + self.feedforward(self.feedforward_norm(x)), cache
+
+    def compute_output_shape(self, input_shape):
+        return input_shape

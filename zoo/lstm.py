@@ -1,0 +1,157 @@
+"""A stacked LSTM language model: token embedding, LSTM layers, an optional projection."""
+
+from __future__ import annotations
+
+import keras
+from keras import ops
+
+from zoo.configs import LSTMConfig
+from zoo.serialization import config_from_kwargs, config_kwargs
+
+
+@keras.saving.register_keras_serializable(package="zoo")
+class LSTMBackbone(keras.Model):
+    """Token ids (B, T) to hidden states (B, T, D), each a function of the past.
+
+    Hochreiter & Schmidhuber (1997). The cache is the state `(h, c)` of each layer: it has no
+    length limit, and carrying it from one training window to the next is truncated
+    back-propagation through time.
+
+    Args:
+        config: LSTMConfig.
+
+    Example:
+        backbone = LSTMBackbone(LSTMConfig(vocabulary_size=65, hidden_dim=32))
+        backbone(np.zeros((2, 10), "int32")).shape  # (2, 10, 32)
+    """
+
+    cache_is_bounded = False
+
+    def __init__(self, config: LSTMConfig, **kwargs):
+        super().__init__(**kwargs)
+        self.config = config
+        self.token_embedding = keras.layers.ReversibleEmbedding(
+            config.vocabulary_size,
+            config.token_dim,
+            tie_weights=config.tie_embeddings,
+            embeddings_initializer=keras.initializers.RandomNormal(
+                stddev=config.initializer_range
+            ),
+            reverse_dtype="float32",
+            name="token_embedding",
+        )
+        self.dropout = keras.layers.Dropout(config.dropout)
+        self.recurrent_layers = [
+            keras.layers.LSTM(
+                config.hidden_dim,
+                return_sequences=True,
+                return_state=True,
+                bias_initializer=_GateBias(config.forget_bias),
+                unit_forget_bias=False,
+                # The cuDNN op would not run on TensorFlow Serving's CPU builds.
+                use_cudnn=False,
+                name=f"lstm_{i}",
+            )
+            for i in range(config.num_layers)
+        ]
+        self.projection = None
+        if config.token_dim != config.hidden_dim:
+            self.projection = keras.layers.Dense(config.token_dim, name="projection")
+
+    def call(self, token_ids, training=None):
+        zeros = self.initial_cache(ops.shape(token_ids)[0])
+        return self.call_with_state(token_ids, zeros, training=training)[0]
+
+    def call_with_state(self, token_ids, state, mask=None, training=None):
+        """Hidden states (B, T, D) and the state after the last token.
+
+        Args:
+            token_ids: (B, T) int32.
+            state: for each layer `(h, c)`, each (B, units); from `initial_cache` or an earlier
+                call.
+            mask: (B, T) bool, optional: where False the state stands still.
+            training: bool, whether dropout is on.
+        """
+        x = self.dropout(self.token_embedding(token_ids), training=training)
+        next_state = []
+        for layer, (h, c) in zip(self.recurrent_layers, state):
+            x, h, c = layer(x, initial_state=[h, c], mask=mask, training=training)
+            x = self.dropout(x, training=training)
+            next_state.append((h, c))
+        if self.projection is not None:
+            x = self.projection(x)
+        return x, tuple(next_state)
+
+    def logits(self, hidden):
+        """Hidden states (..., D) to next-token logits (..., V), float32."""
+        return self.token_embedding(hidden, reverse=True)
+
+    def initial_cache(self, batch_size, length=None):
+        """The zero state, `(h, c)` of (B, units) for each layer; `length` does not matter."""
+        del length
+        shape = (batch_size, self.config.hidden_dim)
+        return tuple(
+            (ops.zeros(shape, self.compute_dtype), ops.zeros(shape, self.compute_dtype))
+            for _ in self.recurrent_layers
+        )
+
+    def decode(self, token_ids, cache, position, lengths=None):
+        """Hidden states of T new tokens that follow what the state has read.
+
+        Args:
+            token_ids: (B, T) int32.
+            cache: from `initial_cache` or an earlier `decode`.
+            position: unused here: the state knows no positions.
+            lengths: (B,) int32, real tokens of each row; the state stops after them. `None`
+                means all T.
+
+        Returns:
+            (B, T, D) hidden states and the new state.
+        """
+        del position
+        mask = None
+        if lengths is not None:
+            steps = ops.arange(ops.shape(token_ids)[1], dtype="int32")
+            mask = steps[None] < lengths[:, None]  # (B, T)
+        elif token_ids.shape[1] == 1:
+            return self._step(token_ids, cache)
+        return self.call_with_state(token_ids, cache, mask=mask, training=False)
+
+    def _step(self, token_ids, cache):
+        # One token needs no loop over time: the cells alone, at a third of the cost.
+        x = self.token_embedding(token_ids)[:, 0]  # (B, D)
+        next_state = []
+        for layer, (h, c) in zip(self.recurrent_layers, cache):
+            x, (h, c) = layer.cell(x, [h, c], training=False)
+            next_state.append((h, c))
+        if self.projection is not None:
+            x = self.projection(x)
+        return x[:, None], tuple(next_state)
+
+    def get_config(self):
+        return config_kwargs(self)
+
+    @classmethod
+    def from_config(cls, config):
+        return config_from_kwargs(cls, LSTMConfig, config)
+
+
+@keras.saving.register_keras_serializable(package="zoo")
+class _GateBias(keras.initializers.Initializer):
+    """Zeros, but `forget_bias` for the forget gate (Jozefowicz et al., 2015)."""
+
+    def __init__(self, forget_bias: float = 1.0):
+        self.forget_bias = forget_bias
+
+    def __call__(self, shape, dtype=None):
+        units = shape[0] // 4  # Keras orders the gates input, forget, cell, output
+        return ops.concatenate(
+            [
+                ops.zeros((units,), dtype),
+                ops.full((units,), self.forget_bias, dtype),
+                ops.zeros((2 * units,), dtype),
+            ]
+        )
+
+    def get_config(self):
+        return {"forget_bias": self.forget_bias}
