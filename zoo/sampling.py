@@ -1,0 +1,113 @@
+"""From logits to the next token: greedy, temperature, top-k, top-p, repetition penalty.
+
+Every option is a vector with one entry a row, and a row's randomness comes from its own seed and
+step, so a row draws the same token whatever else is in the batch, on every backend, in Python and
+in TensorFlow Serving.
+"""
+
+from __future__ import annotations
+
+from keras import ops
+
+_MINUS_INFINITY = -1e9
+
+
+def uniform(seed, step):
+    """One number in [0, 1) a row, a pure function of `(seed, step)`.
+
+    A counter-based generator: both words go through a 32-bit avalanche mix (the multiply-xorshift
+    constants found by C. Wellons, "lowbias32"). One draw a token is all that inverse-CDF sampling
+    needs; Keras' own random ops take one seed for a whole batch, which would tie rows together.
+
+    Args:
+        seed: (B,) int32.
+        step: scalar or (B,) int32.
+
+    Returns:
+        (B,) float32.
+    """
+    mixed = _mix(ops.cast(seed, "uint32") ^ ops.cast(0x9E3779B9, "uint32"))
+    mixed = _mix(mixed + ops.cast(step, "uint32"))
+    # 24 bits are what a float32 in [0, 1) holds exactly.
+    high_bits = ops.right_shift(mixed, ops.cast(8, "uint32"))
+    return ops.cast(ops.cast(high_bits, "int32"), "float32") * 2.0**-24
+
+
+def _mix(word):
+    for shift, factor in ((16, 0x21F0AAAD), (15, 0xD35A2D97)):
+        word = (word ^ ops.right_shift(word, ops.cast(shift, "uint32"))) * ops.cast(
+            factor, "uint32"
+        )
+    return word ^ ops.right_shift(word, ops.cast(15, "uint32"))
+
+
+def penalize_repetition(logits, seen, penalty):
+    """Makes tokens that occurred less likely (Keskar et al., 2019, CTRL).
+
+    Args:
+        logits: (B, V) float32.
+        seen: (B, V) bool, tokens of the prompt and the completion so far.
+        penalty: (B,) float32; 1 changes nothing, above 1 discourages.
+
+    Returns:
+        (B, V): seen positive logits divided by the penalty, seen negative ones multiplied.
+    """
+    penalty = penalty[:, None]
+    return ops.where(seen, ops.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+
+def filter_logits(logits, top_k, top_p):
+    """Rules out unlikely tokens, first by rank, then by cumulative probability.
+
+    Args:
+        logits: (B, V) float32, already divided by the temperature.
+        top_k: (B,) int32: keep the k likeliest; 0 keeps all. Ties with the k-th stay.
+        top_p: (B,) float32 in (0, 1]: of those, keep the smallest set of likeliest tokens whose
+            probability reaches p (Holtzman et al., 2020); at least one stays.
+
+    Returns:
+        (B, V) logits, -1e9 where ruled out.
+    """
+    vocabulary_size = logits.shape[-1]
+    descending = -ops.sort(-logits, axis=-1)  # (B, V)
+    rank = ops.arange(vocabulary_size, dtype="int32")
+    k = ops.where(top_k > 0, ops.minimum(top_k, vocabulary_size), vocabulary_size)
+    in_top_k = rank[None] < k[:, None]  # (B, V), of the sorted logits
+    probabilities = ops.softmax(ops.where(in_top_k, descending, _MINUS_INFINITY), axis=-1)
+    before = ops.cumsum(probabilities, axis=-1) - probabilities  # mass of the likelier tokens
+    kept = ops.logical_and(in_top_k, before < top_p[:, None])
+    kept = ops.logical_or(kept, rank[None] == 0)
+    last_kept = ops.sum(ops.cast(kept, "int32"), axis=-1, keepdims=True) - 1
+    threshold = ops.take_along_axis(descending, last_kept, axis=-1)  # (B, 1)
+    return ops.where(logits >= threshold, logits, _MINUS_INFINITY)
+
+
+def sample(logits, *, temperature, top_k, top_p, seed, step):
+    """Chooses the next token of each row.
+
+    Args:
+        logits: (B, V) float32.
+        temperature: (B,) float32; 0 is greedy.
+        top_k, top_p: as in `filter_logits`; not used by greedy rows.
+        seed: (B,) int32. step: scalar int32, how many tokens were chosen before.
+
+    Returns:
+        (B,) int32 token ids.
+    """
+    greedy = ops.cast(ops.argmax(logits, axis=-1), "int32")
+    sampled_rows = temperature > 0
+
+    def draw():
+        scaled = logits / ops.where(sampled_rows, temperature, 1.0)[:, None]
+        limited = ops.any(ops.logical_or(top_k > 0, top_p < 1))
+        # Sorting the vocabulary is the dear part: only when a row asks for it.
+        kept = ops.cond(limited, lambda: filter_logits(scaled, top_k, top_p), lambda: scaled)
+        cumulative = ops.cumsum(ops.softmax(kept, axis=-1), axis=-1)  # (B, V)
+        total = cumulative[:, -1:]
+        point = uniform(seed, step)[:, None] * total
+        # `< total` keeps a point that rounds up to the total on the last token that was kept.
+        passed = ops.logical_and(cumulative <= point, cumulative < total)
+        drawn = ops.sum(ops.cast(passed, "int32"), axis=-1)
+        return ops.where(sampled_rows, drawn, greedy)
+
+    return ops.cond(ops.any(sampled_rows), draw, lambda: greedy)
