@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
 from zoo.sampling import penalize_repetition, sample
@@ -59,7 +60,15 @@ def last_tokens(token_ids, lengths, width):
     return ops.take_along_axis(token_ids, columns, axis=1), ops.minimum(lengths, width)
 
 
-def generate(model, token_ids, lengths, options: SamplingOptions, max_steps, end_id=None):
+def generate(
+    model,
+    token_ids,
+    lengths,
+    options: SamplingOptions,
+    max_steps,
+    end_id: int | None = None,
+    banned_ids: tuple[int, ...] = (),
+):
     """Continues each row by up to its own `max_new_tokens` tokens.
 
     A prompt longer than `model.context_length` keeps its last tokens. Where the cache is bounded
@@ -75,6 +84,7 @@ def generate(model, token_ids, lengths, options: SamplingOptions, max_steps, end
         max_steps: int or scalar int32, at least `max(options.max_new_tokens)`; its value is the
             width N of the result. Must be a Python int where shapes are static (JAX).
         end_id: int or None. A row that chooses this token stops.
+        banned_ids: tuple of ints. Tokens that are never chosen, such as the unknown one.
 
     Returns:
         Generated. Equal for a row whatever its batch neighbours are.
@@ -90,6 +100,8 @@ def generate(model, token_ids, lengths, options: SamplingOptions, max_steps, end
     if model.cache_is_bounded:
         capacity = _minimum(capacity, model.context_length)
     columns = ops.arange(window + max_steps, dtype="int32")  # (W + N,)
+    ban = np.zeros((model.vocabulary_size,), "float32")
+    ban[list(banned_ids)] = -1e9
 
     def choose(logits, state: _State) -> _State:
         """Appends one token to each row that is not finished."""
@@ -97,7 +109,7 @@ def generate(model, token_ids, lengths, options: SamplingOptions, max_steps, end
             seen = _seen_tokens(state.tokens, state.total, logits.shape[-1])
             logits = penalize_repetition(logits, seen, options.repetition_penalty)
         token = sample(
-            logits,
+            logits + ban,
             temperature=options.temperature,
             top_k=options.top_k,
             top_p=options.top_p,

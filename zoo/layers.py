@@ -177,7 +177,7 @@ def attended_slots(keys, positions):
     shapes and read (and mask) the whole cache.
     """
     if keras.backend.backend() == "tensorflow":
-        return ops.max(positions) + 1
+        return ops.max(positions, initial=0) + 1
     return keys.shape[2]
 
 

@@ -34,9 +34,7 @@ class LSTMBackbone(keras.Model):
             config.vocabulary_size,
             config.token_dim,
             tie_weights=config.tie_embeddings,
-            embeddings_initializer=keras.initializers.RandomNormal(
-                stddev=config.initializer_range
-            ),
+            embeddings_initializer=keras.initializers.RandomNormal(stddev=config.initializer_range),
             reverse_dtype="float32",
             name="token_embedding",
         )

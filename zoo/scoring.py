@@ -24,7 +24,7 @@ def log_likelihood(model, token_ids, lengths, start_id):
     Returns:
         (B,) float32, 0 for an empty row.
     """
-    batch_size, width = ops.shape(token_ids)
+    batch_size = ops.shape(token_ids)[0]
     window = model.context_length
     # Fresh tokens of a window; the rest is past that a bounded cache has to read again.
     stride = max(window // 2, 1) if model.cache_is_bounded else window
@@ -71,7 +71,7 @@ def next_token_probabilities(model, token_ids, lengths, k: int):
     Returns:
         ids (B, k) int32 and probabilities (B, k) float32, likeliest first.
     """
-    batch_size, width = ops.shape(token_ids)
+    batch_size = ops.shape(token_ids)[0]
     window = model.context_length
     prompt, lengths = last_tokens(token_ids, lengths, window)
     cache = model.initial_cache(batch_size, window)

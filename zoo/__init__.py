@@ -1,0 +1,54 @@
+"""Keras language models: build one, train it with `fit` or `trainers`, save it as a bundle.
+
+    model = zoo.build("gpt_char_cpu", vocabulary_size=tokenizer.vocabulary_size)
+    zoo.save("runs/mine", model, tokenizer)
+    zoo.load("runs/mine").lm.generate(["ROMEO:"])
+
+Model code runs on every Keras backend. Names that need TensorFlow (tokenizers, bundles) are
+imported when first used, so `import zoo` and `zoo.build` work without it.
+"""
+
+import importlib
+
+from zoo.configs import ConfigError, GPTConfig, LSTMConfig
+from zoo.gpt import GPTBackbone
+from zoo.heads import CausalLM
+from zoo.lstm import LSTMBackbone
+from zoo.presets import PRESETS, build, preset_config
+
+_NEED_TENSORFLOW = {
+    "Bundle": "zoo.bundle",
+    "BundleError": "zoo.bundle",
+    "load": "zoo.bundle",
+    "save": "zoo.bundle",
+    "TextLM": "zoo.text_lm",
+    "ByteTokenizer": "zoo.tokenizers",
+    "CharacterTokenizer": "zoo.tokenizers",
+    "load_tokenizer": "zoo.tokenizers",
+}
+
+__all__ = [
+    "PRESETS",
+    "Bundle",
+    "BundleError",
+    "ByteTokenizer",
+    "CausalLM",
+    "CharacterTokenizer",
+    "ConfigError",
+    "GPTBackbone",
+    "GPTConfig",
+    "LSTMBackbone",
+    "LSTMConfig",
+    "TextLM",
+    "build",
+    "load",
+    "load_tokenizer",
+    "preset_config",
+    "save",
+]
+
+
+def __getattr__(name: str):
+    if name in _NEED_TENSORFLOW:
+        return getattr(importlib.import_module(_NEED_TENSORFLOW[name]), name)
+    raise AttributeError(f"module 'zoo' has no attribute {name!r}")

@@ -1,0 +1,235 @@
+"""The artifact between trainer and exporter: a folder with config, tokenizer and weights.
+
+    config.json         what the model is, and checksums of the rest
+    tokenizer/          see `zoo.tokenizers`
+    model.weights.h5    Keras weights, without optimizer state
+
+A trainer's work directory is a bundle once training has finished; it also holds `metrics.jsonl`,
+`report.md` and `checkpoints/`, which no reader of a bundle needs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+from pathlib import Path
+from typing import Any, ClassVar
+
+import keras
+
+from zoo.atomic_write import replacing
+from zoo.configs import MODEL_CONFIGS, STRICT, ConfigError, from_dict, to_dict
+from zoo.heads import CausalLM
+from zoo.presets import build
+from zoo.text_lm import TextLM
+from zoo.tokenizers import Tokenizer, load_tokenizer
+
+FORMAT_VERSION = 1
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.weights.h5"
+TOKENIZER_FOLDER = "tokenizer"
+
+
+class BundleError(ValueError):
+    """A bundle is missing, unfinished, damaged, or of another format version."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BundleConfig:
+    """What `config.json` holds.
+
+    Attributes:
+        format_version: int, raised when older code could not read the folder.
+        family: "gpt" or "lstm".
+        task: "lm".
+        model: the model config as a dict.
+        tokenizer_kind, tokenizer_fingerprint: which tokenizer the weights were trained with.
+        start_id: int, the token that an empty text reads.
+        weights_sha256: hex digest of `model.weights.h5`.
+        parameters: int, number of weights.
+        versions: package name -> version that wrote the bundle.
+    """
+
+    __pydantic_config__: ClassVar[dict] = STRICT
+
+    format_version: int
+    family: str
+    task: str
+    model: dict[str, Any]
+    tokenizer_kind: str
+    tokenizer_fingerprint: str
+    start_id: int
+    weights_sha256: str
+    parameters: int
+    versions: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+    """A model, its tokenizer and what is known of them; from `load` or `save`.
+
+    Example:
+        bundle = zoo.load("runs/shakespeare")
+        bundle.lm.generate(["ROMEO:"], max_new_tokens=100)["text"]
+    """
+
+    folder: Path
+    config: BundleConfig
+    tokenizer: Tokenizer
+    model: keras.Model
+
+    @functools.cached_property
+    def lm(self) -> TextLM:
+        """Text in, text out: `generate`, `score`, `next_token`."""
+        return TextLM(self.tokenizer, self.model, self.config.start_id)
+
+
+def save(
+    folder: str | os.PathLike[str],
+    model: CausalLM,
+    tokenizer: Tokenizer,
+    start_id: int | None = None,
+) -> Bundle:
+    """Writes a bundle; an older one in the folder is replaced.
+
+    `config.json` is written last and carries the checksums, so a bundle whose writing was
+    interrupted does not load.
+
+    Args:
+        folder: created if missing.
+        model: zoo.heads.CausalLM, trained in whatever way.
+        tokenizer: the tokenizer it was trained with.
+        start_id: int, the token that an empty text reads. Defaults to the tokenizer's `end_id`.
+
+    Returns:
+        Bundle.
+
+    Raises:
+        ValueError: the tokenizer has more ids than the model.
+        OSError: the folder cannot be written; what was there stays.
+
+    Example: `zoo.save("runs/mine", model, tokenizer)`
+    """
+    folder = Path(folder)
+    start_id = tokenizer.end_id if start_id is None else start_id
+    TextLM(tokenizer, model, start_id)  # refuses a tokenizer that does not fit
+    tokenizer.save(folder / TOKENIZER_FOLDER)
+    weights = folder / WEIGHTS_FILE
+    with replacing(weights) as temporary:
+        save_weights(model, temporary)
+        digest = sha256_of(temporary)
+    config = BundleConfig(
+        format_version=FORMAT_VERSION,
+        family=model.backbone.config.family,
+        task=model.task,
+        model=to_dict(model.backbone.config),
+        tokenizer_kind=tokenizer.kind,
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        start_id=start_id,
+        weights_sha256=digest,
+        parameters=model.count_params(),
+        versions=_versions(),
+    )
+    with replacing(folder / CONFIG_FILE) as temporary:
+        temporary.write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
+    return Bundle(folder, config, tokenizer, model)
+
+
+def load(folder: str | os.PathLike[str]) -> Bundle:
+    """Reads a bundle and checks that its parts belong together.
+
+    Raises:
+        BundleError: not a bundle, unfinished, damaged weights, a tokenizer that is not the one
+            the weights were trained with, or a newer format; the message names the file.
+
+    Example: `zoo.load("runs/shakespeare").model.summary()`
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    tokenizer = _load_tokenizer(folder, config)
+    weights = folder / WEIGHTS_FILE
+    if not weights.is_file():
+        raise BundleError(f"{weights}: no such file, though {CONFIG_FILE} is there. Train again.")
+    if sha256_of(weights) != config.weights_sha256:
+        raise BundleError(
+            f"{weights}: checksum differs from {CONFIG_FILE}: the file was damaged or replaced. "
+            "Restore it, or run the training again to write it anew."
+        )
+    model_class = MODEL_CONFIGS.get(config.family)
+    if model_class is None:
+        raise BundleError(
+            f"{folder / CONFIG_FILE}: unknown family {config.family!r}; known: "
+            f"{', '.join(MODEL_CONFIGS)}"
+        )
+    try:
+        model = build(from_dict(model_class, config.model, where=str(folder / CONFIG_FILE)))
+    except ConfigError as error:
+        raise BundleError(str(error)) from None
+    model.load_weights(weights)
+    return Bundle(folder, config, tokenizer, model)
+
+
+def save_weights(model: keras.Model, path: Path) -> None:
+    """Writes the weights without the optimizer state that a compiled model carries along."""
+    twin = type(model).from_config(model.get_config())
+    twin.set_weights(model.get_weights())
+    twin.save_weights(path)
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_config(folder: Path) -> BundleConfig:
+    path = folder / CONFIG_FILE
+    if not folder.is_dir():
+        raise BundleError(f"{folder}: no such folder. Give the --workdir of a training run.")
+    if not path.is_file():
+        if (folder / "train_config.json").is_file():
+            raise BundleError(
+                f"{folder}: the training run in it has not finished, so there is no {CONFIG_FILE} "
+                "yet. Run `python -m trainers` with the same --recipe and --workdir to finish it."
+            )
+        raise BundleError(f"{path}: no such file. Give the --workdir of a training run.")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BundleError(f"{path}: not valid JSON ({error}). Restore it or train again.") from None
+    version = values.get("format_version") if isinstance(values, dict) else None
+    if version != FORMAT_VERSION:
+        raise BundleError(
+            f"{path}: format_version is {version!r}, this release reads {FORMAT_VERSION}. "
+            "Use the release that wrote it."
+        )
+    try:
+        return from_dict(BundleConfig, values, where=str(path))
+    except ConfigError as error:
+        raise BundleError(str(error)) from None
+
+
+def _load_tokenizer(folder: Path, config: BundleConfig) -> Tokenizer:
+    try:
+        tokenizer = load_tokenizer(folder / TOKENIZER_FOLDER)
+    except ValueError as error:
+        raise BundleError(str(error)) from error
+    if tokenizer.fingerprint != config.tokenizer_fingerprint:
+        raise BundleError(
+            f"{folder / TOKENIZER_FOLDER}: this is not the tokenizer that the weights were trained "
+            f"with: its fingerprint is {tokenizer.fingerprint}, {CONFIG_FILE} says "
+            f"{config.tokenizer_fingerprint}. Restore the right one."
+        )
+    return tokenizer
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "keras": keras.__version__,
+        "backend": keras.backend.backend(),
+        "tensorflow": importlib.metadata.version("tensorflow"),
+    }

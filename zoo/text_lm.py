@@ -1,0 +1,303 @@
+"""A causal language model with strings on both sides: the one path for Python and for serving.
+
+`TextLM` joins tokenizer and model in TensorFlow graph operations. `Bundle` calls its functions
+from Python and `export` writes the very same functions into a SavedModel.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from zoo.generation import SamplingOptions, generate
+from zoo.scoring import log_likelihood, next_token_probabilities
+from zoo.tokenizers import Tokenizer
+
+# A request for more is clamped to this, so that no single request holds a server for minutes.
+MAX_NEW_TOKENS = 4096
+# `next_token` gives this many candidates, or the whole vocabulary where it is smaller.
+CANDIDATES = 10
+
+DEFAULT_OPTIONS = {
+    "max_new_tokens": 64,
+    "temperature": 0.0,
+    "top_k": 0,
+    "top_p": 1.0,
+    "seed": -1,
+}
+_OPTION_DTYPES = {
+    "max_new_tokens": tf.int32,
+    "temperature": tf.float32,
+    "top_k": tf.int32,
+    "top_p": tf.float32,
+    "seed": tf.int32,
+}
+TEXT = tf.TensorSpec([None], tf.string, name="text")
+OPTIONS = {name: tf.TensorSpec([None], dtype, name) for name, dtype in _OPTION_DTYPES.items()}
+
+
+class TextLM(tf.Module):
+    """Generates, scores and predicts the next token of strings.
+
+    Args:
+        tokenizer: zoo.tokenizers.Tokenizer.
+        model: zoo.heads.CausalLM.
+        start_id: int. What an empty text reads, since a model needs something to continue.
+            Defaults to the tokenizer's `end_id`, which stands before every document.
+
+    Example:
+        lm = TextLM(tokenizer, model)
+        lm.generate(["ROMEO:"], max_new_tokens=[20])["text"]
+    """
+
+    def __init__(self, tokenizer: Tokenizer, model: keras.Model, start_id: int | None = None):
+        super().__init__(name="text_lm")
+        if tokenizer.vocabulary_size > model.vocabulary_size:
+            raise ValueError(
+                f"the tokenizer has {tokenizer.vocabulary_size} ids but the model only "
+                f"{model.vocabulary_size}: they do not belong together"
+            )
+        self.tokenizer = tokenizer
+        self.model = model
+        self.start_id = tokenizer.end_id if start_id is None else start_id
+
+    def generate(self, text, **options) -> dict[str, tf.Tensor]:
+        """Continues each text.
+
+        Args:
+            text: [B] strings, any bytes. "" starts from `start_id`. Of a text longer than
+                `model.context_length` tokens the last ones are read.
+            max_new_tokens: [B] or [1] int, at least 0; clamped to 4096. Defaults to 64.
+            temperature: [B] or [1] float, finite, at least 0; 0 is greedy. Defaults to 0.
+            top_k: [B] or [1] int, at least 0; 0 is off. Defaults to 0.
+            top_p: [B] or [1] float in (0, 1]; 1 is off. Defaults to 1.
+            seed: [B] or [1] int. The same seed draws the same tokens; negative draws afresh each
+                time. Defaults to -1.
+
+        Returns:
+            dict of [B] tensors: `text` (the text given, byte for byte, and its completion),
+            `completion`, `token_count` (int32, new tokens, end of text not counted),
+            `log_probability` (float32, of the new tokens under the model itself, at temperature 1
+            without top-k or top-p; end of text counted).
+
+        Raises:
+            tf.errors.InvalidArgumentError: an option is out of range; the message names it.
+            TypeError: unknown option.
+        """
+        unknown = set(options) - set(DEFAULT_OPTIONS)
+        if unknown:
+            raise TypeError(
+                f"unknown option {', '.join(sorted(unknown))}; known: {', '.join(DEFAULT_OPTIONS)}"
+            )
+        options = {
+            name: tf.reshape(tf.cast(options.get(name, default), _OPTION_DTYPES[name]), [-1])
+            for name, default in DEFAULT_OPTIONS.items()
+        }
+        return self._run(self.generate_function, text, **options)
+
+    def score(self, text) -> dict[str, tf.Tensor]:
+        """How likely each text is, as the continuation of an empty one.
+
+        Args:
+            text: [B] strings, any bytes and any length.
+
+        Returns:
+            dict of [B] tensors: `log_likelihood` (float32, nats, sum over tokens), `token_count`
+            (int32), `perplexity` (float32, exp(-log_likelihood / token_count); 1 for "").
+        """
+        return self._run(self.score_function, text)
+
+    def next_token(self, text) -> dict[str, tf.Tensor]:
+        """The likeliest next tokens of each text.
+
+        Returns:
+            dict: `tokens` [B, K] strings (special ids by name), `probabilities` [B, K] float32,
+            likeliest first; K is 10 or the vocabulary size, whichever is smaller.
+        """
+        return self._run(self.next_token_function, text)
+
+    @functools.cached_property
+    def generate_function(self) -> tf.types.experimental.PolymorphicFunction:
+        """`generate` as a graph function of `text` and all options, each [B] or [1]."""
+
+        @tf.function(input_signature=[TEXT, *OPTIONS.values()])
+        def generate_text(text, max_new_tokens, temperature, top_k, top_p, seed):
+            return self._generate(text, max_new_tokens, temperature, top_k, top_p, seed)
+
+        return generate_text
+
+    @functools.cached_property
+    def score_function(self) -> tf.types.experimental.PolymorphicFunction:
+        """`score` as a graph function of `text`."""
+
+        @tf.function(input_signature=[TEXT])
+        def score_text(text):
+            return self._score(text)
+
+        return score_text
+
+    @functools.cached_property
+    def next_token_function(self) -> tf.types.experimental.PolymorphicFunction:
+        """`next_token` as a graph function of `text`."""
+
+        @tf.function(input_signature=[TEXT])
+        def predict_next_token(text):
+            return self._next_token(text)
+
+        return predict_next_token
+
+    def _run(self, function, text, **options):
+        text = tf.convert_to_tensor(text, tf.string)
+        if keras.backend.backend() == "tensorflow":
+            return function(text, **options)
+        # Another backend cannot run inside a TensorFlow graph; eagerly it takes the same path.
+        return function.python_function(text, **options)
+
+    def _generate(self, text, max_new_tokens, temperature, top_k, top_p, seed):
+        options = {
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "seed": seed,
+        }
+        requested = tf.shape(text)[0]
+        with tf.control_dependencies(_option_assertions(options, requested)):
+            # Without a text there is one stand-in row: its options are the defaults.
+            options = {
+                name: tf.cond(
+                    requested > 0,
+                    lambda value=value: value,
+                    lambda value=value, name=name: tf.constant(
+                        [DEFAULT_OPTIONS[name]], value.dtype
+                    ),
+                )
+                for name, value in options.items()
+            }
+        given_text, text = text, _at_least_one(text)
+        batch_size = tf.shape(text)[0]
+        options = {name: tf.broadcast_to(value, [batch_size]) for name, value in options.items()}
+        options["max_new_tokens"] = tf.minimum(options["max_new_tokens"], MAX_NEW_TOKENS)
+        # Seeds 0, 0 tell the op to seed itself from the system, also where a program fixed
+        # TensorFlow's global seed before exporting.
+        fresh = tf.raw_ops.RandomUniformInt(
+            shape=[batch_size], minval=0, maxval=2**31 - 1, seed=0, seed2=0
+        )
+        options["seed"] = tf.where(options["seed"] < 0, fresh, options["seed"])
+        max_steps = tf.maximum(tf.reduce_max(options["max_new_tokens"]), 0)
+        token_ids, lengths = self._prompt(text)
+        unknown_id = self.tokenizer.unknown_id
+        result = generate(
+            self.model,
+            _to_backend(token_ids),
+            _to_backend(lengths),
+            SamplingOptions(**{name: _to_backend(value) for name, value in options.items()}),
+            max_steps if keras.backend.backend() == "tensorflow" else int(max_steps),
+            end_id=self.tokenizer.end_id,
+            banned_ids=() if unknown_id is None else (unknown_id,),
+        )
+        new_ids = tf.RaggedTensor.from_tensor(
+            _to_tensorflow(result.token_ids), _to_tensorflow(result.lengths)
+        )
+        completion = self.tokenizer.decode(new_ids)
+        outputs = {
+            "text": tf.strings.join([text, completion]),
+            "completion": completion,
+            "token_count": _to_tensorflow(result.lengths),
+            "log_probability": _to_tensorflow(result.log_probability),
+        }
+        return _rows_of(given_text, outputs)
+
+    def _score(self, text):
+        given_text, text = text, _at_least_one(text)
+        ids = self.tokenizer.encode(text)
+        lengths = tf.cast(ids.row_lengths(), tf.int32)
+        total = _to_tensorflow(
+            log_likelihood(
+                self.model, _to_backend(ids.to_tensor()), _to_backend(lengths), self.start_id
+            )
+        )
+        mean = total / tf.cast(tf.maximum(lengths, 1), tf.float32)
+        outputs = {
+            "log_likelihood": total,
+            "token_count": lengths,
+            "perplexity": tf.exp(-mean),
+        }
+        return _rows_of(given_text, outputs)
+
+    def _next_token(self, text):
+        given_text, text = text, _at_least_one(text)
+        token_ids, lengths = self._prompt(text)
+        ids, probabilities = next_token_probabilities(
+            self.model,
+            _to_backend(token_ids),
+            _to_backend(lengths),
+            min(CANDIDATES, self.model.vocabulary_size),
+        )
+        outputs = {
+            "tokens": self.tokenizer.tokens(_to_tensorflow(ids)),
+            "probabilities": _to_tensorflow(probabilities),
+        }
+        return _rows_of(given_text, outputs)
+
+    def _prompt(self, text):
+        """Token ids (B, P), padded on the right, and lengths (B,), at least 1."""
+        ids = self.tokenizer.encode(text)
+        is_empty = tf.cast(tf.equal(ids.row_lengths(), 0), tf.int64)
+        starts = tf.RaggedTensor.from_row_lengths(
+            tf.fill([tf.reduce_sum(is_empty)], self.start_id), is_empty
+        )
+        ids = tf.concat([starts, ids], axis=1)
+        return ids.to_tensor(), tf.cast(ids.row_lengths(), tf.int32)
+
+
+def _option_assertions(options: dict[str, tf.Tensor], batch_size: tf.Tensor) -> list:
+    """Operations that fail with INVALID_ARGUMENT, naming the option and its rule."""
+    temperature, top_p = options["temperature"], options["top_p"]
+    rules = {
+        "max_new_tokens": ("at least 0", options["max_new_tokens"] >= 0),
+        "temperature": (
+            "finite and at least 0",
+            tf.math.is_finite(temperature) & (temperature >= 0),
+        ),
+        "top_k": ("at least 0 (0 is off)", options["top_k"] >= 0),
+        "top_p": ("above 0 and at most 1 (1 is off)", (top_p > 0) & (top_p <= 1)),
+    }
+    assertions = []
+    for name, value in options.items():
+        size = tf.size(value)
+        fits = tf.logical_or(tf.equal(size, 1), tf.equal(size, batch_size))
+        message = f"{name} must have one value, or one for each text. Number of values:"
+        assertions.append(tf.debugging.Assert(fits, [message, size]))
+        if name in rules:
+            rule, valid = rules[name]
+            message = f"{name} must be {rule}. Received:"
+            assertions.append(tf.debugging.Assert(tf.reduce_all(valid), [message, value]))
+    return assertions
+
+
+def _at_least_one(text):
+    """`text`, or one empty text in place of none: not every operation takes an empty batch."""
+    missing = tf.cast(tf.equal(tf.size(text), 0), tf.int32)
+    return tf.concat([text, tf.fill([missing], "")], axis=0)
+
+
+def _rows_of(text, outputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """The outputs of the texts that were given, without the stand-in of an empty batch."""
+    return {name: value[: tf.shape(text)[0]] for name, value in outputs.items()}
+
+
+def _to_backend(tensor):
+    """A TensorFlow tensor as a tensor of Keras' backend (itself on TensorFlow)."""
+    if keras.backend.backend() == "tensorflow":
+        return tensor
+    return ops.convert_to_tensor(tensor.numpy())
+
+
+def _to_tensorflow(tensor):
+    if keras.backend.backend() == "tensorflow":
+        return tensor
+    return tf.convert_to_tensor(ops.convert_to_numpy(tensor))
