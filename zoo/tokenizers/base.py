@@ -5,11 +5,12 @@ import functools
 import hashlib
 import json
 import os
-import tempfile
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import tensorflow as tf
+
+from zoo.atomic_write import replacing
 
 FILE_NAME = "tokenizer.json"
 FORMAT_VERSION = 1
@@ -32,6 +33,8 @@ class Tokenizer(abc.ABC):
         kind: name of the subclass in `tokenizer.json`.
         rules_version: raised when the same vocabulary starts to encode differently.
         lossless: True if `decode(encode(x)) == x` for every x.
+        splits_anywhere: True if `encode(a + b) == encode(a) + encode(b)` for all texts a and b,
+            so that a long text may be encoded in parts.
         vocabulary: what JSON needs to rebuild the tokenizer (None where there is nothing).
         end_id: id of "end of text", the separator of documents; `encode` never produces it.
         unknown_id: id of whatever the vocabulary lacks; None if nothing can be unknown.
@@ -41,6 +44,7 @@ class Tokenizer(abc.ABC):
     kind: ClassVar[str]
     rules_version: ClassVar[int] = 1
     lossless: ClassVar[bool]
+    splits_anywhere: ClassVar[bool] = False
 
     vocabulary: str | None
     end_id: int
@@ -131,25 +135,16 @@ class Tokenizer(abc.ABC):
 
         Example: `ByteTokenizer().save("bundle/tokenizer")`
         """
-        os.makedirs(folder, exist_ok=True)
         path = os.path.join(folder, FILE_NAME)
         content = {
             **self.get_config(),
             "format_version": FORMAT_VERSION,
             "fingerprint": self.fingerprint,
         }
-        # Written beside the target, because a rename is atomic only within one file system.
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{FILE_NAME}.", dir=folder)
-        try:
-            with open(descriptor, "w", encoding="utf-8") as file:
-                # ASCII escapes keep the file exact through editors that normalise Unicode.
-                json.dump(content, file, indent=2, ensure_ascii=True)
-                file.write("\n")
-            os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide the file from a server's user.
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            # ASCII escapes keep the file exact through editors that normalise Unicode.
+            json.dump(content, file, indent=2, ensure_ascii=True)
+            file.write("\n")
         return path
 
     # The tables are numpy, not tensors: a tensor made inside one graph could not be used in the
@@ -187,9 +182,9 @@ def string_vector(strings: Any) -> tf.Tensor:
     try:
         tensor = tf.convert_to_tensor(strings, dtype=tf.string)
     except (TypeError, ValueError) as error:
-        if isinstance(error, UnicodeError):
-            raise
-        raise TypeError(f"encode takes strings, one axis; got {strings!r:.80}.") from error
+        raise TypeError(
+            f"encode takes strings (bytes, or str that UTF-8 can hold), got {strings!r:.80}."
+        ) from error
     if tensor.shape.rank is not None and tensor.shape.rank != 1:
         raise ValueError(
             f"encode takes strings with one axis, [batch]; got shape {tensor.shape}. "
@@ -201,7 +196,13 @@ def string_vector(strings: Any) -> tf.Tensor:
 def _integers(ids: Any) -> tf.Tensor | tf.RaggedTensor:
     if not isinstance(ids, tf.RaggedTensor):
         if isinstance(ids, list | tuple):
-            ids = np.array(ids, dtype=None if np.size(ids) else np.int32)
+            try:
+                ids = np.array(ids)
+            except ValueError as error:
+                raise ValueError(
+                    "token ids: rows of different lengths; pass tf.ragged.constant(ids)."
+                ) from error
+            ids = ids if ids.size else ids.astype(np.int32)  # Empty lists make float arrays.
         ids = tf.convert_to_tensor(ids)
     if not ids.dtype.is_integer:
         raise TypeError(f"token ids are integers; got {ids.dtype.name}. Cast them to int32.")

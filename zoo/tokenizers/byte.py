@@ -17,6 +17,7 @@ class ByteTokenizer(Tokenizer):
 
     kind = "byte"
     lossless = True
+    splits_anywhere = True
     vocabulary = None
     unknown_id = None
     end_id = 256

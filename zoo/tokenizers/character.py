@@ -31,6 +31,7 @@ class CharacterTokenizer(Tokenizer):
 
     kind = "character"
     lossless = False
+    splits_anywhere = True
     unknown_id = 0
     end_id = 1
 
