@@ -123,7 +123,7 @@ class TextLM(tf.Module):
     def generate_function(self) -> tf.types.experimental.PolymorphicFunction:
         """`generate` as a graph function of `text` and all options, each [B] or [1]."""
 
-        @tf.function(input_signature=[TEXT, *OPTIONS.values()])
+        @tf.function(input_signature=[TEXT, *OPTIONS.values()], autograph=False)
         def generate_text(text, max_new_tokens, temperature, top_k, top_p, seed):
             return self._generate(text, max_new_tokens, temperature, top_k, top_p, seed)
 
@@ -133,7 +133,7 @@ class TextLM(tf.Module):
     def score_function(self) -> tf.types.experimental.PolymorphicFunction:
         """`score` as a graph function of `text`."""
 
-        @tf.function(input_signature=[TEXT])
+        @tf.function(input_signature=[TEXT], autograph=False)
         def score_text(text):
             return self._score(text)
 
@@ -143,7 +143,7 @@ class TextLM(tf.Module):
     def next_token_function(self) -> tf.types.experimental.PolymorphicFunction:
         """`next_token` as a graph function of `text`."""
 
-        @tf.function(input_signature=[TEXT])
+        @tf.function(input_signature=[TEXT], autograph=False)
         def predict_next_token(text):
             return self._next_token(text)
 

@@ -1,0 +1,1 @@
+"""From a bundle to a SavedModel, and from a SavedModel to a server."""

@@ -1,0 +1,41 @@
+"""Turns a finished training run into a model that TensorFlow Serving runs.
+
+python -m export --workdir=runs/shakespeare --out=served/shakespeare [--version=N]
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from absl import app, flags
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished training run (a bundle).")
+_OUT = flags.DEFINE_string(
+    "out", None, "Model folder; a server gets its absolute path as --model_base_path."
+)
+_VERSION = flags.DEFINE_integer(
+    "version", None, "Version to write. Default: one more than the newest.", lower_bound=0
+)
+
+
+def main(argv: list[str]) -> None:
+    """Loads, exports, verifies; prints where the model lies and how to serve it."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    # Imported here so that --help and a mistyped flag answer at once.
+    from export.saved_model import ExportError, export_saved_model
+    from zoo.bundle import BundleError, load
+
+    started = time.monotonic()
+    try:
+        path = export_saved_model(load(_WORKDIR.value), _OUT.value, _VERSION.value)
+    except (BundleError, ExportError) as error:
+        sys.exit(f"export: {error}")
+    print(f"exported {path} in {time.monotonic() - started:.1f} s, golden answers verified")
+    print(f"serve it: python -m export.server --port=8500 --model_base_path={path.parent}")
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["workdir", "out"])
+    app.run(main)

@@ -1,0 +1,58 @@
+"""Trains a language model from a recipe.
+
+python -m trainers --list
+python -m trainers --recipe=NAME --workdir=DIR [--data_dir=DIR] [--set=key.path=value ...]
+
+Run the same command again to go on where it was.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from absl import app, flags, logging
+
+_RECIPE = flags.DEFINE_string("recipe", None, "Name of a recipe; --list shows them.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run; a run there is resumed.")
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Folder with named corpora. Default: $ZOO_DATA, then a download."
+)
+_SET = flags.DEFINE_multi_string(
+    "set", [], "key.path=value, edits one field of the recipe; may be repeated."
+)
+_LIST = flags.DEFINE_bool("list", False, "Show every recipe with its time and score, and stop.")
+
+
+def main(argv: list[str]) -> None:
+    """Reads flags, trains, says where the result lies. Exit code 3: the loss diverged."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}; flags are --name=value")
+    started = time.monotonic()
+    logging.set_verbosity(logging.INFO)
+    # Imported here so that --help and a mistyped flag answer at once.
+    from trainers.config import with_overrides
+    from trainers.recipes import describe_recipes, find_recipe
+
+    if _LIST.value:
+        print(describe_recipes())
+        return
+    if not _RECIPE.value or not _WORKDIR.value:
+        raise app.UsageError("--recipe and --workdir are needed; --list shows the recipes")
+    from trainers.loop import TrainingDiverged, train
+
+    try:
+        config = with_overrides(find_recipe(_RECIPE.value), _SET.value)
+        bundle = train(config, Path(_WORKDIR.value), _DATA_DIR.value)
+    except TrainingDiverged as error:
+        print(f"trainers: {error}", file=sys.stderr)
+        sys.exit(3)
+    except (ValueError, OSError) as error:
+        sys.exit(f"trainers: {error}")
+    print(f"finished in {time.monotonic() - started:.0f} s: {bundle.folder / 'report.md'}")
+    print(f"export it: python -m export --workdir={bundle.folder} --out=served/NAME")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,157 @@
+"""Token ids to training batches: a `tf.data` set whose every batch is a function of its step.
+
+No batch depends on the ones before it, so a run that goes on at step 500 reads what an
+uninterrupted one would have read there, and skips nothing to get there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import tensorflow as tf
+
+
+@dataclasses.dataclass(frozen=True)
+class ValidationSet:
+    """Batches that cover a token stream once.
+
+    Attributes:
+        dataset: of `(inputs (R, T), targets (R, T), weights (R, T))`. Padding weighs 0 and a real
+            token `slots / tokens`: Keras divides a batch's loss by its slots, so that its mean
+            over the batches comes out as the exact mean over the tokens.
+        tokens: int, targets predicted.
+    """
+
+    dataset: tf.data.Dataset
+    tokens: int
+
+
+def training_windows(
+    ids: np.ndarray, batch_size: int, length: int, seed: int, start_step: int, steps: int
+) -> tf.data.Dataset:
+    """Windows in random order, each once an epoch, cut at another offset every epoch.
+
+    Args:
+        ids: int32 (N,), at least length + 1 of them.
+        batch_size: windows a batch. length: int, T, tokens a window.
+        seed: int. start_step: int, first step of the dataset. steps: int, end of the dataset.
+
+    Returns:
+        Dataset of `(inputs (B, T), targets (B, T))` int32, targets one token ahead.
+
+    Example: `training_windows(ids, 12, 64, seed=0, start_step=0, steps=2000)`
+    """
+    stream = tf.constant(ids, tf.int32)
+    count = max((len(ids) - length) // length, 1)  # fits at every offset
+    spare = min(length, len(ids) - count * length)  # offsets 0 .. spare - 1 leave room
+
+    def batch(step):
+        example = step * batch_size + tf.range(batch_size, dtype=tf.int64)
+        epoch = example // count  # (B,) a batch may reach into the next epoch
+        seeds = tf.fill([batch_size], tf.constant(seed, tf.int64))
+        place = _shuffled(example % count, count, tf.stack([seeds, epoch, 0 * epoch], axis=1))
+        offset = _shuffled(epoch % spare, spare, tf.stack([seeds, 0 * epoch, 1 + 0 * epoch], 1))
+        return _windows(stream, offset + place * length, length)
+
+    return _fixed_schedule(tf.data.Dataset.range(start_step, steps).map(batch))
+
+
+def training_streams(
+    ids: np.ndarray, batch_size: int, length: int, start_step: int, steps: int
+) -> tf.data.Dataset:
+    """Contiguous streams, for a model that carries its state: row r of a batch goes on where row r
+    of the batch before it ended.
+
+    The ids are cut into `batch_size` streams of equal length. At the end of the streams they
+    start over, and the state is carried over that seam as over any document's end.
+
+    Args and returns: as `training_windows`.
+    """
+    stream = tf.constant(ids, tf.int32)
+    rows, row_length = _stream_rows(len(ids), batch_size)
+    windows = row_length // length
+    if windows == 0:
+        raise ValueError(
+            f"{len(ids)} training tokens in {batch_size} streams are {row_length} each, less than "
+            f"one window of {length}: use more text, or a smaller batch_size or context_length"
+        )
+
+    def batch(step):
+        return _windows(stream, rows + (step % windows) * length, length)
+
+    return _fixed_schedule(tf.data.Dataset.range(start_step, steps).map(batch))
+
+
+def validation_windows(ids: np.ndarray, batch_size: int, length: int) -> ValidationSet:
+    """Non-overlapping windows in order: every token but the first is predicted once."""
+    tokens = len(ids) - 1
+    starts = np.arange(0, tokens, length, dtype=np.int64)
+    batch_size = min(batch_size, len(starts))
+    batches = math.ceil(len(starts) / batch_size)
+    # Rows beyond the last window start past the end, where every slot is padding.
+    starts = np.pad(starts, (0, batches * batch_size - len(starts)), constant_values=tokens)
+    return _validation_set(ids, starts.reshape(batches, batch_size), length)
+
+
+def validation_streams(ids: np.ndarray, batch_size: int, length: int) -> ValidationSet:
+    """Contiguous streams, for a model that carries its state from batch to batch."""
+    tokens = len(ids) - 1
+    row_length = math.ceil(tokens / batch_size)
+    rows = np.arange(batch_size, dtype=np.int64) * row_length
+    ends = np.minimum(rows + row_length, tokens)
+    steps = np.arange(0, row_length, length, dtype=np.int64)
+    return _validation_set(ids, rows[None] + steps[:, None], length, ends)
+
+
+def _validation_set(
+    ids: np.ndarray, starts: np.ndarray, length: int, ends: np.ndarray | None = None
+) -> ValidationSet:
+    """`starts` (batches, R); a slot is real below `ends` (R,) and below the end of the ids."""
+    tokens = len(ids) - 1
+    slots = starts.size * length
+    ends = np.full(starts.shape[1], tokens) if ends is None else ends
+    stream = tf.constant(np.pad(ids, (0, length + 1)), tf.int32)
+
+    def batch(row_starts):
+        row_starts = tf.ensure_shape(row_starts, [starts.shape[1]])
+        inputs, targets = _windows(stream, tf.minimum(row_starts, tokens), length)
+        places = row_starts[:, None] + tf.range(length, dtype=tf.int64)
+        real = tf.cast(places < tf.constant(ends)[:, None], tf.float32)
+        return inputs, targets, real * (slots / tokens)
+
+    dataset = tf.data.Dataset.from_tensor_slices(starts).map(batch)
+    return ValidationSet(_fixed_schedule(dataset), tokens)
+
+
+def _shuffled(index: tf.Tensor, count: int, keys: tf.Tensor) -> tf.Tensor:
+    """Where `index` (B,) lies in the permutation of [0, count) that `keys` (B, 3) choose.
+
+    The raw op, because `tf.random.experimental.index_shuffle` cannot take one key a row.
+    """
+    return tf.raw_ops.RandomIndexShuffle(
+        index=index, seed=keys, max_index=tf.constant(count - 1, tf.int64), rounds=4
+    )
+
+
+def _stream_rows(tokens: int, batch_size: int) -> tuple[tf.Tensor, int]:
+    row_length = (tokens - 1) // batch_size
+    return tf.range(batch_size, dtype=tf.int64) * row_length, row_length
+
+
+def _windows(stream: tf.Tensor, starts: tf.Tensor, length: int):
+    places = starts[:, None] + tf.range(length + 1, dtype=tf.int64)  # (B, T + 1)
+    window = tf.ensure_shape(tf.gather(stream, places), [starts.shape[0], length + 1])
+    return window[:, :-1], window[:, 1:]
+
+
+def _fixed_schedule(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Prefetches a little and switches autotuning off.
+
+    With autotuning on, the end of an iterator waits for the tuning thread, which sleeps
+    10 ms x (2^n - 1): `fit` stood still for 10 and 20 seconds at the ends of epochs.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.prefetch(8).with_options(options)

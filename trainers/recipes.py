@@ -1,0 +1,157 @@
+"""Recipes: functions that return a config. Docstring = command, expected time, expected score.
+
+Times are for 2 CPU cores unless a GPU is named.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable
+
+from trainers.config import DataConfig, OptimizerConfig, TrainConfig
+from zoo.configs import ConfigError
+
+_SHAKESPEARE_PROMPTS = ("", "ROMEO:", "To be, or not to be")
+
+
+def shakespeare_gpt_cpu() -> TrainConfig:
+    """Character GPT, 0.80 M parameters, nanoGPT's CPU budget of 1.5 M tokens.
+
+    python -m trainers --recipe=shakespeare_gpt_cpu --workdir=runs/shakespeare_gpt
+    """
+    return TrainConfig(
+        recipe="shakespeare_gpt_cpu",
+        preset="gpt_char_cpu",
+        data=DataConfig(train="tinyshakespeare", start_text="\n"),
+        optimizer=OptimizerConfig(
+            name="muon",
+            learning_rate=1e-2,
+            schedule="linear",
+            warmup_steps=100,
+            final_fraction=0.0,
+            weight_decay=0.1,
+        ),
+        batch_size=12,
+        steps=2000,
+        evaluate_every=250,
+        sample_prompts=_SHAKESPEARE_PROMPTS,
+    )
+
+
+def shakespeare_lstm_cpu() -> TrainConfig:
+    """Character LSTM, 0.82 M parameters, the same budget, state carried between windows.
+
+    python -m trainers --recipe=shakespeare_lstm_cpu --workdir=runs/shakespeare_lstm
+    """
+    return TrainConfig(
+        recipe="shakespeare_lstm_cpu",
+        preset="lstm_char_cpu",
+        data=DataConfig(train="tinyshakespeare", start_text="\n", order="streams"),
+        optimizer=OptimizerConfig(
+            name="adamw",
+            learning_rate=5e-3,
+            schedule="linear",
+            warmup_steps=100,
+            final_fraction=0.0,
+            weight_decay=0.01,
+        ),
+        batch_size=12,
+        steps=2000,
+        evaluate_every=250,
+        jit_compile=False,
+        sample_prompts=_SHAKESPEARE_PROMPTS,
+    )
+
+
+def shakespeare_gpt() -> TrainConfig:
+    """Character GPT, 10.6 M parameters, nanoGPT's one-GPU shape: for a GPU.
+
+    python -m trainers --recipe=shakespeare_gpt --workdir=runs/shakespeare_gpt_large
+    """
+    return TrainConfig(
+        recipe="shakespeare_gpt",
+        preset="gpt_char",
+        data=DataConfig(train="tinyshakespeare", start_text="\n"),
+        optimizer=OptimizerConfig(
+            name="adamw", learning_rate=1e-3, warmup_steps=100, final_fraction=0.1
+        ),
+        batch_size=64,
+        steps=5000,
+        evaluate_every=250,
+        precision="mixed_bfloat16",
+        sample_prompts=_SHAKESPEARE_PROMPTS,
+        sample_tokens=500,
+    )
+
+
+def python_gpt_quick() -> TrainConfig:
+    """The quickstart: a small GPT on this machine's own Python standard library; no download.
+
+    python -m trainers --recipe=python_gpt_quick --workdir=runs/quick
+    """
+    return TrainConfig(
+        recipe="python_gpt_quick",
+        preset="gpt_quick",
+        data=DataConfig(train="python_stdlib", max_bytes=4_000_000, tokenizer="byte"),
+        optimizer=OptimizerConfig(
+            name="muon", learning_rate=1e-2, schedule="linear", warmup_steps=50, final_fraction=0.0
+        ),
+        batch_size=12,
+        steps=600,
+        evaluate_every=200,
+        sample_prompts=("import ", "def __init__(self", "    for "),
+    )
+
+
+def chinese_poetry_gpt() -> TrainConfig:
+    """Character GPT on classical Chinese poems, rare characters unknown.
+
+    python -m trainers --recipe=chinese_poetry_gpt --workdir=runs/poetry
+    """
+    return TrainConfig(
+        recipe="chinese_poetry_gpt",
+        preset="gpt_char_cpu",
+        data=DataConfig(train="chinese_poetry", min_count=2),
+        optimizer=OptimizerConfig(
+            name="muon", learning_rate=1e-2, schedule="linear", warmup_steps=100, final_fraction=0.0
+        ),
+        batch_size=12,
+        steps=2000,
+        evaluate_every=500,
+        sample_prompts=("", "\u6625\u6653", "\u6c34\u8c03\u6b4c\u5934\n\u82cf\u8f7c\n"),
+        sample_tokens=80,
+    )
+
+
+RECIPES: dict[str, Callable[[], TrainConfig]] = {
+    recipe.__name__: recipe
+    for recipe in (
+        shakespeare_gpt_cpu,
+        shakespeare_lstm_cpu,
+        shakespeare_gpt,
+        python_gpt_quick,
+        chinese_poetry_gpt,
+    )
+}
+
+
+def find_recipe(name: str) -> TrainConfig:
+    """The config of a recipe.
+
+    Raises:
+        ConfigError: unknown name; the known ones are listed.
+    """
+    if name not in RECIPES:
+        close = difflib.get_close_matches(name, RECIPES, n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise ConfigError(f"unknown recipe {name!r}.{hint} Known recipes: {', '.join(RECIPES)}")
+    return RECIPES[name]()
+
+
+def describe_recipes() -> str:
+    """Every recipe with its docstring, for `--list`."""
+    return "\n\n".join(
+        f"{name}\n" + "\n".join(f"    {line}" for line in inspect.getdoc(recipe).splitlines())
+        for name, recipe in RECIPES.items()
+    )
