@@ -70,10 +70,10 @@ def _ask_servable(servable: Servable, signature: str, inputs: dict[str, np.ndarr
 
 def replay_remotely(version_folder: Path, server: str, model: str) -> list[str]:
     """`replay` against a server that speaks TensorFlow Serving's gRPC, ours or the official one."""
-    from export.client import open_channel, predict
+    from export.client import connect, predict
 
     pairs = read_golden_pairs(version_folder / GOLDEN_FILE)
-    with open_channel(server) as channel:
+    with connect(server) as channel:
         return replay(
             pairs, lambda signature, inputs: predict(channel, model, inputs, signature=signature)
         )

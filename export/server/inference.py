@@ -1,0 +1,203 @@
+"""What each request means: a proto in, a proto out, or a ServingError. No transport here.
+
+The rules, and the wording of the errors, are those of TensorFlow Serving, so that a client cannot
+tell this server from that one.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import grpc
+import numpy as np
+from tensorflow.core.framework import tensor_pb2
+from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_pb2,
+    predict_pb2,
+)
+
+from export.server.servable import Servable, ServingError
+from export.server.tensors import decode_tensor, dtype_name, encode_tensor
+
+if TYPE_CHECKING:
+    from export.server.manager import Manager
+
+DEFAULT_SIGNATURE = "serving_default"
+
+
+def predict(manager: "Manager", request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:
+    """Answers Predict.
+
+    Raises:
+        ServingError: with the code and message of TensorFlow Serving for the same request.
+    """
+    with _acquire(manager, request) as servable:
+        return predict_on(servable, request)
+
+
+def predict_on(
+    servable: Servable, request: predict_pb2.PredictRequest
+) -> predict_pb2.PredictResponse:
+    """Answers Predict on a servable at hand, whatever model the request names."""
+    name = request.model_spec.signature_name or DEFAULT_SIGNATURE
+    signature = servable.signatures.get(name)
+    if signature is None:
+        raise ServingError(
+            grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.'
+        )
+    inputs = _inputs(signature, request.inputs)
+    aliases = _outputs(signature, request.output_filter)
+    feeds = _feeds(servable, inputs)
+    values = servable.run(feeds, [signature.outputs[alias].name for alias in aliases])
+    response = predict_pb2.PredictResponse()
+    for alias, value in zip(aliases, values, strict=True):
+        encode_tensor(value, response.outputs[alias])
+    response.model_spec.name = request.model_spec.name
+    response.model_spec.version.value = servable.version
+    response.model_spec.signature_name = name
+    return response
+
+
+def model_metadata(
+    manager: "Manager", request: get_model_metadata_pb2.GetModelMetadataRequest
+) -> get_model_metadata_pb2.GetModelMetadataResponse:
+    """Answers GetModelMetadata: the one field there is, `signature_def`.
+
+    Raises:
+        ServingError: no field or another field is asked for, or the model is not served.
+    """
+    _require_spec(request)
+    if not request.metadata_field:
+        raise _invalid("GetModelMetadataRequest must specify at least one metadata_field")
+    for field in request.metadata_field:
+        if field != "signature_def":
+            raise _invalid(f"Metadata field {field} is not supported")
+    response = get_model_metadata_pb2.GetModelMetadataResponse()
+    with _acquire(manager, request) as servable:
+        signatures = get_model_metadata_pb2.SignatureDefMap(signature_def=servable.signatures)
+        response.metadata["signature_def"].Pack(signatures)
+        response.model_spec.name = servable.name
+        response.model_spec.version.value = servable.version
+    return response
+
+
+def model_status(
+    manager: "Manager", request: get_model_status_pb2.GetModelStatusRequest
+) -> get_model_status_pb2.GetModelStatusResponse:
+    """Answers GetModelStatus: one version, or all that were ever seen, newest first.
+
+    A version label is ignored, as TensorFlow Serving ignores it.
+
+    Raises:
+        ServingError: NOT_FOUND when the model or the version was never seen.
+    """
+    _require_spec(request)
+    spec = request.model_spec
+    statuses = manager.statuses(spec.name)
+    if spec.WhichOneof("version_choice") == "version":
+        statuses = [status for status in statuses if status.number == spec.version.value]
+        missing = f"Could not find version {spec.version.value} of model {spec.name}"
+    else:
+        missing = f"Could not find any versions of model {spec.name}"
+    if not statuses:
+        raise ServingError(grpc.StatusCode.NOT_FOUND, missing)
+    response = get_model_status_pb2.GetModelStatusResponse()
+    for status in statuses:
+        answer = response.model_version_status.add(version=status.number, state=status.state)
+        answer.status.SetInParent()
+        if status.error:
+            answer.status.error_code = status.error.code.value[0]
+            answer.status.error_message = status.error.message
+    return response
+
+
+def _require_spec(request) -> None:
+    if not request.HasField("model_spec"):
+        raise _invalid("Missing ModelSpec")
+
+
+def _acquire(manager: "Manager", request):
+    """A context with the servable that a request's model_spec points at."""
+    _require_spec(request)
+    spec: model_pb2.ModelSpec = request.model_spec
+    if not spec.name:
+        raise _invalid("ModelSpec has no name specified.")
+    choice = spec.WhichOneof("version_choice")
+    return manager.acquire(
+        spec.name,
+        version=spec.version.value if choice == "version" else None,
+        label=spec.version_label if choice == "version_label" else None,
+    )
+
+
+def _inputs(
+    signature: meta_graph_pb2.SignatureDef, sent: Mapping[str, tensor_pb2.TensorProto]
+) -> dict[str, tuple[int, np.ndarray | None]]:
+    """Tensor name -> (dtype, value) of every input, from the request or from the defaults."""
+    names, expected = sorted(sent), sorted(signature.inputs)
+    if not signature.defaults and len(names) != len(expected):
+        extra, missing = sorted({*names} - {*expected}), sorted({*expected} - {*names})
+        raise _invalid(
+            f"input size does not match signature: {len(names)}!={len(expected)} "
+            f"len({{{','.join(names)}}}) != len({{{','.join(expected)}}}). "
+            f"Sent extra: {{{','.join(extra)}}}. Missing but required: {{{','.join(missing)}}}."
+        )
+    inputs = {}
+    for alias in expected:
+        tensor = signature.inputs[alias].name
+        # get, never []: looking a key up by [] adds it to a proto's map.
+        proto = sent.get(alias) or signature.defaults.get(alias)
+        if proto is None:
+            raise _invalid(
+                f"Signature input alias: {alias}(feed name: {tensor}) not found in request and "
+                "no default value provided. Inputs expected to be in the request "
+                f"{{{','.join(names)}}}, or default input alias set: "
+                f"{','.join(sorted(signature.defaults))}"
+            )
+        try:
+            inputs[tensor] = proto.dtype, decode_tensor(proto)
+        except ValueError as error:
+            raise _invalid(f"tensor parsing error: {alias}") from error
+    used = [name for name in names if name in signature.inputs]
+    if used != names:
+        raise _invalid(
+            f"Inputs contains invalid name. Used request inputs: {','.join(used)}, "
+            f"request input: {','.join(names)}"
+        )
+    return inputs
+
+
+def _outputs(signature: meta_graph_pb2.SignatureDef, wanted) -> list[str]:
+    """The output names to compute: those of the filter, else all."""
+    aliases: list[str] = []
+    for alias in wanted:
+        if alias not in signature.outputs:
+            known = ",".join(sorted(signature.outputs))
+            raise _invalid(
+                f"output tensor alias not found in signature: {alias} "
+                f"Outputs expected to be in the set {{{known}}}."
+            )
+        if alias in aliases:
+            raise _invalid(f"duplicate output tensor alias: {alias}")
+        aliases.append(alias)
+    return aliases or sorted(signature.outputs)
+
+
+def _feeds(
+    servable: Servable, inputs: Mapping[str, tuple[int, np.ndarray | None]]
+) -> dict[str, np.ndarray]:
+    """The values alone, once their dtypes are those of the graph (shapes are not checked)."""
+    for position, tensor in enumerate(sorted(inputs)):
+        given, expected = inputs[tensor][0], servable.input_dtype(tensor)
+        if expected is not None and given != expected:
+            raise _invalid(
+                f"Expects arg[{position}] to be {dtype_name(expected)} "
+                f"but {dtype_name(given)} is provided"
+            )
+    return {tensor: value for tensor, (_, value) in inputs.items()}
+
+
+def _invalid(message: str) -> ServingError:
+    return ServingError(grpc.StatusCode.INVALID_ARGUMENT, message)

@@ -1,0 +1,225 @@
+"""One loaded SavedModel: its signatures, and a session that runs them.
+
+TensorFlow Serving does not call Python functions: it restores the graph tagged `serve` into a
+session and runs from the tensors a signature names as inputs to those it names as outputs. So does
+this module, and a SavedModel that works here works there.
+"""
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+
+import grpc
+import numpy as np
+import tensorflow as tf
+import tensorflow_text  # noqa: F401  registers the TF-Text ops that a model's graph may hold
+from tensorflow.core.framework import function_pb2, graph_pb2, node_def_pb2
+from tensorflow.core.protobuf import config_pb2
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+class ServingError(Exception):
+    """A request, or a load, that ends with a status code and a message for the client.
+
+    Example:
+        >>> raise ServingError(grpc.StatusCode.NOT_FOUND, "Servable not found")
+    """
+
+    def __init__(self, code: grpc.StatusCode, message: str):
+        super().__init__(f"{code.name}: {message}")
+        self.code = code
+        self.message = message
+
+    @classmethod
+    def from_tensorflow(cls, error: tf.errors.OpError) -> "ServingError":
+        """Keeps the code and message of an error that a graph raised."""
+        return cls(_CODES.get(error.error_code, grpc.StatusCode.UNKNOWN), error.message)
+
+
+class Servable:
+    """A SavedModel in a graph and session of its own, safe to run from many threads.
+
+    Args:
+        name: str. The model's name, as clients ask for it.
+        version: int. The version's number.
+        path: str. The version's folder, the one that holds `saved_model.pb`.
+
+    Raises:
+        ServingError: the folder holds no SavedModel, or one that is incomplete, lacks the tag
+            `serve` or uses an op that this process does not know.
+
+    Example:
+        >>> servable = Servable("half_plus_two", 1, "/models/half_plus_two/1")
+        >>> y = servable.signatures["serving_default"].outputs["y"].name
+        >>> servable.run({"serving_default_x:0": np.float32([2])}, [y])
+        [array([3.], dtype=float32)]
+    """
+
+    def __init__(self, name: str, version: int, path: str):
+        self.name = name
+        self.version = version
+        self.path = path
+        self._graph = tf.Graph()
+        self._session = tf.compat.v1.Session(graph=self._graph)
+        self._callables: dict[tuple[tuple[str, ...], tuple[str, ...]], object] = {}
+        self._lock = threading.Lock()
+        try:
+            # The signatures are copied out so that the GraphDef, weights folded into constants
+            # included, is not held a second time.
+            with self._graph.as_default():
+                meta_graph = tf.compat.v1.saved_model.loader.load(self._session, ["serve"], path)
+            self._graph.finalize()
+        except BaseException as error:
+            self._session.close()
+            raise _load_error(path, error) from error
+        self.signatures = dict(meta_graph.signature_def)
+        self._compiled = _CompiledNodes(meta_graph.graph_def)
+
+    def input_dtype(self, tensor: str) -> int | None:
+        """The DataType that a graph tensor takes when it is fed; None when there is no such."""
+        try:
+            return self._graph.get_tensor_by_name(tensor).dtype.base_dtype.as_datatype_enum
+        except (KeyError, ValueError):  # the run says what is wrong, in the graph's own words
+            return None
+
+    def run(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]) -> list[np.ndarray]:
+        """Runs the graph once.
+
+        Args:
+            feeds: Tensor name to value; the dtypes must be those that the graph declares.
+            fetches: Tensor names, in any order, repeated or not.
+
+        Returns:
+            One array per name in `fetches`, in that order. Strings are arrays of `bytes` objects.
+
+        Raises:
+            ServingError: an op failed; code and message are the graph's own. INTERNAL `XLA
+                compilation disabled` for a graph that must be compiled, as TensorFlow Serving says.
+        """
+        where = self._compiled.reached_from(fetches)
+        if where:
+            raise ServingError(
+                grpc.StatusCode.INTERNAL, f"XLA compilation disabled\n\t [[{where}]]"
+            )
+        # Sorted: clients that list the same names in another order share one pruned graph.
+        feed_names, fetch_names = tuple(sorted(feeds)), tuple(sorted(set(fetches)))
+        try:
+            values = self._callable(feed_names, fetch_names)(*(feeds[name] for name in feed_names))
+        except tf.errors.OpError as error:
+            raise ServingError.from_tensorflow(error) from error
+        by_name = dict(zip(fetch_names, map(_as_array, values), strict=True))
+        return [by_name[name] for name in fetches]
+
+    def _callable(self, feeds: tuple[str, ...], fetches: tuple[str, ...]):
+        with self._lock:
+            if (feeds, fetches) not in self._callables:
+                # Not Session.make_callable: it resolves names in Python and rewrites the errors of
+                # ops, where this one answers with the runtime's message, as a C++ server does.
+                options = config_pb2.CallableOptions(feed=feeds, fetch=fetches)
+                made = self._session._make_callable_from_options(options)
+                self._callables[feeds, fetches] = made
+            return self._callables[feeds, fetches]
+
+    def close(self) -> None:
+        """Frees the session; no run may be under way or follow."""
+        self._callables.clear()
+        self._session.close()
+
+
+def _as_array(value) -> np.ndarray:
+    # A scalar string arrives as bytes; numpy would give it a fixed width and cut trailing NULs.
+    return np.asarray(value, dtype=object if isinstance(value, bytes) else None)
+
+
+def _load_error(path: str, error: BaseException) -> BaseException:
+    """The loader's exception as the status TensorFlow Serving reports for the same folder."""
+    code = grpc.StatusCode
+    if isinstance(error, tf.errors.OpError):
+        return ServingError.from_tensorflow(error)
+    if isinstance(error, OSError) and "does not exist" in str(error):
+        return ServingError(
+            code.NOT_FOUND,
+            "Specified file path does not appear to contain a SavedModel bundle (should have a "
+            f"file called `saved_model.pb`)\nSpecified file path: {path}",
+        )
+    if isinstance(error, OSError):  # half copied: the file ends before the message does
+        return ServingError(code.OUT_OF_RANGE, "Read less bytes than requested")
+    if isinstance(error, RuntimeError) and "MetaGraphDef" in str(error):
+        return ServingError(
+            code.NOT_FOUND,
+            "Could not find meta graph def matching supplied tags: { serve }. To inspect available "
+            "tag-sets in the SavedModel, please use the SavedModel CLI: `saved_model_cli`",
+        )
+    if isinstance(error, ValueError) and "checkpoint" in str(error):
+        return ServingError(
+            code.NOT_FOUND, f"The variables of the SavedModel are missing or incomplete: {error}"
+        )
+    return error
+
+
+class _CompiledNodes:
+    """Finds what a served graph may not hold: nodes that only XLA can run.
+
+    TensorFlow's Python package compiles them, TensorFlow Serving (by default) refuses. A model
+    that was tried here must not fail there, so this server refuses too.
+    """
+
+    def __init__(self, graph: graph_pb2.GraphDef):
+        self._functions = {f.signature.name: f for f in graph.library.function}
+        self._compiled = {
+            name for name, f in self._functions.items() if f.attr["_XlaMustCompile"].b
+        }
+        every_node = [*graph.node, *(node for f in self._functions.values() for node in f.node_def)]
+        self._any = bool(self._compiled) or any(map(_is_xla, every_node))
+        # Kept only for the rare model that needs the search below.
+        self._nodes = {node.name: node for node in graph.node} if self._any else {}
+        self._found: dict[tuple[str, ...], str] = {}
+
+    def reached_from(self, fetches: Sequence[str]) -> str:
+        """Names the first such node that running `fetches` may reach; empty when there is none."""
+        if not self._any:
+            return ""
+        key = tuple(sorted(set(fetches)))
+        if key not in self._found:
+            self._found[key] = next(self._search(key), "")
+        return self._found[key]
+
+    def _search(self, fetches: Sequence[str]) -> Iterator[str]:
+        pending, seen = [_node_name(fetch) for fetch in fetches], set()
+        searched: set[str] = set()
+        while pending:
+            name = pending.pop()
+            if name in seen or name not in self._nodes:
+                continue
+            seen.add(name)
+            yield from self._inside(self._nodes[name], "", searched)
+            pending.extend(map(_node_name, self._nodes[name].input))
+
+    def _inside(
+        self, node: node_def_pb2.NodeDef, function: str, searched: set[str]
+    ) -> Iterator[str]:
+        callees = [name for name in _called(node) if name in self._functions]
+        if _is_xla(node) or any(name in self._compiled for name in callees):
+            prefix = f"{{{{function_node {function}}}}}" if function else ""
+            yield f"{prefix}{{{{node {node.name}}}}}"
+        for name in callees:
+            if name not in searched:
+                searched.add(name)
+                definition: function_pb2.FunctionDef = self._functions[name]
+                for inner in definition.node_def:
+                    yield from self._inside(inner, name, searched)
+
+
+def _is_xla(node: node_def_pb2.NodeDef) -> bool:
+    return node.op.startswith("Xla") or node.attr["_XlaMustCompile"].b
+
+
+def _called(node: node_def_pb2.NodeDef) -> list[str]:
+    names = [node.op]
+    for value in node.attr.values():
+        names.extend(f.name for f in (value.func, *value.list.func) if f.name)
+    return names
+
+
+def _node_name(tensor: str) -> str:
+    return tensor.removeprefix("^").split(":")[0]

@@ -1,0 +1,76 @@
+"""Replays the requests stored with a SavedModel, so that no client pays for a first run."""
+
+import os
+from collections.abc import Iterator
+
+import grpc
+import tensorflow as tf
+from absl import logging
+from google.protobuf.message import DecodeError
+from tensorflow_serving.apis import prediction_log_pb2
+
+from export.server.inference import predict_on
+from export.server.servable import Servable, ServingError
+
+WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
+MAX_RECORDS = 1000
+
+
+def warm_up(servable: Servable) -> int:
+    """Runs every request of the warm-up file, a TFRecord file of PredictionLog.
+
+    The model name in a request is ignored, as TensorFlow Serving ignores it.
+
+    Returns:
+        How many records were read; 0 when the SavedModel has no warm-up file.
+
+    Raises:
+        ServingError: the file is damaged, holds more than 1,000 records, or a request in it fails.
+    """
+    path = os.path.join(servable.path, WARMUP_FILE)
+    if not tf.io.gfile.exists(path):
+        return 0
+    count = 0
+    for record in _records(path):
+        count += 1
+        if count > MAX_RECORDS:
+            raise ServingError(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {path}",
+            )
+        _replay(servable, record, path)
+    return count
+
+
+def _replay(servable: Servable, record: bytes, path: str) -> None:
+    try:
+        log = prediction_log_pb2.PredictionLog.FromString(record)
+    except DecodeError as error:
+        shown = record.decode("utf-8", "backslashreplace")
+        raise ServingError(
+            grpc.StatusCode.INVALID_ARGUMENT,
+            f"Failed to parse warmup record: {shown} from {path}",
+        ) from error
+    kind = log.WhichOneof("log_type")
+    if kind == "predict_log":
+        predict_on(servable, log.predict_log.request)
+    elif kind in ("classify_log", "regress_log", "multi_inference_log"):
+        # This server does not answer these requests, so there is nothing of them to warm.
+        logging.warning("%s: a %s is not replayed", path, kind)
+    elif kind is not None:  # TensorFlow Serving accepts an empty record
+        number = log.DESCRIPTOR.fields_by_name[kind].number
+        raise ServingError(
+            grpc.StatusCode.UNIMPLEMENTED, f"Unsupported log_type for warmup: {number}"
+        )
+
+
+def _records(path: str) -> Iterator[bytes]:
+    try:
+        yield from tf.data.TFRecordDataset(path).as_numpy_iterator()
+    except tf.errors.DataLossError as error:
+        # Without the name of the op that happened to read it.
+        message = error.message.split("}} ")[-1].split(" [Op:")[0]
+        raise ServingError(
+            grpc.StatusCode.DATA_LOSS,
+            f"{message}. Please verify your warmup data is in TFRecord format.",
+        ) from error

@@ -1,0 +1,28 @@
+"""Test settings: quiet TensorFlow, hypothesis without deadlines, test folders importable."""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import pytest
+from hypothesis import settings
+
+# Shared test material (tests/zoo/model_cases.py) is imported by plain name.
+sys.path.insert(0, str(Path(__file__).parent / "zoo"))
+
+# A busy machine is no failure: no time is asserted anywhere.
+settings.register_profile("zoo", deadline=None, max_examples=50)
+settings.load_profile("zoo")
+
+
+def pytest_collection_modifyitems(items):
+    """Tests marked `tensorflow_only` need graph functions; the JAX pass leaves them out."""
+    if keras.backend.backend() == "tensorflow":
+        return
+    skip = pytest.mark.skip(reason="needs the TensorFlow backend")
+    for item in items:
+        if item.get_closest_marker("tensorflow_only"):
+            item.add_marker(skip)

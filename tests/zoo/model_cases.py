@@ -1,0 +1,50 @@
+"""Tiny models for tests: every option of every family at least once."""
+
+import keras
+
+from zoo.configs import GPTConfig, LSTMConfig
+from zoo.presets import build
+
+VOCABULARY_SIZE = 13
+
+_GPT = {
+    "vocabulary_size": VOCABULARY_SIZE,
+    "context_length": 12,
+    "num_layers": 2,
+    "num_heads": 4,
+    "hidden_dim": 16,
+    "initializer_range": 0.4,
+}
+_LSTM = {
+    "vocabulary_size": VOCABULARY_SIZE,
+    "context_length": 12,
+    "hidden_dim": 8,
+    "initializer_range": 0.4,
+}
+CONFIGS = {
+    "gpt_defaults": GPTConfig(**_GPT),
+    "gpt_faithful": GPTConfig(
+        **_GPT,
+        positions="learned",
+        norm="layer_norm",
+        qk_norm=False,
+        activation="gelu_tanh",
+        use_bias=True,
+    ),
+    "gpt_multi_query": GPTConfig(**_GPT, num_kv_heads=1),
+    "gpt_grouped_query": GPTConfig(**_GPT, num_kv_heads=2, activation="gelu"),
+    "gpt_swiglu_untied": GPTConfig(
+        **_GPT, activation="swiglu", intermediate_dim=10, tie_embeddings=False
+    ),
+    "gpt_dropout": GPTConfig(**_GPT, dropout=0.5),
+    "lstm_defaults": LSTMConfig(**_LSTM),
+    "lstm_one_layer_dropout": LSTMConfig(**_LSTM, num_layers=1, dropout=0.5),
+    "lstm_projected": LSTMConfig(**_LSTM, embedding_dim=6),
+    "lstm_untied": LSTMConfig(**_LSTM, tie_embeddings=False),
+}
+
+
+def make_model(name: str, seed: int = 0):
+    """A freshly built model; LSTM gates get weights large enough to matter."""
+    keras.utils.set_random_seed(seed)
+    return build(CONFIGS[name])

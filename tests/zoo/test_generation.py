@@ -1,0 +1,166 @@
+"""Generation and scoring against the slow way: one forward pass for every token."""
+
+import numpy as np
+import pytest
+from keras import ops
+from model_cases import VOCABULARY_SIZE, make_model
+
+from zoo.generation import SamplingOptions, generate, greedy_options, last_tokens
+from zoo.scoring import log_likelihood, next_token_probabilities
+
+numpy = ops.convert_to_numpy
+FAMILIES = ["gpt_defaults", "gpt_faithful", "lstm_defaults"]
+CONTEXT = 12
+
+
+def tensor(values, dtype="int32"):
+    return ops.convert_to_tensor(np.array(values, dtype))
+
+
+def batch_of(prompts):
+    """Right-padded ids with rubbish in the padding, and lengths."""
+    width = max(map(len, prompts))
+    rows = [[*prompt, *[5] * (width - len(prompt))] for prompt in prompts]
+    return tensor(rows), tensor([len(prompt) for prompt in prompts])
+
+
+def next_log_probabilities(model, sequence):
+    """By a whole forward pass. Padded to one shape: JAX compiles every shape anew."""
+    width = CONTEXT if model.cache_is_bounded else 64
+    padded = np.array([[*sequence, *[0] * (width - len(sequence))]], "int32")
+    return numpy(ops.log_softmax(model(padded), axis=-1))[0, len(sequence) - 1]
+
+
+def slow_greedy(model, prompt, steps):
+    """Greedy continuation by whole forward passes, with the documented sliding window."""
+    window, out, total = list(prompt)[-CONTEXT:], [], 0.0
+    for _ in range(steps):
+        log_probabilities = next_log_probabilities(model, window)
+        token = int(log_probabilities.argmax())
+        total += log_probabilities[token]
+        out.append(token)
+        if model.cache_is_bounded and len(window) == CONTEXT:
+            window = window[-(CONTEXT // 2) :]
+        window.append(token)
+    return out, total
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_greedy_equals_the_slow_way(name):
+    """Short, exact-length and over-long prompts in one batch, well past the context."""
+    model = make_model(name)
+    rng = np.random.default_rng(3)
+    prompts = [rng.integers(0, VOCABULARY_SIZE, n).tolist() for n in (1, 4, 12, 19)]
+    ids, lengths = batch_of(prompts)
+    result = generate(model, ids, lengths, greedy_options(4, 20), 20)
+    for row, prompt in enumerate(prompts):
+        expected, total = slow_greedy(model, prompt, 20)
+        assert numpy(result.token_ids)[row].tolist() == expected
+        assert numpy(result.log_probability)[row] == pytest.approx(total, rel=1e-4)
+    assert numpy(result.lengths).tolist() == [20] * 4
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_rows_answer_does_not_depend_on_its_neighbours(name):
+    model = make_model(name)
+    prompts = [[1], [2, 3, 4, 5, 6], [7] * 11, [8, 9]]
+    fields = {
+        "max_new_tokens": np.array([20, 3, 9, 0], "int32"),
+        "temperature": np.array([1.0, 0.0, 0.7, 1.0], "float32"),
+        "top_k": np.array([0, 0, 4, 0], "int32"),
+        "top_p": np.array([0.9, 1.0, 1.0, 1.0], "float32"),
+        "seed": np.array([7, 8, 9, 10], "int32"),
+    }
+
+    def run(rows):
+        ids, lengths = batch_of([prompts[row] for row in rows])
+        options = SamplingOptions(
+            **{name: ops.convert_to_tensor(value[rows]) for name, value in fields.items()}
+        )
+        steps = int(fields["max_new_tokens"][rows].max())
+        result = generate(model, ids, lengths, options, steps)
+        return [
+            numpy(result.token_ids)[i, : numpy(result.lengths)[i]].tolist()
+            for i in range(len(rows))
+        ]
+
+    together = run([0, 1, 2, 3])
+    assert [len(tokens) for tokens in together] == [20, 3, 9, 0]
+    for row in range(4):
+        assert run([row]) == [together[row]]
+    assert run([2, 0]) == [together[2], together[0]]
+
+
+def test_end_token_stops_a_row_and_is_not_returned():
+    model = make_model("gpt_defaults")
+    ids, lengths = batch_of([[1, 2, 3], [4, 5]])
+    free = generate(model, ids, lengths, greedy_options(2, 12), 12)
+    end_id = int(numpy(free.token_ids)[0, 4])
+    stopped = generate(model, ids, lengths, greedy_options(2, 12), 12, end_id=end_id)
+    for row in range(2):
+        tokens = numpy(free.token_ids)[row].tolist()
+        expected = tokens[: tokens.index(end_id)] if end_id in tokens else tokens
+        count = int(numpy(stopped.lengths)[row])
+        assert numpy(stopped.token_ids)[row].tolist() == expected + [0] * (12 - count)
+        assert count == len(expected)
+
+
+def test_banned_ids_never_appear_and_penalty_discourages():
+    model = make_model("gpt_defaults")
+    ids, lengths = batch_of([[1, 2, 3]])
+    banned = set(
+        numpy(generate(model, ids, lengths, greedy_options(1, 9), 9).token_ids)[0].tolist()
+    )
+    other = generate(model, ids, lengths, greedy_options(1, 9), 9, banned_ids=tuple(banned))
+    assert not banned & set(numpy(other.token_ids)[0].tolist())
+    harsh = greedy_options(1, 9)._replace(repetition_penalty=tensor([1e6], "float32"))
+    tokens = numpy(generate(model, ids, lengths, harsh, 9).token_ids)[0].tolist()
+    assert len({*tokens, 1, 2, 3}) == 12  # nothing comes twice
+
+
+def test_last_tokens():
+    ids, lengths = last_tokens(tensor([[1, 2, 3, 4, 5], [6, 7, 0, 0, 0]]), tensor([5, 2]), 3)
+    assert numpy(ids)[0].tolist() == [3, 4, 5]
+    assert numpy(ids)[1, :2].tolist() == [6, 7]
+    assert numpy(lengths).tolist() == [3, 2]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_score_equals_the_forward_pass(name):
+    model = make_model(name)
+    texts = [[3, 1, 4, 1, 5, 9, 2, 6], [5], [], [2] * 12]
+    ids, lengths = batch_of(texts)
+    scores = numpy(log_likelihood(model, ids, lengths, start_id=11))
+    for score, text in zip(scores, texts):
+        expected = 0.0
+        if text:
+            padded = np.array([[11, *text[:-1], *[0] * (CONTEXT - len(text))]], "int32")
+            log_probabilities = numpy(ops.log_softmax(model(padded), axis=-1))[0]
+            expected = log_probabilities[np.arange(len(text)), text].sum()
+        assert score == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_score_of_long_text_counts_every_token_once(name):
+    """A GPT sees at least half a context of past; an LSTM all of it."""
+    model = make_model(name)
+    text = np.random.default_rng(0).integers(0, VOCABULARY_SIZE, 40).tolist()
+    ids, lengths = batch_of([text])
+    score = numpy(log_likelihood(model, ids, lengths, start_id=11))[0]
+    sequence, expected = [11, *text], 0.0
+    stride = CONTEXT // 2
+    for target in range(1, 41):
+        first = 0
+        if model.cache_is_bounded:
+            first = max((target - 1) // stride * stride + stride - CONTEXT, 0)
+        expected += next_log_probabilities(model, sequence[first:target])[sequence[target]]
+    assert score == pytest.approx(expected, rel=1e-4)
+
+
+def test_next_token_probabilities():
+    model = make_model("gpt_defaults")
+    ids, lengths = batch_of([[1, 2, 3], [4]])
+    candidates, probabilities = next_token_probabilities(model, ids, lengths, 4)
+    softmax = numpy(ops.softmax(model(np.array([[4]], "int32"))))[0, -1]
+    assert numpy(candidates)[1].tolist() == np.argsort(-softmax)[:4].tolist()
+    np.testing.assert_allclose(numpy(probabilities)[1], np.sort(softmax)[::-1][:4], rtol=1e-4)

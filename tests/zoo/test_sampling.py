@@ -1,0 +1,103 @@
+"""Sampling against plain numpy, on logits we did not choose."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import ops
+
+from zoo.sampling import filter_logits, penalize_repetition, sample, uniform
+
+numpy = ops.convert_to_numpy
+
+
+def tensor(values, dtype):
+    return ops.convert_to_tensor(np.array(values, dtype))
+
+
+def draw(logits, temperature, top_k=0, top_p=1.0, seed=0, step=0):
+    rows = len(logits)
+    return numpy(
+        sample(
+            tensor(logits, "float32"),
+            temperature=tensor(np.broadcast_to(temperature, rows), "float32"),
+            top_k=tensor(np.broadcast_to(top_k, rows), "int32"),
+            top_p=tensor(np.broadcast_to(top_p, rows), "float32"),
+            seed=tensor(np.broadcast_to(seed, rows), "int32"),
+            step=step,
+        )
+    )
+
+
+def reference_kept(logits, k, p):
+    """The kept ids by the definition: sort, cut at k, then the shortest prefix that reaches p."""
+    order = np.argsort(-logits, kind="stable")
+    order = order[: k or len(order)]
+    probabilities = np.exp(logits[order] - logits[order].max())
+    probabilities /= probabilities.sum()
+    kept = 1 + int(np.sum(np.cumsum(probabilities)[:-1] < p))
+    return set(order[:kept].tolist())
+
+
+@settings(max_examples=100)
+@given(st.integers(0, 10**6), st.integers(0, 14), st.floats(0.01, 1.0))
+def test_filter_keeps_what_the_definition_keeps(seed, k, p):
+    logits = np.random.default_rng(seed).normal(0, 3, (12,)).astype("float32")
+    kept = numpy(
+        filter_logits(tensor([logits], "float32"), tensor([k], "int32"), tensor([p], "float32"))
+    )
+    assert set(np.flatnonzero(kept[0] > -1e8).tolist()) == reference_kept(logits, k, p)
+
+
+def test_temperature_zero_is_argmax_and_top_k_one_too():
+    logits = np.random.default_rng(0).normal(size=(50, 9))
+    expected = logits.argmax(1)
+    np.testing.assert_array_equal(draw(logits, 0.0), expected)
+    np.testing.assert_array_equal(draw(logits, 3.0, top_k=1, seed=range(50)), expected)
+    np.testing.assert_array_equal(draw(logits, 3.0, top_p=1e-6, seed=range(50)), expected)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_frequencies_follow_the_softmax(temperature):
+    logits = np.array([0.0, 1.0, -1.0, 2.0])
+    rows = 40_000
+    tokens = draw(np.tile(logits, (rows, 1)), temperature, seed=range(rows), step=5)
+    expected = np.exp(logits / temperature) / np.exp(logits / temperature).sum()
+    # 5 standard deviations of a binomial share
+    margin = 5 * np.sqrt(expected * (1 - expected) / rows)
+    assert (np.abs(np.bincount(tokens, minlength=4) / rows - expected) < margin).all()
+
+
+def test_a_rows_draw_is_its_own():
+    """Same seed, same token, wherever the row stands and whatever its neighbours want."""
+    logits = np.random.default_rng(1).normal(size=(6, 20))
+    temperature = np.array([0.0, 1.0, 1.0, 0.7, 2.0, 1.0])
+    top_k, top_p = np.array([0, 0, 3, 0, 5, 0]), np.array([1.0, 1.0, 1.0, 0.4, 0.9, 1.0])
+    seeds = np.arange(6) * 1000
+    together = draw(logits, temperature, top_k, top_p, seeds, step=2)
+    for row in range(6):
+        one = slice(row, row + 1)
+        alone = draw(logits[one], temperature[one], top_k[one], top_p[one], seeds[one], step=2)
+        assert alone[0] == together[row]
+
+
+def test_uniform_is_even_and_depends_on_seed_and_step():
+    seeds = tensor(np.arange(-20_000, 20_000), "int32")
+    values = numpy(uniform(seeds, 3))
+    assert values.min() >= 0
+    assert values.max() < 1
+    counts = np.histogram(values, 20, (0, 1))[0]
+    assert (np.abs(counts - 2000) < 5 * np.sqrt(2000)).all()
+    other = numpy(uniform(seeds, 4))
+    assert abs(np.corrcoef(values, other)[0, 1]) < 0.03
+    assert abs(np.corrcoef(values[1:], values[:-1])[0, 1]) < 0.03
+    # The same numbers on every backend and machine: served and Python sampling must agree.
+    expected = [0.89149135, 0.6720731, 0.18533224]
+    np.testing.assert_allclose(numpy(uniform(tensor([-2, -1, 0], "int32"), 3)), expected, rtol=1e-6)
+
+
+def test_repetition_penalty():
+    logits = tensor([[2.0, -2.0, 1.0], [2.0, -2.0, 1.0]], "float32")
+    seen = ops.convert_to_tensor(np.array([[True, True, False], [False, False, False]]))
+    result = numpy(penalize_repetition(logits, seen, tensor([2.0, 2.0], "float32")))
+    np.testing.assert_allclose(result, [[1.0, -4.0, 1.0], [2.0, -2.0, 1.0]])
