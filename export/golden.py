@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from zoo.bundle import Bundle
-from zoo.text_lm import OPTIONS
+from zoo.request_options import OPTIONS
 
 GOLDEN_FILE = Path("assets.extra") / "golden_pairs.jsonl"
 

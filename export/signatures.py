@@ -15,7 +15,8 @@ from __future__ import annotations
 import tensorflow as tf
 
 from zoo.bundle import Bundle
-from zoo.text_lm import DEFAULT_OPTIONS, OPTIONS, TEXT, TextLM
+from zoo.request_options import DEFAULT_OPTIONS, OPTIONS
+from zoo.text_lm import TEXT, TextLM
 
 
 class ServedModule(tf.Module):

@@ -13,30 +13,13 @@ import tensorflow as tf
 from keras import ops
 
 from zoo.generation import SamplingOptions, generate
+from zoo.request_options import OPTIONS, complete_options, options_by_row
 from zoo.scoring import log_likelihood, next_token_probabilities
 from zoo.tokenizers import Tokenizer
 
-# A request for more is clamped to this, so that no single request holds a server for minutes.
-MAX_NEW_TOKENS = 4096
 # `next_token` gives this many candidates, or the whole vocabulary where it is smaller.
 CANDIDATES = 10
-
-DEFAULT_OPTIONS = {
-    "max_new_tokens": 64,
-    "temperature": 0.0,
-    "top_k": 0,
-    "top_p": 1.0,
-    "seed": -1,
-}
-_OPTION_DTYPES = {
-    "max_new_tokens": tf.int32,
-    "temperature": tf.float32,
-    "top_k": tf.int32,
-    "top_p": tf.float32,
-    "seed": tf.int32,
-}
 TEXT = tf.TensorSpec([None], tf.string, name="text")
-OPTIONS = {name: tf.TensorSpec([None], dtype, name) for name, dtype in _OPTION_DTYPES.items()}
 
 
 class TextLM(tf.Module):
@@ -87,16 +70,7 @@ class TextLM(tf.Module):
             tf.errors.InvalidArgumentError: an option is out of range; the message names it.
             TypeError: unknown option.
         """
-        unknown = set(options) - set(DEFAULT_OPTIONS)
-        if unknown:
-            raise TypeError(
-                f"unknown option {', '.join(sorted(unknown))}; known: {', '.join(DEFAULT_OPTIONS)}"
-            )
-        options = {
-            name: tf.reshape(tf.cast(options.get(name, default), _OPTION_DTYPES[name]), [-1])
-            for name, default in DEFAULT_OPTIONS.items()
-        }
-        return self._run(self.generate_function, text, **options)
+        return self._run(self.generate_function, text, **complete_options(options))
 
     def score(self, text) -> dict[str, tf.Tensor]:
         """How likely each text is, as the continuation of an empty one.
@@ -164,29 +138,8 @@ class TextLM(tf.Module):
             "top_p": top_p,
             "seed": seed,
         }
-        requested = tf.shape(text)[0]
-        with tf.control_dependencies(_option_assertions(options, requested)):
-            # Without a text there is one stand-in row: its options are the defaults.
-            options = {
-                name: tf.cond(
-                    requested > 0,
-                    lambda value=value: value,
-                    lambda value=value, name=name: tf.constant(
-                        [DEFAULT_OPTIONS[name]], value.dtype
-                    ),
-                )
-                for name, value in options.items()
-            }
         given_text, text = text, _at_least_one(text)
-        batch_size = tf.shape(text)[0]
-        options = {name: tf.broadcast_to(value, [batch_size]) for name, value in options.items()}
-        options["max_new_tokens"] = tf.minimum(options["max_new_tokens"], MAX_NEW_TOKENS)
-        # Seeds 0, 0 tell the op to seed itself from the system, also where a program fixed
-        # TensorFlow's global seed before exporting.
-        fresh = tf.raw_ops.RandomUniformInt(
-            shape=[batch_size], minval=0, maxval=2**31 - 1, seed=0, seed2=0
-        )
-        options["seed"] = tf.where(options["seed"] < 0, fresh, options["seed"])
+        options = options_by_row(options, tf.shape(given_text)[0], tf.shape(text)[0])
         max_steps = tf.maximum(tf.reduce_max(options["max_new_tokens"]), 0)
         token_ids, lengths = self._prompt(text)
         unknown_id = self.tokenizer.unknown_id
@@ -252,31 +205,6 @@ class TextLM(tf.Module):
         )
         ids = tf.concat([starts, ids], axis=1)
         return ids.to_tensor(), tf.cast(ids.row_lengths(), tf.int32)
-
-
-def _option_assertions(options: dict[str, tf.Tensor], batch_size: tf.Tensor) -> list:
-    """Operations that fail with INVALID_ARGUMENT, naming the option and its rule."""
-    temperature, top_p = options["temperature"], options["top_p"]
-    rules = {
-        "max_new_tokens": ("at least 0", options["max_new_tokens"] >= 0),
-        "temperature": (
-            "finite and at least 0",
-            tf.math.is_finite(temperature) & (temperature >= 0),
-        ),
-        "top_k": ("at least 0 (0 is off)", options["top_k"] >= 0),
-        "top_p": ("above 0 and at most 1 (1 is off)", (top_p > 0) & (top_p <= 1)),
-    }
-    assertions = []
-    for name, value in options.items():
-        size = tf.size(value)
-        fits = tf.logical_or(tf.equal(size, 1), tf.equal(size, batch_size))
-        message = f"{name} must have one value, or one for each text. Number of values:"
-        assertions.append(tf.debugging.Assert(fits, [message, size]))
-        if name in rules:
-            rule, valid = rules[name]
-            message = f"{name} must be {rule}. Received:"
-            assertions.append(tf.debugging.Assert(tf.reduce_all(valid), [message, value]))
-    return assertions
 
 
 def _at_least_one(text):
