@@ -26,11 +26,26 @@ _LIST = flags.DEFINE_bool("list", False, "Show every recipe with its time and sc
 
 
 def main(argv: list[str]) -> None:
-    """Reads flags, trains, says where the result lies. Exit code 3: the loss diverged."""
+    """Reads flags, trains, says where the result lies.
+
+    Exit codes: 1 for bad input, 3 if the loss diverged, 130 if stopped by Ctrl-C.
+    """
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; flags are --name=value")
+    if flags.FLAGS["verbosity"].using_default_value:
+        logging.set_verbosity(logging.INFO)
+    try:
+        _run()
+    except KeyboardInterrupt:
+        print(
+            "\ntrainers: stopped; the same command goes on from the last checkpoint",
+            file=sys.stderr,
+        )
+        sys.exit(130)
+
+
+def _run() -> None:
     started = time.monotonic()
-    logging.set_verbosity(logging.INFO)
     # Imported here so that --help and a mistyped flag answer at once.
     from trainers.config import with_overrides
     from trainers.recipes import describe_recipes, find_recipe
@@ -39,16 +54,19 @@ def main(argv: list[str]) -> None:
         print(describe_recipes())
         return
     if not _RECIPE.value or not _WORKDIR.value:
-        raise app.UsageError("--recipe and --workdir are needed; --list shows the recipes")
-    from trainers.loop import TrainingDiverged, train
-
+        sys.exit("trainers: --recipe and --workdir are needed; --list shows the recipes")
     try:
         config = with_overrides(find_recipe(_RECIPE.value), _SET.value)
-        bundle = train(config, Path(_WORKDIR.value), _DATA_DIR.value)
-    except TrainingDiverged as error:
-        print(f"trainers: {error}", file=sys.stderr)
-        sys.exit(3)
+        from trainers.loop import train
+        from trainers.recorder import TrainingDiverged
+
+        try:
+            bundle = train(config, Path(_WORKDIR.value), _DATA_DIR.value)
+        except TrainingDiverged as error:
+            print(f"trainers: {error}", file=sys.stderr)
+            sys.exit(3)
     except (ValueError, OSError) as error:
+        logging.debug("where it was raised", exc_info=True)
         sys.exit(f"trainers: {error}")
     print(f"finished in {time.monotonic() - started:.0f} s: {bundle.folder / 'report.md'}")
     print(f"export it: python -m export --workdir={bundle.folder} --out=served/NAME")

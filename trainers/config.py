@@ -16,6 +16,11 @@ from zoo.presets import preset_config
 CONFIG_FILE = "train_config.json"
 
 
+def _require(holds: bool, rule: str, value: Any) -> None:
+    if not holds:
+        raise ConfigError(f"{rule}. Received: {value!r}")
+
+
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Where the text comes from and how it becomes token windows.
@@ -55,6 +60,10 @@ class DataConfig:
     start_text: str = ""
     order: Literal["windows", "streams"] = "windows"
 
+    def __post_init__(self):
+        _require(bool(self.train), "data.train must name a text", self.train)
+        _require(self.min_count >= 1, "data.min_count must be at least 1", self.min_count)
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
@@ -91,14 +100,23 @@ class OptimizerConfig:
     global_clipnorm: float | None = 1.0
 
     def __post_init__(self):
-        if not self.learning_rate > 0:
-            raise ConfigError(
-                f"optimizer.learning_rate must be above 0. Received: {self.learning_rate}"
-            )
-        if not 0 < self.decay_fraction <= 1:
-            raise ConfigError(
-                f"optimizer.decay_fraction must be in (0, 1]. Received: {self.decay_fraction}"
-            )
+        for name, holds, rule in (
+            ("learning_rate", self.learning_rate > 0, "above 0"),
+            ("warmup_steps", self.warmup_steps >= 0, "0 or more"),
+            ("final_fraction", 0 <= self.final_fraction <= 1, "in [0, 1]"),
+            ("decay_fraction", 0 < self.decay_fraction <= 1, "in (0, 1]"),
+            ("weight_decay", self.weight_decay >= 0, "0 or more"),
+            ("beta_1", 0 <= self.beta_1 < 1, "in [0, 1)"),
+            ("beta_2", 0 <= self.beta_2 < 1, "in [0, 1)"),
+            ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
+            ("adam_lr_ratio", self.adam_lr_ratio >= 0, "0 or more"),
+            (
+                "global_clipnorm",
+                self.global_clipnorm is None or self.global_clipnorm > 0,
+                "above 0",
+            ),
+        ):
+            _require(holds, f"optimizer.{name} must be {rule}", getattr(self, name))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,9 +165,17 @@ class TrainConfig:
     sample_temperature: float = 0.8
 
     def __post_init__(self):
-        for name in ("batch_size", "steps", "evaluate_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1. Received: {getattr(self, name)}")
+        for name in ("batch_size", "steps", "evaluate_every", "keep_checkpoints", "sample_tokens"):
+            value = getattr(self, name)
+            _require(value >= 1, f"{name} must be at least 1", value)
+        _require(0 <= self.seed < 2**32, "seed must be in [0, 2^32)", self.seed)
+        _require(
+            self.sample_temperature >= 0,
+            "sample_temperature must be 0 or more",
+            self.sample_temperature,
+        )
+        if "vocabulary_size" in self.model:
+            raise ConfigError("model.vocabulary_size cannot be set: the tokenizer decides it")
         if self.steps % self.evaluate_every:
             raise ConfigError(
                 "steps must be a multiple of evaluate_every. "
@@ -234,7 +260,7 @@ def _parse(text: str, current: Any) -> Any:
     except ValueError:
         return text
     # --set=data.train=2024 names a file, not a number.
-    return text if isinstance(current, str) and not isinstance(value, str) else value
+    return text if isinstance(current, str) and not isinstance(value, str | None) else value
 
 
 def _keys(values: dict[str, Any]) -> str:

@@ -27,28 +27,40 @@ class MetricsLog:
         """All lines; none if there is no file.
 
         Raises:
-            ValueError: a line is not JSON; the message has its number.
+            ValueError: a line is not JSON with a "step"; the message has its number.
         """
         if not self.path.is_file():
             return []
-        records = []
-        for number, line in enumerate(self.path.read_text(encoding="utf-8").splitlines(), 1):
-            try:
-                records.append(json.loads(line))
-            except ValueError as error:
-                raise ValueError(f"{self.path}:{number}: not JSON ({error}); remove it") from None
-        return records
+        lines = self.path.read_text(encoding="utf-8").splitlines()
+        return [self._parse(number, line) for number, line in enumerate(lines, 1)]
 
     def rewind(self, step: int) -> None:
         """Drops what was logged after `step`: a resumed run does those steps again.
 
         A last line that a killed process left half written goes too.
+
+        Raises:
+            ValueError: a line is damaged, or the line of `step` is missing.
         """
-        if not self.path.is_file():
-            return
-        kept = []
-        for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True):
-            if line.endswith("\n") and json.loads(line)["step"] <= step:
-                kept.append(line)
+        text = self.path.read_text(encoding="utf-8") if self.path.is_file() else ""
+        whole = text[: text.rfind("\n") + 1].splitlines(keepends=True)
+        steps = [self._parse(number, line)["step"] for number, line in enumerate(whole, 1)]
+        if step and step not in steps:
+            raise ValueError(
+                f"{self.path}: has no line of step {step}, which a checkpoint is of; restore the "
+                "file or start in another --workdir"
+            )
         with replacing(self.path) as temporary:
-            temporary.write_text("".join(kept), encoding="utf-8")
+            temporary.write_text(
+                "".join(line for line, logged in zip(whole, steps) if logged <= step),
+                encoding="utf-8",
+            )
+
+    def _parse(self, number: int, line: str) -> dict[str, float]:
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{self.path}:{number}: not JSON ({error}); remove it") from None
+        if not isinstance(record, dict) or "step" not in record:
+            raise ValueError(f'{self.path}:{number}: no "step" in it; remove it')
+        return record

@@ -9,8 +9,9 @@ from keras import ops
 
 from trainers.config import OptimizerConfig
 
-# Decaying a norm's scale or a bias pulls it to 0, which regularises nothing.
-_UNDECAYED = ["norm", "bias"]
+# Decaying a norm's scale or a bias pulls it to 0, which regularises nothing. Keras compares with
+# a variable's own name, not with its layer's: these are the names of norms' weights and of biases.
+_UNDECAYED = ["scale", "gamma", "beta", "bias"]
 
 
 @keras.saving.register_keras_serializable(package="trainers")

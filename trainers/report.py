@@ -18,6 +18,7 @@ from zoo.atomic_write import replacing
 from zoo.bundle import Bundle
 from zoo.configs import to_dict
 
+REPORT_FILE = "report.md"
 matplotlib.use("Agg")  # no screen is needed, or there
 
 
@@ -48,14 +49,13 @@ def write_report(
         "![training and validation loss](loss.png)",
         "## Evaluations",
         _table(records),
-        f"## Samples (temperature {config.sample_temperature})",
         *_samples(bundle, config),
         "## Go on",
         f"```\npython -m export --workdir={bundle.folder} --out=served/{bundle.folder.name}\n```",
         "## Config",
         f"```json\n{json.dumps(to_dict(config), indent=2, ensure_ascii=False)}\n```",
     ]
-    path = bundle.folder / "report.md"
+    path = bundle.folder / REPORT_FILE
     with replacing(path) as temporary:
         temporary.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
     return path
@@ -132,6 +132,8 @@ def _table(records: list[dict[str, float]]) -> str:
 
 
 def _samples(bundle: Bundle, config: TrainConfig) -> list[str]:
+    if not config.sample_prompts:
+        return []
     outputs = bundle.lm.generate(
         list(config.sample_prompts),
         max_new_tokens=[config.sample_tokens],
@@ -139,7 +141,7 @@ def _samples(bundle: Bundle, config: TrainConfig) -> list[str]:
         seed=list(range(len(config.sample_prompts))),
     )
     texts = [text.decode("utf-8", "replace") for text in outputs["text"].numpy()]
-    sections = []
+    sections = [f"## Samples (temperature {config.sample_temperature})"]
     for prompt, text in zip(config.sample_prompts, texts):
         # Longer than any run of backticks in the text, so that none can end the block.
         longest = max(map(len, re.findall("`+", text)), default=0)

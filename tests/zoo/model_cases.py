@@ -1,5 +1,7 @@
 """Tiny models for tests: every option of every family at least once."""
 
+import functools
+
 import keras
 
 from zoo.configs import GPTConfig, LSTMConfig
@@ -48,3 +50,24 @@ def make_model(name: str, seed: int = 0):
     """A freshly built model; LSTM gates get weights large enough to matter."""
     keras.utils.set_random_seed(seed)
     return build(CONFIGS[name])
+
+
+def compiled(function):
+    """`function` under jax.jit on JAX, where running op by op compiles every op; else as it is."""
+    if keras.backend.backend() != "jax":
+        return function
+    import jax
+
+    return jax.jit(function)
+
+
+@functools.lru_cache(maxsize=4)
+def forward(model):
+    """The model's forward pass, compiled once a model and shape."""
+    return compiled(lambda token_ids: model(token_ids))
+
+
+@functools.lru_cache(maxsize=4)
+def decode(model):
+    """The model's decode, compiled once a model and shape."""
+    return compiled(lambda *arguments: model.decode(*arguments))

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from keras import ops
-from model_cases import VOCABULARY_SIZE, make_model
+from model_cases import VOCABULARY_SIZE, compiled, forward, make_model
 
-from zoo.generation import SamplingOptions, generate, greedy_options, last_tokens
-from zoo.scoring import log_likelihood, next_token_probabilities
+from zoo import generation, scoring
+from zoo.generation import SamplingOptions, greedy_options, last_tokens
 
 numpy = ops.convert_to_numpy
 FAMILIES = ["gpt_defaults", "gpt_faithful", "lstm_defaults"]
@@ -15,6 +15,22 @@ CONTEXT = 12
 
 def tensor(values, dtype="int32"):
     return ops.convert_to_tensor(np.array(values, dtype))
+
+
+def generate(model, ids, lengths, options, max_steps, **keywords):
+    @compiled
+    def run(ids, lengths, options):
+        return generation.generate(model, ids, lengths, options, max_steps, **keywords)
+
+    return run(ids, lengths, options)
+
+
+def log_likelihood(model, ids, lengths, start_id):
+    @compiled
+    def run(ids, lengths):
+        return scoring.log_likelihood(model, ids, lengths, start_id)
+
+    return run(ids, lengths)
 
 
 def batch_of(prompts):
@@ -28,7 +44,7 @@ def next_log_probabilities(model, sequence):
     """By a whole forward pass. Padded to one shape: JAX compiles every shape anew."""
     width = CONTEXT if model.cache_is_bounded else 64
     padded = np.array([[*sequence, *[0] * (width - len(sequence))]], "int32")
-    return numpy(ops.log_softmax(model(padded), axis=-1))[0, len(sequence) - 1]
+    return numpy(ops.log_softmax(forward(model)(padded), axis=-1))[0, len(sequence) - 1]
 
 
 def slow_greedy(model, prompt, steps):
@@ -135,7 +151,7 @@ def test_score_equals_the_forward_pass(name):
         expected = 0.0
         if text:
             padded = np.array([[11, *text[:-1], *[0] * (CONTEXT - len(text))]], "int32")
-            log_probabilities = numpy(ops.log_softmax(model(padded), axis=-1))[0]
+            log_probabilities = numpy(ops.log_softmax(forward(model)(padded), axis=-1))[0]
             expected = log_probabilities[np.arange(len(text)), text].sum()
         assert score == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
@@ -160,7 +176,7 @@ def test_score_of_long_text_counts_every_token_once(name):
 def test_next_token_probabilities():
     model = make_model("gpt_defaults")
     ids, lengths = batch_of([[1, 2, 3], [4]])
-    candidates, probabilities = next_token_probabilities(model, ids, lengths, 4)
+    candidates, probabilities = scoring.next_token_probabilities(model, ids, lengths, 4)
     softmax = numpy(ops.softmax(model(np.array([[4]], "int32"))))[0, -1]
     assert numpy(candidates)[1].tolist() == np.argsort(-softmax)[:4].tolist()
     np.testing.assert_allclose(numpy(probabilities)[1], np.sort(softmax)[::-1][:4], rtol=1e-4)

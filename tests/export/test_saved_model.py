@@ -1,0 +1,265 @@
+"""From a bundle to a served answer: Keras model, reloaded SavedModel and server say the same."""
+
+import re
+import shutil
+import threading
+from pathlib import Path
+
+import grpc
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+import zoo
+from export import client
+from export.golden import GOLDEN_FILE, differences, read_golden_pairs
+from export.saved_model import WARMUP_FILE, ExportError, export_saved_model
+from export.server import ServedModel, Server
+from export.verify import newest_version, replay_locally, replay_remotely
+
+TEXT = "To be, or not to be: that is the question.\n"
+PROMPTS = [b"To be", b"", b"question " * 9, "\u4f60".encode(), b"\xff\x00"]
+
+
+def make_bundle(folder, family):
+    keras.utils.set_random_seed(1)
+    shape = {"context_length": 16, "num_layers": 2, "initializer_range": 0.5}
+    if family == "gpt":
+        tokenizer = zoo.ByteTokenizer()
+        config = zoo.GPTConfig(vocabulary_size=257, hidden_dim=8, num_heads=2, **shape)
+    else:
+        tokenizer = zoo.CharacterTokenizer.train([TEXT])
+        config = zoo.LSTMConfig(vocabulary_size=tokenizer.vocabulary_size, hidden_dim=8, **shape)
+    return zoo.save(folder, zoo.build(config), tokenizer)
+
+
+@pytest.fixture(scope="module", params=["gpt", "lstm"])
+def exported(request, tmp_path_factory):
+    """A bundle, its exported version folder, and a server that serves it."""
+    folder = tmp_path_factory.mktemp(request.param)
+    bundle = make_bundle(folder / "run", request.param)
+    path = export_saved_model(bundle, folder / "served")
+    with (
+        Server([ServedModel("m", str(folder / "served"))], port=0, host="localhost") as server,
+        client.connect(f"localhost:{server.port}") as channel,
+    ):
+        yield bundle, path, f"localhost:{server.port}", channel
+
+
+def options(rows):
+    return {
+        "max_new_tokens": np.array([12, 5, 20, 0, 7][:rows], "int32"),
+        "temperature": np.array([0.0, 1.0, 0.8, 0.0, 1.3][:rows], "float32"),
+        "top_k": np.array([0, 0, 3, 0, 0][:rows], "int32"),
+        "top_p": np.array([1.0, 1.0, 1.0, 1.0, 0.7][:rows], "float32"),
+        "seed": np.array([0, 1, 2, 3, 4][:rows], "int32"),
+    }
+
+
+def assert_same(answer, expected):
+    assert set(answer) == set(expected)
+    for name, value in expected.items():
+        value = value.numpy()
+        if value.dtype.kind == "f":
+            np.testing.assert_allclose(answer[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+        else:
+            assert answer[name].tolist() == value.tolist(), name
+
+
+@pytest.mark.parametrize("signature", ["generate", "score", "next_token"])
+def test_keras_saved_model_and_server_agree(exported, signature):
+    bundle, path, _, channel = exported
+    inputs = {"text": np.array(PROMPTS, dtype=object)}
+    if signature == "generate":
+        inputs |= options(5)
+    expected = getattr(bundle.lm, signature)(**inputs)
+    reloaded = tf.saved_model.load(str(path)).signatures[signature]
+    local = reloaded(**{name: tf.constant(value) for name, value in inputs.items()})
+    assert_same({name: value.numpy() for name, value in local.items()}, expected)
+    assert_same(client.predict(channel, "m", inputs, signature=signature), expected)
+
+
+def test_default_signature_generates_greedily_from_text_alone(exported):
+    bundle, _, _, channel = exported
+    answer = client.predict(channel, "m", {"text": ["To be", "q"]})
+    assert_same(answer, bundle.lm.generate(["To be", "q"]))
+
+
+def test_a_row_does_not_depend_on_its_batch(exported):
+    _, _, _, channel = exported
+    inputs = {"text": np.array(PROMPTS, dtype=object), **options(5)}
+    together = client.predict(channel, "m", inputs)
+    for row in range(5):
+        one = {name: value[row : row + 1] for name, value in inputs.items()}
+        alone = client.predict(channel, "m", one)
+        assert alone["text"].tolist() == together["text"][row : row + 1].tolist()
+        np.testing.assert_allclose(
+            alone["log_probability"], together["log_probability"][row : row + 1], rtol=1e-4
+        )
+
+
+def test_seeds_over_the_wire(exported):
+    _, _, _, channel = exported
+
+    def sample(**inputs):
+        inputs = {"text": ["To be"] * 3, "temperature": np.float32([2.0]), **inputs}
+        return client.predict(channel, "m", inputs)["text"].tolist()
+
+    assert sample(seed=np.int32([5, 6, 5])) == sample(seed=np.int32([5, 6, 5]))
+    assert sample() != sample()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"max_new_tokens": np.int32([-1])}, "max_new_tokens must be at least 0"),
+        ({"temperature": np.float32([-1])}, "temperature must be finite and at least 0"),
+        ({"temperature": np.float32([np.nan])}, "temperature must be finite"),
+        ({"top_k": np.int32([-1])}, "top_k must be at least 0"),
+        ({"top_p": np.float32([0])}, "top_p must be above 0 and at most 1"),
+        ({"top_p": np.float32([1.01])}, "top_p must be above 0"),
+        ({"seed": np.int32([1, 2, 3])}, "seed must have one value, or one for each text"),
+    ],
+)
+def test_bad_options_are_invalid_argument_and_the_server_stays_up(exported, inputs, message):
+    _, _, _, channel = exported
+    with pytest.raises(grpc.RpcError) as error:
+        client.predict(channel, "m", {"text": ["a", "b"], **inputs})
+    assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert message in error.value.details()
+    assert client.predict(channel, "m", {"text": ["a"]})["text"].shape == (1,)
+
+
+def test_odd_requests_are_answered(exported):
+    bundle, _, _, channel = exported
+    for prompt in (b"", b"\0\0", b"\xff\xfe", b"x" * 100_000, "\U0001f600".encode()):
+        few = {"text": [prompt], "max_new_tokens": np.int32([3])}
+        answer = client.predict(channel, "m", few)
+        assert answer["text"][0] == prompt + answer["completion"][0]
+        assert client.predict(channel, "m", {"text": [prompt]}, signature="score")
+    nothing = client.predict(channel, "m", {"text": np.array([], dtype=object)})
+    assert nothing["text"].shape == (0,)
+    zero = client.predict(channel, "m", {"text": ["a"], "max_new_tokens": np.int32([0])})
+    assert zero["text"].tolist() == [b"a"]
+    off = client.predict(channel, "m", {"text": ["a"], "top_k": np.int32([0])})
+    assert_same(off, bundle.lm.generate(["a"]))
+
+
+def test_golden_pairs_hold_here_and_over_the_wire(exported):
+    _, path, address, _ = exported
+    assert replay_locally(path) == []
+    assert replay_remotely(path, address, "m") == []
+    pairs = read_golden_pairs(path / GOLDEN_FILE)
+    assert {pair.signature for pair in pairs} == {"generate", "score", "next_token"}
+    assert (path / WARMUP_FILE).stat().st_size > 0
+
+
+def test_a_wrong_answer_is_told(exported):
+    _, path, _, _ = exported
+    pair = read_golden_pairs(path / GOLDEN_FILE)[2]
+    assert differences(pair, pair.outputs) == []
+    wrong = {name: value.copy() for name, value in pair.outputs.items()}
+    wrong["text"][1] = b"no"
+    wrong["log_probability"] = wrong["log_probability"] * 1.001
+    lines = differences(pair, wrong)
+    assert any(re.search(r"generate\.text\[1\]: got b'no', golden b", line) for line in lines)
+    assert any("generate.log_probability" in line for line in lines)
+    del wrong["text"]
+    assert "generate.text: output missing" in differences(pair, wrong)
+
+
+def test_no_op_that_tensorflow_serving_refuses(exported):
+    """XLA is off there, Python is not there, and TF-Text is an older one."""
+    _, path, _, _ = exported
+    graph = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
+    graph = graph.meta_graphs[0].graph_def
+    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
+    assert len(nodes) > 100
+    refused = re.compile(r"Xla|Cudnn|PyFunc|MutableHashTable|RoundRobin|^TFText>")
+    assert not {node.op for node in nodes if refused.search(node.op)}
+    assert not [node.name for node in nodes if node.attr["_XlaMustCompile"].b]
+    for signature in ("generate", "score", "next_token"):
+        for _, value in _signatures(path)[signature].outputs.items():
+            assert value.tensor_shape.dim[0].size == -1  # B, never a scalar
+
+
+def _signatures(path):
+    model = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
+    return model.meta_graphs[0].signature_def
+
+
+def test_versions(exported, tmp_path, monkeypatch):
+    bundle, path, _, _ = exported
+    with pytest.raises(ExportError, match=r"served/1 exists.*leave it out for 2"):
+        export_saved_model(bundle, path.parent, version=1)
+    with pytest.raises(ExportError, match="at least 0"):
+        export_saved_model(bundle, tmp_path / "m", version=-1)
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(ExportError, match="cannot write"):
+        export_saved_model(bundle, blocked / "m")
+
+    def full_disk(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tf.saved_model, "save", full_disk)
+    with pytest.raises(ExportError, match="No space left on device"):
+        export_saved_model(bundle, tmp_path / "m")
+    assert list((tmp_path / "m").iterdir()) == []
+
+
+def test_an_export_that_answers_otherwise_is_not_written(exported, tmp_path, monkeypatch):
+    bundle, _, _, _ = exported
+    monkeypatch.setattr("export.saved_model.replay_locally", lambda _: ["generate.text[0]: wrong"])
+    with pytest.raises(ExportError, match="does not answer as the Keras model"):
+        export_saved_model(bundle, tmp_path / "m")
+    assert list((tmp_path / "m").iterdir()) == []
+
+
+def test_newest_version(tmp_path):
+    for name in ("1", "10", "9", ".partial-11-x", "notes"):
+        (tmp_path / name).mkdir()
+    assert newest_version(tmp_path) == tmp_path / "10"
+    with pytest.raises(ValueError, match="no model version in it"):
+        newest_version(tmp_path / "nothing")
+
+
+def test_a_new_version_is_picked_up_without_a_failed_request(tmp_path):
+    """An LSTM is served; a GPT takes its place while clients keep asking."""
+    served = tmp_path / "served"
+    export_saved_model(make_bundle(tmp_path / "lstm", "lstm"), served)
+    second = make_bundle(tmp_path / "gpt", "gpt")
+    staged = export_saved_model(second, tmp_path / "staged")
+    failures, stop = [], threading.Event()
+    model = ServedModel("m", str(served))
+    with Server([model], port=0, host="localhost", poll_wait_seconds=0.05) as server:
+
+        def ask():
+            with client.connect(f"localhost:{server.port}") as channel:
+                while not stop.is_set():
+                    try:
+                        client.predict(
+                            channel, "m", {"text": ["be"], "max_new_tokens": np.int32([3])}
+                        )
+                    except grpc.RpcError as error:
+                        failures.append(error)
+
+        threads = [threading.Thread(target=ask) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        shutil.copytree(staged, served / "copying")
+        Path(served / "copying").rename(served / "2")
+        with client.connect(f"localhost:{server.port}") as channel:
+            expected = second.lm.generate(["To be"])["text"].numpy().tolist()
+            for _ in range(600):
+                answer = client.predict(channel, "m", {"text": ["To be"]})["text"].tolist()
+                if answer == expected:
+                    break
+                stop.wait(0.1)
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert answer == expected
+    assert failures == []

@@ -1,0 +1,247 @@
+"""Strings in, strings out: options, limits, odd inputs, and the bundle that keeps it all."""
+
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import zoo
+from zoo.bundle import CONFIG_FILE, WEIGHTS_FILE
+from zoo.request_options import MAX_NEW_TOKENS, complete_options, options_by_row
+
+pytestmark = pytest.mark.tensorflow_only
+
+TEXT = "hello world, this is a small text"
+
+
+def make_bundle(folder, family="gpt"):
+    keras.utils.set_random_seed(0)
+    tokenizer = zoo.CharacterTokenizer.train([TEXT])
+    config = {
+        "gpt": zoo.GPTConfig(
+            vocabulary_size=tokenizer.vocabulary_size,
+            context_length=8,
+            num_layers=1,
+            num_heads=2,
+            hidden_dim=8,
+            initializer_range=0.5,
+        ),
+        "lstm": zoo.LSTMConfig(
+            vocabulary_size=tokenizer.vocabulary_size, context_length=8, hidden_dim=8
+        ),
+    }[family]
+    return zoo.save(folder, zoo.build(config), tokenizer)
+
+
+@pytest.fixture(scope="module", params=["gpt", "lstm"])
+def lm(request, tmp_path_factory):
+    return make_bundle(tmp_path_factory.mktemp("bundle"), request.param).lm
+
+
+def test_text_is_the_prompt_byte_for_byte_and_the_completion(lm):
+    prompts = [b"hello", b"", "\u4f60\u597d".encode(), b"\xff\x00\xfe", b"hello " * 100]
+    outputs = lm.generate(prompts, max_new_tokens=5)
+    for prompt, text, completion, count in zip(
+        prompts,
+        outputs["text"].numpy(),
+        outputs["completion"].numpy(),
+        outputs["token_count"].numpy(),
+    ):
+        assert text == prompt + completion
+        assert len(completion.decode()) == count <= 5
+        assert "\ufffd" not in completion.decode()
+        assert b"<|" not in completion
+
+
+def test_a_long_prompt_keeps_its_last_tokens(lm):
+    texts = ["x" * 100 + "hello wo", "hello wo"]
+    long, tail = lm.generate(texts, max_new_tokens=12)["completion"].numpy()
+    assert long == tail
+
+
+def test_sampling_is_reproducible_with_a_seed_and_fresh_without(lm):
+    options = {"temperature": 1.5, "max_new_tokens": 30}
+    texts = ["hello"] * 3
+
+    def sample(**seed):
+        return lm.generate(texts, **options, **seed)["text"].numpy().tolist()
+
+    assert sample(seed=[1, 2, 1]) == sample(seed=[1, 2, 1])
+    first, second, third = sample(seed=[1, 2, 1])
+    assert first == third
+    assert first != second
+    assert sample() != sample()
+    assert len(set(sample())) == 3
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("max_new_tokens", -1),
+        ("temperature", -0.5),
+        ("temperature", float("nan")),
+        ("temperature", float("inf")),
+        ("top_k", -3),
+        ("top_p", 0.0),
+        ("top_p", 1.5),
+        ("top_p", float("nan")),
+    ],
+)
+def test_a_value_out_of_range_names_its_option(lm, option, value):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"{option} must be"):
+        lm.generate(["a", "b"], **{option: [value, value]})
+
+
+def test_wrong_number_of_values_and_unknown_options(lm):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="seed must have one value, or one"):
+        lm.generate(["a", "b"], seed=[1, 2, 3])
+    with pytest.raises(TypeError, match="unknown option top_q; known: max_new_tokens"):
+        lm.generate(["a"], top_q=1)
+
+
+def test_max_new_tokens_zero_and_huge(lm):
+    outputs = lm.generate(["hello"], max_new_tokens=0)
+    assert outputs["text"].numpy() == [b"hello"]
+    assert outputs["token_count"].numpy() == [0]
+    assert outputs["log_probability"].numpy() == [0.0]
+    one = tf.constant(1)
+    options = options_by_row(complete_options({"max_new_tokens": [2**31 - 1]}), one, one)
+    assert options["max_new_tokens"].numpy() == [MAX_NEW_TOKENS]
+
+
+def test_no_text_gives_no_answer(lm):
+    empty = tf.zeros([0], tf.string)
+    assert {name: value.shape[0] for name, value in lm.generate(empty).items()} == {
+        "text": 0,
+        "completion": 0,
+        "token_count": 0,
+        "log_probability": 0,
+    }
+    assert lm.generate(empty, seed=np.zeros([0], "int32"))["text"].shape == (0,)
+    assert lm.score(empty)["perplexity"].shape == (0,)
+    assert lm.next_token(empty)["tokens"].shape == (0, 10)
+
+
+# The fixture is shared on purpose: every example asks the same model.
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.binary(max_size=30), min_size=1, max_size=4))
+def test_any_bytes_are_answered_alike_alone_and_together(lm, texts):
+    together = lm.generate(texts, max_new_tokens=6)["text"].numpy().tolist()
+    scores = lm.score(texts)
+    for row, text in enumerate(texts):
+        assert together[row].startswith(text)
+        assert lm.generate([text], max_new_tokens=6)["text"].numpy()[0] == together[row]
+        alone = lm.score([text])["log_likelihood"].numpy()[0]
+        np.testing.assert_allclose(alone, scores["log_likelihood"].numpy()[row], rtol=1e-4)
+
+
+def test_score_is_a_sum_over_tokens(lm):
+    outputs = lm.score(["hello", ""])
+    assert outputs["token_count"].numpy().tolist() == [5, 0]
+    assert outputs["log_likelihood"].numpy()[1] == 0
+    assert outputs["perplexity"].numpy()[1] == 1
+    mean = outputs["log_likelihood"].numpy()[0] / 5
+    assert outputs["perplexity"].numpy()[0] == pytest.approx(np.exp(-mean), rel=1e-5)
+    # the probability of the last letter is what next_token says of the rest
+    candidates = lm.next_token(["hell"])
+    tokens = candidates["tokens"].numpy()[0].tolist()
+    probabilities = candidates["probabilities"].numpy()[0]
+    assert (np.diff(probabilities) <= 0).all()
+    last = outputs["log_likelihood"].numpy()[0] - lm.score(["hell"])["log_likelihood"].numpy()[0]
+    if b"o" in tokens:
+        assert probabilities[tokens.index(b"o")] == pytest.approx(np.exp(last), rel=1e-4)
+
+
+def test_bundle_round_trip(tmp_path):
+    bundle = make_bundle(tmp_path)
+    loaded = zoo.load(tmp_path)
+    assert loaded.config == bundle.config
+    for weight, other in zip(loaded.model.weights, bundle.model.weights):
+        np.testing.assert_array_equal(weight.numpy(), other.numpy())
+
+
+def test_a_compiled_models_bundle_has_no_optimizer(tmp_path):
+    plain = make_bundle(tmp_path / "plain")
+    model = plain.model
+    ids = np.ones((2, 4), "int32")
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(ids, ids, verbose=0)
+    zoo.save(tmp_path / "fitted", model, plain.tokenizer)
+    sizes = [(tmp_path / name / WEIGHTS_FILE).stat().st_size for name in ("plain", "fitted")]
+    assert sizes[0] == sizes[1]
+
+
+def edit_config(folder, **values):
+    path = folder / CONFIG_FILE
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def swap_tokenizer(folder):
+    zoo.CharacterTokenizer.train(["other letters"]).save(folder / "tokenizer")
+
+
+def cut_weights(folder):
+    path = folder / WEIGHTS_FILE
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+DAMAGE = {
+    "no folder": (shutil.rmtree, "no such folder"),
+    "no config": (lambda folder: (folder / CONFIG_FILE).unlink(), "config.json: no such file"),
+    "half a config": (
+        lambda folder: (folder / CONFIG_FILE).write_text('{"format'),
+        "not valid JSON",
+    ),
+    "not an object": (lambda folder: (folder / CONFIG_FILE).write_text("[]"), "format_version is"),
+    "newer format": (lambda folder: edit_config(folder, format_version=99), "is 99, this release"),
+    "unknown key": (lambda folder: edit_config(folder, extra=1), "unknown key 'extra'"),
+    "unknown family": (lambda folder: edit_config(folder, family="cnn"), "unknown family 'cnn'"),
+    "bad model": (lambda folder: edit_config(folder, model={}), "missing key 'vocabulary_size'"),
+    "other tokenizer": (swap_tokenizer, "not the tokenizer that the weights were trained with"),
+    "no tokenizer": (lambda folder: shutil.rmtree(folder / "tokenizer"), "tokenizer.json"),
+    "cut weights": (cut_weights, "checksum differs"),
+    "no weights": (lambda folder: (folder / WEIGHTS_FILE).unlink(), "no such file"),
+}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    make_bundle(folder)
+    return folder
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_bundle_says_what_is_wrong(saved, tmp_path, damage):
+    folder = tmp_path / "bundle"
+    shutil.copytree(saved, folder)
+    hurt, message = DAMAGE[damage]
+    hurt(folder)
+    with pytest.raises(zoo.BundleError, match=message) as error:
+        zoo.load(folder)
+    assert str(folder) in str(error.value)
+
+
+def test_a_failed_write_leaves_the_old_bundle(tmp_path, monkeypatch):
+    bundle = make_bundle(tmp_path)
+
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("zoo.bundle.save_weights", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        zoo.save(tmp_path, bundle.model, bundle.tokenizer)
+    assert zoo.load(tmp_path).config == bundle.config
+    assert not list(tmp_path.glob(".partial-*"))
+
+
+def test_a_tokenizer_with_too_many_ids_is_refused(tmp_path):
+    bundle = make_bundle(tmp_path / "small")
+    with pytest.raises(ValueError, match="the tokenizer has 257 ids but the model only"):
+        zoo.save(tmp_path / "other", bundle.model, zoo.ByteTokenizer())
+    assert not (tmp_path / "other").exists()
