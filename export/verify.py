@@ -52,12 +52,15 @@ def replay_locally(version_folder: Path) -> list[str]:
     pairs = read_golden_pairs(version_folder / GOLDEN_FILE)
     servable = Servable("verify", 0, str(version_folder))
     try:
-        return replay(pairs, lambda signature, inputs: _ask_servable(servable, signature, inputs))
+        return replay(pairs, lambda signature, inputs: ask_servable(servable, signature, inputs))
     finally:
         servable.close()
 
 
-def _ask_servable(servable: Servable, signature: str, inputs: dict[str, np.ndarray]):
+def ask_servable(
+    servable: Servable, signature: str, inputs: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Runs one signature in this process, with the SignatureDef's defaults for absent inputs."""
     definition = servable.signatures[signature]
     feeds = {info.name: inputs.get(name) for name, info in definition.inputs.items()}
     for name, default in definition.defaults.items():

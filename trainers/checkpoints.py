@@ -118,9 +118,10 @@ class Checkpoints:
         if not path.is_file():
             return None
         try:
-            progress = from_dict(
-                Progress, json.loads(path.read_text(encoding="utf-8")), where=str(path)
-            )
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(values, dict):
+                raise ValueError("not a JSON object")
+            progress = from_dict(Progress, values)
         except ValueError as error:
             raise ValueError(f"{path}: damaged ({error}); start in another --workdir") from None
         checkpoint = self.path(progress.step)

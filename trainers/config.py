@@ -241,6 +241,7 @@ def read_config(workdir: Path) -> TrainConfig | None:
         raise ConfigError(
             f"{path}: not valid JSON ({error}); restore it or take another --workdir"
         ) from None
+    _require(isinstance(values, dict), f"{path} must hold a JSON object", values)
     return from_dict(TrainConfig, values, where=str(path))
 
 

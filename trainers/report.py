@@ -7,9 +7,12 @@ import json
 import os
 import platform
 import re
+import shlex
 from pathlib import Path
 
+import keras
 import matplotlib
+import matplotlib.ticker
 
 from trainers.checkpoints import Progress
 from trainers.config import TrainConfig
@@ -51,7 +54,7 @@ def write_report(
         _table(records),
         *_samples(bundle, config),
         "## Go on",
-        f"```\npython -m export --workdir={bundle.folder} --out=served/{bundle.folder.name}\n```",
+        f"```\n{_export_command(bundle.folder)}\n```",
         "## Config",
         f"```json\n{json.dumps(to_dict(config), indent=2, ensure_ascii=False)}\n```",
     ]
@@ -61,22 +64,33 @@ def write_report(
     return path
 
 
+def _export_command(folder: Path) -> str:
+    name = folder.resolve().name
+    return shlex.join(["python", "-m", "export", f"--workdir={folder}", f"--out=served/{name}"])
+
+
 def draw_losses(records: list[dict[str, float]], path: Path) -> None:
     """A picture of training and validation loss over steps."""
     from matplotlib import pyplot
 
     steps = [record["step"] for record in records]
     figure, axes = pyplot.subplots(figsize=(7, 4), constrained_layout=True)
-    axes.plot(steps, [record["loss"] for record in records], "o-", label="training", ms=3)
-    axes.plot(steps, [record["val_loss"] for record in records], "o-", label="validation", ms=3)
-    best = min(records, key=lambda record: record["val_loss"])
-    axes.annotate(
-        f"{best['val_loss']:.4f}",
-        (best["step"], best["val_loss"]),
-        textcoords="offset points",
-        xytext=(0, 8),
-        ha="center",
+    axes.plot(
+        steps,
+        [record["loss"] for record in records],
+        "o-",
+        label="training, mean of the steps since the point before",
+        ms=3,
     )
+    best = min(records, key=lambda record: record["val_loss"])
+    axes.plot(
+        steps,
+        [record["val_loss"] for record in records],
+        "o-",
+        label=f"validation, best {best['val_loss']:.4f} at step {best['step']}",
+        ms=3,
+    )
+    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     axes.set_xlabel("step")
     axes.set_ylabel("loss (nats a token)")
     axes.grid(alpha=0.3)
@@ -100,10 +114,15 @@ def _summary(bundle, config, progress, corpus, final) -> str:
         ),
         "time": f"{progress.seconds:.0f} s wall, {progress.cpu_seconds:.0f} CPU-seconds",
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python "
-        f"{platform.python_version()}, TensorFlow {importlib.metadata.version('tensorflow')}, "
-        f"Keras {importlib.metadata.version('keras')}",
+        f"{platform.python_version()}, Keras {keras.__version__} on {_backend()}",
     }
     return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {text} |" for name, text in rows.items())
+
+
+def _backend() -> str:
+    name = keras.backend.backend()
+    devices = ", ".join(keras.distribution.list_devices())
+    return f"{name} {importlib.metadata.version(name)} ({devices})"
 
 
 def trained_tokens(config: TrainConfig, bundle: Bundle) -> int:
@@ -113,22 +132,27 @@ def trained_tokens(config: TrainConfig, bundle: Bundle) -> int:
 
 def _table(records: list[dict[str, float]]) -> str:
     columns = {
-        "step": "{:d}",
-        "loss": "{:.4f}",
-        "val_loss": "{:.4f}",
-        "val_perplexity": "{:.3f}",
-        "val_bits_per_character": "{:.4f}",
-        "val_accuracy": "{:.4f}",
-        "tokens_per_second": "{:,.0f}",
+        "step": ("step", "{:d}"),
+        "training loss": ("loss", "{:.4f}"),
+        "validation loss": ("val_loss", "{:.4f}"),
+        "perplexity": ("val_perplexity", "{:.3f}"),
+        "bits a character": ("val_bits_per_character", "{:.4f}"),
+        "accuracy": ("val_accuracy", "{:.4f}"),
+        "learning rate": ("learning_rate", "{:.2e}"),
+        "tokens a second": ("tokens_per_second", "{:,.0f}"),
     }
     lines = [
         "| " + " | ".join(columns) + " |",
-        "|" + "---|" * len(columns),
+        "|" + "---:|" * len(columns),
     ]
     for record in records:
-        cells = (form.format(record[name]) for name, form in columns.items())
+        cells = (form.format(record[key]) for key, form in columns.values())
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return "\n".join(lines) + (
+        "\n\nTraining loss is the mean of the steps since the line before; perplexity, bits and "
+        "accuracy are of the validation split. Tokens a second count trained tokens over all time, "
+        "evaluation and (in the first line) compilation included."
+    )
 
 
 def _samples(bundle: Bundle, config: TrainConfig) -> list[str]:
@@ -146,5 +170,6 @@ def _samples(bundle: Bundle, config: TrainConfig) -> list[str]:
         # Longer than any run of backticks in the text, so that none can end the block.
         longest = max(map(len, re.findall("`+", text)), default=0)
         fence = "`" * max(3, longest + 1)
-        sections.append(f"Prompt {prompt!r}:\n\n{fence}text\n{text}\n{fence}")
+        title = f"Prompt {prompt!r}:" if prompt else "No prompt:"
+        sections.append(f"{title}\n\n{fence}text\n{text}\n{fence}")
     return sections

@@ -83,6 +83,8 @@ class GPTConfig:
         )
         _require_positive(self, "intermediate_dim", "num_kv_heads", optional=True)
         _require_fraction(self, "dropout")
+        if self.context_length < 2:
+            raise ConfigError(f"context_length must be at least 2. Received: {self.context_length}")
         if self.hidden_dim % self.num_heads:
             raise ConfigError(
                 "hidden_dim must be a multiple of num_heads. "

@@ -34,6 +34,12 @@ class Generated(NamedTuple):
     log_probability: object  # (B,) float32, sum of log p(token), the end token's included
 
 
+# A cache of dynamic size starts with room for the prompt and this many tokens, and grows by as
+# many: writing a token copies the cache (TensorFlow's scatter is not in place), so that a token's
+# cost would otherwise grow with what the request might still become.
+_CACHE_BLOCK = 128
+
+
 class _State(NamedTuple):
     step: object  # () int32, tokens chosen so far
     tokens: object  # (B, W + N) prompt and new tokens
@@ -42,6 +48,7 @@ class _State(NamedTuple):
     position: object  # (B,) tokens that the cache holds
     finished: object  # (B,) bool
     log_probability: object  # (B,)
+    room: object  # () int32, slots of the cache
     cache: object
 
 
@@ -99,6 +106,9 @@ def generate(
     capacity = window + max_steps
     if model.cache_is_bounded:
         capacity = _minimum(capacity, model.context_length)
+    # Static shapes (JAX, or a graph traced for one shape) cannot grow: all room at once.
+    grows_later = model.cache_is_bounded and not isinstance(capacity, int)
+    room = ops.minimum(window + _CACHE_BLOCK, capacity) if grows_later else capacity
     columns = ops.arange(window + max_steps, dtype="int32")  # (W + N,)
     ban = np.zeros((model.vocabulary_size,), "float32")
     ban[list(banned_ids)] = -1e9
@@ -135,42 +145,55 @@ def generate(
             log_probability=log_probability,
         )
 
-    def slide(cache, position, tokens, total):
+    def slide(state: _State) -> _State:
         """Reads the last half context again, for the rows whose cache is full."""
-        full = position >= model.context_length
+        full = state.position >= model.context_length
         kept = model.context_length // 2
         # The newest token (at total - 1) is read by the step that follows.
-        recent, _ = last_tokens(tokens, total - 1, kept)
-        empty = model.initial_cache(batch_size, capacity)
-        _, fresh = model.decode(recent, empty, ops.zeros_like(position))
+        recent, _ = last_tokens(state.tokens, state.total - 1, kept)
+        empty = model.initial_cache(batch_size, state.room)
+        _, fresh = model.decode(recent, empty, ops.zeros_like(state.position))
 
         def select(new, old):
             return ops.where(ops.reshape(full, (-1,) + (1,) * (len(new.shape) - 1)), new, old)
 
-        return (
-            keras.tree.map_structure(select, fresh, cache),
-            ops.where(full, kept, position),
+        return state._replace(
+            cache=keras.tree.map_structure(select, fresh, state.cache),
+            position=ops.where(full, kept, state.position),
         )
 
+    def grow(state: _State) -> _State:
+        """Gives the cache more slots."""
+        more = ops.minimum(_CACHE_BLOCK, capacity - state.room)
+        return state._replace(cache=model.extend_cache(state.cache, more), room=state.room + more)
+
+    def make_room(state: _State) -> _State:
+        """Now and then: so that every row can write its next token."""
+        state = _when(ops.any(state.position >= model.context_length), slide, state)
+        if grows_later:
+            state = _when(ops.any(state.position >= state.room), grow, state)
+        return state
+
     def advance(*state):
+        """For every token: read the newest one, choose the next."""
         state = _State(*state)
-        cache, position = state.cache, state.position
-        if model.cache_is_bounded and model.context_length > 1:
-            cache, position = ops.cond(
-                ops.any(position >= model.context_length),
-                lambda: slide(cache, position, state.tokens, state.total),
-                lambda: (cache, position),
-            )
-        logits, cache = model.decode(state.last[:, None], cache, position)
+        logits, cache = model.decode(state.last[:, None], state.cache, state.position)
         # A finished row writes over its own start: it must not run past the cache.
-        position = ops.where(state.finished, 0, position + 1)
+        position = ops.where(state.finished, 0, state.position + 1)
         return tuple(choose(logits, state._replace(cache=cache, position=position)))
 
     def unfinished(*state):
         return ops.logical_not(ops.all(_State(*state).finished))
 
+    def can_advance(*state):
+        has_room = ops.all(_State(*state).position < _State(*state).room)
+        return ops.logical_and(unfinished(*state), has_room)
+
+    def advance_until_full(*state):
+        return ops.while_loop(can_advance, advance, tuple(make_room(_State(*state))))
+
     zeros = ops.zeros_like(lengths)
-    cache = model.initial_cache(batch_size, capacity)
+    cache = model.initial_cache(batch_size, room)
     logits, cache = model.decode(prompt, cache, zeros, lengths)
     padded = ops.pad(prompt, [[0, 0], [0, max_steps]])
     state = _State(
@@ -181,9 +204,16 @@ def generate(
         position=lengths,
         finished=options.max_new_tokens <= 0,
         log_probability=ops.zeros_like(options.temperature),
+        room=ops.cast(room, "int32"),
         cache=cache,
     )
-    state = _State(*ops.while_loop(unfinished, advance, tuple(choose(logits, state))))
+    state = tuple(choose(logits, state))
+    if model.cache_is_bounded:
+        # Two loops, so that the inner one, which runs for every token, has no branches.
+        state = ops.while_loop(unfinished, advance_until_full, state)
+    else:
+        state = ops.while_loop(unfinished, advance, state)
+    state = _State(*state)
     places = lengths[:, None] + ops.arange(max_steps, dtype="int32")  # (B, N)
     new_tokens = ops.take_along_axis(state.tokens, places, axis=1)
     new_lengths = state.total - lengths
@@ -203,6 +233,11 @@ def greedy_options(batch_size: int, max_new_tokens: int) -> SamplingOptions:
         top_p=ops.ones((batch_size,), "float32"),
         seed=ops.zeros((batch_size,), "int32"),
     )
+
+
+def _when(condition, change, state: _State) -> _State:
+    """`change(state)` where the scalar `condition` holds, else `state`."""
+    return _State(*ops.cond(condition, lambda: tuple(change(state)), lambda: tuple(state)))
 
 
 def _minimum(a, b):

@@ -71,6 +71,11 @@ class GPTBackbone(keras.Model):
             for _ in self.blocks
         )
 
+    def extend_cache(self, cache, extra):
+        """The same cache with `extra` more empty slots at the end."""
+        padding = [[0, 0], [0, 0], [0, extra], [0, 0]]
+        return keras.tree.map_structure(lambda slots: ops.pad(slots, padding), cache)
+
     def decode(self, token_ids, cache, position, lengths=None):
         """Hidden states of T new tokens that follow what the cache holds.
 

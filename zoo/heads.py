@@ -14,7 +14,8 @@ class CausalLM(keras.Model):
     `keras.losses.SparseCategoricalCrossentropy(from_logits=True)` on ids shifted by one.
 
     The cache protocol, the same for every causal family, is all that `zoo.generation` and
-    `zoo.scoring` use: `initial_cache`, `decode`, `context_length`, `cache_is_bounded`.
+    `zoo.scoring` use: `initial_cache`, `extend_cache`, `decode`, `context_length`,
+    `cache_is_bounded`.
 
     Args:
         backbone: GPTBackbone or LSTMBackbone.
@@ -54,6 +55,10 @@ class CausalLM(keras.Model):
     def initial_cache(self, batch_size, length):
         """A cache that has read nothing and has room for `length` tokens a row."""
         return self.backbone.initial_cache(batch_size, length)
+
+    def extend_cache(self, cache, extra):
+        """The same cache with room for `extra` more tokens a row."""
+        return self.backbone.extend_cache(cache, extra)
 
     def decode(self, token_ids, cache, position, lengths=None):
         """Reads new tokens and predicts the one after them.

@@ -93,6 +93,11 @@ class LSTMBackbone(keras.Model):
             for _ in self.recurrent_layers
         )
 
+    def extend_cache(self, cache, extra):
+        """The state itself: it has room for any number of tokens."""
+        del extra
+        return cache
+
     def decode(self, token_ids, cache, position, lengths=None):
         """Hidden states of T new tokens that follow what the state has read.
 

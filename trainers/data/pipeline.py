@@ -45,7 +45,7 @@ def training_windows(
     """
     stream = tf.constant(ids, tf.int32)
     count = max((len(ids) - length) // length, 1)  # fits at every offset
-    spare = min(length, len(ids) - count * length)  # offsets 0 .. spare - 1 leave room
+    spare = len(ids) - count * length  # offsets 0 .. spare - 1 leave room, the last to the end
 
     def batch(step):
         example = step * batch_size + tf.range(batch_size, dtype=tf.int64)

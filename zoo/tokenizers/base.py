@@ -114,14 +114,14 @@ class Tokenizer(abc.ABC):
         )
 
     def tokens(self, ids: Any) -> tf.Tensor | tf.RaggedTensor:
-        """The printable form of every single id: a string tensor of the same shape as `ids`.
+        """The text of every single id, special ids by name: same shape as `ids`.
 
-        A character that does not print is escaped as in Python (newline is `\\n`), special ids
-        appear by name, and ids outside [0, vocabulary_size) as "<|unknown|>".
+        A prompt and a token that is not special, put together, are the prompt's continuation by
+        that token. Ids outside [0, vocabulary_size) are "<|unknown|>".
 
         Raises TypeError if `ids` are not integers.
 
-        Example: `ByteTokenizer().tokens([104, 10, 256])` is `[b"h", b"\\\\n", b"<|end|>"]`.
+        Example: `ByteTokenizer().tokens([104, 10, 256])` is `[b"h", b"\\n", b"<|end|>"]`.
         """
         ids = _integers(ids)
         if isinstance(ids, tf.RaggedTensor):
@@ -156,12 +156,10 @@ class Tokenizer(abc.ABC):
 
     @functools.cached_property
     def _token_table(self) -> np.ndarray:
-        names = {index: name for name, index in self.special_tokens.items()}
-        printable = [
-            names[index].encode() if index in names else _printable(piece)
-            for index, piece in enumerate(self.pieces())
-        ]
-        return np.array([*printable, UNKNOWN.encode()], dtype=object)
+        pieces = self.pieces()
+        for name, index in self.special_tokens.items():
+            pieces[index] = name.encode()
+        return np.array([*pieces, UNKNOWN.encode()], dtype=object)
 
 
 def check_kind(tokenizer: type[Tokenizer], config: dict[str, Any]) -> None:
@@ -214,14 +212,3 @@ def _lookup(table: np.ndarray, ids: tf.Tensor) -> tf.Tensor:
     outside = len(table) - 1
     ids = tf.where((ids >= 0) & (ids < outside), ids, outside)
     return tf.gather(tf.constant(table, tf.string), ids)
-
-
-def _printable(piece: bytes) -> bytes:
-    try:
-        text = piece.decode("utf-8")
-    except UnicodeDecodeError:
-        return "".join(f"\\x{byte:02x}" for byte in piece).encode()
-    escaped = (
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )
-    return "".join(escaped).encode()

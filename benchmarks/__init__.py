@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m benchmarks [NAME ...]` prints a table each. No time is ever asserted."""

@@ -1,0 +1,30 @@
+"""python -m benchmarks [NAME ...]: runs benchmarks in processes of their own; all by default."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+BENCHMARKS = {"decode_capacity": "ms a token against the model's context length"}
+
+
+def main(names: list[str]) -> None:
+    """Runs the named benchmarks, each in a fresh process: thread settings cannot be undone."""
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        known = "\n".join(f"  {name}: {purpose}" for name, purpose in BENCHMARKS.items())
+        sys.exit(f"unknown benchmark {', '.join(unknown)}; known:\n{known}")
+    for name in names or BENCHMARKS:
+        print(f"\n## {name}: {BENCHMARKS[name]}\n", flush=True)
+        code = "import sys; from benchmarks.__main__ import run; run(sys.argv[1])"
+        subprocess.run([sys.executable, "-c", code, name], check=True)
+
+
+def run(name: str) -> None:
+    """Runs one benchmark in this process."""
+    importlib.import_module(f"benchmarks.{name}").main()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,204 @@
+"""Checkpoints: everything comes back, and no failure spoils the one before."""
+
+import dataclasses
+import errno
+import json
+import resource
+
+import keras
+import numpy as np
+import pytest
+
+from trainers import checkpoints as checkpoints_module
+from trainers.checkpoints import Checkpoints, Progress, read_variables, write_variables
+from trainers.config import OptimizerConfig
+from trainers.metrics import MetricsLog
+from trainers.optimizers import make_optimizer
+from trainers.tasks import CarriedState
+from zoo.configs import GPTConfig, LSTMConfig
+from zoo.presets import build
+
+
+def compiled_model(family="gpt", optimizer="adamw"):
+    """With dropout, ready for its first step."""
+    if family == "gpt":
+        model = build(GPTConfig(5, 4, num_layers=1, num_heads=2, hidden_dim=8, dropout=0.5))
+    else:
+        model = CarriedState(build(LSTMConfig(5, 4, num_layers=1, hidden_dim=8, dropout=0.5)), 2)
+    model.compile(
+        make_optimizer(OptimizerConfig(name=optimizer), 10),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=False,
+    )
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def step(model):
+    ids = np.array([[1, 2, 3, 4], [4, 3, 2, 1]], "int32")
+    return float(model.train_on_batch(ids, ids))
+
+
+@pytest.mark.parametrize(("family", "optimizer"), [("gpt", "muon"), ("lstm", "adamw")])
+def test_the_next_step_is_the_same(tmp_path, family, optimizer):
+    """Weights, optimizer, carried state and the seeds of dropout: the loss depends on them all."""
+    model = compiled_model(family, optimizer)
+    step(model)
+    step(model)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(model, Progress(step=2))
+    expected = [step(model) for _ in range(3)]
+    other = compiled_model(family, optimizer)
+    assert step(other) != expected[0]
+    checkpoints.restore(other, 2)
+    assert [step(other) for _ in range(3)] == expected
+    assert int(other.optimizer.iterations) == 5
+    for variable, restored in zip(model.variables, other.variables):
+        np.testing.assert_array_equal(variable.numpy(), restored.numpy())
+
+
+def test_a_fresh_model_restores_too(tmp_path):
+    model = compiled_model()
+    step(model)
+    Checkpoints(tmp_path).save(model, Progress(step=2))
+    fresh = keras.models.clone_model(model)
+    fresh.compile(make_optimizer(OptimizerConfig(), 10), "mse")
+    Checkpoints(tmp_path).restore(fresh, 2)
+    for one, two in zip(model.optimizer.variables, fresh.optimizer.variables):
+        np.testing.assert_array_equal(one.numpy(), two.numpy())
+
+
+def test_bfloat16_comes_back(tmp_path):
+    values = np.array([1.5, -2.0, 3e38])
+    variable = keras.Variable(values, dtype="bfloat16")
+    expected = np.array(variable.numpy(), "float32")
+    write_variables(tmp_path / "v.npz", [variable])
+    variable.assign(np.zeros(3))
+    read_variables(tmp_path / "v.npz", [variable])
+    np.testing.assert_array_equal(np.array(variable.numpy(), "float32"), expected)
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+    model = compiled_model()
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    assert checkpoints.latest() is None
+    for number in (1, 2, 3, 4):
+        if number in (1, 3):
+            checkpoints.save_best(model, number)
+        best = 1 if number < 3 else 3
+        progress = checkpoints.save(model, Progress(step=number, best_step=best, best_loss=0.5))
+    assert checkpoints.latest() == progress == Progress(4, 3, 0.5, sha256=progress.sha256)
+    names = sorted(path.name for path in checkpoints.folder.iterdir())
+    assert names == ["best-00000003.npz", "latest.json", "step-00000003.npz", "step-00000004.npz"]
+
+
+def test_the_best_before_stays_until_the_checkpoint_is_whole(tmp_path):
+    """A process killed between the two goes on from a step whose best weights are still there."""
+    model = compiled_model()
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save_best(model, 1)
+    checkpoints.save(model, Progress(step=1, best_step=1))
+    best = [weight.copy() for weight in model.get_weights()]
+    model.set_weights([weight + 1 for weight in best])
+    checkpoints.save_best(model, 2)
+    checkpoints.restore_best(model, checkpoints.latest().best_step)
+    for weight, expected in zip(model.get_weights(), best):
+        np.testing.assert_array_equal(weight, expected)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(compiled_model(), Progress(step=7))
+    path = checkpoints.path(7)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"step-00000007\.npz: missing or damaged, its checksum"):
+        checkpoints.latest()
+    path.unlink()
+    with pytest.raises(ValueError, match=r"step-00000007\.npz: missing or damaged"):
+        checkpoints.latest()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", '{"step": "x"}', '{"stop": 3}'])
+def test_a_damaged_latest_json_is_named(tmp_path, content):
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    (folder / "latest.json").write_text(content)
+    with pytest.raises(ValueError, match=r"latest\.json: damaged"):
+        Checkpoints(tmp_path).latest()
+
+
+@pytest.mark.parametrize("content", [b"", b"half a file", None])
+def test_weights_that_cannot_be_read_are_named(tmp_path, content):
+    checkpoints = Checkpoints(tmp_path)
+    model = compiled_model()
+    if content is None:  # another model's
+        checkpoints.save_best(compiled_model("lstm"), 3)
+    else:
+        checkpoints.folder.mkdir()
+        checkpoints.best(3).write_bytes(content)
+    with pytest.raises(ValueError, match=r"best-00000003\.npz: cannot be restored"):
+        checkpoints.restore_best(model, 3)
+
+
+def full_disk(monkeypatch):
+    def write(path, variables):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints_module, "write_variables", write)
+
+
+def small_files(monkeypatch):
+    """The kernel itself refuses: no file may grow beyond 2 kB."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+
+
+@pytest.mark.parametrize("fill", [full_disk, small_files])
+def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, fill):
+    checkpoints = Checkpoints(tmp_path)
+    model = compiled_model()
+    checkpoints.save_best(model, 2)
+    saved = checkpoints.save(model, Progress(step=2, best_step=2))
+    before = sorted(path.name for path in checkpoints.folder.iterdir())
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    reason = "No space left on device" if fill is full_disk else "File too large"
+    try:
+        fill(monkeypatch)
+        with pytest.raises(OSError, match=rf"step-00000003\.npz could not be written: {reason}"):
+            checkpoints.save(model, dataclasses.replace(saved, step=3))
+        with pytest.raises(OSError, match=rf"best-00000003\.npz could not be written: {reason}"):
+            checkpoints.save_best(model, 3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert sorted(path.name for path in checkpoints.folder.iterdir()) == before
+    assert checkpoints.latest() == saved
+
+
+def test_the_log_rewinds(tmp_path):
+    log = MetricsLog(tmp_path)
+    assert log.read() == []
+    log.rewind(0)
+    for number in (10, 20, 30):
+        log.append({"step": number})
+    with open(log.path, "a", encoding="utf-8") as file:
+        file.write('{"ste')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl:4: not JSON"):
+        log.read()
+    log.rewind(20)
+    assert log.read() == [{"step": 10}, {"step": 20}]
+    with pytest.raises(ValueError, match="has no line of step 25"):
+        log.rewind(25)
+    log.rewind(0)
+    assert log.read() == []
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"stop": 1}'])
+def test_a_damaged_log_is_named(tmp_path, line):
+    log = MetricsLog(tmp_path)
+    log.append({"step": 10})
+    log.path.write_text(log.path.read_text() + line + "\n" + json.dumps({"step": 20}) + "\n")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl:2: .*remove it"):
+        log.rewind(20)

@@ -1,0 +1,179 @@
+"""`python -m trainers`: each mistake one clear line; killed and stopped runs go on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from absl import flags, logging
+from absl.testing import flagsaver
+
+import zoo
+from trainers.__main__ import main
+from trainers.config import with_overrides
+from trainers.loop import train
+from trainers.recipes import RECIPES, find_recipe
+from trainers.recorder import TrainingDiverged
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = "--recipe=shakespeare_lstm_cpu"
+
+
+def run_main(*arguments):
+    """`main` with these flags, in this process."""
+    with flagsaver.flagsaver():
+        flags.FLAGS(["trainers", *arguments])
+        main(["trainers"])
+
+
+def message_of(*arguments):
+    with pytest.raises(SystemExit) as caught:
+        run_main(*arguments)
+    message = caught.value.code  # Python prints a text and exits with 1
+    assert isinstance(message, str)
+    assert message.startswith("trainers: ")
+    assert "\n" not in message
+    return message
+
+
+def test_list_shows_every_recipe(capsys):
+    run_main("--list")
+    shown = capsys.readouterr().out
+    for name in RECIPES:
+        assert f"\n{name}\n    " in "\n" + shown
+        assert f"python -m trainers --recipe={name} --workdir=" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "--recipe and --workdir are needed; --list shows the recipes"),
+        ([RECIPE], "--recipe and --workdir are needed"),
+        (["--recipe=shakespear_gpt_cpu", "--workdir=W"], "Did you mean shakespeare_gpt_cpu?"),
+        ([RECIPE, "--workdir=W", "--set=stepz=3"], "--set=stepz=3: no key 'stepz'; known: "),
+        ([RECIPE, "--workdir=W", "--set=steps=many"], "steps: Input should be a valid integer"),
+        ([RECIPE, "--workdir=W", "--set=steps=7"], "steps must be a multiple of evaluate_every"),
+        ([RECIPE, "--workdir=W", "--set=preset=lstm"], "unknown preset 'lstm'"),
+    ],
+)
+def test_a_mistake_in_the_command_is_one_line(arguments, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert expected in message_of(*arguments)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "settings", "expected"),
+    [
+        (None, [], "no file at"),
+        (b"", [], "no text in 1 file(s)"),
+        (b"too short to fill a window", [], "fewer than context_length + 1 = 65"),
+        (b"\x00\x01\x02\xff" * 999, [], "corpus.txt"),
+        ("h\u00e9 ".encode("latin-1") * 999, ["data.invalid=strict"], "corpus.txt"),
+        (b"text " * 999, ["data.encoding=klingon"], "klingon"),
+        (b"text " * 999, ["data.start_text=Z"], "data.start_text must be one token"),
+    ],
+)
+def test_a_bad_corpus_is_one_line(content, settings, expected, tmp_path):
+    corpus = tmp_path / "corpus.txt"
+    if content is not None:
+        corpus.write_bytes(content)
+    workdir = tmp_path / "run"
+    settings = [f"data.train={corpus}", 'data.start_text=""', *settings]
+    arguments = [RECIPE, f"--workdir={workdir}", *(f"--set={setting}" for setting in settings)]
+    assert expected in message_of(*arguments)
+    # The same command with the corpus mended may use the same workdir.
+    assert set(os.listdir(workdir)) == {".lock", "train_config.json"}
+
+
+def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trainers.__main__._run", interrupted)
+    with pytest.raises(SystemExit) as caught:
+        run_main()
+    assert caught.value.code == 130
+    assert "stopped; the same command goes on from the last checkpoint" in capsys.readouterr().err
+
+
+def test_divergence_has_its_own_exit_code(monkeypatch, capsys, tmp_path):
+    def diverge(config, workdir, data_dir):
+        raise TrainingDiverged("the loss is nan at step 5")
+
+    monkeypatch.setattr("trainers.loop.train", diverge)
+    with pytest.raises(SystemExit) as caught:
+        run_main(RECIPE, f"--workdir={tmp_path}")
+    assert caught.value.code == 3
+    assert capsys.readouterr().err == "trainers: the loss is nan at step 5\n"
+
+
+def test_the_verbosity_flag_counts():
+    before = logging.get_verbosity()
+    try:
+        message_of("--verbosity=-1")
+        assert logging.get_verbosity() == logging.WARNING
+    finally:
+        logging.set_verbosity(before)
+
+
+def start(workdir, settings):
+    return subprocess.Popen(
+        [sys.executable, "-m", "trainers", RECIPE, f"--workdir={workdir}"]
+        + [f"--set={setting}" for setting in settings],
+        cwd=ROOT,
+        env={**os.environ, "KERAS_BACKEND": "tensorflow"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def checkpointed_step(workdir):
+    latest = workdir / "checkpoints" / "latest.json"
+    return json.loads(latest.read_text())["step"] if latest.is_file() else 0
+
+
+def wait_for_checkpoint(process, workdir, above):
+    """Until there is one of a later step than `above`."""
+    while process.poll() is None:
+        if checkpointed_step(workdir) > above:
+            return
+        time.sleep(0.02)
+    pytest.fail(process.communicate()[0])
+
+
+def test_killed_then_stopped_then_finished_is_as_if_never_stopped(tmp_path, text_file):
+    settings = [f"data.train={text_file}", "steps=400", "evaluate_every=20", "batch_size=4"]
+    settings += ["model.hidden_dim=8", "model.context_length=16", "model.dropout=0.2"]
+    settings += ["sample_prompts=[]"]
+    workdir = tmp_path / "stopped"
+
+    with start(workdir, settings) as process:
+        wait_for_checkpoint(process, workdir, above=0)
+        process.kill()
+    step = checkpointed_step(workdir)
+    with start(workdir, settings) as process:
+        wait_for_checkpoint(process, workdir, above=step)
+        process.send_signal(signal.SIGINT)
+        output = process.communicate()[0]
+    assert process.returncode == 130, output
+    assert "trainers: stopped; the same command goes on from the last checkpoint" in output
+    assert "Traceback" not in output
+    assert f"resumed at step {step} from" in output
+    assert "after the process started" in output
+    assert "variables" not in output, "Keras skipped something it should have loaded"
+
+    config = with_overrides(find_recipe("shakespeare_lstm_cpu"), settings)
+    resumed = train(config, workdir)
+    whole = train(config, tmp_path / "whole")
+    for one, two in zip(resumed.model.get_weights(), whole.model.get_weights()):
+        np.testing.assert_array_equal(one, two)
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(20, 401, 20))
+    assert zoo.load(workdir).config.parameters == resumed.config.parameters

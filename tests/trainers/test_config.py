@@ -1,0 +1,133 @@
+"""Configs: what `--set` understands, and what each mistake is answered with."""
+
+import dataclasses
+import json
+
+import pytest
+
+from trainers.config import (
+    CONFIG_FILE,
+    DataConfig,
+    OptimizerConfig,
+    TrainConfig,
+    differing_keys,
+    read_config,
+    with_overrides,
+)
+from zoo.configs import ConfigError, to_dict
+
+
+def config(**options):
+    values = {"recipe": "test", "preset": "gpt_char_cpu", "data": DataConfig(train="text.txt")}
+    return TrainConfig(**{**values, **options})
+
+
+@pytest.mark.parametrize(
+    ("setting", "path", "value"),
+    [
+        ("batch_size=3", "batch_size", 3),
+        ("jit_compile=false", "jit_compile", False),
+        ("optimizer.learning_rate=1e-4", "optimizer.learning_rate", 1e-4),
+        ("optimizer.learning_rate=1", "optimizer.learning_rate", 1.0),
+        ("optimizer.global_clipnorm=null", "optimizer.global_clipnorm", None),
+        ("optimizer.name=muon", "optimizer.name", "muon"),
+        ("data.train=my=text.txt", "data.train", "my=text.txt"),
+        ("data.train=2024", "data.train", "2024"),
+        ('data.train="2024"', "data.train", "2024"),
+        ("data.start_text=\n", "data.start_text", "\n"),
+        ("data.validation=held_out.txt", "data.validation", "held_out.txt"),
+        ("model.dropout=0.5", "model.dropout", 0.5),
+        ('model={"num_layers": 1}', "model.num_layers", 1),
+        ('sample_prompts=["a", "\u6625"]', "sample_prompts", ("a", "\u6625")),
+        ("sample_prompts=[]", "sample_prompts", ()),
+    ],
+)
+def test_a_setting_reaches_its_field(setting, path, value):
+    found = with_overrides(config(), [setting])
+    for name in path.split("."):
+        found = found[name] if isinstance(found, dict) else getattr(found, name)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_settings_apply_in_order_and_leave_the_rest():
+    changed = with_overrides(config(), ["steps=500", "model.num_layers=2", "steps=750"])
+    assert changed == config(steps=750, model={"num_layers": 2})
+    assert changed.model_config(65).num_layers == 2
+    assert with_overrides(config(), []) == config()
+
+
+def test_null_unsets_a_text():
+    assert with_overrides(config(), ["data.pattern=*.txt", "data.pattern=null"]) == config()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("steps", "--set=steps: write --set=key.path=value"),
+        (
+            "stepz=5",
+            "no key 'stepz'; known: .*batch_size.*model.<field of the model.*steps",
+        ),
+        ("data.trian=x", "no key 'data.trian'; known: .*data.train,"),
+        ("optimiser.name=muon", "no group 'optimiser'; known: .*optimizer.name"),
+        ("steps.more=5", "no group 'steps'"),
+        ("model.heads=2", "model: unknown key 'heads'; known keys: .*num_heads"),
+        ("model.vocabulary_size=9", "model.vocabulary_size cannot be set: the tokenizer decides"),
+        ("model.num_layers=two", "num_layers: .*valid integer.* Received: 'two'"),
+        ("model=3", "model: .* Received: 3"),
+        ("data=3", "data: .* Received: 3"),
+        ("batch_size=many", "batch_size: .*valid integer.* Received: 'many'"),
+        ("batch_size=0", "batch_size must be at least 1. Received: 0"),
+        ("steps=2.5", "steps: .*integer.* Received: 2.5"),
+        ("steps=1001", "steps must be a multiple of evaluate_every. Received: steps=1001"),
+        ("seed=-1", r"seed must be in \[0, 2\^32\). Received: -1"),
+        ("sample_temperature=-1", "sample_temperature must be 0 or more"),
+        ("precision=float8", "precision: .*'float32', 'mixed_bfloat16'"),
+        ("optimizer.name=sgd", "optimizer.name: .*'adamw' or 'muon'.* Received: 'sgd'"),
+        ("optimizer.learning_rate=0", "optimizer.learning_rate must be above 0. Received: 0"),
+        ("optimizer.learning_rate=NaN", "optimizer.learning_rate: "),
+        ("optimizer.warmup_steps=-5", "optimizer.warmup_steps must be 0 or more"),
+        ("optimizer.global_clipnorm=0", "optimizer.global_clipnorm must be above 0"),
+        ("optimizer.decay_fraction=0", r"optimizer.decay_fraction must be in \(0, 1\]"),
+        ("data.train=", "data.train must name a text"),
+        ("preset=gpt_char_gpu", "unknown preset 'gpt_char_gpu'. Did you mean 'gpt_char_cpu'"),
+        ("data.order=streams", 'data.order="streams" carries a recurrent state.*gpt_char_cpu'),
+    ],
+)
+def test_a_mistake_is_named(setting, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        with_overrides(config(), [setting])
+    assert "\n" not in str(caught.value)
+
+
+def test_streams_go_with_an_lstm():
+    assert with_overrides(config(preset="lstm_char_cpu"), ["data.order=streams"])
+
+
+def test_differing_keys_name_both_values():
+    old = config(model={"dropout": 0.1}, sample_prompts=("a",))
+    new = dataclasses.replace(
+        old, seed=7, model={"num_layers": 2}, optimizer=OptimizerConfig(name="muon")
+    )
+    assert differing_keys(old, new) == [
+        "model.dropout: 0.1 -> None",
+        "model.num_layers: None -> 2",
+        "optimizer.name: 'adamw' -> 'muon'",
+        "seed: 0 -> 7",
+    ]
+
+
+def test_a_config_survives_its_file(tmp_path):
+    written = config(model={"dropout": 0.1}, sample_prompts=("a", "\u6625\n"))
+    assert read_config(tmp_path) is None
+    (tmp_path / CONFIG_FILE).write_text(json.dumps(to_dict(written)), encoding="utf-8")
+    assert read_config(tmp_path) == written
+    assert differing_keys(written, read_config(tmp_path)) == []
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"recipe": "x"}'])
+def test_a_damaged_config_file_is_named(tmp_path, content):
+    (tmp_path / CONFIG_FILE).write_text(content)
+    with pytest.raises(ConfigError, match=CONFIG_FILE):
+        read_config(tmp_path)
