@@ -39,9 +39,10 @@ class DataConfig:
         min_count: int, characters seen less often become unknown. Defaults to 1.
         start_text: one token's text, read in place of an empty prompt; "" is the end-of-text
             token, which stands before every document of a corpus of several.
-        order: "windows" draws windows in random order, each once an epoch; "streams" reads
-            `batch_size` contiguous streams and carries the state of an LSTM from one window to
-            the next (truncated back-propagation through time).
+        order: "windows" draws windows in random order, each once an epoch; "segments" draws
+            segments of consecutive windows, and carries the state of an LSTM from one window to
+            the next of its segment (truncated back-propagation through time).
+        segment_windows: int, windows of a segment. Defaults to 16.
     """
 
     __pydantic_config__: ClassVar[dict] = STRICT
@@ -58,11 +59,14 @@ class DataConfig:
     max_vocabulary_size: int | None = None
     min_count: int = 1
     start_text: str = ""
-    order: Literal["windows", "streams"] = "windows"
+    order: Literal["windows", "segments"] = "windows"
+    segment_windows: int = 16
 
     def __post_init__(self):
         _require(bool(self.train), "data.train must name a text", self.train)
         _require(self.min_count >= 1, "data.min_count must be at least 1", self.min_count)
+        windows = self.segment_windows
+        _require(windows >= 1, "data.segment_windows must be at least 1", windows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,9 +186,9 @@ class TrainConfig:
                 f"Received: steps={self.steps}, evaluate_every={self.evaluate_every}"
             )
         model = self.model_config(2)
-        if self.data.order == "streams" and model.family != "lstm":
+        if self.data.order == "segments" and model.family != "lstm":
             raise ConfigError(
-                'data.order="streams" carries a recurrent state, which only an LSTM has. '
+                'data.order="segments" carries a recurrent state, which only an LSTM has. '
                 f"Received: preset={self.preset!r}; use data.order=windows"
             )
 

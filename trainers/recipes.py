@@ -15,6 +15,18 @@ from zoo.configs import ConfigError
 _SHAKESPEARE_PROMPTS = ("", "ROMEO:", "To be, or not to be")
 
 
+def _muon(learning_rate: float, warmup_steps: int = 100) -> OptimizerConfig:
+    """Muon with a linear decay to zero; BUILD_NOTES.md has the search that chose it."""
+    return OptimizerConfig(
+        name="muon",
+        learning_rate=learning_rate,
+        schedule="linear",
+        warmup_steps=warmup_steps,
+        final_fraction=0.0,
+        weight_decay=0.0,
+    )
+
+
 def shakespeare_gpt_cpu() -> TrainConfig:
     """Character GPT, 0.80 M parameters, nanoGPT's CPU budget of 1.5 M tokens.
 
@@ -24,14 +36,7 @@ def shakespeare_gpt_cpu() -> TrainConfig:
         recipe="shakespeare_gpt_cpu",
         preset="gpt_char_cpu",
         data=DataConfig(train="tinyshakespeare", start_text="\n"),
-        optimizer=OptimizerConfig(
-            name="muon",
-            learning_rate=1e-2,
-            schedule="linear",
-            warmup_steps=100,
-            final_fraction=0.0,
-            weight_decay=0.1,
-        ),
+        optimizer=_muon(6e-3),
         batch_size=12,
         steps=2000,
         evaluate_every=250,
@@ -47,15 +52,8 @@ def shakespeare_lstm_cpu() -> TrainConfig:
     return TrainConfig(
         recipe="shakespeare_lstm_cpu",
         preset="lstm_char_cpu",
-        data=DataConfig(train="tinyshakespeare", start_text="\n", order="streams"),
-        optimizer=OptimizerConfig(
-            name="adamw",
-            learning_rate=5e-3,
-            schedule="linear",
-            warmup_steps=100,
-            final_fraction=0.0,
-            weight_decay=0.01,
-        ),
+        data=DataConfig(train="tinyshakespeare", start_text="\n", order="segments"),
+        optimizer=_muon(1e-2),
         batch_size=12,
         steps=2000,
         evaluate_every=250,
@@ -94,9 +92,7 @@ def python_gpt_quick() -> TrainConfig:
         recipe="python_gpt_quick",
         preset="gpt_quick",
         data=DataConfig(train="python_stdlib", max_bytes=4_000_000, tokenizer="byte"),
-        optimizer=OptimizerConfig(
-            name="muon", learning_rate=1e-2, schedule="linear", warmup_steps=50, final_fraction=0.0
-        ),
+        optimizer=_muon(1e-2, warmup_steps=50),
         batch_size=12,
         steps=600,
         evaluate_every=200,
@@ -113,9 +109,7 @@ def chinese_poetry_gpt() -> TrainConfig:
         recipe="chinese_poetry_gpt",
         preset="gpt_char_cpu",
         data=DataConfig(train="chinese_poetry", min_count=2),
-        optimizer=OptimizerConfig(
-            name="muon", learning_rate=1e-2, schedule="linear", warmup_steps=100, final_fraction=0.0
-        ),
+        optimizer=_muon(6e-3),
         batch_size=12,
         steps=2000,
         evaluate_every=500,

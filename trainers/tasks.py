@@ -79,12 +79,14 @@ class LanguageModelTask:
         self.length = model_config.context_length
         self.model = build(model_config)
         batch_size = self.config.batch_size
-        if self.config.data.order == "streams":
-            self.trained_model = CarriedState(self.model, batch_size)
+        if self.config.data.order == "segments":
+            self.segment = self.config.data.segment_windows
+            self.trained_model = CarriedState(self.model, batch_size, self.segment)
             self.validation = pipeline.validation_streams(
                 self.corpus.validation_ids, batch_size, self.length
             )
         else:
+            self.segment = 1
             self.trained_model = self.model
             self.validation = pipeline.validation_windows(
                 self.corpus.validation_ids, max(_VALIDATION_TOKENS // self.length, 1), self.length
@@ -92,13 +94,15 @@ class LanguageModelTask:
 
     def training_data(self, start_step: int) -> tf.data.Dataset:
         """Batches of the steps from `start_step` to the end of the run."""
-        config, ids = self.config, self.corpus.train_ids
-        if config.data.order == "streams":
-            return pipeline.training_streams(
-                ids, config.batch_size, self.length, start_step, config.steps
-            )
+        config = self.config
         return pipeline.training_windows(
-            ids, config.batch_size, self.length, config.seed, start_step, config.steps
+            self.corpus.train_ids,
+            config.batch_size,
+            self.length,
+            config.seed,
+            start_step,
+            config.steps,
+            self.segment,
         )
 
     def compile(self, optimizer: keras.optimizers.Optimizer) -> None:
@@ -146,18 +150,21 @@ def start_id(start_text: str, tokenizer: Tokenizer) -> int:
 class CarriedState(keras.Model):
     """A recurrent language model that goes on from the state of the batch before.
 
-    Truncated back-propagation through time: the state is carried, its gradient is not. The
+    Truncated back-propagation through time: the state is carried, its gradient is not. In
+    training it starts from zero at every new segment, in validation when it is told to. The
     states live here, in non-trainable variables, so they are part of a checkpoint but not of the
     model that is exported.
 
     Args:
         model: CausalLM on an LSTM backbone.
         batch_size: int, rows of every batch, in training and validation.
+        segment: int, training steps through which the state is carried.
     """
 
-    def __init__(self, model: CausalLM, batch_size: int, **kwargs):
+    def __init__(self, model: CausalLM, batch_size: int, segment: int, **kwargs):
         super().__init__(name="carried_state", **kwargs)
         self.model = model
+        self.segment = segment
         config = model.backbone.config
         shape = (config.num_layers, 2, batch_size, config.hidden_dim)
         self.train_state = self.add_weight(
@@ -166,15 +173,21 @@ class CarriedState(keras.Model):
         self.validation_state = self.add_weight(
             shape=shape, initializer="zeros", trainable=False, name="validation_state"
         )
+        self.step = self.add_weight(
+            shape=(), initializer="zeros", dtype="int32", trainable=False, name="step"
+        )
         self.built = True
 
     def call(self, token_ids, training=None):
         state = self.train_state if training else self.validation_state
-        layers = range(state.shape[0])
-        carried = tuple((state[layer][0], state[layer][1]) for layer in layers)
+        carried = ops.convert_to_tensor(state)
+        if training:
+            carried = carried * ops.cast(self.step % self.segment != 0, carried.dtype)
+            self.step.assign(self.step + 1)
+        layers = tuple((carried[layer, 0], carried[layer, 1]) for layer in range(state.shape[0]))
         backbone = self.model.backbone
-        hidden, carried = backbone.call_with_state(token_ids, carried, training=training)
-        state.assign(ops.stack([ops.stack(pair) for pair in carried]))
+        hidden, layers = backbone.call_with_state(token_ids, layers, training=training)
+        state.assign(ops.stack([ops.stack(pair) for pair in layers]))
         return backbone.logits(hidden)
 
     def reset_validation_state(self) -> None:

@@ -11,11 +11,13 @@ A trainer's work directory is a bundle once training has finished; it also holds
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import hashlib
 import importlib.metadata
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -32,6 +34,7 @@ FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.weights.h5"
 TOKENIZER_FOLDER = "tokenizer"
+_HDF5_OVERHEAD = 1 << 20
 
 
 class BundleError(ValueError):
@@ -174,9 +177,21 @@ def load(folder: str | os.PathLike[str]) -> Bundle:
 
 
 def save_weights(model: keras.Model, path: Path) -> None:
-    """Writes the weights without the optimizer state that a compiled model carries along."""
+    """Writes the weights without the optimizer state that a compiled model carries along.
+
+    Raises:
+        OSError: too little room on the disk. Asked before writing, because HDF5 does not survive
+            a disk that fills up under it: it ends the process.
+    """
+    values = model.get_weights()
+    needed = sum(value.nbytes for value in values) + _HDF5_OVERHEAD
+    free = shutil.disk_usage(path.parent).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC, f"the weights need {needed:,} bytes and {free:,} are free", str(path)
+        )
     twin = type(model).from_config(model.get_config())
-    twin.set_weights(model.get_weights())
+    twin.set_weights(values)
     twin.save_weights(path)
 
 

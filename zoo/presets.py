@@ -25,7 +25,15 @@ class Preset:
 PRESETS: dict[str, Preset] = {
     "gpt_char_cpu": Preset(
         "0.8 M parameters, context 64: character GPT that trains in a minute or two on a laptop",
-        GPTConfig(vocabulary_size=1, context_length=64, num_layers=4, num_heads=4, hidden_dim=128),
+        GPTConfig(
+            vocabulary_size=1,
+            context_length=64,
+            num_layers=4,
+            num_heads=4,
+            hidden_dim=128,
+            activation="swiglu",
+            intermediate_dim=344,
+        ),
     ),
     "gpt_char": Preset(
         "10.6 M parameters, context 256: nanoGPT's character model for one GPU",

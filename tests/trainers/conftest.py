@@ -29,7 +29,7 @@ def tiny(text_file):
         if family == "gpt":
             model["num_heads"] = 2
         else:
-            data["order"] = "streams"
+            data |= {"order": "segments", "segment_windows": 4}  # a checkpoint falls inside one
         values = {
             "recipe": f"tiny_{family}",
             "preset": f"{family}_char_cpu",

@@ -92,7 +92,7 @@ def test_null_unsets_a_text():
         ("optimizer.decay_fraction=0", r"optimizer.decay_fraction must be in \(0, 1\]"),
         ("data.train=", "data.train must name a text"),
         ("preset=gpt_char_gpu", "unknown preset 'gpt_char_gpu'. Did you mean 'gpt_char_cpu'"),
-        ("data.order=streams", 'data.order="streams" carries a recurrent state.*gpt_char_cpu'),
+        ("data.order=segments", 'data.order="segments" carries a recurrent state.*gpt_char_cpu'),
     ],
 )
 def test_a_mistake_is_named(setting, message):
@@ -101,8 +101,8 @@ def test_a_mistake_is_named(setting, message):
     assert "\n" not in str(caught.value)
 
 
-def test_streams_go_with_an_lstm():
-    assert with_overrides(config(preset="lstm_char_cpu"), ["data.order=streams"])
+def test_segments_go_with_an_lstm():
+    assert with_overrides(config(preset="lstm_char_cpu"), ["data.order=segments"])
 
 
 def test_differing_keys_name_both_values():

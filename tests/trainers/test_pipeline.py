@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from trainers.data import pipeline
 
 LENGTHS = st.integers(1, 7)
+SEGMENTS = st.integers(1, 4)
 ROWS = st.integers(1, 5)
 SEEDS = st.integers(0, 2**32 - 1)
 # Every example builds a few tf.data graphs.
@@ -69,18 +70,16 @@ def test_epochs_have_other_orders_and_seeds_too():
 
 
 @FEW
-@given(
-    st.integers(10, 60), ROWS, LENGTHS, SEEDS, st.integers(0, 9), st.integers(0, 9), st.booleans()
-)
-def test_a_late_start_reads_the_tail(tokens, rows, length, seed, start, more, streams):
+@given(st.integers(30, 60), ROWS, LENGTHS, SEEDS, st.integers(0, 9), st.integers(0, 9), SEGMENTS)
+def test_a_late_start_reads_the_tail(tokens, rows, length, seed, start, more, segment):
+    assume(tokens > length * segment)
     steps = start + more
 
     def batches(first):
-        if streams:
-            return read(pipeline.training_streams(ids(tokens), rows, length, first, steps))
-        return read(pipeline.training_windows(ids(tokens), rows, length, seed, first, steps))
+        return read(
+            pipeline.training_windows(ids(tokens), rows, length, seed, first, steps, segment)
+        )
 
-    assume(not streams or (tokens - 1) // rows >= length)
     whole, tail = batches(0), batches(start)
     assert len(whole) == steps
     assert len(tail) == more
@@ -90,24 +89,29 @@ def test_a_late_start_reads_the_tail(tokens, rows, length, seed, start, more, st
 
 
 @FEW
-@given(st.integers(2, 80), ROWS, LENGTHS)
-def test_streams_go_on_row_by_row(tokens, rows, length):
-    windows = (tokens - 1) // rows // length
-    assume(windows)
-    batches = read(pipeline.training_streams(ids(tokens), rows, length, 0, windows + 1))
-    inputs = np.stack([inputs for inputs, _ in batches])  # (steps, rows, length)
+@given(st.integers(0, 80), ROWS, LENGTHS, SEEDS, SEGMENTS)
+def test_rows_go_on_within_a_segment(extra, rows, length, seed, segment):
+    """And segments, like windows, come once an epoch."""
+    span = length * segment
+    tokens = span + 1 + extra
+    count = max((tokens - span) // span, 1)
+    groups = -(-count // rows)
+    batches = read(
+        pipeline.training_windows(ids(tokens), rows, length, seed, 0, groups * segment, segment)
+    )
+    inputs = np.stack([inputs for inputs, _ in batches])  # (groups * segment, rows, length)
     targets = np.stack([targets for _, targets in batches])
     assert np.array_equal(targets, inputs + 1)
-    for row in range(rows):
-        first = row * ((tokens - 1) // rows)
-        read_on = inputs[:windows, row].ravel()
-        assert np.array_equal(read_on, first + np.arange(windows * length))
-    assert np.array_equal(inputs[windows], inputs[0]), "streams start over"
+    spans = inputs.reshape(groups, segment, rows, length).transpose(0, 2, 1, 3)
+    spans = spans.reshape(groups * rows, span)
+    assert np.array_equal(spans, spans[:, :1] + np.arange(span))
+    assert len(set(spans[:count, 0])) == count
+    assert set(np.diff(np.sort(spans[:count, 0]))) <= {span}
 
 
-def test_streams_shorter_than_a_window_are_refused():
-    with pytest.raises(ValueError, match="20 training tokens in 4 streams are 4 each"):
-        pipeline.training_streams(ids(20), 4, 8, 0, 1)
+def test_text_shorter_than_a_segment_is_refused():
+    with pytest.raises(ValueError, match="20 training tokens do not fill a segment of 4 windows"):
+        pipeline.training_windows(ids(20), 4, 8, 0, 0, 1, segment=4)
 
 
 @settings(max_examples=40)
@@ -157,7 +161,7 @@ def test_autotuning_is_off():
     """With it on, the end of an iterator can wait for its thread for ten seconds and more."""
     for dataset in (
         pipeline.training_windows(ids(50), 2, 4, 0, 0, 3),
-        pipeline.training_streams(ids(50), 2, 4, 0, 3),
+        pipeline.training_windows(ids(50), 2, 4, 0, 0, 3, segment=2),
         pipeline.validation_windows(ids(50), 2, 4).dataset,
         pipeline.validation_streams(ids(50), 2, 4).dataset,
     ):

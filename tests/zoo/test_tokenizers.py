@@ -142,7 +142,7 @@ def test_tokens_show_each_id():
         assert texts(tokenizer.tokens([-1, 257])) == ["<|unknown|>"] * 2
     assert SMALL.tokens(tf.zeros([2, 3, 4], tf.int32)).shape == (2, 3, 4)
     ragged = SMALL.tokens(tf.ragged.constant([[3], [], [4, 2]], dtype=tf.int32))
-    assert ragged.to_list() == [[b"a"], [], [b"b", b"\\n"]]
+    assert ragged.to_list() == [[b"a"], [], [b"b", b"\n"]]
 
 
 @BOTH

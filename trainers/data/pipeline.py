@@ -29,57 +29,51 @@ class ValidationSet:
 
 
 def training_windows(
-    ids: np.ndarray, batch_size: int, length: int, seed: int, start_step: int, steps: int
+    ids: np.ndarray,
+    batch_size: int,
+    length: int,
+    seed: int,
+    start_step: int,
+    steps: int,
+    segment: int = 1,
 ) -> tf.data.Dataset:
     """Windows in random order, each once an epoch, cut at another offset every epoch.
 
+    With `segment` above 1 it is segments of that many consecutive windows that come in random
+    order, and each row of a batch goes on where the same row of the batch before it ended: for a
+    model that carries its state from step to step, and forgets it where `step % segment == 0`.
+
     Args:
-        ids: int32 (N,), at least length + 1 of them.
+        ids: int32 (N,), at least length x segment + 1 of them.
         batch_size: windows a batch. length: int, T, tokens a window.
         seed: int. start_step: int, first step of the dataset. steps: int, end of the dataset.
+        segment: int, windows of a segment. Defaults to 1.
 
     Returns:
         Dataset of `(inputs (B, T), targets (B, T))` int32, targets one token ahead.
 
+    Raises:
+        ValueError: fewer ids than that.
+
     Example: `training_windows(ids, 12, 64, seed=0, start_step=0, steps=2000)`
     """
+    span = length * segment
+    if len(ids) < span + 1:
+        raise ValueError(
+            f"{len(ids)} training tokens do not fill a segment of {segment} windows of {length} "
+            "and one token: use more text, or a smaller context_length or data.segment_windows"
+        )
     stream = tf.constant(ids, tf.int32)
-    count = max((len(ids) - length) // length, 1)  # fits at every offset
-    spare = len(ids) - count * length  # offsets 0 .. spare - 1 leave room, the last to the end
+    count = max((len(ids) - span) // span, 1)  # fits at every offset
+    spare = len(ids) - count * span  # offsets 0 .. spare - 1 leave room, the last to the end
 
     def batch(step):
-        example = step * batch_size + tf.range(batch_size, dtype=tf.int64)
+        example = step // segment * batch_size + tf.range(batch_size, dtype=tf.int64)
         epoch = example // count  # (B,) a batch may reach into the next epoch
         seeds = tf.fill([batch_size], tf.constant(seed, tf.int64))
         place = _shuffled(example % count, count, tf.stack([seeds, epoch, 0 * epoch], axis=1))
         offset = _shuffled(epoch % spare, spare, tf.stack([seeds, 0 * epoch, 1 + 0 * epoch], 1))
-        return _windows(stream, offset + place * length, length)
-
-    return _fixed_schedule(tf.data.Dataset.range(start_step, steps).map(batch))
-
-
-def training_streams(
-    ids: np.ndarray, batch_size: int, length: int, start_step: int, steps: int
-) -> tf.data.Dataset:
-    """Contiguous streams, for a model that carries its state: row r of a batch goes on where row r
-    of the batch before it ended.
-
-    The ids are cut into `batch_size` streams of equal length. At the end of the streams they
-    start over, and the state is carried over that seam as over any document's end.
-
-    Args and returns: as `training_windows`.
-    """
-    stream = tf.constant(ids, tf.int32)
-    rows, row_length = _stream_rows(len(ids), batch_size)
-    windows = row_length // length
-    if windows == 0:
-        raise ValueError(
-            f"{len(ids)} training tokens in {batch_size} streams are {row_length} each, less than "
-            f"one window of {length}: use more text, or a smaller batch_size or context_length"
-        )
-
-    def batch(step):
-        return _windows(stream, rows + (step % windows) * length, length)
+        return _windows(stream, offset + place * span + step % segment * length, length)
 
     return _fixed_schedule(tf.data.Dataset.range(start_step, steps).map(batch))
 
@@ -133,11 +127,6 @@ def _shuffled(index: tf.Tensor, count: int, keys: tf.Tensor) -> tf.Tensor:
     return tf.raw_ops.RandomIndexShuffle(
         index=index, seed=keys, max_index=tf.constant(count - 1, tf.int64), rounds=4
     )
-
-
-def _stream_rows(tokens: int, batch_size: int) -> tuple[tf.Tensor, int]:
-    row_length = (tokens - 1) // batch_size
-    return tf.range(batch_size, dtype=tf.int64) * row_length, row_length
 
 
 def _windows(stream: tf.Tensor, starts: tf.Tensor, length: int):
