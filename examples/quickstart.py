@@ -14,26 +14,56 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+# TensorFlow prints these at import whatever its log level is set to; none is about this run.
+NOISE = re.compile(
+    r"I0000 00:00|WARNING: All log messages before absl::InitializeLog|E0000 .*(cuInit|oneDNN)"
+)
 PROMPT = "def __init__(self"
 
 
-def run(*arguments: str) -> None:
-    """Shows a command, runs it, stops everything if it fails."""
+def start(*arguments: str, stdout: int | None = None) -> subprocess.Popen:
+    """Shows a command and starts it; what it logs comes through, but for TensorFlow's noise."""
     print(f"\n$ python -m {' '.join(arguments)}", flush=True)
-    subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, check=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        cwd=ROOT,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="surrogateescape",
+    )
+
+    def pass_on():
+        for line in process.stderr:
+            if not NOISE.match(line):
+                sys.stderr.write(line)
+
+    threading.Thread(target=pass_on, daemon=True).start()
+    return process
+
+
+def run(*arguments: str, stdout: int | None = None) -> str | None:
+    """Runs a command to its end; stops everything if it fails."""
+    process = start(*arguments, stdout=stdout)
+    output = process.stdout.read() if process.stdout else None
+    if process.wait():
+        raise SystemExit(f"python -m {arguments[0]} ended with exit code {process.returncode}")
+    return output
 
 
 def start_server(model_folder: Path) -> tuple[subprocess.Popen, str]:
     """Starts the server on a free port; returns its process and address once it serves."""
-    command = ["export.server", "--port=0", "--model_name=quick"]
-    command += [f"--model_base_path={model_folder}"]
-    print(f"\n$ python -m {' '.join(command)} &", flush=True)
-    server = subprocess.Popen(
-        [sys.executable, "-m", *command], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    server = start(
+        "export.server",
+        "--port=0",
+        "--model_name=quick",
+        f"--model_base_path={model_folder}",
+        stdout=subprocess.PIPE,
     )
     for line in server.stdout:
         print(line, end="", flush=True)
@@ -54,17 +84,14 @@ def main() -> None:
         run("export", f"--workdir={workdir}", f"--out={served}")
         server, address = start_server(served)
         ask = ["export.client", f"--server={address}", "--model=quick", f"--text={PROMPT}"]
-        print(f"\n$ python -m {' '.join(ask)}", flush=True)
-        answer = subprocess.run(
-            [sys.executable, "-m", *ask], cwd=ROOT, check=True, stdout=subprocess.PIPE
-        ).stdout.removesuffix(b"\n")
+        answer = run(*ask, stdout=subprocess.PIPE).removesuffix("\n")
 
         sys.path.insert(0, str(ROOT))
         import zoo
 
         [expected] = zoo.load(workdir).lm.generate([PROMPT])["text"].numpy()
-        print("\n--- over gRPC ---", answer.decode("utf-8", "replace"), sep="\n")
-        print("\n--- by the Keras model ---", expected.decode("utf-8", "replace"), sep="\n")
+        expected = expected.decode("utf-8", "backslashreplace")  # as the client prints it
+        print("\n--- over gRPC ---", answer, "\n--- by the Keras model ---", expected, sep="\n")
         same = answer == expected
         print(f"\n{'identical' if same else 'DIFFERENT'} ({time.monotonic() - started:.0f} s)")
     finally:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 
-from absl import app, flags
+from absl import app, flags, logging
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished training run (a bundle).")
 _OUT = flags.DEFINE_string(
@@ -24,9 +24,13 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     # Imported here so that --help and a mistyped flag answer at once.
+    import tensorflow as tf
+
     from export.saved_model import ExportError, export_saved_model
     from zoo.bundle import BundleError, load
 
+    tf.get_logger().setLevel("ERROR")  # it tells of its own steps and deprecations otherwise
+    logging.set_verbosity(logging.WARNING)
     started = time.monotonic()
     try:
         path = export_saved_model(load(_WORKDIR.value), _OUT.value, _VERSION.value)

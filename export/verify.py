@@ -109,6 +109,7 @@ def main(argv: list[str]) -> int:
     """Prints one line a difference and a summary; returns the exit code."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    tf.get_logger().setLevel("ERROR")  # else each load says that its loader is of the old kind
     try:
         folder = newest_version(Path(_MODEL_DIR.value))
         if _SERVER.value:

@@ -142,7 +142,8 @@ class TrainConfig:
         select: "best" ends with the weights of the lowest validation loss, "last" with the last.
         seed: int, of initial weights, data order and dropout.
         precision: Keras dtype policy, such as "float32" or "mixed_bfloat16".
-        jit_compile: bool, XLA for the training step: pays for a GPT on a CPU, not for an LSTM.
+        jit_compile: bool, XLA for the training step on TensorFlow: pays for a GPT on a CPU, not
+            for an LSTM. Other backends always compile.
         sample_prompts: texts that the report continues.
         sample_tokens: int, tokens of each continuation.
         sample_temperature: float.

@@ -31,6 +31,8 @@ def shakespeare_gpt_cpu() -> TrainConfig:
     """Character GPT, 0.80 M parameters, nanoGPT's CPU budget of 1.5 M tokens.
 
     python -m trainers --recipe=shakespeare_gpt_cpu --workdir=runs/shakespeare_gpt
+
+    2 minutes. Validation loss 1.561 on the whole last tenth (nanoGPT at this budget: 1.886).
     """
     return TrainConfig(
         recipe="shakespeare_gpt_cpu",
@@ -48,6 +50,8 @@ def shakespeare_lstm_cpu() -> TrainConfig:
     """Character LSTM, 0.82 M parameters, the same budget, state carried between windows.
 
     python -m trainers --recipe=shakespeare_lstm_cpu --workdir=runs/shakespeare_lstm
+
+    3 minutes. Validation loss 1.487 (torch's nn.LSTM of this size, windows alone: 1.641).
     """
     return TrainConfig(
         recipe="shakespeare_lstm_cpu",
@@ -66,6 +70,8 @@ def shakespeare_gpt() -> TrainConfig:
     """Character GPT, 10.6 M parameters, nanoGPT's one-GPU shape: for a GPU.
 
     python -m trainers --recipe=shakespeare_gpt --workdir=runs/shakespeare_gpt_large
+
+    Not measured yet: no GPU was at hand. nanoGPT's own run reaches 1.470 on an A100 in 3 minutes.
     """
     return TrainConfig(
         recipe="shakespeare_gpt",
@@ -94,8 +100,8 @@ def python_gpt_quick() -> TrainConfig:
         data=DataConfig(train="python_stdlib", max_bytes=4_000_000, tokenizer="byte"),
         optimizer=_muon(1e-2, warmup_steps=50),
         batch_size=12,
-        steps=600,
-        evaluate_every=200,
+        steps=1000,
+        evaluate_every=250,
         sample_prompts=("import ", "def __init__(self", "    for "),
     )
 
