@@ -32,8 +32,8 @@ quickstart: .venv/.runtime  ## train, export, serve, ask a model: under 5 minute
 	$(PY) examples/quickstart.py
 
 test: .venv/.dev  ## the tests, on the TensorFlow backend, then model code again on JAX
-	$(PY) -m pytest -m "not slow"
-	KERAS_BACKEND=jax $(PY) -m pytest -m "not slow" tests/zoo
+	$(PY) -m pytest -m "not slow" -n auto --dist loadfile
+	KERAS_BACKEND=jax $(PY) -m pytest -m "not slow" -n auto --dist loadfile tests/zoo
 
 test-slow: .venv/.dev  ## tests that take minutes: recipes to their stated scores
 	$(PY) -m pytest -m slow --timeout=3600

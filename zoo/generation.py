@@ -151,7 +151,7 @@ def generate(
         kept = model.context_length // 2
         # The newest token (at total - 1) is read by the step that follows.
         recent, _ = last_tokens(state.tokens, state.total - 1, kept)
-        empty = model.initial_cache(batch_size, state.room)
+        empty = model.initial_cache(batch_size, state.room if grows_later else room)
         _, fresh = model.decode(recent, empty, ops.zeros_like(state.position))
 
         def select(new, old):

@@ -24,7 +24,7 @@ def compiled_model(family="gpt", optimizer="adamw"):
     if family == "gpt":
         model = build(GPTConfig(5, 4, num_layers=1, num_heads=2, hidden_dim=8, dropout=0.5))
     else:
-        model = CarriedState(build(LSTMConfig(5, 4, num_layers=1, hidden_dim=8, dropout=0.5)), 2)
+        model = CarriedState(build(LSTMConfig(5, 4, num_layers=1, hidden_dim=8, dropout=0.5)), 2, 3)
     model.compile(
         make_optimizer(OptimizerConfig(name=optimizer), 10),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
