@@ -26,7 +26,7 @@ class ConfigError(ValueError):
 class GPTConfig:
     """Shape and options of a GPT-style decoder.
 
-    The defaults are what trained best for its size here. GPT-2 itself is
+    The defaults are today's choices, which train faster than GPT-2's own. GPT-2 itself is
     `positions="learned", norm="layer_norm", activation="gelu_tanh", qk_norm=False,
     use_bias=True, tie_embeddings=True` (preset `gpt2_small`).
 
