@@ -1,12 +1,14 @@
 """Generation and scoring against the slow way: one forward pass for every token."""
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
-from model_cases import VOCABULARY_SIZE, compiled, forward, make_model
+from model_cases import CONFIGS, VOCABULARY_SIZE, compiled, forward, make_model
 
 from zoo import generation, scoring
 from zoo.generation import SamplingOptions, greedy_options, last_tokens
+from zoo.presets import build
 
 numpy = ops.convert_to_numpy
 FAMILIES = ["gpt_defaults", "gpt_faithful", "lstm_defaults"]
@@ -180,3 +182,41 @@ def test_next_token_probabilities():
     softmax = numpy(ops.softmax(model(np.array([[4]], "int32"))))[0, -1]
     assert numpy(candidates)[1].tolist() == np.argsort(-softmax)[:4].tolist()
     np.testing.assert_allclose(numpy(probabilities)[1], np.sort(softmax)[::-1][:4], rtol=1e-4)
+
+
+@pytest.mark.tensorflow_only
+def test_a_cache_that_grows_gives_the_same_text():
+    """Dynamic shapes, as served: the cache grows twice, then slides; static ones: one size."""
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(0)
+    model = build(CONFIGS["gpt_grouped_query"], context_length=300)
+    prompts, lengths = batch_of([[1, 2, 3], [4] * 20])
+    options = greedy_options(2, 320)._replace(
+        temperature=tensor([0.0, 1.0], "float32"), max_new_tokens=tensor([320, 150])
+    )
+    sizes = []
+    extend = model.extend_cache
+    model.extend_cache = lambda cache, extra: sizes.append(extra) or extend(cache, extra)
+
+    @tf.function(
+        autograph=False,
+        input_signature=[
+            tf.TensorSpec([None, None], tf.int32),
+            tf.TensorSpec([None], tf.int32),
+            tf.TensorSpec([], tf.int32),
+        ],
+    )
+    def dynamic(ids, lengths, steps):
+        return generation.generate(model, ids, lengths, options, steps)
+
+    @tf.function(autograph=False)
+    def static():
+        return generation.generate(model, prompts, lengths, options, 320)
+
+    whole = static()
+    assert sizes == []
+    grown = dynamic(prompts, lengths, tf.constant(320))
+    assert len(sizes) == 1  # traced once, run as often as needed
+    np.testing.assert_array_equal(numpy(grown.token_ids), numpy(whole.token_ids))
+    assert numpy(grown.lengths).tolist() == [320, 150]
