@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -24,13 +25,19 @@ NOISE = re.compile(
     r"I0000 00:00|WARNING: All log messages before absl::InitializeLog|E0000 .*(cuInit|oneDNN)"
 )
 PROMPT = "def __init__(self"
+# The same question to the Keras model, without SavedModel and server.
+KERAS_ANSWER = """
+import sys, zoo
+text = zoo.load(sys.argv[1]).lm.generate([sys.argv[2]])["text"].numpy()[0]
+print(text.decode("utf-8", "backslashreplace"))
+"""
 
 
 def start(*arguments: str, stdout: int | None = None) -> subprocess.Popen:
     """Shows a command and starts it; what it logs comes through, but for TensorFlow's noise."""
-    print(f"\n$ python -m {' '.join(arguments)}", flush=True)
+    print(f"\n$ python {shlex.join(arguments)}", flush=True)
     process = subprocess.Popen(
-        [sys.executable, "-m", *arguments],
+        [sys.executable, *arguments],
         cwd=ROOT,
         stdout=stdout,
         stderr=subprocess.PIPE,
@@ -52,13 +59,14 @@ def run(*arguments: str, stdout: int | None = None) -> str | None:
     process = start(*arguments, stdout=stdout)
     output = process.stdout.read() if process.stdout else None
     if process.wait():
-        raise SystemExit(f"python -m {arguments[0]} ended with exit code {process.returncode}")
+        raise SystemExit(f"python {arguments[1]} ended with exit code {process.returncode}")
     return output
 
 
 def start_server(model_folder: Path) -> tuple[subprocess.Popen, str]:
     """Starts the server on a free port; returns its process and address once it serves."""
     server = start(
+        "-m",
         "export.server",
         "--port=0",
         "--model_name=quick",
@@ -80,20 +88,18 @@ def main() -> None:
     workdir, served = folder / "run", folder / "served"
     server = None
     try:
-        run("trainers", "--recipe=python_gpt_quick", f"--workdir={workdir}")
-        run("export", f"--workdir={workdir}", f"--out={served}")
+        run("-m", "trainers", "--recipe=python_gpt_quick", f"--workdir={workdir}")
+        run("-m", "export", f"--workdir={workdir}", f"--out={served}")
         server, address = start_server(served)
-        ask = ["export.client", f"--server={address}", "--model=quick", f"--text={PROMPT}"]
+        ask = ["-m", "export.client", f"--server={address}", "--model=quick", f"--text={PROMPT}"]
         answer = run(*ask, stdout=subprocess.PIPE).removesuffix("\n")
-
-        sys.path.insert(0, str(ROOT))
-        import zoo
-
-        [expected] = zoo.load(workdir).lm.generate([PROMPT])["text"].numpy()
-        expected = expected.decode("utf-8", "backslashreplace")  # as the client prints it
-        print("\n--- over gRPC ---", answer, "\n--- by the Keras model ---", expected, sep="\n")
+        print(answer)
+        expected = run("-c", KERAS_ANSWER, str(workdir), PROMPT, stdout=subprocess.PIPE)
+        expected = expected.removesuffix("\n")
+        print(expected)
         same = answer == expected
-        print(f"\n{'identical' if same else 'DIFFERENT'} ({time.monotonic() - started:.0f} s)")
+        verdict = "identical" if same else "DIFFERENT"
+        print(f"\nserved and Keras answers: {verdict} ({time.monotonic() - started:.0f} s)")
     finally:
         if server is not None:
             server.send_signal(signal.SIGTERM)
