@@ -142,7 +142,6 @@ class TextLM(tf.Module):
         options = options_by_row(options, tf.shape(given_text)[0], tf.shape(text)[0])
         max_steps = tf.maximum(tf.reduce_max(options["max_new_tokens"]), 0)
         token_ids, lengths = self._prompt(text)
-        unknown_id = self.tokenizer.unknown_id
         result = generate(
             self.model,
             _to_backend(token_ids),
@@ -150,7 +149,7 @@ class TextLM(tf.Module):
             SamplingOptions(**{name: _to_backend(value) for name, value in options.items()}),
             max_steps if keras.backend.backend() == "tensorflow" else int(max_steps),
             end_id=self.tokenizer.end_id,
-            banned_ids=() if unknown_id is None else (unknown_id,),
+            banned_ids=self._ids_without_text(),
         )
         new_ids = tf.RaggedTensor.from_tensor(
             _to_tensorflow(result.token_ids), _to_tensorflow(result.lengths)
@@ -163,6 +162,12 @@ class TextLM(tf.Module):
             "log_probability": _to_tensorflow(result.log_probability),
         }
         return _rows_of(given_text, outputs)
+
+    def _ids_without_text(self) -> tuple[int, ...]:
+        """The unknown token, and what a model with room for more ids has beyond the tokenizer's."""
+        spare = range(self.tokenizer.vocabulary_size, self.model.vocabulary_size)
+        unknown_id = self.tokenizer.unknown_id
+        return (*spare, *([] if unknown_id is None else [unknown_id]))
 
     def _score(self, text):
         given_text, text = text, _at_least_one(text)

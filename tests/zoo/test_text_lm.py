@@ -114,6 +114,16 @@ def test_max_new_tokens_zero_and_huge(lm):
     assert options["max_new_tokens"].numpy() == [MAX_NEW_TOKENS]
 
 
+def test_ids_without_text_are_never_chosen():
+    tokenizer = zoo.CharacterTokenizer.train(["ab"])
+    keras.utils.set_random_seed(0)
+    model = zoo.build("lstm_char_cpu", vocabulary_size=300, hidden_dim=4, num_layers=1)
+    texts = zoo.TextLM(tokenizer, model).generate(
+        ["a"] * 8, max_new_tokens=40, temperature=1.0, seed=list(range(8))
+    )
+    assert set(b"".join(texts["completion"].numpy()).decode()) == {"a", "b"}
+
+
 def test_no_text_gives_no_answer(lm):
     empty = tf.zeros([0], tf.string)
     assert {name: value.shape[0] for name, value in lm.generate(empty).items()} == {
