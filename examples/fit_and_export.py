@@ -1,6 +1,6 @@
 """A Keras user's script: `fit` a zoo model on a text file and serve it, without `trainers`.
 
-    python examples/fit_and_export.py my.txt served/mine [STEPS]
+    python -m examples.fit_and_export my.txt served/mine [STEPS]
 
 Then: python -m export.server --model_base_path=$PWD/served/mine
 """

@@ -51,7 +51,8 @@ def shakespeare_lstm_cpu() -> TrainConfig:
 
     python -m trainers --recipe=shakespeare_lstm_cpu --workdir=runs/shakespeare_lstm
 
-    3 minutes. Validation loss 1.487 (torch's nn.LSTM of this size, windows alone: 1.641).
+    3 minutes. Validation loss 1.487; with seeds 1 and 2 1.480 and 1.493 (torch's nn.LSTM of this
+    size, on windows without carried state: 1.641).
     """
     return TrainConfig(
         recipe="shakespeare_lstm_cpu",
@@ -93,6 +94,8 @@ def python_gpt_quick() -> TrainConfig:
     """The quickstart: a small GPT on this machine's own Python standard library; no download.
 
     python -m trainers --recipe=python_gpt_quick --workdir=runs/quick
+
+    1 minute. Validation loss 1.190 a byte (1.72 bits a character) on Python 3.11's library.
     """
     return TrainConfig(
         recipe="python_gpt_quick",
