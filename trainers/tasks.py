@@ -107,7 +107,7 @@ class LanguageModelTask:
 
     def compile(self, optimizer: keras.optimizers.Optimizer) -> None:
         """Sets optimizer, loss and metrics on `trained_model`."""
-        # On the other backends "not compiled" means one operation at a time, 30 times slower.
+        # On the other backends "not compiled" means one operation at a time: seconds a step.
         eager_is_slow = keras.backend.backend() != "tensorflow"
         self.trained_model.compile(
             optimizer=optimizer,

@@ -195,13 +195,6 @@ def save_weights(model: keras.Model, path: Path) -> None:
     twin.save_weights(path)
 
 
-def load_weights(model: keras.Model, path: Path) -> None:
-    """Reads what `save_weights` wrote, and leaves the optimizer of a compiled model alone."""
-    twin = type(model).from_config(model.get_config())
-    twin.load_weights(path)
-    model.set_weights(twin.get_weights())
-
-
 def sha256_of(path: Path) -> str:
     """Hex digest of a file's content."""
     with open(path, "rb") as file:

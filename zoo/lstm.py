@@ -121,7 +121,7 @@ class LSTMBackbone(keras.Model):
         return self.call_with_state(token_ids, cache, mask=mask, training=False)
 
     def _step(self, token_ids, cache):
-        # One token needs no loop over time: the cells alone, at a third of the cost.
+        # One token needs no loop over time: the cells alone do.
         x = self.token_embedding(token_ids)[:, 0]  # (B, D)
         next_state = []
         for layer, (h, c) in zip(self.recurrent_layers, cache):

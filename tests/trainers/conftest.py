@@ -48,3 +48,15 @@ def tiny(text_file):
         return TrainConfig(**{**values, **options})
 
     return config
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    """What absl.logging.warning is told, formatted."""
+    messages = []
+
+    def record(message, *args):
+        messages.append(message % args)
+
+    monkeypatch.setattr("absl.logging.warning", record)
+    return messages

@@ -11,17 +11,6 @@ from trainers.data.sources import Document
 from zoo.tokenizers import ByteTokenizer, CharacterTokenizer
 
 
-@pytest.fixture
-def warnings(monkeypatch):
-    messages = []
-
-    def record(message, *args):
-        messages.append(message % args)
-
-    monkeypatch.setattr("absl.logging.warning", record)
-    return messages
-
-
 def build(*texts, tokenizer=CharacterTokenizer.train, context_length=2, **options):
     documents = [Document(str(index), text) for index, text in enumerate(texts)]
     return build_corpus(documents, tokenizer, context_length=context_length, **options)

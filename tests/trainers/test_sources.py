@@ -23,17 +23,6 @@ def _no_outside_data(monkeypatch, tmp_path):
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.fixture
-def warnings(monkeypatch):
-    messages = []
-
-    def record(message, *args):
-        messages.append(message % args)
-
-    monkeypatch.setattr("absl.logging.warning", record)
-    return messages
-
-
 def read(tmp_path, content, name="input.txt", **options):
     path = tmp_path / name
     path.write_bytes(content)
