@@ -24,7 +24,7 @@ from absl import logging
 
 from zoo.atomic_write import replacing
 from zoo.bundle import sha256_of
-from zoo.configs import STRICT, from_dict, to_dict
+from zoo.strict_config import STRICT, from_dict, to_dict
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,8 +10,9 @@ import json
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from zoo.configs import STRICT, ConfigError, ModelConfig, from_dict, to_dict
+from zoo.configs import ModelConfig
 from zoo.presets import preset_config
+from zoo.strict_config import STRICT, ConfigError, from_dict, to_dict
 
 CONFIG_FILE = "train_config.json"
 

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable
 
 from trainers.config import DataConfig, OptimizerConfig, TrainConfig
-from zoo.configs import ConfigError
+from zoo.strict_config import ConfigError
 
 _SHAKESPEARE_PROMPTS = ("", "ROMEO:", "To be, or not to be")
 

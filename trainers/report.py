@@ -19,7 +19,7 @@ from trainers.config import TrainConfig
 from trainers.data.corpus import Corpus
 from zoo.atomic_write import replacing
 from zoo.bundle import Bundle
-from zoo.configs import to_dict
+from zoo.strict_config import to_dict
 
 REPORT_FILE = "report.md"
 matplotlib.use("Agg")  # no screen is needed, or there

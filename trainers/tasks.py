@@ -14,9 +14,9 @@ from trainers.config import DataConfig, TrainConfig
 from trainers.data import pipeline
 from trainers.data.corpus import Corpus, build_corpus
 from trainers.data.sources import read_documents
-from zoo.configs import ConfigError
 from zoo.heads import CausalLM
 from zoo.presets import build
+from zoo.strict_config import ConfigError
 from zoo.tokenizers import ByteTokenizer, CharacterTokenizer, Tokenizer
 
 # Tokens of a validation batch: large enough to keep two cores busy, small enough for memory.

@@ -12,7 +12,7 @@ from pathlib import Path
 from trainers.checkpoints import Checkpoints
 from trainers.config import CONFIG_FILE, TrainConfig, differing_keys, read_config
 from zoo.atomic_write import replacing
-from zoo.configs import to_dict
+from zoo.strict_config import to_dict
 
 _LOCK_FILE = ".lock"
 _PARTIAL = ".partial-"  # how `zoo.atomic_write` calls files under way

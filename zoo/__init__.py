@@ -10,11 +10,12 @@ imported when first used, so `import zoo` and `zoo.build` work without it.
 
 import importlib
 
-from zoo.configs import ConfigError, GPTConfig, LSTMConfig
+from zoo.configs import GPTConfig, LSTMConfig
 from zoo.gpt import GPTBackbone
 from zoo.heads import CausalLM
 from zoo.lstm import LSTMBackbone
 from zoo.presets import PRESETS, build, preset_config
+from zoo.strict_config import ConfigError
 
 _NEED_TENSORFLOW = {
     "Bundle": "zoo.bundle",

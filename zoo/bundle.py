@@ -24,9 +24,10 @@ from typing import Any, ClassVar
 import keras
 
 from zoo.atomic_write import replacing
-from zoo.configs import MODEL_CONFIGS, STRICT, ConfigError, from_dict, to_dict
+from zoo.configs import MODEL_CONFIGS
 from zoo.heads import CausalLM
 from zoo.presets import build
+from zoo.strict_config import STRICT, ConfigError, from_dict, to_dict
 from zoo.text_lm import TextLM
 from zoo.tokenizers import Tokenizer, load_tokenizer
 

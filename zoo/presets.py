@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 
-from zoo.configs import ConfigError, GPTConfig, LSTMConfig, ModelConfig
+from zoo.configs import GPTConfig, LSTMConfig, ModelConfig
 from zoo.gpt import GPTBackbone
 from zoo.heads import CausalLM
 from zoo.lstm import LSTMBackbone
+from zoo.strict_config import ConfigError
 
 BACKBONES = {"gpt": GPTBackbone, "lstm": LSTMBackbone}
 

@@ -14,7 +14,7 @@ from trainers.config import (
     read_config,
     with_overrides,
 )
-from zoo.configs import ConfigError, to_dict
+from zoo.strict_config import ConfigError, to_dict
 
 
 def config(**options):

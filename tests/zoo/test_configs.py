@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from zoo.configs import ConfigError, GPTConfig, LSTMConfig, from_dict, to_dict
+from zoo.configs import GPTConfig, LSTMConfig
 from zoo.presets import PRESETS, build, preset_config
+from zoo.strict_config import ConfigError, from_dict, to_dict
 
 
 @pytest.mark.parametrize("preset", PRESETS)
