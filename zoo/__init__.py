@@ -1,4 +1,4 @@
-"""Keras language models: build one, train it with `fit` or `trainers`, save it as a bundle.
+"""Keras text models: build one, train it with `fit` or `trainers`, save it as a bundle.
 
     model = zoo.build("gpt_char_cpu", vocabulary_size=tokenizer.vocabulary_size)
     zoo.save("runs/mine", model, tokenizer)
@@ -10,11 +10,21 @@ imported when first used, so `import zoo` and `zoo.build` work without it.
 
 import importlib
 
-from zoo.configs import GPTConfig, LSTMConfig
+from zoo.bert import BertBackbone
+from zoo.configs import BertConfig, GPTConfig, LSTMConfig
+from zoo.encoder_heads import (
+    Classifier,
+    MaskedLM,
+    PairClassifier,
+    Regressor,
+    SentenceEncoder,
+    SpanPredictor,
+    Tagger,
+)
 from zoo.gpt import GPTBackbone
 from zoo.heads import CausalLM
 from zoo.lstm import LSTMBackbone
-from zoo.presets import PRESETS, build, preset_config
+from zoo.presets import HEADS, PRESETS, build, preset_config
 from zoo.strict_config import ConfigError
 
 _NEED_TENSORFLOW = {
@@ -29,17 +39,27 @@ _NEED_TENSORFLOW = {
 }
 
 __all__ = [
+    "HEADS",
     "PRESETS",
+    "BertBackbone",
+    "BertConfig",
     "Bundle",
     "BundleError",
     "ByteTokenizer",
     "CausalLM",
     "CharacterTokenizer",
+    "Classifier",
     "ConfigError",
     "GPTBackbone",
     "GPTConfig",
     "LSTMBackbone",
     "LSTMConfig",
+    "MaskedLM",
+    "PairClassifier",
+    "Regressor",
+    "SentenceEncoder",
+    "SpanPredictor",
+    "Tagger",
     "TextLM",
     "build",
     "load",

@@ -18,6 +18,7 @@ import importlib.metadata
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,13 +26,16 @@ import keras
 
 from zoo.atomic_write import replacing
 from zoo.configs import MODEL_CONFIGS
-from zoo.heads import CausalLM
 from zoo.presets import build
 from zoo.strict_config import STRICT, ConfigError, from_dict, to_dict
+from zoo.text_encoder import TextConfig, TextEncoder
 from zoo.text_lm import TextLM
+from zoo.text_models import TEXT_MODELS
 from zoo.tokenizers import Tokenizer, load_tokenizer
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# Version 1 had language models only; every field since then has a default.
+_READ_VERSIONS = (1, 2)
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.weights.h5"
 TOKENIZER_FOLDER = "tokenizer"
@@ -48,14 +52,17 @@ class BundleConfig:
 
     Attributes:
         format_version: int, raised when older code could not read the folder.
-        family: "gpt" or "lstm".
-        task: "lm".
+        family: "gpt", "lstm" or "bert".
+        task: "lm", or one of `zoo.text_models.TEXT_MODELS`.
         model: the model config as a dict.
         tokenizer_kind, tokenizer_fingerprint: which tokenizer the weights were trained with.
-        start_id: int, the token that an empty text reads.
+        start_id: int, the token that an empty text reads; None but for task "lm".
         weights_sha256: hex digest of `model.weights.h5`.
         parameters: int, number of weights.
         versions: package name -> version that wrote the bundle.
+        head: options of the task's head, such as {"num_classes": 2}.
+        labels: names of classes or tags, in the order of the model's outputs.
+        text: how text is read, a `zoo.text_encoder.TextConfig`; None for task "lm".
     """
 
     __pydantic_config__: ClassVar[dict] = STRICT
@@ -66,10 +73,13 @@ class BundleConfig:
     model: dict[str, Any]
     tokenizer_kind: str
     tokenizer_fingerprint: str
-    start_id: int
+    start_id: int | None
     weights_sha256: str
     parameters: int
     versions: dict[str, str]
+    head: dict[str, Any] = dataclasses.field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    text: TextConfig | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,15 +98,38 @@ class Bundle:
 
     @functools.cached_property
     def lm(self) -> TextLM:
-        """Text in, text out: `generate`, `score`, `next_token`."""
+        """Text in, text out: `generate`, `score`, `next_token`; for task "lm".
+
+        Raises:
+            BundleError: another task.
+        """
+        if self.config.task != "lm":
+            raise BundleError(
+                f"{self.folder}: a model of task {self.config.task!r} writes no text; use "
+                f"`text_model`, which has {', '.join(self.text_model.functions)}"
+            )
         return TextLM(self.tokenizer, self.model, self.config.start_id)
+
+    @functools.cached_property
+    def text_model(self) -> TextEncoder:
+        """Text in, labels, tags, answers, vectors or numbers out; for every task but "lm".
+
+        Raises:
+            BundleError: task "lm".
+        """
+        config = self.config
+        if config.task not in TEXT_MODELS:
+            raise BundleError(f"{self.folder}: task {config.task!r} is a language model: use `lm`")
+        return TEXT_MODELS[config.task](self.tokenizer, self.model, config.text, config.labels)
 
 
 def save(
     folder: str | os.PathLike[str],
-    model: CausalLM,
+    model: keras.Model,
     tokenizer: Tokenizer,
     start_id: int | None = None,
+    labels: Sequence[str] = (),
+    text: TextConfig | None = None,
 ) -> Bundle:
     """Writes a bundle; an older one in the folder is replaced.
 
@@ -105,22 +138,30 @@ def save(
 
     Args:
         folder: created if missing.
-        model: zoo.heads.CausalLM, trained in whatever way.
+        model: zoo.heads.CausalLM or a model of zoo.encoder_heads, trained in whatever way.
         tokenizer: the tokenizer it was trained with.
-        start_id: int, the token that an empty text reads. Defaults to the tokenizer's `end_id`.
+        start_id: int, the token that an empty text reads, for a language model. Defaults to the
+            tokenizer's `end_id`.
+        labels: names of classes or tags, in the order of the model's outputs.
+        text: TextConfig, how text is read; not for a language model.
 
     Returns:
         Bundle.
 
     Raises:
-        ValueError: the tokenizer has more ids than the model.
+        ValueError: tokenizer, labels or text config do not fit the model.
         OSError: the folder cannot be written; what was there stays.
 
     Example: `zoo.save("runs/mine", model, tokenizer)`
     """
     folder = Path(folder)
-    start_id = tokenizer.end_id if start_id is None else start_id
-    TextLM(tokenizer, model, start_id)  # refuses a tokenizer that does not fit
+    # Making the text-level class refuses what does not fit together.
+    if model.task == "lm":
+        start_id = TextLM(tokenizer, model, start_id).start_id
+        head = {}
+    else:
+        text = TEXT_MODELS[model.task](tokenizer, model, text, tuple(labels)).config
+        head = model.head_config()
     tokenizer.save(folder / TOKENIZER_FOLDER)
     weights = folder / WEIGHTS_FILE
     with replacing(weights) as temporary:
@@ -137,6 +178,9 @@ def save(
         weights_sha256=digest,
         parameters=model.count_params(),
         versions=_versions(),
+        head=head,
+        labels=tuple(labels),
+        text=text,
     )
     with replacing(folder / CONFIG_FILE) as temporary:
         temporary.write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
@@ -170,7 +214,8 @@ def load(folder: str | os.PathLike[str]) -> Bundle:
             f"{', '.join(MODEL_CONFIGS)}"
         )
     try:
-        model = build(from_dict(model_class, config.model, where=str(folder / CONFIG_FILE)))
+        model_config = from_dict(model_class, config.model, where=str(folder / CONFIG_FILE))
+        model = build(model_config, task=config.task, head=config.head)
     except ConfigError as error:
         raise BundleError(str(error)) from None
     model.load_weights(weights)
@@ -218,9 +263,9 @@ def _read_config(folder: Path) -> BundleConfig:
     except ValueError as error:
         raise BundleError(f"{path}: not valid JSON ({error}). Restore it or train again.") from None
     version = values.get("format_version") if isinstance(values, dict) else None
-    if version != FORMAT_VERSION:
+    if version not in _READ_VERSIONS:
         raise BundleError(
-            f"{path}: format_version is {version!r}, this release reads {FORMAT_VERSION}. "
+            f"{path}: format_version is {version!r}, this release reads {_READ_VERSIONS}. "
             "Use the release that wrote it."
         )
     try:

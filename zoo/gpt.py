@@ -25,6 +25,7 @@ class GPTBackbone(keras.Model):
         backbone(np.zeros((2, 10), "int32")).shape  # (2, 10, 32)
     """
 
+    is_causal = True
     # A cache slot belongs to a position, and there are `context_length` of them.
     cache_is_bounded = True
 

@@ -1,9 +1,11 @@
-"""What stands on a backbone: one class a task."""
+"""The language model on a causal backbone; `zoo.encoder_heads` has what stands on encoders."""
 
 from __future__ import annotations
 
 import keras
 from keras import ops
+
+from zoo.strict_config import ConfigError
 
 
 @keras.saving.register_keras_serializable(package="zoo")
@@ -20,6 +22,9 @@ class CausalLM(keras.Model):
     Args:
         backbone: GPTBackbone or LSTMBackbone.
 
+    Raises:
+        ConfigError: the backbone sees the future.
+
     Example:
         model = zoo.build("gpt_char_cpu", vocabulary_size=65)
         model.compile("adamw", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
@@ -30,6 +35,11 @@ class CausalLM(keras.Model):
 
     def __init__(self, backbone: keras.Model, **kwargs):
         super().__init__(**kwargs)
+        if not backbone.is_causal:
+            raise ConfigError(
+                "a language model must not see the future: CausalLM needs a GPTBackbone, or an "
+                f"LSTMBackbone with bidirectional=False. Received: {type(backbone).__name__}"
+            )
         self.backbone = backbone
         # Built at once, so that summary(), count_params() and load_weights() work right away.
         self(keras.Input((None,), dtype="int32", name="token_ids"))

@@ -1,5 +1,7 @@
 """The parts of a transformer: norms, rotary positions, attention with a cache, feed-forward, block.
 
+Decoders (`zoo.gpt`) and encoders (`zoo.bert`) are made of the same parts.
+
 Shape letters: B rows, T new tokens, L cache slots, D hidden_dim, K key/value heads, G query heads
 per key/value head, H channels of a head. `keras.ops` only: runs on every Keras backend.
 """
@@ -9,13 +11,14 @@ from __future__ import annotations
 import keras
 from keras import ops
 
-from zoo.configs import GPTConfig
+from zoo.configs import BertConfig, GPTConfig
 
+TransformerConfig = GPTConfig | BertConfig
 # A key/value pair of one layer: two tensors (B, K, L, H).
 LayerCache = tuple
 
 
-def make_norm(config: GPTConfig, name: str) -> keras.layers.Layer:
+def make_norm(config: TransformerConfig, name: str) -> keras.layers.Layer:
     """The normalisation layer that `config.norm` names."""
     if config.norm == "rms_norm":
         return keras.layers.RMSNormalization(epsilon=config.norm_epsilon, name=name)
@@ -25,16 +28,14 @@ def make_norm(config: GPTConfig, name: str) -> keras.layers.Layer:
 
 
 def make_dense(
-    config: GPTConfig, units: int, name: str, residual: bool = False
+    config: TransformerConfig, units: int, name: str, residual: bool = False
 ) -> keras.layers.Dense:
-    """A dense layer with GPT-2's initialisation.
+    """A dense layer with the config's initialisation.
 
-    `residual` layers write to the residual stream: their initial weights shrink with depth
-    (Radford et al., 2019), so that the stream's variance does not grow with the layer count.
+    `residual` layers write to the residual stream: they take `config.residual_stddev`, which
+    shrinks with depth where the norms come first.
     """
-    stddev = config.initializer_range
-    if residual:
-        stddev /= (2 * config.num_layers) ** 0.5
+    stddev = config.residual_stddev if residual else config.initializer_range
     return keras.layers.Dense(
         units,
         use_bias=config.use_bias,
@@ -62,19 +63,22 @@ def rotate(x, positions, base: float):
     return ops.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
 
-class CausalSelfAttention(keras.layers.Layer):
-    """Multi-head, multi-query or grouped-query self-attention that looks only back.
+class SelfAttention(keras.layers.Layer):
+    """Multi-head, multi-query or grouped-query self-attention.
 
     `call` attends within the given tokens; `decode` reads and extends a key/value cache. Both go
     through `_attend`, so they differ in nothing but where keys come from.
 
     Args:
-        config: GPTConfig.
+        config: GPTConfig or BertConfig.
+        causal: bool. Whether a token sees only itself and the past, or all that
+            `padding_mask` allows.
     """
 
-    def __init__(self, config: GPTConfig, **kwargs):
+    def __init__(self, config: TransformerConfig, causal: bool, **kwargs):
         super().__init__(**kwargs)
         self.config = config
+        self.causal = causal
         kv_dim = config.key_value_heads * config.head_dim
         # One product for queries, keys and values: fewer, larger matrix products.
         self.qkv = make_dense(config, config.hidden_dim + 2 * kv_dim, "qkv")
@@ -84,12 +88,32 @@ class CausalSelfAttention(keras.layers.Layer):
             self.query_norm = keras.layers.RMSNormalization(name="query_norm")
             self.key_norm = keras.layers.RMSNormalization(name="key_norm")
 
-    def call(self, x, training=None):
-        """Attends over the tokens of `x` (B, T, D) themselves; returns (B, T, D)."""
+    def build(self, input_shape):
+        # Explicit in every part: without it Keras traces each call once more for each level of
+        # nesting, and a model takes twice as long to make.
+        self.qkv.build(input_shape)
+        self.output_projection.build((None, None, self.config.hidden_dim))
+        if self.config.qk_norm:
+            self.query_norm.build((None, None, None, self.config.head_dim))
+            self.key_norm.build((None, None, None, self.config.head_dim))
+
+    def call(self, x, padding_mask=None, training=None):
+        """Attends over the tokens of `x` (B, T, D) themselves; returns (B, T, D).
+
+        Args:
+            x: (B, T, D) hidden states.
+            padding_mask: (B, T) bool, False at padding, which nobody sees; `None` means no
+                padding. Not causal only: padding after a text is in nobody's past.
+            training: bool, whether dropout is on.
+        """
         length = ops.shape(x)[1]
         positions = ops.arange(length, dtype="int32")[None]  # (1, T)
         query, key, value = self._project(x, positions)
-        visible = positions[:, :, None] >= positions[:, None, :]  # (1, T, T)
+        visible = None
+        if self.causal:
+            visible = positions[:, :, None] >= positions[:, None, :]  # (1, T, T)
+        elif padding_mask is not None:
+            visible = padding_mask[:, None, :]  # (B, 1, T)
         return self._attend(query, key, value, visible, training)
 
     def decode(self, x, cache: LayerCache, positions):
@@ -138,7 +162,10 @@ class CausalSelfAttention(keras.layers.Layer):
         slots = ops.shape(scores)[-1]
         scores = ops.reshape(scores, (batch_size, kv_heads, groups, length, slots))
         # float32: softmax over many slots loses digits in half precision.
-        scores = ops.where(visible[:, None, None], ops.cast(scores, "float32"), -1e9)
+        scores = ops.cast(scores, "float32")
+        if visible is not None:
+            # Large but finite: a row that sees nothing gives some average, and not NaN.
+            scores = scores + ops.where(visible, 0.0, -1e9)[:, None, None]
         weights = ops.cast(ops.softmax(scores, axis=-1), value.dtype)
         weights = self.attention_dropout(weights, training=training)
         weights = ops.reshape(weights, (batch_size, kv_heads, groups * length, slots))
@@ -181,34 +208,41 @@ def attended_slots(keys, positions):
     return keys.shape[2]
 
 
+def activate(x, activation: str):
+    """The nonlinearity by its config name; "swiglu" halves the last dimension."""
+    match activation:
+        case "gelu":
+            return ops.gelu(x, approximate=False)
+        case "gelu_tanh":
+            return ops.gelu(x, approximate=True)
+        case "squared_relu":
+            return ops.square(ops.relu(x))
+        case "swiglu":
+            gate, linear = ops.split(x, 2, axis=-1)
+            return ops.silu(gate) * linear
+
+
 class FeedForward(keras.layers.Layer):
     """The position-wise network of a block: (B, T, D) -> (B, T, D).
 
     Args:
-        config: GPTConfig; `activation` chooses GELU, squared ReLU or the gated SwiGLU.
+        config: GPTConfig or BertConfig; `activation` chooses GELU, squared ReLU or the gated
+            SwiGLU.
     """
 
-    def __init__(self, config: GPTConfig, **kwargs):
+    def __init__(self, config: TransformerConfig, **kwargs):
         super().__init__(**kwargs)
         self.config = config
         inner = config.feedforward_dim * (2 if config.activation == "swiglu" else 1)
         self.expand = make_dense(config, inner, "expand")
         self.contract = make_dense(config, config.hidden_dim, "contract", residual=True)
 
-    def call(self, x):
-        return self.contract(self._activate(self.expand(x)))
+    def build(self, input_shape):
+        self.expand.build(input_shape)
+        self.contract.build((None, None, self.config.feedforward_dim))
 
-    def _activate(self, x):
-        match self.config.activation:
-            case "gelu":
-                return ops.gelu(x, approximate=False)
-            case "gelu_tanh":
-                return ops.gelu(x, approximate=True)
-            case "squared_relu":
-                return ops.square(ops.relu(x))
-            case "swiglu":
-                gate, linear = ops.split(x, 2, axis=-1)
-                return ops.silu(gate) * linear
+    def call(self, x):
+        return self.contract(activate(self.expand(x), self.config.activation))
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -224,10 +258,14 @@ class DecoderBlock(keras.layers.Layer):
     def __init__(self, config: GPTConfig, **kwargs):
         super().__init__(**kwargs)
         self.attention_norm = make_norm(config, "attention_norm")
-        self.attention = CausalSelfAttention(config, name="attention")
+        self.attention = SelfAttention(config, causal=True, name="attention")
         self.feedforward_norm = make_norm(config, "feedforward_norm")
         self.feedforward = FeedForward(config, name="feedforward")
         self.dropout = keras.layers.Dropout(config.dropout)
+
+    def build(self, input_shape):
+        for part in (self.attention_norm, self.attention, self.feedforward_norm, self.feedforward):
+            part.build(input_shape)
 
     def call(self, x, training=None):
         attended = self.attention(self.attention_norm(x), training=training)
@@ -236,7 +274,7 @@ class DecoderBlock(keras.layers.Layer):
         return x + self.dropout(transformed, training=training)
 
     def decode(self, x, cache: LayerCache, positions):
-        """`call` for new tokens only; see `CausalSelfAttention.decode`."""
+        """`call` for new tokens only; see `SelfAttention.decode`."""
         attended, cache = self.attention.decode(self.attention_norm(x), cache, positions)
         x = x + attended
         return x + self.feedforward(self.feedforward_norm(x)), cache

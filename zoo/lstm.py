@@ -1,4 +1,4 @@
-"""A stacked LSTM language model: token embedding, LSTM layers, an optional projection."""
+"""A stacked LSTM: token embedding, layers of one or two directions, an optional projection."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ class LSTMBackbone(keras.Model):
     Hochreiter & Schmidhuber (1997). The cache is the state `(h, c)` of each layer: it has no
     length limit, and carrying it from one training window to the next is truncated
     back-propagation through time.
+
+    With `config.bidirectional` it is an encoder: each hidden state is a function of the whole
+    text, and there is no cache.
 
     Args:
         config: LSTMConfig.
@@ -39,26 +42,59 @@ class LSTMBackbone(keras.Model):
             name="token_embedding",
         )
         self.dropout = keras.layers.Dropout(config.dropout)
-        self.recurrent_layers = [
-            keras.layers.LSTM(
-                config.hidden_dim,
-                return_sequences=True,
-                return_state=True,
-                bias_initializer=_GateBias(config.forget_bias),
-                unit_forget_bias=False,
-                # The cuDNN op would not run on TensorFlow Serving's CPU builds.
-                use_cudnn=False,
-                name=f"lstm_{i}",
-            )
-            for i in range(config.num_layers)
-        ]
+        layers = range(config.num_layers)
+        self.recurrent_layers = [_lstm(config, f"lstm_{i}") for i in layers]
         self.projection = None
-        if config.token_dim != config.hidden_dim:
+        if config.bidirectional:
+            self.backward_layers = [_lstm(config, f"backward_lstm_{i}") for i in layers]
+        elif config.token_dim != config.hidden_dim:
             self.projection = keras.layers.Dense(config.token_dim, name="projection")
 
-    def call(self, token_ids, training=None):
+    @property
+    def is_causal(self) -> bool:
+        """Whether a hidden state depends on the past only."""
+        return not self.config.bidirectional
+
+    @property
+    def output_dim(self) -> int:
+        """Width of a hidden state."""
+        config = self.config
+        return 2 * config.hidden_dim if config.bidirectional else config.token_dim
+
+    def call(self, token_ids, padding_mask=None, segment_ids=None, training=None):
+        """Hidden states (B, T, output_dim).
+
+        Args:
+            token_ids: (B, T) int32.
+            padding_mask: (B, T) bool, True at real tokens, `None` if all are: at padding the
+                state of either direction stands still.
+            segment_ids: ignored, an LSTM knows no segments.
+            training: bool, whether dropout is on.
+        """
+        del segment_ids
+        if padding_mask is not None:
+            padding_mask = ops.cast(padding_mask, "bool")
+        if self.config.bidirectional:
+            return self._read_both_ways(token_ids, padding_mask, training)
         zeros = self.initial_cache(ops.shape(token_ids)[0])
-        return self.call_with_state(token_ids, zeros, training=training)[0]
+        return self.call_with_state(token_ids, zeros, mask=padding_mask, training=training)[0]
+
+    def encode(self, token_ids, padding_mask=None, segment_ids=None, training=None):
+        """`call` by the name that all encoders share."""
+        return self(
+            token_ids, padding_mask=padding_mask, segment_ids=segment_ids, training=training
+        )
+
+    def _read_both_ways(self, token_ids, mask, training):
+        x = self.dropout(self.token_embedding(token_ids), training=training)
+        for forward, backward in zip(self.recurrent_layers, self.backward_layers):
+            ahead = forward(x, mask=mask, training=training)[0]
+            # Padding on the right comes first here, and the masked state stays zero through it:
+            # the backward direction starts at each row's last real token.
+            behind = backward(ops.flip(x, axis=1), mask=_flip(mask), training=training)[0]
+            x = ops.concatenate([ahead, ops.flip(behind, axis=1)], axis=-1)  # (B, T, 2 units)
+            x = self.dropout(x, training=training)
+        return x
 
     def call_with_state(self, token_ids, state, mask=None, training=None):
         """Hidden states (B, T, D) and the state after the last token.
@@ -137,6 +173,23 @@ class LSTMBackbone(keras.Model):
     @classmethod
     def from_config(cls, config):
         return config_from_kwargs(cls, LSTMConfig, config)
+
+
+def _lstm(config: LSTMConfig, name: str) -> keras.layers.LSTM:
+    return keras.layers.LSTM(
+        config.hidden_dim,
+        return_sequences=True,
+        return_state=True,
+        bias_initializer=_GateBias(config.forget_bias),
+        unit_forget_bias=False,
+        # The cuDNN op would not run on TensorFlow Serving's CPU builds.
+        use_cudnn=False,
+        name=name,
+    )
+
+
+def _flip(mask):
+    return None if mask is None else ops.flip(mask, axis=1)
 
 
 @keras.saving.register_keras_serializable(package="zoo")

@@ -10,11 +10,11 @@ import functools
 
 import keras
 import tensorflow as tf
-from keras import ops
 
 from zoo.generation import SamplingOptions, generate
 from zoo.request_options import OPTIONS, complete_options, options_by_row
 from zoo.scoring import log_likelihood, next_token_probabilities
+from zoo.text_batches import at_least_one, rows_of, run, to_backend, to_tensorflow
 from zoo.tokenizers import Tokenizer
 
 # `next_token` gives this many candidates, or the whole vocabulary where it is smaller.
@@ -70,7 +70,7 @@ class TextLM(tf.Module):
             tf.errors.InvalidArgumentError: an option is out of range; the message names it.
             TypeError: unknown option.
         """
-        return self._run(self.generate_function, text, **complete_options(options))
+        return run(self.generate_function, text, **complete_options(options))
 
     def score(self, text) -> dict[str, tf.Tensor]:
         """How likely each text is, as the continuation of an empty one.
@@ -82,7 +82,7 @@ class TextLM(tf.Module):
             dict of [B] tensors: `log_likelihood` (float32, nats, sum over tokens), `token_count`
             (int32), `perplexity` (float32, exp(-log_likelihood / token_count); 1 for "").
         """
-        return self._run(self.score_function, text)
+        return run(self.score_function, text)
 
     def next_token(self, text) -> dict[str, tf.Tensor]:
         """The likeliest next tokens of each text.
@@ -91,7 +91,7 @@ class TextLM(tf.Module):
             dict: `tokens` [B, K] strings (special ids by name), `probabilities` [B, K] float32,
             likeliest first; K is 10 or the vocabulary size, whichever is smaller.
         """
-        return self._run(self.next_token_function, text)
+        return run(self.next_token_function, text)
 
     @functools.cached_property
     def generate_function(self) -> tf.types.experimental.PolymorphicFunction:
@@ -123,13 +123,6 @@ class TextLM(tf.Module):
 
         return predict_next_token
 
-    def _run(self, function, text, **options):
-        text = tf.convert_to_tensor(text, tf.string)
-        if keras.backend.backend() == "tensorflow":
-            return function(text, **options)
-        # Another backend cannot run inside a TensorFlow graph; eagerly it takes the same path.
-        return function.python_function(text, **options)
-
     def _generate(self, text, max_new_tokens, temperature, top_k, top_p, seed):
         options = {
             "max_new_tokens": max_new_tokens,
@@ -138,30 +131,30 @@ class TextLM(tf.Module):
             "top_p": top_p,
             "seed": seed,
         }
-        given_text, text = text, _at_least_one(text)
+        given_text, text = text, at_least_one(text)
         options = options_by_row(options, tf.shape(given_text)[0], tf.shape(text)[0])
         max_steps = tf.maximum(tf.reduce_max(options["max_new_tokens"]), 0)
         token_ids, lengths = self._prompt(text)
         result = generate(
             self.model,
-            _to_backend(token_ids),
-            _to_backend(lengths),
-            SamplingOptions(**{name: _to_backend(value) for name, value in options.items()}),
+            to_backend(token_ids),
+            to_backend(lengths),
+            SamplingOptions(**{name: to_backend(value) for name, value in options.items()}),
             max_steps if keras.backend.backend() == "tensorflow" else int(max_steps),
             end_id=self.tokenizer.end_id,
             banned_ids=self._ids_without_text(),
         )
         new_ids = tf.RaggedTensor.from_tensor(
-            _to_tensorflow(result.token_ids), _to_tensorflow(result.lengths)
+            to_tensorflow(result.token_ids), to_tensorflow(result.lengths)
         )
         completion = self.tokenizer.decode(new_ids)
         outputs = {
             "text": tf.strings.join([text, completion]),
             "completion": completion,
-            "token_count": _to_tensorflow(result.lengths),
-            "log_probability": _to_tensorflow(result.log_probability),
+            "token_count": to_tensorflow(result.lengths),
+            "log_probability": to_tensorflow(result.log_probability),
         }
-        return _rows_of(given_text, outputs)
+        return rows_of(given_text, outputs)
 
     def _ids_without_text(self) -> tuple[int, ...]:
         """The unknown token, and what a model with room for more ids has beyond the tokenizer's."""
@@ -170,12 +163,12 @@ class TextLM(tf.Module):
         return (*spare, *([] if unknown_id is None else [unknown_id]))
 
     def _score(self, text):
-        given_text, text = text, _at_least_one(text)
+        given_text, text = text, at_least_one(text)
         ids = self.tokenizer.encode(text)
         lengths = tf.cast(ids.row_lengths(), tf.int32)
-        total = _to_tensorflow(
+        total = to_tensorflow(
             log_likelihood(
-                self.model, _to_backend(ids.to_tensor()), _to_backend(lengths), self.start_id
+                self.model, to_backend(ids.to_tensor()), to_backend(lengths), self.start_id
             )
         )
         mean = total / tf.cast(tf.maximum(lengths, 1), tf.float32)
@@ -184,22 +177,22 @@ class TextLM(tf.Module):
             "token_count": lengths,
             "perplexity": tf.exp(-mean),
         }
-        return _rows_of(given_text, outputs)
+        return rows_of(given_text, outputs)
 
     def _next_token(self, text):
-        given_text, text = text, _at_least_one(text)
+        given_text, text = text, at_least_one(text)
         token_ids, lengths = self._prompt(text)
         ids, probabilities = next_token_probabilities(
             self.model,
-            _to_backend(token_ids),
-            _to_backend(lengths),
+            to_backend(token_ids),
+            to_backend(lengths),
             min(CANDIDATES, self.model.vocabulary_size),
         )
         outputs = {
-            "tokens": self.tokenizer.tokens(_to_tensorflow(ids)),
-            "probabilities": _to_tensorflow(probabilities),
+            "tokens": self.tokenizer.tokens(to_tensorflow(ids)),
+            "probabilities": to_tensorflow(probabilities),
         }
-        return _rows_of(given_text, outputs)
+        return rows_of(given_text, outputs)
 
     def _prompt(self, text):
         """Token ids (B, P), padded on the right, and lengths (B,), at least 1."""
@@ -210,27 +203,3 @@ class TextLM(tf.Module):
         )
         ids = tf.concat([starts, ids], axis=1)
         return ids.to_tensor(), tf.cast(ids.row_lengths(), tf.int32)
-
-
-def _at_least_one(text):
-    """`text`, or one empty text in place of none: not every operation takes an empty batch."""
-    missing = tf.cast(tf.equal(tf.size(text), 0), tf.int32)
-    return tf.concat([text, tf.fill([missing], "")], axis=0)
-
-
-def _rows_of(text, outputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """The outputs of the texts that were given, without the stand-in of an empty batch."""
-    return {name: value[: tf.shape(text)[0]] for name, value in outputs.items()}
-
-
-def _to_backend(tensor):
-    """A TensorFlow tensor as a tensor of Keras' backend (itself on TensorFlow)."""
-    if keras.backend.backend() == "tensorflow":
-        return tensor
-    return ops.convert_to_tensor(tensor.numpy())
-
-
-def _to_tensorflow(tensor):
-    if keras.backend.backend() == "tensorflow":
-        return tensor
-    return tf.convert_to_tensor(ops.convert_to_numpy(tensor))

@@ -1,7 +1,7 @@
 """Text to token ids and back, as TensorFlow graph operations.
 
-`character.py` gives every Unicode character an id, `byte.py` every byte; `base.py` holds the
-contract that both keep. A tokenizer is saved as one `tokenizer.json`:
+`character.py` gives every Unicode character an id, `byte.py` every byte, `wordpiece.py` every word
+or piece of a word, as BERT; `base.py` holds the contract that all keep. A tokenizer is saved as one `tokenizer.json`:
 
     tokenizer = CharacterTokenizer.train(["hello world"])
     tokenizer.save("bundle/tokenizer")
@@ -14,13 +14,22 @@ import os
 from zoo.tokenizers.base import FILE_NAME, FORMAT_VERSION, Tokenizer
 from zoo.tokenizers.byte import ByteTokenizer
 from zoo.tokenizers.character import CharacterTokenizer
+from zoo.tokenizers.wordpiece import WordPieceTokenizer
 
 TOKENIZERS: dict[str, type[Tokenizer]] = {
     CharacterTokenizer.kind: CharacterTokenizer,
     ByteTokenizer.kind: ByteTokenizer,
+    WordPieceTokenizer.kind: WordPieceTokenizer,
 }
 
-__all__ = ["TOKENIZERS", "ByteTokenizer", "CharacterTokenizer", "Tokenizer", "load_tokenizer"]
+__all__ = [
+    "TOKENIZERS",
+    "ByteTokenizer",
+    "CharacterTokenizer",
+    "Tokenizer",
+    "WordPieceTokenizer",
+    "load_tokenizer",
+]
 
 
 def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:

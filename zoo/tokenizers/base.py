@@ -46,7 +46,7 @@ class Tokenizer(abc.ABC):
     lossless: ClassVar[bool]
     splits_anywhere: ClassVar[bool] = False
 
-    vocabulary: str | None
+    vocabulary: str | list[str] | None
     end_id: int
     unknown_id: int | None
     special_tokens: dict[str, int]

@@ -1,0 +1,120 @@
+"""What every head on an encoder shares: reading the inputs dict, saving, building."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from zoo.pooling import pool
+from zoo.strict_config import ConfigError
+
+
+class EncoderHead(keras.Model):
+    """What all heads share: reading the inputs dict, saving, building.
+
+    A subclass makes its layers, then calls `finish`; its `call` starts from `encode`.
+
+    Args:
+        backbone: BertBackbone or LSTMBackbone.
+    """
+
+    task: str
+
+    def __init__(self, backbone: keras.Model, **kwargs):
+        super().__init__(**kwargs)
+        self.backbone = backbone
+
+    def finish(self, uses_pooler: bool = False, **extra_inputs: str):
+        """Builds the model on symbolic inputs; called last in a subclass's `__init__`.
+
+        Args:
+            uses_pooler: bool, whether the head reads the backbone's pooler, if there is one.
+            **extra_inputs: name to dtype of inputs besides the usual three.
+        """
+        pooler = getattr(self.backbone, "pooler", None)
+        if pooler is not None:
+            # Without a gradient it is not trainable: optimizers would warn, or only decay it.
+            pooler.trainable = uses_pooler and self.backbone.trainable
+        names = {"token_ids": "int32", "padding_mask": "bool"}
+        if getattr(self.backbone.config, "num_segments", 0):
+            names["segment_ids"] = "int32"
+        names |= extra_inputs
+        # Built at once, so that summary(), count_params() and load_weights() work right away.
+        self({name: keras.Input((None,), dtype=dtype, name=name) for name, dtype in names.items()})
+
+    def encode(self, inputs: dict, training):
+        """Hidden states (B, T, D) of the inputs dict."""
+        return self.backbone.encode(
+            inputs["token_ids"],
+            padding_mask=inputs.get("padding_mask"),
+            segment_ids=inputs.get("segment_ids"),
+            training=training,
+        )
+
+    def pool(self, hidden, inputs: dict, pooling: str):
+        """Hidden states (B, T, D) to one vector a row (B, D)."""
+        if pooling == "cls" and getattr(self.backbone, "pooler", None) is not None:
+            return self.backbone.pool(hidden)
+        return pool(hidden, inputs.get("padding_mask"), pooling)
+
+    def head_config(self) -> dict[str, Any]:
+        """The head's own options, besides the backbone: JSON-able, `zoo.build(head=...)`."""
+        return {}
+
+    @property
+    def context_length(self) -> int:
+        """Tokens read at once, special tokens included."""
+        return self.backbone.config.context_length
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of token ids."""
+        return self.backbone.config.vocabulary_size
+
+    def get_config(self):
+        return {
+            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            **self.head_config(),
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        config["backbone"] = keras.saving.deserialize_keras_object(config["backbone"])
+        return cls(**config)
+
+
+def output_dense(units: int, name: str) -> keras.layers.Dense:
+    """The last layer of a head: float32 logits, small at first."""
+    # Small weights: at the start every class is as likely as the others.
+    return keras.layers.Dense(
+        units,
+        kernel_initializer=keras.initializers.RandomNormal(stddev=0.02),
+        dtype="float32",
+        name=name,
+    )
+
+
+def gather_positions(hidden, positions):
+    """Rows of `hidden` (B, T, D) at `positions` (B, P) int32: (B, P, D)."""
+    batch_size, length, width = ops.shape(hidden)
+    # One gather of whole rows: take_along_axis would make an index for every channel.
+    starts = ops.arange(batch_size, dtype="int32")[:, None] * length
+    return ops.take(ops.reshape(hidden, (-1, width)), positions + starts, axis=0)
+
+
+def require_at_least(name: str, value: int, least: int) -> int:
+    """`value` itself if it is an int of at least `least`; else ConfigError."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name} must be a whole number from {least} on. Received: {value!r}")
+    return value
+
+
+def require_fraction(name: str, value: float) -> float:
+    """`value` itself if it is in [0, 1); else ConfigError."""
+    if not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ConfigError(f"{name} must be in [0, 1). Received: {value!r}")
+    return value

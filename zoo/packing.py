@@ -1,0 +1,149 @@
+"""Token ids of texts to what an encoder reads: [CLS] a [SEP], or [CLS] a [SEP] b [SEP].
+
+One implementation for training, evaluation and serving. Texts that are too long are cut into
+overlapping windows (`cut_windows`, `take_windows`) or truncated (`truncate_pair`).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from zoo.tokenizers import WordPieceTokenizer
+
+
+class Packed(NamedTuple):
+    """A padded batch, as `zoo.encoder_heads` takes it.
+
+    Attributes:
+        token_ids: (B, T) int32, padded with the tokenizer's pad id.
+        padding_mask: (B, T) bool, True where there is a token.
+        segment_ids: (B, T) int32, 1 for the second text and its [SEP], else 0.
+    """
+
+    token_ids: tf.Tensor
+    padding_mask: tf.Tensor
+    segment_ids: tf.Tensor
+
+    def inputs(self) -> dict[str, tf.Tensor]:
+        """The dict that a model of `zoo.encoder_heads` is called with."""
+        return self._asdict()
+
+
+class Windows(NamedTuple):
+    """Where the W windows of a batch of texts lie; each int64 (W,), windows of a text in order.
+
+    Attributes:
+        rows: which text. starts: first token in it. lengths: tokens. ordinals: 0, 1, ... within
+        the text. counts: how many windows the text has.
+    """
+
+    rows: tf.Tensor
+    starts: tf.Tensor
+    lengths: tf.Tensor
+    ordinals: tf.Tensor
+    counts: tf.Tensor
+
+
+def pack(
+    tokenizer: WordPieceTokenizer,
+    first: tf.RaggedTensor,
+    second: tf.RaggedTensor | None = None,
+    length: int | None = None,
+) -> Packed:
+    """Adds the special tokens and pads on the right.
+
+    Args:
+        tokenizer: for the special ids.
+        first, second: int32 ragged [B, None]; the caller has made them fit.
+        length: static T; what is longer is cut. Defaults to the longest row.
+
+    Example: `pack(tokenizer, tokenizer.encode(["a b"]), length=8).token_ids`
+    """
+    rows = first.nrows(out_type=tf.int32)
+    cls, sep = (tf.fill([rows, 1], tf.constant(i, tf.int32)) for i in _specials(tokenizer))
+    ids = tf.concat([cls, first, sep], axis=1)
+    split = ids.row_lengths()
+    if second is not None:
+        ids = tf.concat([ids, second, sep], axis=1)
+    lengths = ids.row_lengths()
+    token_ids = ids.to_tensor(tokenizer.pad_id, shape=[None, length])  # (B, T)
+    places = tf.range(tf.shape(token_ids)[1], dtype=tf.int64)  # (T,)
+    padding_mask = places < lengths[:, None]
+    segment_ids = tf.cast(padding_mask & (places >= split[:, None]), tf.int32)
+    if length is not None:
+        padding_mask = tf.ensure_shape(padding_mask, [None, length])
+        segment_ids = tf.ensure_shape(segment_ids, [None, length])
+    return Packed(token_ids, padding_mask, segment_ids)
+
+
+def _specials(tokenizer: WordPieceTokenizer) -> tuple[int, int]:
+    return tokenizer.cls_id, tokenizer.sep_id
+
+
+def special_count(pairs: bool) -> int:
+    """Tokens that `pack` adds: 2 to a single text, 3 to a pair."""
+    return 3 if pairs else 2
+
+
+def truncate(ids: tf.RaggedTensor, size) -> tf.RaggedTensor:
+    """The first `size` (scalar or (B,)) tokens of each row."""
+    lengths = tf.minimum(ids.row_lengths(), tf.cast(size, tf.int64))
+    windows = Windows(
+        tf.range(ids.nrows()), tf.zeros_like(lengths), lengths, tf.zeros_like(lengths), lengths
+    )
+    return take_windows(ids, windows)
+
+
+def truncate_pair(
+    first: tf.RaggedTensor, second: tf.RaggedTensor, size: int
+) -> tuple[tf.RaggedTensor, tf.RaggedTensor]:
+    """Both texts together in `size` tokens: the longer one loses first, then both alike."""
+    a, b = first.row_lengths(), second.row_lengths()
+    half = size // 2
+    keep_a = tf.minimum(a, tf.maximum(size - b, size - half))
+    keep_b = tf.minimum(b, size - keep_a)
+    return truncate(first, keep_a), truncate(second, keep_b)
+
+
+def cut_windows(lengths: tf.Tensor, size, stride) -> Windows:
+    """Windows of `size` tokens that begin every `stride` tokens and cover each text.
+
+    Args:
+        lengths: (B,) int64, tokens of each text. An empty one has one empty window.
+        size: int or (B,) int64, at least 1. stride: likewise, 1 to `size`.
+    """
+    size = tf.broadcast_to(tf.cast(size, tf.int64), tf.shape(lengths))
+    stride = tf.broadcast_to(tf.cast(stride, tf.int64), tf.shape(lengths))
+    beyond = tf.maximum(lengths - size, 0)
+    counts = 1 + (beyond + stride - 1) // stride  # (B,)
+    ordinals = tf.ragged.range(counts)
+    rows, ordinal = ordinals.value_rowids(), ordinals.flat_values
+    starts = ordinal * tf.gather(stride, rows)
+    remaining = tf.gather(lengths, rows) - starts
+    return Windows(
+        rows,
+        starts,
+        tf.minimum(remaining, tf.gather(size, rows)),
+        ordinal,
+        tf.gather(counts, rows),
+    )
+
+
+def take_windows(values: tf.RaggedTensor, windows: Windows) -> tf.RaggedTensor:
+    """The windows' own values: ragged [B, None] to ragged [W, None]."""
+    first = tf.gather(values.row_starts(), windows.rows) + windows.starts
+    places = tf.ragged.range(first, first + windows.lengths)
+    return places.with_flat_values(tf.gather(values.flat_values, places.flat_values))
+
+
+def central(windows: Windows, stride: int, size: int) -> tf.RaggedTensor:
+    """Which tokens of each window (bool ragged [W, None]) are nearer its middle than its
+    neighbours': every token of a text is so in exactly one window, where most context is seen."""
+    place = tf.ragged.range(windows.lengths)
+    window = place.value_rowids()
+    margin = (size - stride) // 2
+    after_start = (place.flat_values >= margin) | tf.gather(windows.ordinals == 0, window)
+    is_last = tf.gather(windows.ordinals == windows.counts - 1, window)
+    return place.with_flat_values(after_start & ((place.flat_values < margin + stride) | is_last))

@@ -1,0 +1,292 @@
+"""WordPiece as BERT has it: normalise, split into words, cut words into known pieces."""
+
+import collections
+import functools
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import tensorflow as tf
+
+from zoo.atomic_write import replacing
+from zoo.tokenizers.base import REPLACEMENT, Tokenizer, check_kind, string_vector
+from zoo.tokenizers.bert_rules import rules
+from zoo.tokenizers.bert_words import Words, spans_of, words_of
+from zoo.tokenizers.longest_match import LONGEST_PIECE, Pieces, build_model, cut
+from zoo.tokenizers.wordpiece_training import in_batches, learn_vocabulary
+
+PAD, UNKNOWN, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
+SPECIAL = (PAD, UNKNOWN, CLS, SEP, MASK)
+CONTINUATION = "##"
+
+
+class Encoding(NamedTuple):
+    """Ids and where they come from; four RaggedTensors [B, None] of the same row splits.
+
+    `string[start:end]` are the bytes that a piece comes from, the accents stripped after its
+    last letter included. Spans are in order and do not overlap, but two pieces of one character
+    (a Korean syllable, say, cut between its letters) both have the span of that character.
+
+    Attributes:
+        ids: int32.
+        starts: int32, offset of the first byte of the piece in its string.
+        ends: int32, offset after its last byte.
+        word_starts: bool, True for the first piece of each word.
+    """
+
+    ids: tf.RaggedTensor
+    starts: tf.RaggedTensor
+    ends: tf.RaggedTensor
+    word_starts: tf.RaggedTensor
+
+
+class WordPieceTokenizer(Tokenizer):
+    """BERT's tokenizer; gives the ids of Hugging Face's BertWordPieceTokenizer.
+
+    Text is cleaned (control characters and invalid UTF-8 go), lowercased and stripped of accents
+    if so set, split at spaces, at punctuation and around Chinese characters, and each word is cut
+    into the longest pieces that the vocabulary has. A special token written out in the text, such
+    as "[MASK]", becomes its id. No [CLS] or [SEP] is added.
+
+    Args:
+        vocabulary: pieces in the order of their ids, continuations as "##ing"; must contain
+            [PAD], [UNK], [CLS], [SEP] and [MASK].
+        lowercase: lowercases the text (default True, as the "uncased" models).
+        strip_accents: removes accents. Default None: as `lowercase`.
+        split_cjk: makes every Chinese character a word of its own (default True).
+        max_word_characters: longer words become [UNK] (default 100).
+
+    Raises ValueError for a vocabulary without a special token or with a piece that is empty,
+    repeated, holds U+0000 or has over 256 bytes, TypeError if it is not a list of strings.
+
+    Example:
+        tokenizer = WordPieceTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "##b"])
+        tokenizer.encode(["Ab [MASK]"]).to_list()  # [[5, 6, 4]]
+    """
+
+    kind = "wordpiece"
+    lossless = False
+
+    vocabulary: list[str]
+
+    def __init__(
+        self,
+        vocabulary: Sequence[str],
+        lowercase: bool = True,
+        strip_accents: bool | None = None,
+        split_cjk: bool = True,
+        max_word_characters: int = 100,
+    ):
+        if max_word_characters < 1:
+            raise ValueError(f"max_word_characters={max_word_characters} must be at least 1.")
+        self.vocabulary = _checked(vocabulary)
+        self.lowercase = bool(lowercase)
+        self.strip_accents = self.lowercase if strip_accents is None else bool(strip_accents)
+        self.split_cjk = bool(split_cjk)
+        self.max_word_characters = int(max_word_characters)
+        ids = {piece: index for index, piece in enumerate(self.vocabulary)}
+        self.special_tokens = {name: ids[name] for name in SPECIAL}
+        self.pad_id, self.unknown_id, self.cls_id, self.sep_id, self.mask_id = (
+            self.special_tokens.values()
+        )
+        self.end_id = self.sep_id
+
+    @classmethod
+    def train(
+        cls,
+        texts: Iterable[str | bytes],
+        vocabulary_size: int,
+        min_count: int = 2,
+        **options: Any,
+    ) -> Self:
+        """Learns a vocabulary from `texts`; equal texts give equal ids.
+
+        Args:
+            texts: strings, or bytes in UTF-8; read once, in batches.
+            vocabulary_size: at most this many ids, the five special ones ([PAD] is 0) included;
+                fewer if the texts offer no more.
+            min_count: pieces and characters seen fewer times are left out (default 2).
+            **options: the constructor's, such as lowercase; training follows them.
+
+        Raises TypeError for a single string, ValueError if the size leaves no room for a piece
+        or the texts have no character `min_count` times.
+
+        Example: `WordPieceTokenizer.train(["to be or not to be"], vocabulary_size=100)`
+        """
+        if isinstance(texts, str | bytes):
+            raise TypeError("texts is one string; pass a list of strings.")
+        if vocabulary_size <= len(SPECIAL):
+            raise ValueError(
+                f"vocabulary_size={vocabulary_size} leaves no room for pieces beside the "
+                f"{len(SPECIAL)} special ids; pass at least {len(SPECIAL) + 1}."
+            )
+        blank = cls(SPECIAL, **options)
+        counts = collections.Counter()
+        for batch in in_batches(texts):
+            words = tf.unique_with_counts(blank._words(string_vector(batch)).texts)
+            for word, count in zip(words.y.numpy(), words.count.numpy()):
+                counts[word.decode()] += int(count)
+        for word in [*SPECIAL, *(word for word in counts if len(word) > blank.max_word_characters)]:
+            counts.pop(word, None)
+        pieces = learn_vocabulary(counts, vocabulary_size, SPECIAL, CONTINUATION, min_count)
+        return cls(pieces, **options)
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str], **options: Any) -> Self:
+        """Reads a `vocab.txt`: UTF-8, one piece a line, its id the number of the line from 0.
+
+        Args:
+            path: the file.
+            **options: the constructor's; the file does not say if the model is lowercase.
+
+        Raises ValueError, naming the file, if it is not UTF-8 or not a valid vocabulary.
+
+        Example: `WordPieceTokenizer.from_file("bert-base-cased/vocab.txt", lowercase=False)`
+        """
+        try:
+            with open(path, encoding="utf-8", newline="") as file:
+                lines = file.read().split("\n")  # A piece may be a line separator of Unicode.
+            if lines[-1] == "":
+                lines.pop()
+            return cls([line.removesuffix("\r") for line in lines], **options)
+        except ValueError as error:  # UnicodeDecodeError is one.
+            raise ValueError(f"{os.fspath(path)}: {error}") from error
+
+    def write_vocabulary(self, path: str | os.PathLike[str]) -> None:
+        """Writes `vocab.txt` as `from_file` and other BERT programs read it."""
+        with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            file.writelines(piece + "\n" for piece in self.vocabulary)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Rebuilds the tokenizer from `get_config`'s dict.
+
+        Raises ValueError for another kind, a missing option or an invalid vocabulary.
+        """
+        check_kind(cls, config)
+        names = ("vocabulary", "lowercase", "strip_accents", "split_cjk", "max_word_characters")
+        missing = [name for name in names if name not in config]
+        if missing:
+            raise ValueError(f"{', '.join(missing)}: missing; save the tokenizer again.")
+        return cls(**{name: config[name] for name in names})
+
+    def get_config(self) -> dict[str, Any]:
+        """The plain, JSON-ready dict that `from_config` takes."""
+        return {
+            **super().get_config(),
+            "lowercase": self.lowercase,
+            "strip_accents": self.strip_accents,
+            "split_cjk": self.split_cjk,
+            "max_word_characters": self.max_word_characters,
+        }
+
+    def encode(self, strings: Any) -> tf.RaggedTensor:
+        """Encodes UTF-8 strings [B] as RaggedTensor int32 [B, None].
+
+        Raises ValueError for anything but one axis, TypeError for anything but strings.
+
+        Example: `tokenizer.encode(["a [SEP]", ""]).to_list()` is `[[5, 3], []]`.
+        """
+        words = self._words(string_vector(strings))
+        pieces = self._cut(words)
+        return _rows(pieces.ids, pieces.splits, words)
+
+    def encode_with_offsets(self, strings: Any) -> Encoding:
+        """Encodes strings [B] as `encode` and says which bytes of them each piece comes from.
+
+        Raises as `encode`.
+
+        Example: `tokenizer.encode_with_offsets([" Ab"]).starts.to_list()` is `[[1, 2]]`.
+        """
+        words = self._words(string_vector(strings), offsets=True)
+        pieces = self._cut(words)
+        splits = pieces.splits
+        starts, ends = spans_of(words, splits, pieces.starts, pieces.ends)
+        first = tf.scatter_nd(splits[:-1, None], tf.ones_like(splits[:-1], tf.int32), splits[-1:])
+        return Encoding(*(_rows(x, splits, words) for x in (pieces.ids, starts, ends, first > 0)))
+
+    def decode(self, ids: Any) -> tf.Tensor:
+        """Decodes int ids, a RaggedTensor [B, None] or dense [B, T], to a string tensor [B].
+
+        Words are put together from their pieces and joined with spaces; special ids are left
+        out, but [UNK] and ids outside the vocabulary become U+FFFD.
+
+        Raises ValueError if the ids do not have two axes, TypeError if they are not integers.
+
+        Example: `tokenizer.decode([[2, 5, 6, 5, 3]])` is `[b"ab a"]`.
+        """
+        return tf.strings.strip(super().decode(ids))
+
+    def pieces(self) -> list[bytes]:
+        """The UTF-8 bytes of each piece, "##" included; U+FFFD for [UNK], b"" if special."""
+        pieces = [piece.encode() for piece in self.vocabulary]
+        for index in self.special_tokens.values():
+            pieces[index] = b""
+        pieces[self.unknown_id] = REPLACEMENT
+        return pieces
+
+    @functools.cached_property
+    def continuation(self) -> np.ndarray:
+        """Bool (V,), True for the pieces that continue a word: "##ing"."""
+        return np.array([piece.startswith(CONTINUATION) for piece in self.vocabulary])
+
+    @functools.cached_property
+    def _piece_table(self) -> np.ndarray:
+        spaced = [
+            piece[len(CONTINUATION) :] if continues else piece and b" " + piece
+            for piece, continues in zip(self.pieces(), self.continuation)
+        ]
+        return np.array([*spaced, b" " + REPLACEMENT], dtype=object)
+
+    def _words(self, strings: tf.Tensor, offsets: bool = False) -> Words:
+        setting = rules(self.lowercase, self.strip_accents, self.split_cjk)
+        return words_of(strings, setting, SPECIAL, offsets)
+
+    def _cut(self, words: Words) -> Pieces:
+        too_long = words.splits[1:] - words.splits[:-1] > self.max_word_characters
+        return cut(self._model, words.texts, too_long, UNKNOWN)
+
+    @functools.cached_property
+    def _model(self) -> np.ndarray:
+        # A character has at most 4 bytes: the operation's own limit never strikes first.
+        return build_model(self.vocabulary, CONTINUATION, UNKNOWN, 4 * self.max_word_characters)
+
+
+def _checked(vocabulary: Sequence[str]) -> list[str]:
+    if isinstance(vocabulary, str | bytes) or not isinstance(vocabulary, Iterable):
+        raise TypeError(f"vocabulary must be a list of strings, found {vocabulary!r:.80}.")
+    pieces = list(vocabulary)
+    seen = {}
+    for index, piece in enumerate(pieces):
+        if not isinstance(piece, str):
+            raise TypeError(f"vocabulary[{index}] must be a string, found {piece!r:.80}.")
+        try:
+            size = len(piece.removeprefix(CONTINUATION).encode())
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"vocabulary[{index}] = {piece!r} holds a surrogate, which UTF-8 cannot hold."
+            ) from error
+        if piece in ("", CONTINUATION) or "\0" in piece or size > LONGEST_PIECE:
+            raise ValueError(
+                f"vocabulary[{index}] = {piece!r:.80}: a piece must have 1 to {LONGEST_PIECE} "
+                "bytes and no U+0000; put an unused name such as [unused0] in its place."
+            )
+        if seen.setdefault(piece, index) != index:
+            raise ValueError(
+                f"vocabulary[{index}] = {piece!r} repeats vocabulary[{seen[piece]}]; name each "
+                "piece once, with an unused name such as [unused0] in the other place."
+            )
+    missing = [name for name in SPECIAL if name not in seen]
+    if missing:
+        raise ValueError(
+            f"vocabulary: {', '.join(missing)} missing; BERT's special tokens must be in it."
+        )
+    return pieces
+
+
+def _rows(values: tf.Tensor, splits: tf.Tensor, words: Words) -> tf.RaggedTensor:
+    # Which pieces belong to which string, from which words do.
+    return tf.RaggedTensor.from_row_splits(
+        values, tf.gather(splits, words.row_splits), validate=False
+    )
