@@ -1,7 +1,7 @@
 """Checkpoints of a run: what is needed to go on, and the best weights so far.
 
     checkpoints/step-00000500.npz   model, optimizer, carried state and random seeds
-    checkpoints/best-00000500.npz   weights of the lowest validation loss
+    checkpoints/best-00000500.npz   weights of the best evaluation
     checkpoints/latest.json         which step is whole, written last
 
 `latest.json` names files that were complete before it was written, so a process killed in the
@@ -33,19 +33,21 @@ class Progress:
 
     Attributes:
         step: int, optimizer steps done.
-        best_step: int, step of the lowest validation loss; 0 before the first evaluation.
-        best_loss: float, that loss; None before.
+        tokens: int, tokens trained on.
+        best_step: int, step of the best evaluation; 0 before the first one.
+        best_value: float, its monitored metric; None before.
         seconds: float, wall time of training, over all processes of the run.
         cpu_seconds: float, processor time likewise.
-        corpus: str, fingerprint of the token streams.
+        corpus: str, fingerprint of the data.
         sha256: digest of the checkpoint, "" before the first.
     """
 
     __pydantic_config__: ClassVar[dict] = STRICT
 
     step: int = 0
+    tokens: int = 0
     best_step: int = 0
-    best_loss: float | None = None
+    best_value: float | None = None
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     corpus: str = ""

@@ -10,118 +10,17 @@ import json
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from trainers.data_config import DataConfig, require
+from trainers.finetuning import FineTuneConfig
+from trainers.optimizer_config import OptimizerConfig
 from zoo.configs import ModelConfig
 from zoo.presets import preset_config
 from zoo.strict_config import STRICT, ConfigError, from_dict, to_dict
+from zoo.text_encoder import TextConfig
 
 CONFIG_FILE = "train_config.json"
-
-
-def _require(holds: bool, rule: str, value: Any) -> None:
-    if not holds:
-        raise ConfigError(f"{rule}. Received: {value!r}")
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """Where the text comes from and how it becomes token windows.
-
-    Attributes:
-        train: a file, glob, folder, or named corpus; see `trainers.data.sources`.
-        validation: the same, for validation; None holds out part of `train`.
-        validation_fraction: float, share of the characters held out. Defaults to 0.1.
-        encoding: codec of the files. Defaults to "utf-8".
-        invalid: "replace" puts U+FFFD for bytes that are not valid, "strict" stops.
-        split: "files" makes each file a document, "lines" each line. Defaults to "files".
-        pattern: of the files in a folder, such as "*.txt"; None takes every file.
-        max_bytes: int, reads no more than that; None reads all.
-        tokenizer: "character" (Unicode code points) or "byte" (needs no training).
-        max_vocabulary_size: int, the most frequent characters only; None keeps all.
-        min_count: int, characters seen less often become unknown. Defaults to 1.
-        start_text: one token's text, read in place of an empty prompt; "" is the end-of-text
-            token, which stands before every document of a corpus of several.
-        order: "windows" draws windows in random order, each once an epoch; "segments" draws
-            segments of consecutive windows, and carries the state of an LSTM from one window to
-            the next of its segment (truncated back-propagation through time).
-        segment_windows: int, windows of a segment. Defaults to 16.
-    """
-
-    __pydantic_config__: ClassVar[dict] = STRICT
-
-    train: str
-    validation: str | None = None
-    validation_fraction: float = 0.1
-    encoding: str = "utf-8"
-    invalid: Literal["replace", "strict"] = "replace"
-    split: Literal["files", "lines"] = "files"
-    pattern: str | None = None
-    max_bytes: int | None = None
-    tokenizer: Literal["character", "byte"] = "character"
-    max_vocabulary_size: int | None = None
-    min_count: int = 1
-    start_text: str = ""
-    order: Literal["windows", "segments"] = "windows"
-    segment_windows: int = 16
-
-    def __post_init__(self):
-        _require(bool(self.train), "data.train must name a text", self.train)
-        _require(self.min_count >= 1, "data.min_count must be at least 1", self.min_count)
-        windows = self.segment_windows
-        _require(windows >= 1, "data.segment_windows must be at least 1", windows)
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-    """Optimizer and learning-rate schedule; see `trainers.optimizers`.
-
-    Attributes:
-        name: "adamw" or "muon" (matrices by Muon, the rest by AdamW).
-        learning_rate: float, the peak.
-        schedule: "cosine", "linear" or "constant" after the warm-up.
-        warmup_steps: int, steps of linear rise from 0.
-        final_fraction: float, share of the peak that the schedule ends at.
-        decay_fraction: float in (0, 1], share of the run that decays: 1 decays from the end of
-            the warm-up, 0.4 holds the peak until the last 40 % of the steps.
-        weight_decay: float, decoupled; norms and biases are left out.
-        beta_1, beta_2: float, Adam's decay rates.
-        momentum: float, Muon's.
-        adam_lr_ratio: float, learning rate of Muon's AdamW part over that of its matrices.
-        global_clipnorm: float, gradients are scaled to this norm at most; None is off.
-    """
-
-    __pydantic_config__: ClassVar[dict] = STRICT
-
-    name: Literal["adamw", "muon"] = "adamw"
-    learning_rate: float = 1e-3
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_steps: int = 100
-    final_fraction: float = 0.1
-    decay_fraction: float = 1.0
-    weight_decay: float = 0.1
-    beta_1: float = 0.9
-    beta_2: float = 0.99
-    momentum: float = 0.95
-    adam_lr_ratio: float = 1.0
-    global_clipnorm: float | None = 1.0
-
-    def __post_init__(self):
-        for name, holds, rule in (
-            ("learning_rate", self.learning_rate > 0, "above 0"),
-            ("warmup_steps", self.warmup_steps >= 0, "0 or more"),
-            ("final_fraction", 0 <= self.final_fraction <= 1, "in [0, 1]"),
-            ("decay_fraction", 0 < self.decay_fraction <= 1, "in (0, 1]"),
-            ("weight_decay", self.weight_decay >= 0, "0 or more"),
-            ("beta_1", 0 <= self.beta_1 < 1, "in [0, 1)"),
-            ("beta_2", 0 <= self.beta_2 < 1, "in [0, 1)"),
-            ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
-            ("adam_lr_ratio", self.adam_lr_ratio >= 0, "0 or more"),
-            (
-                "global_clipnorm",
-                self.global_clipnorm is None or self.global_clipnorm > 0,
-                "above 0",
-            ),
-        ):
-            _require(holds, f"optimizer.{name} must be {rule}", getattr(self, name))
+# Groups whose keys depend on the model; what a list of known keys says of them.
+_FREE = {"model": {"<field of the model config>": 0}, "head": {"<option of the head>": 0}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,22 +29,32 @@ class TrainConfig:
 
     Attributes:
         recipe: name of the recipe it came from.
-        task: "lm".
-        preset: name of the model's shape, `zoo.presets`.
+        task: "lm" (next token), "mlm" (masked tokens), "classify", "pair", "tag", "span",
+            "embed" or "regress".
+        preset: name of the model's shape, `zoo.presets`; a model that starts from
+            `finetune.init_from` has that one's shape.
         model: fields of the preset's config to replace, such as {"dropout": 0.1}.
+        head: options of the task's head, such as {"pooling": "mean"}; see `zoo.encoder_heads`.
         data: DataConfig.
+        text: TextConfig, how text is read, in training and when served (not task lm).
         optimizer: OptimizerConfig.
-        batch_size: int, windows of `context_length` tokens a step.
+        finetune: FineTuneConfig, what to start from and what to train of it.
+        batch_size: int, rows a step: windows of `context_length` tokens (lm, mlm), examples.
         steps: int, optimizer steps of the whole run.
         evaluate_every: int, steps between two evaluations on the whole validation split, each
             with a checkpoint; must divide `steps`.
         keep_checkpoints: int, newest checkpoints kept. Defaults to 2.
-        select: "best" ends with the weights of the lowest validation loss, "last" with the last.
+        select: "best" ends with the weights of the best evaluation, "last" with the last.
+        monitor: the metric that tells the best, such as "val_accuracy"; "" is the task's own.
+        patience: int, evaluations without a better one before training stops; None never stops.
+        label_smoothing: float in [0, 1), share of the probability spread over all classes.
+        temperature: float, of the contrastive loss (task embed).
         seed: int, of initial weights, data order and dropout.
         precision: Keras dtype policy, such as "float32" or "mixed_bfloat16".
-        jit_compile: bool, XLA for the training step on TensorFlow: pays for a GPT on a CPU, not
-            for an LSTM. Other backends always compile.
-        sample_prompts: texts that the report continues.
+        jit_compile: bool, XLA for the training step on TensorFlow: pays for transformers on a
+            CPU, not for an LSTM. Other backends always compile.
+        baseline: bool, whether the report trains a simple model beside this one.
+        sample_prompts: texts that the report continues (lm) or fills (mlm).
         sample_tokens: int, tokens of each continuation.
         sample_temperature: float.
     """
@@ -155,17 +64,25 @@ class TrainConfig:
     recipe: str
     data: DataConfig
     preset: str
-    task: Literal["lm"] = "lm"
+    task: Literal["lm", "mlm", "classify", "pair", "tag", "span", "embed", "regress"] = "lm"
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
-    optimizer: OptimizerConfig = OptimizerConfig()
+    head: dict[str, Any] = dataclasses.field(default_factory=dict)
+    text: TextConfig = dataclasses.field(default_factory=TextConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    finetune: FineTuneConfig = dataclasses.field(default_factory=FineTuneConfig)
     batch_size: int = 12
     steps: int = 2000
     evaluate_every: int = 250
     keep_checkpoints: int = 2
     select: Literal["best", "last"] = "best"
+    monitor: str = ""
+    patience: int | None = None
+    label_smoothing: float = 0.0
+    temperature: float = 0.05
     seed: int = 0
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16", "bfloat16"] = "float32"
     jit_compile: bool = True
+    baseline: bool = True
     sample_prompts: tuple[str, ...] = ("",)
     sample_tokens: int = 200
     sample_temperature: float = 0.8
@@ -173,12 +90,21 @@ class TrainConfig:
     def __post_init__(self):
         for name in ("batch_size", "steps", "evaluate_every", "keep_checkpoints", "sample_tokens"):
             value = getattr(self, name)
-            _require(value >= 1, f"{name} must be at least 1", value)
-        _require(0 <= self.seed < 2**32, "seed must be in [0, 2^32)", self.seed)
-        _require(
+            require(value >= 1, f"{name} must be at least 1", value)
+        require(0 <= self.seed < 2**32, "seed must be in [0, 2^32)", self.seed)
+        require(
             self.sample_temperature >= 0,
             "sample_temperature must be 0 or more",
             self.sample_temperature,
+        )
+        require(
+            0 <= self.label_smoothing < 1, "label_smoothing must be in [0, 1)", self.label_smoothing
+        )
+        require(self.temperature > 0, "temperature must be above 0", self.temperature)
+        require(
+            self.patience is None or self.patience >= 1,
+            "patience must be at least 1",
+            self.patience,
         )
         if "vocabulary_size" in self.model:
             raise ConfigError("model.vocabulary_size cannot be set: the tokenizer decides it")
@@ -187,11 +113,19 @@ class TrainConfig:
                 "steps must be a multiple of evaluate_every. "
                 f"Received: steps={self.steps}, evaluate_every={self.evaluate_every}"
             )
+        self._check_tokenizer()
         model = self.model_config(2)
         if self.data.order == "segments" and model.family != "lstm":
             raise ConfigError(
                 'data.order="segments" carries a recurrent state, which only an LSTM has. '
                 f"Received: preset={self.preset!r}; use data.order=windows"
+            )
+
+    def _check_tokenizer(self) -> None:
+        if (self.task == "lm") == (self.data.tokenizer == "wordpiece"):
+            fits = "character or byte" if self.task == "lm" else "wordpiece"
+            raise ConfigError(
+                f"task {self.task!r} needs data.tokenizer={fits}. Received: {self.data.tokenizer!r}"
             )
 
     def model_config(self, vocabulary_size: int) -> ModelConfig:
@@ -226,7 +160,8 @@ def with_overrides(config: TrainConfig, settings: list[str]) -> TrainConfig:
             if not isinstance(owner.get(parent), dict):
                 raise ConfigError(f"--set={setting}: no group {parent!r}; known: {_keys(values)}")
             owner = owner[parent]
-        if owner is not values.get("model") and key not in owner:
+        free = any(owner is values.get(group) for group in _FREE)
+        if not free and key not in owner:
             raise ConfigError(f"--set={setting}: no key {path!r}; known: {_keys(values)}")
         owner[key] = _parse(text, owner.get(key))
     return from_dict(TrainConfig, values, where="--set")
@@ -247,7 +182,7 @@ def read_config(workdir: Path) -> TrainConfig | None:
         raise ConfigError(
             f"{path}: not valid JSON ({error}); restore it or take another --workdir"
         ) from None
-    _require(isinstance(values, dict), f"{path} must hold a JSON object", values)
+    require(isinstance(values, dict), f"{path} must hold a JSON object", values)
     return from_dict(TrainConfig, values, where=str(path))
 
 
@@ -271,7 +206,7 @@ def _parse(text: str, current: Any) -> Any:
 
 
 def _keys(values: dict[str, Any]) -> str:
-    return ", ".join(sorted(_leaves({**values, "model": {"<field of the model config>": 0}})))
+    return ", ".join(sorted(_leaves({**values, **_FREE})))
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

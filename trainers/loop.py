@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from pathlib import Path
 
 import keras
-import numpy as np
 from absl import logging
 
 from trainers.checkpoints import Checkpoints, Progress
 from trainers.config import TrainConfig
-from trainers.data.corpus import Corpus
+from trainers.finetuning import should_stop
 from trainers.metrics import MetricsLog
 from trainers.optimizers import make_optimizer
 from trainers.recorder import Recorder
 from trainers.report import REPORT_FILE, write_report
-from trainers.tasks import LanguageModelTask, ResetValidationState, load_corpus
+from trainers.tasks import Task, make_task
+from trainers.tasks.language_model import ResetValidationState
 from trainers.workdir import WorkdirError, claimed
 from zoo import bundle
 
@@ -46,24 +45,23 @@ def train(config: TrainConfig, workdir: Path, data_dir: str | None = None) -> bu
             return bundle.load(workdir)
         keras.utils.set_random_seed(config.seed)
         keras.config.set_dtype_policy(config.precision)
-        task = LanguageModelTask(config, load_corpus(config, data_dir))
-        start_id = task.start_id()  # a bad start_text should not wait for the end of training
+        task = make_task(config, data_dir)
         task.compile(make_optimizer(config.optimizer, config.steps))
         _describe(task, workdir)
         checkpoints = Checkpoints(workdir, config.keep_checkpoints)
         log = MetricsLog(workdir)
-        progress = _resume(task, checkpoints, log, corpus_fingerprint(task.corpus))
+        progress = _resume(task, checkpoints, log, task.fingerprint())
         recorder = Recorder(task, checkpoints, log, progress)
-        if progress.step < config.steps:
+        if progress.step < config.steps and not stopped_early(task, log):
             _fit(task, progress.step, recorder, workdir)
         if config.select == "best":
             checkpoints.restore_best(task.model, recorder.progress.best_step)
-        finished = bundle.save(workdir, task.model, task.corpus.tokenizer, start_id)
-        write_report(finished, config, log.read(), recorder.progress, task.corpus)
+        finished = task.save(workdir)
+        write_report(finished, task, log.read(), recorder.progress)
         return finished
 
 
-def _fit(task: LanguageModelTask, start_step: int, recorder: Recorder, workdir: Path) -> None:
+def _fit(task: Task, start_step: int, recorder: Recorder, workdir: Path) -> None:
     config = task.config
     task.trained_model.fit(
         # One iterator for the whole run: an "epoch" is the stretch between two evaluations.
@@ -71,7 +69,7 @@ def _fit(task: LanguageModelTask, start_step: int, recorder: Recorder, workdir: 
         steps_per_epoch=config.evaluate_every,
         initial_epoch=start_step // config.evaluate_every,
         epochs=config.steps // config.evaluate_every,
-        validation_data=task.validation.dataset,
+        validation_data=task.validation_data,
         callbacks=[
             ResetValidationState(),
             recorder,  # before TensorBoard, which shows the metrics that it adds
@@ -83,25 +81,20 @@ def _fit(task: LanguageModelTask, start_step: int, recorder: Recorder, workdir: 
     )
 
 
-def corpus_fingerprint(corpus: Corpus) -> str:
-    """SHA-256 of both token streams: a resumed run must read the same text."""
-    digest = hashlib.sha256()
-    for ids in (corpus.train_ids, corpus.validation_ids):
-        digest.update(np.int64(len(ids)).tobytes())
-        digest.update(np.ascontiguousarray(ids, np.int32).tobytes())
-    return digest.hexdigest()
+def stopped_early(task: Task, log: MetricsLog) -> bool:
+    """Whether the log says that `config.patience` was used up."""
+    patience = task.config.patience
+    return patience is not None and should_stop(log.read(), *task.monitor, patience)
 
 
-def _resume(
-    task: LanguageModelTask, checkpoints: Checkpoints, log: MetricsLog, corpus: str
-) -> Progress:
+def _resume(task: Task, checkpoints: Checkpoints, log: MetricsLog, fingerprint: str) -> Progress:
     progress = checkpoints.latest()
     if progress is None:
         log.rewind(0)
-        return Progress(corpus=corpus)
-    if progress.corpus != corpus:
+        return Progress(corpus=fingerprint)
+    if progress.corpus != fingerprint:
         raise WorkdirError(
-            f"{checkpoints.folder.parent}: the text at {task.config.data.train!r} is not the one "
+            f"{checkpoints.folder.parent}: the data at {task.config.data.train!r} are not those "
             "this run began with. Restore it, or start in another --workdir"
         )
     log.rewind(progress.step)
@@ -109,14 +102,11 @@ def _resume(
     return progress
 
 
-def _describe(task: LanguageModelTask, workdir: Path) -> None:
-    corpus = task.corpus
+def _describe(task: Task, workdir: Path) -> None:
     logging.info(
-        "%s: %s, %d parameters; %d training and %d validation tokens, vocabulary %d",
+        "%s: %s, %d parameters; %s",
         workdir,
         task.config.recipe,
         task.model.count_params(),
-        len(corpus.train_ids),
-        len(corpus.validation_ids),
-        corpus.tokenizer.vocabulary_size,
+        task.data_summary(),
     )

@@ -9,7 +9,10 @@ import difflib
 import inspect
 from collections.abc import Callable
 
-from trainers.config import DataConfig, OptimizerConfig, TrainConfig
+from trainers.config import TrainConfig
+from trainers.data_config import DataConfig
+from trainers.optimizer_config import OptimizerConfig
+from trainers.understanding_recipes import UNDERSTANDING_RECIPES
 from zoo.strict_config import ConfigError
 
 _SHAKESPEARE_PROMPTS = ("", "ROMEO:", "To be, or not to be")
@@ -137,6 +140,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
         shakespeare_gpt,
         python_gpt_quick,
         chinese_poetry_gpt,
+        *UNDERSTANDING_RECIPES,
     )
 }
 

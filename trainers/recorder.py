@@ -12,8 +12,9 @@ import keras
 from absl import logging
 
 from trainers.checkpoints import Checkpoints, Progress
+from trainers.finetuning import should_stop
 from trainers.metrics import MetricsLog
-from trainers.tasks import LanguageModelTask
+from trainers.tasks.base import Task, is_better
 
 
 class TrainingDiverged(RuntimeError):
@@ -24,13 +25,13 @@ class Recorder(keras.callbacks.Callback):
     """Stops on NaN; after each evaluation logs the metrics and writes a checkpoint.
 
     Args:
-        task: LanguageModelTask. checkpoints: Checkpoints. log: MetricsLog.
+        task: Task. checkpoints: Checkpoints. log: MetricsLog.
         progress: Progress to start from.
     """
 
     def __init__(
         self,
-        task: LanguageModelTask,
+        task: Task,
         checkpoints: Checkpoints,
         log: MetricsLog,
         progress: Progress,
@@ -52,20 +53,18 @@ class Recorder(keras.callbacks.Callback):
         self._require_finite("loss", float(logs["loss"]))
 
     def on_epoch_end(self, epoch, logs=None):
-        loss = float(logs["val_loss"])
-        self._require_finite("validation loss", loss)
+        metrics = self.task.evaluate(logs)
+        for name, value in metrics.items():
+            self._require_finite(name, value)
         wall, cpu = self._elapsed()
-        step_tokens = self.task.config.batch_size * self.task.length
+        before = self.progress.step
         record = {
             "step": self.step,
-            "tokens": self.step * step_tokens,
-            "loss": float(logs["loss"]),
-            "accuracy": float(logs["accuracy"]),
-            "val_loss": loss,
-            "val_accuracy": float(logs["val_accuracy"]),
-            **self.task.derived_metrics(loss),
+            "tokens": self.progress.tokens + self.task.trained_tokens(before, self.step),
+            **{name: float(value) for name, value in logs.items() if not name.startswith("val_")},
+            **metrics,
             "learning_rate": float(self.model.optimizer.learning_rate),
-            "tokens_per_second": (self.step - self.progress.step) * step_tokens / wall,
+            "tokens_per_second": self.task.trained_tokens(before, self.step) / wall,
             "seconds": self.progress.seconds + wall,
             "cpu_seconds": self.progress.cpu_seconds + cpu,
         }
@@ -73,12 +72,17 @@ class Recorder(keras.callbacks.Callback):
         logs.update({k: v for k, v in record.items() if k.startswith("val_")})
         self._save(record)
         self.wall, self.cpu = time.perf_counter(), time.process_time()
+        patience = self.task.config.patience
+        if patience and should_stop(self.log.read(), *self.task.monitor, patience):
+            logging.info("no better %s in %d evaluations: stopped", self.task.monitor[0], patience)
+            self.model.stop_training = True
 
     def _save(self, record: dict[str, float]) -> None:
         """The log before the checkpoint: on resume, lines without a checkpoint are dropped, and a
         checkpoint without its line would leave a hole in the report."""
-        best = self.progress.best_loss
-        improved = best is None or record["val_loss"] < best
+        name, mode = self.task.monitor
+        best = self.progress.best_value
+        improved = is_better(record[name], best, mode)
         if improved:
             self.checkpoints.save_best(self.task.model, self.step)
         self.log.append(record)
@@ -88,7 +92,8 @@ class Recorder(keras.callbacks.Callback):
                 self.progress,
                 step=self.step,
                 best_step=self.step if improved else self.progress.best_step,
-                best_loss=record["val_loss"] if improved else best,
+                best_value=record[name] if improved else best,
+                tokens=record["tokens"],
                 seconds=record["seconds"],
                 cpu_seconds=record["cpu_seconds"],
             ),

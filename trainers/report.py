@@ -1,4 +1,4 @@
-"""What a person looks at after training: `report.md` with samples, `loss.png`."""
+"""What a person looks at after training: `report.md` with what the task has to show, `loss.png`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import re
 import shlex
 from pathlib import Path
 
@@ -15,8 +14,7 @@ import matplotlib
 import matplotlib.ticker
 
 from trainers.checkpoints import Progress
-from trainers.config import TrainConfig
-from trainers.data.corpus import Corpus
+from trainers.tasks.base import Task
 from zoo.atomic_write import replacing
 from zoo.bundle import Bundle
 from zoo.strict_config import to_dict
@@ -26,33 +24,30 @@ matplotlib.use("Agg")  # no screen is needed, or there
 
 
 def write_report(
-    bundle: Bundle,
-    config: TrainConfig,
-    records: list[dict[str, float]],
-    progress: Progress,
-    corpus: Corpus,
+    bundle: Bundle, task: Task, records: list[dict[str, float]], progress: Progress
 ) -> Path:
     """Writes `loss.png` and `report.md` into the bundle's folder.
 
     Args:
-        bundle: the finished bundle; it writes the samples.
+        bundle: the finished bundle; the task asks it for samples or for the test data.
+        task: for the config, the data's size and its own sections.
         records: lines of `metrics.jsonl`, at least one.
         progress: for the best step and the time.
-        corpus: for its sizes.
 
     Returns:
         Path of `report.md`.
     """
-    draw_losses(records, bundle.folder / "loss.png")
+    config = task.config
+    draw_progress(records, bundle.folder / "loss.png", *task.monitor)
     chosen = progress.best_step if config.select == "best" else records[-1]["step"]
     final = next(record for record in records if record["step"] == chosen)
     sections = [
         f"# {config.recipe}",
-        _summary(bundle, config, progress, corpus, final),
-        "![training and validation loss](loss.png)",
+        _summary(bundle, task, progress, final),
+        "![progress of the run](loss.png)",
+        *task.report_sections(bundle),
         "## Evaluations",
         _table(records),
-        *_samples(bundle, config),
         "## Go on",
         f"```\n{_export_command(bundle.folder)}\n```",
         "## Config",
@@ -69,53 +64,65 @@ def _export_command(folder: Path) -> str:
     return shlex.join(["python", "-m", "export", f"--workdir={folder}", f"--out=served/{name}"])
 
 
-def draw_losses(records: list[dict[str, float]], path: Path) -> None:
-    """A picture of training and validation loss over steps."""
+def draw_progress(records: list[dict[str, float]], path: Path, metric: str, mode: str) -> None:
+    """A picture of training loss and validation over steps.
+
+    The validation loss is in the loss's own axes; another `metric` that chose the best evaluation
+    ("min" or "max" of it, as `mode` says) has a scale of its own at the right.
+    """
     from matplotlib import pyplot
 
     steps = [record["step"] for record in records]
     figure, axes = pyplot.subplots(figsize=(7, 4), constrained_layout=True)
-    axes.plot(
-        steps,
-        [record["loss"] for record in records],
-        "o-",
-        label="training, mean of the steps since the point before",
-        ms=3,
+    training = [record["loss"] for record in records]
+    lines = axes.plot(
+        steps, training, "o-", label="training loss, mean of the steps since the point before", ms=3
     )
-    best = min(records, key=lambda record: record["val_loss"])
-    axes.plot(
-        steps,
-        [record["val_loss"] for record in records],
-        "o-",
-        label=f"validation, best {best['val_loss']:.4f} at step {best['step']}",
-        ms=3,
-    )
+    if "val_loss" in records[0]:
+        losses = [record["val_loss"] for record in records]
+        lines += axes.plot(steps, losses, "o-", label="validation loss", ms=3)
+    best = (min if mode == "min" else max)(records, key=lambda record: record[metric])
+    name = f"{_title(metric)}, best {best[metric]:.4f} at step {best['step']}"
+    if metric == "val_loss":
+        lines[-1].set_label(name)
+    else:
+        right = axes.twinx()
+        values = [record[metric] for record in records]
+        lines += right.plot(steps, values, "s--", label=name, ms=3, color="tab:green")
+        right.set_ylabel(_title(metric))
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     axes.set_xlabel("step")
-    axes.set_ylabel("loss (nats a token)")
+    axes.set_ylabel("loss")
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(handles=lines)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120)
     pyplot.close(figure)
 
 
-def _summary(bundle, config, progress, corpus, final) -> str:
+def _title(metric: str) -> str:
+    """ "val_bits_per_character" as people write it."""
+    return metric.replace("val_", "validation ").replace("_", " ")
+
+
+def _summary(bundle, task, progress, final) -> str:
+    config = task.config
     rows = {
-        "validation loss": f"{final['val_loss']:.4f} nats a token (step {final['step']})",
-        "perplexity": f"{final['val_perplexity']:.3f}",
-        "bits a character": f"{final['val_bits_per_character']:.4f}",
-        "accuracy": f"{final['val_accuracy']:.4f}",
+        _title(name): f"{value:.4f}"
+        + (f" (step {final['step']})" if name == task.monitor[0] else "")
+        for name, value in final.items()
+        if name.startswith("val_")
+    }
+    rows |= {
         "parameters": f"{bundle.config.parameters:,}",
-        "trained on": f"{trained_tokens(config, bundle):,} tokens in {config.steps} steps",
-        "corpus": (
-            f"{len(corpus.train_ids):,} training tokens, {len(corpus.validation_ids):,} "
-            f"validation tokens, vocabulary {corpus.tokenizer.vocabulary_size}"
-        ),
+        "trained on": f"{progress.tokens:,} tokens in {progress.step} steps",
+        "data": task.data_summary(),
         "time": f"{progress.seconds:.0f} s wall, {progress.cpu_seconds:.0f} CPU-seconds",
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python "
         f"{platform.python_version()}, Keras {keras.__version__} on {_backend()}",
     }
+    if config.finetune.init_from is not None:
+        rows["started from"] = config.finetune.init_from
     return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {text} |" for name, text in rows.items())
 
 
@@ -125,19 +132,10 @@ def _backend() -> str:
     return f"{name} {importlib.metadata.version(name)} ({devices})"
 
 
-def trained_tokens(config: TrainConfig, bundle: Bundle) -> int:
-    """Tokens that the whole run trains on."""
-    return config.steps * config.batch_size * bundle.model.context_length
-
-
 def _table(records: list[dict[str, float]]) -> str:
-    columns = {
-        "step": ("step", "{:d}"),
-        "training loss": ("loss", "{:.4f}"),
-        "validation loss": ("val_loss", "{:.4f}"),
-        "perplexity": ("val_perplexity", "{:.3f}"),
-        "bits a character": ("val_bits_per_character", "{:.4f}"),
-        "accuracy": ("val_accuracy", "{:.4f}"),
+    columns = {"step": ("step", "{:d}"), "training loss": ("loss", "{:.4f}")}
+    columns |= {_title(n): (n, "{:.4f}") for n in records[0] if n.startswith("val_")}
+    columns |= {
         "learning rate": ("learning_rate", "{:.2e}"),
         "tokens a second": ("tokens_per_second", "{:,.0f}"),
     }
@@ -149,27 +147,7 @@ def _table(records: list[dict[str, float]]) -> str:
         cells = (form.format(record[key]) for key, form in columns.values())
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + (
-        "\n\nTraining loss is the mean of the steps since the line before; perplexity, bits and "
-        "accuracy are of the validation split. Tokens a second count trained tokens over all time, "
-        "evaluation and (in the first line) compilation included."
+        "\n\nTraining loss is the mean of the steps since the line before. Tokens a second count "
+        "trained tokens, padding not, over all time, evaluation and (in the first line) "
+        "compilation included."
     )
-
-
-def _samples(bundle: Bundle, config: TrainConfig) -> list[str]:
-    if not config.sample_prompts:
-        return []
-    outputs = bundle.lm.generate(
-        list(config.sample_prompts),
-        max_new_tokens=[config.sample_tokens],
-        temperature=[config.sample_temperature],
-        seed=list(range(len(config.sample_prompts))),
-    )
-    texts = [text.decode("utf-8", "replace") for text in outputs["text"].numpy()]
-    sections = [f"## Samples (temperature {config.sample_temperature})"]
-    for prompt, text in zip(config.sample_prompts, texts):
-        # Longer than any run of backticks in the text, so that none can end the block.
-        longest = max(map(len, re.findall("`+", text)), default=0)
-        fence = "`" * max(3, longest + 1)
-        title = f"Prompt {prompt!r}:" if prompt else "No prompt:"
-        sections.append(f"{title}\n\n{fence}text\n{text}\n{fence}")
-    return sections

@@ -7,6 +7,7 @@ import http.server
 import os
 import random
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from trainers.data import sources
 from trainers.data.download import download
 from trainers.data.sources import NAMED_SOURCES, Document, read_documents
 
+SHARED = os.environ.get("ZOO_DATA")
 CHINESE = "睿化著鸿明。缇管一阳生。"
 
 
@@ -219,6 +221,32 @@ def test_poems(tmp_path):
     path.write_text("a\tb\tc\na\tb\n")
     with pytest.raises(ValueError, match=r"poems\.tsv:2 has 1 tabs"):
         read_documents("chinese_poetry", data_dir=str(tmp_path))
+
+
+def test_wikitext_articles(tmp_path):
+    parts = tmp_path / "wikitext2"
+    parts.mkdir()
+    # Titles stand between blank lines: a formula within a text is none.
+    first = " = One = \n \n = 1 <unk> = \n text \n = 2 <unk> = \n \n = = Part = = \n \n more \n"
+    (parts / "valid.txt").write_text(f" \n{first} \n = Two = \n \n end \n")
+    (parts / "test.txt").write_text(" \n = Three = \n \n last \n")
+    documents = read_documents("wikitext2", data_dir=str(tmp_path), split="lines")
+    assert [d.name for d in documents] == [
+        "wikitext2/valid.txt:2",
+        "wikitext2/valid.txt:12",
+        "wikitext2/test.txt:2",
+    ]
+    assert documents[0].text == first + " \n" and documents[1].text == " = Two = \n \n end \n"
+    assert read_documents("wikitext2/valid", data_dir=str(tmp_path)) == documents[:2]
+    assert read_documents("wikitext2/test", data_dir=str(tmp_path)) == documents[2:]
+
+
+@pytest.mark.skipif(not SHARED, reason="ZOO_DATA names no folder with the corpora")
+def test_wikitext_has_60_articles_in_each_part():
+    for part in ("valid", "test"):
+        documents = read_documents(f"wikitext2/{part}", data_dir=SHARED)
+        text = (Path(SHARED) / "wikitext2" / f"{part}.txt").read_text(encoding="utf-8")
+        assert len(documents) == 60 and "".join(d.text for d in documents) == text[2:]
 
 
 @pytest.fixture

@@ -10,11 +10,13 @@
 
 import codecs
 import gzip
+import re
 import zlib
 
 from absl import logging
 
 MAX_INVALID_FRACTION = 0.01
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def read_bytes(path: str, limit: int | None) -> tuple[bytes, bool]:
@@ -96,6 +98,16 @@ def decode(content: bytes, is_cut: bool, path: str, encoding: str, invalid: str)
     except UnicodeError as error:  # No position: "UTF-16 stream does not start with BOM".
         raise ValueError(_refusal(path, encoding, content, str(error))) from error
     return _unify(text.removeprefix("\ufeff"))
+
+
+def replace_surrogates(text: str) -> str:
+    """`text` with U+FFFD for every code point that no encoding can write; the length stays.
+
+    JSON can escape half of a UTF-16 pair, and Python's parser lets it through.
+
+    Example: `replace_surrogates(json.loads(r'"a\\ud83d"'))` is `"a\\ufffd"`
+    """
+    return text if text.isascii() else _SURROGATES.sub("\ufffd", text)
 
 
 def _unify(text: str) -> str:

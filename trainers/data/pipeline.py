@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -75,7 +76,7 @@ def training_windows(
         offset = _shuffled(epoch % spare, spare, tf.stack([seeds, 0 * epoch, 1 + 0 * epoch], 1))
         return _windows(stream, offset + place * span + step % segment * length, length)
 
-    return _fixed_schedule(tf.data.Dataset.range(start_step, steps).map(batch))
+    return fixed_schedule(tf.data.Dataset.range(start_step, steps).map(batch))
 
 
 def validation_windows(ids: np.ndarray, batch_size: int, length: int) -> ValidationSet:
@@ -116,7 +117,7 @@ def _validation_set(
         return inputs, targets, real * (slots / tokens)
 
     dataset = tf.data.Dataset.from_tensor_slices(starts).map(batch)
-    return ValidationSet(_fixed_schedule(dataset), tokens)
+    return ValidationSet(fixed_schedule(dataset), tokens)
 
 
 def _shuffled(index: tf.Tensor, count: int, keys: tf.Tensor) -> tf.Tensor:
@@ -135,7 +136,17 @@ def _windows(stream: tf.Tensor, starts: tf.Tensor, length: int):
     return window[:, :-1], window[:, 1:]
 
 
-def _fixed_schedule(dataset: tf.data.Dataset) -> tf.data.Dataset:
+def mapped(dataset: tf.data.Dataset, make_batch: Callable) -> tf.data.Dataset:
+    """`make_batch` of every element, two at a time and in order, on a fixed schedule.
+
+    Without autograph: it reads the source of all that is called, which takes most of the tracing
+    time, and finds no Python control flow over tensors to convert.
+    """
+    make_batch = tf.autograph.experimental.do_not_convert(make_batch)
+    return fixed_schedule(dataset.map(make_batch, num_parallel_calls=2, deterministic=True))
+
+
+def fixed_schedule(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """Prefetches a little and switches autotuning off.
 
     With autotuning on, the end of an iterator waits for the tuning thread, which sleeps

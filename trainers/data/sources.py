@@ -1,12 +1,11 @@
 """Where training text comes from: files, folders, globs, gzip, and named corpora.
 
-`read_documents` turns a source into documents of clean text. How bytes become text is told in
-`decoding.py`, and is the same for every source.
+`read_documents` turns a source into documents of clean text. How files are found is told in
+`files.py`, how bytes become text in `decoding.py`; both are the same for every source.
 """
 
-import fnmatch
-import glob
 import os
+import re
 import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,13 +14,32 @@ from typing import Literal
 from absl import logging
 
 from trainers.data.decoding import check_encoding, decode, read_bytes
-from trainers.data.download import download
+from trainers.data.files import (
+    File,
+    check_invalid,
+    find_data_dir,
+    find_files,
+    find_published,
+    walk,
+)
 
 _TINYSHAKESPEARE_URL = (
     "https://raw.githubusercontent.com/karpathy/char-rnn/"
     "6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/data/tinyshakespeare/input.txt"
 )
 _TINYSHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+
+_WIKITEXT2 = (
+    "https://raw.githubusercontent.com/pytorch/examples/"
+    "77f55b912142e11fcfdf5b530231fb9c52f181e8/word_language_model/data/wikitext-2/"
+)
+_WIKITEXT2_SHA256 = {
+    "valid.txt": "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8",
+    "test.txt": "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0",
+}
+# Articles start at " = Title = " between blank lines; " = = Part = = " is a part of one. Without
+# the blank lines, formulas of two articles would look like titles.
+_WIKITEXT_TITLE = re.compile(r"(?:\A|(?<=^ \n)) = [^=\n]+ = \n(?= \n)", re.MULTILINE)
 
 _NOT_LIBRARY = frozenset(
     ["test", "tests", "idlelib", "lib2to3", "turtledemo", "site-packages", "dist-packages"]
@@ -38,20 +56,13 @@ class Document:
 
 
 @dataclass(frozen=True)
-class File:
-    """A file to read: `name` is what its documents are called, `path` is absolute."""
-
-    name: str
-    path: str
-
-
-@dataclass(frozen=True)
 class NamedSource:
     """A corpus known by name: one line about it, how to find its files, how they are split."""
 
     about: str
     find: Callable[[str | None], list[File]]
-    split: Literal["files", "lines", "poems"] | None = None  # None: as the caller asks.
+    # None: as the caller asks.
+    split: Literal["files", "lines", "poems", "articles"] | None = None
 
 
 def read_documents(
@@ -84,18 +95,17 @@ def read_documents(
 
     Example: `read_documents("python_stdlib", max_bytes=1_000_000)[0].name`
     """
-    if invalid not in ("replace", "strict"):
-        raise ValueError(f"invalid={invalid!r}: use 'replace' or 'strict'.")
+    check_invalid(invalid)
     if split not in ("files", "lines"):
         raise ValueError(f"split={split!r}: use 'files' or 'lines'.")
     if max_bytes is not None and max_bytes <= 0:
         raise ValueError(f"max_bytes={max_bytes}: use a positive number, or None for no limit.")
-    data_dir = data_dir or os.environ.get("ZOO_DATA") or None
+    data_dir = find_data_dir(data_dir)
     named = NAMED_SOURCES.get(source)
     if named:
         files, encoding, split = named.find(data_dir), "utf-8", named.split or split
     else:
-        files = _find_files(source, data_dir, pattern)
+        files = find_files(source, data_dir, pattern, NAMED_SOURCES)
     check_encoding(encoding)
 
     documents, empty = [], []
@@ -122,48 +132,6 @@ def read_documents(
     return documents
 
 
-def _find_files(source: str, data_dir: str | None, pattern: str | None) -> list[File]:
-    source = os.path.expanduser(source)
-    tried = []
-    for base in [".", data_dir] if data_dir and not os.path.isabs(source) else ["."]:
-        base = os.path.abspath(base)
-        path = os.path.normpath(os.path.join(base, source))
-        tried.append(path)
-        if os.path.isfile(path):
-            return [File(os.path.basename(path), path)]
-        if os.path.isdir(path):
-            names = [os.path.relpath(found, path) for found in _walk(path)]
-            files = [File(name, os.path.join(path, name)) for name in names]
-        else:
-            found = sorted(glob.glob(source, root_dir=base, recursive=True))
-            files = [File(name, os.path.join(base, name)) for name in found]
-        files = [
-            file for file in files if os.path.isfile(file.path) and _matches(file.path, pattern)
-        ]
-        if files:
-            return files
-    raise FileNotFoundError(
-        f"data source {source!r}: no file{f' matching {pattern!r}' if pattern else ''} at "
-        f"{' or '.join(tried)}. Pass a file, a folder, a glob (quoted), or one of "
-        f"{', '.join(NAMED_SOURCES)}; relative paths are also tried under data_dir."
-    )
-
-
-def _walk(folder: str, excluded: frozenset[str] = frozenset()) -> list[str]:
-    found = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if name not in excluded and name[0] != "."]
-        found.extend(os.path.join(parent, name) for name in files if name[0] != ".")
-    return sorted(found)
-
-
-def _matches(path: str, pattern: str | None) -> bool:
-    name = os.path.basename(path)
-    return pattern is None or any(
-        fnmatch.fnmatchcase(candidate, pattern) for candidate in (name, name.removesuffix(".gz"))
-    )
-
-
 def _whole(file: File, text: str, is_cut: bool) -> Iterator[Document]:
     yield Document(file.name, text)
 
@@ -186,14 +154,28 @@ def _poems(file: File, text: str, is_cut: bool) -> Iterator[Document]:
         yield Document(document.name, document.text.replace("\t", "\n"))
 
 
+def _articles(file: File, text: str, is_cut: bool) -> Iterator[Document]:
+    """One document per article of WikiText, named by the line its title is in."""
+    starts = [match.start() for match in _WIKITEXT_TITLE.finditer(text)]
+    for start, end in zip(starts, starts[1:] + [len(text)]):
+        yield Document(f"{file.name}:{text.count(chr(10), 0, start) + 1}", text[start:end])
+
+
 def _tinyshakespeare(data_dir: str | None) -> list[File]:
     name = "tinyshakespeare/input.txt"
-    local = os.path.abspath(os.path.join(data_dir or "", name))
-    if not data_dir or not os.path.isfile(local):
-        cache = os.path.expanduser(os.environ.get("ZOO_CACHE") or "~/.cache/keras_lm_zoo")
-        local = os.path.join(os.path.abspath(cache), name)
-        download(_TINYSHAKESPEARE_URL, local, _TINYSHAKESPEARE_SHA256)
-    return [File(name, local)]
+    return [find_published(name, _TINYSHAKESPEARE_URL, _TINYSHAKESPEARE_SHA256, data_dir)]
+
+
+def _wikitext2(*names: str) -> Callable[[str | None], list[File]]:
+    def find(data_dir: str | None) -> list[File]:
+        return [
+            find_published(
+                f"wikitext2/{name}", _WIKITEXT2 + name, _WIKITEXT2_SHA256[name], data_dir
+            )
+            for name in names
+        ]
+
+    return find
 
 
 def _chinese_poetry(data_dir: str | None) -> list[File]:
@@ -213,7 +195,7 @@ def _python_stdlib(data_dir: str | None) -> list[File]:
     folder = sysconfig.get_path("stdlib")
     files = [
         File(os.path.relpath(path, folder), path)
-        for path in _walk(folder, excluded=_NOT_LIBRARY)
+        for path in walk(folder, excluded=_NOT_LIBRARY)
         # _sysconfigdata*.py is generated: it holds the paths of the machine that built Python.
         if path.endswith(".py") and not os.path.basename(path).startswith("_sysconfigdata")
         if os.path.getsize(path)  # Some __init__.py are empty, which is nothing to warn about.
@@ -229,10 +211,17 @@ _SPLITS: dict[str, Callable[[File, str, bool], Iterator[Document]]] = {
     "files": _whole,
     "lines": _lines,
     "poems": _poems,
+    "articles": _articles,
 }
 
 NAMED_SOURCES: dict[str, NamedSource] = {
     "tinyshakespeare": NamedSource("Shakespeare's plays, 1.1 MB of English", _tinyshakespeare),
     "chinese_poetry": NamedSource("8646 classical Chinese poems", _chinese_poetry, split="poems"),
+    # Articles, not lines: a held-out document then shares no article with the training text.
+    "wikitext2": NamedSource(
+        "120 Wikipedia articles, both parts", _wikitext2("valid.txt", "test.txt"), "articles"
+    ),
+    "wikitext2/valid": NamedSource("60 of them", _wikitext2("valid.txt"), "articles"),
+    "wikitext2/test": NamedSource("the other 60", _wikitext2("test.txt"), "articles"),
     "python_stdlib": NamedSource("the running Python's own library, about 10 MB", _python_stdlib),
 }

@@ -1,9 +1,12 @@
-"""What a task trains: data, model, loss and metrics. So far: "lm", next-token prediction."""
+"""Task "lm": next-token prediction over running text, by a GPT or an LSTM."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
+import re
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -14,6 +17,8 @@ from trainers.config import DataConfig, TrainConfig
 from trainers.data import pipeline
 from trainers.data.corpus import Corpus, build_corpus
 from trainers.data.sources import read_documents
+from trainers.tasks.base import Task
+from zoo import bundle
 from zoo.heads import CausalLM
 from zoo.presets import build
 from zoo.strict_config import ConfigError
@@ -61,7 +66,7 @@ def _tokenizer_of(data: DataConfig):
 
 
 @dataclasses.dataclass
-class LanguageModelTask:
+class LanguageModelTask(Task):
     """Next-token prediction over a corpus.
 
     Attributes:
@@ -69,12 +74,20 @@ class LanguageModelTask:
         model: CausalLM, what the bundle will hold.
         trained_model: what `fit` runs: `model`, or `model` with a carried state.
         validation: ValidationSet.
+
+    Raises:
+        ConfigError: `data.start_text` is no token.
     """
+
+    metrics = {"val_loss": "min", "val_accuracy": "max"}  # noqa: RUF012
 
     config: TrainConfig
     corpus: Corpus
 
     def __post_init__(self):
+        self.tokenizer = self.corpus.tokenizer
+        # A bad start_text should not wait for the end of training.
+        self.start_id = start_id(self.config.data.start_text, self.tokenizer)
         model_config = self.config.model_config(self.corpus.tokenizer.vocabulary_size)
         self.length = model_config.context_length
         self.model = build(model_config)
@@ -91,6 +104,12 @@ class LanguageModelTask:
             self.validation = pipeline.validation_windows(
                 self.corpus.validation_ids, max(_VALIDATION_TOKENS // self.length, 1), self.length
             )
+        self.validation_data = self.validation.dataset
+
+    @classmethod
+    def from_config(cls, config: TrainConfig, data_dir: str | None) -> LanguageModelTask:
+        """The task with its corpus read; errors are those of `load_corpus`."""
+        return cls(config, load_corpus(config, data_dir))
 
     def training_data(self, start_step: int) -> tf.data.Dataset:
         """Batches of the steps from `start_step` to the end of the run."""
@@ -107,29 +126,84 @@ class LanguageModelTask:
 
     def compile(self, optimizer: keras.optimizers.Optimizer) -> None:
         """Sets optimizer, loss and metrics on `trained_model`."""
-        # On the other backends "not compiled" means one operation at a time: seconds a step.
-        eager_is_slow = keras.backend.backend() != "tensorflow"
         self.trained_model.compile(
             optimizer=optimizer,
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             weighted_metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-            jit_compile=self.config.jit_compile or eager_is_slow,
+            jit_compile=self.jit_compile(),
         )
 
-    def derived_metrics(self, validation_loss: float) -> dict[str, float]:
-        """Perplexity, and bits a character: comparable between tokenizers.
+    def evaluate(self, logs: dict[str, float]) -> dict[str, float]:
+        """Loss and accuracy of `fit`; perplexity, and bits a character, which compares tokenizers.
 
         Bits per character = loss / ln 2 x tokens / characters, on the validation split.
         """
+        loss = float(logs["val_loss"])
         tokens, characters = self.validation.tokens, self.corpus.validation_characters
         return {
-            "val_perplexity": math.exp(min(validation_loss, 700.0)),
-            "val_bits_per_character": validation_loss / math.log(2) * tokens / characters,
+            "val_loss": loss,
+            "val_accuracy": float(logs["val_accuracy"]),
+            "val_perplexity": math.exp(min(loss, 700.0)),
+            "val_bits_per_character": loss / math.log(2) * tokens / characters,
         }
 
-    def start_id(self) -> int:
-        """The token that an empty prompt reads; see `DataConfig.start_text`."""
-        return start_id(self.config.data.start_text, self.corpus.tokenizer)
+    def trained_tokens(self, start_step: int, stop_step: int) -> int:
+        """Every slot of a window is a token."""
+        return (stop_step - start_step) * self.config.batch_size * self.length
+
+    def fingerprint(self) -> str:
+        """SHA-256 of both token streams."""
+        return streams_fingerprint(self.corpus)
+
+    def data_summary(self) -> str:
+        """Tokens of both splits, and the vocabulary."""
+        return corpus_summary(self.corpus)
+
+    def save(self, workdir: Path) -> bundle.Bundle:
+        """Writes the bundle."""
+        return bundle.save(workdir, self.model, self.tokenizer, self.start_id)
+
+    def report_sections(self, bundle: bundle.Bundle) -> list[str]:
+        """Continuations of the config's prompts."""
+        config = self.config
+        if not config.sample_prompts:
+            return []
+        outputs = bundle.lm.generate(
+            list(config.sample_prompts),
+            max_new_tokens=[config.sample_tokens],
+            temperature=[config.sample_temperature],
+            seed=list(range(len(config.sample_prompts))),
+        )
+        texts = [text.decode("utf-8", "replace") for text in outputs["text"].numpy()]
+        sections = [f"## Samples (temperature {config.sample_temperature})"]
+        for prompt, text in zip(config.sample_prompts, texts):
+            title = f"Prompt {prompt!r}:" if prompt else "No prompt:"
+            sections.append(f"{title}\n\n{fenced(text)}")
+        return sections
+
+
+def streams_fingerprint(corpus: Corpus) -> str:
+    """SHA-256 of both token streams of a corpus."""
+    digest = hashlib.sha256()
+    for ids in (corpus.train_ids, corpus.validation_ids):
+        digest.update(np.int64(len(ids)).tobytes())
+        digest.update(np.ascontiguousarray(ids, np.int32).tobytes())
+    return digest.hexdigest()
+
+
+def corpus_summary(corpus: Corpus) -> str:
+    """How many tokens a corpus has, in one line."""
+    return (
+        f"{len(corpus.train_ids):,} training tokens, {len(corpus.validation_ids):,} "
+        f"validation tokens, vocabulary {corpus.tokenizer.vocabulary_size}"
+    )
+
+
+def fenced(text: str) -> str:
+    """A Markdown code block that no run of backticks in the text can end."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text}\n{fence}"
 
 
 def start_id(start_text: str, tokenizer: Tokenizer) -> int:

@@ -1,0 +1,127 @@
+"""Losses against their formulas in NumPy, compiled and not."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+
+from trainers.losses import (
+    InBatchContrastiveLoss,
+    SpanLoss,
+    SparseCrossentropy,
+    balanced_class_weights,
+    in_batch_contrastive_loss,
+)
+from zoo.strict_config import ConfigError
+
+RANDOM = np.random.default_rng(0)
+
+
+def log_softmax(logits):
+    shifted = logits - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def unit(shape):
+    vectors = RANDOM.normal(size=shape).astype("float32")
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.7])
+@pytest.mark.parametrize("shape", [(5,), (3, 4)])
+def test_smoothed_crossentropy(shape, smoothing):
+    logits = RANDOM.normal(size=(*shape, 6)).astype("float32") * 3
+    labels = RANDOM.integers(0, 6, shape).astype("int32")
+    targets = np.eye(6)[labels] * (1 - smoothing) + smoothing / 6
+    expected = -(targets * log_softmax(logits)).sum(-1)
+    loss = SparseCrossentropy(smoothing, reduction=None)(labels, logits)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def test_without_smoothing_it_is_keras_own():
+    logits, labels = RANDOM.normal(size=(4, 3)).astype("float32"), np.array([0, 2, 1, 1])
+    weights = np.array([1.0, 0.0, 2.0, 0.5])
+    keras_own = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    ours = SparseCrossentropy()
+    assert float(ours(labels, logits, weights)) == float(keras_own(labels, logits, weights))
+
+
+def test_padding_of_weight_zero_does_not_dilute_the_mean():
+    logits, labels = RANDOM.normal(size=(2, 3, 5)).astype("float32"), np.array([[1, 2, 0]] * 2)
+    weights = np.array([[1, 1, 0], [1, 0, 0]])
+    loss = SparseCrossentropy(0.1, reduction="mean_with_sample_weight")
+    each = np.array(SparseCrossentropy(0.1, reduction=None)(labels, logits))
+    expected = each[weights == 1].mean()
+    assert float(loss(labels, logits, weights)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_span_loss():
+    logits = RANDOM.normal(size=(3, 7, 2)).astype("float32")
+    labels = np.array([[0, 6], [2, 2], [4, 5]], "int32")
+    log_p = log_softmax(logits.transpose(0, 2, 1))  # (B, 2, T)
+    expected = -(log_p[range(3), 0, labels[:, 0]] + log_p[range(3), 1, labels[:, 1]]) / 2
+    np.testing.assert_allclose(SpanLoss(reduction=None)(labels, logits), expected, rtol=1e-5)
+    assert float(SpanLoss()(labels, logits)) == pytest.approx(expected.mean(), rel=1e-5)
+
+
+def test_contrastive_loss():
+    anchor, positive = unit((4, 3)), unit((4, 3))
+    similarity = anchor @ positive.T / 0.2
+    rows, columns = log_softmax(similarity), log_softmax(similarity.T)
+    expected = -(np.diag(rows) + np.diag(columns)) / 2
+    loss = in_batch_contrastive_loss(anchor, positive, 0.2)
+    np.testing.assert_allclose(loss, expected, rtol=1e-4)
+    pairs = np.stack([anchor, positive], axis=1)
+    compiled = InBatchContrastiveLoss(0.2)(np.zeros(4), pairs)
+    assert float(compiled) == pytest.approx(expected.mean(), rel=1e-4)
+
+
+def test_contrastive_loss_is_low_for_the_right_pairs_only():
+    vectors = np.eye(4, dtype="float32")
+    assert np.max(in_batch_contrastive_loss(vectors, vectors)) < 1e-6
+    assert np.min(in_batch_contrastive_loss(vectors, vectors[::-1])) > 19  # 1 / temperature
+
+
+@pytest.mark.parametrize(
+    "loss", [SparseCrossentropy(0.2, "sum"), SpanLoss("sum"), InBatchContrastiveLoss(0.3, "sum")]
+)
+def test_losses_survive_serialization(loss):
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
+    assert type(again) is type(loss)
+    assert again.get_config() == loss.get_config()
+
+
+@pytest.mark.parametrize(
+    ("loss", "labels", "shape"),
+    [
+        (SparseCrossentropy(0.1), np.array([1, 0, 2]), (3,)),
+        (SpanLoss(), np.array([[0, 1], [3, 3], [2, 3]]), (4, 2)),
+        (InBatchContrastiveLoss(), np.zeros(3), (2, 5)),
+    ],
+)
+def test_losses_train_under_xla(loss, labels, shape):
+    inputs = RANDOM.normal(size=(3, 4)).astype("float32")
+    width = math.prod(shape)
+    model = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(width), keras.layers.Reshape(shape)]
+    )
+    model.compile(keras.optimizers.SGD(0.01), loss, jit_compile=True)
+    before = float(loss(labels, model(inputs)))
+    reported = model.fit(inputs, labels, epochs=3, verbose=0).history["loss"]
+    assert reported[0] == pytest.approx(before, rel=1e-5)
+    assert float(loss(labels, model(inputs))) < reported[2] < before
+
+
+def test_balanced_class_weights():
+    labels = [0, 0, 0, 1, 3]
+    weights = balanced_class_weights(labels, 4)
+    np.testing.assert_allclose(weights, [5 / 12, 5 / 4, 0, 5 / 4], rtol=1e-6)
+    assert balanced_class_weights([0, 0, 1], 2)[[0, 0, 1]].sum() == pytest.approx(3)
+
+
+def test_bad_options():
+    with pytest.raises(ConfigError, match="label_smoothing"):
+        SparseCrossentropy(1.0)
+    with pytest.raises(ConfigError, match="temperature"):
+        InBatchContrastiveLoss(0)

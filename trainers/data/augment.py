@@ -1,0 +1,248 @@
+"""Random changes to training texts: words deleted, swapped, inserted, replaced, masked.
+
+After EDA (Wei & Zou, 2019), with one difference: EDA puts in synonyms from WordNet. There is no
+thesaurus here; new words are drawn from the texts of the same batch, so that frequent words come
+often, or from a vocabulary that you give. All of it is stateless graph operations over the flat
+words of a batch, and a pure function of the seed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import pydantic
+import tensorflow as tf
+
+from zoo.strict_config import STRICT, ConfigError
+
+# What Python's str.split takes for whitespace.
+_SPACE = r"[\t-\r\x1c-\x1f\x{85}\p{Z}]"
+_RATES = ("delete", "swap", "insert", "replace", "mask")
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """How often words change; by default never. EDA's usual rates are 0.05 to 0.1.
+
+    Attributes:
+        delete: float in [0, 1). Share of words that are left out; a text keeps at least one.
+            Defaults to 0.
+        swap: float in [0, 1). Share of words that change places with one another, all over the
+            text. Defaults to 0.
+        insert: float in [0, 1). New words for each word, put before or after it. Defaults to 0.
+        replace: float in [0, 1). Share of words with another one in their place. Defaults to 0.
+        mask: float in [0, 1). Share of words with `mask_token` in their place. Defaults to 0.
+        mask_token: str. Defaults to "[MASK]".
+        unit: "word" (what spaces divide) or "character", for Chinese and for scripts without
+            spaces; characters that are spaces stay. Defaults to "word".
+        probability: float in [0, 1]. Share of texts that may change at all. Defaults to 1.
+        vocabulary: tuple of str, to draw new words from, evenly. Empty: the words of the batch.
+
+    Raises:
+        ConfigError: a rate is out of range, or delete + replace + mask is above 1: a word suffers
+            only one of these, so that each keeps its rate.
+
+    Example: `AugmentConfig(delete=0.1, swap=0.1, probability=0.5)`
+    """
+
+    __pydantic_config__: ClassVar[pydantic.ConfigDict] = STRICT
+
+    delete: float = 0.0
+    swap: float = 0.0
+    insert: float = 0.0
+    replace: float = 0.0
+    mask: float = 0.0
+    mask_token: str = "[MASK]"
+    unit: Literal["word", "character"] = "word"
+    probability: float = 1.0
+    vocabulary: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        for name in _RATES:
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be in [0, 1). Received: {getattr(self, name)}")
+        if self.delete + self.replace + self.mask > 1:
+            raise ConfigError(
+                "delete, replace and mask must sum to at most 1: a word suffers only one. "
+                f"Received: {self.delete}, {self.replace} and {self.mask}"
+            )
+        if not 0 <= self.probability <= 1:
+            raise ConfigError(f"probability must be in [0, 1]. Received: {self.probability}")
+        for word in (self.mask_token, *self.vocabulary):
+            if word.split() != [word]:
+                raise ConfigError(
+                    f"mask_token and vocabulary must be words without spaces. Received: {word!r}"
+                )
+
+    @property
+    def is_off(self) -> bool:
+        """True where nothing can change."""
+        return self.probability == 0 or not any(getattr(self, name) for name in _RATES)
+
+
+def augment_texts(strings: Any, config: AugmentConfig, seed: Any) -> tf.Tensor:
+    """Changes texts at random.
+
+    A text that changes has single spaces between its words; the others keep every byte. A text
+    with any word keeps one at least.
+
+    Args:
+        strings: string tensor or list [B].
+        config: AugmentConfig.
+        seed: two ints, tensor or not.
+
+    Returns:
+        string tensor [B].
+
+    Example: `augment_texts(["a small cat"], AugmentConfig(delete=0.3), seed=(0, 1))`
+    """
+    strings = tf.convert_to_tensor(strings, tf.string)
+    if config.is_off:
+        return strings
+    if config.unit == "word":
+        # Chinese text has spaces of its own kind, which tf.strings.split does not know.
+        units, separator = tf.strings.split(tf.strings.regex_replace(strings, _SPACE, " ")), " "
+        may_change = tf.ones_like(units.values, tf.bool)
+    else:
+        units, separator = tf.strings.unicode_split(strings, "UTF-8", errors="replace"), ""
+        may_change = ~tf.strings.regex_full_match(units.values, _SPACE)
+    changed = _change(units, may_change, may_change, config, seed)
+    rows = tf.RaggedTensor.from_value_rowids(changed.words, changed.rows, units.nrows())
+    joined = tf.strings.reduce_join(rows, axis=-1, separator=separator)
+    return tf.where(changed.row_changed, joined, strings)
+
+
+def augment_tagged(
+    words: tf.RaggedTensor,
+    tags: tf.RaggedTensor,
+    config: AugmentConfig,
+    seed: Any,
+    outside_id: int = 0,
+) -> tuple[tf.RaggedTensor, tf.RaggedTensor]:
+    """Changes words outside entities at random; entities stay whole, in order and unchanged.
+
+    Nothing is put inside an entity, new words come from outside entities and are tagged so, and
+    the first word after an entity is not deleted, so that two entities never become one.
+
+    Args:
+        words: string RaggedTensor [B, None].
+        tags: int32 RaggedTensor [B, None] with the same row lengths.
+        config: AugmentConfig; its `unit` is not read, the words are the units.
+        seed: two ints, tensor or not.
+        outside_id: int. Tag of words that are in no entity. Defaults to 0.
+
+    Returns:
+        (words, tags), both RaggedTensors [B, None].
+
+    Example: `augment_tagged(words, tags, AugmentConfig(swap=0.1, replace=0.1), seed=(0, step))`
+    """
+    if config.is_off:
+        return words, tags
+    outside = tags.values == outside_id
+    rows = words.value_rowids()
+    # The word before, in the same row, is part of an entity.
+    after_entity = tf.concat([[False], (~outside[:-1]) & (rows[:-1] == rows[1:])], axis=0)
+    after_entity = after_entity[: tf.size(outside)]  # a batch without words has no first one
+    changed = _change(words, outside, outside & ~after_entity, config, seed)
+    new_tags = tf.where(changed.is_new, outside_id, tf.gather(tags.values, changed.sources))
+    ragged = tf.RaggedTensor.from_value_rowids(changed.words, changed.rows, words.nrows())
+    return ragged, ragged.with_values(new_tags)
+
+
+class _Changed(NamedTuple):
+    """M words after N: rows (M,) int64, sources (M,) int64 into the N, is_new (M,), ..."""
+
+    words: tf.Tensor
+    rows: tf.Tensor
+    sources: tf.Tensor
+    is_new: tf.Tensor
+    row_changed: tf.Tensor  # (B,) bool
+
+
+def _change(units, may_change, may_delete, config: AugmentConfig, seed) -> _Changed:
+    """Both kinds of text: `units` ragged [B, None], `may_change` and `may_delete` (N,) bool."""
+    # One type, because the same numbers as int32 would draw other numbers.
+    seeds = tf.unstack(tf.random.split(tf.cast(seed, tf.int64), 8, alg="philox"))
+    words, rows, row_count = units.values, units.value_rowids(), units.nrows()
+    # New words come from the whole batch, whichever rows are changed.
+    pool = tf.constant(config.vocabulary, tf.string)
+    pool = pool if config.vocabulary else tf.boolean_mask(words, may_change)
+    row_is_chosen = _uniform(row_count, seeds[0]) < config.probability
+    may_change &= tf.gather(row_is_chosen, rows)
+    may_delete &= may_change
+    count = tf.size(words, tf.int64)
+
+    sources = tf.range(count)
+    if config.swap:
+        swapped = may_change & (_uniform(count, seeds[1]) < config.swap)
+        sources = _swapped(sources, swapped, rows, seeds[2])
+    happened = sources != tf.range(count)
+    words = tf.gather(words, sources)
+
+    # One draw decides between deletion, replacement and mask.
+    draw = _uniform(count, seeds[3])
+    deleted = may_delete & (draw < config.delete)
+    deleted &= ~_last_hope(draw, deleted, may_change, rows, row_count)
+    changes = may_change & (draw >= config.delete)
+    replaced = changes & (draw < config.delete + config.replace)
+    masked = changes & ~replaced & (draw < config.delete + config.replace + config.mask)
+    words = tf.where(replaced, _drawn(pool, count, seeds[4]), words)
+    words = tf.where(masked, config.mask_token, words)
+    happened |= deleted | replaced | masked
+
+    # Two places for each word, itself and an inserted one, in either order.
+    inserted = may_change & (_uniform(count, seeds[5]) < config.insert)
+    happened |= inserted
+    is_first = _uniform(count, seeds[6]) < 0.5  # the inserted one
+    new_words = _drawn(pool, count, seeds[7])
+    stays = _in_pairs(inserted, ~deleted, is_first)  # (2N,)
+    return _Changed(
+        words=tf.boolean_mask(_in_pairs(new_words, words, is_first), stays),
+        rows=tf.boolean_mask(tf.repeat(rows, 2), stays),
+        sources=tf.boolean_mask(tf.repeat(sources, 2), stays),
+        is_new=tf.boolean_mask(_in_pairs(inserted, tf.zeros_like(inserted), is_first), stays),
+        row_changed=_count(happened, rows, row_count) > 0,
+    )
+
+
+def _swapped(sources, swapped, rows, seed):
+    """Sends the chosen words of each row round a circle of random order: each of them moves."""
+    chosen = tf.boolean_mask(sources, swapped)  # (K,)
+    chosen_rows = tf.boolean_mask(rows, swapped)
+    key = tf.random.stateless_uniform(tf.shape(chosen), seed, dtype=tf.float64, alg="philox")
+    order = tf.gather(chosen, tf.argsort(tf.cast(chosen_rows, tf.float64) + key))
+    # `chosen_rows` ascends, so it is also the rows of `order`.
+    is_last = tf.concat([chosen_rows[1:] != chosen_rows[:-1], [True]], axis=0)
+    is_last = is_last[: tf.size(chosen)]
+    first = tf.gather(order, tf.searchsorted(chosen_rows, chosen_rows))
+    follower = tf.where(is_last, first, tf.roll(order, -1, axis=0))
+    return tf.tensor_scatter_nd_update(sources, order[:, None], follower)
+
+
+def _last_hope(draw, deleted, may_change, rows, row_count):
+    """(N,) True for the word with the highest draw, where a row would lose all that may change."""
+    row_is_lost = _count(may_change & ~deleted, rows, row_count) == 0
+    highest = tf.math.unsorted_segment_max(tf.where(may_change, draw, -1.0), rows, row_count)
+    return tf.gather(row_is_lost, rows) & (draw == tf.gather(highest, rows))
+
+
+def _drawn(pool, count, seed):
+    """`count` words, each evenly from `pool` (M,); anything where the pool is empty."""
+    size = tf.size(pool)
+    place = tf.cast(_uniform(count, seed) * tf.cast(size, tf.float32), tf.int32)
+    return tf.gather(tf.concat([pool, [""]], axis=0), tf.minimum(place, tf.maximum(size - 1, 0)))
+
+
+def _in_pairs(inserted, words, is_first):
+    """(2N,): each word and its inserted one, which stands first where `is_first`."""
+    pairs = tf.where(is_first, [inserted, words], [words, inserted])  # (2, N)
+    return tf.reshape(tf.transpose(pairs), [-1])
+
+
+def _count(flags, rows, row_count):
+    return tf.math.unsorted_segment_sum(tf.cast(flags, tf.int32), rows, row_count)
+
+
+def _uniform(count, seed):
+    return tf.random.stateless_uniform([count], seed, alg="philox")

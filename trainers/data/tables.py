@@ -1,0 +1,194 @@
+"""Texts with labels from CSV, TSV, JSON lines, a folder per label, or plain lines.
+
+Rules, the same for every format:
+
+1. Texts are kept as they stand, empty ones too (with a warning); whitespace around a label is
+   dropped. A row without a label is an error: nothing is guessed or left out in silence.
+2. CSV is read by the rules of quotes: commas, quotes ("" within quotes) and line breaks may stand
+   in a field. TSV is not: real ones hold lone quotes; `quotes=True` is for those that mean them.
+3. A column is given by its name, or by its number from 0 (from the end: -1).
+"""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal
+
+from absl import logging
+
+from trainers.data.examples import LabeledTexts, warn_blank
+from trainers.data.files import File, find_files, read_files
+from trainers.data.rows import delimited_rows, json_rows
+from trainers.data.splits import label_numbers
+
+_FORMATS = ("csv", "tsv", "jsonl", "folders", "lines")
+_EXTENSIONS = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+}
+
+
+def read_labeled(
+    source: str,
+    *,
+    data_dir: str | None = None,
+    pattern: str | None = None,
+    format: Literal["auto", "csv", "tsv", "jsonl", "folders", "lines"] = "auto",
+    text_column: str | int = "text",
+    pair_column: str | int | None = None,
+    label_column: str | int | None = "label",
+    id_column: str | int | None = None,
+    header: Literal["auto", "first", "none"] | Sequence[str] = "auto",
+    quotes: bool | None = None,
+    numeric_labels: bool = False,
+    encoding: str = "utf-8",
+    invalid: Literal["replace", "strict"] = "replace",
+) -> LabeledTexts:
+    """Reads texts, or pairs of texts, with their labels.
+
+    Args:
+        source: a file, folder or glob, as in `sources.read_documents`; gzip too. Every file of
+            a table has its own header.
+        data_dir: where relative paths are looked for after the working directory.
+        pattern: which files of a folder or glob, such as "*.csv". Default: all.
+        format: "csv", "tsv", "jsonl" (an object per line), "folders" (a text per file, labelled
+            by the name of its folder) or "lines" (a text per line that is not blank, no labels).
+            "auto" goes by the extension; files of other extensions in folders are "folders".
+        text_column: the text. Columns do not matter in "folders" and "lines".
+        pair_column: the second text. Default: none.
+        label_column: the label; None for unlabelled text.
+        id_column: only checked: ids that repeat are counted in a warning, all rows are kept.
+        header: "first" if the first line names the columns, "none" if there are no names, or the
+            names themselves for a file without them. "auto" is "none" if all columns are given
+            by number, else "first".
+        quotes: whether quotes enclose fields. Default: in CSV yes, in TSV no.
+        numeric_labels: labels must be finite numbers.
+        encoding: of the files.
+        invalid: what becomes of invalid bytes, rule 3 of decoding.py.
+
+    Raises FileNotFoundError if nothing is there; ValueError, naming file, line, column and fix,
+    for everything that cannot be read as asked.
+
+    Example: `read_labeled("train.csv", label_column="category").label[0]  # "card_arrival"`
+    """
+    files = find_files(source, data_dir, pattern)
+    columns = {
+        "text_column": text_column,
+        "pair_column": pair_column,
+        "label_column": label_column,
+        "id_column": id_column,
+    }
+    columns = {option: str(name) for option, name in columns.items() if name is not None}
+    format = _format(source, files, format, columns)
+    if format == "folders":
+        _check_folders(files)
+
+    values: dict[str, list[str]] = {option: [] for option in columns}
+    where, without_rows = [], []
+    for file, text in read_files(files, encoding=encoding, invalid=invalid):
+        if format == "folders":
+            row = {"text_column": text, "label_column": _folder(file)}
+            rows = [(1, {option: row[option] for option in columns if option in row})]
+        elif format == "lines":
+            lines = enumerate(text.split("\n"), start=1)
+            rows = [(number, {"text_column": line}) for number, line in lines if line.strip()]
+        elif format == "jsonl":
+            rows = json_rows(file.path, text, columns)
+        else:
+            rows = delimited_rows(file.path, text, format, columns, header, quotes)
+        before = len(where)
+        for line, row in rows:
+            where.append(f"{file.name}:{line}")
+            for option, value in row.items():
+                values[option].append(value)
+            if not row.get("label_column", "-").strip():
+                raise ValueError(
+                    f"{file.path}:{line}: no label in column {label_column!r}. Fill it in, remove "
+                    "the row, or read the text as unlabelled with label_column=None."
+                )
+        if len(where) == before:
+            without_rows.append(file.path)
+    return _checked(source, values, where, without_rows, numeric_labels)
+
+
+def _checked(source, values, where, without_rows, numeric_labels) -> LabeledTexts:
+    if not where:
+        raise ValueError(
+            f"{without_rows[0]}: no examples; {len(without_rows)} file(s) are empty or have only "
+            "a header. Point the source at files with examples."
+        )
+    if without_rows:
+        first = without_rows[0]
+        logging.warning("%s: %d file(s) have no rows, such as %s", source, len(without_rows), first)
+    labels = values.get("label_column")
+    if labels is not None:
+        labels = [label.strip() for label in labels]
+        if numeric_labels:
+            label_numbers(labels, where)
+    warn_blank(f"{source}: text", values["text_column"], where)
+    if "pair_column" in values:
+        warn_blank(f"{source}: second text", values["pair_column"], where)
+    counts = Counter(values.get("id_column", ()))
+    repeated = [f"{name!r} ({count} times)" for name, count in counts.items() if count > 1]
+    if repeated:
+        logging.warning(
+            "%s: %d id(s) stand in several rows: %s. All rows are kept; remove copies that should "
+            "not count twice",
+            source,
+            len(repeated),
+            ", ".join(repeated[:3]),
+        )
+    return LabeledTexts(values["text_column"], values.get("pair_column"), labels, where)
+
+
+def _format(source: str, files: list[File], format: str, columns: dict[str, str]) -> str:
+    if format == "auto":
+        found = {_extension(file): file.path for file in files}
+        if len(found) == 1 and None not in found:
+            (format,) = found
+        elif set(found) == {None} and any(os.sep in file.name for file in files):
+            format = "folders"
+        elif set(found) == {None} and "label_column" not in columns:
+            format = "lines"
+        else:
+            raise ValueError(
+                f"{source}: cannot tell the format of {' and '.join(found.values())}. Choose files "
+                'with --set=data.pattern=..., such as "*.csv", or name the format with '
+                f"--set=data.format=..., one of {', '.join(_FORMATS)}."
+            )
+    if format not in _FORMATS:
+        raise ValueError(f"format={format!r}: use 'auto' or one of {', '.join(_FORMATS)}.")
+    if format == "lines" and "label_column" in columns:
+        raise ValueError(
+            f"{source}: a file of lines has no labels. Read it as unlabelled text with "
+            "label_column=None, or give a CSV, TSV or JSONL file."
+        )
+    if format in ("lines", "folders") and (extra := {"pair_column", "id_column"} & set(columns)):
+        raise ValueError(
+            f"{source}: format {format!r} has one text per example and nothing else, so there is "
+            f"no {' or '.join(sorted(extra))}. Use a CSV, TSV or JSONL file."
+        )
+    return format
+
+
+def _extension(file: File) -> str | None:
+    return _EXTENSIONS.get(os.path.splitext(file.path.removesuffix(".gz"))[1].lower())
+
+
+def _folder(file: File) -> str:
+    return os.path.basename(os.path.dirname(file.path))
+
+
+def _check_folders(files: list[File]) -> None:
+    """Label folders stand side by side: of `aclImdb` itself, train and test would become one."""
+    parents = {os.path.dirname(os.path.dirname(file.path)): file.path for file in files}
+    if len(parents) > 1:
+        first, second = sorted(parents.values())[:2]
+        raise ValueError(
+            f"{first} and {second}: the folders of the labels must stand side by side, "
+            "LABEL/FILE. Choose the files with a glob, such as 'train/[np]*/*.txt'."
+        )

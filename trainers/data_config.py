@@ -1,0 +1,118 @@
+"""Where the training data comes from and how it becomes batches: part of `TrainConfig`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar, Literal
+
+from trainers.data.augment import AugmentConfig
+from trainers.data.masking import MaskingConfig
+from zoo.strict_config import STRICT, ConfigError
+
+
+def require(holds: bool, rule: str, value: Any) -> None:
+    """Raises ConfigError with the rule and the value unless it holds."""
+    if not holds:
+        raise ConfigError(f"{rule}. Received: {value!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where the data comes from, how it is read, and how it becomes batches.
+
+    Attributes:
+        train: running text (tasks lm, mlm): a file, glob, folder, or named corpus, see
+            `trainers.data.sources`; labelled data (the other tasks): a file or a named set, see
+            `trainers.data.datasets`.
+        validation: the same, for validation; None holds out part of `train`.
+        test: labelled data that is looked at once, when training is over; None has no test.
+        validation_fraction: float, share held out: of the characters of running text, of the
+            examples (of each class alike) of labelled data. Defaults to 0.1.
+        encoding: codec of the files. Defaults to "utf-8".
+        invalid: "replace" puts U+FFFD for bytes that are not valid, "strict" stops.
+
+        split: "files" makes each file of running text a document, "lines" each line.
+        pattern: of the files in a folder, such as "*.txt"; None takes every file.
+        max_bytes: int, reads no more running text than that; None reads all.
+        start_text: one token's text, read in place of an empty prompt (task lm); "" is the
+            end-of-text token, which stands before every document of a corpus of several.
+        order: "windows" draws windows in random order, each once an epoch; "segments" draws
+            segments of consecutive windows, and carries the state of an LSTM from one window to
+            the next of its segment (truncated back-propagation through time).
+        segment_windows: int, windows of a segment. Defaults to 16.
+
+        tokenizer: "character" (Unicode code points) or "byte" (needs no training), for task lm;
+            "wordpiece" for the others.
+        max_vocabulary_size: int, of a character or WordPiece vocabulary; None keeps all
+            characters, and 8000 pieces.
+        min_count: int, characters seen less often become unknown. Defaults to 1.
+        vocabulary: a `vocab.txt` to use in place of training one (WordPiece).
+        vocabulary_from: further text to train the WordPiece vocabulary on; None: `train` only.
+        lowercase: bool, WordPiece lower-cases and strips accents. Defaults to True.
+
+        format: of labelled files: "auto" by name, or "csv", "tsv", "jsonl", "folders", "lines".
+        text_column, pair_column, label_column: names in the header (or numbers from 0). pair_column
+            is the second text of tasks pair, embed and, where given, regress.
+        token_column, tag_column: int, columns of a CoNLL file; negative ones count from the right.
+        scheme: of its tags: "auto", "bio", "iob1", "iob2", "bioes", or "raw" for parts of speech.
+        mismatched: what becomes of answers that do not stand where the file says: "error" or
+            "skip".
+        buckets: lengths to which batches are padded, ascending; () makes 4 up to
+            `text.max_length`. Each is compiled once.
+        class_weights: "none", "balanced" (n / (classes x count)) or "sqrt" (its root).
+        augment: AugmentConfig, changes to training texts, other ones every epoch; off by default.
+        masking: MaskingConfig, for task mlm.
+        negative_windows: float in [0, 1], share kept of the windows without the answer (task
+            span). Defaults to 1.
+    """
+
+    __pydantic_config__: ClassVar[dict] = STRICT
+
+    train: str
+    validation: str | None = None
+    test: str | None = None
+    validation_fraction: float = 0.1
+    encoding: str = "utf-8"
+    invalid: Literal["replace", "strict"] = "replace"
+
+    split: Literal["files", "lines"] = "files"
+    pattern: str | None = None
+    max_bytes: int | None = None
+    start_text: str = ""
+    order: Literal["windows", "segments"] = "windows"
+    segment_windows: int = 16
+
+    tokenizer: Literal["character", "byte", "wordpiece"] = "character"
+    max_vocabulary_size: int | None = None
+    min_count: int = 1
+    vocabulary: str | None = None
+    vocabulary_from: str | None = None
+    lowercase: bool = True
+
+    format: Literal["auto", "csv", "tsv", "jsonl", "folders", "lines"] = "auto"
+    text_column: str = "text"
+    pair_column: str | None = None
+    label_column: str = "label"
+    token_column: int = 0
+    tag_column: int = -1
+    scheme: Literal["auto", "bio", "iob1", "iob2", "bioes", "raw"] = "auto"
+    mismatched: Literal["error", "skip"] = "error"
+    buckets: tuple[int, ...] = ()
+    class_weights: Literal["none", "balanced", "sqrt"] = "none"
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    masking: MaskingConfig = dataclasses.field(default_factory=MaskingConfig)
+    negative_windows: float = 1.0
+
+    def __post_init__(self):
+        require(bool(self.train), "data.train must name a text", self.train)
+        require(self.min_count >= 1, "data.min_count must be at least 1", self.min_count)
+        windows = self.segment_windows
+        require(windows >= 1, "data.segment_windows must be at least 1", windows)
+        ascending = (
+            list(self.buckets) == sorted(set(self.buckets)) and min(self.buckets, default=4) >= 4
+        )
+        require(ascending, "data.buckets must ascend from at least 4", self.buckets)
+        share = self.negative_windows
+        require(0 <= share <= 1, "data.negative_windows must be in [0, 1]", share)
+        fraction = self.validation_fraction
+        require(0 < fraction < 1, "data.validation_fraction must be in (0, 1)", fraction)

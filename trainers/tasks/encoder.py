@@ -1,0 +1,203 @@
+"""What the tasks on encoders share: tokenizer, model, what it starts from, the bundle."""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainers.config import TrainConfig
+from trainers.data.sources import read_documents
+from trainers.finetuning import apply_freezing, load_initial
+from trainers.tasks.base import Task
+from zoo import bundle
+from zoo.atomic_write import replacing
+from zoo.lora import merge_lora
+from zoo.presets import build
+from zoo.strict_config import ConfigError, from_dict, to_dict
+from zoo.text_models import TEXT_MODELS
+from zoo.tokenizers import WordPieceTokenizer
+
+_DEFAULT_VOCABULARY_SIZE = 8000
+# Texts that are encoded at once, before training: bounds the memory of it.
+ENCODE_BATCH = 4096
+SCORES_FILE = "scores.json"
+
+
+class EncoderTask(Task):
+    """A task whose model reads WordPiece ids with `zoo.text_encoder`.
+
+    A subclass reads its data, names the head's options and makes the batches.
+
+    Args:
+        config: TrainConfig. data_dir: where named data lie.
+
+    Attributes:
+        initial: Bundle the weights start from, or None.
+        labels: names of classes or tags, () where there are none.
+        text_model: the strings-in functions around `model`: evaluation asks what is served.
+    """
+
+    labels: tuple[str, ...] = ()
+    train: Any
+    validation: Any
+    test: Any = None
+
+    def __init__(self, config: TrainConfig, data_dir: str | None):
+        self.config = config
+        self.monitor  # noqa: B018  a wrong `monitor` should not wait for the first evaluation
+        start = config.finetune.init_from
+        self.initial = None if start is None else bundle.load(start)
+        if self.initial is not None and self.initial.config.task == "lm":
+            raise ConfigError(f"finetune.init_from={start!r} holds a language model, no encoder")
+        self.read(data_dir)
+        self.tokenizer = self._make_tokenizer(data_dir)
+        self.model = self._build()
+        self.trained_model = self.model
+        self.text_model = TEXT_MODELS[config.task](
+            self.tokenizer, self.model, config.text, self.labels
+        )
+        self.prepare()
+
+    @classmethod
+    def from_config(cls, config: TrainConfig, data_dir: str | None) -> EncoderTask:
+        """The task with its data read."""
+        return cls(config, data_dir)
+
+    @abc.abstractmethod
+    def read(self, data_dir: str | None) -> None:
+        """Reads and splits the data, and sets `labels`."""
+
+    @abc.abstractmethod
+    def training_texts(self) -> Iterable[str]:
+        """Texts to train a vocabulary on."""
+
+    @abc.abstractmethod
+    def prepare(self) -> None:
+        """Encodes the data once, to know its lengths, and plans the batches."""
+
+    def head_options(self) -> dict[str, Any]:
+        """Options of the head that the data decide."""
+        return {}
+
+    def save(self, workdir: Path) -> bundle.Bundle:
+        """Writes the bundle, low-rank factors merged into plain weights."""
+        merge_lora(self.model)
+        return bundle.save(
+            workdir, self.model, self.tokenizer, labels=self.labels, text=self.config.text
+        )
+
+    def reported(self) -> tuple[str, Any]:
+        """What the report is about: "test" and the test data, or "validation" without any."""
+        if self.test is None:
+            return "validation", self.validation
+        return "test", self.test
+
+    def loss_target(self) -> keras.losses.Loss:
+        """The loss that `compile` sets."""
+        raise NotImplementedError
+
+    def compile(self, optimizer: keras.optimizers.Optimizer) -> None:
+        """Sets optimizer and loss; the other metrics are `evaluate`'s."""
+        self.trained_model.compile(
+            optimizer=optimizer, loss=self.loss_target(), jit_compile=self.jit_compile()
+        )
+
+    def _make_tokenizer(self, data_dir: str | None) -> WordPieceTokenizer:
+        data = self.config.data
+        if self.initial is not None:
+            if not isinstance(self.initial.tokenizer, WordPieceTokenizer):
+                raise ConfigError(
+                    f"finetune.init_from={self.config.finetune.init_from!r} has a "
+                    f"{self.initial.tokenizer.kind} tokenizer, no WordPiece one"
+                )
+            if data.vocabulary is not None:
+                raise ConfigError(
+                    "data.vocabulary cannot be set with finetune.init_from, whose tokenizer is kept"
+                )
+            return self.initial.tokenizer
+        if data.vocabulary is not None:
+            return WordPieceTokenizer.from_file(data.vocabulary, lowercase=data.lowercase)
+        texts = list(self.training_texts())
+        if data.vocabulary_from is not None:
+            further = read_documents(data.vocabulary_from, data_dir=data_dir, split="lines")
+            texts += [document.text for document in further]
+        size = data.max_vocabulary_size or _DEFAULT_VOCABULARY_SIZE
+        return WordPieceTokenizer.train(texts, vocabulary_size=size, lowercase=data.lowercase)
+
+    def _build(self) -> keras.Model:
+        config, initial = self.config, self.initial
+        head = {**self.head_options(), **config.head}
+        if initial is None:
+            model_config = config.model_config(self.tokenizer.vocabulary_size)
+            return build(model_config, task=config.task, head=head)
+        initial_config = initial.model.backbone.config
+        values = to_dict(initial_config)
+        values["num_layers"] -= config.finetune.drop_layers
+        values |= config.model
+        model_config = from_dict(type(initial_config), values, where="finetune.init_from")
+        model = build(model_config, task=config.task, head=head)
+        load_initial(model, initial.model, config.finetune.drop_layers)
+        apply_freezing(model, config.finetune)
+        return model
+
+
+def token_counts(tokenizer: WordPieceTokenizer, texts: list[str]) -> np.ndarray:
+    """Tokens of each text, int64 (N,), special ones not counted."""
+    counts = [np.zeros(0, np.int64)]
+    for start in range(0, len(texts), ENCODE_BATCH):
+        with tf.device("CPU"):  # string operations run there; their neighbours should not move
+            counts.append(
+                tokenizer.encode(texts[start : start + ENCODE_BATCH]).row_lengths().numpy()
+            )
+    return np.concatenate(counts)
+
+
+def write_scores(folder: Path, split: str, model: dict, baseline: dict | None) -> None:
+    """Writes `scores.json`: what model and baseline reach on a split, for programs to read."""
+    scores = {"split": split, "model": model, "baseline": baseline}
+    with replacing(folder / SCORES_FILE) as temporary:
+        temporary.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+
+
+def digest_of(*columns: Iterable[Any]) -> str:
+    """SHA-256 over the values of columns, in order."""
+    digest = hashlib.sha256()
+    for column in columns:
+        for value in column:
+            encoded = repr(value).encode("utf-8", "surrogatepass")
+            digest.update(len(encoded).to_bytes(8, "little") + encoded)
+        digest.update(b"|")
+    return digest.hexdigest()
+
+
+def predict_all(function, *columns: list[str], batch_size: int = 64) -> dict[str, list[np.ndarray]]:
+    """Asks a strings-in function about every row, texts of like length together.
+
+    Args:
+        function: such as `TextClassifier.predict`.
+        columns: its inputs, each a list of N strings.
+
+    Returns:
+        Output name -> N arrays or values in the order of the rows; padded outputs keep the
+        padding of their batch.
+
+    Example: `predict_all(text_model.tag, ["Ada spoke."])["tags"][0]`
+    """
+    order = np.argsort([sum(map(len, row)) for row in zip(*columns)], kind="stable")
+    answers: dict[str, list] = {}
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        outputs = function(*([column[row] for row in rows] for column in columns))
+        for name, value in outputs.items():
+            answers.setdefault(name, [None] * len(order))
+            for row, answer in zip(rows, value.numpy()):
+                answers[name][row] = answer
+    return answers

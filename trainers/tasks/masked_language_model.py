@@ -1,0 +1,174 @@
+"""Task "mlm": masked-language-model pre-training over running text."""
+
+from __future__ import annotations
+
+import math
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainers.data import pipeline
+from trainers.data.corpus import build_corpus
+from trainers.data.masking import mask_tokens
+from trainers.data.sources import read_documents
+from trainers.tasks.encoder import EncoderTask
+from trainers.tasks.language_model import corpus_summary, fenced, streams_fingerprint
+from zoo import bundle
+
+_VALIDATION_TOKENS = 8192
+
+
+class MaskedLanguageModelTask(EncoderTask):
+    """Windows of running text, some tokens hidden; the model says which they were.
+
+    Documents are packed end to end with [SEP] between them, and a window is [CLS], tokens, [SEP],
+    always `text.max_length` long: no padding. Masks are drawn anew at every step; the validation
+    windows have the same masks at every evaluation.
+    """
+
+    metrics = {"val_loss": "min", "val_accuracy": "max"}  # noqa: RUF012
+
+    def read(self, data_dir):
+        data = self.config.data
+
+        def documents(source):
+            return read_documents(
+                source,
+                data_dir=data_dir,
+                encoding=data.encoding,
+                invalid=data.invalid,
+                split=data.split,
+                max_bytes=data.max_bytes,
+                pattern=data.pattern,
+            )
+
+        self.documents = documents(data.train)
+        self.validation_documents = None if data.validation is None else documents(data.validation)
+
+    def training_texts(self):
+        return [document.text for document in self.documents]
+
+    def prepare(self):
+        config = self.config
+        self.window = config.text.window_size()
+        self.corpus = build_corpus(
+            self.documents,
+            self.tokenizer,
+            context_length=self.window,
+            validation_fraction=config.data.validation_fraction,
+            validation_documents=self.validation_documents,
+            seed=config.seed,
+        )
+        del self.documents, self.validation_documents
+        self.max_predictions = max(math.ceil(config.data.masking.rate * self.window), 1)
+        special = [*self.tokenizer.special_tokens.values()]
+        self.is_special = np.isin(np.arange(self.tokenizer.vocabulary_size), special)
+        self.validation_data = self._validation()
+
+    def training_data(self, start_step: int) -> tf.data.Dataset:
+        config = self.config
+        windows = pipeline.training_windows(
+            self.corpus.train_ids,
+            config.batch_size,
+            self.window,
+            config.seed,
+            start_step,
+            config.steps,
+        )
+        steps = tf.data.Dataset.range(start_step, config.steps)
+        return pipeline.mapped(
+            tf.data.Dataset.zip(steps, windows),
+            lambda step, window: self._masked(window[0], tf.ones_like(window[0], tf.bool), step),
+        )
+
+    def _masked(self, ids, real, step, scale=None):
+        """Inputs, labels (B, P) and weights (B, P) of windows (B, T - 2).
+
+        Weights add up to the number of slots, so that the mean over slots that Keras takes is
+        the mean over masked tokens.
+        """
+        tokenizer = self.tokenizer
+        edges = [[0, 0], [1, 1]]
+        padded = tf.pad(ids, edges)
+        places = tf.range(self.window + 2)[None]
+        padded = tf.where(places == 0, tokenizer.cls_id, padded)
+        padded = tf.where(places == self.window + 1, tokenizer.sep_id, padded)
+        inside = tf.pad(real, edges) & ~tf.gather(tf.constant(self.is_special), padded)
+        masked = mask_tokens(
+            padded,
+            inside,
+            ~tf.gather(tf.constant(tokenizer.continuation), padded),
+            seed=tf.stack([tf.constant(self.config.seed, tf.int64), step]),
+            mask_id=tokenizer.mask_id,
+            vocabulary_size=tokenizer.vocabulary_size,
+            special_ids=[*tokenizer.special_tokens.values()],
+            config=self.config.data.masking,
+            max_predictions=self.max_predictions,
+        )
+        inputs = {
+            "token_ids": masked.token_ids,
+            "padding_mask": tf.ones_like(inside),
+            "segment_ids": tf.zeros_like(padded),
+            "masked_positions": masked.positions,
+        }
+        if scale is None:
+            slots = tf.cast(tf.size(masked.weights), tf.float32)
+            scale = slots / tf.maximum(tf.reduce_sum(masked.weights), 1.0)
+        return inputs, masked.labels, masked.weights * scale
+
+    def _validation(self) -> tf.data.Dataset:
+        rows = max(_VALIDATION_TOKENS // self.window, 1)
+        windows = pipeline.validation_windows(self.corpus.validation_ids, rows, self.window)
+        numbered = windows.dataset.enumerate()
+
+        def masked(scale):
+            # Negative steps: the masks of no training step.
+            return numbered.map(
+                lambda step, window: self._masked(window[0], window[2] > 0, -1 - step, scale)
+            )
+
+        weights = [weight.numpy() for _, _, weight in masked(1.0)]
+        slots, total = sum(w.size for w in weights), sum(float(w.sum()) for w in weights)
+        # Batches are of one size, so their mean is exact with one scale for all.
+        return pipeline.fixed_schedule(masked(slots / max(total, 1.0)).cache())
+
+    def compile(self, optimizer):
+        self.trained_model.compile(
+            optimizer=optimizer,
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            weighted_metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+            jit_compile=self.jit_compile(),
+        )
+
+    def evaluate(self, logs):
+        loss = float(logs["val_loss"])
+        return {
+            "val_loss": loss,
+            "val_accuracy": float(logs["val_accuracy"]),
+            "val_perplexity": math.exp(min(loss, 700.0)),
+        }
+
+    def trained_tokens(self, start_step, stop_step):
+        return (stop_step - start_step) * self.config.batch_size * self.window
+
+    def fingerprint(self):
+        return streams_fingerprint(self.corpus)
+
+    def data_summary(self):
+        return corpus_summary(self.corpus)
+
+    def report_sections(self, bundle: bundle.Bundle) -> list[str]:
+        """The config's prompts with their masks filled."""
+        mask = self.tokenizer.tokens([self.tokenizer.mask_id]).numpy()[0].decode()
+        prompts = [prompt for prompt in self.config.sample_prompts if mask in prompt]
+        if not prompts:
+            return []
+        outputs = bundle.text_model.fill_mask(prompts)
+        lines = []
+        for text, tokens, shares in zip(
+            prompts, outputs["tokens"].numpy(), outputs["probabilities"].numpy()
+        ):
+            best = (f"{t.decode('utf-8', 'replace')} {p:.3f}" for t, p in zip(tokens[0], shares[0]))
+            lines.append(f"{text}\n    " + ", ".join(best))
+        return ["## Masks filled", fenced("\n".join(lines))]

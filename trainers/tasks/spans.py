@@ -1,0 +1,201 @@
+"""Task "span": extractive question answering."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from trainers.answers import question_scores
+from trainers.data.buckets import BucketPlan, default_buckets
+from trainers.data.datasets import read_questions_source
+from trainers.data.examples import Questions
+from trainers.data.pipeline import mapped
+from trainers.data.splits import grouped_split
+from trainers.losses import SpanLoss
+from trainers.question_baseline import question_baseline
+from trainers.tasks.encoder import EncoderTask, digest_of, predict_all, write_scores
+from trainers.understanding_report import question_section
+from zoo import bundle
+from zoo.packing import pack, special_count
+from zoo.text_answers import question_windows
+
+# Questions encoded at once: their contexts are long.
+_QUESTIONS = 256
+
+
+class SpanExamples(NamedTuple):
+    """Windows of questions, ready to be packed; N of them.
+
+    Attributes:
+        question, context: int32 ragged [N, None]. labels: int32 (N, 2), packed places of the
+        answer's first and last token; 0, 0 ([CLS]) where the window does not hold it.
+    """
+
+    question: tf.RaggedTensor
+    context: tf.RaggedTensor
+    labels: np.ndarray
+
+
+class SpanTask(EncoderTask):
+    """Finds the answer to a question in a text; chosen by F1 over the answers' tokens.
+
+    Long texts are read in windows; those that do not hold the answer are taught to say so.
+    """
+
+    metrics = {"val_f1": "max", "val_exact_match": "max"}  # noqa: RUF012
+
+    def read(self, data_dir):
+        data = self.config.data
+
+        def read(source):
+            return read_questions_source(
+                source, data_dir=data_dir, mismatched=data.mismatched, encoding=data.encoding
+            )
+
+        self.train = read(data.train)
+        self.test = None if data.test is None else read(data.test)
+        if data.validation is not None:
+            self.validation = read(data.validation)
+        else:
+            # Questions about one text stay together, or the text would be known.
+            kept, held_out = grouped_split(
+                self.train.context, data.validation_fraction, self.config.seed
+            )
+            self.train, self.validation = self.train.select(kept), self.train.select(held_out)
+
+    def training_texts(self):
+        return [*self.train.question, *dict.fromkeys(self.train.context)]
+
+    def prepare(self):
+        config = self.config
+        examples = span_examples(self.tokenizer, config.text, self.train)
+        keep = examples.labels[:, 1] > 0
+        share = np.random.default_rng(config.seed).random(len(keep))
+        keep |= share < config.data.negative_windows
+        chosen = np.flatnonzero(keep)
+        self.question = tf.gather(examples.question, chosen)
+        self.context = tf.gather(examples.context, chosen)
+        self.span_labels = tf.constant(examples.labels[chosen])
+        lengths = (self.question.row_lengths() + self.context.row_lengths()).numpy()
+        lengths += special_count(pairs=True)
+        buckets = config.data.buckets or default_buckets(lengths, config.text.max_length)
+        self.plan = BucketPlan(lengths, config.batch_size, buckets, config.seed)
+        logging.info(
+            "%d windows of %d questions, %d of them hold the answer",
+            len(chosen),
+            len(self.train),
+            int((examples.labels[chosen][:, 1] > 0).sum()),
+        )
+
+    def training_data(self, start_step: int) -> tf.data.Dataset:
+        batches = self.plan.batches(start_step, self.config.steps)
+        return mapped(batches, self._batch)
+
+    def _batch(self, step, examples, length):
+        del step
+        real = tf.cast(examples >= 0, tf.float32)
+        rows = tf.maximum(examples, 0)
+        packed = pack(
+            self.tokenizer, tf.gather(self.question, rows), tf.gather(self.context, rows), length
+        )
+        return packed.inputs(), tf.gather(self.span_labels, rows), real
+
+    def loss_target(self):
+        return SpanLoss(reduction="mean_with_sample_weight")
+
+    def trained_tokens(self, start_step, stop_step):
+        return self.plan.real_tokens(start_step, stop_step)
+
+    def evaluate(self, logs):
+        predictions, _ = self.ask(self.text_model, self.validation)
+        found = question_scores(self.validation.answers, predictions, self.language)
+        return {f"val_{name}": value for name, value in found.items()}
+
+    @property
+    def language(self) -> str:
+        """How answers are compared: by characters where the contexts are Chinese."""
+        sample = "".join(self.validation.context[:100])
+        chinese = sum("\u4e00" <= character <= "\u9fff" for character in sample)
+        return "chinese" if chinese > len(sample) / 3 else "english"
+
+    def ask(self, text_model, examples: Questions) -> tuple[list[str], np.ndarray]:
+        """The served answer to every question, and its score."""
+        answers = predict_all(text_model.answer, examples.question, examples.context, batch_size=16)
+        texts = [answer.decode("utf-8", "replace") for answer in answers["answer"]]
+        return texts, np.array(answers["score"])
+
+    def fingerprint(self):
+        splits = (self.train, self.validation)
+        return digest_of(*(c for s in splits for c in (s.question, s.context, s.answers, s.starts)))
+
+    def data_summary(self):
+        test = "" if self.test is None else f", {len(self.test):,} test questions"
+        return (
+            f"{len(self.train):,} training and {len(self.validation):,} validation questions{test}"
+            f", vocabulary {self.tokenizer.vocabulary_size}"
+        )
+
+    def report_sections(self, bundle: bundle.Bundle) -> list[str]:
+        split, examples = self.reported()
+        predictions, confidence = self.ask(bundle.text_model, examples)
+        baseline = None
+        if self.config.baseline:
+            guesses = question_baseline(examples.question, examples.context)
+            baseline = question_scores(examples.answers, guesses, self.language)
+        scores = question_scores(examples.answers, predictions, self.language)
+        write_scores(bundle.folder, split, scores, baseline)
+        section = question_section(
+            examples.question,
+            examples.answers,
+            predictions,
+            language=self.language,
+            confidence=confidence,
+            baseline=baseline,
+            where=examples.where,
+        )
+        return [f"## On the {split} questions", section]
+
+
+def span_examples(tokenizer, config, questions: Questions) -> SpanExamples:
+    """All windows of all questions, with the places of their first right answer."""
+    parts = []
+    for first in range(0, len(questions), _QUESTIONS):
+        rows = questions.select(range(first, min(first + _QUESTIONS, len(questions))))
+        cut = question_windows(
+            tokenizer, config, tf.constant(rows.question), tf.constant(rows.context)
+        )
+        tokens = [
+            _answer_tokens(starts, ends, context, answers, places)
+            for starts, ends, context, answers, places in zip(
+                cut.encoded.starts.to_list(),
+                cut.encoded.ends.to_list(),
+                rows.context,
+                rows.answers,
+                rows.starts,
+            )
+        ]
+        span = np.array(tokens, np.int64)[cut.windows.rows.numpy()]  # (W, 2)
+        place = span - cut.windows.starts.numpy()[:, None]
+        inside = (place[:, :1] >= 0) & (place[:, 1:] < cut.windows.lengths.numpy()[:, None])
+        inside &= span[:, :1] >= 0
+        labels = np.where(inside, place + cut.question.row_lengths().numpy()[:, None] + 2, 0)
+        parts.append(SpanExamples(cut.question, cut.context, labels.astype(np.int32)))
+    return SpanExamples(
+        tf.concat([part.question for part in parts], axis=0),
+        tf.concat([part.context for part in parts], axis=0),
+        np.concatenate([part.labels for part in parts]),
+    )
+
+
+def _answer_tokens(starts, ends, context: str, answers, places) -> tuple[int, int]:
+    """First and last token that touch the first answer; -1, -1 without one."""
+    if not answers:
+        return -1, -1
+    first_byte = len(context[: places[0]].encode())
+    last_byte = first_byte + len(answers[0].encode())
+    first = int(np.searchsorted(ends, first_byte, side="right"))
+    last = int(np.searchsorted(starts, last_byte, side="left")) - 1
+    return (first, last) if first <= last else (-1, -1)
