@@ -2,6 +2,7 @@
 
 python -m export.client --server=localhost:8500 --model=writer --text="Once upon" \
     --set=max_new_tokens=64
+python -m export.client --model=reader --set=question="Who?" --set=context="Ada wrote it."
 """
 
 import json
@@ -15,17 +16,25 @@ import tensorflow as tf
 from absl import app, flags
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import (
+    classification_pb2,
     get_model_metadata_pb2,
+    input_pb2,
     model_pb2,
     predict_pb2,
     prediction_service_pb2_grpc,
+    regression_pb2,
 )
+
+from export.conversion import convert, convert_to_examples, rows
+from export.methods import CLASSIFY_METHOD, REGRESS_METHOD
+from export.printing import readable
 
 Stub = prediction_service_pb2_grpc.PredictionServiceStub
 
 _DEFAULT_SIGNATURE = "serving_default"
 _INIT_OP = "__saved_model_init_op"  # listed among the signatures, but not one to ask for
-_TRUTH = {"true": True, "1": True, "false": False, "0": False}
+
+Examples = Sequence[tf.train.Example | bytes]
 
 
 def connect(server: str) -> grpc.Channel:
@@ -73,6 +82,61 @@ def predict(
     return {name: tf.make_ndarray(proto) for name, proto in response.outputs.items()}
 
 
+def classify(
+    server: grpc.Channel | Stub,
+    model: str,
+    examples: Examples,
+    signature: str = "",
+    version: int | None = None,
+    timeout: float = 60.0,
+) -> dict[str, np.ndarray]:
+    """Asks for classes of tf.Examples, by the Classify request.
+
+    Args:
+        server, model, signature, version, timeout: as for `predict`.
+        examples: tf.train.Example messages, or their serialized bytes.
+
+    Returns:
+        `classes` [B, C], bytes objects, and `scores` [B, C] float32. A signature without one of
+        them leaves it empty: b"" and 0.
+
+    Raises:
+        grpc.RpcError: as `predict`.
+
+    Example:
+        >>> example = tf.train.Example()
+        >>> example.features.feature["text"].bytes_list.value.append(b"a fine film")
+        >>> classify(connect("localhost:8500"), "judge", [example], "classify")["classes"]
+        array([[b'bad', b'good']], dtype=object)
+    """
+    request = classification_pb2.ClassificationRequest(model_spec=_spec(model, version, signature))
+    _add(request.input, examples)
+    result = _stub(server).Classify(request, timeout=timeout).result
+    table = [row.classes for row in result.classifications]
+    return {
+        "classes": np.array([[one.label.encode() for one in row] for row in table], dtype=object),
+        "scores": np.array([[one.score for one in row] for row in table], np.float32),
+    }
+
+
+def regress(
+    server: grpc.Channel | Stub,
+    model: str,
+    examples: Examples,
+    signature: str = "",
+    version: int | None = None,
+    timeout: float = 60.0,
+) -> dict[str, np.ndarray]:
+    """Asks for a number for each tf.Example, by the Regress request; `outputs` [B] float32.
+
+    Arguments and errors are those of `classify`.
+    """
+    request = regression_pb2.RegressionRequest(model_spec=_spec(model, version, signature))
+    _add(request.input, examples)
+    result = _stub(server).Regress(request, timeout=timeout).result
+    return {"outputs": np.array([one.value for one in result.regressions], np.float32)}
+
+
 def signatures(
     server: grpc.Channel | Stub, model: str, version: int | None = None, timeout: float = 60.0
 ) -> dict[str, meta_graph_pb2.SignatureDef]:
@@ -90,80 +154,11 @@ def signatures(
     return {name: value for name, value in found.signature_def.items() if name != _INIT_OP}
 
 
-def convert(
-    signature: meta_graph_pb2.SignatureDef, texts: Sequence[bytes], settings: Mapping[str, str]
-) -> dict[str, np.ndarray]:
-    """Turns what a command line gives into inputs of the dtypes that a signature declares.
-
-    Args:
-        signature: SignatureDef. What is asked.
-        texts: The rows of the input `text`.
-        settings: Input name to value; the value is repeated for every row.
-
-    Returns:
-        Input name to array of shape [B], or [] for an input declared as a scalar.
-
-    Raises:
-        ValueError: the signature has no input of such a name, or the value is not of its dtype.
-
-    Example:
-        >>> convert(signature, [b"Once upon"], {"max_new_tokens": "64"})
-        {'text': array([b'Once upon'], dtype=object), 'max_new_tokens': array([64], dtype=int32)}
-    """
-    known = ", ".join(sorted(signature.inputs)) or "none"
-    rows = max(1, len(texts))
-    inputs = {"text": np.array(texts, dtype=object)} if texts else {}
-    for name, value in settings.items():
-        if name in inputs:
-            raise ValueError(f"input {name} is given twice, by --text and by --set")
-        inputs[name] = value
-    for name, value in inputs.items():
-        if name not in signature.inputs:
-            raise ValueError(f"the signature has no input {name}; its inputs: {known}")
-        if isinstance(value, str):
-            info = signature.inputs[name]
-            scalar = not info.tensor_shape.dim and not info.tensor_shape.unknown_rank
-            one = _parse(name, value, tf.as_dtype(info.dtype))
-            inputs[name] = one if scalar else np.repeat(one[np.newaxis], rows)
-    return inputs
-
-
-def _parse(name: str, value: str, dtype: tf.DType) -> np.ndarray:
-    try:
-        if dtype == tf.string:
-            return np.array(os.fsencode(value), dtype=object)
-        if dtype == tf.bool:
-            return np.array(_TRUTH[value.lower()])
-        # int() and not numpy's own parsing: that one would round 1.5, or wrap what is too large.
-        number = int(value) if dtype.is_integer else float(value)
-        return np.array(number, dtype=dtype.as_numpy_dtype)
-    except (KeyError, ValueError, OverflowError) as error:
-        raise ValueError(f"--set={name}={value}: {value!r} is not a {dtype.name}") from error
-
-
-def rows(outputs: Mapping[str, np.ndarray]) -> list[dict[str, object]]:
-    """Splits a batch into rows of plain Python values, strings decoded.
-
-    Bytes that are not UTF-8 are shown as escapes. An output without a batch dimension is repeated
-    in each row.
-    """
-    lengths = [len(array) for array in outputs.values() if array.ndim]
-    batch = max(lengths, default=1)
-    return [
-        {
-            name: _plain(array[row] if array.ndim and len(array) == batch else array)
-            for name, array in sorted(outputs.items())
-        }
-        for row in range(batch)
-    ]
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
+def _add(request_input: input_pb2.Input, examples: Examples) -> None:
+    for example in examples:
+        if isinstance(example, bytes):
+            example = tf.train.Example.FromString(example)
+        request_input.example_list.examples.append(example)
 
 
 def _spec(model: str, version: int | None, signature: str = "") -> model_pb2.ModelSpec:
@@ -188,7 +183,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         "text", [], "Value of the input `text`; repeat it for a batch; - reads stdin.", **define
     )
     flags.DEFINE_multi_string(
-        "set", [], "NAME=VALUE of another input, the same for all rows.", **define
+        "set", [], "NAME=VALUE of another input; repeat it for a batch.", **define
     )
     flags.DEFINE_float("timeout", 60.0, "Seconds to wait for the answer.", **define)
     flags.DEFINE_bool("json", False, "Print all outputs, one JSON line per row.", **define)
@@ -198,8 +193,7 @@ def run(values: flags.FlagValues) -> int:
     """Does what the flags ask for and returns the exit code: 0, or 1 after a message on stderr."""
     try:
         with connect(values.server) as channel:
-            for row in _ask(channel, values):
-                _print_row(row, values.json)
+            _print(_ask(channel, values), values.json)
         return 0
     except ValueError as error:
         message = str(error)
@@ -216,12 +210,16 @@ def run(values: flags.FlagValues) -> int:
 
 
 def _ask(channel: grpc.Channel, values: flags.FlagValues) -> list[dict[str, object]]:
-    settings = {}
+    settings: dict[str, list[str | bytes]] = {}
+    if values.text:
+        settings["text"] = [_text(text) for text in values.text]
     for setting in values.set:
         name, equals, value = setting.partition("=")
         if not equals or not name:
             raise ValueError(f"--set={setting} is not of the form NAME=VALUE")
-        settings[name] = value
+        if name == "text" and values.text:
+            raise ValueError("input text is given twice, by --text and by --set")
+        settings.setdefault(name, []).append(value)
     known = signatures(channel, values.model, values.model_version, values.timeout)
     name = values.signature or _DEFAULT_SIGNATURE
     if name not in known:
@@ -229,8 +227,12 @@ def _ask(channel: grpc.Channel, values: flags.FlagValues) -> list[dict[str, obje
             f"model {values.model} has no signature {name}; its signatures: "
             f"{', '.join(sorted(known))}"
         )
-    inputs = convert(known[name], [_text(text) for text in values.text], settings)
-    return rows(predict(channel, values.model, inputs, name, values.model_version, values.timeout))
+    how = {"signature": name, "version": values.model_version, "timeout": values.timeout}
+    calls = {CLASSIFY_METHOD: classify, REGRESS_METHOD: regress}
+    call = calls.get(known[name].method_name)
+    if call is not None:
+        return rows(call(channel, values.model, convert_to_examples(settings), **how))
+    return rows(predict(channel, values.model, convert(known[name], settings), **how))
 
 
 def _text(text: str) -> bytes:
@@ -239,13 +241,15 @@ def _text(text: str) -> bytes:
     return os.fsencode(text)
 
 
-def _print_row(row: Mapping[str, object], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(row, ensure_ascii=False))
-    elif "text" in row:
-        print(row["text"])
-    else:
-        print("\n".join(f"{name}: {value}" for name, value in row.items()))
+def _print(answers: Sequence[Mapping[str, object]], as_json: bool) -> None:
+    for number, row in enumerate(answers):
+        if as_json:
+            print(json.dumps(row, ensure_ascii=False))
+            continue
+        lines = readable(row)
+        if number and "\n" in lines and {*row} - {"text"}:
+            print()  # where one answer ends is not seen otherwise
+        print(lines)
 
 
 def main(argv: Sequence[str]) -> None:

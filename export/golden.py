@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from export.golden_requests import lm_requests, strings, text_requests
 from zoo.bundle import Bundle
-from zoo.request_options import OPTIONS
 
 GOLDEN_FILE = Path("assets.extra") / "golden_pairs.jsonl"
 
@@ -39,52 +39,24 @@ class GoldenPair:
     inputs: dict[str, np.ndarray]
     outputs: dict[str, np.ndarray]
 
+    @property
+    def rows(self) -> int:
+        """Size of the batch."""
+        return len(next(iter(self.inputs.values())))
+
+    def row(self, index: int) -> GoldenPair:
+        """One row of the batch as a request of its own."""
+        inputs, outputs = (
+            {name: value[index : index + 1] for name, value in arrays.items()}
+            for arrays in (self.inputs, self.outputs)
+        )
+        return GoldenPair(self.signature, inputs, outputs)
+
 
 def make_golden_pairs(bundle: Bundle) -> list[GoldenPair]:
-    """Asks the Keras model about prompts of every kind it may meet.
-
-    Short, empty, longer than the context, several scripts, bytes that are no UTF-8; alone and in
-    one batch with mixed options; greedy and sampled with a seed.
-    """
-    context = bundle.model.context_length
-    prompts = [
-        b"The ",
-        b"",
-        b"To be, or not to be\n" * (1 + context // 10),
-        "\u6625\u7720\u4e0d\u89c9\u6653".encode(),
-        b"\xff\x00 not UTF-8",
-    ]
-    batch = _strings(prompts)
-    several = {
-        "max_new_tokens": [24, 8, 16, 0, 8],
-        "temperature": [0.0, 0.8, 1.0, 0.0, 1.2],
-        "top_k": [0, 0, 5, 0, 0],
-        "top_p": [1.0, 0.9, 1.0, 1.0, 0.5],
-        "seed": [0, 1, 2, 3, 4],
-    }
-    options = {
-        name: np.array(value, OPTIONS[name].dtype.as_numpy_dtype) for name, value in several.items()
-    }
-    requests = [
-        ("generate", {"text": batch[:1]}),
-        ("generate", {"text": batch[:1], **{name: value[2:3] for name, value in options.items()}}),
-        ("generate", {"text": batch, **options}),
-        ("score", {"text": batch}),
-        ("next_token", {"text": batch}),
-    ]
-    functions = {
-        "generate": bundle.lm.generate,
-        "score": bundle.lm.score,
-        "next_token": bundle.lm.next_token,
-    }
-    return [
-        GoldenPair(
-            signature,
-            inputs,
-            {name: value.numpy() for name, value in functions[signature](**inputs).items()},
-        )
-        for signature, inputs in requests
-    ]
+    """Asks the Keras model about texts of every kind it may meet."""
+    requests = lm_requests(bundle) if bundle.config.task == "lm" else text_requests(bundle)
+    return [GoldenPair(*request) for request in requests]
 
 
 def write_golden_pairs(pairs: list[GoldenPair], path: Path) -> None:
@@ -124,8 +96,17 @@ def read_golden_pairs(path: Path) -> list[GoldenPair]:
     return pairs
 
 
-def differences(pair: GoldenPair, answer: dict[str, np.ndarray]) -> list[str]:
-    """What in `answer` departs from the pair: one readable line each, none if they agree."""
+def differences(
+    pair: GoldenPair, answer: dict[str, np.ndarray], cut_padding: bool = False
+) -> list[str]:
+    """What in `answer` departs from the pair: one readable line each, none if they agree.
+
+    Args:
+        pair: what was asked, and what ought to be answered.
+        answer: output name -> array.
+        cut_padding: bool. Whether the answer may be narrower than the pair where the pair has
+            padding alone, "", 0 or -1: a row out of a batch is as wide as the widest of the batch.
+    """
     lines = []
     for name in sorted(set(pair.outputs) | set(answer)):
         if name not in answer or name not in pair.outputs:
@@ -133,6 +114,8 @@ def differences(pair: GoldenPair, answer: dict[str, np.ndarray]) -> list[str]:
             lines.append(f"{pair.signature}.{name}: output {side}")
             continue
         golden, got = pair.outputs[name], np.asarray(answer[name])
+        if cut_padding and golden.ndim > 1 and got.ndim > 1:
+            golden = _without_padding(golden, got.shape[1])
         if golden.shape != got.shape:
             lines.append(f"{pair.signature}.{name}: shape {got.shape}, golden {golden.shape}")
             continue
@@ -144,13 +127,22 @@ def differences(pair: GoldenPair, answer: dict[str, np.ndarray]) -> list[str]:
             place = tuple(int(i) for i in index)
             lines.append(
                 f"{pair.signature}.{name}{list(place)}: got {got[place]!r}, "
-                f"golden {golden[place]!r}, for text {pair.inputs['text'][place[0]]!r:.60}"
+                f"golden {golden[place]!r}, for {_request(pair, place[0])}"
             )
     return lines
 
 
-def _strings(values: list[bytes]) -> np.ndarray:
-    return np.array(values, dtype=object)
+def _without_padding(array: np.ndarray, width: int) -> np.ndarray:
+    """`array` (B, W, ...) cut to (B, width, ...), unless that cuts more than padding."""
+    beyond = array[:, width:]
+    padding = beyond == b"" if array.dtype == object else (beyond == 0) | (beyond == -1)
+    return array[:, :width] if padding.all() else array
+
+
+def _request(pair: GoldenPair, row: int) -> str:
+    """The row's texts, for a message."""
+    texts = {name: value[row] for name, value in pair.inputs.items() if value.dtype == object}
+    return ", ".join(f"{name} {value!r:.60}" for name, value in texts.items())
 
 
 def _to_json(array: np.ndarray) -> dict:
@@ -167,7 +159,7 @@ def _to_json(array: np.ndarray) -> dict:
 
 def _from_json(record: dict) -> np.ndarray:
     if record["dtype"] == "string":
-        flat = _strings([base64.b64decode(value) for value in record["b64"]])
+        flat = strings([base64.b64decode(value) for value in record["b64"]])
     else:
         flat = np.array(record["values"], tf.as_dtype(record["dtype"]).as_numpy_dtype)
     return flat.reshape(record["shape"])

@@ -12,12 +12,12 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from export.golden import GOLDEN_FILE, GoldenPair, make_golden_pairs, write_golden_pairs
+from export.golden import GOLDEN_FILE, make_golden_pairs, write_golden_pairs
+from export.signature_defs import declare_methods
 from export.signatures import ServedModule
 from export.verify import replay_locally
+from export.warmup_file import WARMUP_FILE, write_warmup
 from zoo.bundle import Bundle
-
-WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 
 
 class ExportError(ValueError):
@@ -93,27 +93,11 @@ def _write(bundle: Bundle, folder: Path) -> None:
         # Nobody differentiates a served model; without this the graph doubles.
         options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
     )
+    if module.methods:
+        declare_methods(folder, module.methods)
     pairs = make_golden_pairs(bundle)
     write_golden_pairs(pairs, folder / GOLDEN_FILE)
-    _write_warmup(pairs, folder / WARMUP_FILE)
-
-
-def _write_warmup(pairs: list[GoldenPair], path: Path) -> None:
-    """The golden requests again, in the form that TensorFlow Serving replays before it serves."""
-    # Imported here: of all of export, only this and the server need the Serving protos.
-    from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
-
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        for pair in pairs:
-            request = predict_pb2.PredictRequest()
-            request.model_spec.name = "default"  # a server ignores the name in a warm-up record
-            request.model_spec.signature_name = pair.signature
-            for name, value in pair.inputs.items():
-                request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
-            log = prediction_log_pb2.PredictionLog(
-                predict_log=prediction_log_pb2.PredictLog(request=request)
-            )
-            writer.write(log.SerializeToString())
+    write_warmup(pairs, module.methods, folder / WARMUP_FILE)
 
 
 def _next_version(model_folder: Path) -> int:

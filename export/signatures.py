@@ -2,31 +2,50 @@
 
 | task | signature | inputs | outputs |
 |---|---|---|---|
-| lm | `generate` = `serving_default` | `text`, and with defaults `max_new_tokens`, `temperature`,
-  `top_k`, `top_p`, `seed` | `text`, `completion`, `token_count`, `log_probability` |
+| lm | `generate` * | `text`, and with defaults `max_new_tokens`, `temperature`, `top_k`, `top_p`,
+  `seed` | `text`, `completion`, `token_count`, `log_probability` |
 | lm | `score` | `text` | `log_likelihood`, `token_count`, `perplexity` |
 | lm | `next_token` | `text` | `tokens`, `probabilities` |
+| mlm | `fill_mask` * | `text` | `tokens`, `probabilities`, `text` |
+| classify, pair | `predict` * | `text` (pair: and `text_pair`) | `label`, `scores`, `classes` |
+| classify, pair | `classify` | tf.Examples | `classes`, `scores` |
+| classify, pair of two classes | `regress` | tf.Examples | `outputs`: the second one's score |
+| tag | `tag` * | `text` | `tokens`, `tags`, `start`, `end`, `scores` |
+| span | `answer` * | `question`, `context` | `answer`, `start`, `end`, `score` |
+| embed | `embed` * | `text` | `embedding` |
+| regress | `predict` * | `text` (for pairs: and `text_pair`) | `outputs` |
+| regress | `regress` | tf.Examples | `outputs` |
 
-`zoo.text_lm.TextLM` documents each input and output.
+The signature with a * is `serving_default`, too. Signatures of tf.Examples answer the Classify and
+Regress requests of TensorFlow Serving; their input `inputs` holds serialized tf.Examples whose
+bytes features are named as the text inputs are (a missing feature is an empty text).
+
+`zoo.text_lm.TextLM` and the classes in `zoo.text_models` document each input and output.
 """
 
 from __future__ import annotations
 
 import tensorflow as tf
 
+from export.methods import CLASSIFY_METHOD, REGRESS_METHOD
 from zoo.bundle import Bundle
 from zoo.request_options import DEFAULT_OPTIONS, OPTIONS
+from zoo.text_encoder import TextEncoder
 from zoo.text_lm import TEXT, TextLM
+from zoo.text_models import TEXT_MODELS
+
+_Functions = dict[str, tf.types.experimental.PolymorphicFunction]
 
 
 class ServedModule(tf.Module):
     """The object that is written as a SavedModel: weights and signatures, nothing of Keras.
 
     Args:
-        bundle: zoo Bundle with task "lm".
+        bundle: zoo Bundle of any task.
 
     Attributes:
         functions: signature name -> tf.function.
+        methods: signature name -> method name, of those that read tf.Examples.
 
     Raises:
         ValueError: a task without signatures.
@@ -34,16 +53,25 @@ class ServedModule(tf.Module):
 
     def __init__(self, bundle: Bundle):
         super().__init__()
-        if bundle.config.task not in _SIGNATURES:
-            raise ValueError(
-                f"no signatures for task {bundle.config.task!r}; known: {', '.join(_SIGNATURES)}"
-            )
+        task = bundle.config.task
         # Tracked as plain variables: the Keras object graph is of no use to a server.
         self.model_variables = [variable.value for variable in bundle.model.variables]
-        self.functions = _SIGNATURES[bundle.config.task](bundle.lm)
+        self.methods = {}
+        if task == "lm":
+            self.functions = _lm_signatures(bundle.lm)
+        elif task in TEXT_MODELS:
+            functions = dict(bundle.text_model.functions)
+            default = next(iter(functions.values()))
+            examples = example_signatures(task, bundle.text_model)
+            self.functions = {"serving_default": default, **functions, **examples}
+            methods = {"classify": CLASSIFY_METHOD, "regress": REGRESS_METHOD}
+            self.methods = {name: methods[name] for name in examples}
+        else:
+            known = ", ".join(["lm", *TEXT_MODELS])
+            raise ValueError(f"no signatures for task {task!r}; known: {known}")
 
 
-def _lm_signatures(lm: TextLM) -> dict[str, tf.types.experimental.PolymorphicFunction]:
+def _lm_signatures(lm: TextLM) -> _Functions:
     defaults = {
         name: tf.constant([value], OPTIONS[name].dtype) for name, value in DEFAULT_OPTIONS.items()
     }
@@ -69,4 +97,38 @@ def _lm_signatures(lm: TextLM) -> dict[str, tf.types.experimental.PolymorphicFun
     }
 
 
-_SIGNATURES = {"lm": _lm_signatures}
+def input_names(function: tf.types.experimental.PolymorphicFunction) -> list[str]:
+    """The input names of a graph function of strings, in order."""
+    return [spec.name for spec in function.input_signature]
+
+
+def example_signatures(task: str, text_model: TextEncoder) -> _Functions:
+    """The signatures that read tf.Examples: for classes `classify`, for a number `regress`.
+
+    A model of two classes has both, as TensorFlow's binary classifiers always had: `regress` is the
+    probability of the second class.
+    """
+    if task not in ("classify", "pair", "regress"):
+        return {}
+    predict = text_model.functions["predict"]
+    features = {
+        name: tf.io.FixedLenFeature([], tf.string, default_value="")
+        for name in input_names(predict)
+    }
+
+    def read(outputs_of):
+        def answer(inputs):
+            parsed = tf.io.parse_example(inputs, features)
+            return outputs_of(predict(*(parsed[name] for name in features)))
+
+        inputs = tf.TensorSpec([None], tf.string, name="inputs")
+        return tf.function(answer, input_signature=[inputs], autograph=False)
+
+    if task == "regress":
+        return {"regress": read(lambda outputs: {"outputs": outputs["outputs"]})}
+    signatures = {
+        "classify": read(lambda outputs: {name: outputs[name] for name in ("classes", "scores")})
+    }
+    if len(text_model.labels) == 2:
+        signatures["regress"] = read(lambda outputs: {"outputs": outputs["scores"][:, 1]})
+    return signatures

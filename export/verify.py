@@ -18,6 +18,7 @@ import tensorflow as tf
 from absl import app, flags
 
 from export.golden import GOLDEN_FILE, GoldenPair, differences, read_golden_pairs
+from export.methods import CLASSIFY_METHOD, REGRESS_METHOD
 from export.server.servable import Servable
 
 Ask = Callable[[str, dict[str, np.ndarray]], dict[str, np.ndarray]]
@@ -26,7 +27,8 @@ Ask = Callable[[str, dict[str, np.ndarray]], dict[str, np.ndarray]]
 def replay(pairs: list[GoldenPair], ask: Ask) -> list[str]:
     """Asks every golden request and returns the differences, none if all agree.
 
-    Each batch is also asked row by row: an answer must not depend on its neighbours.
+    Each batch is also asked row by row: an answer must not depend on its neighbours, but for the
+    padding that makes it as wide as theirs.
 
     Args:
         pairs: from `read_golden_pairs`.
@@ -35,14 +37,10 @@ def replay(pairs: list[GoldenPair], ask: Ask) -> list[str]:
     problems = []
     for pair in pairs:
         problems += differences(pair, ask(pair.signature, pair.inputs))
-        rows = len(pair.inputs["text"])
-        for row in range(rows if rows > 1 else 0):
-            single = GoldenPair(
-                pair.signature,
-                {name: value[row : row + 1] for name, value in pair.inputs.items()},
-                {name: value[row : row + 1] for name, value in pair.outputs.items()},
-            )
-            alone = differences(single, ask(single.signature, single.inputs))
+        for row in range(pair.rows if pair.rows > 1 else 0):
+            single = pair.row(row)
+            answer = ask(single.signature, single.inputs)
+            alone = differences(single, answer, cut_padding=True)
             problems += [f"row {row} asked alone: {line}" for line in alone]
     return problems
 
@@ -72,14 +70,25 @@ def ask_servable(
 
 
 def replay_remotely(version_folder: Path, server: str, model: str) -> list[str]:
-    """`replay` against a server that speaks TensorFlow Serving's gRPC, ours or the official one."""
-    from export.client import connect, predict
+    """`replay` against a server that speaks TensorFlow Serving's gRPC, ours or the official one.
+
+    Signatures of tf.Examples are asked through Classify and Regress, as their clients do.
+    """
+    from export import client
 
     pairs = read_golden_pairs(version_folder / GOLDEN_FILE)
-    with connect(server) as channel:
-        return replay(
-            pairs, lambda signature, inputs: predict(channel, model, inputs, signature=signature)
-        )
+    with client.connect(server) as channel:
+        known = client.signatures(channel, model)
+
+        def ask(signature: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            method = known[signature].method_name if signature in known else ""
+            if method == CLASSIFY_METHOD:
+                return client.classify(channel, model, inputs["inputs"], signature)
+            if method == REGRESS_METHOD:
+                return client.regress(channel, model, inputs["inputs"], signature)
+            return client.predict(channel, model, inputs, signature)
+
+        return replay(pairs, ask)
 
 
 def newest_version(model_folder: Path) -> Path:

@@ -7,10 +7,7 @@ and Keras' reductions work on them. Where padding has weight 0 take
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import keras
-import numpy as np
 from keras import ops
 
 from zoo.strict_config import ConfigError
@@ -139,25 +136,3 @@ class InBatchContrastiveLoss(keras.losses.Loss):
 
     def get_config(self):
         return {**super().get_config(), "temperature": self.temperature}
-
-
-def balanced_class_weights(labels: Sequence[int] | np.ndarray, num_classes: int) -> np.ndarray:
-    """Sample weights by class, so that all classes together weigh the same.
-
-    n / (C x count): the mean weight of the n examples is 1 if every class occurs. A class without
-    examples has weight 0: nothing is multiplied with it.
-
-    Args:
-        labels: (n,) int, below `num_classes`.
-        num_classes: int, C.
-
-    Returns:
-        (C,) float32.
-
-    Example: `balanced_class_weights([0, 0, 0, 1], 2)  # [0.667, 2.0]`
-    """
-    counts = np.bincount(np.asarray(labels, np.int64), minlength=num_classes)
-    weights = np.zeros(num_classes, np.float32)
-    seen = counts > 0
-    weights[seen] = counts.sum() / (num_classes * counts[seen])
-    return weights

@@ -107,12 +107,12 @@ def _title(metric: str) -> str:
 
 def _summary(bundle, task, progress, final) -> str:
     config = task.config
-    rows = {
-        _title(name): f"{value:.4f}"
-        + (f" (step {final['step']})" if name == task.monitor[0] else "")
-        for name, value in final.items()
-        if name.startswith("val_")
-    }
+    rows = {}
+    for name, value in final.items():
+        if name.startswith("val_"):
+            unit = f" {task.loss_unit}" if name == "val_loss" and task.loss_unit else ""
+            step = f" (step {final['step']})" if name == task.monitor[0] else ""
+            rows[_title(name)] = f"{value:.4f}{unit}{step}"
     rows |= {
         "parameters": f"{bundle.config.parameters:,}",
         "trained on": f"{progress.tokens:,} tokens in {progress.step} steps",

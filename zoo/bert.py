@@ -115,9 +115,10 @@ class BertBackbone(keras.Model):
             x = x + self.segment_embedding(segment_ids)
         return self.embedding_norm(x) if config.norm_placement == "post" else x
 
-    def _check_length(self, length: int | None):
+    def _check_length(self, length):
+        # Unknown lengths are None on TensorFlow and symbols, which do not compare, on JAX.
         limit = self.config.context_length
-        if self.config.positions == "learned" and length is not None and length > limit:
+        if self.config.positions == "learned" and isinstance(length, int) and length > limit:
             raise ValueError(
                 f"{length} tokens are more than the {limit} positions this model has learned "
                 "(context_length): truncate the text, or use positions='rotary'"

@@ -50,14 +50,15 @@ def pack(
     tokenizer: WordPieceTokenizer,
     first: tf.RaggedTensor,
     second: tf.RaggedTensor | None = None,
-    length: int | None = None,
+    length: int | tf.Tensor | None = None,
 ) -> Packed:
     """Adds the special tokens and pads on the right.
 
     Args:
         tokenizer: for the special ids.
         first, second: int32 ragged [B, None]; the caller has made them fit.
-        length: static T; what is longer is cut. Defaults to the longest row.
+        length: T, an int (then static) or a scalar; what is longer is cut. Defaults to the
+            longest row.
 
     Example: `pack(tokenizer, tokenizer.encode(["a b"]), length=8).token_ids`
     """
@@ -68,11 +69,12 @@ def pack(
     if second is not None:
         ids = tf.concat([ids, second, sep], axis=1)
     lengths = ids.row_lengths()
-    token_ids = ids.to_tensor(tokenizer.pad_id, shape=[None, length])  # (B, T)
+    shape = [None, length] if isinstance(length, int | None) else tf.stack([-1, length])
+    token_ids = ids.to_tensor(tokenizer.pad_id, shape=shape)  # (B, T)
     places = tf.range(tf.shape(token_ids)[1], dtype=tf.int64)  # (T,)
     padding_mask = places < lengths[:, None]
     segment_ids = tf.cast(padding_mask & (places >= split[:, None]), tf.int32)
-    if length is not None:
+    if isinstance(length, int):
         padding_mask = tf.ensure_shape(padding_mask, [None, length])
         segment_ids = tf.ensure_shape(segment_ids, [None, length])
     return Packed(token_ids, padding_mask, segment_ids)

@@ -13,7 +13,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from export.server import inference
+from export.server import classification, inference
 from export.server.manager import Manager
 from export.server.models import ServedModel
 from export.server.servable import ServingError
@@ -35,6 +35,15 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     def Predict(self, request, context):  # noqa: N802  the name is the protocol's
         return answer(inference.predict, self._manager, request, context)
+
+    def Classify(self, request, context):  # noqa: N802
+        return answer(classification.classify, self._manager, request, context)
+
+    def Regress(self, request, context):  # noqa: N802
+        return answer(classification.regress, self._manager, request, context)
+
+    def MultiInference(self, request, context):  # noqa: N802
+        return answer(classification.multi_inference, self._manager, request, context)
 
     def GetModelMetadata(self, request, context):  # noqa: N802
         return answer(inference.model_metadata, self._manager, request, context)

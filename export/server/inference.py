@@ -1,5 +1,7 @@
 """What each request means: a proto in, a proto out, or a ServingError. No transport here.
 
+Predict and the questions about models; `classification` has the requests that bring tf.Examples.
+
 The rules, and the wording of the errors, are those of TensorFlow Serving, so that a client cannot
 tell this server from that one.
 """
@@ -33,7 +35,7 @@ def predict(manager: "Manager", request: predict_pb2.PredictRequest) -> predict_
     Raises:
         ServingError: with the code and message of TensorFlow Serving for the same request.
     """
-    with _acquire(manager, request) as servable:
+    with acquire(manager, request) as servable:
         return predict_on(servable, request)
 
 
@@ -49,7 +51,7 @@ def predict_on(
         )
     inputs = _inputs(signature, request.inputs)
     aliases = _outputs(signature, request.output_filter)
-    feeds = _feeds(servable, inputs)
+    feeds = checked_feeds(servable, inputs)
     values = servable.run(feeds, [signature.outputs[alias].name for alias in aliases])
     response = predict_pb2.PredictResponse()
     for alias, value in zip(aliases, values, strict=True):
@@ -70,12 +72,12 @@ def model_metadata(
     """
     _require_spec(request)
     if not request.metadata_field:
-        raise _invalid("GetModelMetadataRequest must specify at least one metadata_field")
+        raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
     for field in request.metadata_field:
         if field != "signature_def":
-            raise _invalid(f"Metadata field {field} is not supported")
+            raise invalid(f"Metadata field {field} is not supported")
     response = get_model_metadata_pb2.GetModelMetadataResponse()
-    with _acquire(manager, request) as servable:
+    with acquire(manager, request) as servable:
         signatures = get_model_metadata_pb2.SignatureDefMap(signature_def=servable.signatures)
         response.metadata["signature_def"].Pack(signatures)
         response.model_spec.name = servable.name
@@ -115,15 +117,23 @@ def model_status(
 
 def _require_spec(request) -> None:
     if not request.HasField("model_spec"):
-        raise _invalid("Missing ModelSpec")
+        raise invalid("Missing ModelSpec")
 
 
-def _acquire(manager: "Manager", request):
-    """A context with the servable that a request's model_spec points at."""
+def acquire(manager: "Manager", request):
+    """A context with the servable that a request's model_spec points at.
+
+    Raises:
+        ServingError: the request has no model_spec, or it points at nothing that is served.
+    """
     _require_spec(request)
-    spec: model_pb2.ModelSpec = request.model_spec
+    return acquire_spec(manager, request.model_spec)
+
+
+def acquire_spec(manager: "Manager", spec: model_pb2.ModelSpec):
+    """A context with the servable that a model_spec points at; raises as `acquire` does."""
     if not spec.name:
-        raise _invalid("ModelSpec has no name specified.")
+        raise invalid("ModelSpec has no name specified.")
     choice = spec.WhichOneof("version_choice")
     return manager.acquire(
         spec.name,
@@ -139,7 +149,7 @@ def _inputs(
     names, expected = sorted(sent), sorted(signature.inputs)
     if not signature.defaults and len(names) != len(expected):
         extra, missing = sorted({*names} - {*expected}), sorted({*expected} - {*names})
-        raise _invalid(
+        raise invalid(
             f"input size does not match signature: {len(names)}!={len(expected)} "
             f"len({{{','.join(names)}}}) != len({{{','.join(expected)}}}). "
             f"Sent extra: {{{','.join(extra)}}}. Missing but required: {{{','.join(missing)}}}."
@@ -150,7 +160,7 @@ def _inputs(
         # get, never []: looking a key up by [] adds it to a proto's map.
         proto = sent.get(alias) or signature.defaults.get(alias)
         if proto is None:
-            raise _invalid(
+            raise invalid(
                 f"Signature input alias: {alias}(feed name: {tensor}) not found in request and "
                 "no default value provided. Inputs expected to be in the request "
                 f"{{{','.join(names)}}}, or default input alias set: "
@@ -159,10 +169,10 @@ def _inputs(
         try:
             inputs[tensor] = proto.dtype, decode_tensor(proto)
         except ValueError as error:
-            raise _invalid(f"tensor parsing error: {alias}") from error
+            raise invalid(f"tensor parsing error: {alias}") from error
     used = [name for name in names if name in signature.inputs]
     if used != names:
-        raise _invalid(
+        raise invalid(
             f"Inputs contains invalid name. Used request inputs: {','.join(used)}, "
             f"request input: {','.join(names)}"
         )
@@ -175,29 +185,30 @@ def _outputs(signature: meta_graph_pb2.SignatureDef, wanted) -> list[str]:
     for alias in wanted:
         if alias not in signature.outputs:
             known = ",".join(sorted(signature.outputs))
-            raise _invalid(
+            raise invalid(
                 f"output tensor alias not found in signature: {alias} "
                 f"Outputs expected to be in the set {{{known}}}."
             )
         if alias in aliases:
-            raise _invalid(f"duplicate output tensor alias: {alias}")
+            raise invalid(f"duplicate output tensor alias: {alias}")
         aliases.append(alias)
     return aliases or sorted(signature.outputs)
 
 
-def _feeds(
+def checked_feeds(
     servable: Servable, inputs: Mapping[str, tuple[int, np.ndarray | None]]
 ) -> dict[str, np.ndarray]:
     """The values alone, once their dtypes are those of the graph (shapes are not checked)."""
     for position, tensor in enumerate(sorted(inputs)):
         given, expected = inputs[tensor][0], servable.input_dtype(tensor)
         if expected is not None and given != expected:
-            raise _invalid(
+            raise invalid(
                 f"Expects arg[{position}] to be {dtype_name(expected)} "
                 f"but {dtype_name(given)} is provided"
             )
     return {tensor: value for tensor, (_, value) in inputs.items()}
 
 
-def _invalid(message: str) -> ServingError:
+def invalid(message: str) -> ServingError:
+    """The error for a request that is at fault."""
     return ServingError(grpc.StatusCode.INVALID_ARGUMENT, message)

@@ -5,15 +5,21 @@ from collections.abc import Iterator
 
 import grpc
 import tensorflow as tf
-from absl import logging
 from google.protobuf.message import DecodeError
 from tensorflow_serving.apis import prediction_log_pb2
 
+from export.server.classification import classify_on, multi_inference_on, regress_on
 from export.server.inference import predict_on
 from export.server.servable import Servable, ServingError
 
 WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 MAX_RECORDS = 1000
+_REPLAYS = {
+    "predict_log": predict_on,
+    "classify_log": classify_on,
+    "regress_log": regress_on,
+    "multi_inference_log": multi_inference_on,
+}
 
 
 def warm_up(servable: Servable) -> int:
@@ -52,11 +58,8 @@ def _replay(servable: Servable, record: bytes, path: str) -> None:
             f"Failed to parse warmup record: {shown} from {path}",
         ) from error
     kind = log.WhichOneof("log_type")
-    if kind == "predict_log":
-        predict_on(servable, log.predict_log.request)
-    elif kind in ("classify_log", "regress_log", "multi_inference_log"):
-        # This server does not answer these requests, so there is nothing of them to warm.
-        logging.warning("%s: a %s is not replayed", path, kind)
+    if kind in _REPLAYS:
+        _REPLAYS[kind](servable, getattr(log, kind).request)
     elif kind is not None:  # TensorFlow Serving accepts an empty record
         number = log.DESCRIPTOR.fields_by_name[kind].number
         raise ServingError(

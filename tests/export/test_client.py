@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from absl import flags
 
-from export import client
+from export import client, conversion
 from export.server import ServedModel, Server
 
 pytestmark = pytest.mark.timeout(120)
@@ -121,7 +121,13 @@ def test_json_prints_every_output(command):
         (["--signature=x"], "no signature x; its signatures: echo, serving_default"),
         ([*ECHO, "--set=b=maybe"], "'maybe' is not a bool"),
         ([*ECHO, "--text=a"], "no input text; its inputs: b, f, i, s, scalar"),
-        (["--text=a"], "INVALID_ARGUMENT: input size does not match signature: 1!=2"),
+        (["--text=a"], "inputs are text, times; missing: --set=times=..."),
+        (["--set=times=1"], "missing: --text=..."),
+        (
+            ["--text=a", "--text=b", "--set=times=1"] + ["--set=times=2"] * 2,
+            "input text is given 2 times, where another one is given 3 times",
+        ),
+        ([*ECHO, "--set=scalar=1", "--set=scalar=2"], "one value for all rows; 2 were given"),
         (["--text=a", "--model_version=7"], "NOT_FOUND: Servable not found for request: Specific"),
     ],
 )
@@ -144,4 +150,7 @@ def test_unreachable_server_says_how_to_start_one(command):
 
 def test_rows_repeat_what_has_no_batch_dimension():
     outputs = {"a": np.array([1, 2]), "b": np.float32(3), "c": np.array([[b"x"], [b"y"]], object)}
-    assert client.rows(outputs) == [{"a": 1, "b": 3.0, "c": ["x"]}, {"a": 2, "b": 3.0, "c": ["y"]}]
+    assert conversion.rows(outputs) == [
+        {"a": 1, "b": 3.0, "c": ["x"]},
+        {"a": 2, "b": 3.0, "c": ["y"]},
+    ]

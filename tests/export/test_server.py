@@ -18,14 +18,12 @@ import tensorflow as tf
 from google.protobuf import text_format
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import (
-    classification_pb2,
     get_model_status_pb2,
-    inference_pb2,
+    model_management_pb2,
     model_service_pb2_grpc,
     predict_pb2,
     prediction_log_pb2,
     prediction_service_pb2_grpc,
-    regression_pb2,
 )
 
 from export.server import ServedModel, Server
@@ -182,17 +180,10 @@ def test_compiled_graph_is_refused_as_in_tensorflow_serving(toy):
     assert message.startswith("XLA compilation disabled")
 
 
-@pytest.mark.parametrize(
-    ("rpc", "request_type"),
-    [
-        ("Classify", classification_pb2.ClassificationRequest),
-        ("Regress", regression_pb2.RegressionRequest),
-        ("MultiInference", inference_pb2.MultiInferenceRequest),
-    ],
-)
-def test_other_calls_are_unimplemented(toy, rpc, request_type):
-    stub = getattr(Client(toy).prediction, rpc)
-    assert code_and_message(stub, request_type(), timeout=20)[0] == "UNIMPLEMENTED"
+def test_a_call_that_is_not_offered_is_unimplemented(toy):
+    stub, request = Client(toy).models, model_management_pb2.ReloadConfigRequest()
+    answered = code_and_message(stub.HandleReloadConfigRequest, request, timeout=20)
+    assert answered[0] == "UNIMPLEMENTED"
 
 
 def test_any_request_leaves_the_server_up(toy):

@@ -4,7 +4,9 @@ import random
 
 import pytest
 
-from trainers.config import DataConfig, OptimizerConfig, TrainConfig
+from trainers.config import TrainConfig
+from trainers.data_config import DataConfig
+from trainers.optimizer_config import OptimizerConfig
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "sleeps"]
 

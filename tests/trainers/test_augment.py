@@ -196,9 +196,18 @@ def test_outside_words_keep_their_rates():
     flat = new_words.values.numpy()
     assert_share((flat == b"new").sum(), ROWS * 38, 0.1)
     assert_share((flat == b"[MASK]").sum(), ROWS * 38, 0.3)
-    # The word after the entity is never deleted.
+    # All but the word after the entity may be deleted.
     assert_share((flat == b"o").sum() - ROWS * 0.7, ROWS * 37, 0.5)
     assert ((flat == b"e") == (new_tags.values.numpy() > 0)).all()
+
+
+def test_the_word_after_an_entity_stays():
+    rows = [["e", "x", "y"], ["e"], ["x", "y"]] * 200
+    tags = [[1, 0, 0], [1], [0, 0]] * 200
+    words, tags = tf.ragged.constant(rows), tf.ragged.constant(tags, tf.int32)
+    result = augment_tagged(words, tags, AugmentConfig(delete=0.9), (0, 0))[0].to_list()
+    assert set(map(tuple, result[::3])) == {(b"e", b"x"), (b"e", b"x", b"y")}
+    assert set(map(tuple, result[2::3])) == {(b"x",), (b"y",), (b"x", b"y")}
 
 
 def test_seeds_and_tf_data():

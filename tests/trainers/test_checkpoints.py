@@ -11,10 +11,10 @@ import pytest
 
 from trainers import checkpoints as checkpoints_module
 from trainers.checkpoints import Checkpoints, Progress, read_variables, write_variables
-from trainers.config import OptimizerConfig
 from trainers.metrics import MetricsLog
+from trainers.optimizer_config import OptimizerConfig
 from trainers.optimizers import make_optimizer
-from trainers.tasks import CarriedState
+from trainers.tasks.language_model import CarriedState
 from zoo.configs import GPTConfig, LSTMConfig
 from zoo.presets import build
 
@@ -86,8 +86,12 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
         if number in (1, 3):
             checkpoints.save_best(model, number)
         best = 1 if number < 3 else 3
-        progress = checkpoints.save(model, Progress(step=number, best_step=best, best_loss=0.5))
-    assert checkpoints.latest() == progress == Progress(4, 3, 0.5, sha256=progress.sha256)
+        progress = checkpoints.save(model, Progress(step=number, best_step=best, best_value=0.5))
+    assert (
+        checkpoints.latest()
+        == progress
+        == Progress(4, best_step=3, best_value=0.5, sha256=progress.sha256)
+    )
     names = sorted(path.name for path in checkpoints.folder.iterdir())
     assert names == ["best-00000003.npz", "latest.json", "step-00000003.npz", "step-00000004.npz"]
 

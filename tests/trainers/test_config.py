@@ -7,13 +7,13 @@ import pytest
 
 from trainers.config import (
     CONFIG_FILE,
-    DataConfig,
-    OptimizerConfig,
     TrainConfig,
     differing_keys,
     read_config,
     with_overrides,
 )
+from trainers.data_config import DataConfig
+from trainers.optimizer_config import OptimizerConfig
 from zoo.strict_config import ConfigError, to_dict
 
 

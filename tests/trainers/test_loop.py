@@ -13,9 +13,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import zoo
 from trainers.checkpoints import Checkpoints
-from trainers.loop import corpus_fingerprint, train
+from trainers.loop import train
 from trainers.recorder import Recorder, TrainingDiverged, process_age
-from trainers.tasks import LanguageModelTask, load_corpus
+from trainers.tasks.language_model import (
+    LanguageModelTask,
+    load_corpus,
+    streams_fingerprint,
+)
 from trainers.workdir import WorkdirError
 
 TIMES = {"seconds", "cpu_seconds", "tokens_per_second"}
@@ -158,17 +162,17 @@ def test_another_text_is_refused(finished, tiny, tmp_path, monkeypatch):
     workdir = tmp_path / "copy"
     shutil.copytree(finished["gpt"], workdir)
     (workdir / "report.md").unlink()  # so that the run still has something to do
-    monkeypatch.setattr("trainers.loop.corpus_fingerprint", lambda corpus: "another")
-    with pytest.raises(WorkdirError, match=r"the text at '.*text\.txt' is not the one this run"):
+    monkeypatch.setattr(LanguageModelTask, "fingerprint", lambda task: "another")
+    with pytest.raises(WorkdirError, match=r"the data at '.*text\.txt' are not those this run"):
         train(tiny("gpt"), workdir)
 
 
 def test_one_changed_character_changes_the_fingerprint(tiny):
     corpus = load_corpus(tiny("gpt"), None)
     changed = dataclasses.replace(corpus, validation_ids=corpus.validation_ids.copy())
-    assert corpus_fingerprint(changed) == corpus_fingerprint(corpus)
+    assert streams_fingerprint(changed) == streams_fingerprint(corpus)
     changed.validation_ids[-1] += 1
-    assert corpus_fingerprint(changed) != corpus_fingerprint(corpus)
+    assert streams_fingerprint(changed) != streams_fingerprint(corpus)
 
 
 def test_divergence_names_the_step_and_keeps_the_checkpoint(tiny, tmp_path, monkeypatch):

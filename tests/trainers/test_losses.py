@@ -10,7 +10,6 @@ from trainers.losses import (
     InBatchContrastiveLoss,
     SpanLoss,
     SparseCrossentropy,
-    balanced_class_weights,
     in_batch_contrastive_loss,
 )
 from zoo.strict_config import ConfigError
@@ -111,13 +110,6 @@ def test_losses_train_under_xla(loss, labels, shape):
     reported = model.fit(inputs, labels, epochs=3, verbose=0).history["loss"]
     assert reported[0] == pytest.approx(before, rel=1e-5)
     assert float(loss(labels, model(inputs))) < reported[2] < before
-
-
-def test_balanced_class_weights():
-    labels = [0, 0, 0, 1, 3]
-    weights = balanced_class_weights(labels, 4)
-    np.testing.assert_allclose(weights, [5 / 12, 5 / 4, 0, 5 / 4], rtol=1e-6)
-    assert balanced_class_weights([0, 0, 1], 2)[[0, 0, 1]].sum() == pytest.approx(3)
 
 
 def test_bad_options():

@@ -173,6 +173,13 @@ def test_a_word_longer_than_the_slots_is_never_chosen():
     np.testing.assert_array_equal(counts, [0, 0, 2])
 
 
+def test_what_is_no_candidate_ends_a_word():
+    ids = np.array([[9, 1, 9]] * 50, "int32")
+    starts = np.array([[True, False, False]] * 50)
+    chosen = check_form(ids, ids > 3, mask(ids, ids > 3, starts, slots=1, whole_words=True))
+    assert set(map(tuple, chosen.tolist())) == {(True, False, False), (False, False, True)}
+
+
 def test_special_ids_are_safe_even_as_candidates():
     ids = np.array([[2, 3, 0, 1, 7, 9], [2, 3, 0, 1, 7, 0]], "int32")
     everything = np.ones(ids.shape, bool)

@@ -4,7 +4,7 @@ import functools
 
 import keras
 
-from zoo.configs import GPTConfig, LSTMConfig
+from zoo.configs import BertConfig, GPTConfig, LSTMConfig
 from zoo.presets import build
 
 VOCABULARY_SIZE = 13
@@ -45,6 +45,46 @@ CONFIGS = {
     "lstm_untied": LSTMConfig(**_LSTM, tie_embeddings=False),
 }
 
+_BERT = {
+    "vocabulary_size": VOCABULARY_SIZE,
+    "context_length": 12,
+    "num_heads": 2,
+    "hidden_dim": 8,
+    "initializer_range": 0.4,
+    "dropout": 0.0,
+}
+_MODERN = {
+    "norm_placement": "pre",
+    "norm": "rms_norm",
+    "norm_epsilon": 1e-5,
+    "positions": "rotary",
+    "qk_norm": True,
+    "activation": "swiglu",
+    "use_bias": False,
+}
+# Models that see the whole text, and the LSTM that reads it forwards only.
+ENCODER_CONFIGS = {
+    "bert_published": BertConfig(**_BERT, num_layers=1),
+    "bert_modern": BertConfig(**_BERT, **_MODERN, num_layers=2),
+    "bert_no_segments": BertConfig(
+        **_BERT,
+        num_layers=1,
+        num_segments=0,
+        use_pooler=False,
+        norm_placement="pre",
+        activation="gelu_tanh",
+    ),
+    "bilstm": LSTMConfig(**_LSTM, num_layers=2, bidirectional=True),
+    "bilstm_projected": LSTMConfig(**_LSTM, embedding_dim=6, num_layers=1, bidirectional=True),
+    "lstm_forwards": LSTMConfig(**_LSTM, num_layers=1, embedding_dim=6),
+}
+
+
+def make_encoder(name: str, task: str, head: dict | None = None, seed: int = 0, **overrides):
+    """A freshly built encoder with the head of a task."""
+    keras.utils.set_random_seed(seed)
+    return build(ENCODER_CONFIGS[name], task, head, **overrides)
+
 
 def make_model(name: str, seed: int = 0):
     """A freshly built model; LSTM gates get weights large enough to matter."""
@@ -63,8 +103,14 @@ def compiled(function):
 
 @functools.lru_cache(maxsize=4)
 def forward(model):
-    """The model's forward pass, compiled once a model and shape."""
-    return compiled(lambda token_ids: model(token_ids))
+    """The model's forward pass of token ids or a dict, compiled once a model and shape."""
+    return compiled(lambda inputs: model(inputs))
+
+
+@functools.lru_cache(maxsize=4)
+def encode(backbone):
+    """An encoder's hidden states, compiled once a backbone and shape."""
+    return compiled(lambda *arguments: backbone.encode(*arguments))
 
 
 @functools.lru_cache(maxsize=4)

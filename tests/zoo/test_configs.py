@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from zoo.configs import GPTConfig, LSTMConfig
+from zoo.configs import BertConfig, GPTConfig, LSTMConfig
 from zoo.presets import PRESETS, build, preset_config
 from zoo.strict_config import ConfigError, from_dict, to_dict
 
@@ -35,6 +35,27 @@ def test_bad_values_name_the_field(values, message):
     with pytest.raises(ConfigError, match=message) as error:
         from_dict(GPTConfig, values, where="config.json")
     assert str(error.value).startswith("config.json: ")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_segments": -1}, "num_segments must be at least 0. Received: -1"),
+        ({"norm_placement": "middle"}, "norm_placement: Input should be 'post' or 'pre'"),
+        ({"hidden_dim": 6}, "hidden_dim must be a multiple of num_heads"),
+        ({"hidden_dim": 12, "positions": "rotary"}, "must be even"),
+        ({"bidirectional": True}, "unknown key 'bidirectional'"),
+    ],
+)
+def test_bad_bert_values_name_the_field(values, message):
+    with pytest.raises(ConfigError, match=message):
+        from_dict(BertConfig, {"vocabulary_size": 9, **values})
+
+
+def test_initial_weights_shrink_with_depth_where_norms_come_first():
+    assert BertConfig(9, num_layers=8).residual_stddev == 0.02
+    assert BertConfig(9, num_layers=8, norm_placement="pre").residual_stddev == 0.005
+    assert GPTConfig(9, num_layers=8).residual_stddev == 0.005
 
 
 def test_int_is_accepted_for_float():

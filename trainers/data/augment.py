@@ -151,12 +151,12 @@ def augment_tagged(
 
 
 class _Changed(NamedTuple):
-    """M words after N: rows (M,) int64, sources (M,) int64 into the N, is_new (M,), ..."""
+    """The M words that N words became."""
 
-    words: tf.Tensor
-    rows: tf.Tensor
-    sources: tf.Tensor
-    is_new: tf.Tensor
+    words: tf.Tensor  # (M,) string
+    rows: tf.Tensor  # (M,) int64
+    sources: tf.Tensor  # (M,) int64 into the N words
+    is_new: tf.Tensor  # (M,) bool, inserted: its source is but a neighbour
     row_changed: tf.Tensor  # (B,) bool
 
 

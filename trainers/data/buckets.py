@@ -103,5 +103,5 @@ def default_buckets(lengths: np.ndarray, longest: int, count: int = 4) -> tuple[
     Args:
         lengths: int (N,) tokens of each example. longest: the model's limit. count: at most.
     """
-    shares = np.quantile(lengths, np.arange(1, count + 1) / count)
+    shares = np.quantile(lengths, np.arange(1, count + 1) / count, method="higher")
     return tuple(sorted({min(int(-(-share // 8) * 8), longest) for share in shares}))

@@ -27,9 +27,11 @@ class Task(abc.ABC):
         validation_data: what `fit` validates on; None where `evaluate` does it all.
         metrics: metric name -> "min" or "max", which way is better; the first one chooses the
             best evaluation unless `config.monitor` names another.
+        loss_unit: what the validation loss is measured in, "" where that says nothing.
     """
 
     metrics: ClassVar[dict[str, str]]
+    loss_unit: ClassVar[str] = ""
 
     config: TrainConfig
     tokenizer: Tokenizer

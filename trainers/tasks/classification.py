@@ -79,6 +79,7 @@ class ClassifyTask(_LabeledTask):
         "val_mcc": "max",
         "val_loss": "min",
     }
+    loss_unit = "nats an example"
 
     def read(self, data_dir):
         super().read(data_dir)

@@ -80,6 +80,7 @@ class LanguageModelTask(Task):
     """
 
     metrics = {"val_loss": "min", "val_accuracy": "max"}  # noqa: RUF012
+    loss_unit = "nats a token"
 
     config: TrainConfig
     corpus: Corpus

@@ -28,6 +28,7 @@ class MaskedLanguageModelTask(EncoderTask):
     """
 
     metrics = {"val_loss": "min", "val_accuracy": "max"}  # noqa: RUF012
+    loss_unit = "nats a masked token"
 
     def read(self, data_dir):
         data = self.config.data

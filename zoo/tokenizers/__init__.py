@@ -1,7 +1,8 @@
 """Text to token ids and back, as TensorFlow graph operations.
 
 `character.py` gives every Unicode character an id, `byte.py` every byte, `wordpiece.py` every word
-or piece of a word, as BERT; `base.py` holds the contract that all keep. A tokenizer is saved as one `tokenizer.json`:
+or piece of a word, as BERT; `base.py` holds the contract that all keep. A tokenizer is
+saved as one `tokenizer.json`:
 
     tokenizer = CharacterTokenizer.train(["hello world"])
     tokenizer.save("bundle/tokenizer")

@@ -229,7 +229,7 @@ def spans_of(words: Words, piece_splits, starts, ends) -> tuple[tf.Tensor, tf.Te
         piece_splits: int64 (W + 1,), where the pieces of each word begin.
         starts, ends: int64 (P,), byte offsets of each piece in its normalised word.
 
-    Returns two int32 (P,): offsets in the string that the piece is of.
+    Returns two int64 (P,): offsets in the string that the piece is of.
     """
     points = words.characters
     widths = 1 + sum(tf.cast(points >= limit, tf.int64) for limit in (0x80, 0x800, 0x10000))
@@ -243,4 +243,4 @@ def spans_of(words: Words, piece_splits, starts, ends) -> tuple[tf.Tensor, tf.Te
     base = tf.repeat(words.row_starts[:-1], row_splits[1:] - row_splits[:-1])
     starts = tf.gather(words.source_starts, tf.gather(words.sources, first)) - base
     ends = tf.gather(words.source_ends, tf.gather(words.sources, last)) - base
-    return tf.cast(starts, tf.int32), tf.cast(ends, tf.int32)
+    return starts, ends

@@ -11,9 +11,10 @@ import tensorflow as tf
 
 from zoo.atomic_write import replacing
 from zoo.tokenizers.base import REPLACEMENT, Tokenizer, check_kind, string_vector
-from zoo.tokenizers.bert_rules import rules
-from zoo.tokenizers.bert_words import Words, spans_of, words_of
+from zoo.tokenizers.bert_rules import Rules, rules
+from zoo.tokenizers.bert_words import spans_of, words_of
 from zoo.tokenizers.longest_match import LONGEST_PIECE, Pieces, build_model, cut
+from zoo.tokenizers.plain_text import pieces_of_texts, plain_pattern
 from zoo.tokenizers.wordpiece_training import in_batches, learn_vocabulary
 
 PAD, UNKNOWN, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
@@ -124,7 +125,9 @@ class WordPieceTokenizer(Tokenizer):
         blank = cls(SPECIAL, **options)
         counts = collections.Counter()
         for batch in in_batches(texts):
-            words = tf.unique_with_counts(blank._words(string_vector(batch)).texts)
+            words = tf.unique_with_counts(
+                words_of(string_vector(batch), blank._rules, SPECIAL).texts
+            )
             for word, count in zip(words.y.numpy(), words.count.numpy()):
                 counts[word.decode()] += int(count)
         for word in [*SPECIAL, *(word for word in counts if len(word) > blank.max_word_characters)]:
@@ -188,9 +191,8 @@ class WordPieceTokenizer(Tokenizer):
 
         Example: `tokenizer.encode(["a [SEP]", ""]).to_list()` is `[[5, 3], []]`.
         """
-        words = self._words(string_vector(strings))
-        pieces = self._cut(words)
-        return _rows(pieces.ids, pieces.splits, words)
+        pieces = self._pieces_of(string_vector(strings), offsets=False)
+        return tf.RaggedTensor.from_row_splits(pieces.ids, pieces.splits, validate=False)
 
     def encode_with_offsets(self, strings: Any) -> Encoding:
         """Encodes strings [B] as `encode` and says which bytes of them each piece comes from.
@@ -199,12 +201,14 @@ class WordPieceTokenizer(Tokenizer):
 
         Example: `tokenizer.encode_with_offsets([" Ab"]).starts.to_list()` is `[[1, 2]]`.
         """
-        words = self._words(string_vector(strings), offsets=True)
-        pieces = self._cut(words)
-        splits = pieces.splits
-        starts, ends = spans_of(words, splits, pieces.starts, pieces.ends)
-        first = tf.scatter_nd(splits[:-1, None], tf.ones_like(splits[:-1], tf.int32), splits[-1:])
-        return Encoding(*(_rows(x, splits, words) for x in (pieces.ids, starts, ends, first > 0)))
+        ids, splits, starts, ends = self._pieces_of(string_vector(strings), offsets=True)
+        # A word's first piece never has the mark: a "#" in the text is a word of its own.
+        first = ~tf.gather(self.continuation, ids)
+        starts, ends = tf.cast(starts, tf.int32), tf.cast(ends, tf.int32)
+        rows = (ids, starts, ends, first)
+        return Encoding(
+            *(tf.RaggedTensor.from_row_splits(row, splits, validate=False) for row in rows)
+        )
 
     def decode(self, ids: Any) -> tf.Tensor:
         """Decodes int ids, a RaggedTensor [B, None] or dense [B, T], to a string tensor [B].
@@ -239,18 +243,47 @@ class WordPieceTokenizer(Tokenizer):
         ]
         return np.array([*spaced, b" " + REPLACEMENT], dtype=object)
 
-    def _words(self, strings: tf.Tensor, offsets: bool = False) -> Words:
-        setting = rules(self.lowercase, self.strip_accents, self.split_cjk)
-        return words_of(strings, setting, SPECIAL, offsets)
-
-    def _cut(self, words: Words) -> Pieces:
-        too_long = words.splits[1:] - words.splits[:-1] > self.max_word_characters
-        return cut(self._model, words.texts, too_long, UNKNOWN)
+    @functools.cached_property
+    def _rules(self) -> Rules:
+        return rules(self.lowercase, self.strip_accents, self.split_cjk)
 
     @functools.cached_property
-    def _model(self) -> np.ndarray:
+    def _plain_pattern(self) -> str:
+        return plain_pattern(self._rules, self.lowercase, self.max_word_characters)
+
+    def _pieces_of(self, texts: tf.Tensor, offsets: bool) -> Pieces:
+        return pieces_of_texts(
+            texts,
+            self._plain_pattern,
+            self._cut_plain,
+            lambda part: self._cut_any(part, offsets),
+            offsets,
+        )
+
+    def _cut_plain(self, texts: tf.Tensor) -> Pieces:
+        return cut(self._text_model, tf.strings.lower(texts) if self.lowercase else texts)
+
+    def _cut_any(self, texts: tf.Tensor, offsets: bool) -> Pieces:
+        words = words_of(texts, self._rules, SPECIAL, offsets)
+        too_long = words.splits[1:] - words.splits[:-1] > self.max_word_characters
+        ids, splits, starts, ends = cut(self._word_model, tf.where(too_long, UNKNOWN, words.texts))
+        if offsets:
+            # The piece of a word that is too long spans the word, not the name that stood in.
+            widths = tf.where(too_long, tf.strings.length(words.texts), 0)
+            widths = tf.cast(tf.repeat(widths, splits[1:] - splits[:-1]), tf.int64)
+            starts, ends = spans_of(words, splits, starts, tf.maximum(ends, widths))
+        return Pieces(ids, tf.gather(splits, words.row_splits), starts, ends)
+
+    @functools.cached_property
+    def _word_model(self) -> np.ndarray:
         # A character has at most 4 bytes: the operation's own limit never strikes first.
-        return build_model(self.vocabulary, CONTINUATION, UNKNOWN, 4 * self.max_word_characters)
+        limit = 4 * self.max_word_characters
+        return build_model(self.vocabulary, CONTINUATION, UNKNOWN, limit, splits=False)
+
+    @functools.cached_property
+    def _text_model(self) -> np.ndarray:
+        limit = self.max_word_characters
+        return build_model(self.vocabulary, CONTINUATION, UNKNOWN, limit, splits=True)
 
 
 def _checked(vocabulary: Sequence[str]) -> list[str]:
@@ -283,10 +316,3 @@ def _checked(vocabulary: Sequence[str]) -> list[str]:
             f"vocabulary: {', '.join(missing)} missing; BERT's special tokens must be in it."
         )
     return pieces
-
-
-def _rows(values: tf.Tensor, splits: tf.Tensor, words: Words) -> tf.RaggedTensor:
-    # Which pieces belong to which string, from which words do.
-    return tf.RaggedTensor.from_row_splits(
-        values, tf.gather(splits, words.row_splits), validate=False
-    )

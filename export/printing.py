@@ -1,0 +1,82 @@
+"""Answers for people: a row of outputs as a few lines of text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+_SHOWN = 5  # classes, or candidates for a mask
+_NUMBERS = 8  # of a vector
+
+
+def readable(row: Mapping[str, object]) -> str:
+    """One row, as `conversion.rows` gives it, in the form that suits what was asked.
+
+    Example:
+        >>> print(readable({"label": "good", "classes": ["bad", "good"], "scores": [0.1, 0.9]}))
+        good
+          0.900  good
+          0.100  bad
+    """
+    for needed, form in _FORMS.items():
+        if {*needed} <= {*row}:
+            return form(row)
+    return "\n".join(f"{name}: {value}" for name, value in row.items())
+
+
+def _tags(row) -> str:
+    """A line for each word; the words last, because their width on a screen is not known."""
+    words = [word for word in zip(*(row[name] for name in _TAG)) if word[2] >= 0]
+    width = max((len(tag) for _, tag, *_ in words), default=0)
+    return "\n".join(
+        f"{tag:<{width}}  {score:.3f}  {f'{start}-{end}':>9}  {token}"
+        for token, tag, start, end, score in words
+    )
+
+
+def _answer(row) -> str:
+    place = f", bytes {row['start']}-{row['end']}" if row["start"] >= 0 else ""
+    return f"{row['answer'] or '(no answer)'}  (score {row['score']:.3f}{place})"
+
+
+def _filled(row) -> str:
+    lines = [row["text"]]
+    for pieces, probabilities in zip(row["tokens"], row["probabilities"]):
+        # A row with fewer masks than its batch mates is padded.
+        shown = [pair for pair in zip(pieces, probabilities) if pair[0]][:_SHOWN]
+        if shown:
+            lines.append("  " + ", ".join(f"{piece} {value:.3f}" for piece, value in shown))
+    return "\n".join(lines)
+
+
+def _candidates(row) -> str:
+    pairs = zip(row["tokens"], row["probabilities"])
+    return "\n".join(f"{value:.3f}  {token!r}" for token, value in pairs)
+
+
+def _classes(row) -> str:
+    ranked = sorted(zip(row["scores"], row["classes"]), key=lambda pair: -pair[0])
+    lines = [row.get("label") or (ranked[0][1] if ranked else "")]
+    lines += [f"  {score:.3f}  {name}" for score, name in ranked[:_SHOWN]]
+    if len(ranked) > _SHOWN:
+        lines.append(f"  and {len(ranked) - _SHOWN} more, which --json shows")
+    return "\n".join(lines)
+
+
+def _vector(row) -> str:
+    values: Sequence[float] = row["embedding"]
+    more = ", ..." if len(values) > _NUMBERS else ""
+    shown = ", ".join(f"{value:.4f}" for value in values[:_NUMBERS])
+    return f"embedding of {len(values)} numbers: {shown}{more}"
+
+
+_TAG = ("tokens", "tags", "start", "end", "scores")
+# The outputs that a form needs; the first one that finds all of its own is taken.
+_FORMS = {
+    _TAG: _tags,
+    ("answer", "start", "end", "score"): _answer,
+    ("text", "tokens", "probabilities"): _filled,
+    ("tokens", "probabilities"): _candidates,
+    ("classes", "scores"): _classes,
+    ("embedding",): _vector,
+    ("text",): lambda row: row["text"],
+}

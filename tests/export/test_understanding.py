@@ -1,0 +1,257 @@
+"""Every understanding task from a bundle to a served answer: all ways to ask say the same."""
+
+import re
+
+import grpc
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from absl import flags
+from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow_serving.apis import inference_pb2
+
+import zoo
+from export import client
+from export.golden import GOLDEN_FILE, read_golden_pairs
+from export.golden_requests import to_examples
+from export.methods import CLASSIFY_METHOD, REGRESS_METHOD
+from export.saved_model import export_saved_model
+from export.server import ServedModel, Server
+from export.verify import replay_remotely
+from zoo.presets import build
+from zoo.tokenizers import WordPieceTokenizer
+
+pytestmark = pytest.mark.timeout(240)
+
+VOCABULARY = [
+    *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "ada", "wrote", "in", "zurich", "cafe", "##s"),
+    *("the", "a", "##n", "not", ".", "!", "<", ">", "\u6625", "\u7720"),
+]
+TASKS = {
+    "mlm": ({}, ()),
+    "classify": ({"num_classes": 2}, ("bad", "g\u00fct")),
+    "pair": ({"num_classes": 3}, ("no", "may be", "yes")),
+    "tag": ({"num_tags": 3}, ("O", "B-PER", "I-PER")),
+    "span": ({}, ()),
+    "embed": ({"pooling": "mean"}, ()),
+    "regress": ({}, ()),
+}
+SIGNATURES = {
+    "mlm": {"fill_mask"},
+    "classify": {"predict", "classify", "regress"},
+    "pair": {"predict", "classify"},
+    "tag": {"tag"},
+    "span": {"answer"},
+    "embed": {"embed"},
+    "regress": {"predict", "regress"},
+}
+TEXTS = [
+    "Ada wrote in Z\u00fcrich.".encode(),
+    b"",
+    "\U0001f469\u200d\U0001f680 Cafe\u0301s \u6625\u7720\uff0c \U0001f1e8\U0001f1ed ada!".encode(),
+    b"the [MASK] wrote a [MASK] " * 6,
+    b"\xff\xc3 not <b> \x00 ADA",
+    b" \t ",
+]
+
+
+class Served:
+    """A tiny model of a task, exported and served."""
+
+    def __init__(self, task, folder, channel, address, bundle, path):
+        self.task, self.folder, self.channel, self.address = task, folder, channel, address
+        self.bundle, self.path = bundle, path
+
+    @property
+    def default(self):
+        """The default signature's name, and its graph function over the Keras model."""
+        return next(iter(self.bundle.text_model.functions.items()))
+
+    def inputs(self, rows=None):
+        """The first `rows` of TEXTS; a second input has them in another order."""
+        names = [spec.name for spec in self.default[1].input_signature]
+        rolled = [TEXTS[2 * place :] + TEXTS[: 2 * place] for place in range(len(names))]
+        return {name: np.array(texts[:rows], object) for name, texts in zip(names, rolled)}
+
+    def keras(self, inputs):
+        _, function = self.default
+        outputs = function(*(tf.constant(value, tf.string) for value in inputs.values()))
+        return {name: value.numpy() for name, value in outputs.items()}
+
+    def predict(self, inputs, signature=""):
+        return client.predict(self.channel, "m", inputs, signature)
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def served(request, tmp_path_factory):
+    task, folder = request.param, tmp_path_factory.mktemp(request.param)
+    keras.utils.set_random_seed(1)
+    tokenizer = WordPieceTokenizer(VOCABULARY)
+    config = zoo.BertConfig(
+        vocabulary_size=tokenizer.vocabulary_size,
+        context_length=16,
+        num_layers=1,
+        num_heads=2,
+        hidden_dim=8,
+        initializer_range=0.5,
+    )
+    head, labels = TASKS[task]
+    bundle = zoo.save(folder / "run", build(config, task, head), tokenizer, labels=labels)
+    path = export_saved_model(bundle, folder / "served")  # replays the golden pairs in a session
+    with (
+        Server([ServedModel("m", str(folder / "served"))], port=0, host="localhost") as server,
+        client.connect(f"localhost:{server.port}") as channel,
+    ):
+        yield Served(task, folder, channel, f"localhost:{server.port}", bundle, path)
+
+
+def assert_same(answer, expected):
+    assert set(answer) == set(expected)
+    for name, value in expected.items():
+        assert answer[name].shape == value.shape, name
+        if value.dtype.kind == "f":
+            np.testing.assert_allclose(answer[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+        else:
+            assert answer[name].tolist() == value.tolist(), name
+
+
+def test_keras_saved_model_and_server_agree(served):
+    known = client.signatures(served.channel, "m")
+    assert set(known) == SIGNATURES[served.task] | {"serving_default"}
+    name, _ = served.default
+    reloaded = tf.saved_model.load(str(served.path)).signatures
+    for rows in (1, len(TEXTS)):
+        inputs = served.inputs(rows)
+        expected = served.keras(inputs)
+        assert all(len(value) == rows for value in expected.values())
+        tensors = {key: tf.constant(value) for key, value in inputs.items()}
+        local = reloaded[name](**tensors)
+        assert_same({key: value.numpy() for key, value in local.items()}, expected)
+        assert_same(served.predict(inputs), expected)
+        assert_same(served.predict(inputs, name), expected)
+        examples = to_examples(inputs)
+        if "classify" in known:
+            answer = client.classify(served.channel, "m", examples, "classify")
+            assert_same(answer, {key: expected[key] for key in ("classes", "scores")})
+            labels = list(map(str.encode, served.bundle.config.labels))
+            assert answer["classes"].tolist() == [labels] * rows
+        if "regress" in known:
+            answer = client.regress(served.channel, "m", examples, "regress")
+            wanted = expected["outputs"] if "outputs" in expected else expected["scores"][:, 1]
+            assert_same(answer, {"outputs": wanted})
+
+
+def test_golden_pairs_hold_over_the_wire(served):
+    assert replay_remotely(served.path, served.address, "m") == []
+    pairs = read_golden_pairs(served.path / GOLDEN_FILE)
+    assert {pair.signature for pair in pairs} == SIGNATURES[served.task]
+    assert {pair.rows for pair in pairs} == {1, 9}
+
+
+def test_an_empty_batch_and_rows_that_do_not_match(served):
+    inputs = {name: value[:0] for name, value in served.inputs().items()}
+    assert all(len(value) == 0 for value in served.predict(inputs).values())
+    if len(inputs) == 2:
+        inputs = dict(zip(inputs, (["a", "b"], ["a"])))
+        with pytest.raises(grpc.RpcError, match="must have the same number of rows") as error:
+            served.predict(inputs)
+        assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_offsets_are_those_of_the_bytes_that_were_sent(served):
+    if served.task not in ("tag", "span"):
+        pytest.skip("a task without offsets")
+    inputs = served.inputs()
+    answer = served.predict(inputs)
+    source, shown = ("text", "tokens") if served.task == "tag" else ("context", "answer")
+    found = 0
+    for row, text in enumerate(inputs[source]):
+        spans = zip(*(np.ravel(answer[name][row]).tolist() for name in (shown, "start", "end")))
+        for piece, start, end in spans:
+            assert (start == -1) == (end == -1) == (piece == b"")
+            assert start == -1 or text[start:end] == piece
+            found += start >= 0
+    assert found >= (20 if served.task == "tag" else 4)
+    if served.task == "tag":
+        words = [word.decode() for word in answer["tokens"][2] if word]
+        assert words[1:5] == ["Cafe\u0301s", "\u6625", "\u7720", "\uff0c"]
+
+
+def test_multi_inference_on_both_kinds_of_answer(served):
+    if served.task != "classify":
+        pytest.skip("needs a model of two classes")
+    request = inference_pb2.MultiInferenceRequest()
+    for name, method in (("classify", CLASSIFY_METHOD), ("regress", REGRESS_METHOD)):
+        task = request.tasks.add(method_name=method)
+        task.model_spec.name, task.model_spec.signature_name = "m", name
+    for example in to_examples(served.inputs()):
+        request.input.example_list.examples.add().MergeFromString(example)
+    classes, numbers = client.Stub(served.channel).MultiInference(request).results
+    expected = served.keras(served.inputs())
+    scores = [
+        [c.score for c in row.classes] for row in classes.classification_result.classifications
+    ]
+    np.testing.assert_allclose(scores, expected["scores"], rtol=1e-4)
+    values = [one.value for one in numbers.regression_result.regressions]
+    np.testing.assert_allclose(values, expected["scores"][:, 1], rtol=1e-4)
+
+
+def test_a_missing_feature_is_an_empty_text(served):
+    if served.task not in ("classify", "pair", "regress"):
+        pytest.skip("a task without tf.Examples")
+    name, ask = ("regress", client.regress)
+    if served.task != "regress":
+        name, ask = ("classify", client.classify)
+    empty = tf.train.Example()
+    for key in served.inputs():
+        empty.features.feature[key].bytes_list.value.append(b"")
+    left_out = ask(served.channel, "m", [tf.train.Example()], name)
+    assert_same(left_out, ask(served.channel, "m", [empty], name))
+
+
+def test_no_op_that_tensorflow_serving_refuses(served):
+    """TF-Text's kernels for WordPiece and normal forms are there, in all releases; tables, Python
+    and XLA are not."""
+    model = saved_model_pb2.SavedModel.FromString((served.path / "saved_model.pb").read_bytes())
+    graph = model.meta_graphs[0].graph_def
+    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
+    operations = {node.op for node in nodes}
+    assert "FastWordpieceTokenizeWithOffsets" in operations
+    refused = re.compile(r"Xla|Cudnn|PyFunc|Table|Lookup|RoundRobin|^TFText>|Utf8Binarize|Random")
+    assert not {name for name in operations if refused.search(name)}
+    assert not [node.name for node in nodes if node.attr["_XlaMustCompile"].b]
+    for name in SIGNATURES[served.task]:
+        for value in model.meta_graphs[0].signature_def[name].outputs.values():
+            assert value.tensor_shape.dim[0].size == -1  # B, never a scalar
+
+
+def test_the_command_asks_and_prints(served, capsys):
+    arguments = [f"--set={name}=Ada wrote." for name in served.inputs()]
+    shown = {
+        "mlm": "Ada wrote.",
+        "classify": "0.",
+        "pair": "may be",
+        "tag": "0-3  Ada",
+        "span": "score 0.",
+        "embed": "embedding of 8 numbers: ",
+        "regress": "outputs: ",
+    }
+
+    def run(*arguments):
+        values = flags.FlagValues()
+        client.define_flags(values)
+        values(["client", f"--server={served.address}", "--model=m", *arguments])
+        code = client.run(values)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    code, out, err = run(*arguments)
+    assert (code, err) == (0, "")
+    assert shown[served.task] in out
+    for name in SIGNATURES[served.task] & {"classify", "regress"}:
+        assert run(f"--signature={name}", *arguments)[0] == 0
+    if served.task == "span":
+        code, _, err = run("--text=Ada?")
+        assert code == 1
+        assert "no input text; its inputs: context, question. Give each as --set=NAME=VALUE" in err
