@@ -53,6 +53,10 @@ class DataConfig:
         format: of labelled files: "auto" by name, or "csv", "tsv", "jsonl", "folders", "lines".
         text_column, pair_column, label_column: names in the header (or numbers from 0). pair_column
             is the second text of tasks pair, embed and, where given, regress.
+        id_column: only checked: ids that repeat are counted in a warning; None: there are none.
+        header: "first" if the first line names the columns, "none" if there are no names; "auto"
+            is "none" if all columns are given by number.
+        quotes: bool, whether quotes enclose fields; None: in CSV yes, in TSV no.
         token_column, tag_column: int, columns of a CoNLL file; negative ones count from the right.
         scheme: of its tags: "auto", "bio", "iob1", "iob2", "bioes", or "raw" for parts of speech.
         mismatched: what becomes of answers that do not stand where the file says: "error" or
@@ -93,6 +97,9 @@ class DataConfig:
     text_column: str = "text"
     pair_column: str | None = None
     label_column: str = "label"
+    id_column: str | None = None
+    header: Literal["auto", "first", "none"] = "auto"
+    quotes: bool | None = None
     token_column: int = 0
     tag_column: int = -1
     scheme: Literal["auto", "bio", "iob1", "iob2", "bioes", "raw"] = "auto"

@@ -16,7 +16,7 @@ from zoo.strict_config import ConfigError
 # a variable's own name, not with its layer's: these are the names of norms' weights and of biases.
 _UNDECAYED = ["scale", "gamma", "beta", "bias"]
 # Muon is for the matrices inside a network: its authors leave input and output layers to AdamW.
-_NOT_MUON = r"^(?!.*(?:(?:block|lstm)_\d|backbone/projection/))"
+_NOT_MUON = r"^(?!.*(?:(?:block|lstm)_\d|backbone/projection/)|projection/)"
 # Parts of a variable's path: the names that zoo's backbones give their layers.
 _BLOCK = re.compile(r"(?:\w+_)?(?:block|lstm)_(\d+)(?:_\w+)?")
 _EMBEDDING = re.compile(r"(?:token|position|segment)_embedding|embedding_norm")

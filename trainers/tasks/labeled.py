@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainers.config import TrainConfig
-from trainers.data.augment import AugmentConfig, augment_texts
+from trainers.data.augment import augment_texts
 from trainers.data.buckets import BucketPlan, default_buckets
 from trainers.data.datasets import read_labeled_source
 from trainers.data.examples import LabeledTexts
@@ -39,6 +39,9 @@ def read_splits(
             text_column=data.text_column,
             pair_column=pair_column,
             label_column=label_column,
+            id_column=data.id_column,
+            header=data.header,
+            quotes=data.quotes,
             numeric_labels=numeric_labels,
             encoding=data.encoding,
             invalid=data.invalid,
@@ -133,7 +136,7 @@ class TextBatches:
 
     def _augmented(self, text, step, place):
         augment = self.config.data.augment
-        if augment == AugmentConfig():
+        if augment.is_off:
             return text
         seed = tf.stack([tf.constant(self.config.seed, tf.int64), step * 2 + place])
         return augment_texts(text, augment, seed)

@@ -52,7 +52,12 @@ class SpanTask(EncoderTask):
 
         def read(source):
             return read_questions_source(
-                source, data_dir=data_dir, mismatched=data.mismatched, encoding=data.encoding
+                source,
+                data_dir=data_dir,
+                pattern=data.pattern,
+                mismatched=data.mismatched,
+                encoding=data.encoding,
+                invalid=data.invalid,
             )
 
         self.train = read(data.train)

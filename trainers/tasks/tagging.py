@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainers.baselines import tagging_baseline
-from trainers.data.augment import AugmentConfig, augment_tagged
+from trainers.data.augment import augment_tagged
 from trainers.data.buckets import BucketPlan, default_buckets
 from trainers.data.datasets import read_tagged_source
 from trainers.data.examples import TaggedTexts
@@ -44,6 +44,7 @@ class TagTask(EncoderTask):
             return read_tagged_source(
                 source,
                 data_dir=data_dir,
+                pattern=data.pattern,
                 token_column=data.token_column,
                 tag_column=data.tag_column,
                 scheme=data.scheme,
@@ -99,7 +100,7 @@ class TagTask(EncoderTask):
         rows = tf.gather(tf.constant(self.rows), examples)
         words, tags = tf.gather(self.words, rows), tf.gather(self.tags, rows)
         augment = self.config.data.augment
-        if augment != AugmentConfig():
+        if not augment.is_off:
             seed = tf.stack([tf.constant(self.config.seed, tf.int64), step])
             outside = self.labels.index(OUTSIDE) if OUTSIDE in self.labels else -1
             words, tags = augment_tagged(words, tags, augment, seed, outside_id=outside)

@@ -22,6 +22,7 @@ from zoo.tokenizers.bert_rules import (
     STRIPPED,
     Rules,
 )
+from zoo.tokenizers.segments import rows_of, splits_of
 
 # Kinds beside those of `Rules`: first and further characters of a special token in the text.
 _OPENS, _CONTINUES = MOVING + 1, MOVING + 2
@@ -75,8 +76,8 @@ def words_of(
     source_starts = source_ends = row_starts = None
     if offsets:
         lengths = tf.cast(tf.strings.length(strings), tf.int64)
-        row_starts = tf.concat([[0], tf.cumsum(lengths)], 0)
-        base = tf.repeat(row_starts[:-1], decoded.row_lengths())
+        row_starts = splits_of(lengths)
+        base = tf.gather(row_starts, rows_of(row_splits))
         source_starts = base + tf.cast(positions.flat_values, tf.int64)
         source_ends = _ends(source_starts, kinds, row_splits, row_starts[-1])
 
@@ -171,8 +172,8 @@ def _rewrite(points, changes, row_splits, rules: Rules):
     start = tf.where(several, _shift(changes), 0)
     gone = (kinds == GONE) | (kinds == STRIPPED)
     counts = tf.where(gone, 0, tf.gather(tf.constant(rules.counts), start))  # (N,)
-    before = tf.concat([[0], tf.cumsum(tf.cast(counts, tf.int64))], 0)  # (N + 1,)
-    sources = tf.repeat(tf.range(tf.size(points, tf.int64)), counts)  # (M,)
+    before = splits_of(tf.cast(counts, tf.int64))  # (N + 1,)
+    sources = rows_of(before)  # (M,)
     nth = tf.range(tf.size(sources, tf.int64)) - tf.gather(before, sources)
     from_pool = tf.gather(
         tf.constant(rules.several), tf.gather(start, sources) + tf.cast(nth, tf.int32)
@@ -233,14 +234,13 @@ def spans_of(words: Words, piece_splits, starts, ends) -> tuple[tf.Tensor, tf.Te
     """
     points = words.characters
     widths = 1 + sum(tf.cast(points >= limit, tf.int64) for limit in (0x80, 0x800, 0x10000))
-    before = tf.concat([[0], tf.cumsum(widths)], 0)  # (S + 1,) bytes of all words before
-    character_of_byte = tf.repeat(tf.range(tf.size(points, tf.int64)), widths)
-    counts = piece_splits[1:] - piece_splits[:-1]
-    word_begins = tf.repeat(tf.gather(before, words.splits[:-1]), counts)  # (P,)
+    before = splits_of(widths)  # (S + 1,) bytes of all words before
+    character_of_byte = rows_of(before)
+    word_begins = tf.gather(tf.gather(before, words.splits), rows_of(piece_splits))  # (P,)
     first = tf.gather(character_of_byte, word_begins + starts)
     last = tf.gather(character_of_byte, word_begins + ends - 1)
     row_splits = tf.gather(piece_splits, words.row_splits)  # (B + 1,)
-    base = tf.repeat(words.row_starts[:-1], row_splits[1:] - row_splits[:-1])
+    base = tf.gather(words.row_starts, rows_of(row_splits))
     starts = tf.gather(words.source_starts, tf.gather(words.sources, first)) - base
     ends = tf.gather(words.source_ends, tf.gather(words.sources, last)) - base
     return starts, ends

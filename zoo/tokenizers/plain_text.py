@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from zoo.tokenizers.bert_rules import ALONE, LETTER, Rules
 from zoo.tokenizers.longest_match import Pieces
+from zoo.tokenizers.segments import lengths_of, rows_of, splits_of
 
 # Blocks whose characters have kept their category since Unicode 6, first and last of each.
 _BLOCKS = (
@@ -86,56 +87,49 @@ def pieces_of_texts(
 
 def _both_ways(texts, plain, pattern, short_way, long_way, offsets) -> Pieces:
     # A unit is a plain text or a part, without spaces, of another text. No word and no special
-    # token has a space in it, and nothing acts across one.
+    # token has a space in it, and nothing acts across one. Equal parts are cut once.
     parted = tf.strings.split(tf.boolean_mask(texts, ~plain), " ")
-    parts = parted.flat_values
+    part_lengths = tf.cast(tf.strings.length(parted.flat_values), tf.int64)
+    parts, part_index = tf.unique(parted.flat_values, tf.int64)
     plain_part = tf.strings.regex_full_match(parts, pattern)
     plain_texts = tf.boolean_mask(texts, plain)
     short = short_way(tf.concat([plain_texts, tf.boolean_mask(parts, plain_part)], 0))
     long = long_way(tf.boolean_mask(parts, ~plain_part))
 
-    # Every unit's place among the units of all texts in order, ...
-    rows = tf.where(plain)[:, 0]
-    parted_rows = tf.where(~plain)[:, 0]
-    size = tf.size(texts, tf.int64)
-    units = tf.tensor_scatter_nd_update(
-        tf.ones([size], tf.int64), parted_rows[:, None], parted.row_lengths()
-    )
-    units_before = _from_zero(units)  # (B + 1,)
-    row_of_part = parted.value_rowids()
-    begins = tf.gather(units_before, parted_rows) - parted.row_splits[:-1]
-    part_place = tf.gather(begins, row_of_part) + tf.range(tf.size(parts, tf.int64))
-    place = tf.concat(
-        [
-            tf.gather(units_before, rows),
-            tf.boolean_mask(part_place, plain_part),
-            tf.boolean_mask(part_place, ~plain_part),
-        ],
-        0,
-    )
-    # ... and from that the pieces of `short` and `long` in the order of the units.
+    # Where the pieces of each unit lie in those of `short` followed by those of `long`, ...
     firsts = tf.concat([short.splits[:-1], long.splits[:-1] + short.splits[-1]], 0)
-    counts = tf.concat([_lengths(short.splits), _lengths(long.splits)], 0)
-    firsts = tf.scatter_nd(place[:, None], firsts, units_before[-1:])
-    counts = tf.scatter_nd(place[:, None], counts, units_before[-1:])
-    splits = _from_zero(counts)  # (U + 1,)
-    order = tf.repeat(firsts - splits[:-1], counts) + tf.range(splits[-1])  # (P,)
+    counts = tf.concat([lengths_of(short.splits), lengths_of(long.splits)], 0)
+    num_plain = tf.size(plain_texts, tf.int64)
+    of_part = tf.where(
+        plain_part,
+        num_plain + tf.cumsum(tf.cast(plain_part, tf.int64), exclusive=True),
+        tf.size(short.splits, tf.int64) - 1 + tf.cumsum(tf.cast(~plain_part, tf.int64)) - 1,
+    )
+    units = tf.concat([tf.range(num_plain), tf.gather(of_part, part_index)], 0)
+    # ... the place of each unit among the units of all texts in order, ...
+    rows, parted_rows = tf.where(plain), tf.where(~plain)
+    ones = tf.ones_like(plain, tf.int64)
+    units_before = splits_of(
+        tf.tensor_scatter_nd_update(ones, parted_rows, parted.row_lengths())
+    )  # (B + 1,)
+    row_of_part = rows_of(parted.row_splits)
+    begins = tf.gather(units_before, parted_rows[:, 0]) - parted.row_splits[:-1]
+    part_place = tf.gather(begins, row_of_part) + tf.range(tf.size(row_of_part, tf.int64))
+    place = tf.concat([tf.gather(units_before, rows[:, 0]), part_place], 0)
+    # ... and so all pieces in order.
+    units = tf.scatter_nd(place[:, None], units, units_before[-1:])
+    firsts, counts = tf.gather(firsts, units), tf.gather(counts, units)
+    splits = splits_of(counts)  # (U + 1,)
+    unit_of_piece = rows_of(splits)
+    order = tf.gather(firsts - splits[:-1], unit_of_piece) + tf.range(splits[-1])  # (P,)
     ids = tf.gather(tf.concat([short.ids, long.ids], 0), order)
     starts = ends = tf.zeros([0], tf.int64)
     if offsets:
         # A part begins after the parts before it, and a space each.
-        ends = _from_zero(tf.cast(tf.strings.length(parts), tf.int64) + 1)
+        ends = splits_of(part_lengths + 1)
         begins = ends[:-1] - tf.gather(tf.gather(ends, parted.row_splits), row_of_part)
         begins = tf.scatter_nd(part_place[:, None], begins, units_before[-1:])
-        begins = tf.repeat(begins, counts)
+        begins = tf.gather(begins, unit_of_piece)
         starts = tf.gather(tf.concat([short.starts, long.starts], 0), order) + begins
         ends = tf.gather(tf.concat([short.ends, long.ends], 0), order) + begins
     return Pieces(ids, tf.gather(splits, units_before), starts, ends)
-
-
-def _from_zero(counts: tf.Tensor) -> tf.Tensor:
-    return tf.concat([[0], tf.cumsum(counts)], 0)
-
-
-def _lengths(splits: tf.Tensor) -> tf.Tensor:
-    return splits[1:] - splits[:-1]

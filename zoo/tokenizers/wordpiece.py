@@ -15,6 +15,7 @@ from zoo.tokenizers.bert_rules import Rules, rules
 from zoo.tokenizers.bert_words import spans_of, words_of
 from zoo.tokenizers.longest_match import LONGEST_PIECE, Pieces, build_model, cut
 from zoo.tokenizers.plain_text import pieces_of_texts, plain_pattern
+from zoo.tokenizers.segments import lengths_of, rows_of
 from zoo.tokenizers.wordpiece_training import in_batches, learn_vocabulary
 
 PAD, UNKNOWN, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
@@ -265,12 +266,12 @@ class WordPieceTokenizer(Tokenizer):
 
     def _cut_any(self, texts: tf.Tensor, offsets: bool) -> Pieces:
         words = words_of(texts, self._rules, SPECIAL, offsets)
-        too_long = words.splits[1:] - words.splits[:-1] > self.max_word_characters
+        too_long = lengths_of(words.splits) > self.max_word_characters
         ids, splits, starts, ends = cut(self._word_model, tf.where(too_long, UNKNOWN, words.texts))
         if offsets:
             # The piece of a word that is too long spans the word, not the name that stood in.
             widths = tf.where(too_long, tf.strings.length(words.texts), 0)
-            widths = tf.cast(tf.repeat(widths, splits[1:] - splits[:-1]), tf.int64)
+            widths = tf.cast(tf.gather(widths, rows_of(splits)), tf.int64)
             starts, ends = spans_of(words, splits, starts, tf.maximum(ends, widths))
         return Pieces(ids, tf.gather(splits, words.row_splits), starts, ends)
 

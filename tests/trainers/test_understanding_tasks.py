@@ -1,0 +1,340 @@
+"""Every understanding task trains, resumes and reports; what cannot be trained is refused."""
+
+import json
+import random
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import zoo
+from trainers.config import TrainConfig
+from trainers.loop import train
+from trainers.metrics import MetricsLog
+from trainers.tasks import make_task
+from trainers.tasks.tagging import tag_labels, tag_words, tagged_tokens
+from trainers.understanding_recipes import UNDERSTANDING_RECIPES
+from zoo.strict_config import ConfigError, from_dict
+
+TASKS = ["mlm", "classify", "pair", "regress", "embed", "tag", "span"]
+NAMES, CITIES = ["Ada", "Bob", "Eve"], ["Rome", "Oslo"]
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory):
+    """A small file for each kind of data."""
+    folder = tmp_path_factory.mktemp("labeled")
+    generator = random.Random(0)
+    rows = []
+    for _ in range(60):
+        word = generator.choice(["good", "fine", "bad", "poor"])
+        text = " ".join([*generator.choices(["the", "film", "was", "a"], k=4), word])
+        label = "pos, good" if word in ("good", "fine") else 'neg "bad"'
+        quoted = label.replace('"', '""')
+        rows.append(f'{text},"{quoted}",{text} indeed,{len(word) * 1000}')
+    lines = ["text,label,other,score", *rows]
+    # A byte order mark and CRLF, as spreadsheets write them.
+    (folder / "table.csv").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    sentences = [
+        f"{generator.choice(NAMES)}\tB-PER\nLee\tI-PER\nsaw\tO\n{generator.choice(CITIES)}\tB-LOC\n"
+        for _ in range(40)
+    ]
+    (folder / "tags.conll").write_text("\n".join(sentences), encoding="utf-8")
+    paragraphs = []
+    for number in range(20):
+        name, city = generator.choice(NAMES), generator.choice(CITIES)
+        context = f"{name} went to {city} and stayed there for {number} days."
+        answers = {"who?": name, "where?": city}
+        paragraphs.append(
+            {
+                "context": context,
+                "qas": [
+                    {
+                        "id": f"{number} {question}",
+                        "question": question,
+                        "answers": [{"text": text, "answer_start": context.index(text)}],
+                    }
+                    for question, text in answers.items()
+                ],
+            }
+        )
+    data = {"version": "1.1", "data": [{"title": "t", "paragraphs": paragraphs}]}
+    (folder / "questions.json").write_text(json.dumps(data), encoding="utf-8")
+    text = "\n".join(" ".join(generator.choices(["to", "be", "or", "not"], k=9)) for _ in range(80))
+    (folder / "text.txt").write_text(text, encoding="utf-8")
+    return folder
+
+
+FILE = {"tag": "tags.conll", "span": "questions.json", "mlm": "text.txt"}
+DATA = {
+    "pair": {"pair_column": "other"},
+    "embed": {"pair_column": "other"},
+    "regress": {"label_column": "score"},
+}
+
+
+@pytest.fixture(scope="session")
+def tiny(files):
+    """`tiny(task, **fields)`: a config that trains in seconds, with dropout."""
+
+    def config(task, data=None, **fields):
+        values = {
+            "recipe": f"tiny_{task}",
+            "task": task,
+            "preset": "bert_tiny",
+            "model": {
+                "hidden_dim": 8,
+                "num_layers": 2,
+                "intermediate_dim": 16,
+                "context_length": 16,
+                "dropout": 0.2,
+            },
+            "text": {"max_length": 16},
+            "data": {
+                "train": str(files / FILE.get(task, "table.csv")),
+                "tokenizer": "wordpiece",
+                "max_vocabulary_size": 120,
+                "validation_fraction": 0.2,
+                **DATA.get(task, {}),
+                **(data or {}),
+            },
+            "optimizer": {"learning_rate": 0.01, "warmup_steps": 2},
+            "batch_size": 8,
+            "steps": 4,
+            "evaluate_every": 2,
+            "jit_compile": False,
+            "baseline": False,
+            "sample_prompts": ["to [MASK] or"],
+        }
+        for name, value in fields.items():
+            old = values.get(name)
+            values[name] = {**old, **value} if isinstance(old, dict) else value
+        return from_dict(TrainConfig, values)
+
+    return config
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_train_and_answer(tiny, tmp_path, task):
+    bundle = train(tiny(task, baseline=task != "mlm"), tmp_path)
+    report = (tmp_path / "report.md").read_text(encoding="utf-8")
+    monitored = {"tag": "validation f1", "mlm": "validation loss"}.get(task, "validation")
+    assert monitored in report
+    if task != "mlm":
+        scores = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
+        assert scores["split"] == "validation" and scores["model"]
+        assert (scores["baseline"] is None) == (task == "embed")
+    records = MetricsLog(tmp_path).read()
+    assert [record["step"] for record in records] == [2, 4]
+    assert records[1]["tokens"] > records[0]["tokens"] > 0
+    loaded = zoo.load(tmp_path)
+    assert loaded.config.task == task
+    name = next(iter(loaded.text_model.functions))
+    columns = [["Ada saw [MASK]", ""]] * (2 if task in ("pair", "span") else 1)
+    for key, value in getattr(loaded.text_model, name)(*columns).items():
+        np.testing.assert_array_equal(
+            value, getattr(bundle.text_model, name)(*columns)[key], err_msg=key
+        )
+
+
+@pytest.mark.parametrize("task", ["classify", "tag", "mlm"])
+def test_a_killed_run_ends_as_an_undisturbed_one(tiny, tmp_path, task, monkeypatch):
+    from trainers.recorder import Recorder
+
+    augment = {"delete": 0.2} if task != "mlm" else {}
+    config = tiny(task, data={"augment": augment})
+    whole = train(config, tmp_path / "whole")
+
+    class Killed(BaseException):
+        pass
+
+    original = Recorder.on_train_batch_end
+
+    def kill(self, batch, logs=None):
+        original(self, batch, logs)
+        if self.step == 3:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Recorder, "on_train_batch_end", kill)
+        train(config, tmp_path / "killed")
+    resumed = train(config, tmp_path / "killed")
+    for one, other in zip(whole.model.get_weights(), resumed.model.get_weights()):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_start_from_a_masked_language_model(tiny, tmp_path):
+    train(tiny("mlm"), tmp_path / "mlm")
+    start = {"init_from": str(tmp_path / "mlm"), "drop_layers": 1, "freeze": "embeddings"}
+    config = tiny("classify", finetune=start, model={"num_layers": 1})
+    task = make_task(config)
+    assert task.tokenizer.fingerprint == zoo.load(tmp_path / "mlm").tokenizer.fingerprint
+    assert task.model.backbone.config.num_layers == 1
+    before = task.model.backbone.token_embedding.get_weights()[0]
+    bundle = train(config, tmp_path / "classify")
+    after = bundle.model.backbone.token_embedding.get_weights()[0]
+    np.testing.assert_array_equal(before, after)
+    with pytest.raises(ConfigError, match=r"data\.vocabulary cannot be set"):
+        make_task(tiny("classify", finetune=start, data={"vocabulary": "vocab.txt"}))
+
+
+def test_lora_is_merged_into_the_bundle(tiny, tmp_path):
+    train(tiny("mlm"), tmp_path / "mlm")
+    start = {"init_from": str(tmp_path / "mlm"), "lora_rank": 2}
+    bundle = train(tiny("classify", finetune=start), tmp_path / "classify")
+    texts = ["the film was good", "a"]
+    scores = bundle.text_model.predict(texts)["scores"]
+    loaded = zoo.load(tmp_path / "classify")
+    np.testing.assert_allclose(loaded.text_model.predict(texts)["scores"], scores, atol=1e-6)
+    assert not any("lora" in weight.path for weight in loaded.model.weights)
+
+
+def test_patience_stops_and_keeps_the_best(tiny, tmp_path):
+    config = tiny(
+        "classify", steps=40, patience=2, optimizer={"learning_rate": 1e-9, "weight_decay": 0.0}
+    )
+    train(config, tmp_path)
+    steps = [record["step"] for record in MetricsLog(tmp_path).read()]
+    assert steps == [2, 4, 6]  # nothing moves, so the first evaluation is the best
+    (tmp_path / "report.md").unlink()
+    train(config, tmp_path)  # a resumed run knows that it had stopped
+    assert [record["step"] for record in MetricsLog(tmp_path).read()] == steps
+
+
+def test_weights_and_smoothing_reach_the_batches(tiny):
+    task = make_task(tiny("classify", data={"class_weights": "balanced"}, label_smoothing=0.1))
+    inputs, labels, weights = next(iter(task.training_data(0)))
+    assert set(inputs) == {"token_ids", "padding_mask", "segment_ids"}
+    assert labels.shape == weights.shape == (8,)
+    counts = np.bincount(task.train_ids)
+    expected = len(task.train_ids) / (2 * counts[labels.numpy()])
+    np.testing.assert_allclose(weights, expected, rtol=1e-5)
+    assert task.loss_target().label_smoothing == 0.1
+
+
+def test_long_texts_train_in_windows_that_share_their_weight(tiny, tmp_path):
+    lines = ["text,label", *(f"{'word ' * 50},{'ab'[i % 2]}" for i in range(10))]
+    path = tmp_path / "long.csv"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    task = make_task(tiny("classify", data={"train": str(path)}))
+    batches = task.batches
+    assert len(batches.rows) > len(task.train)
+    totals = np.bincount(batches.rows, weights=batches.weights.numpy())
+    np.testing.assert_allclose(totals, 1, rtol=1e-5)
+
+
+def test_regression_answers_in_the_datas_unit(tiny, tmp_path):
+    bundle = train(tiny("regress", optimizer={"learning_rate": 1e-9}), tmp_path)
+    outputs = bundle.text_model.predict(["the film was good"])["outputs"].numpy()
+    assert 2000 < outputs[0] < 6000  # targets are 3000 or 4000
+
+
+def test_span_labels_point_at_the_answers(tiny):
+    task = make_task(tiny("span"))
+    for inputs, labels, _ in task.training_data(0):
+        for ids, (start, end) in zip(inputs["token_ids"].numpy(), labels.numpy()):
+            if end:
+                answer = task.tokenizer.decode(ids[None, start : end + 1]).numpy()[0].decode()
+                assert answer in [name.lower() for name in NAMES + CITIES]
+                assert start <= end
+
+
+def test_pieces_carry_their_words_tags():
+    tokenizer = zoo.WordPieceTokenizer(
+        ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "it", "'", "s", "a", "##b", "x"]
+    )
+    words = tf.ragged.constant([["it's", "ab"], ["x"]])
+    tags = tf.ragged.constant([[1, 0], [2]], tf.int32)
+    ids, labels, weights = tagged_tokens(tokenizer, words, tags, tf.constant([0, 2, 2]))
+    assert ids.to_list() == [[5, 6, 7, 8, 9], [10]]
+    assert labels.to_list() == [[1, 2, 2, 0, 0], [2]]
+    assert weights.to_list() == [[1, 1, 1, 1, 0], [1]]
+
+
+def test_tags_of_words_come_from_their_first_token(tiny):
+    task = make_task(tiny("tag"))
+    assert task.labels == ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
+    predicted = tag_words(task.text_model, task.validation)
+    assert [len(tags) for tags in predicted] == [len(words) for words in task.validation.words]
+    invisible = type(task.validation)([["\u200b", "Ada"]], [["O", "O"]], ["x:1"])
+    assert tag_words(task.text_model, invisible)[0][0] == "O"
+
+
+def test_one_tag_only_is_refused(tiny, tmp_path):
+    path = tmp_path / "o.conll"
+    path.write_text("a\tO\nb\tO\n\nc\tO\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"all words have the tag O"):
+        make_task(tiny("tag", data={"train": str(path)}))
+    assert tag_labels(type("T", (), {"tags": [["NOUN", "O", "I-X"]]}), "x") == (
+        "O",
+        "NOUN",
+        "B-X",
+        "I-X",
+    )
+
+
+def test_one_class_only_is_refused(tiny, tmp_path):
+    path = tmp_path / "one.csv"
+    path.write_text("text,label\na,x\nb,x\nc,x\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"one\.csv.*all 2 labels are 'x'"):
+        make_task(tiny("classify", data={"train": str(path)}))
+
+
+def test_unknown_label_at_evaluation_is_named(tiny, tmp_path):
+    path = tmp_path / "new.csv"
+    path.write_text("text,label\na,unheard of\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"new\.csv:2.*unheard of"):
+        make_task(tiny("classify", data={"validation": str(path)}))
+
+
+@pytest.mark.parametrize(
+    ("task", "fields", "message"),
+    [
+        ("pair", {"data": {"pair_column": None}}, "needs data.pair_column"),
+        ("embed", {"data": {"pair_column": None}}, "needs data.pair_column"),
+        ("classify", {"data": {"pair_column": "other"}}, 'task "pair"'),
+        ("regress", {"data": {"pair_column": "other"}}, "text.pairs=true"),
+        ("embed", {"batch_size": 1}, "batch_size of 2"),
+        ("classify", {"monitor": "val_f1"}, "val_macro_f1"),
+        ("tag", {"text": {"cleaning": {"html": True}}}, "places in the text"),
+        ("classify", {"text": {"max_length": 17}}, "context_length is only 16"),
+        ("classify", {"data": {"label_column": "stars"}}, "stars"),
+    ],
+)
+def test_what_does_not_fit_is_refused(tiny, task, fields, message):
+    with pytest.raises(ValueError, match=message):
+        make_task(tiny(task, **fields))
+
+
+@pytest.mark.parametrize("task", ["lm", "classify"])
+def test_a_task_needs_its_tokenizer(tiny, task):
+    with pytest.raises(ConfigError, match=r"needs data\.tokenizer="):
+        tiny(task, data={"tokenizer": "wordpiece" if task == "lm" else "byte"})
+
+
+@pytest.mark.parametrize("recipe", UNDERSTANDING_RECIPES, ids=lambda recipe: recipe.__name__)
+def test_recipes_are_whole(recipe):
+    config = recipe()
+    assert config.recipe == recipe.__name__
+    assert "python -m trainers" in recipe.__doc__
+
+
+def test_a_language_model_is_no_start(tiny, tmp_path):
+    model = zoo.build("gpt_quick", vocabulary_size=257)
+    zoo.save(tmp_path, model, zoo.ByteTokenizer())
+    with pytest.raises(ConfigError, match="holds a language model"):
+        make_task(tiny("classify", finetune={"init_from": str(tmp_path)}))
+
+
+def test_bidirectional_lstm_trains(tiny, tmp_path):
+    model = {"hidden_dim": 4, "num_layers": 1, "context_length": 16}
+    for task in ("classify", "tag"):
+        config = tiny(task).__class__(
+            **{**vars(tiny(task)), "preset": "lstm_encoder_cpu", "model": model}
+        )
+        bundle = train(config, tmp_path / task)
+        assert bundle.config.family == "lstm"
+        shutil.rmtree(tmp_path / task)
+        keras.backend.clear_session()
