@@ -81,3 +81,15 @@ class OptimizerConfig:
             if not holds:
                 value = getattr(self, name)
                 raise ConfigError(f"optimizer.{name} must be {rule}. Received: {value!r}")
+
+
+def muon(learning_rate: float, warmup_steps: int = 100) -> OptimizerConfig:
+    """Muon with a linear decay to zero; BUILD_NOTES.md has the search that chose it."""
+    return OptimizerConfig(
+        name="muon",
+        learning_rate=learning_rate,
+        schedule="linear",
+        warmup_steps=warmup_steps,
+        final_fraction=0.0,
+        weight_decay=0.0,
+    )

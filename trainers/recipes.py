@@ -11,23 +11,11 @@ from collections.abc import Callable
 
 from trainers.config import TrainConfig
 from trainers.data_config import DataConfig
-from trainers.optimizer_config import OptimizerConfig
+from trainers.optimizer_config import OptimizerConfig, muon
 from trainers.understanding_recipes import UNDERSTANDING_RECIPES
 from zoo.strict_config import ConfigError
 
 _SHAKESPEARE_PROMPTS = ("", "ROMEO:", "To be, or not to be")
-
-
-def _muon(learning_rate: float, warmup_steps: int = 100) -> OptimizerConfig:
-    """Muon with a linear decay to zero; BUILD_NOTES.md has the search that chose it."""
-    return OptimizerConfig(
-        name="muon",
-        learning_rate=learning_rate,
-        schedule="linear",
-        warmup_steps=warmup_steps,
-        final_fraction=0.0,
-        weight_decay=0.0,
-    )
 
 
 def shakespeare_gpt_cpu() -> TrainConfig:
@@ -41,7 +29,7 @@ def shakespeare_gpt_cpu() -> TrainConfig:
         recipe="shakespeare_gpt_cpu",
         preset="gpt_char_cpu",
         data=DataConfig(train="tinyshakespeare", start_text="\n"),
-        optimizer=_muon(6e-3),
+        optimizer=muon(6e-3),
         batch_size=12,
         steps=2000,
         evaluate_every=250,
@@ -61,7 +49,7 @@ def shakespeare_lstm_cpu() -> TrainConfig:
         recipe="shakespeare_lstm_cpu",
         preset="lstm_char_cpu",
         data=DataConfig(train="tinyshakespeare", start_text="\n", order="segments"),
-        optimizer=_muon(1e-2),
+        optimizer=muon(1e-2),
         batch_size=12,
         steps=2000,
         evaluate_every=250,
@@ -104,7 +92,7 @@ def python_gpt_quick() -> TrainConfig:
         recipe="python_gpt_quick",
         preset="gpt_quick",
         data=DataConfig(train="python_stdlib", max_bytes=4_000_000, tokenizer="byte"),
-        optimizer=_muon(1e-2, warmup_steps=50),
+        optimizer=muon(1e-2, warmup_steps=50),
         batch_size=12,
         steps=1000,
         evaluate_every=250,
@@ -123,7 +111,7 @@ def chinese_poetry_gpt() -> TrainConfig:
         recipe="chinese_poetry_gpt",
         preset="gpt_char_cpu",
         data=DataConfig(train="chinese_poetry", min_count=2),
-        optimizer=_muon(6e-3),
+        optimizer=muon(6e-3),
         batch_size=12,
         steps=2000,
         evaluate_every=500,

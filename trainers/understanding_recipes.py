@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from trainers.config import TrainConfig
 from trainers.data_config import DataConfig
-from trainers.optimizer_config import OptimizerConfig
+from trainers.optimizer_config import OptimizerConfig, muon
 from zoo.text_encoder import TextConfig
 
 
@@ -28,8 +28,8 @@ def wikitext_bert_mlm() -> TrainConfig:
         preset="bert_small_cpu",
         data=DataConfig(train="wikitext2", tokenizer="wordpiece", max_vocabulary_size=8000),
         text=TextConfig(max_length=128),
-        optimizer=_adamw(2e-3),
-        batch_size=32,
+        optimizer=muon(6e-3),
+        batch_size=16,
         steps=2000,
         evaluate_every=250,
         sample_prompts=("The [MASK] was released in the United States .",),
@@ -58,6 +58,7 @@ def banking77_bert() -> TrainConfig:
         batch_size=32,
         steps=3000,
         evaluate_every=300,
+        jit_compile=False,
     )
 
 
@@ -82,6 +83,7 @@ def polarity_bert() -> TrainConfig:
         batch_size=32,
         steps=2000,
         evaluate_every=200,
+        jit_compile=False,  # a compilation for each bucket costs more than it gives
     )
 
 
@@ -107,6 +109,7 @@ def csl_bert() -> TrainConfig:
         batch_size=32,
         steps=2000,
         evaluate_every=200,
+        jit_compile=False,  # a compilation for each bucket costs more than it gives
     )
 
 
@@ -132,6 +135,7 @@ def wnut17_bert() -> TrainConfig:
         batch_size=16,
         steps=2000,
         evaluate_every=200,
+        jit_compile=False,  # a compilation for each bucket costs more than it gives
     )
 
 
@@ -156,6 +160,7 @@ def drcd_bert() -> TrainConfig:
         batch_size=8,
         steps=2000,
         evaluate_every=400,
+        jit_compile=False,
     )
 
 

@@ -1,8 +1,8 @@
 """Every understanding task trains, resumes and reports; what cannot be trained is refused."""
 
+import dataclasses
 import json
 import random
-import shutil
 
 import keras
 import numpy as np
@@ -13,6 +13,7 @@ import zoo
 from trainers.config import TrainConfig
 from trainers.loop import train
 from trainers.metrics import MetricsLog
+from trainers.recorder import Recorder
 from trainers.tasks import make_task
 from trainers.tasks.tagging import tag_labels, tag_words, tagged_tokens
 from trainers.understanding_recipes import UNDERSTANDING_RECIPES
@@ -86,7 +87,7 @@ def tiny(files):
             "preset": "bert_tiny",
             "model": {
                 "hidden_dim": 8,
-                "num_layers": 2,
+                "num_layers": 1,
                 "intermediate_dim": 16,
                 "context_length": 16,
                 "dropout": 0.2,
@@ -116,35 +117,59 @@ def tiny(files):
     return config
 
 
+@pytest.fixture(scope="session")
+def finished(tiny, tmp_path_factory):
+    """The workdir of a finished run of a task; each task is trained once."""
+    workdirs = {}
+
+    def workdir(task):
+        if task not in workdirs:
+            workdirs[task] = tmp_path_factory.mktemp(task)
+            train(tiny(task, baseline=task != "mlm"), workdirs[task])
+        return workdirs[task]
+
+    return workdir
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    """Training steps without tracing, which takes longer than all the steps of a tiny run."""
+    compile_ = keras.Model.compile
+
+    def compile_eagerly(self, *args, **options):
+        compile_(self, *args, **{**options, "jit_compile": False, "run_eagerly": True})
+
+    if keras.backend.backend() == "tensorflow":
+        monkeypatch.setattr(keras.Model, "compile", compile_eagerly)
+
+
 @pytest.mark.parametrize("task", TASKS)
-def test_train_and_answer(tiny, tmp_path, task):
-    bundle = train(tiny(task, baseline=task != "mlm"), tmp_path)
-    report = (tmp_path / "report.md").read_text(encoding="utf-8")
+def test_train_and_answer(finished, task):
+    workdir = finished(task)
+    report = (workdir / "report.md").read_text(encoding="utf-8")
     monitored = {"tag": "validation f1", "mlm": "validation loss"}.get(task, "validation")
     assert monitored in report
     if task != "mlm":
-        scores = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
+        scores = json.loads((workdir / "scores.json").read_text(encoding="utf-8"))
         assert scores["split"] == "validation" and scores["model"]
         assert (scores["baseline"] is None) == (task == "embed")
-    records = MetricsLog(tmp_path).read()
+    records = MetricsLog(workdir).read()
     assert [record["step"] for record in records] == [2, 4]
     assert records[1]["tokens"] > records[0]["tokens"] > 0
-    loaded = zoo.load(tmp_path)
+    loaded = zoo.load(workdir)
     assert loaded.config.task == task
     name = next(iter(loaded.text_model.functions))
     columns = [["Ada saw [MASK]", ""]] * (2 if task in ("pair", "span") else 1)
-    for key, value in getattr(loaded.text_model, name)(*columns).items():
-        np.testing.assert_array_equal(
-            value, getattr(bundle.text_model, name)(*columns)[key], err_msg=key
-        )
+    answer = getattr(loaded.text_model, name)(*columns)
+    assert all(value.shape[0] == 2 for value in answer.values())
+    if task == "regress":  # targets are 3000 or 4000, and training is short
+        assert np.all((answer["outputs"] > 2000) & (answer["outputs"] < 6000))
 
 
-@pytest.mark.parametrize("task", ["classify", "tag", "mlm"])
+@pytest.mark.parametrize("task", ["classify", "tag"])
+@pytest.mark.usefixtures("eager")
 def test_a_killed_run_ends_as_an_undisturbed_one(tiny, tmp_path, task, monkeypatch):
-    from trainers.recorder import Recorder
-
-    augment = {"delete": 0.2} if task != "mlm" else {}
-    config = tiny(task, data={"augment": augment})
+    config = tiny(task, data={"augment": {"delete": 0.2}})
     whole = train(config, tmp_path / "whole")
 
     class Killed(BaseException):
@@ -165,32 +190,34 @@ def test_a_killed_run_ends_as_an_undisturbed_one(tiny, tmp_path, task, monkeypat
         np.testing.assert_array_equal(one, other)
 
 
-def test_start_from_a_masked_language_model(tiny, tmp_path):
-    train(tiny("mlm"), tmp_path / "mlm")
-    start = {"init_from": str(tmp_path / "mlm"), "drop_layers": 1, "freeze": "embeddings"}
-    config = tiny("classify", finetune=start, model={"num_layers": 1})
+@pytest.mark.usefixtures("eager")
+def test_start_from_a_masked_language_model(tiny, finished, tmp_path):
+    start = {"init_from": str(finished("mlm")), "freeze": "embeddings"}
+    config = tiny("classify", finetune=start)
     task = make_task(config)
-    assert task.tokenizer.fingerprint == zoo.load(tmp_path / "mlm").tokenizer.fingerprint
-    assert task.model.backbone.config.num_layers == 1
-    before = task.model.backbone.token_embedding.get_weights()[0]
-    bundle = train(config, tmp_path / "classify")
-    after = bundle.model.backbone.token_embedding.get_weights()[0]
+    source = zoo.load(finished("mlm"))
+    assert task.tokenizer.fingerprint == source.tokenizer.fingerprint
+    bundle = train(config, tmp_path)
+    before, after = (b.model.backbone.token_embedding.get_weights()[0] for b in (source, bundle))
     np.testing.assert_array_equal(before, after)
     with pytest.raises(ConfigError, match=r"data\.vocabulary cannot be set"):
         make_task(tiny("classify", finetune=start, data={"vocabulary": "vocab.txt"}))
+    with pytest.raises(ConfigError, match=r"drop_layers must be below 1"):
+        make_task(tiny("classify", finetune={**start, "drop_layers": 1}, model={}))
 
 
-def test_lora_is_merged_into_the_bundle(tiny, tmp_path):
-    train(tiny("mlm"), tmp_path / "mlm")
-    start = {"init_from": str(tmp_path / "mlm"), "lora_rank": 2}
-    bundle = train(tiny("classify", finetune=start), tmp_path / "classify")
+@pytest.mark.usefixtures("eager")
+def test_lora_is_merged_into_the_bundle(tiny, finished, tmp_path):
+    start = {"init_from": str(finished("mlm")), "lora_rank": 2}
+    bundle = train(tiny("classify", finetune=start), tmp_path)
     texts = ["the film was good", "a"]
     scores = bundle.text_model.predict(texts)["scores"]
-    loaded = zoo.load(tmp_path / "classify")
+    loaded = zoo.load(tmp_path)
     np.testing.assert_allclose(loaded.text_model.predict(texts)["scores"], scores, atol=1e-6)
     assert not any("lora" in weight.path for weight in loaded.model.weights)
 
 
+@pytest.mark.usefixtures("eager")
 def test_patience_stops_and_keeps_the_best(tiny, tmp_path):
     config = tiny(
         "classify", steps=40, patience=2, optimizer={"learning_rate": 1e-9, "weight_decay": 0.0}
@@ -223,12 +250,6 @@ def test_long_texts_train_in_windows_that_share_their_weight(tiny, tmp_path):
     assert len(batches.rows) > len(task.train)
     totals = np.bincount(batches.rows, weights=batches.weights.numpy())
     np.testing.assert_allclose(totals, 1, rtol=1e-5)
-
-
-def test_regression_answers_in_the_datas_unit(tiny, tmp_path):
-    bundle = train(tiny("regress", optimizer={"learning_rate": 1e-9}), tmp_path)
-    outputs = bundle.text_model.predict(["the film was good"])["outputs"].numpy()
-    assert 2000 < outputs[0] < 6000  # targets are 3000 or 4000
 
 
 def test_span_labels_point_at_the_answers(tiny):
@@ -328,13 +349,8 @@ def test_a_language_model_is_no_start(tiny, tmp_path):
         make_task(tiny("classify", finetune={"init_from": str(tmp_path)}))
 
 
+@pytest.mark.usefixtures("eager")
 def test_bidirectional_lstm_trains(tiny, tmp_path):
     model = {"hidden_dim": 4, "num_layers": 1, "context_length": 16}
-    for task in ("classify", "tag"):
-        config = tiny(task).__class__(
-            **{**vars(tiny(task)), "preset": "lstm_encoder_cpu", "model": model}
-        )
-        bundle = train(config, tmp_path / task)
-        assert bundle.config.family == "lstm"
-        shutil.rmtree(tmp_path / task)
-        keras.backend.clear_session()
+    config = dataclasses.replace(tiny("tag"), preset="lstm_encoder_cpu", model=model)
+    assert train(config, tmp_path).config.family == "lstm"

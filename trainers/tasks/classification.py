@@ -125,7 +125,7 @@ class ClassifyTask(_LabeledTask):
     def report_sections(self, bundle: bundle.Bundle) -> list[str]:
         split, examples = self.reported()
         ids = self._ids(examples)
-        probabilities = np.stack(self.ask(bundle.text_model, examples)["scores"])
+        probabilities = np.stack(self.ask(self.text_model, examples)["scores"])
         baseline = self._baseline(examples, ids) if self.config.baseline else None
         write_scores(bundle.folder, split, classification_scores(ids, probabilities), baseline)
         section = classification_section(
@@ -190,7 +190,7 @@ class RegressTask(_LabeledTask):
 
     def report_sections(self, bundle: bundle.Bundle) -> list[str]:
         split, examples = self.reported()
-        outputs = np.array(self.ask(bundle.text_model, examples)["outputs"])
+        outputs = np.array(self.ask(self.text_model, examples)["outputs"])
         targets = label_numbers(examples.label, examples.where)
         baseline = None
         if self.config.baseline:

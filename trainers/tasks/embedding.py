@@ -111,7 +111,7 @@ class EmbedTask(EncoderTask):
 
     def report_sections(self, bundle: bundle.Bundle) -> list[str]:
         split, examples = self.reported()
-        first, second = self._vectors(bundle.text_model, examples)
+        first, second = self._vectors(self.text_model, examples)
         similarities = first @ second.T
         write_scores(bundle.folder, split, retrieval_scores(similarities), None)
         section = retrieval_section(examples.text, examples.text_pair, similarities)

@@ -165,7 +165,7 @@ class MaskedLanguageModelTask(EncoderTask):
         prompts = [prompt for prompt in self.config.sample_prompts if mask in prompt]
         if not prompts:
             return []
-        outputs = bundle.text_model.fill_mask(prompts)
+        outputs = self.text_model.fill_mask(prompts)
         lines = []
         for text, tokens, shares in zip(
             prompts, outputs["tokens"].numpy(), outputs["probabilities"].numpy()

@@ -145,7 +145,7 @@ class SpanTask(EncoderTask):
 
     def report_sections(self, bundle: bundle.Bundle) -> list[str]:
         split, examples = self.reported()
-        predictions, confidence = self.ask(bundle.text_model, examples)
+        predictions, confidence = self.ask(self.text_model, examples)
         baseline = None
         if self.config.baseline:
             guesses = question_baseline(examples.question, examples.context)

@@ -147,7 +147,7 @@ class TagTask(EncoderTask):
 
     def report_sections(self, bundle: bundle.Bundle) -> list[str]:
         split, examples = self.reported()
-        predicted = tag_words(bundle.text_model, examples)
+        predicted = tag_words(self.text_model, examples)
         baseline = None
         if self.config.baseline:
             guesses = tagging_baseline(self.train.words, self.train.tags, examples.words)

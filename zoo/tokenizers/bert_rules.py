@@ -132,12 +132,19 @@ def _pages(entries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def _data() -> dict:
-    """The data file: `classes` (one per code point), `decompose`, `lower`, `order`, `walls`."""
-    raw = json.loads(zlib.decompress(base64.b85decode("".join(DATA.split()))))
+    return unpack(json.loads(zlib.decompress(base64.b85decode("".join(DATA.split())))))
+
+
+def unpack(raw: dict) -> dict:
+    """The dict that `make_bert_rules.measure` makes, without its differences and runs.
+
+    Returns `classes`, int8, PLAIN to REMOVED for every code point, and dicts from code points to
+    the code points they become: `decompose` (accents gone), `lower`; to a rank: `order`; to
+    nothing: `walls`.
+    """
     classes = np.full(0x110000, REMOVED, np.int8)
     start = 0
-    runs = raw["classes"]
-    for delta, value in zip(runs[::2], runs[1::2]):
+    for delta, value in zip(raw["classes"][::2], raw["classes"][1::2]):
         start += delta
         classes[start:] = value
     data = {"classes": classes}

@@ -187,21 +187,22 @@ def _rewrite(points, changes, row_splits, rules: Rules):
         moving = kinds == MOVING
         characters = tf.cond(
             tf.reduce_any(moving),
-            lambda: _canonical_order(points, characters, moving, sources, rules),
+            lambda: _canonical_order(points, characters, moving, sources, row_splits, rules),
             lambda: characters,
         )
         kinds = tf.where(moving, LETTER, kinds)
     return characters, kinds, sources, row_splits
 
 
-def _canonical_order(points, characters, moving, sources, rules: Rules) -> tf.Tensor:
+def _canonical_order(points, characters, moving, sources, row_splits, rules: Rules) -> tf.Tensor:
     """`characters` with neighbouring accents that stay sorted by rank, as NFD sorts them."""
     places = tf.searchsorted(rules.order[0], characters)
     places = tf.minimum(places, rules.order.shape[1] - 1)
     ranks = tf.where(moving, tf.gather(rules.order[1], places), 0)
     place = tf.minimum(tf.searchsorted(rules.walls, points), len(rules.walls) - 1)
     walls = tf.cast(tf.gather(rules.walls, place) == points, tf.int64)
-    runs = tf.cumsum(tf.cast(~moving, tf.int64)) + tf.gather(tf.cumsum(walls), sources)
+    breaks = ~moving | _row_starts(row_splits, tf.size(moving, tf.int64))
+    runs = tf.cumsum(tf.cast(breaks, tf.int64)) + tf.gather(tf.cumsum(walls), sources)
     order = tf.argsort(runs * 256 + tf.cast(ranks, tf.int64), stable=True)
     return tf.gather(characters, order)
 

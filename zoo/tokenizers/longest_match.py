@@ -1,6 +1,6 @@
 """Cuts words into the longest pieces of a vocabulary, with tensorflow_text's operation."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ from tensorflow_text.core.pybinds import (
     pywrap_fast_wordpiece_tokenizer_model_builder as model_builder,
 )
 
-LONGEST_PIECE = 256  # Bytes, the continuation mark not counted: what the operation can hold.
+_LONGEST_PIECE = 256  # Bytes, the continuation mark not counted: what the operation can hold.
 
 
 class Pieces(NamedTuple):
@@ -29,16 +29,61 @@ class Pieces(NamedTuple):
     ends: tf.Tensor
 
 
+def checked_vocabulary(
+    vocabulary: Sequence[str], special_tokens: Sequence[str], continuation: str
+) -> list[str]:
+    """The vocabulary as a list, if the operation and BERT's rules can work with it.
+
+    Args:
+        vocabulary: the pieces.
+        special_tokens: those that it must have.
+        continuation: the mark of pieces that continue a word.
+
+    Raises ValueError and TypeError as `WordPieceTokenizer` says.
+
+    Example: `checked_vocabulary(["[UNK]", "a"], ["[UNK]"], "##")` is `["[UNK]", "a"]`.
+    """
+    if isinstance(vocabulary, str | bytes) or not isinstance(vocabulary, Iterable):
+        raise TypeError(f"vocabulary must be a list of strings, found {vocabulary!r:.80}.")
+    pieces = list(vocabulary)
+    seen = {}
+    for index, piece in enumerate(pieces):
+        if not isinstance(piece, str):
+            raise TypeError(f"vocabulary[{index}] must be a string, found {piece!r:.80}.")
+        try:
+            size = len(piece.removeprefix(continuation).encode())
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"vocabulary[{index}] = {piece!r} holds a surrogate, which UTF-8 cannot hold."
+            ) from error
+        if piece in ("", continuation) or "\0" in piece or size > _LONGEST_PIECE:
+            raise ValueError(
+                f"vocabulary[{index}] = {piece!r:.80}: a piece must have 1 to {_LONGEST_PIECE} "
+                "bytes and no U+0000; put an unused name such as [unused0] in its place."
+            )
+        if seen.setdefault(piece, index) != index:
+            raise ValueError(
+                f"vocabulary[{index}] = {piece!r} repeats vocabulary[{seen[piece]}]; name each "
+                "piece once, with an unused name such as [unused0] in the other place."
+            )
+    missing = [name for name in special_tokens if name not in seen]
+    if missing:
+        raise ValueError(
+            f"vocabulary: {', '.join(missing)} missing; BERT's special tokens must be in it."
+        )
+    return pieces
+
+
 def build_model(
-    vocabulary: Sequence[str], continuation: str, unknown: str, max_bytes: int, splits: bool
+    vocabulary: Sequence[str], continuation: str, unknown: str, max_bytes: int, splits: bool = False
 ) -> np.ndarray:
     """The operation's form of a vocabulary, uint8; words over `max_bytes` are unknown to it.
 
     Args:
         splits: True to cut whole texts, which the operation then splits into words by rules of
-            its own; False to cut words.
+            its own; False (default) to cut words.
 
-    Example: `build_model(["[UNK]", "a", "##b"], "##", "[UNK]", 400, splits=False)`
+    Example: `build_model(["[UNK]", "a", "##b"], "##", "[UNK]", 400)`
     """
     buffer = model_builder.build_fast_wordpiece_model(
         list(vocabulary),

@@ -3,7 +3,7 @@
 import collections
 import functools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -13,7 +13,7 @@ from zoo.atomic_write import replacing
 from zoo.tokenizers.base import REPLACEMENT, Tokenizer, check_kind, string_vector
 from zoo.tokenizers.bert_rules import Rules, rules
 from zoo.tokenizers.bert_words import spans_of, words_of
-from zoo.tokenizers.longest_match import LONGEST_PIECE, Pieces, build_model, cut
+from zoo.tokenizers.longest_match import Pieces, build_model, checked_vocabulary, cut
 from zoo.tokenizers.plain_text import pieces_of_texts, plain_pattern
 from zoo.tokenizers.segments import lengths_of, rows_of
 from zoo.tokenizers.wordpiece_training import in_batches, learn_vocabulary
@@ -82,7 +82,7 @@ class WordPieceTokenizer(Tokenizer):
     ):
         if max_word_characters < 1:
             raise ValueError(f"max_word_characters={max_word_characters} must be at least 1.")
-        self.vocabulary = _checked(vocabulary)
+        self.vocabulary = checked_vocabulary(vocabulary, SPECIAL, CONTINUATION)
         self.lowercase = bool(lowercase)
         self.strip_accents = self.lowercase if strip_accents is None else bool(strip_accents)
         self.split_cjk = bool(split_cjk)
@@ -192,7 +192,7 @@ class WordPieceTokenizer(Tokenizer):
 
         Example: `tokenizer.encode(["a [SEP]", ""]).to_list()` is `[[5, 3], []]`.
         """
-        pieces = self._pieces_of(string_vector(strings), offsets=False)
+        pieces = self._cut_functions[False](string_vector(strings))
         return tf.RaggedTensor.from_row_splits(pieces.ids, pieces.splits, validate=False)
 
     def encode_with_offsets(self, strings: Any) -> Encoding:
@@ -202,7 +202,7 @@ class WordPieceTokenizer(Tokenizer):
 
         Example: `tokenizer.encode_with_offsets([" Ab"]).starts.to_list()` is `[[1, 2]]`.
         """
-        ids, splits, starts, ends = self._pieces_of(string_vector(strings), offsets=True)
+        ids, splits, starts, ends = self._cut_functions[True](string_vector(strings))
         # A word's first piece never has the mark: a "#" in the text is a word of its own.
         first = ~tf.gather(self.continuation, ids)
         starts, ends = tf.cast(starts, tf.int32), tf.cast(ends, tf.int32)
@@ -252,14 +252,26 @@ class WordPieceTokenizer(Tokenizer):
     def _plain_pattern(self) -> str:
         return plain_pattern(self._rules, self.lowercase, self.max_word_characters)
 
-    def _pieces_of(self, texts: tf.Tensor, offsets: bool) -> Pieces:
-        return pieces_of_texts(
-            texts,
-            self._plain_pattern,
-            self._cut_plain,
-            lambda part: self._cut_any(part, offsets),
-            offsets,
-        )
+    # Without offsets and with. Functions of their own, so that they are traced once and not again
+    # for every graph that encodes: tracing this was half the time of an export.
+    @functools.cached_property
+    def _cut_functions(self) -> dict[bool, Callable[[tf.Tensor], Pieces]]:
+        return {offsets: self._cut_function(offsets) for offsets in (False, True)}
+
+    def _cut_function(self, offsets: bool):
+        def cut_texts(texts):
+            pieces = pieces_of_texts(
+                texts,
+                self._plain_pattern,
+                self._cut_plain,
+                lambda part: self._cut_any(part, offsets),
+                offsets,
+            )
+            # A branch of `tf.cond` forgets that these are vectors.
+            return Pieces(*(tf.ensure_shape(values, [None]) for values in pieces))
+
+        texts = tf.TensorSpec([None], tf.string, name="texts")
+        return tf.function(cut_texts, input_signature=[texts], autograph=False)
 
     def _cut_plain(self, texts: tf.Tensor) -> Pieces:
         return cut(self._text_model, tf.strings.lower(texts) if self.lowercase else texts)
@@ -272,48 +284,15 @@ class WordPieceTokenizer(Tokenizer):
             # The piece of a word that is too long spans the word, not the name that stood in.
             widths = tf.where(too_long, tf.strings.length(words.texts), 0)
             widths = tf.cast(tf.gather(widths, rows_of(splits)), tf.int64)
-            starts, ends = spans_of(words, splits, starts, tf.maximum(ends, widths))
+            starts, ends = spans_of(words, splits, starts, tf.where(widths > 0, widths, ends))
         return Pieces(ids, tf.gather(splits, words.row_splits), starts, ends)
 
     @functools.cached_property
     def _word_model(self) -> np.ndarray:
         # A character has at most 4 bytes: the operation's own limit never strikes first.
-        limit = 4 * self.max_word_characters
-        return build_model(self.vocabulary, CONTINUATION, UNKNOWN, limit, splits=False)
+        return build_model(self.vocabulary, CONTINUATION, UNKNOWN, 4 * self.max_word_characters)
 
     @functools.cached_property
     def _text_model(self) -> np.ndarray:
         limit = self.max_word_characters
         return build_model(self.vocabulary, CONTINUATION, UNKNOWN, limit, splits=True)
-
-
-def _checked(vocabulary: Sequence[str]) -> list[str]:
-    if isinstance(vocabulary, str | bytes) or not isinstance(vocabulary, Iterable):
-        raise TypeError(f"vocabulary must be a list of strings, found {vocabulary!r:.80}.")
-    pieces = list(vocabulary)
-    seen = {}
-    for index, piece in enumerate(pieces):
-        if not isinstance(piece, str):
-            raise TypeError(f"vocabulary[{index}] must be a string, found {piece!r:.80}.")
-        try:
-            size = len(piece.removeprefix(CONTINUATION).encode())
-        except UnicodeEncodeError as error:
-            raise ValueError(
-                f"vocabulary[{index}] = {piece!r} holds a surrogate, which UTF-8 cannot hold."
-            ) from error
-        if piece in ("", CONTINUATION) or "\0" in piece or size > LONGEST_PIECE:
-            raise ValueError(
-                f"vocabulary[{index}] = {piece!r:.80}: a piece must have 1 to {LONGEST_PIECE} "
-                "bytes and no U+0000; put an unused name such as [unused0] in its place."
-            )
-        if seen.setdefault(piece, index) != index:
-            raise ValueError(
-                f"vocabulary[{index}] = {piece!r} repeats vocabulary[{seen[piece]}]; name each "
-                "piece once, with an unused name such as [unused0] in the other place."
-            )
-    missing = [name for name in SPECIAL if name not in seen]
-    if missing:
-        raise ValueError(
-            f"vocabulary: {', '.join(missing)} missing; BERT's special tokens must be in it."
-        )
-    return pieces

@@ -30,13 +30,12 @@ def learn_vocabulary(
 
     Raises ValueError if no character fits, ImportError without the package `tokenizers`.
 
-    Example: `learn_vocabulary({"aab": 3}, 4, ["[UNK]"], "##")` is `["[UNK]", "a", "##a", "##b"]`.
+    Example: `learn_vocabulary({"aab": 3}, 4, ["[UNK]"], "##")` is `["[UNK]", "a", "##a"]`.
     """
     room = vocabulary_size - len(special_tokens)
-    characters = _frequent_characters(counts, min_count)
     kept, forms = set(), set()
-    for character, own_forms in characters:
-        own = {continuation + character if inner else character for inner in own_forms}
+    for character, continues in _frequent_characters(counts, min_count):
+        own = {character, continuation + character} if continues else {character}
         if len(forms) + len(own) > max(2, int(room * _CHARACTER_SHARE)):
             break
         kept.add(character)
@@ -53,15 +52,16 @@ def learn_vocabulary(
     return _merge(known, first, vocabulary_size, continuation, min_count)
 
 
-def _frequent_characters(counts: Mapping[str, int], min_count: int) -> list[tuple[str, set[bool]]]:
-    # Each character with the places it is seen in: False opens a word, True stands within.
-    seen, places = collections.Counter(), collections.defaultdict(set)
+def _frequent_characters(counts: Mapping[str, int], min_count: int) -> list[tuple[str, bool]]:
+    # Each character, and whether it ever continues a word. The library knows each one as the
+    # start of a word in any case.
+    seen, inner = collections.Counter(), set()
     for word, count in counts.items():
-        for index, character in enumerate(word):
+        for character in word:
             seen[character] += count
-            places[character].add(index > 0)
+        inner.update(word[1:])
     ranked = sorted(seen.items(), key=lambda item: (-item[1], item[0]))
-    return [(character, places[character]) for character, n in ranked if n >= min_count]
+    return [(character, character in inner) for character, n in ranked if n >= min_count]
 
 
 def _merge(
