@@ -83,7 +83,9 @@ class OptimizerConfig:
                 raise ConfigError(f"optimizer.{name} must be {rule}. Received: {value!r}")
 
 
-def muon(learning_rate: float, warmup_steps: int = 100) -> OptimizerConfig:
+def muon(
+    learning_rate: float, warmup_steps: int = 100, weight_decay: float = 0.0
+) -> OptimizerConfig:
     """Muon with a linear decay to zero; BUILD_NOTES.md has the search that chose it."""
     return OptimizerConfig(
         name="muon",
@@ -91,5 +93,5 @@ def muon(learning_rate: float, warmup_steps: int = 100) -> OptimizerConfig:
         schedule="linear",
         warmup_steps=warmup_steps,
         final_fraction=0.0,
-        weight_decay=0.0,
+        weight_decay=weight_decay,
     )

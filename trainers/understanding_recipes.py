@@ -45,6 +45,7 @@ def banking77_bert() -> TrainConfig:
         recipe="banking77_bert",
         task="classify",
         preset="bert_small_cpu",
+        model={"dropout": 0.2},
         data=DataConfig(
             train="banking77/train",
             test="banking77/test",
@@ -53,10 +54,10 @@ def banking77_bert() -> TrainConfig:
         ),
         text=TextConfig(max_length=64),
         head={"pooling": "mean"},
-        optimizer=_adamw(1e-3),
+        optimizer=muon(3e-3, weight_decay=0.1),
         label_smoothing=0.1,
         batch_size=32,
-        steps=3000,
+        steps=1500,
         evaluate_every=300,
         jit_compile=False,
     )
@@ -71,6 +72,7 @@ def polarity_bert() -> TrainConfig:
         recipe="polarity_bert",
         task="classify",
         preset="bert_small_cpu",
+        model={"dropout": 0.2},
         data=DataConfig(
             train="sentence_polarity/train",
             test="sentence_polarity/test",
@@ -79,10 +81,10 @@ def polarity_bert() -> TrainConfig:
         ),
         text=TextConfig(max_length=64),
         head={"pooling": "mean"},
-        optimizer=_adamw(5e-4),
+        optimizer=muon(2e-3, weight_decay=0.1),
         batch_size=32,
-        steps=2000,
-        evaluate_every=200,
+        steps=600,
+        evaluate_every=100,
         jit_compile=False,  # a compilation for each bucket costs more than it gives
     )
 
@@ -96,6 +98,7 @@ def csl_bert() -> TrainConfig:
         recipe="csl_bert",
         task="classify",
         preset="bert_small_cpu",
+        model={"dropout": 0.2},
         data=DataConfig(
             train="csl/train",
             validation="csl/dev",
@@ -105,9 +108,9 @@ def csl_bert() -> TrainConfig:
         ),
         text=TextConfig(max_length=64),
         head={"pooling": "mean"},
-        optimizer=_adamw(5e-4),
+        optimizer=muon(3e-3, weight_decay=0.1),
         batch_size=32,
-        steps=2000,
+        steps=1000,
         evaluate_every=200,
         jit_compile=False,  # a compilation for each bucket costs more than it gives
     )
@@ -122,6 +125,7 @@ def wnut17_bert() -> TrainConfig:
         recipe="wnut17_bert",
         task="tag",
         preset="bert_small_cpu",
+        model={"dropout": 0.2},
         data=DataConfig(
             train="wnut17/train",
             validation="wnut17/dev",
@@ -131,9 +135,9 @@ def wnut17_bert() -> TrainConfig:
             lowercase=False,
         ),
         text=TextConfig(max_length=128),
-        optimizer=_adamw(1e-3),
+        optimizer=muon(2e-3, weight_decay=0.1),
         batch_size=16,
-        steps=2000,
+        steps=1200,
         evaluate_every=200,
         jit_compile=False,  # a compilation for each bucket costs more than it gives
     )
@@ -148,7 +152,7 @@ def drcd_bert() -> TrainConfig:
         recipe="drcd_bert",
         task="span",
         preset="bert_small_cpu",
-        model={"context_length": 384},
+        model={"context_length": 384, "dropout": 0.1},
         data=DataConfig(
             train="drcd/dev",
             test="drcd/test",
@@ -156,10 +160,10 @@ def drcd_bert() -> TrainConfig:
             max_vocabulary_size=6000,
         ),
         text=TextConfig(max_length=384),
-        optimizer=_adamw(1e-3),
+        optimizer=muon(2e-3, weight_decay=0.1),
         batch_size=8,
-        steps=2000,
-        evaluate_every=400,
+        steps=1000,
+        evaluate_every=250,
         jit_compile=False,
     )
 
@@ -173,6 +177,8 @@ def polarity_lstm() -> TrainConfig:
         recipe="polarity_lstm",
         task="classify",
         preset="lstm_encoder_cpu",
+        model={"dropout": 0.3},
+        head={"dropout": 0.3},
         data=DataConfig(
             train="sentence_polarity/train",
             test="sentence_polarity/test",
@@ -182,7 +188,7 @@ def polarity_lstm() -> TrainConfig:
         text=TextConfig(max_length=64),
         optimizer=_adamw(2e-3),
         batch_size=32,
-        steps=2000,
+        steps=1200,
         evaluate_every=200,
         jit_compile=False,
     )
@@ -208,7 +214,7 @@ def wnut17_lstm() -> TrainConfig:
         text=TextConfig(max_length=128),
         optimizer=_adamw(3e-3),
         batch_size=16,
-        steps=2000,
+        steps=1600,
         evaluate_every=200,
         jit_compile=False,
     )
