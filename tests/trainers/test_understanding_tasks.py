@@ -11,10 +11,12 @@ import tensorflow as tf
 
 import zoo
 from trainers.config import TrainConfig
+from trainers.data.examples import LabeledTexts, Questions, TaggedTexts
 from trainers.loop import train
 from trainers.metrics import MetricsLog
 from trainers.recorder import Recorder
 from trainers.tasks import make_task
+from trainers.tasks.masked_language_model import texts_of
 from trainers.tasks.tagging import tag_labels, tag_words, tagged_tokens
 from trainers.understanding_recipes import UNDERSTANDING_RECIPES
 from zoo.strict_config import ConfigError, from_dict
@@ -281,6 +283,14 @@ def test_tags_of_words_come_from_their_first_token(tiny):
     assert [len(tags) for tags in predicted] == [len(words) for words in task.validation.words]
     invisible = type(task.validation)([["\u200b", "Ada"]], [["O", "O"]], ["x:1"])
     assert tag_words(task.text_model, invisible)[0][0] == "O"
+
+
+def test_labelled_data_give_running_text():
+    tagged = TaggedTexts([["a", "b"], ["c"]], [["O", "O"], ["O"]], ["x:1", "x:4"])
+    assert texts_of(tagged) == ["a b", "c"]
+    questions = Questions(["1", "2"], ["q", "r"], ["same", "same"], [[], []], [[], []], ["x", "y"])
+    assert texts_of(questions) == ["same"]
+    assert texts_of(LabeledTexts(["t"], None, ["l"], ["x:1"])) == ["t"]
 
 
 def test_one_tag_only_is_refused(tiny, tmp_path):

@@ -241,3 +241,14 @@ def test_a_bundle_answers_as_before(models, tmp_path, task):
         np.testing.assert_array_equal(got[name], value)
     with pytest.raises(zoo.BundleError, match="writes no text"):
         _ = after.lm
+
+
+@pytest.mark.parametrize("task", HEADS)
+def test_a_hundred_kilobytes_are_read(models, task):
+    text = "word, " * 16667 + "\u00e9nd [MASK]"
+    assert len(text.encode()) > 100_000
+    answer = ask(models[task], *([text] for _ in columns(task, [text])))
+    assert all(value.shape[0] == 1 for value in answer.values())
+    if task == "tag":
+        assert answer["tokens"].shape[1] == 2 * 16667 + 2
+        assert answer["tokens"][0, -2].decode() == "\u00e9nd"

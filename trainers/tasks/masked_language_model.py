@@ -10,8 +10,12 @@ import tensorflow as tf
 
 from trainers.data import pipeline
 from trainers.data.corpus import build_corpus
+from trainers.data.datasets import NAMED_DATASETS, Examples
+from trainers.data.examples import Questions, TaggedTexts
+from trainers.data.files import find_data_dir
 from trainers.data.masking import mask_tokens
-from trainers.data.sources import read_documents
+from trainers.data.sources import Document, read_documents
+from trainers.data_config import DataConfig
 from trainers.tasks.encoder import EncoderTask
 from trainers.tasks.language_model import corpus_summary, fenced, streams_fingerprint
 from zoo import bundle
@@ -32,20 +36,10 @@ class MaskedLanguageModelTask(EncoderTask):
 
     def read(self, data_dir):
         data = self.config.data
-
-        def documents(source):
-            return read_documents(
-                source,
-                data_dir=data_dir,
-                encoding=data.encoding,
-                invalid=data.invalid,
-                split=data.split,
-                max_bytes=data.max_bytes,
-                pattern=data.pattern,
-            )
-
-        self.documents = documents(data.train)
-        self.validation_documents = None if data.validation is None else documents(data.validation)
+        self.documents = read_running_text(data, data.train, data_dir)
+        self.validation_documents = None
+        if data.validation is not None:
+            self.validation_documents = read_running_text(data, data.validation, data_dir)
 
     def training_texts(self):
         return [document.text for document in self.documents]
@@ -173,3 +167,32 @@ class MaskedLanguageModelTask(EncoderTask):
             best = (f"{t.decode('utf-8', 'replace')} {p:.3f}" for t, p in zip(tokens[0], shares[0]))
             lines.append(f"{text}\n    " + ", ".join(best))
         return ["## Masks filled", fenced("\n".join(lines))]
+
+
+def read_running_text(data: DataConfig, source: str, data_dir: str | None) -> list[Document]:
+    """The documents of a source of running text, or the texts of a labelled data set by name.
+
+    The second is how a model gets used to a task's texts before it sees their labels (Gururangan
+    et al., 2020, arXiv:2004.10964).
+    """
+    if source in NAMED_DATASETS:
+        texts = texts_of(NAMED_DATASETS[source].read(find_data_dir(data_dir)))
+        return [Document(f"{source}:{number}", text) for number, text in enumerate(texts, 1)]
+    return read_documents(
+        source,
+        data_dir=data_dir,
+        encoding=data.encoding,
+        invalid=data.invalid,
+        split=data.split,
+        max_bytes=data.max_bytes,
+        pattern=data.pattern,
+    )
+
+
+def texts_of(examples: Examples) -> list[str]:
+    """The texts of labelled examples, each once, without their labels."""
+    if isinstance(examples, TaggedTexts):
+        return [" ".join(words) for words in examples.words]
+    if isinstance(examples, Questions):
+        return list(dict.fromkeys(examples.context))
+    return examples.text
