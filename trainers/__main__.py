@@ -1,4 +1,4 @@
-"""Trains a language model from a recipe.
+"""Trains a model from a recipe.
 
 python -m trainers --list
 python -m trainers --recipe=NAME --workdir=DIR [--data_dir=DIR] [--set=key.path=value ...]
@@ -22,7 +22,9 @@ _DATA_DIR = flags.DEFINE_string(
 _SET = flags.DEFINE_multi_string(
     "set", [], "key.path=value, edits one field of the recipe; may be repeated."
 )
-_LIST = flags.DEFINE_bool("list", False, "Show every recipe with its time and score, and stop.")
+_LIST = flags.DEFINE_bool(
+    "list", False, "Show every recipe with its time and score, and the data sets, and stop."
+)
 
 
 def main(argv: list[str]) -> None:
@@ -48,10 +50,11 @@ def _run() -> None:
     started = time.monotonic()
     # Imported here so that --help and a mistyped flag answer at once.
     from trainers.config import with_overrides
+    from trainers.data.datasets import describe_datasets
     from trainers.recipes import describe_recipes, find_recipe
 
     if _LIST.value:
-        print(describe_recipes())
+        print(f"{describe_recipes()}\n\nLabelled data sets by name:\n{describe_datasets()}")
         return
     if not _RECIPE.value or not _WORKDIR.value:
         sys.exit("trainers: --recipe and --workdir are needed; --list shows the recipes")

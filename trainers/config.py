@@ -40,7 +40,8 @@ class TrainConfig:
         optimizer: OptimizerConfig.
         finetune: FineTuneConfig, what to start from and what to train of it.
         batch_size: int, rows a step: windows of `context_length` tokens (lm, mlm), examples.
-        steps: int, optimizer steps of the whole run.
+        steps: int, batches of the whole run; each is an update of the weights, unless
+            `optimizer.accumulation_steps` gathers several.
         evaluate_every: int, steps between two evaluations on the whole validation split, each
             with a checkpoint; must divide `steps`.
         keep_checkpoints: int, newest checkpoints kept. Defaults to 2.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from trainers.config import TrainConfig
 from trainers.data.sources import read_documents
+from trainers.data_config import DataConfig
 from trainers.finetuning import apply_freezing, load_initial
 from trainers.tasks.base import Task
 from zoo import bundle
@@ -147,6 +148,22 @@ class EncoderTask(Task):
         load_initial(model, initial.model, config.finetune.drop_layers)
         apply_freezing(model, config.finetune)
         return model
+
+
+def read_three(data: DataConfig, read: Callable[[str], Any], split: Callable[[Any], tuple]):
+    """Training, validation and test examples of labelled data.
+
+    Args:
+        data: names the sources; without `data.validation` a share is held out of the training
+            examples, without `data.test` the test examples are None.
+        read: source -> examples. split: examples -> (kept, held out) rows.
+    """
+    train = read(data.train)
+    test = None if data.test is None else read(data.test)
+    if data.validation is not None:
+        return train, read(data.validation), test
+    kept, held_out = split(train)
+    return train.select(kept), train.select(held_out), test
 
 
 def token_counts(tokenizer: WordPieceTokenizer, texts: list[str]) -> np.ndarray:

@@ -12,7 +12,7 @@ from trainers.data.datasets import read_labeled_source
 from trainers.data.examples import LabeledTexts
 from trainers.data.pipeline import mapped
 from trainers.data.splits import random_split, stratified_split
-from trainers.tasks.encoder import ENCODE_BATCH, token_counts
+from trainers.tasks.encoder import ENCODE_BATCH, read_three, token_counts
 from zoo.packing import Windows, cut_windows, pack, special_count, take_windows, truncate_pair
 from zoo.text_encoder import TextEncoder
 
@@ -47,15 +47,12 @@ def read_splits(
             invalid=data.invalid,
         )
 
-    train = read(data.train)
-    test = None if data.test is None else read(data.test)
-    if data.validation is not None:
-        return train, read(data.validation), test
-    if label_column is None or numeric_labels:
-        kept, held_out = random_split(len(train), data.validation_fraction, config.seed)
-    else:
-        kept, held_out = stratified_split(train.label, data.validation_fraction, config.seed)
-    return train.select(kept), train.select(held_out), test
+    def split(rows):
+        if label_column is None or numeric_labels:
+            return random_split(len(rows), data.validation_fraction, config.seed)
+        return stratified_split(rows.label, data.validation_fraction, config.seed)
+
+    return read_three(data, read, split)
 
 
 class TextBatches:

@@ -16,7 +16,7 @@ from trainers.data.pipeline import mapped
 from trainers.data.splits import grouped_split
 from trainers.losses import SpanLoss
 from trainers.question_baseline import question_baseline
-from trainers.tasks.encoder import EncoderTask, digest_of, predict_all, write_scores
+from trainers.tasks.encoder import EncoderTask, digest_of, predict_all, read_three, write_scores
 from trainers.understanding_report import question_section
 from zoo import bundle
 from zoo.packing import pack, special_count
@@ -60,16 +60,12 @@ class SpanTask(EncoderTask):
                 invalid=data.invalid,
             )
 
-        self.train = read(data.train)
-        self.test = None if data.test is None else read(data.test)
-        if data.validation is not None:
-            self.validation = read(data.validation)
-        else:
-            # Questions about one text stay together, or the text would be known.
-            kept, held_out = grouped_split(
-                self.train.context, data.validation_fraction, self.config.seed
-            )
-            self.train, self.validation = self.train.select(kept), self.train.select(held_out)
+        # Questions about one text stay together, or the text would be known.
+        self.train, self.validation, self.test = read_three(
+            data,
+            read,
+            lambda rows: grouped_split(rows.context, data.validation_fraction, self.config.seed),
+        )
 
     def training_texts(self):
         return [*self.train.question, *dict.fromkeys(self.train.context)]

@@ -14,7 +14,14 @@ from trainers.data.pipeline import mapped
 from trainers.data.splits import random_split
 from trainers.entities import entity_scores
 from trainers.losses import SparseCrossentropy
-from trainers.tasks.encoder import EncoderTask, digest_of, predict_all, token_counts, write_scores
+from trainers.tasks.encoder import (
+    EncoderTask,
+    digest_of,
+    predict_all,
+    read_three,
+    token_counts,
+    write_scores,
+)
 from trainers.understanding_report import tagging_section
 from zoo import bundle
 from zoo.packing import Windows, cut_windows, pack, special_count, take_windows
@@ -52,14 +59,11 @@ class TagTask(EncoderTask):
                 invalid=data.invalid,
             )
 
-        self.train = read(data.train)
-        self.test = None if data.test is None else read(data.test)
-        if data.validation is not None:
-            self.validation = read(data.validation)
-        else:
-            fraction = data.validation_fraction
-            kept, held_out = random_split(len(self.train), fraction, self.config.seed)
-            self.train, self.validation = self.train.select(kept), self.train.select(held_out)
+        self.train, self.validation, self.test = read_three(
+            data,
+            read,
+            lambda rows: random_split(len(rows), data.validation_fraction, self.config.seed),
+        )
         self.labels = tag_labels(self.train, data.train)
 
     def training_texts(self):
