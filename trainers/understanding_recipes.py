@@ -18,9 +18,13 @@ def _adamw(learning_rate: float, **changes) -> OptimizerConfig:
 
 
 def wikitext_bert_mlm() -> TrainConfig:
-    """BERT pre-training by masked words on 1.1 MB of WikiText-2, tested on another 1.2 MB.
+    """BERT pre-training by masked words on 2.4 MB of WikiText-2, a tenth of it held out.
 
     python -m trainers --recipe=wikitext_bert_mlm --workdir=runs/wikitext --data_dir=DATA
+
+    14 CPU-minutes. Validation loss 4.34 a masked word piece (perplexity 76); there is no published
+    figure for this cut. `--set=data.train=csl/train` reads the texts of
+    a labelled set instead, so that a model gets used to them before it sees labels.
     """
     return TrainConfig(
         recipe="wikitext_bert_mlm",
@@ -40,6 +44,8 @@ def banking77_bert() -> TrainConfig:
     """Which of 77 things a bank's customer asks about.
 
     python -m trainers --recipe=banking77_bert --workdir=runs/banking77 --data_dir=DATA
+
+    5 CPU-minutes. Test accuracy 0.895; TF-IDF and logistic regression: 0.888.
     """
     return TrainConfig(
         recipe="banking77_bert",
@@ -67,6 +73,8 @@ def polarity_bert() -> TrainConfig:
     """Whether a sentence of a film review is for or against.
 
     python -m trainers --recipe=polarity_bert --workdir=runs/polarity --data_dir=DATA
+
+    3 CPU-minutes. Test accuracy 0.770; TF-IDF and logistic regression: 0.758.
     """
     return TrainConfig(
         recipe="polarity_bert",
@@ -93,6 +101,8 @@ def csl_bert() -> TrainConfig:
     """Which of 13 fields a Chinese paper belongs to, by its title.
 
     python -m trainers --recipe=csl_bert --workdir=runs/csl --data_dir=DATA
+
+    4 CPU-minutes. Test accuracy 0.749; TF-IDF and logistic regression do better, 0.779.
     """
     return TrainConfig(
         recipe="csl_bert",
@@ -120,6 +130,8 @@ def wnut17_bert() -> TrainConfig:
     """Rare names of 6 kinds in posts.
 
     python -m trainers --recipe=wnut17_bert --workdir=runs/wnut17 --data_dir=DATA
+
+    4 CPU-minutes. Test entity F1 0.134; logistic regression on word forms: 0.137.
     """
     return TrainConfig(
         recipe="wnut17_bert",
@@ -147,6 +159,9 @@ def drcd_bert() -> TrainConfig:
     """Questions about Chinese (traditional script) encyclopedia articles.
 
     python -m trainers --recipe=drcd_bert --workdir=runs/drcd --data_dir=DATA
+
+    8 CPU-minutes, from 3,200 questions. Test exact match 0.056, F1 0.142: so few do not teach
+    reading from nothing. Word overlap alone, untrained: 0.058 and 0.236.
     """
     return TrainConfig(
         recipe="drcd_bert",
@@ -162,8 +177,8 @@ def drcd_bert() -> TrainConfig:
         text=TextConfig(max_length=384),
         optimizer=muon(2e-3, weight_decay=0.1),
         batch_size=8,
-        steps=1000,
-        evaluate_every=250,
+        steps=600,
+        evaluate_every=200,
         jit_compile=False,
     )
 
@@ -172,13 +187,13 @@ def polarity_lstm() -> TrainConfig:
     """The polarity of film reviews by a bidirectional LSTM.
 
     python -m trainers --recipe=polarity_lstm --workdir=runs/polarity_lstm --data_dir=DATA
+
+    2 minutes. Test accuracy 0.763; TF-IDF and logistic regression: 0.758.
     """
     return TrainConfig(
         recipe="polarity_lstm",
         task="classify",
         preset="lstm_encoder_cpu",
-        model={"dropout": 0.3},
-        head={"dropout": 0.3},
         data=DataConfig(
             train="sentence_polarity/train",
             test="sentence_polarity/test",
@@ -188,7 +203,7 @@ def polarity_lstm() -> TrainConfig:
         text=TextConfig(max_length=64),
         optimizer=_adamw(2e-3),
         batch_size=32,
-        steps=1200,
+        steps=2000,
         evaluate_every=200,
         jit_compile=False,
     )
@@ -198,6 +213,8 @@ def wnut17_lstm() -> TrainConfig:
     """Rare names of 6 kinds in posts, by a bidirectional LSTM.
 
     python -m trainers --recipe=wnut17_lstm --workdir=runs/wnut17_lstm --data_dir=DATA
+
+    2 CPU-minutes. Test entity F1 0.094; logistic regression on word forms: 0.137.
     """
     return TrainConfig(
         recipe="wnut17_lstm",
