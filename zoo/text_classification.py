@@ -58,7 +58,8 @@ class _WholeText(TextEncoder):
         return self.forward(self.pack(*truncate_pair(first, second, size)))
 
     def _answer(self, outputs: tf.Tensor) -> Outputs:
-        raise NotImplementedError
+        """The named outputs of a row each, from the model's outputs (B, C)."""
+        raise NotImplementedError(f"{type(self).__name__} does not read its model's outputs")
 
 
 class TextClassifier(_WholeText):

@@ -126,7 +126,7 @@ class TextEncoder(tf.Module):
 
     def make_functions(self) -> dict[str, tf.types.experimental.PolymorphicFunction]:
         """The task's graph functions by signature name."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} names no functions")
 
     def clean(self, text: tf.Tensor) -> tf.Tensor:
         """Strings [B], cleaned as `config.cleaning` says."""

@@ -103,7 +103,7 @@ class EncoderTask(Task):
 
     def loss_target(self) -> keras.losses.Loss:
         """The loss that `compile` sets."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no loss")
 
     def compile(self, optimizer: keras.optimizers.Optimizer) -> None:
         """Sets optimizer and loss; the other metrics are `evaluate`'s."""
