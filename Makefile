@@ -31,9 +31,13 @@ install-dev: .venv/.dev  ## .venv with what tests and lint need, too
 quickstart: .venv/.runtime  ## train, export, serve, ask a model: under 5 minutes
 	$(PY) examples/quickstart.py
 
+# Tests of plain TensorFlow code, the same on every Keras backend.
+NO_KERAS = $(foreach name,wordpiece wordpiece_parity wordpiece_vocabulary tokenizers cleaning packing,\
+	--ignore=tests/zoo/test_$(name).py)
+
 test: .venv/.dev  ## the tests, on the TensorFlow backend, then model code again on JAX
 	$(PY) -m pytest -m "not slow" -n auto --dist loadfile
-	KERAS_BACKEND=jax $(PY) -m pytest -m "not slow" -n auto --dist loadfile tests/zoo
+	KERAS_BACKEND=jax $(PY) -m pytest -m "not slow" -n auto --dist loadfile tests/zoo $(NO_KERAS)
 
 test-slow: .venv/.dev  ## tests that take minutes: recipes to their stated scores
 	$(PY) -m pytest -m slow --timeout=3600
