@@ -91,11 +91,19 @@ def special_count(pairs: bool) -> int:
 
 def truncate(ids: tf.RaggedTensor, size) -> tf.RaggedTensor:
     """The first `size` (scalar or (B,)) tokens of each row."""
-    lengths = tf.minimum(ids.row_lengths(), tf.cast(size, tf.int64))
-    windows = Windows(
-        tf.range(ids.nrows()), tf.zeros_like(lengths), lengths, tf.zeros_like(lengths), lengths
-    )
-    return take_windows(ids, windows)
+    return take_windows(ids, row_windows(ids, tf.zeros([ids.nrows()], tf.int64), size))
+
+
+def row_windows(ids: tf.RaggedTensor, starts: tf.Tensor, size) -> Windows:
+    """One window of each row: from `starts` (B,) at most `size` (scalar or (B,)) tokens.
+
+    A start behind the end of its row gives an empty window.
+    """
+    lengths = ids.row_lengths()
+    starts = tf.minimum(starts, lengths)
+    zeros = tf.zeros_like(starts)
+    size = tf.minimum(lengths - starts, tf.cast(size, tf.int64))
+    return Windows(tf.range(ids.nrows()), starts, size, zeros, zeros + 1)
 
 
 def truncate_pair(

@@ -6,7 +6,15 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoo.packing import central, cut_windows, pack, take_windows, truncate, truncate_pair
+from zoo.packing import (
+    central,
+    cut_windows,
+    pack,
+    row_windows,
+    take_windows,
+    truncate,
+    truncate_pair,
+)
 from zoo.tokenizers import WordPieceTokenizer
 
 TOKENIZER = WordPieceTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"])
@@ -77,3 +85,9 @@ def test_truncate_by_row():
     values = ragged([3, 0, 2])
     assert truncate(values, 1).to_list() == [[5], [], [8]]
     assert truncate(values, tf.constant([2, 2, 0])).to_list() == [[5, 6], [], []]
+
+
+def test_one_window_of_each_row():
+    values = ragged([4, 2, 0])  # 5 6 7 8, 9 10, nothing
+    windows = row_windows(values, tf.constant([1, 5, 0], tf.int64), 2)
+    assert take_windows(values, windows).to_list() == [[6, 7], [], []]

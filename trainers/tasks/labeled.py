@@ -13,7 +13,7 @@ from trainers.data.examples import LabeledTexts
 from trainers.data.pipeline import mapped
 from trainers.data.splits import random_split, stratified_split
 from trainers.tasks.encoder import ENCODE_BATCH, read_three, token_counts
-from zoo.packing import Windows, cut_windows, pack, special_count, take_windows, truncate_pair
+from zoo.packing import cut_windows, pack, row_windows, special_count, take_windows, truncate_pair
 from zoo.text_encoder import TextEncoder
 
 
@@ -124,12 +124,8 @@ class TextBatches:
 
     def _window(self, ids: tf.RaggedTensor, examples, length) -> tf.RaggedTensor:
         # Augmentation may have left fewer tokens than there were.
-        lengths = ids.row_lengths()
-        start = tf.minimum(tf.gather(tf.constant(self.starts), examples), lengths)
-        size = tf.minimum(lengths - start, length - special_count(pairs=False))
-        return take_windows(
-            ids, Windows(tf.range(ids.nrows()), start, size, tf.zeros_like(start), start)
-        )
+        start = tf.gather(tf.constant(self.starts), examples)
+        return take_windows(ids, row_windows(ids, start, length - special_count(pairs=False)))
 
     def _augmented(self, text, step, place):
         augment = self.config.data.augment

@@ -24,7 +24,7 @@ from trainers.tasks.encoder import (
 )
 from trainers.understanding_report import tagging_section
 from zoo import bundle
-from zoo.packing import Windows, cut_windows, pack, special_count, take_windows
+from zoo.packing import cut_windows, pack, row_windows, special_count, take_windows
 
 OUTSIDE = "O"
 
@@ -109,11 +109,8 @@ class TagTask(EncoderTask):
             outside = self.labels.index(OUTSIDE) if OUTSIDE in self.labels else -1
             words, tags = augment_tagged(words, tags, augment, seed, outside_id=outside)
         ids, labels, weights = tagged_tokens(self.tokenizer, words, tags, self.continued)
-        lengths = ids.row_lengths()
-        start = tf.minimum(tf.gather(tf.constant(self.starts), examples), lengths)
-        size = tf.minimum(lengths - start, length - special_count(pairs=False))
-        zeros = tf.zeros_like(start)
-        window = Windows(tf.range(ids.nrows()), start, size, zeros, zeros)
+        start = tf.gather(tf.constant(self.starts), examples)
+        window = row_windows(ids, start, length - special_count(pairs=False))
         packed = pack(self.tokenizer, take_windows(ids, window), length=length)
 
         def along(values):
