@@ -5,7 +5,7 @@ PY := .venv/bin/python
 # Quiet start of TensorFlow's C++ side, in every command below.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help install install-dev quickstart test test-slow lint format bench lock clean
+.PHONY: help install install-dev quickstart test test-slow fuzz lint format bench lock clean
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -41,6 +41,10 @@ test: .venv/.dev  ## the tests, on the TensorFlow backend, then model code again
 
 test-slow: .venv/.dev  ## tests that take minutes: recipes to their stated scores
 	$(PY) -m pytest -m slow --timeout=3600
+
+fuzz: .venv/.dev  ## property tests with inputs that are new each time
+	ZOO_HYPOTHESIS=fuzz $(PY) -m pytest -m "not slow" -n auto --dist loadfile \
+		$(shell grep -rl "^from hypothesis" tests --include=test_*.py)
 
 lint: .venv/.dev  ## ruff: lint and format
 	$(PY) -m ruff check .

@@ -13,9 +13,11 @@ from hypothesis import settings
 # Shared test material (tests/zoo/model_cases.py) is imported by plain name.
 sys.path.insert(0, str(Path(__file__).parent / "zoo"))
 
-# A busy machine is no failure: no time is asserted anywhere.
-settings.register_profile("zoo", deadline=None, max_examples=50)
-settings.load_profile("zoo")
+# A busy machine is no failure: no time is asserted anywhere. `make test` draws the same inputs at
+# every run, so that it fails for a change and not for its luck; `make fuzz` draws new ones.
+settings.register_profile("zoo", deadline=None, max_examples=50, derandomize=True)
+settings.register_profile("fuzz", deadline=None, max_examples=200, print_blob=True)
+settings.load_profile(os.environ.get("ZOO_HYPOTHESIS", "zoo"))
 
 
 def pytest_collection_modifyitems(items):

@@ -75,7 +75,9 @@ def filter_logits(logits, top_k, top_p):
     in_top_k = rank[None] < k[:, None]  # (B, V), of the sorted logits
     probabilities = ops.softmax(ops.where(in_top_k, descending, _MINUS_INFINITY), axis=-1)
     before = ops.cumsum(probabilities, axis=-1) - probabilities  # mass of the likelier tokens
-    kept = ops.logical_and(in_top_k, before < top_p[:, None])
+    # The sum of all probabilities may round to 1 early: p = 1 must not depend on that.
+    reached = ops.logical_and(before >= top_p[:, None], top_p[:, None] < 1)
+    kept = ops.logical_and(in_top_k, ops.logical_not(reached))
     kept = ops.logical_or(kept, rank[None] == 0)
     last_kept = ops.sum(ops.cast(kept, "int32"), axis=-1, keepdims=True) - 1
     threshold = ops.take_along_axis(descending, last_kept, axis=-1)  # (B, 1)

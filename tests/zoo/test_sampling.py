@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from keras import ops
 
@@ -30,23 +30,32 @@ def draw(logits, temperature, top_k=0, top_p=1.0, seed=0, step=0):
 
 
 def reference_kept(logits, k, p):
-    """The kept ids by the definition: sort, cut at k, then the shortest prefix that reaches p."""
+    """The kept ids by the definition: sort, cut at k, then the shortest prefix that reaches p.
+
+    `None` where a prefix sum is so near p that float32 may fall on either side.
+    """
     order = np.argsort(-logits, kind="stable")
     order = order[: k or len(order)]
-    probabilities = np.exp(logits[order] - logits[order].max())
-    probabilities /= probabilities.sum()
-    kept = 1 + int(np.sum(np.cumsum(probabilities)[:-1] < p))
-    return set(order[:kept].tolist())
+    if p == 1:
+        return set(order.tolist())
+    probabilities = np.exp(logits[order].astype("float64") - logits[order].max())
+    sums = np.cumsum(probabilities / probabilities.sum())[:-1]
+    if np.any(np.abs(sums - p) < 1e-5):
+        return None
+    return set(order[: 1 + int(np.sum(sums < p))].tolist())
 
 
 @settings(max_examples=100)
 @given(st.integers(0, 10**6), st.integers(0, 14), st.floats(0.01, 1.0))
+@example(14, 0, 1.0)  # on JAX the eleven likeliest add up to 1 exactly
 def test_filter_keeps_what_the_definition_keeps(seed, k, p):
     logits = np.random.default_rng(seed).normal(0, 3, (12,)).astype("float32")
+    expected = reference_kept(logits, k, p)
+    assume(expected is not None)
     kept = numpy(
         filter_logits(tensor([logits], "float32"), tensor([k], "int32"), tensor([p], "float32"))
     )
-    assert set(np.flatnonzero(kept[0] > -1e8).tolist()) == reference_kept(logits, k, p)
+    assert set(np.flatnonzero(kept[0] > -1e8).tolist()) == expected
 
 
 def test_temperature_zero_is_argmax_and_top_k_one_too():
