@@ -16,7 +16,7 @@ from trainers.optimizers import make_optimizer
 from trainers.recorder import Recorder
 from trainers.report import REPORT_FILE, write_report
 from trainers.tasks import Task, make_task
-from trainers.tasks.language_model import ResetValidationState
+from trainers.tasks.carried_state import ResetValidationState
 from trainers.workdir import WorkdirError, claimed
 from zoo import bundle
 

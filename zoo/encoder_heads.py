@@ -69,6 +69,10 @@ class MaskedLM(EncoderHead):
         )
         self.finish(masked_positions="int32")
 
+    def head_weights(self) -> list[keras.Variable]:
+        """The weights above the backbone."""
+        return [*self.transform.weights, *self.transform_norm.weights, self.output_bias]
+
     def call(self, inputs, training=None):
         hidden = self.encode(inputs, training)
         if inputs.get("masked_positions") is not None:

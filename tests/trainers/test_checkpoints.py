@@ -14,7 +14,7 @@ from trainers.checkpoints import Checkpoints, Progress, read_variables, write_va
 from trainers.metrics import MetricsLog
 from trainers.optimizer_config import OptimizerConfig
 from trainers.optimizers import make_optimizer
-from trainers.tasks.language_model import CarriedState
+from trainers.tasks.carried_state import CarriedState
 from zoo.configs import GPTConfig, LSTMConfig
 from zoo.presets import build
 

@@ -13,14 +13,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import zoo
 from trainers.checkpoints import Checkpoints
+from trainers.finetuning import FineTuneConfig
 from trainers.loop import train
 from trainers.recorder import Recorder, TrainingDiverged, process_age
+from trainers.tasks import make_task
 from trainers.tasks.language_model import (
     LanguageModelTask,
     load_corpus,
     streams_fingerprint,
 )
 from trainers.workdir import WorkdirError
+from zoo.strict_config import ConfigError
 
 TIMES = {"seconds", "cpu_seconds", "tokens_per_second"}
 FAMILIES = ["gpt", "lstm"]
@@ -207,3 +210,39 @@ def test_select_last_keeps_the_last_weights(tiny, tmp_path):
 def test_process_age():
     age = process_age()
     assert age is None or 0 < age < 86400
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_language_model_goes_on_from_another(finished, tiny, family):
+    source = zoo.load(finished[family])
+    config = tiny(family, finetune=FineTuneConfig(init_from=str(finished[family])))
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer="byte"))
+    task = make_task(config)
+    # The tokenizer and the weights are the first run's, whatever the config says of them.
+    assert task.tokenizer.fingerprint == source.tokenizer.fingerprint
+    for weight, there in zip(task.model.weights, source.model.weights):
+        np.testing.assert_array_equal(weight, there)
+
+
+def test_low_rank_factors_of_a_language_model_are_merged_into_its_bundle(finished, tiny, tmp_path):
+    start = FineTuneConfig(init_from=str(finished["gpt"]), lora_rank=2)
+    config = tiny("gpt", finetune=start, model={"context_length": 6}, steps=2, evaluate_every=2)
+    trained, source = train(config, tmp_path / "run").model, zoo.load(finished["gpt"]).model
+    assert trained.context_length == 6
+    assert trained.count_params() == source.count_params()
+    moved = {
+        there.path
+        for weight, there in zip(trained.weights, source.weights)
+        if not np.array_equal(weight, there)
+    }
+    assert moved == {there.path for there in source.weights if "block_0" in there.path} & moved
+    assert any("qkv/kernel" in path for path in moved)
+
+
+def test_an_encoder_is_no_start_for_a_language_model(tiny, tmp_path):
+    model = zoo.build("bert_tiny", "embed", vocabulary_size=5)
+    zoo.save(
+        tmp_path, model, zoo.WordPieceTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
+    )
+    with pytest.raises(ConfigError, match="holds an encoder"):
+        make_task(tiny("gpt", finetune=FineTuneConfig(init_from=str(tmp_path))))

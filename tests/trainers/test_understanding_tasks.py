@@ -352,6 +352,19 @@ def test_recipes_are_whole(recipe):
     assert "python -m trainers" in recipe.__doc__
 
 
+def test_a_masked_language_model_begins_with_the_frequencies_of_its_tokens(tiny):
+    task = make_task(tiny("mlm"))
+    bias = keras.ops.convert_to_numpy(task.model.output_bias)
+    counts = np.bincount(task.corpus.train_ids, minlength=len(bias)) + 0.5
+    np.testing.assert_allclose(np.exp(bias), counts / counts.sum(), rtol=1e-5)
+
+
+def test_masked_language_modelling_goes_on_with_its_head(tiny, finished):
+    task = make_task(tiny("mlm", finetune={"init_from": str(finished("mlm"))}))
+    for weight, there in zip(task.model.weights, zoo.load(finished("mlm")).model.weights):
+        np.testing.assert_array_equal(weight, there)
+
+
 def test_a_language_model_is_no_start(tiny, tmp_path):
     model = zoo.build("gpt_quick", vocabulary_size=257)
     zoo.save(tmp_path, model, zoo.ByteTokenizer())

@@ -16,13 +16,13 @@ import tensorflow as tf
 from trainers.config import TrainConfig
 from trainers.data.sources import read_documents
 from trainers.data_config import DataConfig
-from trainers.finetuning import apply_freezing, load_initial
 from trainers.tasks.base import Task
+from trainers.tasks.initial import build_from, read_initial
 from zoo import bundle
 from zoo.atomic_write import replacing
 from zoo.lora import merge_lora
 from zoo.presets import build
-from zoo.strict_config import ConfigError, from_dict, to_dict
+from zoo.strict_config import ConfigError
 from zoo.text_models import TEXT_MODELS
 from zoo.tokenizers import WordPieceTokenizer
 
@@ -54,10 +54,7 @@ class EncoderTask(Task):
     def __init__(self, config: TrainConfig, data_dir: str | None):
         self.config = config
         self.monitor  # noqa: B018  a wrong `monitor` should not wait for the first evaluation
-        start = config.finetune.init_from
-        self.initial = None if start is None else bundle.load(start)
-        if self.initial is not None and self.initial.config.task == "lm":
-            raise ConfigError(f"finetune.init_from={start!r} holds a language model, no encoder")
+        self.initial = read_initial(config)
         self.read(data_dir)
         self.tokenizer = self._make_tokenizer(data_dir)
         self.model = self._build()
@@ -139,15 +136,7 @@ class EncoderTask(Task):
         if initial is None:
             model_config = config.model_config(self.tokenizer.vocabulary_size)
             return build(model_config, task=config.task, head=head)
-        initial_config = initial.model.backbone.config
-        values = to_dict(initial_config)
-        values["num_layers"] -= config.finetune.drop_layers
-        values |= config.model
-        model_config = from_dict(type(initial_config), values, where="finetune.init_from")
-        model = build(model_config, task=config.task, head=head)
-        load_initial(model, initial.model, config.finetune.drop_layers)
-        apply_freezing(model, config.finetune)
-        return model
+        return build_from(initial, config, head)
 
 
 def read_three(data: DataConfig, read: Callable[[str], Any], split: Callable[[Any], tuple]):

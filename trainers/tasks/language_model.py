@@ -11,15 +11,16 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import ops
 
 from trainers.config import DataConfig, TrainConfig
 from trainers.data import pipeline
 from trainers.data.corpus import Corpus, build_corpus
 from trainers.data.sources import read_documents
 from trainers.tasks.base import Task
+from trainers.tasks.carried_state import CarriedState
+from trainers.tasks.initial import build_from, read_initial
 from zoo import bundle
-from zoo.heads import CausalLM
+from zoo.lora import merge_lora
 from zoo.presets import build
 from zoo.strict_config import ConfigError
 from zoo.tokenizers import ByteTokenizer, CharacterTokenizer, Tokenizer
@@ -28,8 +29,13 @@ from zoo.tokenizers import ByteTokenizer, CharacterTokenizer, Tokenizer
 _VALIDATION_TOKENS = 8192
 
 
-def load_corpus(config: TrainConfig, data_dir: str | None) -> Corpus:
+def load_corpus(
+    config: TrainConfig, data_dir: str | None, initial: bundle.Bundle | None = None
+) -> Corpus:
     """Reads, splits and encodes the text of a run.
+
+    Args:
+        initial: the bundle that the run starts from, whose tokenizer and context are kept.
 
     Raises:
         ValueError, OSError: from `trainers.data`; the message names the file and the fix.
@@ -47,10 +53,15 @@ def load_corpus(config: TrainConfig, data_dir: str | None) -> Corpus:
             pattern=data.pattern,
         )
 
+    if initial is None:
+        tokenizer, context_length = _tokenizer_of(data), config.model_config(2).context_length
+    else:
+        tokenizer = initial.tokenizer
+        context_length = config.model.get("context_length", initial.model.context_length)
     return build_corpus(
         read(data.train),
-        _tokenizer_of(data),
-        context_length=config.model_config(2).context_length,
+        tokenizer,
+        context_length=context_length,
         validation_fraction=data.validation_fraction,
         validation_documents=None if data.validation is None else read(data.validation),
         seed=config.seed,
@@ -71,6 +82,7 @@ class LanguageModelTask(Task):
 
     Attributes:
         config: TrainConfig. corpus: Corpus.
+        initial: Bundle the weights and the tokenizer come from, or None.
         model: CausalLM, what the bundle will hold.
         trained_model: what `fit` runs: `model`, or `model` with a carried state.
         validation: ValidationSet.
@@ -84,14 +96,17 @@ class LanguageModelTask(Task):
 
     config: TrainConfig
     corpus: Corpus
+    initial: bundle.Bundle | None = None
 
     def __post_init__(self):
         self.tokenizer = self.corpus.tokenizer
         # A bad start_text should not wait for the end of training.
         self.start_id = start_id(self.config.data.start_text, self.tokenizer)
-        model_config = self.config.model_config(self.corpus.tokenizer.vocabulary_size)
-        self.length = model_config.context_length
-        self.model = build(model_config)
+        if self.initial is None:
+            self.model = build(self.config.model_config(self.tokenizer.vocabulary_size))
+        else:
+            self.model = build_from(self.initial, self.config)
+        self.length = self.model.context_length
         batch_size = self.config.batch_size
         if self.config.data.order == "segments":
             self.segment = self.config.data.segment_windows
@@ -110,7 +125,8 @@ class LanguageModelTask(Task):
     @classmethod
     def from_config(cls, config: TrainConfig, data_dir: str | None) -> LanguageModelTask:
         """The task with its corpus read; errors are those of `load_corpus`."""
-        return cls(config, load_corpus(config, data_dir))
+        initial = read_initial(config)
+        return cls(config, load_corpus(config, data_dir, initial), initial)
 
     def training_data(self, start_step: int) -> tf.data.Dataset:
         """Batches of the steps from `start_step` to the end of the run."""
@@ -161,7 +177,8 @@ class LanguageModelTask(Task):
         return corpus_summary(self.corpus)
 
     def save(self, workdir: Path) -> bundle.Bundle:
-        """Writes the bundle."""
+        """Writes the bundle, low-rank factors merged into plain weights."""
+        merge_lora(self.model)
         return bundle.save(workdir, self.model, self.tokenizer, self.start_id)
 
     def report_sections(self, bundle: bundle.Bundle) -> list[str]:
@@ -222,59 +239,3 @@ def start_id(start_text: str, tokenizer: Tokenizer) -> int:
             f"which is {len(ids)} token(s){' and unknown' if len(ids) == 1 else ''}"
         )
     return ids[0]
-
-
-class CarriedState(keras.Model):
-    """A recurrent language model that goes on from the state of the batch before.
-
-    Truncated back-propagation through time: the state is carried, its gradient is not. In
-    training it starts from zero at every new segment, in validation when it is told to. The
-    states live here, in non-trainable variables, so they are part of a checkpoint but not of the
-    model that is exported.
-
-    Args:
-        model: CausalLM on an LSTM backbone.
-        batch_size: int, rows of every batch, in training and validation.
-        segment: int, training steps through which the state is carried.
-    """
-
-    def __init__(self, model: CausalLM, batch_size: int, segment: int, **kwargs):
-        super().__init__(name="carried_state", **kwargs)
-        self.model = model
-        self.segment = segment
-        config = model.backbone.config
-        shape = (config.num_layers, 2, batch_size, config.hidden_dim)
-        self.train_state = self.add_weight(
-            shape=shape, initializer="zeros", trainable=False, name="train_state"
-        )
-        self.validation_state = self.add_weight(
-            shape=shape, initializer="zeros", trainable=False, name="validation_state"
-        )
-        self.step = self.add_weight(
-            shape=(), initializer="zeros", dtype="int32", trainable=False, name="step"
-        )
-        self.built = True
-
-    def call(self, token_ids, training=None):
-        state = self.train_state if training else self.validation_state
-        carried = ops.convert_to_tensor(state)
-        if training:
-            carried = carried * ops.cast(self.step % self.segment != 0, carried.dtype)
-            self.step.assign(self.step + 1)
-        layers = tuple((carried[layer, 0], carried[layer, 1]) for layer in range(state.shape[0]))
-        backbone = self.model.backbone
-        hidden, layers = backbone.call_with_state(token_ids, layers, training=training)
-        state.assign(ops.stack([ops.stack(pair) for pair in layers]))
-        return backbone.logits(hidden)
-
-    def reset_validation_state(self) -> None:
-        """Forgets the end of the validation split, before it is read again."""
-        self.validation_state.assign(np.zeros(self.validation_state.shape, "float32"))
-
-
-class ResetValidationState(keras.callbacks.Callback):
-    """Starts every validation from the zero state."""
-
-    def on_test_begin(self, logs=None):
-        if isinstance(self.model, CarriedState):
-            self.model.reset_validation_state()

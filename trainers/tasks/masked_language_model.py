@@ -59,7 +59,24 @@ class MaskedLanguageModelTask(EncoderTask):
         self.max_predictions = max(math.ceil(config.data.masking.rate * self.window), 1)
         special = [*self.tokenizer.special_tokens.values()]
         self.is_special = np.isin(np.arange(self.tokenizer.vocabulary_size), special)
+        self._begin_head()
         self.validation_data = self._validation()
+
+    def _begin_head(self):
+        """Goes on with the head of an earlier masked LM, or begins with how frequent tokens are.
+
+        A bias of zeros would leave the frequencies to be learned through the tied embeddings,
+        which bend towards one direction for it: text classifiers that started from such weights
+        were worse than from random ones.
+        """
+        if self.initial is not None and self.initial.config.task == "mlm":
+            there = self.initial.model.head_weights()
+            for weight, initial in zip(self.model.head_weights(), there, strict=True):
+                weight.assign(initial)
+        else:
+            counts = np.bincount(self.corpus.train_ids, minlength=self.tokenizer.vocabulary_size)
+            smoothed = counts + 0.5  # special tokens and others that never come
+            self.model.output_bias.assign(np.log(smoothed / smoothed.sum()))
 
     def training_data(self, start_step: int) -> tf.data.Dataset:
         config = self.config

@@ -1,0 +1,65 @@
+"""Truncated back-propagation through time: an LSTM that goes on where the last window ended."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+from keras import ops
+
+from zoo.heads import CausalLM
+
+
+class CarriedState(keras.Model):
+    """A recurrent language model that goes on from the state of the batch before.
+
+    Truncated back-propagation through time: the state is carried, its gradient is not. In
+    training it starts from zero at every new segment, in validation when it is told to. The
+    states live here, in non-trainable variables, so they are part of a checkpoint but not of the
+    model that is exported.
+
+    Args:
+        model: CausalLM on an LSTM backbone.
+        batch_size: int, rows of every batch, in training and validation.
+        segment: int, training steps through which the state is carried.
+    """
+
+    def __init__(self, model: CausalLM, batch_size: int, segment: int, **kwargs):
+        super().__init__(name="carried_state", **kwargs)
+        self.model = model
+        self.segment = segment
+        config = model.backbone.config
+        shape = (config.num_layers, 2, batch_size, config.hidden_dim)
+        self.train_state = self.add_weight(
+            shape=shape, initializer="zeros", trainable=False, name="train_state"
+        )
+        self.validation_state = self.add_weight(
+            shape=shape, initializer="zeros", trainable=False, name="validation_state"
+        )
+        self.step = self.add_weight(
+            shape=(), initializer="zeros", dtype="int32", trainable=False, name="step"
+        )
+        self.built = True
+
+    def call(self, token_ids, training=None):
+        state = self.train_state if training else self.validation_state
+        carried = ops.convert_to_tensor(state)
+        if training:
+            carried = carried * ops.cast(self.step % self.segment != 0, carried.dtype)
+            self.step.assign(self.step + 1)
+        layers = tuple((carried[layer, 0], carried[layer, 1]) for layer in range(state.shape[0]))
+        backbone = self.model.backbone
+        hidden, layers = backbone.call_with_state(token_ids, layers, training=training)
+        state.assign(ops.stack([ops.stack(pair) for pair in layers]))
+        return backbone.logits(hidden)
+
+    def reset_validation_state(self) -> None:
+        """Forgets the end of the validation split, before it is read again."""
+        self.validation_state.assign(np.zeros(self.validation_state.shape, "float32"))
+
+
+class ResetValidationState(keras.callbacks.Callback):
+    """Starts every validation from the zero state."""
+
+    def on_test_begin(self, logs=None):
+        if isinstance(self.model, CarriedState):
+            self.model.reset_validation_state()
