@@ -35,9 +35,13 @@ quickstart: .venv/.runtime  ## train, export, serve, ask a model: under 5 minute
 NO_KERAS = $(foreach name,wordpiece wordpiece_parity wordpiece_vocabulary tokenizers cleaning packing,\
 	--ignore=tests/zoo/test_$(name).py)
 
+# Most of the JAX pass is compiling what runs once.
+QUICK_XLA = --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
+
 test: .venv/.dev  ## the tests, on the TensorFlow backend, then model code again on JAX
 	$(PY) -m pytest -m "not slow" -n auto --dist loadfile
-	KERAS_BACKEND=jax $(PY) -m pytest -m "not slow" -n auto --dist loadfile tests/zoo $(NO_KERAS)
+	KERAS_BACKEND=jax XLA_FLAGS="$(QUICK_XLA)" $(PY) -m pytest -m "not slow" -n auto --dist loadfile \
+		tests/zoo $(NO_KERAS)
 
 test-slow: .venv/.dev  ## tests that take minutes: recipes to their stated scores
 	$(PY) -m pytest -m slow --timeout=3600

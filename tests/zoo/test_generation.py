@@ -78,6 +78,7 @@ def test_greedy_equals_the_slow_way(name):
     assert numpy(result.lengths).tolist() == [20] * 4
 
 
+@pytest.mark.tensorflow_only
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_rows_answer_does_not_depend_on_its_neighbours(name):
     model = make_model(name)
@@ -109,6 +110,7 @@ def test_a_rows_answer_does_not_depend_on_its_neighbours(name):
     assert run([2, 0]) == [together[2], together[0]]
 
 
+@pytest.mark.tensorflow_only
 def test_end_token_stops_a_row_and_is_not_returned():
     model = make_model("gpt_defaults")
     ids, lengths = batch_of([[1, 2, 3], [4, 5]])
@@ -123,6 +125,7 @@ def test_end_token_stops_a_row_and_is_not_returned():
         assert count == len(expected)
 
 
+@pytest.mark.tensorflow_only
 def test_banned_ids_never_appear_and_penalty_discourages():
     model = make_model("gpt_defaults")
     ids, lengths = batch_of([[1, 2, 3]])
@@ -175,6 +178,7 @@ def test_score_of_long_text_counts_every_token_once(name):
     assert score == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.tensorflow_only
 def test_next_token_probabilities():
     model = make_model("gpt_defaults")
     ids, lengths = batch_of([[1, 2, 3], [4]])

@@ -71,6 +71,7 @@ def columns(task, texts):
     return [texts, texts[::-1]] if task in ("pair", "span") else [texts]
 
 
+@pytest.mark.tensorflow_only
 @pytest.mark.parametrize("task", HEADS)
 def test_a_row_does_not_depend_on_its_neighbours(models, task):
     together = ask(models[task], *columns(task, TEXTS))
@@ -230,6 +231,7 @@ def test_cleaning_is_part_of_the_function():
     np.testing.assert_array_equal(scores[0], scores[1])
 
 
+@pytest.mark.tensorflow_only
 @pytest.mark.parametrize("task", ["classify", "tag", "span"])
 def test_a_bundle_answers_as_before(models, tmp_path, task):
     before = models[task]
@@ -243,6 +245,7 @@ def test_a_bundle_answers_as_before(models, tmp_path, task):
         _ = after.lm
 
 
+@pytest.mark.tensorflow_only
 @pytest.mark.parametrize("task", HEADS)
 def test_a_hundred_kilobytes_are_read(models, task):
     text = "word, " * 16667 + "\u00e9nd [MASK]"
