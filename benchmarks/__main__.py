@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 BENCHMARKS = {
+    "bytepair": "GPT-2's tokenizer against tiktoken, tokenizers and keras-hub",
     "decode_capacity": "ms a token against the model's context length",
     "wordpiece": "BERT's tokenizer against Hugging Face's and tensorflow_text's",
 }

@@ -123,10 +123,12 @@ class TrainConfig:
             )
 
     def _check_tokenizer(self) -> None:
-        if (self.task == "lm") == (self.data.tokenizer == "wordpiece"):
-            fits = "character or byte" if self.task == "lm" else "wordpiece"
+        own = ("character", "byte") if self.task == "lm" else ("wordpiece",)
+        fits = (*own, "bytepair", "sentencepiece")
+        if self.data.tokenizer not in fits:
             raise ConfigError(
-                f"task {self.task!r} needs data.tokenizer={fits}. Received: {self.data.tokenizer!r}"
+                f"task {self.task!r} needs data.tokenizer={' or '.join(fits)}. "
+                f"Received: {self.data.tokenizer!r}"
             )
 
     def model_config(self, vocabulary_size: int) -> ModelConfig:

@@ -42,12 +42,16 @@ class DataConfig:
         segment_windows: int, windows of a segment. Defaults to 16.
 
         tokenizer: "character" (Unicode code points) or "byte" (needs no training), for task lm;
-            "wordpiece" for the others.
-        max_vocabulary_size: int, of a character or WordPiece vocabulary; None keeps all
-            characters, and 8000 pieces.
-        min_count: int, characters seen less often become unknown. Defaults to 1.
-        vocabulary: a `vocab.txt` to use in place of training one (WordPiece).
-        vocabulary_from: further text to train the WordPiece vocabulary on; None: `train` only.
+            "wordpiece" for the others; "bytepair" (GPT-2's and RoBERTa's kind) or "sentencepiece"
+            (a model that there is) for all.
+        max_vocabulary_size: int, of a vocabulary that is trained; None keeps all characters, and
+            8000 pieces.
+        min_count: int, characters seen less often become unknown; byte pairs seen less often, or
+            once, are not merged. Defaults to 1.
+        vocabulary: what to use in place of training: a `vocab.txt` (WordPiece), a `tokenizer.json`
+            or a folder with it or with `vocab.json` and `merges.txt` (byte pairs), a `.model`
+            (SentencePiece, which needs it).
+        vocabulary_from: further text to train an encoder's vocabulary on; None: `train` only.
         lowercase: bool, WordPiece lower-cases and strips accents. Defaults to True.
 
         format: of labelled files: "auto" by name, or "csv", "tsv", "jsonl", "folders", "lines".
@@ -86,7 +90,7 @@ class DataConfig:
     order: Literal["windows", "segments"] = "windows"
     segment_windows: int = 16
 
-    tokenizer: Literal["character", "byte", "wordpiece"] = "character"
+    tokenizer: Literal["character", "byte", "wordpiece", "bytepair", "sentencepiece"] = "character"
     max_vocabulary_size: int | None = None
     min_count: int = 1
     vocabulary: str | None = None

@@ -1,5 +1,7 @@
 """Token ids of texts to what an encoder reads: [CLS] a [SEP], or [CLS] a [SEP] b [SEP].
 
+RoBERTa's kind has two separators between the texts: `Tokenizer.pair_separators`.
+
 One implementation for training, evaluation and serving. Texts that are too long are cut into
 overlapping windows (`cut_windows`, `take_windows`) or truncated (`truncate_pair`).
 """
@@ -10,7 +12,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from zoo.tokenizers import WordPieceTokenizer
+from zoo.tokenizers import Tokenizer
+from zoo.tokenizers.roles import require_roles
 
 
 class Packed(NamedTuple):
@@ -19,7 +22,7 @@ class Packed(NamedTuple):
     Attributes:
         token_ids: (B, T) int32, padded with the tokenizer's pad id.
         padding_mask: (B, T) bool, True where there is a token.
-        segment_ids: (B, T) int32, 1 for the second text and its [SEP], else 0.
+        segment_ids: (B, T) int32, 1 for the second text and the [SEP] after it, else 0.
     """
 
     token_ids: tf.Tensor
@@ -47,7 +50,7 @@ class Windows(NamedTuple):
 
 
 def pack(
-    tokenizer: WordPieceTokenizer,
+    tokenizer: Tokenizer,
     first: tf.RaggedTensor,
     second: tf.RaggedTensor | None = None,
     length: int | tf.Tensor | None = None,
@@ -55,16 +58,20 @@ def pack(
     """Adds the special tokens and pads on the right.
 
     Args:
-        tokenizer: for the special ids.
+        tokenizer: for the special ids and the number of separators.
         first, second: int32 ragged [B, None]; the caller has made them fit.
         length: T, an int (then static) or a scalar; what is longer is cut. Defaults to the
             longest row.
+
+    Raises ValueError for a tokenizer that has no special tokens for an encoder.
 
     Example: `pack(tokenizer, tokenizer.encode(["a b"]), length=8).token_ids`
     """
     rows = first.nrows(out_type=tf.int32)
     cls, sep = (tf.fill([rows, 1], tf.constant(i, tf.int32)) for i in _specials(tokenizer))
     ids = tf.concat([cls, first, sep], axis=1)
+    if second is not None:
+        ids = tf.concat([ids, *[sep] * (tokenizer.pair_separators - 1)], axis=1)
     split = ids.row_lengths()
     if second is not None:
         ids = tf.concat([ids, second, sep], axis=1)
@@ -80,13 +87,19 @@ def pack(
     return Packed(token_ids, padding_mask, segment_ids)
 
 
-def _specials(tokenizer: WordPieceTokenizer) -> tuple[int, int]:
+def _specials(tokenizer: Tokenizer) -> tuple[int, int]:
+    require_roles(tokenizer, "cls", "sep", "pad")
     return tokenizer.cls_id, tokenizer.sep_id
 
 
-def special_count(pairs: bool) -> int:
-    """Tokens that `pack` adds: 2 to a single text, 3 to a pair."""
-    return 3 if pairs else 2
+def special_count(pairs: bool, separators: int = 1) -> int:
+    """Tokens that `pack` adds: 2 to a single text, 3 or more to a pair.
+
+    Args:
+        pairs: whether there is a second text.
+        separators: the tokenizer's `pair_separators`.
+    """
+    return 2 + separators if pairs else 2
 
 
 def truncate(ids: tf.RaggedTensor, size) -> tf.RaggedTensor:

@@ -16,7 +16,7 @@ from zoo.text_batches import (
     string_function,
 )
 from zoo.text_encoder import TextConfig, TextEncoder
-from zoo.tokenizers import WordPieceTokenizer
+from zoo.tokenizers import Tokenizer
 
 _IMPOSSIBLE = -1e9
 
@@ -37,19 +37,17 @@ class QuestionWindows(NamedTuple):
 
 
 def question_windows(
-    tokenizer: WordPieceTokenizer, config: TextConfig, question: tf.Tensor, context: tf.Tensor
+    tokenizer: Tokenizer, config: TextConfig, question: tf.Tensor, context: tf.Tensor
 ) -> QuestionWindows:
     """Cuts contexts [B] so that each window fits behind its question [B].
 
     The same for training and serving. Windows overlap by half unless `config.stride` says how far
     apart they begin; the stride shrinks where a long question leaves a small window.
     """
-    asked = truncate(
-        tokenizer.encode(question),
-        min(config.max_question_length, config.window_size(pairs=True) // 2),
-    )
+    room = config.window_size(pairs=True, separators=tokenizer.pair_separators)
+    asked = truncate(tokenizer.encode(question), min(config.max_question_length, room // 2))
     encoded = tokenizer.encode_with_offsets(context)
-    size = config.window_size(pairs=True) - asked.row_lengths()  # (B,)
+    size = room - asked.row_lengths()  # (B,)
     stride = tf.maximum(size // 2, 1)
     if config.stride is not None:
         stride = tf.minimum(tf.constant(config.stride, tf.int64), size)
@@ -88,7 +86,8 @@ class TextAnswerer(TextEncoder):
             question, context = at_least_one(question), at_least_one(context)
         cut = question_windows(self.tokenizer, self.config, question, context)
         packed = self.pack(cut.question, cut.context)
-        first = cut.question.row_lengths() + 2  # (W,) place of the context's first token
+        # (W,) place of the context's first token
+        first = cut.question.row_lengths() + 1 + self.tokenizer.pair_separators
         start, end, nothing = self._log_probabilities(packed, cut, first)
         score, start_place, end_place = _best_span(start, end, self.config.max_answer_length)
 

@@ -54,7 +54,7 @@ class _WholeText(TextEncoder):
 
     def _pair(self, text, text_pair):
         first, second = (self.tokenizer.encode(self.clean(part)) for part in (text, text_pair))
-        size = self.config.window_size(pairs=True)
+        size = self.config.window_size(True, self.tokenizer.pair_separators)
         return self.forward(self.pack(*truncate_pair(first, second, size)))
 
     def _answer(self, outputs: tf.Tensor) -> Outputs:

@@ -17,7 +17,8 @@ from zoo.cleaning import CleaningConfig, clean
 from zoo.packing import Packed, cut_windows, pack, special_count
 from zoo.strict_config import STRICT, ConfigError
 from zoo.text_batches import to_backend, to_tensorflow
-from zoo.tokenizers import WordPieceTokenizer
+from zoo.tokenizers import Tokenizer
+from zoo.tokenizers.roles import require_roles
 
 # Backends that compile for fixed shapes get token axes in multiples of this.
 _LENGTH_STEP = 32
@@ -64,9 +65,13 @@ class TextConfig:
                     f"text.{name} must be at least 1. Received: {getattr(self, name)}"
                 )
 
-    def window_size(self, pairs: bool = False) -> int:
-        """Tokens of text in one window, special tokens taken off."""
-        return self.max_length - special_count(pairs)
+    def window_size(self, pairs: bool = False, separators: int = 1) -> int:
+        """Tokens of text in one window, special tokens taken off.
+
+        Args:
+            pairs: whether it holds two texts. separators: the tokenizer's `pair_separators`.
+        """
+        return self.max_length - special_count(pairs, separators)
 
     def window_stride(self) -> int:
         """Tokens between the starts of two windows, with `None` resolved."""
@@ -77,7 +82,8 @@ class TextEncoder(tf.Module):
     """Tokenizer, model and labels of an understanding task.
 
     Args:
-        tokenizer: WordPieceTokenizer.
+        tokenizer: Tokenizer with the special tokens of an encoder: WordPiece, or byte pairs or
+            SentencePiece with roles.
         model: of `zoo.encoder_heads`.
         config: TextConfig.
         labels: names of the classes or tags, in the order of the model's outputs.
@@ -93,12 +99,13 @@ class TextEncoder(tf.Module):
 
     def __init__(
         self,
-        tokenizer: WordPieceTokenizer,
+        tokenizer: Tokenizer,
         model: keras.Model,
         config: TextConfig | None = None,
         labels: tuple[str, ...] = (),
     ):
         super().__init__(name=type(self).__name__.lower())
+        require_roles(tokenizer, "cls", "sep", "pad")
         config = TextConfig(max_length=min(128, model.context_length)) if config is None else config
         if tokenizer.vocabulary_size > model.vocabulary_size:
             raise ValueError(
@@ -137,7 +144,9 @@ class TextEncoder(tf.Module):
         length = None
         if keras.backend.backend() != "tensorflow":
             lengths = first.row_lengths() + (0 if second is None else second.row_lengths())
-            longest = int(tf.reduce_max(lengths)) + special_count(second is not None)
+            longest = int(tf.reduce_max(lengths)) + special_count(
+                second is not None, self.tokenizer.pair_separators
+            )
             length = min(-(-longest // _LENGTH_STEP) * _LENGTH_STEP, self.model.context_length)
         return pack(self.tokenizer, first, second, length)
 

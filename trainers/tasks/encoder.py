@@ -18,22 +18,23 @@ from trainers.data.sources import read_documents
 from trainers.data_config import DataConfig
 from trainers.tasks.base import Task
 from trainers.tasks.initial import build_from, read_initial
+from trainers.tokenizers import encoder_tokenizer
 from zoo import bundle
 from zoo.atomic_write import replacing
 from zoo.lora import merge_lora
 from zoo.presets import build
 from zoo.strict_config import ConfigError
 from zoo.text_models import TEXT_MODELS
-from zoo.tokenizers import WordPieceTokenizer
+from zoo.tokenizers import Tokenizer
+from zoo.tokenizers.roles import require_roles
 
-_DEFAULT_VOCABULARY_SIZE = 8000
 # Texts that are encoded at once, before training: bounds the memory of it.
 ENCODE_BATCH = 4096
 SCORES_FILE = "scores.json"
 
 
 class EncoderTask(Task):
-    """A task whose model reads WordPiece ids with `zoo.text_encoder`.
+    """A task whose model reads token ids with `zoo.text_encoder`.
 
     A subclass reads its data, names the head's options and makes the batches.
 
@@ -108,27 +109,25 @@ class EncoderTask(Task):
             optimizer=optimizer, loss=self.loss_target(), jit_compile=self.jit_compile()
         )
 
-    def _make_tokenizer(self, data_dir: str | None) -> WordPieceTokenizer:
+    def _make_tokenizer(self, data_dir: str | None) -> Tokenizer:
         data = self.config.data
         if self.initial is not None:
-            if not isinstance(self.initial.tokenizer, WordPieceTokenizer):
-                raise ConfigError(
-                    f"finetune.init_from={self.config.finetune.init_from!r} has a "
-                    f"{self.initial.tokenizer.kind} tokenizer, no WordPiece one"
-                )
             if data.vocabulary is not None:
                 raise ConfigError(
                     "data.vocabulary cannot be set with finetune.init_from, whose tokenizer is kept"
                 )
             return self.initial.tokenizer
-        if data.vocabulary is not None:
-            return WordPieceTokenizer.from_file(data.vocabulary, lowercase=data.lowercase)
-        texts = list(self.training_texts())
-        if data.vocabulary_from is not None:
-            further = read_documents(data.vocabulary_from, data_dir=data_dir, split="lines")
-            texts += [document.text for document in further]
-        size = data.max_vocabulary_size or _DEFAULT_VOCABULARY_SIZE
-        return WordPieceTokenizer.train(texts, vocabulary_size=size, lowercase=data.lowercase)
+
+        def texts() -> list[str]:
+            texts = list(self.training_texts())
+            if data.vocabulary_from is not None:
+                further = read_documents(data.vocabulary_from, data_dir=data_dir, split="lines")
+                texts += [document.text for document in further]
+            return texts
+
+        tokenizer = encoder_tokenizer(data, texts)
+        require_roles(tokenizer, *(["mask"] if self.config.task == "mlm" else []))
+        return tokenizer
 
     def _build(self) -> keras.Model:
         config, initial = self.config, self.initial
@@ -155,7 +154,7 @@ def read_three(data: DataConfig, read: Callable[[str], Any], split: Callable[[An
     return train.select(kept), train.select(held_out), test
 
 
-def token_counts(tokenizer: WordPieceTokenizer, texts: list[str]) -> np.ndarray:
+def token_counts(tokenizer: Tokenizer, texts: list[str]) -> np.ndarray:
     """Tokens of each text, int64 (N,), special ones not counted."""
     counts = [np.zeros(0, np.int64)]
     for start in range(0, len(texts), ENCODE_BATCH):

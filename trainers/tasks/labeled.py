@@ -93,7 +93,8 @@ class TextBatches:
         else:
             self.rows = np.arange(len(text))
             self.starts = np.zeros(len(text), np.int64)
-            lengths = np.minimum(counts[0] + counts[1] + special_count(pairs=True), limit)
+            added = special_count(True, self.tokenizer.pair_separators)
+            lengths = np.minimum(counts[0] + counts[1] + added, limit)
         self.columns = [tf.constant(column, tf.string) for column in columns]
         self.targets = tf.constant(np.asarray(targets)[self.rows])
         self.weights = tf.constant(weights, tf.float32)
@@ -117,7 +118,8 @@ class TextBatches:
         if len(ids) == 1:
             packed = pack(self.tokenizer, self._window(ids[0], examples, length), length=length)
         else:
-            first, second = truncate_pair(*ids, length - special_count(pairs=True))
+            added = special_count(True, self.tokenizer.pair_separators)
+            first, second = truncate_pair(*ids, length - added)
             packed = pack(self.tokenizer, first, second, length=length)
         weights = tf.gather(self.weights, examples) * real
         return packed.inputs(), tf.gather(self.targets, examples), weights

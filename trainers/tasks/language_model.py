@@ -12,18 +12,19 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainers.config import DataConfig, TrainConfig
+from trainers.config import TrainConfig
 from trainers.data import pipeline
 from trainers.data.corpus import Corpus, build_corpus
 from trainers.data.sources import read_documents
 from trainers.tasks.base import Task
 from trainers.tasks.carried_state import CarriedState
 from trainers.tasks.initial import build_from, read_initial
+from trainers.tokenizers import language_model_tokenizer
 from zoo import bundle
 from zoo.lora import merge_lora
 from zoo.presets import build
 from zoo.strict_config import ConfigError
-from zoo.tokenizers import ByteTokenizer, CharacterTokenizer, Tokenizer
+from zoo.tokenizers import Tokenizer
 
 # Tokens of a validation batch: large enough to keep two cores busy, small enough for memory.
 _VALIDATION_TOKENS = 8192
@@ -54,7 +55,8 @@ def load_corpus(
         )
 
     if initial is None:
-        tokenizer, context_length = _tokenizer_of(data), config.model_config(2).context_length
+        tokenizer = language_model_tokenizer(data)
+        context_length = config.model_config(2).context_length
     else:
         tokenizer = initial.tokenizer
         context_length = config.model.get("context_length", initial.model.context_length)
@@ -65,14 +67,6 @@ def load_corpus(
         validation_fraction=data.validation_fraction,
         validation_documents=None if data.validation is None else read(data.validation),
         seed=config.seed,
-    )
-
-
-def _tokenizer_of(data: DataConfig):
-    if data.tokenizer == "byte":
-        return ByteTokenizer()
-    return lambda texts: CharacterTokenizer.train(
-        texts, max_vocabulary_size=data.max_vocabulary_size, min_count=data.min_count
     )
 
 

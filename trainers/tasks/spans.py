@@ -81,7 +81,7 @@ class SpanTask(EncoderTask):
         self.context = tf.gather(examples.context, chosen)
         self.span_labels = tf.constant(examples.labels[chosen])
         lengths = (self.question.row_lengths() + self.context.row_lengths()).numpy()
-        lengths += special_count(pairs=True)
+        lengths += special_count(True, self.tokenizer.pair_separators)
         buckets = config.data.buckets or default_buckets(lengths, config.text.max_length)
         self.plan = BucketPlan(lengths, config.batch_size, buckets, config.seed)
         logging.info(
@@ -182,7 +182,8 @@ def span_examples(tokenizer, config, questions: Questions) -> SpanExamples:
         place = span - cut.windows.starts.numpy()[:, None]
         inside = (place[:, :1] >= 0) & (place[:, 1:] < cut.windows.lengths.numpy()[:, None])
         inside &= span[:, :1] >= 0
-        labels = np.where(inside, place + cut.question.row_lengths().numpy()[:, None] + 2, 0)
+        first = cut.question.row_lengths().numpy()[:, None] + 1 + tokenizer.pair_separators
+        labels = np.where(inside, place + first, 0)
         parts.append(SpanExamples(cut.question, cut.context, labels.astype(np.int32)))
     return SpanExamples(
         tf.concat([part.question for part in parts], axis=0),

@@ -1,7 +1,8 @@
 """Text to token ids and back, as TensorFlow graph operations.
 
 `character.py` gives every Unicode character an id, `byte.py` every byte, `wordpiece.py` every word
-or piece of a word, as BERT; `base.py` holds the contract that all keep. A tokenizer is
+or piece of a word, as BERT; `bytepair.py` merges bytes, as GPT-2 and RoBERTa; `sentencepiece.py`
+runs models of the SentencePiece library; `base.py` holds the contract that all keep. A tokenizer is
 saved as one `tokenizer.json`:
 
     tokenizer = CharacterTokenizer.train(["hello world"])
@@ -14,19 +15,25 @@ import os
 
 from zoo.tokenizers.base import FILE_NAME, FORMAT_VERSION, Tokenizer
 from zoo.tokenizers.byte import ByteTokenizer
+from zoo.tokenizers.bytepair import BytePairTokenizer
 from zoo.tokenizers.character import CharacterTokenizer
+from zoo.tokenizers.sentencepiece import SentencePieceTokenizer
 from zoo.tokenizers.wordpiece import WordPieceTokenizer
 
 TOKENIZERS: dict[str, type[Tokenizer]] = {
     CharacterTokenizer.kind: CharacterTokenizer,
     ByteTokenizer.kind: ByteTokenizer,
     WordPieceTokenizer.kind: WordPieceTokenizer,
+    BytePairTokenizer.kind: BytePairTokenizer,
+    SentencePieceTokenizer.kind: SentencePieceTokenizer,
 }
 
 __all__ = [
     "TOKENIZERS",
+    "BytePairTokenizer",
     "ByteTokenizer",
     "CharacterTokenizer",
+    "SentencePieceTokenizer",
     "Tokenizer",
     "WordPieceTokenizer",
     "load_tokenizer",
