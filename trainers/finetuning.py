@@ -13,6 +13,7 @@ import keras
 from trainers.optimizers import stack_index
 from zoo.lora import enable_lora
 from zoo.strict_config import STRICT, ConfigError, to_dict
+from zoo.weights.variables import backbone_weights
 
 # Settings that two models may differ in and still share weights.
 _FREE = {
@@ -207,19 +208,6 @@ def should_stop(
     sign = 1 if mode == "min" else -1
     values = [sign * record[metric] for record in records]
     return len(values) > patience and min(values[-patience:]) >= min(values[:-patience])
-
-
-def backbone_weights(backbone: keras.Model) -> dict[str, keras.Variable]:
-    """Weights by name within the backbone, such as "block_0/attention/qkv/kernel".
-
-    A variable's own path also holds the names of the models around, which differ between tasks.
-    """
-    weights = {}
-    for child in backbone.layers:
-        for weight in child.weights:
-            parts = weight.path.split("/")
-            weights["/".join(parts[parts.index(child.name) :])] = weight
-    return weights
 
 
 def _of_head(name: str) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from trainers.config import TrainConfig
 from trainers.data_config import DataConfig
 from trainers.optimizer_config import OptimizerConfig, muon
+from trainers.pretrained_recipes import PRETRAINED_RECIPES
 from trainers.understanding_recipes import UNDERSTANDING_RECIPES
 from zoo.strict_config import ConfigError
 
@@ -129,6 +130,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
         python_gpt_quick,
         chinese_poetry_gpt,
         *UNDERSTANDING_RECIPES,
+        *PRETRAINED_RECIPES,
     )
 }
 

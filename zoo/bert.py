@@ -78,7 +78,7 @@ class BertBackbone(keras.Model):
             token_ids: (B, T) int32.
             padding_mask: (B, T) bool, True at real tokens; `None` means all are real.
             segment_ids: (B, T) int32 below `num_segments`; `None` means all 0. Ignored by a model
-                without segments.
+                with fewer than two segments.
             training: bool, whether dropout is on.
 
         Raises:
@@ -100,8 +100,9 @@ class BertBackbone(keras.Model):
         )
 
     def pool(self, hidden):
-        """Hidden states (B, T, D) to one vector (B, D): a tanh layer on the first token."""
-        return ops.tanh(self.pooler(hidden[:, 0]))
+        """Hidden states (B, T, D) to one vector (B, D): a dense layer on the first token."""
+        activation = ops.tanh if self.config.pooler_activation == "tanh" else ops.relu
+        return activation(self.pooler(hidden[:, 0]))
 
     def _embed(self, token_ids, segment_ids):
         config = self.config
@@ -110,7 +111,7 @@ class BertBackbone(keras.Model):
             positions = ops.arange(ops.shape(token_ids)[1], dtype="int32")[None]  # (1, T)
             x = x + self.position_embedding(positions)
         if config.num_segments:
-            if segment_ids is None:
+            if segment_ids is None or config.num_segments == 1:
                 segment_ids = ops.zeros((1, 1), "int32")  # broadcasts
             x = x + self.segment_embedding(segment_ids)
         return self.embedding_norm(x) if config.norm_placement == "post" else x

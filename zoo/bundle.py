@@ -14,72 +14,34 @@ import dataclasses
 import errno
 import functools
 import hashlib
-import importlib.metadata
 import json
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
 
 import keras
 
 from zoo.atomic_write import replacing
+from zoo.bundle_config import (
+    CONFIG_FILE,
+    FORMAT_VERSION,
+    BundleConfig,
+    current_versions,
+    read_config,
+)
+from zoo.bundle_error import BundleError
 from zoo.configs import MODEL_CONFIGS
 from zoo.presets import build
-from zoo.strict_config import STRICT, ConfigError, from_dict, to_dict
+from zoo.strict_config import ConfigError, from_dict, to_dict
 from zoo.text_encoder import TextConfig, TextEncoder
 from zoo.text_lm import TextLM
 from zoo.text_models import TEXT_MODELS
 from zoo.tokenizers import Tokenizer, load_tokenizer
 
-FORMAT_VERSION = 2
-# Version 1 had language models only; every field since then has a default.
-_READ_VERSIONS = (1, 2)
-CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.weights.h5"
 TOKENIZER_FOLDER = "tokenizer"
 _HDF5_OVERHEAD = 1 << 20
-
-
-class BundleError(ValueError):
-    """A bundle is missing, unfinished, damaged, or of another format version."""
-
-
-@dataclasses.dataclass(frozen=True)
-class BundleConfig:
-    """What `config.json` holds.
-
-    Attributes:
-        format_version: int, raised when older code could not read the folder.
-        family: "gpt", "lstm" or "bert".
-        task: "lm", or one of `zoo.text_models.TEXT_MODELS`.
-        model: the model config as a dict.
-        tokenizer_kind, tokenizer_fingerprint: which tokenizer the weights were trained with.
-        start_id: int, the token that an empty text reads; None but for task "lm".
-        weights_sha256: hex digest of `model.weights.h5`.
-        parameters: int, number of weights.
-        versions: package name -> version that wrote the bundle.
-        head: options of the task's head, such as {"num_classes": 2}.
-        labels: names of classes or tags, in the order of the model's outputs.
-        text: how text is read, a `zoo.text_encoder.TextConfig`; None for task "lm".
-    """
-
-    __pydantic_config__: ClassVar[dict] = STRICT
-
-    format_version: int
-    family: str
-    task: str
-    model: dict[str, Any]
-    tokenizer_kind: str
-    tokenizer_fingerprint: str
-    start_id: int | None
-    weights_sha256: str
-    parameters: int
-    versions: dict[str, str]
-    head: dict[str, Any] = dataclasses.field(default_factory=dict)
-    labels: tuple[str, ...] = ()
-    text: TextConfig | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +84,30 @@ class Bundle:
             raise BundleError(f"{self.folder}: task {config.task!r} is a language model: use `lm`")
         return TEXT_MODELS[config.task](self.tokenizer, self.model, config.text, config.labels)
 
+    def save_huggingface(self, folder: str | os.PathLike[str]) -> Path:
+        """Writes the model for transformers: `AutoModelForX.from_pretrained(folder)` reads it.
+
+        `config.json`, `model.safetensors` and the tokenizer's files; for task "embed" also those
+        of sentence-transformers. A pair classifier becomes a sequence classifier; `load` with
+        task="pair" reads it back as what it was.
+
+        Args:
+            folder: created if missing.
+
+        Returns:
+            Path of the folder.
+
+        Raises:
+            ValueError: a model that none of transformers' bert, distilbert, roberta and gpt2 can
+                express (the fields are named), or a folder that holds a bundle.
+            OSError: the folder cannot be written.
+
+        Example: `zoo.load("runs/topics").save_huggingface("for_transformers/topics")`
+        """
+        from zoo.weights.huggingface.writing import write_bundle  # it needs this class
+
+        return write_bundle(self, folder)
+
 
 def save(
     folder: str | os.PathLike[str],
@@ -149,12 +135,17 @@ def save(
         Bundle.
 
     Raises:
-        ValueError: tokenizer, labels or text config do not fit the model.
+        ValueError: tokenizer, labels or text config do not fit the model, or the folder holds a
+            model of transformers, whose config.json would be lost.
         OSError: the folder cannot be written; what was there stays.
 
     Example: `zoo.save("runs/mine", model, tokenizer)`
     """
+    from zoo.weights.huggingface.reading import is_huggingface  # it makes bundles
+
     folder = Path(folder)
+    if is_huggingface(folder):
+        raise ValueError(f"{folder} holds a model of transformers; choose another folder")
     # Making the text-level class refuses what does not fit together.
     if model.task == "lm":
         start_id = TextLM(tokenizer, model, start_id).start_id
@@ -177,7 +168,7 @@ def save(
         start_id=start_id,
         weights_sha256=digest,
         parameters=model.count_params(),
-        versions=_versions(),
+        versions=current_versions(),
         head=head,
         labels=tuple(labels),
         text=text,
@@ -187,17 +178,44 @@ def save(
     return Bundle(folder, config, tokenizer, model)
 
 
-def load(folder: str | os.PathLike[str]) -> Bundle:
-    """Reads a bundle and checks that its parts belong together.
+def load(folder: str | os.PathLike[str], task: str | None = None) -> Bundle:
+    """Reads a bundle, or a model of Hugging Face's transformers, and checks that all fits together.
+
+    Models of transformers are bert, distilbert, roberta and gpt2 in safetensors format, those of
+    sentence-transformers included; `zoo.weights.huggingface` says which of their classes. Pickles
+    are not read.
+
+    Args:
+        folder: a bundle or a folder with transformers' `config.json`; or "hf://owner/name" or
+            "hf://owner/name@revision", which is downloaded into the Hub's cache; or
+            "package://module/folder", inside an installed Python package.
+        task: another task than the one that was saved, on the same backbone: the head's weights
+            are random then, and logged by name. Defaults to what was saved; a bare encoder of
+            transformers embeds texts.
 
     Raises:
-        BundleError: not a bundle, unfinished, damaged weights, a tokenizer that is not the one
-            the weights were trained with, or a newer format; the message names the file.
+        BundleError: not a model, unfinished, damaged weights, a tokenizer that is not the one the
+            weights were trained with, a newer format, or what cannot be done here; the message
+            names the file.
 
-    Example: `zoo.load("runs/shakespeare").model.summary()`
+    Example:
+        zoo.load("runs/shakespeare").model.summary()
+        zoo.load("hf://sentence-transformers/all-MiniLM-L6-v2").text_model.embed(["good"])
     """
-    folder = Path(folder)
-    config = _read_config(folder)
+    # Not at the top: these modules make bundles.
+    from zoo.weights.huggingface.reading import is_huggingface, read_bundle
+    from zoo.weights.locations import locate
+    from zoo.weights.other_head import with_task
+
+    folder = locate(folder)
+    if is_huggingface(folder):
+        return read_bundle(folder, task)
+    bundle = _load_own(folder)
+    return bundle if task in (None, bundle.config.task) else with_task(bundle, task)
+
+
+def _load_own(folder: Path) -> Bundle:
+    config = read_config(folder)
     tokenizer = _load_tokenizer(folder, config)
     weights = folder / WEIGHTS_FILE
     if not weights.is_file():
@@ -247,33 +265,6 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_config(folder: Path) -> BundleConfig:
-    path = folder / CONFIG_FILE
-    if not folder.is_dir():
-        raise BundleError(f"{folder}: no such folder. Give the --workdir of a training run.")
-    if not path.is_file():
-        if (folder / "train_config.json").is_file():
-            raise BundleError(
-                f"{folder}: the training run in it has not finished, so there is no {CONFIG_FILE} "
-                "yet. Run `python -m trainers` with the same --recipe and --workdir to finish it."
-            )
-        raise BundleError(f"{path}: no such file. Give the --workdir of a training run.")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BundleError(f"{path}: not valid JSON ({error}). Restore it or train again.") from None
-    version = values.get("format_version") if isinstance(values, dict) else None
-    if version not in _READ_VERSIONS:
-        raise BundleError(
-            f"{path}: format_version is {version!r}, this release reads {_READ_VERSIONS}. "
-            "Use the release that wrote it."
-        )
-    try:
-        return from_dict(BundleConfig, values, where=str(path))
-    except ConfigError as error:
-        raise BundleError(str(error)) from None
-
-
 def _load_tokenizer(folder: Path, config: BundleConfig) -> Tokenizer:
     try:
         tokenizer = load_tokenizer(folder / TOKENIZER_FOLDER)
@@ -286,11 +277,3 @@ def _load_tokenizer(folder: Path, config: BundleConfig) -> Tokenizer:
             f"{config.tokenizer_fingerprint}. Restore the right one."
         )
     return tokenizer
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "keras": keras.__version__,
-        "backend": keras.backend.backend(),
-        "tensorflow": importlib.metadata.version("tensorflow"),
-    }

@@ -11,6 +11,12 @@ from typing import ClassVar, Literal
 
 import pydantic
 
+from zoo.config_checks import (
+    require_fraction,
+    require_positive,
+    require_whole_heads,
+    shrunk_with_depth,
+)
 from zoo.strict_config import STRICT, ConfigError
 
 
@@ -70,14 +76,14 @@ class GPTConfig:
     initializer_range: float = 0.02
 
     def __post_init__(self):
-        _require_positive(
+        require_positive(
             self, "vocabulary_size", "context_length", "num_layers", "num_heads", "hidden_dim"
         )
-        _require_positive(self, "intermediate_dim", "num_kv_heads", optional=True)
-        _require_fraction(self, "dropout")
+        require_positive(self, "intermediate_dim", "num_kv_heads", optional=True)
+        require_fraction(self, "dropout")
         if self.context_length < 2:
             raise ConfigError(f"context_length must be at least 2. Received: {self.context_length}")
-        _require_whole_heads(self)
+        require_whole_heads(self)
         if self.num_heads % self.key_value_heads:
             raise ConfigError(
                 "num_heads must be a multiple of num_kv_heads. "
@@ -102,7 +108,7 @@ class GPTConfig:
     @property
     def residual_stddev(self) -> float:
         """Standard deviation of weights that write to the residual stream."""
-        return _shrunk_with_depth(self)
+        return shrunk_with_depth(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,8 +128,9 @@ class BertConfig:
         hidden_dim: int. Width of the residual stream. Defaults to 256.
         intermediate_dim: int or None. Width inside the feed-forward block. `None` means
             4 x `hidden_dim`. Defaults to None.
-        num_segments: int. Kinds of segment ids, 2 for text pairs; 0 means no segment embedding
-            (DistilBERT, RoBERTa). Defaults to 2.
+        num_segments: int. Kinds of segment ids, 2 for text pairs. With 1 (RoBERTa) every token
+            has the same segment embedding, whatever its segment id; 0 means no segment embedding
+            (DistilBERT). Defaults to 2.
         norm_placement: "post" (BERT: normalise after adding) or "pre" (before each sublayer and
             once at the end; Xiong et al., 2020). Defaults to "post".
         norm: "layer_norm" or "rms_norm". Defaults to "layer_norm".
@@ -133,7 +140,8 @@ class BertConfig:
         qk_norm: bool. RMS-normalise queries and keys per head. Defaults to False.
         activation: "gelu", "gelu_tanh", "squared_relu" or "swiglu". Defaults to "gelu".
         use_bias: bool. Bias in dense layers and layer norms. Defaults to True.
-        use_pooler: bool. A tanh layer on the first token, for classifiers. Defaults to True.
+        use_pooler: bool. A dense layer on the first token, for classifiers. Defaults to True.
+        pooler_activation: "tanh" (BERT) or "relu" (DistilBERT). Defaults to "tanh".
         dropout: float in [0, 1). On embeddings, attention and residuals. Defaults to 0.1.
         initializer_range: float. Standard deviation of the initial weights. Defaults to 0.02.
 
@@ -162,18 +170,19 @@ class BertConfig:
     activation: Literal["gelu", "gelu_tanh", "squared_relu", "swiglu"] = "gelu"
     use_bias: bool = True
     use_pooler: bool = True
+    pooler_activation: Literal["tanh", "relu"] = "tanh"
     dropout: float = 0.1
     initializer_range: float = 0.02
 
     def __post_init__(self):
-        _require_positive(
+        require_positive(
             self, "vocabulary_size", "context_length", "num_layers", "num_heads", "hidden_dim"
         )
-        _require_positive(self, "intermediate_dim", optional=True)
-        _require_fraction(self, "dropout")
+        require_positive(self, "intermediate_dim", optional=True)
+        require_fraction(self, "dropout")
         if self.num_segments < 0:
             raise ConfigError(f"num_segments must be at least 0. Received: {self.num_segments}")
-        _require_whole_heads(self)
+        require_whole_heads(self)
 
     @property
     def head_dim(self) -> int:
@@ -196,7 +205,7 @@ class BertConfig:
 
         Post-norm rescales the stream after every sublayer: there is no growth to hold back.
         """
-        return self.initializer_range if self.norm_placement == "post" else _shrunk_with_depth(self)
+        return self.initializer_range if self.norm_placement == "post" else shrunk_with_depth(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,9 +248,9 @@ class LSTMConfig:
     bidirectional: bool = False
 
     def __post_init__(self):
-        _require_positive(self, "vocabulary_size", "context_length", "num_layers", "hidden_dim")
-        _require_positive(self, "embedding_dim", optional=True)
-        _require_fraction(self, "dropout")
+        require_positive(self, "vocabulary_size", "context_length", "num_layers", "hidden_dim")
+        require_positive(self, "embedding_dim", optional=True)
+        require_fraction(self, "dropout")
 
     @property
     def token_dim(self) -> int:
@@ -251,37 +260,3 @@ class LSTMConfig:
 
 MODEL_CONFIGS = {config.family: config for config in (GPTConfig, BertConfig, LSTMConfig)}
 ModelConfig = GPTConfig | BertConfig | LSTMConfig
-
-
-def _shrunk_with_depth(config) -> float:
-    # Radford et al., 2019: the variance of the stream does not grow with the layer count.
-    return config.initializer_range / (2 * config.num_layers) ** 0.5
-
-
-def _require_whole_heads(config):
-    if config.hidden_dim % config.num_heads:
-        raise ConfigError(
-            "hidden_dim must be a multiple of num_heads. "
-            f"Received: hidden_dim={config.hidden_dim}, num_heads={config.num_heads}"
-        )
-    if config.positions == "rotary" and config.head_dim % 2:
-        raise ConfigError(
-            "rotary positions turn pairs of channels, so hidden_dim / num_heads must be even. "
-            f"Received: {config.head_dim}"
-        )
-
-
-def _require_positive(config, *names: str, optional: bool = False):
-    for name in names:
-        value = getattr(config, name)
-        if optional and value is None:
-            continue
-        if value is None or value < 1:
-            raise ConfigError(f"{name} must be at least 1. Received: {value}")
-
-
-def _require_fraction(config, *names: str):
-    for name in names:
-        value = getattr(config, name)
-        if not 0 <= value < 1:
-            raise ConfigError(f"{name} must be in [0, 1). Received: {value}")

@@ -38,7 +38,7 @@ class EncoderHead(keras.Model):
             # Without a gradient it is not trainable: optimizers would warn, or only decay it.
             pooler.trainable = uses_pooler and self.backbone.trainable
         names = {"token_ids": "int32", "padding_mask": "bool"}
-        if getattr(self.backbone.config, "num_segments", 0):
+        if getattr(self.backbone.config, "num_segments", 0) > 1:
             names["segment_ids"] = "int32"
         names |= extra_inputs
         # Built at once, so that summary(), count_params() and load_weights() work right away.

@@ -1,0 +1,152 @@
+"""What sentence-transformers puts on an encoder: pooling, a projection, normalisation."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zoo.atomic_write import replacing
+from zoo.bundle_error import BundleError
+from zoo.weights.huggingface.fields import Fields, read_json
+from zoo.weights.safetensors_files import open_weights
+
+MODULES_FILE = "modules.json"
+_SUPPORTED = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max"}
+# transformers writes 1e30 for "as long as you like".
+_NO_LIMIT = 1e9
+_TYPES = "sentence_transformers.models."
+
+
+@dataclasses.dataclass(frozen=True)
+class SentenceModules:
+    """What stands in `modules.json` and the folders it names.
+
+    Attributes:
+        head: options of our `SentenceEncoder`.
+        max_length: int, tokens of a text that are read, or None.
+        lowercase: bool, whether texts are lowercased before the tokenizer sees them.
+        dense: folder of a projection's weights, or None.
+    """
+
+    head: dict[str, Any]
+    max_length: int | None = None
+    lowercase: bool = False
+    dense: Path | None = None
+
+    def projection(self) -> np.ndarray:
+        """The projection's kernel (D, E)."""
+        with open_weights(self.dense) as weights:
+            return weights.read("linear.weight").T
+
+
+def read_sentence_modules(folder: Path) -> SentenceModules | None:
+    """Reads `modules.json`; `None` if the folder has none.
+
+    Raises:
+        BundleError: modules in another order, pooling that is not supported, a projection with a
+            bias or an activation, or a prompt that is put before each text; file and field are
+            named.
+    """
+    if not (folder / MODULES_FILE).is_file():
+        return None
+    path = folder / MODULES_FILE
+    content = read_json(path)
+    if not isinstance(content, list):
+        raise BundleError(f"{path}: not a list of modules. Fetch it again.")
+    modules = [Fields(item, str(path)) for item in content]
+    kinds = [(module.text("type", "")).rsplit(".", 1)[-1] for module in modules]
+    expected = ["Transformer", "Pooling", "Dense", "Normalize"]
+    if kinds != [kind for kind in expected if kind in kinds] or kinds[:2] != expected[:2]:
+        raise BundleError(
+            f"{path}: modules {', '.join(kinds)}; supported are Transformer, Pooling, then perhaps "
+            "Dense, then perhaps Normalize"
+        )
+    if modules[0].text("path", ""):
+        raise BundleError(
+            f"{path}: the Transformer lies in {modules[0].text('path')!r}. Load that folder."
+        )
+    settings = folder / "sentence_bert_config.json"
+    settings = Fields.read(settings) if settings.is_file() else Fields({}, str(settings))
+    prompts = folder / "config_sentence_transformers.json"
+    if prompts.is_file():
+        why = "it would put a prompt before every text"
+        Fields.read(prompts).require("default_prompt_name", (None,), why)
+    why = "other outputs than hidden states are not pooled here"
+    settings.require("transformer_task", ("feature-extraction",), why)
+    head: dict[str, Any] = {
+        "pooling": _pooling(folder / modules[1].text("path", "") / "config.json"),
+        "normalize": "Normalize" in kinds,
+    }
+    dense = None
+    if "Dense" in kinds:
+        dense = folder / modules[2].text("path", "")
+        head["embedding_dim"] = _dense_width(dense / "config.json")
+    return SentenceModules(
+        head,
+        max_length=settings.whole("max_seq_length", None) or _tokenizer_length(folder),
+        lowercase=settings.flag("do_lower_case", False),
+        dense=dense,
+    )
+
+
+def write_sentence_modules(folder: Path, head: dict[str, Any], width: int, max_length: int) -> None:
+    """Writes `modules.json`, `1_Pooling/config.json` and `sentence_bert_config.json`.
+
+    Args:
+        folder: the model's.
+        head: options of our `SentenceEncoder`, without a projection.
+        width: int, of the hidden states. max_length: int, tokens of a text that are read.
+    """
+    flags = {f"pooling_mode_{mode}": head["pooling"] == ours for mode, ours in _SUPPORTED.items()}
+    files = {
+        "1_Pooling/config.json": {"word_embedding_dimension": width, **flags},
+        "sentence_bert_config.json": {"max_seq_length": max_length, "do_lower_case": False},
+    }
+    modules = [("Transformer", ""), ("Pooling", "1_Pooling")]
+    modules += [("Normalize", "2_Normalize")] * head["normalize"]
+    files[MODULES_FILE] = [
+        {"idx": index, "name": str(index), "path": path, "type": _TYPES + kind}
+        for index, (kind, path) in enumerate(modules)
+    ]
+    for name, content in files.items():
+        with replacing(folder / name) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _tokenizer_length(folder: Path) -> int | None:
+    """The tokenizer's limit, which counts where sentence-transformers has none of its own."""
+    path = folder / "tokenizer_config.json"
+    length = Fields.read(path).number("model_max_length") if path.is_file() else None
+    return None if length is None or length > _NO_LIMIT else int(length)
+
+
+def _pooling(path: Path) -> str:
+    fields = Fields.read(path)
+    modes = [
+        name.removeprefix("pooling_mode_")
+        for name, value in fields.values.items()
+        if name.startswith("pooling_mode_") and value is True
+    ]
+    if not modes:  # newer files have one name in place of the flags
+        modes = [fields.text("pooling_mode", "mean")]
+        if modes[0] in _SUPPORTED.values():
+            return modes[0]
+    if len(modes) != 1 or modes[0] not in _SUPPORTED:
+        raise BundleError(
+            f"{path}: pooling_mode {' and '.join(modes)}; supported is one of "
+            f"{', '.join(_SUPPORTED)}"
+        )
+    return _SUPPORTED[modes[0]]
+
+
+def _dense_width(path: Path) -> int:
+    fields = Fields.read(path)
+    fields.require("bias", (False,), "a projection here has no bias")
+    identity = "torch.nn.modules.linear.Identity"
+    why = "a projection here has no activation"
+    fields.require("activation_function", (identity,), why)
+    return fields.whole("out_features")

