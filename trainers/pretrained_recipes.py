@@ -21,30 +21,36 @@ def _minilm_classifier(recipe: str, data: DataConfig, **changes) -> TrainConfig:
         "data": data,
         "text": TextConfig(max_length=64),
         "head": {"pooling": "mean"},
-        # Half of the weights are the vocabulary's: left alone, they need no optimizer either.
-        "finetune": FineTuneConfig(init_from=MINILM, freeze="embeddings"),
-        "optimizer": OptimizerConfig(
-            learning_rate=2e-4,
-            schedule="linear",
-            warmup_steps=50,
-            final_fraction=0.0,
-            weight_decay=0.01,
-            beta_2=0.98,
-        ),
         "batch_size": 32,
         "jit_compile": False,  # a compilation for each bucket costs more than it gives
     }
     return TrainConfig(**{**settings, **changes})
 
 
+def _adamw(learning_rate: float) -> OptimizerConfig:
+    return OptimizerConfig(
+        learning_rate=learning_rate,
+        schedule="linear",
+        warmup_steps=50,
+        final_fraction=0.0,
+        weight_decay=0.01,
+        beta_2=0.98,
+    )
+
+
 def banking77_minilm() -> TrainConfig:
     """Which of 77 things a bank's customer asks about, from all-MiniLM-L6-v2.
 
     python -m trainers --recipe=banking77_minilm --workdir=runs/banking77_minilm --data_dir=DATA
+
+    9 CPU-minutes. Test accuracy 0.929 (`banking77_bert`, from nothing: 0.895).
     """
     return _minilm_classifier(
         "banking77_minilm",
         DataConfig(train="banking77/train", test="banking77/test", tokenizer="wordpiece"),
+        # Half of the weights are the vocabulary's: left alone, they need no optimizer either.
+        finetune=FineTuneConfig(init_from=MINILM, freeze="embeddings"),
+        optimizer=_adamw(2e-4),
         steps=1200,
         evaluate_every=300,
     )
@@ -54,12 +60,16 @@ def polarity_minilm() -> TrainConfig:
     """Whether a sentence of a film review is for or against, from all-MiniLM-L6-v2.
 
     python -m trainers --recipe=polarity_minilm --workdir=runs/polarity_minilm --data_dir=DATA
+
+    8 CPU-minutes. Test accuracy 0.841 (`polarity_bert`, from nothing: 0.770).
     """
     return _minilm_classifier(
         "polarity_minilm",
         DataConfig(
             train="sentence_polarity/train", test="sentence_polarity/test", tokenizer="wordpiece"
         ),
+        finetune=FineTuneConfig(init_from=MINILM),
+        optimizer=_adamw(1e-4),
         steps=600,
         evaluate_every=150,
     )
@@ -70,7 +80,7 @@ def shakespeare_gpt2() -> TrainConfig:
 
     python -m trainers --recipe=shakespeare_gpt2 --workdir=runs/shakespeare_gpt2
 
-    Reads hf://gpt2 from the hub; `--set=finetune.init_from=FOLDER` takes a downloaded one.
+    Reads the weights from the hub; `--set=finetune.init_from=FOLDER` takes downloaded ones.
     Not measured: neither GPU nor hub were at hand.
     """
     return TrainConfig(

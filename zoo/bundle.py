@@ -188,7 +188,8 @@ def load(folder: str | os.PathLike[str], task: str | None = None) -> Bundle:
     Args:
         folder: a bundle or a folder with transformers' `config.json`; or "hf://owner/name" or
             "hf://owner/name@revision", which is downloaded into the Hub's cache; or
-            "package://module/folder", inside an installed Python package.
+            "package://module/folder", inside an installed Python package; or
+            "kerashub://preset", a preset of KerasHub by name or folder.
         task: another task than the one that was saved, on the same backbone: the head's weights
             are random then, and logged by name. Defaults to what was saved; a bare encoder of
             transformers embeds texts.
@@ -204,13 +205,17 @@ def load(folder: str | os.PathLike[str], task: str | None = None) -> Bundle:
     """
     # Not at the top: these modules make bundles.
     from zoo.weights.huggingface.reading import is_huggingface, read_bundle
+    from zoo.weights.kerashub import PREFIX, load_kerashub
     from zoo.weights.locations import locate
     from zoo.weights.other_head import with_task
 
-    folder = locate(folder)
-    if is_huggingface(folder):
-        return read_bundle(folder, task)
-    bundle = _load_own(folder)
+    if os.fspath(folder).startswith(PREFIX):
+        bundle = load_kerashub(folder)
+    else:
+        folder = locate(folder)
+        if is_huggingface(folder):
+            return read_bundle(folder, task)
+        bundle = _load_own(folder)
     return bundle if task in (None, bundle.config.task) else with_task(bundle, task)
 
 

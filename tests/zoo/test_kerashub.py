@@ -149,7 +149,7 @@ def test_wordpiece_options(bert, tmp_path, options):
     shutil.copytree(folder, tmp_path / "preset")
     tokenizer = make_bert_tokenizer(**options)
     saved(tmp_path / "preset", tokenizer)
-    bundle = load_kerashub(tmp_path / "preset")
+    bundle = zoo.load(f"kerashub://{tmp_path / 'preset'}")
     texts = TEXTS if options.get("special_tokens_in_strings") else TEXTS[:2]
     assert_same_ids(bundle, tokenizer, texts)
 

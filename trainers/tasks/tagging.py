@@ -81,7 +81,7 @@ class TagTask(EncoderTask):
         self.words = tf.RaggedTensor.from_row_splits(tf.constant(words, tf.string), splits)
         self.tags = tf.RaggedTensor.from_row_splits(tf.constant(tags, tf.int32), splits)
         self.continued = tf.constant(continuations(self.labels))
-        pieces = token_counts(self.tokenizer, words)
+        pieces = token_counts(self.tokenizer, spaced(self.words).numpy().tolist())
         lengths = np.add.reduceat(pieces, splits[:-1])
         limit = self.config.text.max_length
         windows = cut_windows(
@@ -191,9 +191,9 @@ def continuations(labels: tuple[str, ...]) -> np.ndarray:
 def tagged_tokens(tokenizer, words: tf.RaggedTensor, tags: tf.RaggedTensor, continued: tf.Tensor):
     """Pieces of sentences with their tags, each ragged [B, None]: ids, labels, weights.
 
-    The first piece of each of BERT's words weighs 1, the other pieces 0: no one asks them.
+    The first piece of each of the tokenizer's words weighs 1, the other pieces 0: no one asks them.
     """
-    encoded = tokenizer.encode_with_offsets(words.flat_values)  # rows are words
+    encoded = tokenizer.encode_with_offsets(spaced(words))  # rows are words
     splits = tf.gather(encoded.ids.row_splits, words.row_splits)
     word = encoded.ids.value_rowids()
     tag = tf.gather(tags.flat_values, word)
@@ -204,6 +204,15 @@ def tagged_tokens(tokenizer, words: tf.RaggedTensor, tags: tf.RaggedTensor, cont
         tf.RaggedTensor.from_row_splits(values, splits, validate=False)
         for values in (encoded.ids.flat_values, labels, weights)
     )
+
+
+def spaced(words: tf.RaggedTensor) -> tf.Tensor:
+    """The words of sentences [B, None] in one row, string (W,), as they stand in a text.
+
+    All but the first of a sentence have the space before them, which is part of a byte pair.
+    """
+    after_first = tf.ragged.range(words.row_lengths()).flat_values > 0
+    return tf.strings.join([tf.where(after_first, " ", ""), words.flat_values])
 
 
 def tag_words(text_model, examples: TaggedTexts) -> list[list[str]]:

@@ -23,8 +23,10 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}".encode()
 class Tokenizer(abc.ABC):
     """Maps a batch of strings to ragged token ids and back, in TensorFlow operations only.
 
-    The operations are stateless (no lookup table, no resource, no Python function), so the same
-    code runs eagerly, in a `tf.function`, in a `tf.data` pipeline and in TensorFlow Serving.
+    The operations have no lookup table, no Python function and nothing to track or initialise, so
+    the same code runs eagerly, in a `tf.function`, in a `tf.data` pipeline and in TensorFlow
+    Serving. Where merging needs tensorflow_text's SentencePiece operation (byte pairs,
+    SentencePiece), its model is an attribute of the graph, parsed at the first call.
 
     A subclass sets the class attributes and `vocabulary`, `end_id`, `unknown_id`,
     `special_tokens`, and implements `encode` and `pieces`.

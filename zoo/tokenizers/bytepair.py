@@ -16,7 +16,7 @@ from zoo.tokenizers.bytepair_graph import BytePairGraph
 from zoo.tokenizers.bytepair_merges import last_merges, merging_model
 from zoo.tokenizers.bytepair_special import check_special_names
 from zoo.tokenizers.bytepair_training import learn_merges
-from zoo.tokenizers.bytepair_units import word_table
+from zoo.tokenizers.bytepair_units import joined_bytes, word_table
 from zoo.tokenizers.bytepair_vocabulary import MergeError, merge_pairs, numbered
 from zoo.tokenizers.roles import set_roles
 from zoo.tokenizers.wordpiece import Encoding
@@ -273,6 +273,7 @@ class BytePairTokenizer(Tokenizer):
         return BytePairGraph(
             table=word_table(tokens),
             model=merging_model([tokens.get(index) for index in range(len(texts))], ranks),
+            joined=joined_bytes(tokens),
             lengths=np.array([len(text) for text in texts], np.int32),
             spaces_before=np.array([len(t) - len(t.lstrip(b" ")) for t in texts], np.int32),
             spaces_after=np.array([len(t) - len(t.rstrip(b" ")) for t in texts], np.int32),

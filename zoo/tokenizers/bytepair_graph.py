@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from zoo.tokenizers.bytepair_special import Spans, find_special, flags, insert_spaces
-from zoo.tokenizers.bytepair_units import WordTable, pieces_of_words
+from zoo.tokenizers.bytepair_units import WordTable, part, pieces_of_words
 from zoo.tokenizers.bytepair_words import begins_of, classes_of
 from zoo.tokenizers.segments import rows_of, splits_of
 
@@ -22,6 +22,7 @@ class Words(NamedTuple):
         data: uint8 (N,), the bytes of all strings, spaces put in where asked for.
         row_splits: int64 (B + 1,), where the strings begin in `data`.
         begins: int64 (W,), where the words begin in it; each goes on to the next one.
+        parts: int64 (U,), where the parts of words begin that are merged alone.
         inner: bool (N,), True for all but the first byte of a character.
         special: Spans, the words that are special tokens; None if they are not looked for.
         sources: int64 (N + 1,), the place of each byte before spaces were put in; None if none
@@ -31,6 +32,7 @@ class Words(NamedTuple):
     data: tf.Tensor
     row_splits: tf.Tensor
     begins: tf.Tensor
+    parts: tf.Tensor
     inner: tf.Tensor
     special: Spans | None
     sources: tf.Tensor | None
@@ -42,6 +44,7 @@ class BytePairGraph:
 
     Attributes:
         table: of the words that are one token. model: merges the others.
+        joined: bool (65536,), the pairs of bytes that merging may join.
         lengths: int32 (V,), bytes of each piece.
         spaces_before, spaces_after: int32 (V,), spaces at the start and the end of each piece.
         special_tokens: name -> id, of those that are parsed.
@@ -51,6 +54,7 @@ class BytePairGraph:
 
     table: WordTable
     model: bytes
+    joined: np.ndarray
     lengths: np.ndarray
     spaces_before: np.ndarray
     spaces_after: np.ndarray
@@ -74,11 +78,13 @@ class BytePairGraph:
             breaks = breaks | flags(tf.concat([special.begins, special.ends], 0), size)
         classes = classes_of(data, breaks)
         begins = begins_of(data, classes, breaks)
+        parts = part(data, begins, self.joined)
         if special is not None:
             inside = tf.ragged.range(special.begins + 1, special.ends).flat_values
-            begins = begins & ~flags(inside, size)
-        begins = tf.where(begins)[:, 0]
-        return Words(data, row_splits, begins, classes.inner, special, sources)
+            outside = ~flags(inside, size)
+            begins, parts = begins & outside, parts & outside
+        begins, parts = (tf.where(flag)[:, 0] for flag in (begins, parts))
+        return Words(data, row_splits, begins, parts, classes.inner, special, sources)
 
     def encode(self, texts: tf.Tensor, offsets: bool) -> tuple[tf.Tensor, ...]:
         """The pieces of strings [B]: ids int32 (P,) and row splits int64 (B + 1,).
@@ -88,22 +94,25 @@ class BytePairGraph:
         words = self.words(texts)
         fixed = None
         # searchsorted fails on no values: the end of all stands behind the words.
-        places = tf.concat([words.begins, tf.size(words.data, tf.int64)[None]], 0)
+        places = tf.concat([words.parts, tf.size(words.data, tf.int64)[None]], 0)
+
+        def part_at(begins):
+            return tf.searchsorted(places, begins, out_type=tf.int64)
+
         if words.special is not None:
-            special_words = tf.searchsorted(places, words.special.begins, out_type=tf.int64)
-            fixed = special_words, words.special.ids
+            special_parts = part_at(words.special.begins)
+            fixed = special_parts, words.special.ids
         pieces = pieces_of_words(
-            words.data, words.begins, self.table, self.model, len(self.lengths), fixed
+            words.data, words.parts, self.table, self.model, len(self.lengths), fixed
         )
-        ids, word_splits = pieces.flat_values, tf.cast(pieces.row_splits, tf.int64)
-        words_before = tf.searchsorted(places, words.row_splits, out_type=tf.int64)
-        splits = tf.gather(word_splits, words_before)
+        ids, part_splits = pieces.flat_values, tf.cast(pieces.row_splits, tf.int64)
+        splits = tf.gather(part_splits, part_at(words.row_splits))
         if not offsets:
             return ids, splits
         lengths = tf.gather(self.lengths, ids)
         lengths = tf.cast(lengths, tf.int64)
         if words.special is not None:
-            special = tf.gather(word_splits, special_words)[:, None]
+            special = tf.gather(part_splits, special_parts)[:, None]
             lengths = tf.tensor_scatter_nd_update(
                 lengths, special, words.special.ends - words.special.begins
             )
@@ -115,7 +124,8 @@ class BytePairGraph:
         starts, ends = self._trimmed(ids, starts, ends, words)
         base = tf.gather(splits_of(tf.cast(tf.strings.length(texts), tf.int64)), rows_of(splits))
         starts, ends = (tf.cast(places - base, tf.int32) for places in (starts, ends))
-        return ids, splits, starts, ends, flags(word_splits[:-1], tf.size(ids, tf.int64))
+        first = flags(tf.gather(part_splits, part_at(words.begins)), tf.size(ids, tf.int64))
+        return ids, splits, starts, ends, first
 
     def _trimmed(self, ids, starts, ends, words: Words) -> tuple[tf.Tensor, tf.Tensor]:
         """Where pieces start and end in the joined strings, without spaces; int64 (P,)."""

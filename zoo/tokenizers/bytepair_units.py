@@ -1,7 +1,8 @@
 """Words to ids: those that are one token are looked up as numbers, the others are merged.
 
 Most words of a text are in the vocabulary as they are. Comparing them as 64-bit numbers is much
-faster than handling strings. What is left is merged once for each distinct word.
+faster than handling strings. What is left is merged once for each distinct word. Words of writing
+systems without spaces, of which few are equal, are first parted where merging never joins bytes.
 
 `W` counts the words, `V` the ids of the vocabulary.
 """
@@ -49,6 +50,37 @@ def word_table(tokens: Mapping[int, bytes]) -> WordTable:
     seconds, second_places = np.unique(halves[long, 1], return_inverse=True)
     pairs = first_places.astype(np.int64) * len(seconds) + second_places
     return WordTable(keys, key_ids, firsts, seconds, *_sorted(pairs, ids[long]))
+
+
+def joined_bytes(tokens: Mapping[int, bytes]) -> np.ndarray:
+    """Bool (65536,), True at 256 a + b if bytes a and b stand side by side in a token."""
+    sizes = np.array([len(text) for text in tokens.values()])
+    data = np.frombuffer(b"".join(tokens.values()), np.uint8).astype(np.int32)
+    inside = np.ones(len(data), bool)
+    inside[np.cumsum(sizes) - sizes] = False  # The first byte of each token.
+    joined = np.zeros(1 << 16, bool)
+    joined[(data[:-1] * 256 + data[1:])[inside[1:]]] = True
+    return joined
+
+
+def part(data: tf.Tensor, begins: tf.Tensor, joined: np.ndarray) -> tf.Tensor:
+    """Bool (N,), `begins` of words and where they can be parted: merging never crosses that.
+
+    Only bytes outside ASCII are looked at; nearly all pairs of ASCII stand in some token.
+
+    Args:
+        data: uint8 (N,). begins: bool (N,). joined: from `joined_bytes`.
+    """
+    high = data >= 0x80
+
+    def parted():
+        near = (high | tf.concat([[False], high[:-1]], 0)) & ~begins
+        places = tf.where(near)[:, 0]
+        left, right = (tf.cast(tf.gather(data, places - i), tf.int32) for i in (1, 0))
+        apart = ~tf.gather(joined, left * 256 + right)
+        return tf.tensor_scatter_nd_update(begins, places[:, None], apart)
+
+    return tf.cond(tf.reduce_any(high), parted, lambda: begins)
 
 
 def _sorted(keys: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -84,8 +84,9 @@ def _from_hub(name: str) -> Path:
             f"{name}: write hf://owner/name or hf://owner/name@revision. {error}"
         ) from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        reason = " ".join(str(error).split())
         raise BundleError(
-            f"{name}: not in the Hub's cache, and the Hub cannot be reached: {error} "
+            f"{name}: not in the Hub's cache, and the Hub cannot be reached: {reason} "
             "Connect to the network (and unset HF_HUB_OFFLINE), or pass the folder of a download."
         ) from error
     except (OSError, errors.HTTPError) as error:
