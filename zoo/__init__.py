@@ -38,6 +38,7 @@ _NEED_TENSORFLOW = {
     "BytePairTokenizer": "zoo.tokenizers",
     "ByteTokenizer": "zoo.tokenizers",
     "CharacterTokenizer": "zoo.tokenizers",
+    "SentencePieceTokenizer": "zoo.tokenizers",
     "WordPieceTokenizer": "zoo.tokenizers",
     "load_tokenizer": "zoo.tokenizers",
 }
@@ -64,6 +65,7 @@ __all__ = [
     "PairClassifier",
     "Regressor",
     "SentenceEncoder",
+    "SentencePieceTokenizer",
     "SpanPredictor",
     "Tagger",
     "TextConfig",

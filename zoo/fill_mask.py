@@ -63,9 +63,15 @@ class MaskFiller(TextEncoder):
         outputs = {
             "tokens": by_text(tokens, ""),
             "probabilities": by_text(best, 0.0),
-            "text": _replace(text, start, end, tokens[:, 0]),
+            "text": _replace(text, start, end, *self._likeliest(ids[:, :1])),
         }
         return rows_of(given, outputs)
+
+    def _likeliest(self, ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The text of ids (masks, 1), and whether each goes on with the word before; (masks,)."""
+        # Byte-level pieces bring the space before a word along: the one in the text stays.
+        pieces = tf.strings.regex_replace(self.tokenizer.decode(ids), "^ ", "")
+        return pieces, tf.gather(tf.constant(self.tokenizer.continuation), ids[:, 0])
 
     def _mask_logits(self, ids: tf.RaggedTensor, is_mask: tf.RaggedTensor) -> tf.Tensor:
         """Logits (masks, V) of all masks in order, each from the window it is central in."""
@@ -85,9 +91,13 @@ class MaskFiller(TextEncoder):
 
 
 def _replace(
-    text: tf.Tensor, start: tf.RaggedTensor, end: tf.RaggedTensor, piece: tf.Tensor
+    text: tf.Tensor,
+    start: tf.RaggedTensor,
+    end: tf.RaggedTensor,
+    pieces: tf.Tensor,
+    joins: tf.Tensor,
 ) -> tf.Tensor:
-    """`text` [B] with a piece in place of each span [start, end); "##ing" joins the word before."""
+    """`text` [B] with a piece for each span [start, end); what joins takes the space before it."""
     none = tf.zeros([start.nrows(), 1], start.dtype)
     from_byte = tf.concat([none, end], axis=1)  # ragged [B, masks + 1]: the text between masks
     length = tf.strings.length(text)[:, None]
@@ -96,8 +106,6 @@ def _replace(
     between = tf.strings.substr(
         tf.gather(text, rows), from_byte.flat_values, to_byte.flat_values - from_byte.flat_values
     )
-    joins = tf.strings.regex_full_match(piece, "##.+")
-    pieces = tf.strings.regex_replace(piece, "^##(.)", r"\1", replace_global=False)
     joins = start.with_flat_values(joins)
     joins = tf.concat([joins, tf.zeros([start.nrows(), 1], tf.bool)], axis=1).flat_values
     between = tf.where(joins, tf.strings.regex_replace(between, r"\s+$", ""), between)

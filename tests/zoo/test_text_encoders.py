@@ -206,6 +206,32 @@ def test_masks_are_filled_and_the_rest_stays(models):
     assert answer["text"][0] == expected
 
 
+@pytest.mark.tensorflow_only
+@pytest.mark.parametrize("piece", ["\u0120the", "the", "####"])
+def test_masks_of_byte_pairs_are_filled(piece):
+    roles = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unknown": "<unk>", "mask": "<mask>"}
+    tokenizer = zoo.BytePairTokenizer.train(
+        ["the cat sat on the mat####"] * 20,
+        vocabulary_size=300,
+        special_tokens=("<s>", "<pad>", "</s>", "<unk>", "<mask>"),
+        roles=roles,
+        end="</s>",
+        parse_special=True,
+        pair_separators=2,
+    )
+    config = zoo.BertConfig(tokenizer.vocabulary_size, 12, 1, 2, 8, num_segments=1)
+    model = zoo.build(config, task="mlm")
+    model.output_bias.assign(
+        100 * np.eye(config.vocabulary_size)[tokenizer.vocabulary.index(piece)]
+    )
+    answer = ask(TEXT_MODELS["mlm"](tokenizer, model), ["on <mask> mat", "<mask>"])
+    word = piece.replace("\u0120", "")
+    # A piece without the space mark goes on with the word before it.
+    assert answer["text"][0].decode() == ("on the mat" if word != piece else f"on{piece} mat")
+    assert answer["text"][1].decode() == word
+    assert answer["tokens"][0, 0, 0].decode() == piece.replace("\u0120", " ")
+
+
 def test_vectors_have_length_one(models):
     vectors = ask(models["embed"], TEXTS)["embedding"]
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
