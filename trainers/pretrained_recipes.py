@@ -61,7 +61,7 @@ def polarity_minilm() -> TrainConfig:
 
     python -m trainers --recipe=polarity_minilm --workdir=runs/polarity_minilm --data_dir=DATA
 
-    8 CPU-minutes. Test accuracy 0.841 (`polarity_bert`, from nothing: 0.770).
+    8 CPU-minutes. Test accuracy 0.841, with seed 1 0.826 (`polarity_bert`, from nothing: 0.770).
     """
     return _minilm_classifier(
         "polarity_minilm",
