@@ -8,17 +8,25 @@ From Python:
 From a shell: python -m export.server --model_name=writer --model_base_path=/models/writer
 """
 
-from export.server.grpc_service import Server
+from export.server.batching import BatchingParameters
+from export.server.loading import Loader
 from export.server.manager import Manager
-from export.server.models import ServedModel, every_version, latest
+from export.server.models import ServedModel, every_version, latest, specific
 from export.server.servable import Servable, ServingError
+from export.server.server import RestOptions, Server
+from export.server.versions import Retries
 
 __all__ = [
+    "BatchingParameters",
+    "Loader",
     "Manager",
+    "RestOptions",
+    "Retries",
     "Servable",
     "ServedModel",
     "Server",
     "ServingError",
     "every_version",
     "latest",
+    "specific",
 ]

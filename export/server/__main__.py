@@ -1,6 +1,7 @@
-"""Serves one model. The flags are those of tensorflow_model_server.
+"""Serves models. The flags are those of tensorflow_model_server; `--help` lists them.
 
 python -m export.server --model_name=writer --model_base_path=/models/writer --port=8500
+python -m export.server --model_config_file=/models/models.config --rest_api_port=8501
 """
 
 import os
@@ -8,71 +9,75 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 
 import tensorflow as tf
-from absl import app, flags, logging
+from absl import flags, logging
 
-from export.server import ServedModel, Server
+from export.server.command import make_server, version_text
+from export.server.command_flags import parse
+from export.server.model_config import ConfigFilePoller
+from export.server.server import Server
+from export.server.status import ServingError
 
-_PORT = flags.DEFINE_integer(
-    "port", 8500, "Port of the gRPC services; 0 takes a free one.", lower_bound=0, upper_bound=65535
-)
-_HOST = flags.DEFINE_string(
-    "host", "0.0.0.0", "Address to listen on: all by default; localhost keeps others out."
-)
-_MODEL_NAME = flags.DEFINE_string("model_name", "default", "Name that clients ask for.")
-_MODEL_BASE_PATH = flags.DEFINE_string(
-    "model_base_path", "", "Absolute folder that holds the versions 1, 2, ...: required."
-)
-_POLL = flags.DEFINE_float(
-    "file_system_poll_wait_seconds",
-    1.0,
-    "Pause between two looks for new versions; 0 looks once, at the start.",
-    lower_bound=0,
-)
-_THREADS = flags.DEFINE_integer(
-    "grpc_max_threads", None, "Requests that run at one time; by default 4 per CPU, 16 at least."
-)
+_FAILED = 255  # what tensorflow_model_server exits with
 
 
-def main(argv: list[str]) -> None:
-    """Serves until SIGTERM or SIGINT; exits with 1 when the model or the port is at fault."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument: {argv[1]}")
-    if not _MODEL_BASE_PATH.value:
-        sys.exit(
-            "Failed to start server. Error: --model_base_path is missing: give the folder of "
-            "the model, which holds its versions in 1, 2, ..."
-        )
+def main(argv: Sequence[str]) -> None:
+    """Serves until SIGTERM or SIGINT; exits with 255 when a model, a file or a port is at fault."""
+    try:
+        values, unknown = parse(argv)
+        unknown = flags.FLAGS([argv[0], *unknown], known_only=True)[1:]  # those of logging
+    except flags.Error as error:
+        _fail(str(error))
+    if values.help:
+        print(__doc__, values.get_help(), sep="\n")
+        return
+    if values.version:
+        print(version_text())
+        return
+    for argument in unknown:  # as TensorFlow Serving: said, and served all the same
+        print(f"unknown argument: {argument}", flush=True)
     tf.get_logger().setLevel("ERROR")  # else each load says that its loader is of the old kind
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     try:
-        model = ServedModel(_MODEL_NAME.value, _MODEL_BASE_PATH.value)
-        server = Server(
-            [model],
-            host=_HOST.value,
-            port=_PORT.value,
-            max_threads=_THREADS.value,
-            poll_wait_seconds=_POLL.value,
-        )
+        server = make_server(values)
         if not server.start(cancelled=stopping):
             return
-    except (ValueError, RuntimeError, OSError) as error:
-        sys.exit(f"Failed to start server. Error: {error}")
-    with server.manager.acquire(model.name) as servable:
-        version = servable.version
-    print(f"serving {model.name} version {version} at localhost:{server.port}", flush=True)
+    except (ServingError, ValueError, RuntimeError, OSError) as error:
+        _fail(f"Failed to start server. Error: {error}")
+    poller = None
+    if values.model_config_file and values.model_config_file_poll_wait_seconds:
+        poller = ConfigFilePoller(
+            values.model_config_file, server.manager, values.model_config_file_poll_wait_seconds
+        )
+        poller.start()
+    print(_serving(server), flush=True)
     # Not stopping.wait(): a signal that comes while wait() holds the event's lock would have its
     # handler, in this same thread, wait for that lock for ever.
     while not stopping.is_set():
         time.sleep(0.1)
     logging.info("stopping: requests that run may finish")
+    if poller is not None:
+        poller.stop()
     if not server.stop():
         os._exit(1)  # a plain exit would wait for the threads of what was abandoned
 
 
+def _serving(server: Server) -> str:
+    models = [f"{name} version {version}" for name, version in server.manager.available_versions()]
+    text = f"serving {', '.join(models) or 'no model'} at localhost:{server.port}"
+    return text + (f", REST at localhost:{server.rest_port}" if server.rest_port else "")
+
+
+def _fail(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+    sys.exit(_FAILED)
+
+
 if __name__ == "__main__":
-    flags.FLAGS.set_default("verbosity", logging.INFO)
-    app.run(main)
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)
+    main(sys.argv)

@@ -21,6 +21,7 @@ from tensorflow_serving.apis import (
 )
 
 from export.server.servable import Servable, ServingError
+from export.server.tensor_content import encode_content
 from export.server.tensors import decode_tensor, dtype_name, encode_tensor
 
 if TYPE_CHECKING:
@@ -54,8 +55,9 @@ def predict_on(
     feeds = checked_feeds(servable, inputs)
     values = servable.run(feeds, [signature.outputs[alias].name for alias in aliases])
     response = predict_pb2.PredictResponse()
+    encode = encode_content if servable.tensor_content else encode_tensor
     for alias, value in zip(aliases, values, strict=True):
-        encode_tensor(value, response.outputs[alias])
+        encode(value, response.outputs[alias])
     response.model_spec.name = request.model_spec.name
     response.model_spec.version.value = servable.version
     response.model_spec.signature_name = name

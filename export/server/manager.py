@@ -5,41 +5,21 @@ beside the old one, takes its place, and only then is the old one let go, once t
 hold it are done. So a swap fails no request.
 """
 
-import contextlib
-import dataclasses
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import grpc
-import tensorflow as tf
 from absl import logging
-from tensorflow_serving.apis import get_model_status_pb2
 
-from export.server.models import ServedModel, find_versions, waiting_message
+from export.server.loading import Loader
+from export.server.models import BasePaths, ServedModel
 from export.server.servable import Servable, ServingError
-from export.server.warmup import warm_up
+from export.server.served_versions import ServedVersions, by_name
+from export.server.versions import Retries, State, Version, VersionStatus
 
-State = get_model_status_pb2.ModelVersionStatus
-
-
-@dataclasses.dataclass
-class VersionStatus:
-    """What became of one version: a state of ModelVersionStatus and, after a failure, why."""
-
-    number: int
-    state: int = State.START
-    error: ServingError | None = None
-
-
-class _Version(VersionStatus):
-    """A status with the servable it tells of, and how many requests are using it."""
-
-    def __init__(self, number: int):
-        super().__init__(number)
-        self.servable: Servable | None = None
-        self.users = 0
-        self.failure: ServingError | None = None  # of the last try to load, while there are more
+_LOOK_SECONDS = 0.1  # how soon a reload notices that its client went away
 
 
 class Manager:
@@ -48,6 +28,10 @@ class Manager:
     Args:
         models: The models to serve; their names must differ.
         poll_wait_seconds: float. Pause between two looks at the base paths; 0 looks only once.
+        retries: Retries. What is done when a version does not load.
+        loader: Loader. How versions are loaded: batched or not, with which warm-up.
+        label_unavailable: bool. Whether a label may be given to a version that is not loaded, as
+            all are before the start. A label that exists can only move to one that is.
 
     Raises:
         ValueError: two models have one name.
@@ -62,20 +46,30 @@ class Manager:
         >>> manager.stop()
     """
 
-    def __init__(self, models: Sequence[ServedModel], poll_wait_seconds: float = 1.0):
-        self._models = {model.name: model for model in models}
-        if len(self._models) != len(models):
-            raise ValueError(f"model names must differ; got {[model.name for model in models]}")
+    def __init__(
+        self,
+        models: Sequence[ServedModel],
+        poll_wait_seconds: float = 1.0,
+        *,
+        retries: Retries | None = None,
+        loader: Loader | None = None,
+        label_unavailable: bool = False,
+    ):
+        self._first = by_name(models)
         self._poll_wait_seconds = poll_wait_seconds
-        self._versions: dict[str, dict[int, _Version]] = {name: {} for name in self._models}
-        self._changed = threading.Condition()  # guards all versions; notified when one changes
-        self._stopping = threading.Event()
+        self._retries, self._loader = retries or Retries(), loader or Loader()
+        self._served = ServedVersions(label_unavailable)
+        self._base_paths = BasePaths()
+        self._stopping, self._wake = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._keep_polling, name="versions", daemon=True)
-        self._fatal = ""
-        self._told: dict[str, str] = {}
 
     def start(self) -> None:
-        """Begins to look for versions, in a thread of its own; returns at once."""
+        """Begins to look for versions, in a thread of its own; returns at once.
+
+        Raises:
+            ServingError: FAILED_PRECONDITION, there are labels, and `label_unavailable` is off.
+        """
+        self._served.configure(self._first)
         self._thread.start()
 
     def wait_until_available(self, timeout: float | None = None) -> bool:
@@ -85,22 +79,52 @@ class Manager:
             Whether that came true before `timeout` seconds were over.
 
         Raises:
-            RuntimeError: a version that was there when the manager started does not load.
+            ServingError: UNKNOWN, a model does not load; the message tells why.
         """
+        done = self._served.wait_until_settled(timeout)
+        if done:
+            self._served.raise_for("servable(s)", self._first)
+        return done
 
-        def settled() -> bool:
-            return bool(self._fatal) or all(map(self._newest, self._versions))
+    def reload(
+        self, models: Sequence[ServedModel], is_cancelled: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Serves these models from now on, and no others; waits until the new ones answer.
 
-        with self._changed:
-            done = self._changed.wait_for(settled, timeout)
-            if self._fatal:
-                raise RuntimeError(self._fatal)
-            return done
+        As in TensorFlow Serving, a new model that has no version yet is waited for, by this reload
+        and by the next. Models that go are unloaded without a wait.
 
-    @contextlib.contextmanager
+        Args:
+            models: The models; their names must differ.
+            is_cancelled: Asked while waiting: whether nobody waits for this reload any more.
+
+        Raises:
+            ServingError: FAILED_PRECONDITION when a label may not be given (nothing is changed);
+                UNKNOWN when a new model does not load (the others are served); DEADLINE_EXCEEDED
+                when it is cancelled; UNAVAILABLE when the manager stops.
+            ValueError: two models have one name.
+        """
+        wanted = by_name(models)
+        self._wait_until_settled(is_cancelled)
+        new = self._served.configure(wanted)
+        self._wake.set()
+        self._wait_until_settled(is_cancelled)
+        self._served.raise_for("model(s)", new)
+
+    def _wait_until_settled(self, is_cancelled: Callable[[], bool]) -> None:
+        while not self._served.wait_until_settled(_LOOK_SECONDS):
+            if self._stopping.is_set():
+                raise ServingError(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
+            if is_cancelled():
+                raise ServingError(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+
+    def check_labels(self, models: Sequence[ServedModel]) -> None:
+        """Raises ServingError, FAILED_PRECONDITION, when `reload` would refuse a label."""
+        self._served.check_labels(models)
+
     def acquire(
         self, name: str, version: int | None = None, label: str | None = None
-    ) -> Iterator[Servable]:
+    ) -> AbstractContextManager[Servable]:
         """Lends a servable: it stays loaded until the context ends.
 
         Args:
@@ -109,42 +133,18 @@ class Manager:
             label: str | None. A version by its label.
 
         Raises:
-            ServingError: NOT_FOUND when it is not served, INVALID_ARGUMENT for an unknown label.
+            ServingError: as the context begins, NOT_FOUND when it is not served, INVALID_ARGUMENT
+                for an unknown label.
         """
-        if label is not None:
-            labels = self._models[name].labels if name in self._models else {}
-            if label not in labels:
-                raise ServingError(
-                    grpc.StatusCode.INVALID_ARGUMENT,
-                    f"Unrecognized servable version label: {label}",
-                )
-            version = labels[label]
-        with self._changed:
-            if version is None:
-                found, request = self._newest(name), f"Latest({name})"
-            else:
-                found = self._versions.get(name, {}).get(version)
-                request = f"Specific({name}, {version})"
-            if found is None or found.state != State.AVAILABLE:
-                raise ServingError(
-                    grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {request}"
-                )
-            found.users += 1
-        try:
-            yield found.servable
-        finally:
-            with self._changed:
-                found.users -= 1
-                self._changed.notify_all()
+        return self._served.acquire(name, version, label)
 
     def statuses(self, name: str) -> list[VersionStatus]:
         """What became of every version of a model that was ever seen, newest first."""
-        with self._changed:
-            versions = self._versions.get(name, {})
-            return [
-                VersionStatus(number, versions[number].state, versions[number].error)
-                for number in sorted(versions, reverse=True)
-            ]
+        return self._served.statuses(name)
+
+    def available_versions(self) -> list[tuple[str, int]]:
+        """Name and version of all that answers requests."""
+        return self._served.available()
 
     def stop(self, timeout: float | None = None) -> bool:
         """Stops polling and unloads everything, once no request holds it any more.
@@ -159,128 +159,110 @@ class Manager:
             return None if end is None else max(0.0, end - time.monotonic())
 
         self._stopping.set()
+        self._wake.set()
         if self._thread.ident is not None:
             self._thread.join(left())
-        with self._changed:
-            versions = [(n, v) for n, all_of_n in self._versions.items() for v in all_of_n.values()]
+        versions = [(name, v) for name in self._served.names() for v in self._served.of_model(name)]
         for name, version in versions:
             if version.state == State.AVAILABLE:
                 self._start_unloading(name, version)
-        with self._changed:
-            done = self._changed.wait_for(
-                lambda: not any(version.state == State.UNLOADING for _, version in versions), left()
-            )
+        done = self._served.wait_for(
+            lambda: not any(version.state == State.UNLOADING for _, version in versions), left()
+        )
         return done and not self._thread.is_alive()
 
-    def _newest(self, name: str) -> _Version | None:
-        versions = self._versions.get(name, {})
-        available = [n for n, version in versions.items() if version.state == State.AVAILABLE]
-        return versions[max(available)] if available else None
+    # What follows runs in the thread, but for the unloading.
 
     def _keep_polling(self) -> None:
-        first = True
-        while not self._stopping.is_set() and not self._fatal:
-            for model in self._models.values():
-                if not self._stopping.is_set():
-                    self._poll(model, first)
-            first = False
-            if not self._poll_wait_seconds:
-                return
-            self._stopping.wait(self._poll_wait_seconds)
+        next_look = 0.0
+        while not self._stopping.is_set():
+            models, now = self._served.models, time.monotonic()
+            for model in models.values():
+                # Models that came with a reload are not made to wait for the next look.
+                if now >= next_look or model.name not in self._base_paths.found:
+                    self._base_paths.look(model)
+                self._update(model.name, model)
+            for name in {*self._served.names(), *self._base_paths.found} - {*models}:
+                self._base_paths.found.pop(name, None)
+                self._update(name, None)
+            if now >= next_look:
+                next_look = now + (self._poll_wait_seconds or threading.TIMEOUT_MAX / 2)
+            self._wake.wait(max(0.0, min(next_look - time.monotonic(), self._seconds_to_retry())))
+            self._wake.clear()
 
-    def _poll(self, model: ServedModel, first: bool) -> None:
-        try:
-            found = find_versions(model.base_path)
-        except tf.errors.OpError as error:
-            # What is loaded keeps serving: storage that is away for a while must not stop it.
-            self._tell(model, f"cannot list {model.base_path}: {error.message}")
-            return
-        if found is None:
-            self._tell(model, waiting_message(model, "which does not exist"))
-            return
-        if not found:
-            self._tell(model, waiting_message(model, "whose folders are not named by a number"))
-        else:
-            self._told.pop(model.name, None)
-        wanted = model.policy(sorted(found))
-        for number in wanted:
-            self._load(model, number, found[number], fatal=first)
-        with self._changed:
-            versions = list(self._versions[model.name].values())
-            # Nothing goes before all that is to take its place has come.
-            ready = all(v.state == State.AVAILABLE for v in versions if v.number in wanted)
+    def _seconds_to_retry(self) -> float:
+        versions = [v for name in self._served.names() for v in self._served.of_model(name)]
+        pauses = [version.seconds_to_retry() for version in versions]
+        return min((p for p in pauses if p is not None), default=threading.TIMEOUT_MAX / 2)
+
+    def _update(self, name: str, model: ServedModel | None) -> None:
+        """Loads what is wanted of a model, then unloads what is not."""
+        if model is not None and name not in self._base_paths.found:
+            return  # its base path was never seen; what an earlier one held goes on
+        found = self._base_paths.found.get(name, {})
+        wanted = {*model.policy(sorted(found))} if model is not None else set()
+        for number in sorted(wanted, reverse=True):  # the newest is wanted soonest
+            if self._stopping.is_set():
+                return
+            self._load(name, number, found[number])
+        versions = self._served.of_model(name)
+        # One that takes their place must have come before the last of the others goes.
+        ready = not wanted or any(
+            v.state == State.AVAILABLE for v in versions if v.number in wanted
+        )
         for version in versions:
             if version.number in wanted:
                 continue
+            version.given_up = False  # should it come back, it is another one
             if version.state == State.LOADING:
-                self._set_state(version, State.END, version.failure)  # given up: gone, or outdated
+                self._served.set_state(version, State.END, version.failure)
             elif version.state == State.AVAILABLE and ready:
-                self._start_unloading(model.name, version)
+                self._start_unloading(name, version)
 
-    def _load(self, model: ServedModel, number: int, path: str, fatal: bool) -> None:
-        with self._changed:
-            version = self._versions[model.name].get(number)
-            if version is None or version.state == State.END:
-                version = self._versions[model.name][number] = _Version(number)
-            elif version.state != State.LOADING:  # LOADING here: it failed at the last poll
-                return
-        self._set_state(version, State.LOADING)
-        begin = time.monotonic()
-        servable = None
-        try:
-            servable = Servable(model.name, number, path)
-            records = warm_up(servable)
-        except Exception as error:  # noqa: BLE001  whatever a damaged file may raise
-            if servable is not None:
-                servable.close()
-            self._failed(model, version, path, error, fatal)
+    def _load(self, name: str, number: int, path: str) -> None:
+        version = self._served.get_or_add(name, number)
+        if not version.is_due():
             return
-        version.servable = servable
-        self._set_state(version, State.AVAILABLE)
+        version.begin()
+        self._served.set_state(version, State.LOADING)
+        begin = time.monotonic()
+        try:
+            version.servable, records = self._loader.load(name, number, path)
+        except ServingError as error:
+            self._failed(name, version, path, error)
+            return
+        self._served.set_state(version, State.AVAILABLE)
         seconds = time.monotonic() - begin
         logging.info(
             "loaded %s version %d from %s in %.1f s, %d warm-up requests",
-            *(model.name, number, path, seconds, records),
+            *(name, number, path, seconds, records),
         )
 
-    def _failed(
-        self, model: ServedModel, version: _Version, path: str, error: Exception, fatal: bool
-    ) -> None:
-        known = isinstance(error, ServingError)
-        failure = error if known else ServingError(grpc.StatusCode.UNKNOWN, str(error))
-        message = f"model {model.name} version {version.number} at {path} does not load: {failure}"
-        if version.failure is None or version.failure.message != failure.message:  # once
-            logging.error("%s%s", message, "" if fatal else "; trying again at each poll")
-            if not known:
-                logging.error("what the loader raised:", exc_info=error)
-        version.failure = failure
-        if fatal:
-            self._set_state(version, State.END, failure)
-            with self._changed:
-                self._fatal = message
-                self._changed.notify_all()
+    def _failed(self, name: str, version: Version, path: str, error: ServingError) -> None:
+        retry = version.try_again(self._retries)
+        if retry:
+            more = f"trying again in {self._retries.seconds:g} s, {retry} of {self._retries.count}"
+        else:
+            more = "given up, until the version goes away and comes back"
+        message = f"model {name} version {version.number} at {path} does not load: {error}; {more}"
+        logging.error("%s", message)
+        if error.__cause__ is not None and (
+            version.failure is None or version.failure.message != error.message
+        ):
+            logging.error("what the loader raised:", exc_info=error.__cause__)  # once
+        version.failure = error
+        if not retry:
+            self._served.set_state(version, State.END, error)
 
-    def _start_unloading(self, name: str, version: _Version) -> None:
-        self._set_state(version, State.UNLOADING)
+    def _start_unloading(self, name: str, version: Version) -> None:
+        self._served.set_state(version, State.UNLOADING)
         # In a thread, so that a long request on an old version delays no other model. Not a daemon:
         # Python aborts the process when it ends while such a thread is inside TensorFlow.
         threading.Thread(target=self._unload, args=(name, version)).start()
 
-    def _unload(self, name: str, version: _Version) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: version.users == 0)
-            servable, version.servable = version.servable, None
+    def _unload(self, name: str, version: Version) -> None:
+        servable = self._served.take_unused(version)
         servable.close()
         del servable  # the graph goes now, not after the version is said to be gone
-        self._set_state(version, State.END)
+        self._served.set_state(version, State.END)
         logging.info("unloaded %s version %d", name, version.number)
-
-    def _set_state(self, version: _Version, state: int, error: ServingError | None = None) -> None:
-        with self._changed:
-            version.state, version.error = state, error
-            self._changed.notify_all()
-
-    def _tell(self, model: ServedModel, message: str) -> None:
-        if self._told.get(model.name) != message:  # once, not at every poll
-            logging.warning("%s", message)
-            self._told[model.name] = message

@@ -13,27 +13,13 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_text  # noqa: F401  registers the TF-Text ops that a model's graph may hold
 from tensorflow.core.framework import function_pb2, graph_pb2, node_def_pb2
-from tensorflow.core.protobuf import config_pb2
+from tensorflow.core.protobuf import config_pb2, rewriter_config_pb2
+from tensorflow.python.client import pywrap_tf_session
 
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
-
-
-class ServingError(Exception):
-    """A request, or a load, that ends with a status code and a message for the client.
-
-    Example:
-        >>> raise ServingError(grpc.StatusCode.NOT_FOUND, "Servable not found")
-    """
-
-    def __init__(self, code: grpc.StatusCode, message: str):
-        super().__init__(f"{code.name}: {message}")
-        self.code = code
-        self.message = message
-
-    @classmethod
-    def from_tensorflow(cls, error: tf.errors.OpError) -> "ServingError":
-        """Keeps the code and message of an error that a graph raised."""
-        return cls(_CODES.get(error.error_code, grpc.StatusCode.UNKNOWN), error.message)
+from export.server.batched_runs import BatchedRuns
+from export.server.batching import BatchingParameters
+from export.server.request_clock import remaining, running
+from export.server.status import ServingError
 
 
 class Servable:
@@ -43,6 +29,8 @@ class Servable:
         name: str. The model's name, as clients ask for it.
         version: int. The version's number.
         path: str. The version's folder, the one that holds `saved_model.pb`.
+        batching: BatchingParameters | None. How runs share batches; None runs each by itself.
+        tags: Tags of the MetaGraph to load.
 
     Raises:
         ServingError: the folder holds no SavedModel, or one that is incomplete, lacks the tag
@@ -55,25 +43,46 @@ class Servable:
         [array([3.], dtype=float32)]
     """
 
-    def __init__(self, name: str, version: int, path: str):
+    def __init__(
+        self,
+        name: str,
+        version: int,
+        path: str,
+        *,
+        batching: BatchingParameters | None = None,
+        tags: Sequence[str] = ("serve",),
+    ):
         self.name = name
         self.version = version
         self.path = path
+        self.tensor_content = False  # the form of the tensors that Predict answers with
+        self.compiles = False  # whether XLA may run
         self._graph = tf.Graph()
-        self._session = tf.compat.v1.Session(graph=self._graph)
+        config = config_pb2.ConfigProto()
+        if batching is not None:
+            # What is in a batch is optimized again where it is called; one pass out here is enough.
+            config.graph_options.rewrite_options.meta_optimizer_iterations = (
+                rewriter_config_pb2.RewriterConfig.ONE
+            )
+        self._session = tf.compat.v1.Session(graph=self._graph, config=config)
         self._callables: dict[tuple[tuple[str, ...], tuple[str, ...]], object] = {}
+        self._known: dict[tuple[str, ...], list] = {}
         self._lock = threading.Lock()
         try:
             # The signatures are copied out so that the GraphDef, weights folded into constants
             # included, is not held a second time.
             with self._graph.as_default():
-                meta_graph = tf.compat.v1.saved_model.loader.load(self._session, ["serve"], path)
-            self._graph.finalize()
+                meta_graph = tf.compat.v1.saved_model.loader.load(self._session, [*tags], path)
         except BaseException as error:
             self._session.close()
-            raise _load_error(path, error) from error
+            raise _load_error(path, tags, error) from error
         self.signatures = dict(meta_graph.signature_def)
         self._compiled = _CompiledNodes(meta_graph.graph_def)
+        self._batched = None
+        if batching is None:
+            self._graph.finalize()
+        else:
+            self._batched = BatchedRuns(self._graph, self._call, batching)
 
     def input_dtype(self, tensor: str) -> int | None:
         """The DataType that a graph tensor takes when it is fed; None when there is no such."""
@@ -94,21 +103,61 @@ class Servable:
 
         Raises:
             ServingError: an op failed; code and message are the graph's own. INTERNAL `XLA
-                compilation disabled` for a graph that must be compiled, as TensorFlow Serving says.
+                compilation disabled` for a graph that must be compiled, as TensorFlow Serving
+                says. DEADLINE_EXCEEDED when the deadline (`request_clock.due_in`) passes: the run
+                is ended.
         """
-        where = self._compiled.reached_from(fetches)
+        where = "" if self.compiles else self._compiled.reached_from(fetches)
         if where:
             raise ServingError(
                 grpc.StatusCode.INTERNAL, f"XLA compilation disabled\n\t [[{where}]]"
             )
         # Sorted: clients that list the same names in another order share one pruned graph.
         feed_names, fetch_names = tuple(sorted(feeds)), tuple(sorted(set(fetches)))
+        values = None
         try:
-            values = self._callable(feed_names, fetch_names)(*(feeds[name] for name in feed_names))
+            with running():
+                if self._batched is not None and feeds:
+                    values = self._batched.run(feeds, fetch_names)
+                if values is None:
+                    fed = [feeds[name] for name in feed_names]
+                    values = self._run_alone(feed_names, fed, fetch_names)
         except tf.errors.OpError as error:
             raise ServingError.from_tensorflow(error) from error
         by_name = dict(zip(fetch_names, map(_as_array, values), strict=True))
         return [by_name[name] for name in fetches]
+
+    def _run_alone(
+        self, feeds: tuple[str, ...], values: Sequence[np.ndarray], fetches: tuple[str, ...]
+    ) -> Sequence:
+        left = remaining()
+        if left is None:
+            return self._call(feeds, values, fetches)
+        try:
+            fed, fetched = self._outputs(feeds), self._outputs(fetches)
+        except (KeyError, ValueError):  # a name that the graph lacks: the runtime says so better
+            return self._call(feeds, values, fetches)
+        # 0 would be no timeout at all.
+        options = config_pb2.RunOptions(timeout_in_ms=max(1, round(left * 1000)))
+        buffer = pywrap_tf_session.TF_NewBufferFromString(options.SerializeToString())
+        try:
+            return pywrap_tf_session.TF_SessionRun_wrapper(
+                self._session._session, buffer, dict(zip(fed, values)), fetched, [], None
+            )
+        finally:
+            pywrap_tf_session.TF_DeleteBuffer(buffer)
+
+    def _outputs(self, names: tuple[str, ...]) -> list:
+        if names not in self._known:
+            self._known[names] = [
+                self._graph.get_tensor_by_name(name)._as_tf_output() for name in names
+            ]
+        return self._known[names]
+
+    def _call(
+        self, feeds: Sequence[str], values: Sequence[np.ndarray], fetches: Sequence[str]
+    ) -> Sequence:
+        return self._callable(tuple(feeds), tuple(fetches))(*values)
 
     def _callable(self, feeds: tuple[str, ...], fetches: tuple[str, ...]):
         with self._lock:
@@ -131,7 +180,7 @@ def _as_array(value) -> np.ndarray:
     return np.asarray(value, dtype=object if isinstance(value, bytes) else None)
 
 
-def _load_error(path: str, error: BaseException) -> BaseException:
+def _load_error(path: str, tags: Sequence[str], error: BaseException) -> BaseException:
     """The loader's exception as the status TensorFlow Serving reports for the same folder."""
     code = grpc.StatusCode
     if isinstance(error, tf.errors.OpError):
@@ -147,8 +196,9 @@ def _load_error(path: str, error: BaseException) -> BaseException:
     if isinstance(error, RuntimeError) and "MetaGraphDef" in str(error):
         return ServingError(
             code.NOT_FOUND,
-            "Could not find meta graph def matching supplied tags: { serve }. To inspect available "
-            "tag-sets in the SavedModel, please use the SavedModel CLI: `saved_model_cli`",
+            "Could not find meta graph def matching supplied tags: "
+            f"{{ {' '.join(sorted(tags))} }}. To inspect available tag-sets in the SavedModel, "
+            "please use the SavedModel CLI: `saved_model_cli`",
         )
     if isinstance(error, ValueError) and "checkpoint" in str(error):
         return ServingError(

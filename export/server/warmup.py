@@ -22,10 +22,14 @@ _REPLAYS = {
 }
 
 
-def warm_up(servable: Servable) -> int:
+def warm_up(servable: Servable, iterations: int = 1) -> int:
     """Runs every request of the warm-up file, a TFRecord file of PredictionLog.
 
     The model name in a request is ignored, as TensorFlow Serving ignores it.
+
+    Args:
+        servable: Servable. What is asked.
+        iterations: int. How often each request is run; 0 does not even read the file.
 
     Returns:
         How many records were read; 0 when the SavedModel has no warm-up file.
@@ -34,7 +38,7 @@ def warm_up(servable: Servable) -> int:
         ServingError: the file is damaged, holds more than 1,000 records, or a request in it fails.
     """
     path = os.path.join(servable.path, WARMUP_FILE)
-    if not tf.io.gfile.exists(path):
+    if not iterations or not tf.io.gfile.exists(path):
         return 0
     count = 0
     for record in _records(path):
@@ -44,7 +48,8 @@ def warm_up(servable: Servable) -> int:
                 grpc.StatusCode.INVALID_ARGUMENT,
                 f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {path}",
             )
-        _replay(servable, record, path)
+        for _ in range(iterations):
+            _replay(servable, record, path)
     return count
 
 

@@ -1,23 +1,32 @@
 """The embedded server against the answers recorded from TensorFlow Serving itself."""
 
+import functools
 import json
 import os
 import pathlib
 import re
+import shutil
+import time
 
 import grpc
 import pytest
+import tensorflow as tf
 from google.protobuf import text_format
+from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
     inference_pb2,
+    model_management_pb2,
     predict_pb2,
     regression_pb2,
 )
 
-from export.server import ServedModel, Server, every_version
+from export.server import Server, ServingError
+from export.server.command import make_server
+from export.server.command_flags import parse
+from export.server.model_config import ModelServerConfig, models_of
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RECORDED = pathlib.Path(os.environ.get("ZOO_SERVING", ROOT.parent / "shared" / "serving"))
@@ -44,41 +53,34 @@ _MESSAGES = {
         get_model_status_pb2.GetModelStatusRequest,
         get_model_status_pb2.GetModelStatusResponse,
     ),
+    "HandleReloadConfigRequest": (
+        model_management_pb2.ReloadConfigRequest,
+        model_management_pb2.ReloadConfigResponse,
+    ),
 }
+_UNLOAD_SECONDS = 10.0
 
 
 def recorded():
+    """The gRPC exchanges, in order; each says whether a reload came before it."""
     file = RECORDED / "transcripts.jsonl"
     if not file.exists():
         return []
     covered = tuple(f"/{name}" for name in _MESSAGES)
-    exchanges = []
+    exchanges, reloaded = [], False
     for line in file.read_text().splitlines():
-        exchange = json.loads(line)
-        if exchange.get("rpc", "").endswith("/HandleReloadConfigRequest"):
-            break  # from here on the answers are those of another configuration
+        exchange = json.loads(line.replace("{MODELS}", str(RECORDED / "models")))
         if exchange.get("rpc", "").endswith(covered):
-            exchanges.append(exchange)
+            exchanges.append({**exchange, "after_reload": reloaded})
+            reloaded = reloaded or exchange["rpc"].endswith("/HandleReloadConfigRequest")
     return exchanges
 
 
 @pytest.fixture(scope="module")
 def recorded_server():
-    def model(name, folder, *rest):
-        return ServedModel(name, str(RECORDED / "models" / folder), *rest)
-
-    labels = {"stable": 123, "canary": 124}
-    models = [
-        model("hpt", "half_plus_two"),
-        model("two", "saved_model_half_plus_two_2_versions", every_version(), labels),
-        model("types", "types"),
-        model("ex", "examples"),
-        model("hptcpu", "saved_model_half_plus_two_cpu"),
-        model("batchsz", "batchsz"),
-        model("texty", "texty"),
-        model("jit", "jit"),
-    ]
-    with Server(models, port=0, host="localhost") as server:
+    text = (RECORDED / "models.config").read_text().replace("{MODELS}", str(RECORDED / "models"))
+    models = models_of(text_format.Parse(text, ModelServerConfig()))
+    with Server(models, port=0, label_unavailable=True) as server:
         yield grpc.insecure_channel(f"localhost:{server.port}")
 
 
@@ -98,29 +100,143 @@ def canonical(response):
     return response.SerializeToString(deterministic=True), packed
 
 
-@pytest.mark.skipif(not recorded(), reason="no recorded answers on this machine")
-@pytest.mark.parametrize("exchange", recorded(), ids=lambda exchange: exchange["id"])
-def test_answers_as_tensorflow_serving_did(recorded_server, exchange):
+def ask(channel, exchange):
+    """Code, message and response, comparable to `wanted`."""
     request_type, response_type = _MESSAGES[exchange["rpc"].rsplit("/")[-1]]
     if exchange["request"] is None:
         content = bytes.fromhex(exchange["request_raw_hex"])
     else:
         content = text_format.Parse(exchange["request"], request_type()).SerializeToString()
-    call = recorded_server.unary_unary(exchange["rpc"])
     try:
-        answer = response_type.FromString(call(content, timeout=exchange.get("deadline_s", 20)))
+        answer = channel.unary_unary(exchange["rpc"])(
+            content, timeout=exchange.get("deadline_s", 20)
+        )
     except grpc.RpcError as error:
-        code, message = error.code().name, error.details()
-    else:
-        code, message = "OK", ""
-    if "deadline_s" in exchange and code == "DEADLINE_EXCEEDED":
-        return  # the recorded server won a race against a microsecond; either may
-    assert code == exchange["code"]
-    if exchange["request"] is not None:  # an unparsable request is answered by gRPC itself
+        message = error.details()
         if exchange["id"] == "predict_mismatched_batch":
             # Two nodes fail; which of them is named is up to the executor's threads.
             message = message.replace("{{node mul}}", "{{node add}}")
-        assert shown(message) == shown(exchange["message"])
-    if code == "OK":
-        wanted = response_type.FromString(bytes.fromhex(exchange["response_raw_hex"]))
-        assert canonical(answer) == canonical(wanted)
+        if exchange["request"] is None:  # an unparsable request is answered by gRPC itself
+            message = exchange["message"]
+        return error.code().name, shown(message), None
+    return "OK", "", canonical(response_type.FromString(answer))
+
+
+def wanted(exchange):
+    if exchange["code"] != "OK":
+        return exchange["code"], shown(exchange["message"]), None
+    _, response_type = _MESSAGES[exchange["rpc"].rsplit("/")[-1]]
+    if "response_raw_hex" in exchange:
+        response = response_type.FromString(bytes.fromhex(exchange["response_raw_hex"]))
+    else:
+        response = text_format.Parse(exchange["response"], response_type())
+    return "OK", "", canonical(response)
+
+
+@pytest.mark.skipif(not recorded(), reason="no recorded answers on this machine")
+@pytest.mark.parametrize("exchange", recorded(), ids=lambda exchange: exchange["id"])
+def test_answers_as_tensorflow_serving_did(recorded_server, exchange):
+    answer = ask(recorded_server, exchange)
+    if "deadline_s" in exchange and answer[0] == "DEADLINE_EXCEEDED":
+        return  # the recorded server won a race against a microsecond; either may
+    if exchange["id"] == "status_immediately_after_unload":
+        # Unloading is asynchronous: recorded while it had not begun, asked here when it has.
+        _, response_type = _MESSAGES["GetModelStatus"]
+        status = response_type.FromString(answer[2][0]).model_version_status[0]
+        assert (answer[0], status.version) == ("OK", 1)
+        return
+    end = time.monotonic() + _UNLOAD_SECONDS
+    while exchange["after_reload"] and answer != wanted(exchange) and time.monotonic() < end:
+        time.sleep(0.05)  # for the same reason: the recorder waited some seconds
+        answer = ask(recorded_server, exchange)
+    assert answer == wanted(exchange)
+
+
+# --- starts with flags, and what they are asked
+
+
+_NOT_REPLAYED = {
+    "f_cors": "REST: tests/export/test_rest_recorded.py",
+    "c_same_port": "the recorder waited for REST; test_server_config.py has the log line",
+    "swap": "its folder is not recorded: test_server.py, test_swap_drops_no_request",
+    "r_poll": "its files are not recorded: test_server_config.py",
+    "b2_inv": "test_server_batching.py: an error where TensorFlow Serving ends with a signal",
+    "b_broken_empty": "its folder is not recorded: test_server_lifecycle.py",
+    "b_broken_op": "differs: an op that is unknown fails the load here, not the first request",
+    "b_broken_noversion": "its folder is not recorded: test_server.py, a path without versions",
+}
+
+
+def starts():
+    """Each start with what followed it, but for batching, where requests are sent together."""
+    file = RECORDED / "lifecycle.jsonl"
+    groups = []
+    for line in file.read_text().splitlines() if file.exists() else []:
+        entry = json.loads(line)
+        name, what = entry["id"].split(":")
+        if what == "start":
+            groups.append({"name": name, "start": entry, "lines": [], "exchanges": []})
+        elif what == "log":
+            groups[-1]["lines"] += entry["lines"]
+        elif entry.get("transport") == "grpc":
+            groups[-1]["exchanges"].append(entry)
+    batched = ("bt_", "b2_")
+    return [
+        group
+        for group in groups
+        if group["name"] not in _NOT_REPLAYED and not group["name"].startswith(batched)
+    ]
+
+
+def filled(folder: pathlib.Path) -> pathlib.Path:
+    """The recorded configuration files, and the model with a default, with paths that are there."""
+    for file in (RECORDED / "configs").iterdir():
+        text = file.read_text().replace("{MODELS}", str(RECORDED / "models"))
+        (folder / file.name).write_text(text)
+    (folder / "defaults").mkdir()
+    version = shutil.copytree(RECORDED / "models/half_plus_two/1", folder / "defaults/1")
+    for path in (version, *version.rglob("*")):
+        path.chmod(0o755)
+    saved = saved_model_pb2.SavedModel.FromString((version / "saved_model.pb").read_bytes())
+    two = saved.meta_graphs[0].signature_def["two"]
+    two.defaults["z"].CopyFrom(tf.make_tensor_proto([10.0]))
+    (version / "saved_model.pb").write_bytes(saved.SerializeToString())
+    return folder
+
+
+@pytest.mark.skipif(not starts(), reason="no recorded answers on this machine")
+@pytest.mark.parametrize("group", starts(), ids=lambda group: group["name"])
+def test_starts_as_tensorflow_serving_did(group, tmp_path):
+    paths = {"{MODELS}": str(RECORDED / "models"), "{CONFIG}": str(filled(tmp_path))}
+
+    def real(text):
+        return functools.reduce(lambda t, key: t.replace(key, paths[key]), paths, text)
+
+    # A free port, and no long pauses between tries.
+    arguments = [*map(real, group["start"]["args"]), "--port=0"]
+    values, unknown = parse(["server", *arguments, "--load_retry_interval_micros=1000"])
+    assert [f"unknown argument: {argument}" for argument in unknown] == [
+        line for line in group["lines"] if line.startswith("unknown argument")
+    ]
+    if not group["start"]["listening"]:
+        assert group["start"]["exit_code"] == 255  # test_server.py has the command's exit code
+        with pytest.raises(ServingError) as caught:
+            make_server(values).start()
+        lines = [real(line) for line in group["lines"]]
+        said = [line.split("Error: ", 1)[1] for line in lines if line.startswith("Failed to")]
+        said = said or [re.split(r"failed: |: 1}: ", lines[-1])[-1]]
+        # The recorder could not read the bytes that are no UTF-8 in a message.
+        message = str(caught.value).replace("\\xff", "\N{REPLACEMENT CHARACTER}")
+        assert said[0].rstrip("}, ") in message
+        return
+    with make_server(values) as server:
+        channel = grpc.insecure_channel(f"localhost:{server.port}")
+        for exchange in group["exchanges"]:
+            exchange["request"] = real(exchange["request"])
+            # The recorder waited 8 s for a reload that does not end.
+            exchange["deadline_s"] = 0.5 if exchange["code"] == "DEADLINE_EXCEEDED" else 20
+            end = time.monotonic() + _UNLOAD_SECONDS
+            while (answer := ask(channel, exchange)) != wanted(exchange):
+                # Recorded seconds after a reload, when what it dropped was unloaded.
+                assert time.monotonic() < end, f"{exchange['id']}: {answer}"
+                time.sleep(0.05)

@@ -1,0 +1,133 @@
+"""From flags to a server, with the errors of tensorflow_model_server."""
+
+import importlib.metadata
+
+import grpc
+import tensorflow as tf
+from absl import flags, logging
+
+from export.server.batching import BatchingParameters, read_batching_parameters
+from export.server.command_flags import channel_arguments
+from export.server.loading import Loader
+from export.server.model_config import (
+    ModelServerConfig,
+    models_of,
+    read_model_config,
+    single_model_config,
+)
+from export.server.security import read_credentials
+from export.server.server import RestOptions, Server
+from export.server.status import ServingError
+from export.server.text_protos import MonitoringConfigProto, read_text_proto
+from export.server.versions import Retries
+
+_METRICS_PATH = "/monitoring/prometheus/metrics"
+
+
+def version_text() -> str:
+    """What `--version` prints: this server, and the TensorFlow it runs on."""
+    try:
+        version = importlib.metadata.version("keras-lm-zoo")
+    except importlib.metadata.PackageNotFoundError:  # run from a checkout
+        version = "from source"
+    return (
+        f"TensorFlow ModelServer: export.server ({version})\nTensorFlow Library: {tf.__version__}"
+    )
+
+
+def make_server(values: flags.FlagValues) -> Server:
+    """The server that a command line asks for; it is not started.
+
+    Args:
+        values: The flags, as `command_flags.parse` reads them.
+
+    Raises:
+        ServingError: a file, or the configuration in it, is at fault.
+        ValueError: `--grpc_channel_arguments` is.
+
+    Example:
+        >>> values, _ = parse(["server", "--model_name=m", "--model_base_path=/models/m"])
+        >>> make_server(values).start()
+        True
+    """
+    return Server(
+        models_of(_model_config(values)),
+        host=values.host,
+        port=values.port,
+        max_threads=values.grpc_max_threads,
+        max_queued=values.grpc_max_queued,
+        poll_wait_seconds=values.file_system_poll_wait_seconds,
+        retries=Retries(values.max_num_load_retries, values.load_retry_interval_micros / 1e6),
+        loader=Loader(
+            batching=_batching(values),
+            per_model_batching=values.enable_per_model_batching_parameters,
+            warm_up_iterations=(
+                values.num_request_iterations_for_warmup if values.enable_model_warmup else 0
+            ),
+            tags=tuple(values.saved_model_tags.split(",")),
+            tensor_content=values.enable_serialization_as_tensor_content,
+            compiles=values.xla_cpu_compilation_enabled,
+        ),
+        label_unavailable=values.allow_version_labels_for_unavailable_models,
+        credentials=read_credentials(values.ssl_config_file) if values.ssl_config_file else None,
+        socket_path=values.grpc_socket_path,
+        channel_arguments=channel_arguments(values.grpc_channel_arguments),
+        health=values.enable_grpc_healthcheck_service,
+        reflection=values.enable_grpc_reflection,
+        rest=_rest(values),
+    )
+
+
+def _model_config(values: flags.FlagValues) -> ModelServerConfig:
+    if values.model_config_file:
+        return read_model_config(values.model_config_file)
+    if values.model_base_path:
+        return single_model_config(values.model_name, values.model_base_path)
+    raise _invalid(
+        "Both server_options.model_base_path and server_options.model_config_file are empty!"
+    )
+
+
+def _batching(values: flags.FlagValues) -> BatchingParameters | None:
+    if values.enable_batching:
+        if values.batching_parameters_file:
+            return read_batching_parameters(values.batching_parameters_file)
+        return BatchingParameters()
+    if values.batching_parameters_file:
+        raise _invalid(
+            "server_options.batching_parameters_file is set without setting "
+            "server_options.enable_batching to true."
+        )
+    if values.enable_per_model_batching_parameters:
+        raise _invalid(
+            "server_options.enable_per_model_batching_params is set without setting "
+            "server_options.enable_batching to true."
+        )
+    return None
+
+
+def _rest(values: flags.FlagValues) -> RestOptions | None:
+    metrics_path = ""
+    if values.monitoring_config_file:
+        config = read_text_proto(values.monitoring_config_file, MonitoringConfigProto)
+        if config.prometheus_config.enable:
+            metrics_path = config.prometheus_config.path or _METRICS_PATH
+    if not values.rest_api_port:
+        return None
+    if values.rest_api_port == values.port:
+        logging.error(
+            "server_options.http_port cannot be same as grpc_port. Please use a different port "
+            "for HTTP/REST API. Skipped exporting HTTP/REST API."
+        )
+        return None
+    return RestOptions(
+        port=values.rest_api_port,
+        timeout_ms=values.rest_api_timeout_in_ms,
+        max_threads=values.rest_api_num_threads,
+        cors=values.rest_api_enable_cors_support,
+        metrics_path=metrics_path,
+    )
+
+
+def _invalid(message: str) -> ServingError:
+    return ServingError(grpc.StatusCode.INVALID_ARGUMENT, message)

@@ -1,0 +1,114 @@
+"""The flags of `python -m export.server`: those of tensorflow_model_server, and a few more."""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+# Flags of their own, so that a program may import this beside modules with flags of these names.
+_Values = flags.FlagValues
+
+_TEXT = {
+    "host": ("127.0.0.1", "Address to listen on; 0.0.0.0 lets other machines in."),
+    "grpc_socket_path": ("", "Path of a UNIX domain socket to listen on, too."),
+    "grpc_channel_arguments": ("", "Arguments of gRPC: name=value,name=value."),
+    "ssl_config_file": ("", "SSLConfig proto in text form: serve gRPC with TLS."),
+    "monitoring_config_file": ("", "MonitoringConfig proto in text form: metrics over REST."),
+    "model_name": ("default", "Name that clients ask for."),
+    "model_base_path": ("", "Absolute folder that holds the versions 1, 2, ..."),
+    "model_config_file": ("", "ModelServerConfig proto in text form: several models."),
+    "batching_parameters_file": ("", "BatchingParameters proto in text form."),
+    "saved_model_tags": ("serve", "Tags of the MetaGraph to load, with commas between them."),
+}
+_SWITCHES = {
+    "version": (False, "Print the version and end."),
+    "help": (False, "Print this and end."),
+    "allow_version_labels_for_unavailable_models": (
+        False,
+        "Let labels be given to versions that are not loaded, as all are at the start.",
+    ),
+    "enable_batching": (False, "Let requests share runs of the graph."),
+    "enable_per_model_batching_parameters": (
+        False,
+        "Batch only versions with a batching_params.pbtxt in their folder, and as it says.",
+    ),
+    "enable_model_warmup": (True, "Run the warm-up requests of a version before it answers."),
+    "enable_serialization_as_tensor_content": (False, "Answer Predict with tensor_content."),
+    "xla_cpu_compilation_enabled": (False, "Run graphs that only XLA can run."),
+    "enable_grpc_healthcheck_service": (False, "Serve grpc.health.v1.Health."),
+    "enable_grpc_reflection": (False, "Serve gRPC reflection, which lists the services."),
+    "rest_api_enable_cors_support": (False, "Let browsers ask from pages of other origins."),
+}
+# Default, least, help.
+_INTEGERS = {
+    "port": (8500, 0, "Port of the gRPC services; 0 takes a free one."),
+    "grpc_max_threads": (None, 1, "Requests at one time; by default 4 per CPU, 16 at least."),
+    "grpc_max_queued": (1024, 0, "Requests that wait for a thread; more are refused."),
+    "rest_api_port": (0, 0, "Port of the REST API; 0 for none."),
+    "rest_api_timeout_in_ms": (30000, 1, "How long a REST request may take."),
+    "rest_api_num_threads": (None, 1, "REST requests at one time."),
+    "max_num_load_retries": (5, 0, "Tries after a load that failed, before it is given up."),
+    "load_retry_interval_micros": (60_000_000, 0, "Pause between two tries to load."),
+    "num_request_iterations_for_warmup": (1, 1, "How often each warm-up request is run."),
+}
+_SECONDS = {
+    "file_system_poll_wait_seconds": (
+        1.0,
+        "Pause between two looks for new versions; 0 looks once, at the start.",
+    ),
+    "model_config_file_poll_wait_seconds": (
+        0.0,
+        "Pause between two reads of the model config file; 0 reads it once, at the start.",
+    ),
+}
+
+
+def parse(argv: Sequence[str]) -> tuple[_Values, list[str]]:
+    """Reads a command line.
+
+    Args:
+        argv: The program's name and its arguments.
+
+    Returns:
+        The flags, as attributes, and the arguments that are none of them.
+
+    Raises:
+        flags.Error: a flag has a value that it cannot have.
+
+    Example:
+        >>> values, unknown = parse(["server", "--port=0", "--nosuchflag"])
+        >>> values.port, unknown
+        (0, ['--nosuchflag'])
+    """
+    values = _Values()
+    for name, (default, text) in _TEXT.items():
+        flags.DEFINE_string(name, default, text, flag_values=values)
+    for name, (default, text) in _SWITCHES.items():
+        flags.DEFINE_boolean(name, default, text, flag_values=values)
+    for name, (default, least, text) in _INTEGERS.items():
+        most = 65535 if name.endswith("port") else 2**31 - 1
+        flags.DEFINE_integer(
+            name, default, text, lower_bound=least, upper_bound=most, flag_values=values
+        )
+    for name, (default, text) in _SECONDS.items():
+        flags.DEFINE_float(name, default, text, lower_bound=0, flag_values=values)
+    values.set_gnu_getopt(True)  # flags after an unknown argument count, too
+    return values, values(list(argv), known_only=True)[1:]
+
+
+def channel_arguments(text: str) -> dict[str, int | str]:
+    """Reads `--grpc_channel_arguments`; what looks like an integer is one.
+
+    Raises:
+        ValueError: an item is not name=value.
+
+    Example:
+        >>> channel_arguments("grpc.max_connection_age_ms=60000")
+        {'grpc.max_connection_age_ms': 60000}
+    """
+    arguments: dict[str, int | str] = {}
+    for item in filter(None, text.split(",")):
+        name, equals, value = item.partition("=")
+        if not name or not equals:
+            raise ValueError(f"--grpc_channel_arguments: {item!r} is not name=value")
+        arguments[name] = int(value) if value.lstrip("-").isdecimal() else value
+    return arguments

@@ -1,0 +1,291 @@
+"""What each REST request means: method, path and body in, an answer out. No sockets here.
+
+Paths, answers and errors are those of TensorFlow Serving, whose core answers them behind gRPC:
+so here, where `inference` and `classification` do all the work.
+"""
+
+import dataclasses
+import math
+import re
+import time
+import urllib.parse
+import zlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import grpc
+from absl import logging
+from google.protobuf.message import Message
+from tensorflow_serving.apis import (
+    classification_pb2,
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_pb2,
+    predict_pb2,
+    regression_pb2,
+)
+
+from export.server.classification import classify_on, regress_on
+from export.server.inference import (
+    DEFAULT_SIGNATURE,
+    acquire_spec,
+    invalid,
+    model_metadata,
+    model_status,
+    predict_on,
+)
+from export.server.json_examples import fill_examples
+from export.server.json_protos import metadata_json, status_json
+from export.server.json_reading import JsonError, Members, read_json, too_deep
+from export.server.json_requests import fill_tensors, signature_name
+from export.server.json_writing import (
+    classes_json,
+    numbers_json,
+    outputs_json,
+    predictions_json,
+)
+from export.server.metrics import Metrics
+from export.server.request_clock import due_in, run_seconds
+from export.server.rest_answers import Answer, error_answer, page, timed_out
+from export.server.servable import Servable
+from export.server.status import ServingError
+
+if TYPE_CHECKING:
+    from export.server.manager import Manager
+
+_PREFIX = re.compile(r"/v1/.*", re.IGNORECASE)
+_WHICH = r"(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?"
+_POST = re.compile(
+    rf"/v1/models/([^/:]+){_WHICH}:(classify|regress|predict)", re.IGNORECASE | re.ASCII
+)
+_GET = re.compile(rf"/v1/models(?:/([^/:]+))?{_WHICH}(?:/(metadata))?", re.IGNORECASE | re.ASCII)
+# The characters of a path and a query (RFC 3986); others make no URI.
+_URI = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/?#]|%[0-9A-Fa-f]{2})*")
+_MAX_INT64, _INT64_DIGITS = 2**63 - 1, 19
+# What a gzip body may grow to; TensorFlow Serving's bound.
+MAX_DECOMPRESSED = 100 * 1024 * 1024
+_GZIP = 16 + zlib.MAX_WBITS
+
+_CORS = (
+    ("Access-Control-Allow-Origin", "*"),
+    ("Access-Control-Allow-Methods", "POST, GET"),
+    ("Access-Control-Allow-Headers", "Content-Type"),
+)
+_METHODS = ("GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH")
+
+
+class RestApi:
+    """Answers REST requests.
+
+    Args:
+        manager: Manager. Lends the models.
+        metrics: Metrics | None. Where requests are counted, and what `metrics_path` shows. None:
+            no metrics, and nothing at that path.
+        metrics_path: str.
+        cors: bool. Whether browsers may ask from pages of other origins.
+
+    Example:
+        >>> RestApi(manager).answer("GET", "/v1/models/writer", b"").code
+        200
+    """
+
+    def __init__(
+        self,
+        manager: "Manager",
+        *,
+        metrics: Metrics | None = None,
+        metrics_path: str = "/monitoring/prometheus/metrics",
+        cors: bool = False,
+    ):
+        self._manager = manager
+        self._metrics = metrics
+        self._metrics_path = metrics_path
+        self._cors = cors
+
+    def answer(
+        self,
+        method: str,
+        target: str,
+        body: bytes,
+        encoding: str = "",
+        deadline: float = math.inf,
+    ) -> Answer:
+        """Answers one request, whatever it is: errors are answers, too.
+
+        Args:
+            method: str. The HTTP method.
+            target: str. The request target as it was sent, still escaped, with its query.
+            body: bytes.
+            encoding: str. The header Content-Encoding; `gzip` is undone.
+            deadline: float. When, by time.monotonic(), nobody waits for the answer any more.
+        """
+        clock = _Clock(time.monotonic(), deadline)
+        if method not in _METHODS:
+            return page(501)
+        path = _local(target)
+        if not _URI.fullmatch(path):
+            return page(400)
+        if self._metrics is not None and re.split("[?#]", path)[0] == self._metrics_path:
+            return self._metrics_page(path)
+        if not _PREFIX.fullmatch(path):
+            return page(404)
+        if self._cors and method == "OPTIONS":
+            return Answer(200, b"", "text/html; charset=ISO-8859-1", _CORS)
+        answer = self._api(method, path, body, encoding, clock)
+        return dataclasses.replace(answer, headers=_CORS) if self._cors else answer
+
+    def _metrics_page(self, path: str) -> Answer:
+        if path != self._metrics_path:
+            text = f"Unexpected path: {path}. Should be {self._metrics_path}"
+            return Answer(400, text.encode(), "text/plain")
+        return Answer(200, self._metrics.text().encode(), "text/plain")
+
+    def _api(self, method: str, path: str, body: bytes, encoding: str, clock: "_Clock") -> Answer:
+        found = {"POST": _POST, "GET": _GET}.get(method, re.compile("(?!)")).fullmatch(path)
+        spec = model_pb2.ModelSpec()
+        if found:
+            name, version, label, what = found.groups()
+            version = re.sub("^0+(?=.)", "", version or "")
+            if len(version) > _INT64_DIGITS or (version and int(version) > _MAX_INT64):
+                return Answer(400)  # TensorFlow Serving leaves the body of this one empty
+            spec.name = _decoded(name or "")
+            if version:
+                spec.version.value = int(version)
+            if label:
+                spec.version_label = _decoded(label)
+        try:
+            if found and method == "POST" and what in _CALLS:
+                return self._infer(what, spec, _decompressed(body, encoding), clock)
+            if found and method == "GET":
+                return _ok(self._describe(spec, what == "metadata"))
+            raise invalid(f"Malformed request: {method} {path}")
+        except ServingError as error:
+            return error_answer(error, 413 if isinstance(error, _TooLarge) else None)
+
+    def _describe(self, spec: model_pb2.ModelSpec, metadata: bool) -> str:
+        if not spec.name:
+            raise invalid("Missing model name in request.")
+        if not metadata:
+            request = get_model_status_pb2.GetModelStatusRequest(model_spec=spec)
+            return status_json(model_status(self._manager, request))
+        request = get_model_metadata_pb2.GetModelMetadataRequest(
+            model_spec=spec, metadata_field=["signature_def"]
+        )
+        return metadata_json(model_metadata(self._manager, request))
+
+    def _infer(
+        self, method: str, spec: model_pb2.ModelSpec, body: bytes, clock: "_Clock"
+    ) -> Answer:
+        status = grpc.StatusCode.OK
+        try:
+            clock.check()  # it may have waited for long
+            with due_in(clock.left()):
+                text = self._call(method, spec, body)
+            clock.check()
+            return _ok(text)
+        except ServingError as error:
+            status = error.code
+            return error_answer(error)
+        except Exception as error:  # noqa: BLE001  a request must not bring the server down, whatever it is
+            status = grpc.StatusCode.INTERNAL
+            logging.exception("REST %s of %s failed", method, spec.name)
+            return error_answer(ServingError(status, f"{type(error).__name__}: {error}"))
+        finally:
+            if self._metrics is not None:
+                seconds = time.monotonic() - clock.begin
+                self._metrics.record(spec.name, status.name, "REST", seconds, api=method)
+
+    def _call(self, method: str, spec: model_pb2.ModelSpec, body: bytes) -> str:
+        make_request, run, show = _CALLS[method]
+        try:
+            parsed = read_json(body)
+            spec.signature_name = signature_name(parsed)
+            request = make_request(model_spec=spec)
+            if method != "predict":  # the body says all, so its errors come before the model's
+                fill_examples(parsed, request.input)
+            with acquire_spec(self._manager, spec) as servable:
+                rows = method == "predict" and _fill_predict(servable, parsed, request)
+                response = run(servable, request)
+        except JsonError as error:
+            raise invalid(str(error)) from error
+        except RecursionError as error:
+            raise invalid(str(too_deep())) from error
+        if self._metrics is not None:
+            self._metrics.record_runtime(spec.name, run_seconds(), api=method.capitalize())
+        return predictions_json(response.outputs) if rows else show(response)
+
+
+def _outputs(response: predict_pb2.PredictResponse) -> str:
+    return outputs_json(response.outputs)
+
+
+_CALLS: dict[str, tuple[type[Message], Callable, Callable[[Message], str]]] = {
+    "predict": (predict_pb2.PredictRequest, predict_on, _outputs),
+    "classify": (
+        classification_pb2.ClassificationRequest,
+        classify_on,
+        lambda response: classes_json(response.result),
+    ),
+    "regress": (
+        regression_pb2.RegressionRequest,
+        regress_on,
+        lambda response: numbers_json(response.result),
+    ),
+}
+
+
+def _fill_predict(servable: Servable, body: Members, request: predict_pb2.PredictRequest) -> bool:
+    asked = request.model_spec.signature_name
+    signature = servable.signatures.get(asked or DEFAULT_SIGNATURE)
+    if signature is None:
+        name = asked or DEFAULT_SIGNATURE
+        raise invalid(f'Serving signature name: "{name}" not found in signature def')
+    return fill_tensors(body, signature.inputs, asked, request.inputs)
+
+
+def _ok(text: str) -> Answer:
+    return Answer(200, text.encode("utf-8", "surrogateescape"))
+
+
+def _local(target: str) -> str:
+    """The path and query of a request target, which a proxy's client sends as a whole URL."""
+    if target.startswith("/"):
+        return target
+    return re.sub(r"^[A-Za-z][A-Za-z0-9+.\-]*://[^/?#]*", "", target) or "/"
+
+
+def _decoded(text: str) -> str:
+    return urllib.parse.unquote_to_bytes(text).decode("utf-8", "backslashreplace")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Clock:
+    begin: float
+    deadline: float
+
+    def left(self) -> float | None:
+        return None if self.deadline == math.inf else self.deadline - time.monotonic()
+
+    def check(self) -> None:
+        if time.monotonic() > self.deadline:
+            raise timed_out()
+
+
+class _TooLarge(ServingError):
+    pass
+
+
+def _decompressed(body: bytes, encoding: str) -> bytes:
+    if "gzip" not in encoding:
+        return body
+    reader = zlib.decompressobj(_GZIP)
+    try:
+        text = reader.decompress(body, MAX_DECOMPRESSED)
+    except zlib.error:
+        return b""  # as TensorFlow Serving does, which then says that the document is empty
+    if reader.unconsumed_tail:
+        raise _TooLarge(
+            grpc.StatusCode.INVALID_ARGUMENT,
+            f"the body is larger than {MAX_DECOMPRESSED} bytes once decompressed",
+        )
+    return text if reader.eof else b""

@@ -1,0 +1,258 @@
+"""A server that starts and stops: models, the gRPC port, and the REST port beside it."""
+
+import dataclasses
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent import futures
+from typing import TYPE_CHECKING, Self
+
+import grpc
+from absl import logging
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from export.server.grpc_service import SERVICES, add_services
+from export.server.loading import Loader
+from export.server.manager import Manager
+from export.server.metrics import Metrics
+from export.server.models import ServedModel
+from export.server.security import check_socket_path
+from export.server.versions import Retries
+
+if TYPE_CHECKING:
+    from export.server.rest import RestServer
+
+_CHANNEL_ARGUMENTS = {
+    # Without this a second server on the port would start, and get half of the requests.
+    "grpc.so_reuseport": 0,
+    "grpc.max_receive_message_length": 2**31 - 1,  # what protobuf can read, as TensorFlow Serving
+    "grpc.max_send_message_length": -1,
+    "grpc.max_metadata_size": 2**14,
+}
+_GRACE_SECONDS = 60.0
+_UNLOAD_SECONDS = 10.0
+_MAX_BATCHING_THREADS = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class RestOptions:
+    """The REST API beside the gRPC services.
+
+    Args:
+        port: int. 0 takes a free one; `Server.rest_port` tells which, once started.
+        timeout_ms: int. What takes longer is answered with 504.
+        max_threads: int | None. Requests that run at one time. Defaults to 4 per CPU, 16 at least.
+        cors: bool. Whether browsers may ask from pages of other origins.
+        metrics_path: str. Where Prometheus finds the metrics; empty for no metrics.
+    """
+
+    port: int = 8501
+    timeout_ms: int = 30000
+    max_threads: int | None = None
+    cors: bool = False
+    metrics_path: str = ""
+
+
+class Server:
+    """Serves models over gRPC, and over REST when asked to, from this process.
+
+    Args:
+        models: The models to serve.
+        host: str. The address to listen on. Defaults to loopback, where TensorFlow Serving takes
+            all addresses: who may ask is for the operator to say.
+        port: int. 0 takes a free one; `self.port` tells which, once started.
+        max_threads: int | None. Requests that run at one time. Defaults to 4 per CPU, 16 at least;
+            with batching to two batches at least, because a request that waits holds its thread.
+        max_queued: int. Requests that wait for a thread; a further one is RESOURCE_EXHAUSTED.
+        poll_wait_seconds: float. Pause between two looks for new versions; 0 looks only once.
+        retries: Retries | None. What is done when a version does not load.
+        loader: Loader | None. How versions are loaded: batched or not, with which warm-up.
+        label_unavailable: bool. Whether labels may be given to versions that are not loaded yet.
+        credentials: grpc.ServerCredentials | None. TLS, as `security.read_credentials` makes it;
+            None for none.
+        socket_path: str. A UNIX domain socket to listen on, too; never with TLS.
+        channel_arguments: Further arguments of gRPC, or other values for those set here.
+        health: bool. Whether to serve grpc.health.v1.Health.
+        reflection: bool. Whether to serve gRPC reflection, by which clients can list the services.
+        rest: RestOptions | None. The REST API; None for none.
+
+    Raises:
+        ValueError: two models have one name.
+
+    Example:
+        >>> with Server([ServedModel("writer", "/models/writer")], port=0) as server:
+        ...     channel = grpc.insecure_channel(f"localhost:{server.port}")
+    """
+
+    def __init__(
+        self,
+        models: Sequence[ServedModel],
+        *,
+        host: str = "127.0.0.1",
+        port: int = 8500,
+        max_threads: int | None = None,
+        max_queued: int = 1024,
+        poll_wait_seconds: float = 1.0,
+        retries: Retries | None = None,
+        loader: Loader | None = None,
+        label_unavailable: bool = False,
+        credentials: grpc.ServerCredentials | None = None,
+        socket_path: str = "",
+        channel_arguments: Mapping[str, int | str] | None = None,
+        health: bool = False,
+        reflection: bool = False,
+        rest: RestOptions | None = None,
+    ):
+        loader = loader or Loader()
+        self.manager = Manager(
+            models,
+            poll_wait_seconds,
+            retries=retries,
+            loader=loader,
+            label_unavailable=label_unavailable,
+        )
+        self.port = port
+        # gRPC is content with one of the addresses of a name; with ::1 alone free, localhost would
+        # start beside the server that has the port on 127.0.0.1.
+        self._host = "127.0.0.1" if host == "localhost" else host
+        self._threads = max_threads or _threads(loader)
+        self._max_queued = max_queued
+        self._credentials, self._socket_path = credentials, socket_path
+        self._channel_arguments = {**_CHANNEL_ARGUMENTS, **(channel_arguments or {})}
+        self._health = health_servicer() if health else None
+        self._reflection = reflection
+        self._metrics = Metrics() if rest is not None and rest.metrics_path else None
+        self._rest = rest
+        self._server: grpc.Server | None = None
+        self._rest_server: RestServer | None = None
+
+    @property
+    def rest_port(self) -> int | None:
+        """The port of the REST API; None when there is none."""
+        return None if self._rest_server is None else self._rest_server.port
+
+    def start(self, cancelled: threading.Event | None = None) -> bool:
+        """Loads the models, then listens: a port that answers is a server that is ready.
+
+        Waits as long as a model has no version.
+
+        Args:
+            cancelled: Set from elsewhere to give up waiting.
+
+        Returns:
+            Whether the server is listening; False when it was cancelled.
+
+        Raises:
+            ServingError: a model that is there does not load, or a label may not be given.
+            OSError: a port is in use, or may not be listened on.
+        """
+        try:
+            self.manager.start()
+            while not self.manager.wait_until_available(timeout=0.2):
+                if cancelled is not None and cancelled.is_set():
+                    self.manager.stop()
+                    return False
+            self._listen()
+        except BaseException:
+            self.stop(grace=0)
+            raise
+        return True
+
+    def _listen(self) -> None:
+        executor = futures.ThreadPoolExecutor(self._threads, thread_name_prefix="request")
+        server = grpc.server(
+            executor,
+            options=list(self._channel_arguments.items()),
+            maximum_concurrent_rpcs=self._threads + self._max_queued,
+        )
+        add_services(server, self.manager, self._metrics)
+        names = [*SERVICES]
+        if self._health is not None:
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+            names.append(health.SERVICE_NAME)
+        if self._reflection:
+            reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
+        address = f"{self._host}:{self.port}"
+        try:
+            if self._credentials is not None:
+                self.port = server.add_secure_port(address, self._credentials)
+            else:
+                self.port = server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(
+                f"cannot listen on {address}: port {self.port} is in use (another server?) or not "
+                "allowed, or the certificate does not fit the key; choose another port, or 0 for "
+                "any that is free"
+            ) from error
+        if self._socket_path:
+            check_socket_path(self._socket_path)
+            try:
+                server.add_insecure_port(f"unix:{self._socket_path}")
+            except RuntimeError as error:
+                raise OSError(f"cannot listen at {self._socket_path}: {error}") from error
+        if self._rest is not None:
+            self._start_rest(self._rest)
+        server.start()
+        self._server = server
+
+    def _start_rest(self, options: RestOptions) -> None:
+        # Here, so that a server without REST does not pay for importing an HTTP server.
+        from export.server.rest import RestServer
+
+        rest_server = RestServer(
+            self.manager,
+            host=self._host,
+            port=options.port,
+            timeout_ms=options.timeout_ms,
+            max_threads=options.max_threads,
+            cors=options.cors,
+            metrics=self._metrics,
+            metrics_path=options.metrics_path,
+        )
+        rest_server.start()
+        self._rest_server = rest_server
+
+    def stop(self, grace: float = _GRACE_SECONDS) -> bool:
+        """Takes no more requests, lets those that run finish for `grace` seconds, unloads.
+
+        Returns:
+            Whether all requests finished; False leaves threads behind that still run them.
+        """
+        if self._health is not None:
+            self._health.enter_graceful_shutdown()
+        stopped = None
+        if self._server is not None:
+            stopped = self._server.stop(grace)
+            self._server = None
+        if self._rest_server is not None:
+            self._rest_server.stop(grace)
+            self._rest_server = None
+        if stopped is not None:
+            stopped.wait()
+        finished = self.manager.stop(timeout=_UNLOAD_SECONDS)
+        if not finished:
+            logging.error("a request or a load still runs after the stop: abandoned")
+        return finished
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.stop()
+
+
+def health_servicer() -> health.HealthServicer:
+    """Health that says SERVING, for the server and for each service, until it is shut down."""
+    servicer = health.HealthServicer()
+    for name in (health.OVERALL_HEALTH, *SERVICES):
+        servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+    return servicer
+
+
+def _threads(loader: Loader) -> int:
+    usual = max(16, 4 * (os.cpu_count() or 1))
+    if loader.batching is None:
+        return usual
+    return max(usual, min(2 * loader.batching.max_batch_size, _MAX_BATCHING_THREADS))

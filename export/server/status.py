@@ -1,0 +1,24 @@
+"""How a request, or a load, ends when it fails: a status code and a message."""
+
+import grpc
+import tensorflow as tf
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+class ServingError(Exception):
+    """A request, or a load, that ends with a status code and a message for the client.
+
+    Example:
+        >>> raise ServingError(grpc.StatusCode.NOT_FOUND, "Servable not found")
+    """
+
+    def __init__(self, code: grpc.StatusCode, message: str):
+        super().__init__(f"{code.name}: {message}")
+        self.code = code
+        self.message = message
+
+    @classmethod
+    def from_tensorflow(cls, error: tf.errors.OpError) -> "ServingError":
+        """Keeps the code and message of an error that a graph raised."""
+        return cls(_CODES.get(error.error_code, grpc.StatusCode.UNKNOWN), error.message)

@@ -1,0 +1,86 @@
+"""The page for Prometheus."""
+
+import re
+import threading
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from export.server import metrics as metrics_module
+from export.server.metrics import Metrics
+
+
+def sample(text, name, **labels):
+    shown = ",".join(f'{key}="{value}"' for key, value in labels.items())
+    return float(re.search(rf"^{re.escape(f'{name}{{{shown}}}')} (\S+)$", text, re.M)[1])
+
+
+def test_names_labels_and_buckets_are_those_of_tensorflow_serving():
+    metrics = Metrics()
+    metrics.record("m", "OK", "GRPC", 15e-6)
+    metrics.record("m", "OK", "REST", 100e-6)
+    metrics.record("m", "OK", "REST", 3600, api="classify")
+    metrics.record("m", "INVALID_ARGUMENT", "REST", 1)
+    metrics.record_runtime("m", 10e-6)
+    text = metrics.text()
+    assert text.splitlines()[:3] == [
+        "# TYPE :tensorflow:serving:request_count counter",
+        ':tensorflow:serving:request_count{model_name="m",status="INVALID_ARGUMENT"} 1',
+        ':tensorflow:serving:request_count{model_name="m",status="OK"} 3',
+    ]
+    latency, grpc = ":tensorflow:serving:request_latency", {"API": "Predict", "entrypoint": "GRPC"}
+    # Microseconds; each bucket counts what is in the ones before, too.
+    assert sample(text, latency + "_bucket", model_name="m", **grpc, le="10") == 0
+    assert sample(text, latency + "_bucket", model_name="m", **grpc, le="18") == 1
+    assert sample(text, latency + "_bucket", model_name="m", **grpc, le="+Inf") == 1
+    rest = {"API": "predict", "entrypoint": "REST"}
+    # A request that failed counts, but its time does not.
+    assert sample(text, latency + "_count", model_name="m", **rest) == 1
+    assert abs(sample(text, latency + "_sum", model_name="m", **rest) - 100) < 1e-6
+    classify = {"API": "classify", "entrypoint": "REST"}
+    assert sample(text, latency + "_bucket", model_name="m", **classify, le="1.47476e+09") == 0
+    assert sample(text, latency + "_count", model_name="m", **classify) == 1
+    runtime = {"API": "Predict", "runtime": "TF1"}
+    assert sample(text, ":tensorflow:serving:runtime_latency_count", model_name="m", **runtime) == 1
+    assert text.count("le=") == 4 * 34
+
+
+@given(st.text())
+def test_no_name_breaks_a_line(name):
+    metrics = Metrics()
+    metrics.record(name, "NOT_FOUND", "REST", 0.1)
+    line = metrics.text().split("\n")[1]
+    value = r'(?:[^"\\\n]|\\\\|\\"|\\n)*'
+    assert re.fullmatch(rf'\S+{{model_name="({value})",status="NOT_FOUND"}} 1', line)
+    assert metrics.text().count("\n") == 4
+
+
+def test_names_that_nobody_serves_take_no_memory_without_end(monkeypatch):
+    monkeypatch.setattr(metrics_module, "_MAX_UNSERVED", 3)
+    metrics = Metrics()
+    for number in range(10):
+        metrics.record(f"none{number}", "NOT_FOUND", "REST", 0)
+    metrics.record("late", "OK", "REST", 0)
+    text = metrics.text()
+    count = ":tensorflow:serving:request_count"
+    assert sample(text, count, model_name="(other)", status="NOT_FOUND") == 7
+    assert sample(text, count, model_name="none2", status="NOT_FOUND") == 1
+    assert sample(text, count, model_name="late", status="OK") == 1
+    assert "none3" not in text
+
+
+def test_threads_lose_no_count():
+    metrics = Metrics()
+
+    def work():
+        for _ in range(500):
+            metrics.record("m", "OK", "GRPC", 1e-3)
+            metrics.record_runtime("m", 1e-3)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    labels = {"model_name": "m", "API": "Predict", "entrypoint": "GRPC"}
+    assert sample(metrics.text(), ":tensorflow:serving:request_latency_count", **labels) == 4000

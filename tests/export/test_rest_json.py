@@ -1,0 +1,447 @@
+"""JSON as TensorFlow Serving reads and writes it, without a server."""
+
+import base64
+import json
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import example, given
+from hypothesis import strategies as st
+from tensorflow.core.framework import tensor_pb2, types_pb2
+from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow_serving.apis import get_model_metadata_pb2, input_pb2, predict_pb2
+
+from export.server import json_reading
+from export.server.json_examples import fill_examples
+from export.server.json_protos import metadata_json
+from export.server.json_reading import JsonError, Members, read_json, text_bytes
+from export.server.json_requests import fill_tensors, signature_name
+from export.server.json_tensors import base64_bytes, dense_tensor, exact_tensor
+from export.server.json_writing import (
+    decimals,
+    echo,
+    outputs_json,
+    predictions_json,
+    quoted,
+)
+from export.server.status import ServingError
+from export.server.tensors import decode_tensor
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+DTYPES = [
+    types_pb2.DT_FLOAT,
+    types_pb2.DT_DOUBLE,
+    types_pb2.DT_INT8,
+    types_pb2.DT_INT32,
+    types_pb2.DT_INT64,
+    types_pb2.DT_UINT8,
+    types_pb2.DT_UINT32,
+    types_pb2.DT_UINT64,
+    types_pb2.DT_BOOL,
+    types_pb2.DT_STRING,
+]
+
+
+def plain(value):
+    if isinstance(value, Members):
+        return {name: plain(member) for name, member in value}
+    return [plain(element) for element in value] if isinstance(value, list) else value
+
+
+@given(JSON)
+def test_reads_all_json_both_ways(value):
+    text = json.dumps(value).encode()
+    assert plain(read_json(text)) == value
+    assert plain(json_reading._Reader(text).document()) == value
+
+
+@given(st.binary(max_size=30) | st.text('{}[],:"\\ue019.-+EeNaInf \n', max_size=30).map(str.encode))
+@example(b'{"a":1,"a":2}')
+def test_the_fast_and_the_exact_reader_agree(text):
+    try:
+        exact = json_reading._Reader(text).document() if text else None
+    except JsonError as error:
+        with pytest.raises(JsonError) as caught:
+            read_json(text)
+        assert str(caught.value) == str(error)
+    else:
+        if text:
+            assert repr(read_json(text)) == repr(exact)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (b"[NaN, Inf, -Infinity, -NaN]", "[nan, inf, -inf, nan]"),
+        (b'{"a": 1, "a": 2}', "(('a', 1), ('a', 2))"),
+        (b"\xef\xbb\xbf[1]", "[1]"),
+        (b"[1]\x00 anything", "[1]"),
+        (b'"\xff"', r"'\udcff'"),
+        (rb'"\ud83d\ude00"', "'😀'"),
+        (b"-0", "0"),
+        (b"1e308", "1e+308"),
+        (b"1e-999", "0.0"),
+        (b"18446744073709551616", "18446744073709551616"),
+    ],
+)
+def test_reads_what_rapidjson_reads(text, wanted):
+    assert repr(read_json(text)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (b" ", "The document is empty. at offset: 1"),
+        (b"[1] 2", "The document root must not be followed by other values. at offset: 4"),
+        (b"[nul]", "Invalid value. at offset: 4"),
+        (b"{1:2}", "Missing a name for object member. at offset: 1"),
+        (b'{"a" 1}', "Missing a colon after a name of object member. at offset: 5"),
+        (b'{"a":1 "b"}', "Missing a comma or '}' after an object member. at offset: 7"),
+        (b"[1 2]", "Missing a comma or ']' after an array element. at offset: 3"),
+        (rb'"\u12G4"', "Incorrect hex digit after \\u escape in string. at offset: 1"),
+        (rb'"\ud800x"', "The surrogate pair in string is invalid. at offset: 1"),
+        (rb'"\x"', "Invalid escape character in string. at offset: 1"),
+        (b'"a\n"', "Invalid escape character in string. at offset: 2"),
+        (b'"abc', "Missing a closing quotation mark in string. at offset: 4"),
+        (b"1e309", "Number too big to be stored in double. at offset: 0"),
+        (b"9" * 400, "Number too big to be stored in double. at offset: 0"),
+        (b"[1.]", "Miss fraction part in number. at offset: 3"),
+        (b"1e", "Miss exponent in number. at offset: 2"),
+        (b"[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_refuses_what_rapidjson_refuses(text, wanted):
+    with pytest.raises(JsonError) as caught:
+        read_json(text)
+    assert str(caught.value) == f"JSON Parse error: {wanted}"
+
+
+@given(st.lists(st.floats(width=32)), st.lists(st.floats()))
+def test_decimals_name_the_number(singles, doubles):
+    for values in (np.array(singles, np.float32), np.array(doubles)):
+        texts = decimals(values)
+        for value, text in zip(values, texts, strict=True):
+            if math.isnan(value):
+                assert text == "NaN"
+            else:
+                assert values.dtype.type(float(text)) == value
+                assert "." in text or "e" in text or text.endswith("Infinity")
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [
+        (7.5, "7.5"),
+        (0.1, "0.1"),
+        (1 / 3, "0.333333343"),  # a single decimal is shown as a float that holds it
+        (1e300, "1e+300"),
+        ([1 / 3, 1e21, 1e-7, 123456.5, -0.0], "[0.3333333333333333, 1e21, 1e-7, 123456.5, -0.0]"),
+        ([1e20, 0.00001], "[100000000000000000000.0, 0.00001]"),
+        ([1, float("nan"), 2], "[1, "),  # the writer gives up there
+        (Members([("a", []), ("b", Members())]), '{\n    "a": [],\n    "b": {}\n}'),
+        (2**64, "18446744073709552000.0"),
+        ('a\x01"\\\n\x7fü', '"a\\u0001\\"\\\\\\n\x7fü"'),
+        ([None, True, False], "[null, true, false]"),
+    ],
+)
+def test_echo(value, wanted):
+    if value == 2**64:
+        value, wanted = [value], f"[{wanted}]"
+    assert echo(value) == wanted
+
+
+def test_an_echo_is_bounded():
+    # 200 objects deep, then many short members: 800 blanks before each.
+    value = Members([("", 1)] * 50_000)
+    for _ in range(200):
+        value = Members([("", value)])
+    assert len(echo(value)) < 70_000
+    assert echo(value).endswith("...TRUNCATED")
+
+
+VALUES = st.sampled_from(
+    [0, 1, -1, 200, 2**24, 2**31, 2**32, 2**53, 2**63, 2**64, 10**40, 1.5, 1e39, float("nan")]
+    + ["a", "\udcff", True, False, None, Members([("b64", "YQ==")]), Members()]
+)
+NESTED = st.recursive(VALUES, lambda inner: st.lists(inner, max_size=3), max_leaves=6)
+
+
+@given(NESTED | st.lists(VALUES, min_size=1, max_size=3), st.sampled_from(DTYPES))
+def test_the_fast_way_gives_what_the_exact_way_gives(item, dtype):
+    fast = dense_tensor(item, dtype)
+    if fast is None:
+        return
+    shape, values = exact_tensor(item, dtype)  # raises if it finds anything wrong
+    assert fast[0] == shape
+    if dtype in (types_pb2.DT_STRING, types_pb2.DT_BOOL):
+        assert fast[1] == values
+    else:
+        wanted = np.array(values, np.float64 if values and isinstance(values[0], float) else None)
+        np.testing.assert_array_equal(fast[1], wanted.astype(fast[1].dtype))
+
+
+def infos(**dtypes):
+    return {name: meta_graph_pb2.TensorInfo(dtype=dtype) for name, dtype in dtypes.items()}
+
+
+def filled(text, **dtypes):
+    request = predict_pb2.PredictRequest()
+    rows = fill_tensors(read_json(text.encode()), infos(**dtypes), "", request.inputs)
+    return rows, {name: decode_tensor(tensor) for name, tensor in request.inputs.items()}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_dtype_in_and_out(dtype):
+    values = {
+        types_pb2.DT_BOOL: [True, False],
+        types_pb2.DT_STRING: ["a", "\udcff\x00é"],
+        types_pb2.DT_FLOAT: [1.5, 0.1],
+        types_pb2.DT_DOUBLE: [1.5, 0.1],
+    }.get(dtype)
+    if values is None:
+        bounds = np.iinfo(tf.as_dtype(dtype).as_numpy_dtype)
+        values = [int(bounds.min), int(bounds.max)]
+    text = "[" + ", ".join(map(echo, values)) + "]"
+    for body in (f'{{"instances": {text}}}', f'{{"inputs": {text}}}'):
+        request = predict_pb2.PredictRequest()
+        body = read_json(body.encode("utf-8", "surrogateescape"))
+        fill_tensors(body, infos(x=dtype), "", request.inputs)
+        assert request.inputs["x"].dtype == dtype
+        answer = predictions_json(request.inputs)
+        assert read_json(answer.encode("utf-8", "surrogateescape")) == Members(
+            [("predictions", values)]
+        )
+
+
+def test_values_out_of_a_small_range_are_cut_as_in_cpp():
+    rows, tensors = filled('{"instances": [300, -1]}', x=types_pb2.DT_UINT8)
+    assert rows
+    assert tensors["x"].tolist() == [44, 255]
+
+
+def test_rows_of_named_inputs():
+    text = '{"instances": [{"x": [1, 2], "s": "a"}, {"s": {"b64": "/w=="}, "x": [3, 4]}]}'
+    rows, tensors = filled(text, x=types_pb2.DT_FLOAT, s=types_pb2.DT_STRING)
+    assert rows
+    assert tensors["x"].tolist() == [[1, 2], [3, 4]]
+    assert tensors["s"].tolist() == [b"a", b"\xff"]
+
+
+def test_columns():
+    rows, tensors = filled('{"inputs": {"x": [[1], [2]], "extra": 1}}', x=types_pb2.DT_INT64)
+    assert not rows
+    assert tensors["x"].tolist() == [[1], [2]]
+    assert filled('{"inputs": {"b64": "YQ"}}', x=types_pb2.DT_STRING)[1]["x"] == b"a"
+
+
+def test_a_name_that_comes_twice_gives_its_first_value():
+    _, tensors = filled('{"instances": [{"x": 1, "x": 2}]}', x=types_pb2.DT_FLOAT)
+    assert tensors["x"].tolist() == [1]
+
+
+F, S = {"x": types_pb2.DT_FLOAT}, {"s": types_pb2.DT_STRING}
+AT = "Failed to process element: {} of 'instances' list. Error: INVALID_ARGUMENT: "
+
+
+@pytest.mark.parametrize(
+    ("text", "dtypes", "wanted"),
+    [
+        (
+            '{"instances": 1}',
+            F,
+            "} Excepting 'instances' to be an list/array",
+        ),
+        ('{"instances": []}', F, "No values in 'instances' array"),
+        ('{"instances": [1]}', F | S, "instances is a plain list, but expecting list of objects"),
+        ('{"inputs": [1]}', F | S, "inputs is a plain value/list, but expecting an object"),
+        ('{"inputs": {"x": 1}}', F | S, "Missing named input: s in 'inputs' object."),
+        ('{"instances": [1, {"x": 1}]}', F, "Expecting value/list but got object at item 1 of"),
+        ('{"instances": [[1, 2], [1]]}', F, AT.format(1) + "Expecting tensor size: 2 but got: 1"),
+        (
+            '{"instances": [[[1], [2]], [[1, 2]]]}',
+            F,
+            AT.format(1) + "Expecting shape [2,1] but got: [1,2]",
+        ),
+        (
+            '{"inputs": [[1, 2], 3]}',
+            F,
+            "JSON Value: 3 found at incorrect level: 2 in the JSON DOM. Expected at level: 2",
+        ),
+        ('{"inputs": [1, [2]]}', F, "Encountered list at unexpected level: 1 expected < 1"),
+        (
+            '{"inputs": [[1, 2], [3]]}',
+            F,
+            "Encountered list at unexpected size: 1 at level: 1 expected size: 2",
+        ),
+        (
+            '{"inputs": 16777216}',
+            F,
+            "Cannot convert JSON value: 16777216 to float without loss of precision.",
+        ),
+        (
+            '{"inputs": 1e39}',
+            F,
+            "Cannot convert JSON value: 1e+39 to float without loss of precision.",
+        ),
+        (
+            '{"inputs": -9007199254740992}',
+            {"x": types_pb2.DT_DOUBLE},
+            "Cannot convert JSON value: -9007199254740992 to double without loss of precision.",
+        ),
+        ('{"inputs": {"b64": 5}}', S, "Missing named input: s in 'inputs' object."),
+        ('{"inputs": [{"b64": 5}]}', S, "} not formatted correctly for base64 data"),
+        (
+            '{"inputs": 1}',
+            {"x": types_pb2.DT_UINT16},
+            "UNIMPLEMENTED: Conversion of JSON Value: 1 to type: uint16",
+        ),
+        (
+            '{"inputs": -1}',
+            {"x": types_pb2.DT_UINT64},
+            "JSON Value: -1 Type: Number is not of expected type: uint64",
+        ),
+        (
+            '{"inputs": true}',
+            {"x": types_pb2.DT_INT64},
+            "JSON Value: true Type: True is not of expected type: int64",
+        ),
+        (
+            '{"instances": [{"x": 1, "y": 1}]}',
+            F,
+            "element: 0 key: y of 'instances' list. Error: INVALID_ARGUMENT: JSON object: "
+            "does not have named input: y",
+        ),
+        ('{"instances": [{}]}', F, "list. JSON object: {} keys must be equal to: x"),
+        ('{"instances": [1]}', {}, "Failed to get input map for signature: DEFAULT"),
+    ],
+)
+def test_what_is_wrong_with_a_body(text, dtypes, wanted):
+    with pytest.raises(ServingError) as caught:
+        filled(text, **dtypes)
+    assert wanted in str(caught.value)
+
+
+@given(st.binary(), st.integers(0, 3))
+def test_base64(data, blanks):
+    text = base64.b64encode(data).decode()
+    for form in (text, text.rstrip("="), text.replace("=", "."), text + " \n" * blanks):
+        assert base64_bytes(Members([("b64", form)])) == data
+
+
+@pytest.mark.parametrize("text", ["a", "YQ=", "YQ===", "Y-==", "YWE=x", "\udcff"])
+def test_not_base64(text):
+    with pytest.raises(ServingError, match="Unable to base64 decode"):
+        base64_bytes(Members([("b64", text)]))
+
+
+def examples(text):
+    request_input = input_pb2.Input()
+    fill_examples(read_json(text.encode()), request_input)
+    return request_input
+
+
+def test_features_are_what_their_values_are():
+    text = '{"i": [1, true], "f": 1.0, "s": ["a", {"b64": "/w=="}], "none": []}'
+    request_input = examples(f'{{"context": {{"c": 1}}, "examples": [{text}]}}')
+    features = request_input.example_list_with_context.examples[0].features.feature
+    assert features["i"].int64_list.value == [1, 1]
+    assert features["f"].float_list.value == [1.0]
+    assert features["s"].bytes_list.value == [b"a", b"\xff"]
+    assert features["none"].WhichOneof("kind") is None
+    context = request_input.example_list_with_context.context.features.feature
+    assert context["c"].int64_list.value == [1]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ('{"examples": 1}', "Expecting 'examples' value to be an list/array"),
+        ('{"context": 1, "examples": []}', "Example must be JSON object but got JSON Number"),
+        ('{"examples": [{"x": [1, 1.5]}]}', "element type in feature: x expecting type: int64"),
+        ('{"examples": [{"x": ["a", 1]}]}', "element type in feature: x expecting type: bytes"),
+        ('{"examples": [{"x": null}]}', "Feature: x has element with unexpected JSON type: Null"),
+        ('{"examples": [{"x": [[1]]}]}', "has element with unexpected JSON type: Array"),
+        (
+            '{"examples": [{"x": 9223372036854775808}]}',
+            "Feature: x has uint64 element. Only int64 is supported.",
+        ),
+        ('{"examples": [{"x": 1e39}]}', "to float without loss of precision."),
+    ],
+)
+def test_what_is_wrong_with_examples(text, wanted):
+    with pytest.raises(ServingError) as caught:
+        examples(text)
+    assert wanted in str(caught.value)
+
+
+def test_a_signature_name_that_is_not_utf8_can_be_printed():
+    assert signature_name(read_json(b'{"signature_name": "\xff"}')) == "\\xff"
+
+
+def protos(**arrays):
+    return {
+        name: array if isinstance(array, tensor_pb2.TensorProto) else tf.make_tensor_proto(array)
+        for name, array in arrays.items()
+    }
+
+
+def test_the_layout_of_rows():
+    assert predictions_json(protos(y=np.float32([[1, 2], [3, 4]]))) == (
+        '{\n    "predictions": [[1.0, 2.0], [3.0, 4.0]\n    ]\n}'
+    )
+    assert predictions_json(protos(y=np.zeros([0, 2], np.float32))) == '{\n    "predictions": []\n}'
+    answer = predictions_json(protos(a_bytes=[[b"a"]], b=np.zeros([1, 2, 0], np.int64)))
+    assert answer == (
+        '{\n    "predictions": [\n        {\n            "a_bytes": [{\n                    '
+        '"b64": "YQ=="\n                }],\n            "b": [[], []]\n        }\n    ]\n}'
+    )
+
+
+def test_the_layout_of_columns():
+    assert outputs_json(protos(y=np.int32([[1], [2]]))) == (
+        '{\n    "outputs": [\n        [\n            1\n        ],\n        [\n            2\n'
+        "        ]\n    ]\n}"
+    )
+    assert outputs_json(protos(y=np.zeros([0, 2]))) == '{\n    "outputs": []\n}'
+
+
+@pytest.mark.parametrize(
+    ("arrays", "wanted"),
+    [
+        ({"y": 1.0}, "Tensor name: y has no shape information "),
+        (
+            {"a": [1.0], "b": [1.0, 2.0]},
+            "Tensor name: b has inconsistent batch size: 2 expecting: 1",
+        ),
+        ({"y": np.float16([1])}, "Failed to write JSON value for tensor type: half"),
+    ],
+)
+def test_outputs_that_json_cannot_hold(arrays, wanted):
+    with pytest.raises(ServingError) as caught:
+        predictions_json(protos(**arrays))
+    assert caught.value.message == wanted
+
+
+def test_metadata_shows_defaults_too():
+    signature = meta_graph_pb2.SignatureDef(method_name="<m>")
+    signature.defaults["x"].CopyFrom(tf.make_tensor_proto([2.0, 0.5]))
+    signatures = get_model_metadata_pb2.SignatureDefMap(signature_def={"s": signature})
+    response = get_model_metadata_pb2.GetModelMetadataResponse()
+    response.metadata["signature_def"].Pack(signatures)
+    text = metadata_json(response)
+    assert '"method_name": "\\u003cm\\u003e"' in text  # as protobuf's C++ printer escapes it
+    shown = json.loads(text)["metadata"]["signature_def"]["signature_def"]["s"]
+    assert shown["defaults"]["x"]["dtype"] == "DT_FLOAT"
+    assert list(shown) == ["inputs", "outputs", "method_name", "defaults"]
+
+
+@given(st.text())
+def test_strings_are_json(text):
+    assert json.loads(quoted(text)) == text
+    assert text_bytes(read_json(quoted(text).encode())) == text.encode()

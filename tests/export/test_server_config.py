@@ -1,0 +1,324 @@
+"""The embedded server's configuration: files, flags, version policies, labels, reloads."""
+
+import contextlib
+import logging
+import pathlib
+import shutil
+import time
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+from absl import flags
+from google.protobuf import text_format
+from tensorflow_serving.apis import (
+    get_model_status_pb2,
+    model_management_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+
+from export.server import ServingError
+from export.server.command import make_server, version_text
+from export.server.command_flags import channel_arguments, parse
+from export.server.model_config import (
+    ConfigFilePoller,
+    ModelServerConfig,
+    models_of,
+    read_model_config,
+    reload,
+)
+from export.server.text_protos import MonitoringConfigProto, read_text_proto
+
+State = get_model_status_pb2.ModelVersionStatus.State
+pytestmark = pytest.mark.timeout(120)
+
+
+class Adder(tf.Module):
+    def __init__(self, amount):
+        super().__init__()
+        self.amount = tf.Variable(amount)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
+    def add(self, x):
+        return {"y": x + self.amount}
+
+
+@pytest.fixture(scope="module")
+def versions(tmp_path_factory):
+    """The versions 1, 2 and 3 of a model that adds its number."""
+    base = tmp_path_factory.mktemp("adder")
+    adder = Adder(0.0)
+    for number in (1, 2, 3):
+        adder.amount.assign(number)
+        tf.saved_model.save(adder, str(base / str(number)), signatures=adder.add)
+    return base
+
+
+def config(*models: str) -> ModelServerConfig:
+    entries = "".join(f"config {{ model_platform: 'tensorflow' {model} }}" for model in models)
+    return text_format.Parse(f"model_config_list {{ {entries} }}", ModelServerConfig())
+
+
+def entry(base: pathlib.Path, more: str = "", name: str = "m") -> str:
+    return f"name: '{name}' base_path: '{base}' {more}"
+
+
+ALL = "model_version_policy { all {} }"
+
+
+@contextlib.contextmanager
+def started(*arguments: str):
+    values, unknown = parse(
+        ["server", "--port=0", "--file_system_poll_wait_seconds=0.05", *arguments]
+    )
+    assert not unknown
+    with make_server(values) as server:
+        yield server, Client(server)
+
+
+class Client:
+    def __init__(self, server):
+        channel = grpc.insecure_channel(f"localhost:{server.port}")
+        self.prediction = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        self.models = model_service_pb2_grpc.ModelServiceStub(channel)
+
+    def added(self, label="", version=0, name="m"):
+        """What the model adds to 0: the number of the version that answered."""
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name = name
+        if label:
+            request.model_spec.version_label = label
+        elif version:
+            request.model_spec.version.value = version
+        request.inputs["x"].CopyFrom(tf.make_tensor_proto(np.float32([0])))
+        return self.prediction.Predict(request, timeout=20).outputs["y"].float_val[0]
+
+    def reload(self, wanted: ModelServerConfig, timeout=20):
+        request = model_management_pb2.ReloadConfigRequest(config=wanted)
+        return self.models.HandleReloadConfigRequest(request, timeout=timeout)
+
+    def states(self, name="m"):
+        request = get_model_status_pb2.GetModelStatusRequest()
+        request.model_spec.name = name
+        statuses = self.models.GetModelStatus(request, timeout=20).model_version_status
+        return {s.version: State.Name(s.state) for s in statuses}
+
+
+def refused(call, *args, **kwargs):
+    with pytest.raises(grpc.RpcError) as caught:
+        call(*args, **kwargs)
+    return caught.value.code().name, caught.value.details()
+
+
+def wait_until(condition, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "did not happen in time"
+        time.sleep(0.02)
+
+
+# --- policies, labels, reloads
+
+
+def test_policies_and_labels_follow_each_reload(versions):
+    with started("--model_name=m", f"--model_base_path={versions}") as (_, client):
+        assert client.states() == {3: "AVAILABLE"}
+
+        client.reload(config(entry(versions, ALL)))
+        wait_until(lambda: client.states() == dict.fromkeys((3, 2, 1), "AVAILABLE"))
+        labels = "version_labels { key: 'old' value: 1 } version_labels { key: 'new' value: 3 }"
+        client.reload(config(entry(versions, f"{ALL} {labels}")))
+        assert (client.added("old"), client.added("new"), client.added()) == (1, 3, 3)
+
+        # To a version that is not there: refused, and nothing changes.
+        gone = config(entry(versions, f"{ALL} version_labels {{ key: 'old' value: 9 }}"))
+        assert refused(client.reload, gone)[0] == "FAILED_PRECONDITION"
+        assert (client.added("old"), client.added("new")) == (1, 3)
+
+        moved = "version_labels { key: 'old' value: 2 }"
+        client.reload(config(entry(versions, f"{ALL} {moved}")))
+        assert client.added("old") == 2
+        message = "Unrecognized servable version label: new"
+        assert refused(client.added, "new") == ("INVALID_ARGUMENT", message)
+
+        # The label stays when its version goes: asking by it says which version is not served.
+        specific = f"model_version_policy {{ specific {{ versions: 2 versions: 7 }} }} {moved}"
+        client.reload(config(entry(versions, specific)))
+        wait_until(lambda: client.states() == {3: "END", 2: "AVAILABLE", 1: "END"})
+        assert client.added("old") == 2
+        two = "model_version_policy { latest { num_versions: 2 } }"
+        client.reload(config(entry(versions, two)))
+        wait_until(lambda: client.states() == {3: "AVAILABLE", 2: "AVAILABLE", 1: "END"})
+        client.reload(config(entry(versions, "model_version_policy { latest {} }")))
+        wait_until(lambda: client.states() == {3: "AVAILABLE", 2: "END", 1: "END"})
+
+
+def test_labels_before_the_start(versions, tmp_path):
+    file = tmp_path / "models.config"
+    file.write_text(str(config(entry(versions, "version_labels { key: 'a' value: 3 }"))))
+    with pytest.raises(ServingError, match="version 3 of model m, which is not currently"):
+        make_server(parse(["server", "--port=0", f"--model_config_file={file}"])[0]).start()
+    arguments = "--allow_version_labels_for_unavailable_models", f"--model_config_file={file}"
+    with started(*arguments) as (_, client):
+        assert client.added("a") == 3
+        # A new label may point to what is not there; one that exists may not move there.
+        labels = "version_labels { key: 'a' value: 3 } version_labels { key: 'b' value: 8 }"
+        client.reload(config(entry(versions, labels)))
+        message = "Servable not found for request: Specific(m, 8)"
+        assert refused(client.added, "b") == ("NOT_FOUND", message)
+        moved = config(entry(versions, "version_labels { key: 'a' value: 8 }"))
+        assert refused(client.reload, moved)[0] == "FAILED_PRECONDITION"
+
+
+def test_models_come_and_go_while_others_serve(versions, tmp_path):
+    broken = tmp_path / "broken" / "1"
+    broken.mkdir(parents=True)
+    arguments = "--max_num_load_retries=0", "--model_name=m", f"--model_base_path={versions}"
+    with started(*arguments) as (_, client):
+        kept, added = entry(versions), entry(versions, name="other")
+        client.reload(config(kept, added))
+        assert client.added(name="other") == 3  # the reload waited until it could be asked
+        code, message = refused(
+            client.reload, config(kept, added, entry(broken.parent, name="broken"))
+        )
+        assert code == "UNKNOWN"
+        assert message.startswith("1 model(s) did not become available: {{{name: broken version: 1")
+        assert client.states("broken") == {1: "END"}
+        # It stays given up until it goes away and comes back.
+        client.reload(config(kept))
+        wait_until(lambda: client.states("other") == {3: "END"})
+        shutil.copytree(versions / "1", broken, dirs_exist_ok=True)
+        client.reload(config(kept, entry(broken.parent, name="broken")))
+        assert client.added(name="broken") == 1
+
+
+def test_reload_that_waits_ends_with_its_client_and_with_the_server(versions, tmp_path):
+    with started("--model_name=m", f"--model_base_path={versions}") as (server, client):
+        waiting = config(entry(versions), entry(tmp_path / "later", name="later"))
+        assert refused(client.reload, waiting, timeout=0.3)[0] == "DEADLINE_EXCEEDED"
+        # As TensorFlow Serving: the next one waits for that model, too.
+        assert refused(client.reload, config(entry(versions)), timeout=0.3)[0] == (
+            "DEADLINE_EXCEEDED"
+        )
+        assert client.added() == 3
+        shutil.copytree(versions / "2", tmp_path / "later" / "2")
+        client.reload(config(entry(versions)))
+        wait_until(lambda: client.states("later") == {2: "END"})
+        hanging = config(entry(versions), entry(tmp_path / "never", name="never"))
+        call = client.models.HandleReloadConfigRequest.future(
+            model_management_pb2.ReloadConfigRequest(config=hanging), timeout=20
+        )
+        wait_until(lambda: "never" in server.manager._served.models)
+        begin = time.monotonic()
+        assert server.manager.stop()
+        assert call.code() is grpc.StatusCode.UNAVAILABLE
+        assert time.monotonic() - begin < 10
+
+
+def test_names_and_labels_lead_nowhere(versions):
+    with started("--model_name=m", f"--model_base_path={versions}") as (_, client):
+        for name in ("../m", "/m", "m/1", "m/../../etc", "..", "m\0"):
+            message = f"Servable not found for request: Latest({name})"
+            assert refused(client.added, name=name) == ("NOT_FOUND", message)
+            message = f"Unrecognized servable version label: {name}"
+            assert refused(client.added, name) == ("INVALID_ARGUMENT", message)
+
+
+def test_only_folders_named_by_a_number_are_versions(versions, tmp_path):
+    shutil.copytree(versions / "1", tmp_path / "1")
+    for name in ("-2", "+3", "4 ", "1e1", "0x5", "٦", "9" * 30, "tmp-7"):
+        shutil.copytree(versions / "2", tmp_path / name)
+    shutil.copytree(versions / "2", tmp_path / "outside" / "8")
+    all_versions = config(entry(tmp_path, ALL))
+    (models,) = models_of(all_versions)
+    with started("--model_name=m", f"--model_base_path={tmp_path}") as (_, client):
+        client.reload(all_versions)
+        assert client.states() == {1: "AVAILABLE"}
+    assert list(models.policy([1, 2])) == [1, 2]
+
+
+# --- files and flags
+
+
+def test_config_file_is_polled(versions, tmp_path, caplog):
+    file = tmp_path / "models.config"
+    file.write_text(str(config(entry(versions))))
+    with started(f"--model_config_file={file}") as (server, client):
+        poller = ConfigFilePoller(str(file), server.manager, 0.05)
+        poller.start()
+        try:
+            file.write_text(str(config(entry(versions), entry(versions, name="b"))))
+            wait_until(lambda: ("b", 3) in server.manager.available_versions())
+            with caplog.at_level(logging.ERROR):
+                file.write_text("garbage {")
+                wait_until(lambda: f"Invalid protobuf file: '{file}'" in caplog.text)
+            assert client.added(name="b") == 3
+            file.write_text(str(config(entry(versions, ALL))))
+            wait_until(lambda: client.states("b") == {3: "END"} and len(client.states()) == 3)
+        finally:
+            poller.stop()
+
+
+def test_text_protos_that_do_not_parse_name_the_file(tmp_path, caplog):
+    file = tmp_path / "monitoring.config"
+    with pytest.raises(ServingError, match=f"NOT_FOUND: {file}; No such file or directory"):
+        read_text_proto(str(file), MonitoringConfigProto)
+    for content in (b"", b"nope: 1", b"prometheus_config: 1", b"\xff\xfe", b"prometheus_config {"):
+        file.write_bytes(content)
+        with pytest.raises(ServingError, match=str(file)) as caught:
+            read_text_proto(str(file), MonitoringConfigProto)
+        assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "tensorflow.serving.MonitoringConfig" in caplog.text
+    file.write_text("prometheus_config { enable: true path: '/m' }")
+    assert read_text_proto(str(file), MonitoringConfigProto).prometheus_config.path == "/m"
+
+
+def test_config_without_a_list_changes_nothing(versions, tmp_path):
+    file = tmp_path / "models.config"
+    file.write_text("# nothing yet\n")
+    with started(f"--model_config_file={file}") as (server, client):
+        assert refused(client.states)[0] == "NOT_FOUND"
+        client.reload(config(entry(versions)))
+        reload(server.manager, read_model_config(str(file)))
+        assert client.added() == 3
+        custom = ModelServerConfig()
+        custom.custom_model_config.SetInParent()
+        with pytest.raises(ServingError, match="custom_model_config is not supported"):
+            reload(server.manager, custom)
+        other = config("name: 'm' base_path: '/m'")
+        other.model_config_list.config[0].ClearField("model_platform")
+        other.model_config_list.config[0].model_type = 2
+        with pytest.raises(ServingError, match="to OTHER, model name is m"):
+            reload(server.manager, other)
+
+
+def test_flags_and_what_is_none_of_them():
+    values, unknown = parse(["server", "--nosuchflag=1", "--port=7", "stray", "--model_name=n"])
+    assert (values.port, values.model_name) == (7, "n")
+    assert unknown == ["--nosuchflag=1", "stray"]
+    for wrong in ("--port=x", "--port=-1", "--port=70000", "--max_num_load_retries=-1"):
+        with pytest.raises(flags.Error, match=wrong.split("=")[0].strip("-")):
+            parse(["server", wrong])
+    assert parse(["server", "--enable_batching=true"])[0].enable_batching
+    assert not parse(["server", "--enable_batching=false"])[0].enable_batching
+    assert "TensorFlow Library: 2." in version_text()
+    assert channel_arguments("a=1,b=x=y,,c=-2") == {"a": 1, "b": "x=y", "c": -2}
+    with pytest.raises(ValueError, match="'nothing' is not name=value"):
+        channel_arguments("nothing")
+
+
+def test_flags_that_need_each_other(tmp_path, caplog):
+    def start(*arguments):
+        return make_server(parse(["server", "--model_base_path=/m", *arguments])[0])
+
+    with pytest.raises(ServingError, match="batching_parameters_file is set without"):
+        start("--batching_parameters_file=/x")
+    with pytest.raises(ServingError, match="enable_per_model_batching_params is set without"):
+        start("--enable_per_model_batching_parameters")
+    start("--port=7001", "--rest_api_port=7001")
+    assert "http_port cannot be same as grpc_port" in caplog.text
+    with pytest.raises(ServingError, match="NOT_FOUND"):
+        start("--monitoring_config_file=/no/such/file")
