@@ -221,16 +221,16 @@ class Server:
         """
         if self._health is not None:
             self._health.enter_graceful_shutdown()
-        stopped = None
+        stopped, finished = None, True
         if self._server is not None:
             stopped = self._server.stop(grace)
             self._server = None
         if self._rest_server is not None:
-            self._rest_server.stop(grace)
+            finished = self._rest_server.stop(grace)
             self._rest_server = None
         if stopped is not None:
             stopped.wait()
-        finished = self.manager.stop(timeout=_UNLOAD_SECONDS)
+        finished = self.manager.stop(timeout=_UNLOAD_SECONDS) and finished
         if not finished:
             logging.error("a request or a load still runs after the stop: abandoned")
         return finished
