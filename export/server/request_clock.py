@@ -8,6 +8,9 @@ import contextvars
 import time
 from collections.abc import Iterator
 
+# gRPC may tell of a call without a deadline that hundreds of years are left.
+_FOREVER_SECONDS = 1e9
+
 _end: contextvars.ContextVar[float | None] = contextvars.ContextVar("end", default=None)
 _run: contextvars.ContextVar[float] = contextvars.ContextVar("run", default=0.0)
 
@@ -17,14 +20,15 @@ def due_in(seconds: float | None) -> Iterator[None]:
     """Sets the deadline of what is inside, where no run has taken time yet.
 
     Args:
-        seconds: float | None. From now; None for as long as it takes.
+        seconds: float | None. From now; None, or over 30 years, for as long as it takes.
 
     Example:
         >>> with due_in(2.5):
         ...     round(remaining(), 1)
         2.5
     """
-    end = _end.set(None if seconds is None else time.monotonic() + seconds)
+    endless = seconds is None or seconds > _FOREVER_SECONDS
+    end = _end.set(None if endless else time.monotonic() + seconds)
     run = _run.set(0.0)
     try:
         yield

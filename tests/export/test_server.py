@@ -25,7 +25,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from export.server import Retries, ServedModel, Server, ServingError
+from export.server import Retries, ServedModel, Server, ServingError, request_clock
 from export.server.grpc_service import answer, truncated
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -448,3 +448,10 @@ def test_command_serves_waits_and_stops(toy, template, tmp_path):
         finally:
             first.kill()
             second.kill()
+
+
+def test_centuries_are_no_deadline():
+    with request_clock.due_in(9.2e15):  # what gRPC says of a call without one
+        assert request_clock.remaining() is None
+    with request_clock.due_in(60):
+        assert 0 < request_clock.remaining() <= 60
