@@ -25,9 +25,7 @@ import keras
 from zoo.atomic_write import replacing
 from zoo.bundle_config import (
     CONFIG_FILE,
-    FORMAT_VERSION,
     BundleConfig,
-    current_versions,
     read_config,
 )
 from zoo.bundle_error import BundleError
@@ -141,38 +139,21 @@ def save(
 
     Example: `zoo.save("runs/mine", model, tokenizer)`
     """
-    from zoo.weights.huggingface.reading import is_huggingface  # it makes bundles
+    # Not at the top: these modules make bundles.
+    from zoo.weights.huggingface.reading import is_huggingface
+    from zoo.weights.in_memory import bundle_in_memory
 
     folder = Path(folder)
     if is_huggingface(folder):
         raise ValueError(f"{folder} holds a model of transformers; choose another folder")
-    # Making the text-level class refuses what does not fit together.
-    if model.task == "lm":
-        start_id = TextLM(tokenizer, model, start_id).start_id
-        head = {}
-    else:
-        text = TEXT_MODELS[model.task](tokenizer, model, text, tuple(labels)).config
-        head = model.head_config()
+    # Before anything is written: it refuses what does not fit together.
+    config = bundle_in_memory(folder, model, tokenizer, start_id, labels, text).config
     tokenizer.save(folder / TOKENIZER_FOLDER)
     weights = folder / WEIGHTS_FILE
     with replacing(weights) as temporary:
         save_weights(model, temporary)
         digest = sha256_of(temporary)
-    config = BundleConfig(
-        format_version=FORMAT_VERSION,
-        family=model.backbone.config.family,
-        task=model.task,
-        model=to_dict(model.backbone.config),
-        tokenizer_kind=tokenizer.kind,
-        tokenizer_fingerprint=tokenizer.fingerprint,
-        start_id=start_id,
-        weights_sha256=digest,
-        parameters=model.count_params(),
-        versions=current_versions(),
-        head=head,
-        labels=tuple(labels),
-        text=text,
-    )
+    config = dataclasses.replace(config, weights_sha256=digest)
     with replacing(folder / CONFIG_FILE) as temporary:
         temporary.write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
     return Bundle(folder, config, tokenizer, model)
