@@ -8,13 +8,23 @@ From Python:
 From a shell: python -m export.server --model_name=writer --model_base_path=/models/writer
 """
 
-from export.server.batching import BatchingParameters
-from export.server.loading import Loader
-from export.server.manager import Manager
-from export.server.models import ServedModel, every_version, latest, specific
-from export.server.servable import Servable, ServingError
-from export.server.server import RestOptions, Server
-from export.server.versions import Retries
+import importlib
+
+# Imported when first used: `__main__` has something to say before TensorFlow is imported.
+_HOMES = {
+    "BatchingParameters": "batching",
+    "Loader": "loading",
+    "Manager": "manager",
+    "RestOptions": "server",
+    "Retries": "versions",
+    "Servable": "servable",
+    "ServedModel": "models",
+    "Server": "server",
+    "ServingError": "status",
+    "every_version": "models",
+    "latest": "models",
+    "specific": "models",
+}
 
 __all__ = [
     "BatchingParameters",
@@ -30,3 +40,9 @@ __all__ = [
     "latest",
     "specific",
 ]
+
+
+def __getattr__(name: str):
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

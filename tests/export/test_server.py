@@ -423,7 +423,8 @@ def test_command_serves_waits_and_stops(toy, template, tmp_path):
         return subprocess.Popen(
             [*command, "--file_system_poll_wait_seconds=0.1"],
             cwd=ROOT,
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
+            # A user's Keras may run on JAX, which the server neither needs nor imports.
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "KERAS_BACKEND": "jax"},
             text=True,
             stdout=subprocess.PIPE,
             stderr=log.open("w"),

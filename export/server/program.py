@@ -1,0 +1,78 @@
+"""The program `python -m export.server`: from its command line to its end."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+
+import tensorflow as tf
+from absl import flags, logging
+
+from export.server.command import make_server, version_text
+from export.server.command_flags import parse
+from export.server.model_config import ConfigFilePoller
+from export.server.server import Server
+from export.server.status import ServingError
+
+_FAILED = 255  # what tensorflow_model_server exits with
+
+
+def main(argv: Sequence[str], usage: str) -> None:
+    """Serves until SIGTERM or SIGINT; exits with 255 when a model, a file or a port is at fault.
+
+    Args:
+        argv: The program's name and its arguments.
+        usage: str. What `--help` prints above the flags.
+    """
+    try:
+        values, unknown = parse(argv)
+        unknown = flags.FLAGS([argv[0], *unknown], known_only=True)[1:]  # those of logging
+    except flags.Error as error:
+        _fail(str(error))
+    if values.help:
+        print(usage, values.get_help(), sep="\n")
+        return
+    if values.version:
+        print(version_text())
+        return
+    for argument in unknown:  # as TensorFlow Serving: said, and served all the same
+        print(f"unknown argument: {argument}", flush=True)
+    tf.get_logger().setLevel("ERROR")  # else each load says that its loader is of the old kind
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    try:
+        server = make_server(values)
+        if not server.start(cancelled=stopping):
+            return
+    except (ServingError, ValueError, RuntimeError, OSError) as error:
+        _fail(f"Failed to start server. Error: {error}")
+    poller = None
+    if values.model_config_file and values.model_config_file_poll_wait_seconds:
+        poller = ConfigFilePoller(
+            values.model_config_file, server.manager, values.model_config_file_poll_wait_seconds
+        )
+        poller.start()
+    print(_serving(server), flush=True)
+    # Not stopping.wait(): a signal that comes while wait() holds the event's lock would have its
+    # handler, in this same thread, wait for that lock for ever.
+    while not stopping.is_set():
+        time.sleep(0.1)
+    logging.info("stopping: requests that run may finish")
+    if poller is not None:
+        poller.stop()
+    if not server.stop():
+        os._exit(1)  # a plain exit would wait for the threads of what was abandoned
+
+
+def _serving(server: Server) -> str:
+    models = [f"{name} version {version}" for name, version in server.manager.available_versions()]
+    text = f"serving {', '.join(models) or 'no model'} at localhost:{server.port}"
+    return text + (f", REST at localhost:{server.rest_port}" if server.rest_port else "")
+
+
+def _fail(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+    sys.exit(_FAILED)
