@@ -29,12 +29,23 @@ _ABOUT = {
     "regress": "rates texts with a number",
 }
 _LABELS_SHOWN = 20
+_ROUNDED = (
+    ", or as far off as `golden_pairs.jsonl` allows, because its weights are rounded: "
+    "`precision_report.md` beside this page says what that does"
+)
+_LOOSER = {"float32": "", "bfloat16": _ROUNDED, "int8": _ROUNDED}
 _INIT_OP = "__saved_model_init_op"
 _REST_METHODS = {CLASSIFY_METHOD: "classify", REGRESS_METHOD: "regress"}
 
 
 def write_model_card(
-    bundle: Bundle, folder: Path, name: str, version: int, pairs: list[GoldenPair]
+    bundle: Bundle,
+    folder: Path,
+    name: str,
+    version: int,
+    pairs: list[GoldenPair],
+    precision: str,
+    serving_version: str,
 ) -> None:
     """Writes `assets.extra/model_card.md` of a SavedModel.
 
@@ -43,8 +54,13 @@ def write_model_card(
         folder: the SavedModel, complete but for this page.
         name: of the model's folder. version: of the export.
         pairs: its golden pairs.
+        precision: "float32", "bfloat16" or "int8", of the large weights.
+        serving_version: the TensorFlow Serving release whose operations it was checked against.
 
-    Example: `write_model_card(bundle, Path("served/topics/1"), "topics", 1, pairs)`
+    Example:
+        write_model_card(
+            bundle, Path("served/topics/1"), "topics", 1, pairs, "float32", "2.19.1"
+        )
     """
     graph = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
     signatures = {k: v for k, v in graph.meta_graphs[0].signature_def.items() if k != _INIT_OP}
@@ -54,7 +70,7 @@ def write_model_card(
         f"# {cell(name)}, version {version}",
         f"A {family} of {config.parameters:,} parameters that {_ABOUT[config.task]}. Text in and "
         "answers out: the tokenizer is part of the graph.",
-        _facts(bundle, folder),
+        _facts(bundle, folder, precision),
         "## What it can be asked",
         _signature_table(signatures),
         _advice(config.task),
@@ -63,7 +79,8 @@ def write_model_card(
         "## What was checked",
         f"{len(pairs)} golden requests were answered by this SavedModel, in a session as "
         "TensorFlow Serving runs it, as the Keras model answers them: strings and integers "
-        f"equal, floats within {ATOL:g} + {RTOL:g} of the value. Check any server that runs it:",
+        f"equal, floats within {ATOL:g} + {RTOL:g} of the value{_LOOSER[precision]}. All its "
+        f"operations are in TensorFlow Serving {serving_version}. Check any server that runs it:",
         "```\npython -m export.verify --model_dir=FOLDER --server=HOST:PORT --model="
         + f"{name}\n```",
     ]
@@ -71,7 +88,7 @@ def write_model_card(
     (folder / CARD_FILE).write_text(text + "\n", encoding="utf-8")
 
 
-def _facts(bundle: Bundle, folder: Path) -> str:
+def _facts(bundle: Bundle, folder: Path, precision: str) -> str:
     config = bundle.config
     reads = config.text.max_length if config.text else bundle.model.context_length
     rows = [
@@ -90,6 +107,7 @@ def _facts(bundle: Bundle, folder: Path) -> str:
     made_with = [f"{name} {importlib.metadata.version(p)}" for p, name in versions.items()]
     rows += [
         ("weights", f"{config.weights_sha256[:16]} (SHA-256)" if config.weights_sha256 else ""),
+        ("large weights", precision),
         ("size", f"{size / 1e6:.1f} MB"),
         ("exported", datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")),
         ("made with", ", ".join(made_with)),

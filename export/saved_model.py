@@ -98,7 +98,15 @@ def export_saved_model(
         raise ExportError(f"cannot write {model_folder}: {error.strerror}") from error
     try:
         _write(prepared.bundle, partial, serving_version, prepared.pairs)
-        write_model_card(prepared.bundle, partial, model_folder.name, version, prepared.pairs)
+        write_model_card(
+            prepared.bundle,
+            partial,
+            model_folder.name,
+            version,
+            prepared.pairs,
+            precision,
+            serving_version,
+        )
         problems = problems_of(replay_locally(partial))
         if problems:
             raise ExportError(

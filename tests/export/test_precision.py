@@ -14,6 +14,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 import zoo
 from export.golden import GOLDEN_FILE, read_golden_pairs
+from export.model_card import CARD_FILE
 from export.precision import reduce_bundle
 from export.precision_report import REPORT_DATA_FILE, REPORT_FILE
 from export.replay import problems_of
@@ -103,6 +104,7 @@ def test_a_smaller_artifact_says_what_the_reduced_model_says(name, precision, tm
         assert set(record["metrics"]) == {"accuracy", "examples answered as by float32"}
     else:
         assert "the task's metric was not measured" in text
+    assert f"| large weights | {precision} |" in (path / CARD_FILE).read_text()
     assert problems_of(replay_locally(path)) == []
     pairs = read_golden_pairs(path / GOLDEN_FILE)
     loose = precision == "bfloat16" and name not in ("gpt", "lstm")

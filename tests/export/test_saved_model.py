@@ -222,6 +222,7 @@ def test_model_card(exported):
     assert f"{bundle.config.parameters:,} parameters that continues text" in card
     assert "`max_new_tokens` int32 (B), default 64" in card
     assert "`text` string (B)" in card
+    assert "in TensorFlow Serving 2.19.1" in card and "weights are rounded" not in card
     body = re.search(r"curl -d '(.*)'", card)[1]
     (row,) = json.loads(body)["instances"]
     assert {*row} == {*_signatures(path)["generate"].inputs}  # over REST all must be sent
