@@ -4,18 +4,12 @@ python -m export.server --model_name=writer --model_base_path=/models/writer --p
 python -m export.server --model_config_file=/models/models.config --rest_api_port=8501
 """
 
-import os
 import sys
 
-# Keras, which TensorFlow brings along, imports these where it finds them, to plot and to wrap: near
-# half of the time to start, and 200 MB. It does without where they cannot be imported.
-_UNUSED = ("IPython", "jax", "matplotlib", "narwhals", "pandas", "scipy", "sklearn")
-
 if __name__ == "__main__":
-    for name in _UNUSED:
-        sys.modules.setdefault(name, None)
-    # The user's Keras backend may be JAX. Sessions are TensorFlow's, whatever Keras runs on.
-    os.environ["KERAS_BACKEND"] = "tensorflow"
+    from export.quick_start import leave_out_unused
+
+    leave_out_unused()
     from absl import logging
 
     from export.server.program import main

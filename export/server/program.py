@@ -12,6 +12,7 @@ from absl import flags, logging
 
 from export.server.command import make_server, version_text
 from export.server.command_flags import parse
+from export.server.freed_memory import FreedMemory, trimmer
 from export.server.model_config import ConfigFilePoller
 from export.server.server import Server
 from export.server.status import ServingError
@@ -55,6 +56,9 @@ def main(argv: Sequence[str], usage: str) -> None:
             values.model_config_file, server.manager, values.model_config_file_poll_wait_seconds
         )
         poller.start()
+    trim = trimmer()
+    if trim is not None:
+        FreedMemory(trim).start()
     print(_serving(server), flush=True)
     # Not stopping.wait(): a signal that comes while wait() holds the event's lock would have its
     # handler, in this same thread, wait for that lock for ever.

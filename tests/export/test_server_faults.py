@@ -17,6 +17,7 @@ from tensorflow_serving.apis import predict_pb2
 from benchmarks.server_process import ServerProcess
 from export.client import Client, RequestError
 from export.server import BatchingParameters, Loader, RestOptions, ServedModel, Server
+from export.server.freed_memory import FreedMemory, resident_bytes, trimmer
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -236,6 +237,33 @@ def measured(text: bytes) -> bytes:
     proto.tensor_shape.dim.add(size=1)
     proto.string_val.append(text)
     return request.SerializeToString()
+
+
+def test_freed_memory_is_given_back_after_large_moves_alone():
+    sizes, trims = [700], []  # MiB
+
+    def trim(pad):
+        trims.append((pad, sizes[0]))
+        sizes[0] -= kept[0]
+
+    kept = [0]
+    freed = FreedMemory(trim, lambda: sizes[0] * 2**20)
+    for size, keeps, looks in (
+        (820, 0, False),
+        (5500, 0, True),  # a large request comes in
+        (5510, 0, False),
+        (1800, 1000, True),  # and is done, but not all of it was given back
+        (805, 0, False),
+    ):
+        sizes[0], kept[0] = size, keeps
+        assert freed.look() is looks
+    assert trims == [(0, 5500), (0, 1800)]
+
+
+def test_freed_memory_asks_this_machine():
+    assert 50e6 < resident_bytes() < 100e9
+    trim = trimmer()
+    assert trim is None or trim(0) in (0, 1)
 
 
 def available_memory() -> int:
