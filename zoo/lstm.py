@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import keras
 from keras import ops
 
 from zoo.configs import LSTMConfig
+from zoo.lstm_layer import LSTM
 from zoo.serialization import config_from_kwargs, config_kwargs
 
 
@@ -43,12 +46,15 @@ class LSTMBackbone(keras.Model):
         )
         self.dropout = keras.layers.Dropout(config.dropout)
         layers = range(config.num_layers)
-        self.recurrent_layers = [_lstm(config, f"lstm_{i}") for i in layers]
+        self.recurrent_layers = [self._layer(f"lstm_{i}") for i in layers]
         self.projection = None
         if config.bidirectional:
-            self.backward_layers = [_lstm(config, f"backward_lstm_{i}") for i in layers]
+            self.backward_layers = [self._layer(f"backward_lstm_{i}") for i in layers]
         elif config.token_dim != config.hidden_dim:
             self.projection = keras.layers.Dense(config.token_dim, name="projection")
+
+    def _layer(self, name: str) -> LSTM:
+        return LSTM(self.config.hidden_dim, self.config.forget_bias, name=name)
 
     @property
     def is_causal(self) -> bool:
@@ -86,15 +92,18 @@ class LSTMBackbone(keras.Model):
         )
 
     def _read_both_ways(self, token_ids, mask, training):
-        x = self.dropout(self.token_embedding(token_ids), training=training)
+        inputs, rows = self._inputs(token_ids, training)
+        mask = None if mask is None else ops.transpose(mask)  # (T, B)
+        zeros = (self._zeros(ops.shape(token_ids)[0]),) * 2
         for forward, backward in zip(self.recurrent_layers, self.backward_layers):
-            ahead = forward(x, mask=mask, training=training)[0]
+            ahead = forward(inputs, zeros, mask=mask, rows=rows, training=training)[0]
             # Padding on the right comes first here, and the masked state stays zero through it:
             # the backward direction starts at each row's last real token.
-            behind = backward(ops.flip(x, axis=1), mask=_flip(mask), training=training)[0]
-            x = ops.concatenate([ahead, ops.flip(behind, axis=1)], axis=-1)  # (B, T, 2 units)
-            x = self.dropout(x, training=training)
-        return x
+            mirrored = {"mask": _flip(mask), "rows": _flip(rows), "training": training}
+            behind = backward(inputs if rows is not None else _flip(inputs), zeros, **mirrored)[0]
+            x = ops.concatenate([ahead, _flip(behind)], axis=-1)  # (T, B, 2 units)
+            inputs, rows = self.dropout(x, training=training), None
+        return ops.transpose(inputs, (1, 0, 2))
 
     def call_with_state(self, token_ids, state, mask=None, training=None):
         """Hidden states (B, T, D) and the state after the last token.
@@ -106,15 +115,28 @@ class LSTMBackbone(keras.Model):
             mask: (B, T) bool, optional: where False the state stands still.
             training: bool, whether dropout is on.
         """
-        x = self.dropout(self.token_embedding(token_ids), training=training)
+        inputs, rows = self._inputs(token_ids, training)
+        mask = None if mask is None else ops.transpose(mask)  # (T, B)
         next_state = []
-        for layer, (h, c) in zip(self.recurrent_layers, state):
-            x, h, c = layer(x, initial_state=[h, c], mask=mask, training=training)
-            x = self.dropout(x, training=training)
+        for layer, before in zip(self.recurrent_layers, state):
+            x, h, c = layer(inputs, before, mask=mask, rows=rows, training=training)
+            inputs, rows = self.dropout(x, training=training), None
             next_state.append((h, c))
+        x = ops.transpose(inputs, (1, 0, 2))  # (B, T, units)
         if self.projection is not None:
             x = self.projection(x)
         return x, tuple(next_state)
+
+    def _inputs(self, token_ids, training):
+        """What the first layer reads, time first, and which rows of it if it is the table."""
+        token_ids = ops.transpose(token_ids)  # (T, B)
+        vocabulary_size = self.config.vocabulary_size
+        size = token_ids.shape[0] and token_ids.shape[1] and math.prod(token_ids.shape)
+        if training and not self.config.dropout and size and vocabulary_size < size:
+            # What a layer makes of a token does not depend on its place: once for each of the
+            # vocabulary is less than once for each of the text.
+            return self.token_embedding(ops.arange(vocabulary_size, dtype="int32")), token_ids
+        return self.dropout(self.token_embedding(token_ids), training=training), None
 
     def logits(self, hidden):
         """Hidden states (..., D) to next-token logits (..., V), float32."""
@@ -123,11 +145,11 @@ class LSTMBackbone(keras.Model):
     def initial_cache(self, batch_size, length=None):
         """The zero state, `(h, c)` of (B, units) for each layer; `length` does not matter."""
         del length
-        shape = (batch_size, self.config.hidden_dim)
-        return tuple(
-            (ops.zeros(shape, self.compute_dtype), ops.zeros(shape, self.compute_dtype))
-            for _ in self.recurrent_layers
-        )
+        zeros = self._zeros(batch_size)
+        return tuple((zeros, zeros) for _ in self.recurrent_layers)
+
+    def _zeros(self, batch_size):
+        return ops.zeros((batch_size, self.config.hidden_dim), self.compute_dtype)
 
     def extend_cache(self, cache, extra):
         """The state itself: it has room for any number of tokens."""
@@ -175,39 +197,5 @@ class LSTMBackbone(keras.Model):
         return config_from_kwargs(cls, LSTMConfig, config)
 
 
-def _lstm(config: LSTMConfig, name: str) -> keras.layers.LSTM:
-    return keras.layers.LSTM(
-        config.hidden_dim,
-        return_sequences=True,
-        return_state=True,
-        bias_initializer=_GateBias(config.forget_bias),
-        unit_forget_bias=False,
-        # The cuDNN op would not run on TensorFlow Serving's CPU builds.
-        use_cudnn=False,
-        name=name,
-    )
-
-
-def _flip(mask):
-    return None if mask is None else ops.flip(mask, axis=1)
-
-
-@keras.saving.register_keras_serializable(package="zoo")
-class _GateBias(keras.initializers.Initializer):
-    """Zeros, but `forget_bias` for the forget gate (Jozefowicz et al., 2015)."""
-
-    def __init__(self, forget_bias: float = 1.0):
-        self.forget_bias = forget_bias
-
-    def __call__(self, shape, dtype=None):
-        units = shape[0] // 4  # Keras orders the gates input, forget, cell, output
-        return ops.concatenate(
-            [
-                ops.zeros((units,), dtype),
-                ops.full((units,), self.forget_bias, dtype),
-                ops.zeros((2 * units,), dtype),
-            ]
-        )
-
-    def get_config(self):
-        return {"forget_bias": self.forget_bias}
+def _flip(x):
+    return None if x is None else ops.flip(x, axis=0)
