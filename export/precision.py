@@ -13,7 +13,16 @@ import keras
 import numpy as np
 from keras import ops
 
-from export.reduced_weights import Bfloat16Product, Bfloat16Weight, Int8Weight, ReducedWeight
+from export.integer_product import OP as INTEGER_PRODUCT
+from export.op_registry import DEFAULT_SERVING_VERSION, registry_of
+from export.reduced_weights import (
+    Bfloat16Product,
+    Bfloat16Weight,
+    Int8Product,
+    Int8Weight,
+    PackedInt8Product,
+    ReducedWeight,
+)
 from zoo.bundle import Bundle
 
 PRECISIONS = ("float32", "bfloat16", "int8")
@@ -24,18 +33,23 @@ SMALLEST = 4096  # values
 Kind = type[ReducedWeight]
 
 
-def reduce_bundle(bundle: Bundle, precision: str) -> Bundle:
+def reduce_bundle(
+    bundle: Bundle, precision: str, serving_version: str = DEFAULT_SERVING_VERSION
+) -> Bundle:
     """The same bundle around a copy of its model that holds its large weights in `precision`.
 
     Matrices of at least `SMALLEST` values that dense layers and LSTM cells multiply by, and tables
     of embeddings of that size, become bfloat16, or int8 with a float32 scale for each output
     channel (of a table: for each entry). Biases, norms and small matrices stay float32, and the
-    model computes in float32 as before, with one exception: with "bfloat16" the dense layers of
-    an encoder's backbone multiply bfloat16 numbers.
+    model computes as in float32, "int8" by products of integers (`export.integer_product`), with
+    one exception: with "bfloat16" the dense layers of an encoder's backbone multiply bfloat16
+    numbers.
 
     Args:
         bundle: of any task; its model stays as it is.
         precision: one of `PRECISIONS`.
+        serving_version: the release that is to run it. Those before 2.17 have no products of
+            integers: there int8 weights are widened to float32, which is slower.
 
     Returns:
         Bundle, the one given for "float32".
@@ -52,7 +66,20 @@ def reduce_bundle(bundle: Bundle, precision: str) -> Bundle:
         )
     if precision == "float32":
         return bundle
-    return dataclasses.replace(bundle, model=_reduced(bundle.model, precision))
+    has_integers = INTEGER_PRODUCT in registry_of(serving_version).ops
+    kinds = _kinds(precision, bundle.model.backbone.is_causal, has_integers)
+    return dataclasses.replace(bundle, model=_reduced(bundle.model, *kinds))
+
+
+def _kinds(precision: str, is_causal: bool, has_integers: bool) -> tuple[Kind, Kind]:
+    """What the dense layers of the backbone become, and what all others do."""
+    if precision == "int8":
+        integers = Int8Product if is_causal else PackedInt8Product
+        kind = integers if has_integers else Int8Weight
+        return kind, kind
+    # In a language model, a text is a chain of choices: with products of bfloat16 a quarter of
+    # sampled texts came out otherwise in a batch than alone.
+    return Bfloat16Weight if is_causal else Bfloat16Product, Bfloat16Weight
 
 
 def may_depend_on_batch(bundle: Bundle, precision: str) -> bool:
@@ -64,7 +91,7 @@ def may_depend_on_batch(bundle: Bundle, precision: str) -> bool:
     return precision == "bfloat16" and not bundle.model.backbone.is_causal
 
 
-def _reduced(model: keras.Model, precision: str) -> keras.Model:
+def _reduced(model: keras.Model, backbone_dense: Kind, kind: Kind) -> keras.Model:
     for layer in _layers(model):
         if getattr(layer, "lora_enabled", False):
             raise ValueError("LoRA factors lie beside the weights: merge_lora(model) first")
@@ -72,15 +99,10 @@ def _reduced(model: keras.Model, precision: str) -> keras.Model:
             raise ValueError(f"{layer.path} is quantized already: export the model it came from")
     twin = type(model).from_config(model.get_config())
     twin.set_weights(model.get_weights())
-    kind = Int8Weight if precision == "int8" else Bfloat16Weight
-    dense_kind = {}
-    if precision == "bfloat16" and not model.backbone.is_causal:
-        # Not in a language model: a text is a chain of choices, and with this rounding a quarter
-        # of sampled texts came out otherwise in a batch than alone.
-        dense_kind = {id(layer): Bfloat16Product for layer in _layers(twin.backbone)}
+    in_backbone = {id(layer) for layer in _layers(twin.backbone)}
     for layer in _layers(twin):
         if isinstance(layer, keras.layers.Dense):
-            _reduce_dense(layer, dense_kind.get(id(layer), kind))
+            _reduce_dense(layer, backbone_dense if id(layer) in in_backbone else kind)
         elif isinstance(layer, keras.layers.Embedding):  # ReversibleEmbedding is one
             _reduce_embedding(layer, kind)
         elif isinstance(layer, keras.layers.LSTMCell):

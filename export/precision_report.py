@@ -14,6 +14,7 @@ from pathlib import Path
 from export.evaluation_data import Examples, evaluate, read_examples
 from export.golden import GoldenPair, make_golden_pairs
 from export.golden_deviation import Deviation, deviations, loosened
+from export.op_registry import DEFAULT_SERVING_VERSION
 from export.precision import may_depend_on_batch, reduce_bundle
 from export.server.servable import Servable
 from export.verify import ask_servable
@@ -123,6 +124,7 @@ def prepare(
     precision: str = "float32",
     eval_data: str | os.PathLike[str] | None = None,
     accept_deviation: bool = False,
+    serving_version: str = DEFAULT_SERVING_VERSION,
 ) -> Prepared:
     """Reduces a bundle and asks both models the golden requests; writes nothing.
 
@@ -132,7 +134,7 @@ def prepare(
 
     Example: `prepare(zoo.load("runs/topics"), "int8").deviations`
     """
-    reduced = reduce_bundle(bundle, precision)
+    reduced = reduce_bundle(bundle, precision, serving_version)
     if precision == "float32":
         if eval_data is not None:
             raise ValueError("--eval_data compares with float32: give --precision, too")

@@ -1,12 +1,10 @@
 """Weights held in fewer bits than float32, and the two things a model does with them.
 
 A model multiplies by a matrix, or looks up rows of a table. Both are written here for weights of
-two bytes (bfloat16) and of one (int8 with a float32 scale for each output), out of operations
-that every TensorFlow Serving links: Cast, MatMul, Mul, Gather.
-
-Nothing is widened ahead of time: a float32 copy lives for one product. A product of few rows, as
-each generated token makes, waits for its weights to come from memory, and fewer bytes come sooner;
-the copy stays in the cache and costs less than what was saved. With many rows it is pure cost.
+two bytes (bfloat16) and of one (int8 with a float32 scale for each output). `Int8Weight` and
+`Bfloat16Weight` are made of operations that every TensorFlow Serving links: Cast, MatMul, Mul,
+Gather. They widen nothing ahead of time: a float32 copy lives for one product. `Int8Product` and
+`Bfloat16Product` multiply the small numbers themselves, where the CPU and the release can.
 """
 
 from __future__ import annotations
@@ -16,6 +14,9 @@ from abc import ABC, abstractmethod
 import keras
 import numpy as np
 import tensorflow as tf
+
+from export.integer_product import column_offsets, integer_product
+from zoo.generation import reads_one_token
 
 # Of a larger matrix this many values are widened at a time: 8 MB of float32 stay in the cache.
 _PIECE = 1 << 21
@@ -149,6 +150,34 @@ class Int8Weight(ReducedWeight):
     def rows(self, indices):
         values = tf.cast(_gather(self._values, indices), tf.float32)
         return values * _gather(self._scale, indices)[..., None]
+
+
+class Int8Product(Int8Weight):
+    """A weight of int8 in products of integers: `export.integer_product`.
+
+    A product whose graph reads one token at a time keeps the weights packed; in all others of a
+    language model (a prompt, a text to score) that would cost more memory than it saves time.
+    """
+
+    def _store(self, matrix):
+        super()._store(matrix)
+        offsets = column_offsets(self._values.value, self._outputs_first)
+        self._offsets = self._add_variable(f"{self._name}_offsets", offsets)
+
+    def _product(self, x):
+        values, offsets = map(tf.convert_to_tensor, (self._values.value, self._offsets.value))
+        sums = integer_product(x, values, offsets, self._outputs_first, self._keeps_packed())
+        return sums * self._scale.value
+
+    def _keeps_packed(self) -> bool:
+        return reads_one_token()
+
+
+class PackedInt8Product(Int8Product):
+    """The same for a model whose weights take part in one product: they are always packed."""
+
+    def _keeps_packed(self):
+        return True
 
 
 def _gather(table: keras.Variable, indices: tf.Tensor) -> tf.Tensor:

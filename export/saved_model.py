@@ -88,7 +88,7 @@ def export_saved_model(
             f"or leave it out for {_next_version(model_folder)}"
         )
     try:
-        prepared = prepare(bundle, precision, eval_data, accept_deviation)
+        prepared = prepare(bundle, precision, eval_data, accept_deviation, serving_version)
     except ValueError as error:
         raise ExportError(str(error)) from error
     try:

@@ -6,6 +6,8 @@ under `jax.jit` with static ones.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 from typing import NamedTuple
 
 import keras
@@ -37,7 +39,7 @@ class Generated(NamedTuple):
 # A cache of dynamic size starts with room for the prompt and this many tokens, and grows by as
 # many: writing a token copies the cache (TensorFlow's scatter is not in place), so that a token's
 # cost would otherwise grow with what the request might still become.
-_CACHE_BLOCK = 128
+_CACHE_BLOCK = 32
 
 
 class _State(NamedTuple):
@@ -101,11 +103,11 @@ def generate(
         generate(model, prompt, np.array([3], "int32"), greedy_options(1, 20), 20).token_ids
     """
     batch_size, prompt_width = ops.shape(token_ids)
-    window = _minimum(prompt_width, model.context_length)
+    window = minimum(prompt_width, model.context_length)
     prompt, lengths = last_tokens(token_ids, lengths, window)
     capacity = window + max_steps
     if model.cache_is_bounded:
-        capacity = _minimum(capacity, model.context_length)
+        capacity = minimum(capacity, model.context_length)
     # Static shapes (JAX, or a graph traced for one shape) cannot grow: all room at once.
     grows_later = model.cache_is_bounded and not isinstance(capacity, int)
     room = ops.minimum(window + _CACHE_BLOCK, capacity) if grows_later else capacity
@@ -177,7 +179,8 @@ def generate(
     def advance(*state):
         """For every token: read the newest one, choose the next."""
         state = _State(*state)
-        logits, cache = model.decode(state.last[:, None], state.cache, state.position)
+        with _in_token_loop():
+            logits, cache = model.decode(state.last[:, None], state.cache, state.position)
         # A finished row writes over its own start: it must not run past the cache.
         position = ops.where(state.finished, 0, state.position + 1)
         return tuple(choose(logits, state._replace(cache=cache, position=position)))
@@ -240,8 +243,28 @@ def _when(condition, change, state: _State) -> _State:
     return _State(*ops.cond(condition, lambda: tuple(change(state)), lambda: tuple(state)))
 
 
-def _minimum(a, b):
-    """Of Python ints an int (static shapes stay static), else a tensor."""
+_IN_TOKEN_LOOP = contextvars.ContextVar("in_token_loop", default=False)
+
+
+@contextlib.contextmanager
+def _in_token_loop():
+    token = _IN_TOKEN_LOOP.set(True)
+    try:
+        yield
+    finally:
+        _IN_TOKEN_LOOP.reset(token)
+
+
+def reads_one_token() -> bool:
+    """Whether what is being traced is the loop of `generate`, which runs once for every token.
+
+    A weight may be worth more preparation there than where a prompt is read.
+    """
+    return _IN_TOKEN_LOOP.get()
+
+
+def minimum(a, b):
+    """The smaller one: of Python ints an int (static shapes stay static), else a tensor."""
     if isinstance(a, int) and isinstance(b, int):
         return min(a, b)
     return ops.minimum(a, b)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from keras import ops
 
-from zoo.generation import last_tokens
+from zoo.generation import last_tokens, minimum
 
 
 def log_likelihood(model, token_ids, lengths, start_id):
@@ -25,18 +25,28 @@ def log_likelihood(model, token_ids, lengths, start_id):
         (B,) float32, 0 for an empty row.
     """
     batch_size = ops.shape(token_ids)[0]
-    window = model.context_length
-    # Fresh tokens of a window; the rest is past that a bounded cache has to read again.
-    stride = max(window // 2, 1) if model.cache_is_bounded else window
+    context = model.context_length
     start = ops.full((batch_size, 1), start_id, "int32")
-    # Input column i predicts column i + 1; padded so that every window lies inside.
+    # Input column i predicts column i + 1.
     sequence = ops.concatenate([start, token_ids], axis=1)
-    sequence = ops.pad(sequence, [[0, 0], [0, window + 1]])
+    # Short texts do not pay for a whole context.
+    window = minimum(context, ops.shape(sequence)[1])
+    # Padded so that every window lies inside.
+    sequence = ops.pad(sequence, [[0, 0], [0, context + 1]])
     columns = ops.arange(window, dtype="int32")
+    stride = max(context // 2, 1)
+
+    def tokens_of(index):
+        """Which tokens a window counts: from, up to; and the column that it reads first."""
+        if not model.cache_is_bounded:
+            return index * window, (index + 1) * window, index * window
+        # The first window counts all that it reads; later ones read half of it as past.
+        up_to = (index + 2) * stride
+        first = ops.maximum(up_to - context, 0)
+        return ops.where(index > 0, up_to - stride, 0), up_to, first
 
     def read(index, state, total):
-        fresh_from = index * stride
-        first = ops.maximum(fresh_from + stride - window, 0)
+        fresh_from, up_to, first = tokens_of(index)
         inputs = ops.take(sequence, first + columns, axis=1)  # (B, window)
         targets = ops.take(sequence, first + columns + 1, axis=1)
         if model.cache_is_bounded:
@@ -46,12 +56,12 @@ def log_likelihood(model, token_ids, lengths, start_id):
         log_probabilities = ops.log_softmax(model.backbone.logits(hidden), axis=-1)
         chosen = ops.take_along_axis(log_probabilities, targets[..., None], axis=-1)[..., 0]
         place = first + columns  # of the target, counted in the row's own tokens
-        fresh = ops.logical_and(place >= fresh_from, place < fresh_from + stride)
+        fresh = ops.logical_and(place >= fresh_from, place < up_to)
         counted = ops.logical_and(fresh[None], place[None] < lengths[:, None])
         return index + 1, state, total + ops.sum(ops.where(counted, chosen, 0.0), axis=1)
 
     def more(index, state, total):
-        return index * stride < ops.max(lengths)
+        return tokens_of(index)[0] < ops.max(lengths)
 
     state = () if model.cache_is_bounded else model.initial_cache(batch_size, window)
     zeros = ops.zeros((batch_size,), "float32")
@@ -71,8 +81,8 @@ def next_token_probabilities(model, token_ids, lengths, k: int):
     Returns:
         ids (B, k) int32 and probabilities (B, k) float32, likeliest first.
     """
-    batch_size = ops.shape(token_ids)[0]
-    window = model.context_length
+    batch_size, width = ops.shape(token_ids)
+    window = minimum(width, model.context_length)
     prompt, lengths = last_tokens(token_ids, lengths, window)
     cache = model.initial_cache(batch_size, window)
     logits, _ = model.decode(prompt, cache, ops.zeros_like(lengths), lengths)

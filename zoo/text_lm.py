@@ -11,6 +11,7 @@ import functools
 import keras
 import tensorflow as tf
 
+from zoo.cached_attention import writing_tokens_by
 from zoo.generation import SamplingOptions, generate
 from zoo.request_options import OPTIONS, complete_options, options_by_row
 from zoo.scoring import log_likelihood, next_token_probabilities
@@ -135,15 +136,17 @@ class TextLM(tf.Module):
         options = options_by_row(options, tf.shape(given_text)[0], tf.shape(text)[0])
         max_steps = tf.maximum(tf.reduce_max(options["max_new_tokens"]), 0)
         token_ids, lengths = self._prompt(text)
-        result = generate(
-            self.model,
-            to_backend(token_ids),
-            to_backend(lengths),
-            SamplingOptions(**{name: to_backend(value) for name, value in options.items()}),
-            max_steps if keras.backend.backend() == "tensorflow" else int(max_steps),
-            end_id=self.tokenizer.end_id,
-            banned_ids=self._ids_without_text(),
-        )
+        on_tensorflow = keras.backend.backend() == "tensorflow"
+        with writing_tokens_by(_write_in_place if on_tensorflow else keras.ops.scatter_update):
+            result = generate(
+                self.model,
+                to_backend(token_ids),
+                to_backend(lengths),
+                SamplingOptions(**{name: to_backend(value) for name, value in options.items()}),
+                max_steps if on_tensorflow else int(max_steps),
+                end_id=self.tokenizer.end_id,
+                banned_ids=self._ids_without_text(),
+            )
         new_ids = tf.RaggedTensor.from_tensor(
             to_tensorflow(result.token_ids), to_tensorflow(result.lengths)
         )
@@ -203,3 +206,12 @@ class TextLM(tf.Module):
         )
         ids = tf.concat([starts, ids], axis=1)
         return ids.to_tensor(), tf.cast(ids.row_lengths(), tf.int32)
+
+
+def _write_in_place(cache, indices, rows):
+    """`tf.tensor_scatter_nd_update` without the copy that its kernel always makes.
+
+    This one writes into its input where nobody else holds that, but can only add.
+    """
+    updates = rows - tf.gather_nd(cache, indices)
+    return tf.raw_ops.ScatterNdNonAliasingAdd(input=cache, indices=indices, updates=updates)

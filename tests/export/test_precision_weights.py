@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 import zoo
 from export import reduced_weights
+from export.integer_product import OP
 from export.precision import SMALLEST, may_depend_on_batch, reduce_bundle
-from export.reduced_weights import Bfloat16Product, Bfloat16Weight, Int8Weight
+from export.reduced_weights import Bfloat16Product, Bfloat16Weight, Int8Product, Int8Weight
 from zoo.lora import enable_lora, merge_lora
 from zoo.presets import build
 from zoo.tokenizers import WordPieceTokenizer
@@ -102,12 +103,42 @@ def test_a_reduced_model_is_the_float32_one_with_rounded_weights(name, precision
         np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-5)
 
 
+def test_int8_for_a_release_without_products_of_integers_widens_the_weights():
+    bundle = lm_bundle()
+    ids = np.random.default_rng(0).integers(5, 60, (3, 7)).astype("int32")
+    widened = reduce_bundle(bundle, "int8", serving_version="2.16.1")
+    assert OP not in op_types(widened) and OP in op_types(reduce_bundle(bundle, "int8"))
+    for variable in bundle.model.weights:
+        variable.assign(rounded(variable.numpy(), variable.name, "int8"))
+    np.testing.assert_allclose(logits(widened, ids), logits(bundle, ids), rtol=2e-5, atol=2e-5)
+
+
+def nodes(bundle):
+    function = bundle.lm.generate_function.get_concrete_function()
+    return [node for f in function.graph.as_graph_def().library.function for node in f.node_def]
+
+
+def op_types(bundle):
+    return {node.op for node in nodes(bundle)}
+
+
+def test_weights_are_packed_where_single_tokens_are_read():
+    """In the loop alone: each further product would hold a copy of its own."""
+    packed = [
+        n.attr["is_weight_const"].b for n in nodes(reduce_bundle(lm_bundle(), "int8")) if n.op == OP
+    ]
+    # Four products of the block, and the vocabulary.
+    assert packed.count(True) == 5
+    assert packed.count(False) >= 5  # the prompt's, and those of a context that is read again
+
+
 def assert_reduced(reduced, model, precision):
     """Nothing large stays float32, nothing small is touched."""
     large = sum(np.prod(v.shape) for v in model.weights if is_large(v))
     small = sorted((v.name, *v.shape) for v in model.weights if not is_large(v))
     kept = [v for v in reduced.weights if v.dtype == "float32"]
-    assert sorted((v.name, *v.shape) for v in kept if not v.name.endswith("_scale")) == small
+    added = ("_scale", "_offsets")
+    assert sorted((v.name, *v.shape) for v in kept if not v.name.endswith(added)) == small
     assert large == sum(np.prod(v.shape) for v in reduced.weights if v.dtype == precision)
     assert large > 0
     assert any(v.name.endswith("_scale") for v in kept) == (precision == "int8")
@@ -153,7 +184,7 @@ def layer():
     return made
 
 
-KINDS = [Int8Weight, Bfloat16Weight, Bfloat16Product]
+KINDS = [Int8Weight, Int8Product, Bfloat16Weight, Bfloat16Product]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -168,8 +199,12 @@ def test_a_product_is_near_that_of_the_matrix(kind, outputs_first, inputs, outpu
     got = weight.product(tf.constant(x)).numpy()
     assert got.shape == (rows, 2, outputs)
     # Half a step for each weight; for products of bfloat16 also for each input and output.
-    step = np.abs(matrix).max(axis=0) / 127 / 2 if kind is Int8Weight else np.abs(matrix) * 2**-8
+    whole = issubclass(kind, Int8Weight)
+    step = np.abs(matrix).max(axis=0) / 127 / 2 if whole else np.abs(matrix) * 2**-8
     bound = np.abs(x) @ np.broadcast_to(step, matrix.shape)
+    if kind is Int8Product:  # inputs in steps of the row's largest
+        largest = np.abs(x).max(axis=-1, keepdims=True)
+        bound = bound + largest / 63 / 126**2 / 2 * np.abs(matrix).sum(axis=0) * 1.01
     if kind is Bfloat16Product:
         bound = bound + np.abs(x) @ np.abs(matrix) * 2**-7
     assert (np.abs(got - x @ matrix) <= bound * 1.01 + 1e-6 * np.abs(x @ matrix).max()).all()
