@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
+from trainers.clipping import GlobalNormClipping
+from trainers.muon import Muon
 from trainers.optimizer_config import OptimizerConfig
 from zoo.strict_config import ConfigError
 
@@ -165,8 +167,16 @@ class _LayerwiseRates:
 
 
 @keras.saving.register_keras_serializable(package="trainers")
-class LayerwiseAdamW(_LayerwiseRates, keras.optimizers.AdamW):
-    """`keras.optimizers.AdamW` with a learning rate that falls from block to block.
+class AdamW(GlobalNormClipping, keras.optimizers.AdamW):
+    """`keras.optimizers.AdamW` that clips in less time; the same arguments and variables.
+
+    Example: `AdamW(1e-3, global_clipnorm=1.0)`
+    """
+
+
+@keras.saving.register_keras_serializable(package="trainers")
+class LayerwiseAdamW(_LayerwiseRates, AdamW):
+    """`AdamW` with a learning rate that falls from block to block.
 
     Args:
         layer_decay: float in (0, 1], see `rate_scales`. The rest as in AdamW.
@@ -176,8 +186,8 @@ class LayerwiseAdamW(_LayerwiseRates, keras.optimizers.AdamW):
 
 
 @keras.saving.register_keras_serializable(package="trainers")
-class LayerwiseMuon(_LayerwiseRates, keras.optimizers.Muon):
-    """`keras.optimizers.Muon` with a learning rate that falls from block to block.
+class LayerwiseMuon(_LayerwiseRates, Muon):
+    """`trainers.muon.Muon` with a learning rate that falls from block to block.
 
     Args:
         layer_decay: float in (0, 1], see `rate_scales`. The rest as in Muon.
@@ -234,7 +244,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> keras.optimizers.Opti
     if layerwise:
         options["layer_decay"] = config.layer_decay
     if config.name == "muon":
-        optimizer = (LayerwiseMuon if layerwise else keras.optimizers.Muon)(
+        optimizer = (LayerwiseMuon if layerwise else Muon)(
             schedule,
             adam_beta_1=config.beta_1,
             adam_beta_2=config.beta_2,
@@ -245,7 +255,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> keras.optimizers.Opti
             **options,
         )
     else:
-        optimizer = (LayerwiseAdamW if layerwise else keras.optimizers.AdamW)(
+        optimizer = (LayerwiseAdamW if layerwise else AdamW)(
             schedule, beta_1=config.beta_1, beta_2=config.beta_2, **options
         )
     optimizer.exclude_from_weight_decay(var_names=_UNDECAYED)

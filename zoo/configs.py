@@ -45,6 +45,8 @@ class GPTConfig:
         qk_norm: bool. RMS-normalise queries and keys per head (Henry et al., 2020).
         activation: "gelu", "gelu_tanh" (GPT-2's approximation), "squared_relu" (So et al., 2021)
             or "swiglu" (Shazeer, 2020). Defaults to "squared_relu".
+        token_shift: int. How many tokens before each one its feed-forward network reads beside
+            it, each with its part of the channels (`zoo.token_shift`). Defaults to 0.
         use_bias: bool. Bias in dense layers and layer norms. Defaults to False.
         tie_embeddings: bool. Output projection shares the token embedding. Defaults to True.
         dropout: float in [0, 1). On embeddings, attention and residuals. Defaults to 0.
@@ -70,6 +72,7 @@ class GPTConfig:
     norm_epsilon: float = 1e-5
     qk_norm: bool = True
     activation: Literal["gelu", "gelu_tanh", "squared_relu", "swiglu"] = "squared_relu"
+    token_shift: int = 0
     use_bias: bool = False
     tie_embeddings: bool = True
     dropout: float = 0.0
@@ -84,6 +87,12 @@ class GPTConfig:
         if self.context_length < 2:
             raise ConfigError(f"context_length must be at least 2. Received: {self.context_length}")
         require_whole_heads(self)
+        if not 0 <= self.token_shift < self.hidden_dim:
+            raise ConfigError(
+                "token_shift must be at least 0, and below hidden_dim: each of its tokens has a "
+                f"part of the channels. Received: token_shift={self.token_shift}, "
+                f"hidden_dim={self.hidden_dim}"
+            )
         if self.num_heads % self.key_value_heads:
             raise ConfigError(
                 "num_heads must be a multiple of num_kv_heads. "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 from keras import ops
 
+from zoo.cached_attention import make_places
 from zoo.configs import GPTConfig
 from zoo.layers import DecoderBlock, make_norm
 from zoo.positions import document_positions
@@ -86,18 +87,27 @@ class GPTBackbone(keras.Model):
         return self.token_embedding(hidden, reverse=True)
 
     def initial_cache(self, batch_size, length):
-        """An empty cache: for each block a (keys, values) pair of zeros (B, K, length, H)."""
+        """An empty cache.
+
+        For each block keys and values (B, K, length, H), and with `config.token_shift` the inputs
+        of the feed-forward network before the start (B, token_shift, D): all zeros.
+        """
         config = self.config
-        shape = (batch_size, config.key_value_heads, length, config.head_dim)
+        slots = (batch_size, config.key_value_heads, length, config.head_dim)
+        shapes = [slots, slots]
+        if config.token_shift:
+            shapes.append((batch_size, config.token_shift, config.hidden_dim))
         return tuple(
-            (ops.zeros(shape, self.compute_dtype), ops.zeros(shape, self.compute_dtype))
-            for _ in self.blocks
+            tuple(ops.zeros(shape, self.compute_dtype) for shape in shapes) for _ in self.blocks
         )
 
     def extend_cache(self, cache, extra):
         """The same cache with `extra` more empty slots at the end."""
         padding = [[0, 0], [0, 0], [0, extra], [0, 0]]
-        return keras.tree.map_structure(lambda slots: ops.pad(slots, padding), cache)
+        return tuple(
+            (ops.pad(keys, padding), ops.pad(values, padding), *past)
+            for keys, values, *past in cache
+        )
 
     def decode(self, token_ids, cache, position, lengths=None):
         """Hidden states of T new tokens that follow what the cache holds.
@@ -107,20 +117,25 @@ class GPTBackbone(keras.Model):
             cache: from `initial_cache` or an earlier `decode`.
             position: (B,) int32, number of tokens of each row already in the cache. Tokens
                 must fit: position + T <= length of the cache.
-            lengths: unused here: slots past a row's real tokens are masked until overwritten.
+            lengths: (B,) int32, how many of a row's new tokens are real; `None` means all. Slots
+                past a row's real tokens are masked until overwritten, so only token shift asks.
 
         Returns:
             (B, T, D) hidden states and the extended cache.
         """
-        del lengths
         steps = ops.arange(ops.shape(token_ids)[1], dtype="int32")
         positions = position[:, None] + steps  # (B, T)
-        x = self._embed(token_ids, positions)
+        config = self.config
+        slots = ops.shape(cache[0][0])[2]
+        places = make_places(positions, slots, config.num_heads, config.key_value_heads)
+        places = places._replace(lengths=lengths)
+        x = ops.reshape(self._embed(token_ids, positions), (-1, config.hidden_dim))  # (B*T, D)
         extended = []
         for block, layer_cache in zip(self.blocks, cache):
-            x, layer_cache = block.decode(x, layer_cache, positions)
+            x, layer_cache = block.decode(x, layer_cache, places)
             extended.append(layer_cache)
-        return self.final_norm(x), tuple(extended)
+        hidden = ops.reshape(self.final_norm(x), (-1, places.length, config.hidden_dim))
+        return hidden, tuple(extended)
 
     def _embed(self, token_ids, positions):
         x = self.token_embedding(token_ids)  # (B, T, D)

@@ -11,11 +11,13 @@ from __future__ import annotations
 import keras
 from keras import ops
 
+from zoo.cached_attention import Places, attend, join_heads, split_heads
 from zoo.configs import BertConfig, GPTConfig
 from zoo.positions import document_positions, rotate
+from zoo.token_shift import shift_new_tokens, shift_tokens
 
 TransformerConfig = GPTConfig | BertConfig
-# A key/value pair of one layer: two tensors (B, K, L, H).
+# Of one layer: keys and values (B, K, L, H); with token shift, what came before (B, shift, D).
 LayerCache = tuple
 
 
@@ -48,8 +50,8 @@ def make_dense(
 class SelfAttention(keras.layers.Layer):
     """Multi-head, multi-query or grouped-query self-attention.
 
-    `call` attends within the given tokens; `decode` reads and extends a key/value cache. Both go
-    through `_attend`, so they differ in nothing but where keys come from.
+    `call` attends within the given tokens; `decode` reads and extends a key/value cache
+    (`zoo.cached_attention`).
 
     Args:
         config: GPTConfig or BertConfig.
@@ -104,40 +106,49 @@ class SelfAttention(keras.layers.Layer):
             visible = padding_mask[:, None, :]  # (B, 1, T)
         return self._attend(query, key, value, visible, training)
 
-    def decode(self, x, cache: LayerCache, positions):
+    def decode(self, x, cache: LayerCache, places: Places):
         """Attends over cache and new tokens, and writes the new tokens into the cache.
 
         Args:
-            x: (B, T, D) hidden states of T new tokens.
-            cache: keys and values, each (B, K, L, H); slots at and after a row's first new
-                position may hold anything.
-            positions: (B, T) int32, the cache slot of each new token.
+            x: (B*T, D) hidden states of T new tokens a row.
+            cache: keys and values; see `zoo.cached_attention.attend`.
+            places: where the new tokens stand.
 
         Returns:
-            Output (B, T, D) and the extended cache.
+            Output (B*T, D) and the extended cache.
         """
-        query, key, value = self._project(x, positions)
-        keys, values = (write_cache(c, n, positions) for c, n in zip(cache, (key, value)))
-        slots = attended_slots(keys, positions)
-        visible = positions[:, :, None] >= ops.arange(slots, dtype="int32")  # (B, T, slots)
-        output = self._attend(query, keys[:, :, :slots], values[:, :, :slots], visible, False)
-        return output, (keys, values)
+        config = self.config
+        qkv = split_heads(self.qkv(x), places, config.head_dim)
+        cuts = [config.num_heads, config.num_heads + config.key_value_heads]
+        query, key, value = ops.split(qkv, cuts, axis=1)
+        query, key = self._place(query, key, places.positions)
+        mixed, cache = attend(query, key, value, cache, places)
+        return self.output_projection(join_heads(mixed, places)), cache
 
     def _project(self, x, positions):
+        """Queries (B, heads, T, H), keys and values (B, K, T, H) of hidden states (B, T, D)."""
         config = self.config
         heads, kv_heads, head_dim = config.num_heads, config.key_value_heads, config.head_dim
         batch_size, length = ops.shape(x)[:2]
-        qkv = ops.reshape(self.qkv(x), (batch_size, length, heads + 2 * kv_heads, head_dim))
-        qkv = ops.transpose(qkv, (0, 2, 1, 3))  # (B, heads + 2K, T, H)
-        query = qkv[:, :heads]
-        key = qkv[:, heads : heads + kv_heads]
-        value = qkv[:, heads + kv_heads :]
+        # Cut before heads and tokens change places: XLA does that inside of what comes next.
+        cuts = [heads * head_dim, (heads + kv_heads) * head_dim]
+        query, key, value = (
+            ops.transpose(ops.reshape(part, (batch_size, length, count, head_dim)), (0, 2, 1, 3))
+            for part, count in zip(
+                ops.split(self.qkv(x), cuts, axis=-1), (heads, kv_heads, kv_heads)
+            )
+        )
+        return *self._place(query, key, positions), value
+
+    def _place(self, query, key, positions):
+        """Queries and keys with their norms, turned to their positions."""
+        config = self.config
         if config.qk_norm:
             query, key = self.query_norm(query), self.key_norm(key)
         if config.positions == "rotary":
             query = rotate(query, positions, config.rotary_base)
             key = rotate(key, positions, config.rotary_base)
-        return query, key, value
+        return query, key
 
     def _attend(self, query, key, value, visible, training):
         config = self.config
@@ -165,35 +176,6 @@ class SelfAttention(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return input_shape
-
-
-def write_cache(cache, new, positions):
-    """Puts `new` (B, K, T, H) into `cache` (B, K, L, H) at slots `positions` (B, T).
-
-    A scatter and not `slice_update`: on TensorFlow the latter becomes XlaDynamicUpdateSlice,
-    which TensorFlow Serving refuses ("XLA compilation disabled").
-    """
-    batch_size, kv_heads, length, head_dim = ops.shape(new)
-    shape = (batch_size, kv_heads, length)
-    rows = ops.broadcast_to(ops.arange(batch_size, dtype="int32")[:, None, None], shape)
-    heads = ops.broadcast_to(ops.arange(kv_heads, dtype="int32")[None, :, None], shape)
-    slots = ops.broadcast_to(positions[:, None, :], shape)
-    indices = ops.stack([rows, heads, slots], axis=-1)  # (B, K, T, 3)
-    return ops.scatter_update(
-        cache, ops.reshape(indices, (-1, 3)), ops.reshape(new, (-1, head_dim))
-    )
-
-
-def attended_slots(keys, positions):
-    """How many cache slots the newest token can see: the time of a step grows with this.
-
-    TensorFlow graphs take shapes that are known only when they run, so there only the used part
-    of the cache is read, and its capacity costs nothing. The other backends compile for fixed
-    shapes and read (and mask) the whole cache.
-    """
-    if keras.backend.backend() == "tensorflow":
-        return ops.max(positions, initial=0) + 1
-    return keys.shape[2]
 
 
 def activate(x, activation: str):
@@ -250,6 +232,7 @@ class DecoderBlock(keras.layers.Layer):
         self.feedforward_norm = make_norm(config, "feedforward_norm")
         self.feedforward = FeedForward(config, name="feedforward")
         self.dropout = keras.layers.Dropout(config.dropout)
+        self.token_shift = config.token_shift
 
     def build(self, input_shape):
         for part in (self.attention_norm, self.attention, self.feedforward_norm, self.feedforward):
@@ -260,14 +243,23 @@ class DecoderBlock(keras.layers.Layer):
             self.attention_norm(x), document_ids=document_ids, training=training
         )
         x = x + self.dropout(attended, training=training)
-        transformed = self.feedforward(self.feedforward_norm(x))
-        return x + self.dropout(transformed, training=training)
+        normed = self.feedforward_norm(x)
+        if self.token_shift:
+            positions = None if document_ids is None else document_positions(document_ids)
+            normed = shift_tokens(normed, self.token_shift, positions)
+        return x + self.dropout(self.feedforward(normed), training=training)
 
-    def decode(self, x, cache: LayerCache, positions):
+    def decode(self, x, cache: LayerCache, places: Places):
         """`call` for new tokens only; see `SelfAttention.decode`."""
-        attended, cache = self.attention.decode(self.attention_norm(x), cache, positions)
+        slots, past = cache[:2], cache[2:]
+        attended, slots = self.attention.decode(self.attention_norm(x), slots, places)
         x = x + attended
-        return x + self.feedforward(self.feedforward_norm(x)), cache
+        normed = self.feedforward_norm(x)
+        if self.token_shift:
+            normed, *past = shift_new_tokens(
+                normed, past[0], self.token_shift, places.length, places.lengths
+            )
+        return x + self.feedforward(normed), (*slots, *past)
 
     def compute_output_shape(self, input_shape):
         return input_shape

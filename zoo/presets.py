@@ -61,6 +61,7 @@ PRESETS: dict[str, Preset] = {
             hidden_dim=128,
             activation="swiglu",
             intermediate_dim=344,
+            token_shift=3,
         ),
     ),
     "gpt_char": Preset(

@@ -39,6 +39,7 @@ CONFIGS = {
         **_GPT, activation="swiglu", intermediate_dim=10, tie_embeddings=False
     ),
     "gpt_dropout": GPTConfig(**_GPT, dropout=0.5),
+    "gpt_token_shift": GPTConfig(**_GPT, token_shift=3, num_kv_heads=2),
     "lstm_defaults": LSTMConfig(**_LSTM),
     "lstm_one_layer_dropout": LSTMConfig(**_LSTM, num_layers=1, dropout=0.5),
     "lstm_projected": LSTMConfig(**_LSTM, embedding_dim=6),

@@ -29,6 +29,8 @@ def test_round_trip_through_json(preset):
         ({"vocabulary_size": 9, "hidden_dim": 6}, "hidden_dim must be a multiple of num_heads"),
         ({"vocabulary_size": 9, "num_kv_heads": 3}, "num_heads must be a multiple of num_kv_heads"),
         ({"vocabulary_size": 9, "hidden_dim": 12}, "must be even"),
+        ({"vocabulary_size": 9, "token_shift": -1}, "token_shift must be at least 0, and below"),
+        ({"vocabulary_size": 9, "token_shift": 128}, "token_shift=128, hidden_dim=128"),
     ],
 )
 def test_bad_values_name_the_field(values, message):
@@ -56,6 +58,12 @@ def test_initial_weights_shrink_with_depth_where_norms_come_first():
     assert BertConfig(9, num_layers=8).residual_stddev == 0.02
     assert BertConfig(9, num_layers=8, norm_placement="pre").residual_stddev == 0.005
     assert GPTConfig(9, num_layers=8).residual_stddev == 0.005
+
+
+def test_configs_of_older_bundles_have_no_token_shift():
+    values = to_dict(GPTConfig(vocabulary_size=9))
+    del values["token_shift"]
+    assert from_dict(GPTConfig, values).token_shift == 0
 
 
 def test_int_is_accepted_for_float():

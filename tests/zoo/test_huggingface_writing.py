@@ -82,6 +82,10 @@ def test_there_and_back_the_bits_are_the_same(name, tmp_path):
             {"family": "gpt", "task": "lm", "tokenizer": "gpt2", "num_heads": 2, "num_kv_heads": 1},
             ["gpt2", "model.num_kv_heads is 1, not 2"],
         ),
+        (
+            {"family": "gpt", "task": "lm", "tokenizer": "gpt2", "token_shift": 2},
+            ["gpt2", "model.token_shift is 2, not 0"],
+        ),
         ({"family": "lstm", "bidirectional": True}, ["model.family is 'lstm'"]),
     ],
 )

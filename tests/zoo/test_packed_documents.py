@@ -21,7 +21,12 @@ def numpy(tensor):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"positions": "learned", "norm": "layer_norm"}, {"num_kv_heads": 1, "qk_norm": False}],
+    [
+        {},
+        {"positions": "learned", "norm": "layer_norm"},
+        {"num_kv_heads": 1, "qk_norm": False},
+        {"token_shift": 3},
+    ],
 )
 def test_packed_is_each_document_alone(options):
     lm = model(**options)

@@ -11,8 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import zoo
+from zoo import generation
 from zoo.bundle import CONFIG_FILE, WEIGHTS_FILE
+from zoo.generation import greedy_options
 from zoo.request_options import MAX_NEW_TOKENS, complete_options, options_by_row
+from zoo.text_lm import _write_in_place
 
 pytestmark = pytest.mark.tensorflow_only
 
@@ -148,6 +151,31 @@ def test_any_bytes_are_answered_alike_alone_and_together(lm, texts):
         assert lm.generate([text], max_new_tokens=6)["text"].numpy()[0] == together[row]
         alone = lm.score([text])["log_likelihood"].numpy()[0]
         np.testing.assert_allclose(alone, scores["log_likelihood"].numpy()[row], rtol=1e-4)
+
+
+def test_tokens_written_in_place_give_the_text_of_the_copied_cache(lm):
+    """Prompts of different lengths, on past the context, where full caches are read again."""
+    texts = ["h", "hello", "small text hello", ""]
+    ids, lengths = lm._prompt(tf.constant(texts))
+    options = greedy_options(4, 30)
+    plain = generation.generate(lm.model, ids, lengths, options, 30, lm.tokenizer.end_id)
+    served = lm.generate(texts, max_new_tokens=[30])
+    assert served["token_count"].numpy().tolist() == plain.lengths.numpy().tolist()
+    np.testing.assert_allclose(served["log_probability"], plain.log_probability, rtol=1e-4)
+    rows = tf.RaggedTensor.from_tensor(plain.token_ids, plain.lengths)
+    assert served["completion"].numpy().tolist() == lm.tokenizer.decode(rows).numpy().tolist()
+
+
+def test_writing_in_place_replaces_what_was_there():
+    rng = np.random.default_rng(0)
+    cache = tf.constant(rng.normal(size=(2, 3, 4, 5)).astype("float32"))
+    indices = [[row, head, 1 + 2 * row] for row in range(2) for head in range(3)]
+    rows = tf.constant(rng.normal(size=(6, 5)).astype("float32"))
+    before = cache.numpy()
+    got = _write_in_place(cache, tf.constant(indices), rows)
+    expected = tf.tensor_scatter_nd_update(cache, indices, rows)
+    np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(cache.numpy(), before)  # it is held here: a copy was written
 
 
 def test_score_is_a_sum_over_tokens(lm):

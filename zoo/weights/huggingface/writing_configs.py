@@ -90,6 +90,7 @@ def _conditions(bundle: Bundle, model_type: str):
     yield "tokenizer", bundle.tokenizer.kind, (KINDS[model_type],)
     if model_type == "gpt2":
         yield "model.num_kv_heads", config.key_value_heads, (config.num_heads,)
+        yield "model.token_shift", config.token_shift, (0,)
         return
     yield "model.norm_placement", config.norm_placement, ("post",)
     if model_type == "distilbert":
