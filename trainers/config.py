@@ -128,6 +128,11 @@ class TrainConfig:
         if self.remat and model.family == "lstm":
             raise ConfigError("remat is for transformer blocks; an LSTM has none")
 
+        if self.data.mixture and self.task not in ("lm", "mlm"):
+            raise ConfigError(
+                "data.mixture is for running text, tasks lm and mlm. "
+                f"Received: task={self.task!r}; use data.train"
+            )
         if self.data.document_mask and (self.task != "lm" or model.family != "gpt"):
             raise ConfigError(
                 "data.document_mask is for task lm with a GPT, which has attention to mask. "

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, ClassVar, Literal
 
 from trainers.data.augment import AugmentConfig
 from trainers.data.masking import MaskingConfig
+from trainers.data.mixture import block_counts
 from zoo.strict_config import STRICT, ConfigError
 
 
@@ -14,6 +16,45 @@ def require(holds: bool, rule: str, value: Any) -> None:
     """Raises ConfigError with the rule and the value unless it holds."""
     if not holds:
         raise ConfigError(f"{rule}. Received: {value!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class MixedCorpus:
+    """A corpus of `data.mixture`.
+
+    Attributes:
+        train: what `data.train` takes: a file, glob, folder, address, named corpus, or a folder
+            that `python -m trainers.prepare` made.
+        weight: float above 0, its part of what is read; weights need not add up to 1.
+        name: what metrics and the report call it; "" is `train`.
+        validation: what to validate on, None holds out a share of `train`.
+        encoding, split, pattern, max_bytes, format, text_column: as in `DataConfig`, for this
+            corpus; None is what `data` says.
+    """
+
+    __pydantic_config__: ClassVar[dict] = STRICT
+
+    train: str
+    weight: float = 1.0
+    name: str = ""
+    validation: str | None = None
+    encoding: str | None = None
+    split: Literal["files", "lines", "rows"] | None = None
+    pattern: str | None = None
+    max_bytes: int | None = None
+    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "tfrecord"] | None = None
+    text_column: str | None = None
+
+    def __post_init__(self):
+        require(bool(self.train), "data.mixture: `train` of each corpus must name a text", "")
+        usable = math.isfinite(self.weight) and self.weight > 0
+        rule = f"data.mixture: the weight of {self.title!r} must be a number above 0, such as 2"
+        require(usable, f"{rule} (leave the corpus out to read nothing of it)", self.weight)
+
+    @property
+    def title(self) -> str:
+        """Its name, in metrics and messages."""
+        return self.name or self.train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +66,8 @@ class DataConfig:
             `trainers.data.sources`, or a folder that `python -m trainers.prepare` made; labelled
             data (the other tasks): a file or a named set, see `trainers.data.datasets`.
         validation: the same, for validation; None holds out part of `train`.
+        mixture: MixedCorpus, corpora that are read in proportion to their weights, in place of
+            `train`, which is "" or one of theirs (tasks lm, mlm); () reads `train` alone.
         test: labelled data that is looked at once, when training is over; None has no test.
         validation_fraction: float, share held out: of the characters of running text, of the
             examples (of each class alike) of labelled data. Defaults to 0.1.
@@ -81,6 +124,7 @@ class DataConfig:
     __pydantic_config__: ClassVar[dict] = STRICT
 
     train: str
+    mixture: tuple[MixedCorpus, ...] = ()
     validation: str | None = None
     test: str | None = None
     validation_fraction: float = 0.1
@@ -122,7 +166,10 @@ class DataConfig:
     negative_windows: float = 1.0
 
     def __post_init__(self):
-        require(bool(self.train), "data.train must name a text", self.train)
+        if self.mixture:
+            self._check_mixture()
+        else:
+            require(bool(self.train), "data.train must name a text", self.train)
         require(self.min_count >= 1, "data.min_count must be at least 1", self.min_count)
         windows = self.segment_windows
         require(windows >= 1, "data.segment_windows must be at least 1", windows)
@@ -134,3 +181,50 @@ class DataConfig:
         require(0 <= share <= 1, "data.negative_windows must be in [0, 1]", share)
         fraction = self.validation_fraction
         require(0 < fraction < 1, "data.validation_fraction must be in (0, 1)", fraction)
+
+    def _check_mixture(self) -> None:
+        titles = [corpus.title for corpus in self.mixture]
+        require(
+            len(set(titles)) == len(titles),
+            "data.mixture: two corpora have one name; set `name` of one of them",
+            titles,
+        )
+        require(
+            self.train in ("", *(corpus.train for corpus in self.mixture)),
+            "data.mixture is read in place of data.train, which is none of its corpora: set "
+            "--set=data.train= as well",
+            self.train,
+        )
+        require(
+            self.validation is None,
+            "data.validation cannot be set with data.mixture: set `validation` of its corpora",
+            self.validation,
+        )
+        try:
+            self.block()
+        except ValueError as error:
+            raise ConfigError(f"data.mixture: {error}") from None
+
+    def block(self) -> dict[str, int]:
+        """Name -> examples of each corpus of the mixture in every block."""
+        return block_counts({corpus.title: corpus.weight for corpus in self.mixture})
+
+    @property
+    def named(self) -> str:
+        """What the text is called, in messages."""
+        return ", ".join(corpus.title for corpus in self.mixture) or self.train
+
+    def corpora(self) -> dict[str, DataConfig]:
+        """Name -> how each corpus of the mixture is read by itself; without one {"": self}."""
+        if not self.mixture:
+            return {"": self}
+        return {corpus.title: self._alone(corpus) for corpus in self.mixture}
+
+    def _alone(self, corpus: MixedCorpus) -> DataConfig:
+        own = {
+            field.name: getattr(corpus, field.name)
+            for field in dataclasses.fields(corpus)
+            if field.name not in ("name", "weight")
+        }
+        own = {name: value for name, value in own.items() if value is not None}
+        return dataclasses.replace(self, mixture=(), **own)

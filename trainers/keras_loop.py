@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from trainers.tasks.carried_state import ResetValidationState
+
 
 class KerasLoop:
     """Trains a compiled model by `keras.Model.fit`.
@@ -33,7 +35,7 @@ class KerasLoop:
         batches: tf.data.Dataset,
         steps_per_epoch: int,
         epochs: range,
-        validation_data: tf.data.Dataset | None = None,
+        validation_data: tf.data.Dataset | dict[str, tf.data.Dataset] | None = None,
         callbacks: Sequence[keras.callbacks.Callback] = (),
         verbose: int = 0,
     ) -> None:
@@ -43,10 +45,13 @@ class KerasLoop:
             batches: training batches; one iterator serves all epochs.
             steps_per_epoch: int; with 0 each epoch is its evaluation alone.
             epochs: numbers of the epochs to do.
-            validation_data: evaluated at the end of each epoch.
+            validation_data: evaluated at the end of each epoch; several by name are evaluated one
+                by one, and logged as "val_loss/NAME".
             callbacks: see Keras.
             verbose: 0, 1 or 2, as in `fit`.
         """
+        if isinstance(validation_data, dict):
+            callbacks, validation_data = [EvaluateEach(validation_data), *callbacks], None
         if not steps_per_epoch:
             self._evaluate(epochs, validation_data, callbacks)
             return
@@ -76,3 +81,22 @@ class KerasLoop:
                 logs = {f"val_{name}": value for name, value in found.items()}
             told.on_epoch_end(epoch, logs)
         told.on_train_end()
+
+
+class EvaluateEach(keras.callbacks.Callback):
+    """Evaluates on several sets at the end of an epoch, and adds what it finds to the logs.
+
+    Args:
+        sets: name -> batches.
+    """
+
+    def __init__(self, sets: dict[str, tf.data.Dataset]):
+        super().__init__()
+        self.sets = sets
+
+    def on_epoch_end(self, epoch, logs=None):
+        for name, batches in self.sets.items():
+            found = self.model.evaluate(
+                batches, callbacks=[ResetValidationState()], verbose=0, return_dict=True
+            )
+            logs |= {f"val_{metric}/{name}": value for metric, value in found.items()}

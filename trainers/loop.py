@@ -11,11 +11,12 @@ import keras
 import tensorflow as tf
 from absl import logging
 
+from trainers.batches import training_batches, validation_batches, wait_for
 from trainers.checkpoints import Checkpoints
 from trainers.config import TrainConfig
+from trainers.data.service import DataServices
 from trainers.distribution import Distribution
 from trainers.distribution.hardware import hardware, precision_policy
-from trainers.distribution.rows import whole_rows
 from trainers.finetuning import should_stop
 from trainers.follower import Follower
 from trainers.interruption import Interruption, Preempted
@@ -42,6 +43,7 @@ def train(
     data_dir: str | None = None,
     distribution: Distribution | None = None,
     profile_steps: int = 0,
+    services: DataServices | None = None,
 ) -> bundle.Bundle | None:
     """Trains to the end, from wherever the run in `workdir` is, and writes the bundle.
 
@@ -52,6 +54,7 @@ def train(
         distribution: devices to train on, from `make_distribution`. Default: one device. Another
             run of the same workdir may have another one.
         profile_steps: int, steps whose profile is written for TensorBoard, after the first few.
+        services: tf.data services that make the batches. Default: this process does.
 
     Returns:
         The finished bundle. A run that was finished before is only loaded. None for a worker
@@ -61,7 +64,7 @@ def train(
         ConfigError: the batch does not divide by the replicas.
         WorkdirError: not writable, holds another run, or is in use.
         TrainingDiverged: the loss is not finite; the last checkpoint stays.
-        WorkerLost: another worker stopped.
+        WorkerLost: another worker stopped. DataServiceLost: a tf.data service did.
         Preempted: SIGTERM came; a checkpoint of that step was written.
         ValueError, OSError: the corpus; the message names the file and the fix.
 
@@ -72,7 +75,8 @@ def train(
     publish = _nothing
     if is_remote(workdir):
         remote = local_copy(str(workdir))
-        workdir, publish = remote.local, remote.upload
+        # One copy goes back: what the other workers have is only read.
+        workdir, publish = remote.local, remote.upload if distribution.is_chief else _nothing
     workdir = Path(workdir)
     claim = claimed(workdir, config) if distribution.is_chief else contextlib.nullcontext()
     with claim, distribution.active():
@@ -81,7 +85,9 @@ def train(
         if distribution.from_chief(int(done))[0]:
             logging.info("%s: this run is finished; nothing to do", workdir)
             return bundle.load(workdir) if distribution.is_chief else None
-        finished = _train(config, workdir, data_dir, distribution, publish, profile_steps)
+        if services is not None:
+            wait_for(services, config)
+        finished = _train(config, workdir, data_dir, distribution, publish, profile_steps, services)
         distribution.barrier()
         return finished
 
@@ -93,6 +99,7 @@ def _train(
     distribution: Distribution,
     publish: Callable[[], None],
     profile_steps: int,
+    services: DataServices | None,
 ) -> bundle.Bundle | None:
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy(precision_policy(config.precision, hardware()))
@@ -111,12 +118,13 @@ def _train(
     log = MetricsLog(workdir)
     with distribution.scope():
         progress = _resume(task, checkpoints, log, distribution)
-    with Interruption(together=distribution.workers > 1) as interruption:
+    told = services.told() if services is not None else contextlib.nullcontext()
+    with Interruption(together=distribution.workers > 1) as interruption, told:
         recorder = Recorder(task, checkpoints, log, progress, interruption)
         to_do = progress.step < config.steps or progress.training_logs
         try:
             if to_do and not stopped_early(task, log):
-                _fit(task, recorder, workdir, distribution, profile_steps)
+                _fit(task, recorder, workdir, distribution, profile_steps, services)
         except tf.errors.DataLossError:
             task.check_data()  # names the shard, which TensorFlow does not
             raise
@@ -137,7 +145,12 @@ def _nothing() -> None:
 
 
 def _fit(
-    task: Task, recorder: Recorder, workdir: Path, distribution: Distribution, profile_steps: int
+    task: Task,
+    recorder: Recorder,
+    workdir: Path,
+    distribution: Distribution,
+    profile_steps: int,
+    services: DataServices | None,
 ) -> None:
     callbacks: list[keras.callbacks.Callback] = [ResetValidationState()]
     # A moving bar for people, a line an evaluation for log files.
@@ -153,15 +166,13 @@ def _fit(
     else:
         callbacks += [Follower(recorder.step, recorder.interruption)]
         verbose = 0
-    validation = task.validation_data
-    if validation is not None:
-        validation = distribution.worker_rows(whole_rows(validation, distribution.replicas))
+    validation = validation_batches(task, distribution)
     loop = KerasLoop(task.trained_model)
     if distribution.strategy is not None:
         loop = StrategyLoop(task.trained_model, distribution)
     # An "epoch" is the stretch between two evaluations; one iterator serves all that are whole.
     for first_step, steps, epochs in _stretches(task.config, recorder.progress):
-        batches = distribution.worker_rows(task.training_data(first_step))
+        batches = training_batches(task, first_step, distribution, services)
         if first_step % task.config.evaluate_every:
             loop.build_metrics(next(iter(batches)))
         loop.fit(batches, steps, epochs, validation, callbacks, verbose)
@@ -209,7 +220,7 @@ def _resume(
         progress = Progress(corpus=fingerprint)
     elif progress.corpus != fingerprint:
         raise WorkdirError(
-            f"{checkpoints.folder.parent}: the data at {task.config.data.train!r} are not those "
+            f"{checkpoints.folder.parent}: the data at {task.config.data.named!r} are not those "
             "this run began with. Restore it, or start in another --workdir"
         )
     if distribution.is_chief:

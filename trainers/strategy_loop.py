@@ -49,7 +49,7 @@ class StrategyLoop:
         batches: tf.data.Dataset,
         steps_per_epoch: int,
         epochs: range,
-        validation_data: tf.data.Dataset | None = None,
+        validation_data: tf.data.Dataset | dict[str, tf.data.Dataset] | None = None,
         callbacks: Sequence[keras.callbacks.Callback] = (),
         verbose: int = 0,
     ) -> None:
@@ -60,7 +60,7 @@ class StrategyLoop:
                 replicas of this worker.
             steps_per_epoch: int; with 0 each epoch is its evaluation alone.
             epochs: numbers of the epochs to do.
-            validation_data: likewise, with rows that divide.
+            validation_data: likewise, with rows that divide; or several by name.
             callbacks: called as `fit` calls them.
             verbose: 0, 1 or 2, as in `fit`.
 
@@ -92,9 +92,12 @@ class StrategyLoop:
             if leaving:
                 break
             logs = dict(logs)
-            if validation_data is not None:
-                found = self.evaluate(validation_data, callbacks)
-                logs |= {f"val_{name}": value for name, value in found.items()}
+            several = isinstance(validation_data, dict)
+            sets = validation_data if several else {"": validation_data}
+            for name, data in sets.items():
+                found = {} if data is None else self.evaluate(data, callbacks)
+                of = f"/{name}" if several else ""
+                logs |= {f"val_{metric}{of}": value for metric, value in found.items()}
             callbacks.on_epoch_end(epoch, logs)
             # The chief alone evaluates what `fit` does not, and may have had enough.
             leaving = self.distribution.any_worker(model.stop_training)

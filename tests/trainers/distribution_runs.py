@@ -7,6 +7,7 @@ one device. Weights begin as NumPy numbers, so that all backends begin alike.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -15,10 +16,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from trainers.batches import training_batches, validation_batches
 from trainers.config import TrainConfig
-from trainers.data_config import DataConfig
+from trainers.data_config import DataConfig, MixedCorpus
 from trainers.distribution import Distribution, make_distribution
-from trainers.distribution.rows import whole_rows
 from trainers.distribution.strategies import mirrored_strategy
 from trainers.keras_loop import KerasLoop
 from trainers.optimizer_config import OptimizerConfig
@@ -30,7 +31,7 @@ STEPS, EVERY = 50, 25
 
 
 def configs(text: str) -> dict[str, TrainConfig]:
-    """Two families, the second with a carried state, and gathered gradients."""
+    """Two families, the second with a carried state, and gathered gradients; and a mixture."""
     model = {"hidden_dim": 8, "num_layers": 1, "context_length": 8, "dropout": 0.0}
     common = {"batch_size": 8, "steps": STEPS, "evaluate_every": EVERY, "jit_compile": False}
     data = {"train": text, "start_text": "\n"}
@@ -50,7 +51,11 @@ def configs(text: str) -> dict[str, TrainConfig]:
         optimizer=OptimizerConfig(learning_rate=0.02, warmup_steps=5, accumulation_steps=5),
         **common,
     )
-    return {"gpt": gpt, "lstm": lstm}
+    corpora = (MixedCorpus(text, 3, "whole"), MixedCorpus(text, 1, "start", max_bytes=1500))
+    mixture = dataclasses.replace(
+        gpt, data=DataConfig(train="", mixture=corpora, start_text="\n"), recipe="mixture"
+    )
+    return {"gpt": gpt, "lstm": lstm, "mixture": mixture}
 
 
 def set_weights(model: keras.Model) -> None:
@@ -92,13 +97,11 @@ def fit(task: Task, distribution: Distribution) -> dict:
     """Losses and the number of programs of the loop's step."""
     losses = Losses()
     model = task.trained_model
-    validation = task.validation_data
-    if validation is not None:
-        validation = distribution.worker_rows(whole_rows(validation, distribution.replicas))
+    validation = validation_batches(task, distribution)
     loop = KerasLoop(model) if distribution.strategy is None else StrategyLoop(model, distribution)
     every = task.config.evaluate_every
     epochs = range(task.config.steps // every)
-    batches = distribution.worker_rows(task.training_data(0))
+    batches = training_batches(task, 0, distribution)
     loop.fit(batches, every, epochs, validation, [losses])
     return {
         "steps": losses.steps,

@@ -38,7 +38,8 @@ def main(text: str, workdir: str, out: str, kill_step: str = "0") -> None:
         kind.on_train_batch_end = on_train_batch_end
     config = dataclasses.replace(configs(text)["gpt"], evaluate_every=10, sample_prompts=())
     try:
-        loop.train(config, Path(workdir), None, make_distribution("auto"))
+        place = workdir if "://" in workdir else Path(workdir)
+        loop.train(config, place, None, make_distribution("auto"))
     except Preempted:
         sys.exit(75)
     except (ValueError, OSError) as error:

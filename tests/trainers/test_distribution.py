@@ -48,8 +48,9 @@ def results(text_file, tmp_path_factory):
     """Run name -> losses, of two processes side by side."""
     folder = tmp_path_factory.mktemp("runs")
     mirrored = [f"gpt {name}" for name in ("reference", "mirrored-2", "mirrored-4")]
-    mirrored += ["lstm reference", "lstm mirrored-2"]
+    mirrored += ["lstm reference", "lstm mirrored-2", "mixture reference", "mixture mirrored-2"]
     on_jax = [f"gpt {name}" for name in ("reference", "data_parallel", "model_parallel-4")]
+    on_jax += ["mixture data_parallel"]
     processes = [
         start("distribution_runs.py", text_file, folder / "tensorflow.json", *mirrored),
         start(
@@ -77,6 +78,8 @@ def results(text_file, tmp_path_factory):
         "jax gpt reference",
         "jax gpt data_parallel",
         "jax gpt model_parallel-4",  # 2 replicas of 4 devices each
+        "mixture mirrored-2",  # validates on several sets
+        "jax mixture data_parallel",
     ],
 )
 def test_the_losses_of_one_device(results, run):
@@ -85,7 +88,9 @@ def test_the_losses_of_one_device(results, run):
     np.testing.assert_allclose(results[run]["steps"], expected["steps"], rtol=0, atol=1e-5)
     for here, there in zip(results[run]["evaluations"], expected["evaluations"], strict=True):
         assert here == pytest.approx(there, abs=1e-5)
-    assert {"loss", "accuracy", "val_loss", "val_accuracy"} == set(expected["evaluations"][0])
+    corpora = ("/whole", "/start") if "mixture" in run else ("",)
+    validation = {f"val_{metric}{of}" for metric in ("loss", "accuracy") for of in corpora}
+    assert {"loss", "accuracy"} | validation == set(expected["evaluations"][0])
 
 
 def test_one_program_for_each_shape(results):

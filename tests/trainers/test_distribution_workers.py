@@ -163,6 +163,19 @@ def test_a_worker_that_is_told_to_stop_stops_all_and_nothing_is_lost(
         np.testing.assert_array_equal(found[name], value)
 
 
+@pytest.mark.slow
+def test_workers_share_an_object_store(undisturbed, text_file, tmp_path):
+    store = f"file://{tmp_path}/store/run"
+    workers = Workers(text_file, store, tmp_path, kill=(0, 25))
+    for code, output in workers.finish().values():
+        assert code != 0, output[-3000:]
+    for code, output in Workers(text_file, store, tmp_path).finish().values():
+        assert code == 0, output[-3000:]
+    expected, found = arrays(undisturbed[1]), arrays(tmp_path / "store" / "run")
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value)
+
+
 def roll_call(cluster_of, workers, seconds) -> dict[int, str]:
     """What each of some workers, in threads, is told; "" where all are there."""
     told = {}

@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import zoo
 from trainers.checkpoints import Checkpoints
+from trainers.data.corpora import streams_fingerprint
 from trainers.finetuning import FineTuneConfig
 from trainers.loop import train
 from trainers.recorder import Recorder, TrainingDiverged, process_age
@@ -20,7 +21,6 @@ from trainers.tasks import make_task
 from trainers.tasks.language_model import (
     LanguageModelTask,
     load_corpus,
-    streams_fingerprint,
 )
 from trainers.workdir import WorkdirError
 from zoo.strict_config import ConfigError
@@ -119,7 +119,7 @@ def test_the_bundle_has_the_logged_loss(finished, tiny, family):
     task = LanguageModelTask(tiny(family), load_corpus(tiny(family), None))
     task.compile("sgd")
     task.model.set_weights(bundle.model.get_weights())
-    found = task.trained_model.evaluate(task.validation.dataset, verbose=0, return_dict=True)
+    found = task.trained_model.evaluate(task.validation_data, verbose=0, return_dict=True)
     best = min(line["val_loss"] for line in records(finished[family]))
     assert found["loss"] == pytest.approx(best, rel=1e-6)
     assert bundle.lm.generate(["the "], max_new_tokens=[3])["text"].numpy()[0].startswith(b"the ")

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 import zoo
 from trainers import remote_workdir
+from trainers.distribution import Distribution
 from trainers.interruption import Interruption, Preempted
 from trainers.loop import train
 from trainers.recorder import Recorder
@@ -115,6 +116,19 @@ def test_a_run_stopped_on_one_machine_goes_on_on_another(store, tiny, tmp_path, 
     with tf.io.gfile.GFile(f"{store}/metrics.jsonl") as file:
         assert [json.loads(line)["step"] for line in file.read().splitlines()] == [10, 20, 30]
     assert train(config, store).config == found.config  # finished: only loaded
+
+
+@pytest.mark.parametrize("worker", [0, 1])
+def test_of_several_workers_the_chief_alone_writes_there(store, tiny, monkeypatch, worker):
+    """The workers meet nobody here: each trains on its rows of the batch."""
+    monkeypatch.setattr(Distribution, "_over_workers", lambda self, values: values)
+    distribution = Distribution("multi_worker", replicas=2, workers=2, worker=worker)
+    uploads, upload = [], RemoteWorkdir.upload
+    monkeypatch.setattr(RemoteWorkdir, "upload", lambda self: (uploads.append(1), upload(self)))
+    bundle = train(tiny("gpt", sample_prompts=(), steps=10), store, distribution=distribution)
+    assert (bundle is None) == bool(worker)
+    assert bool(uploads) == (not worker)
+    assert ("report.md" in files(store)) == (not worker)
 
 
 def test_no_bundle_there(store):

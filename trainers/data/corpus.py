@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainers.data.shards import Prepared, TokenShards, TokenStream
+from trainers.data.shards import Prepared, TokenStream
 from trainers.data.sources import Document
 from zoo.tokenizers import Tokenizer
 
@@ -67,41 +67,74 @@ def build_corpus(
 
     Example: `build_corpus([Document("a", "to be " * 99)], ByteTokenizer(), context_length=8)`
     """
+    texts = split_documents(documents, validation_fraction, validation_documents, seed)
+    if not isinstance(tokenizer, Tokenizer):
+        tokenizer = tokenizer(texts.train)
+    return encode_texts(texts, tokenizer, context_length)
+
+
+@dataclass(frozen=True)
+class SplitTexts:
+    """Texts to train on and to validate on.
+
+    Attributes:
+        train, validation: the texts.
+        ends: bool, whether an end-of-text token follows each: there are several documents.
+    """
+
+    train: list[str]
+    validation: list[str]
+    ends: bool
+
+
+def split_documents(
+    documents: Sequence[Document],
+    validation_fraction: float = 0.1,
+    validation_documents: Sequence[Document] | None = None,
+    seed: int = 0,
+) -> SplitTexts:
+    """What trains and what validates, by the rule of `build_corpus`, whose arguments these are.
+
+    Raises ValueError if there is no text, or if `validation_fraction` is out of range.
+    """
     documents = [document for document in documents if document.text]
     if not documents:
         raise ValueError("no text in the training documents; pass a source that is not empty.")
+    # A model that trains on one text never sees the end token, so it is not asked to predict it.
+    ends = len(documents) > 1
     if validation_documents is not None:
         train = [document.text for document in documents]
-        validation = [document.text for document in validation_documents if document.text]
-    elif not 0 < validation_fraction < 1:
+        held = [document.text for document in validation_documents if document.text]
+        return SplitTexts(train, held, ends)
+    if not 0 < validation_fraction < 1:
         raise ValueError(
             f"validation_fraction={validation_fraction}: use a number between 0 and 1, such as "
             "0.1, or pass validation_documents."
         )
-    elif len(documents) == 1:
+    if not ends:
         text = documents[0].text
         cut = int(len(text) * (1 - validation_fraction))
-        train, validation = [text[:cut]], [text[cut:]]
-    else:
-        sizes = [len(document.text) for document in documents]
-        train, validation = (
-            [documents[index].text for index in part]
-            for part in held_out(sizes, validation_fraction, seed)
-        )
+        return SplitTexts([text[:cut]], [text[cut:]], ends)
+    sizes = [len(document.text) for document in documents]
+    parts = held_out(sizes, validation_fraction, seed)
+    return SplitTexts(*([documents[index].text for index in part] for part in parts), ends)
 
-    if not isinstance(tokenizer, Tokenizer):
-        tokenizer = tokenizer(train)
-    # A model that trains on one text never sees the end token, so it is not asked to predict it.
-    end_id = tokenizer.end_id if len(documents) > 1 else None
+
+def encode_texts(texts: SplitTexts, tokenizer: Tokenizer, context_length: int) -> Corpus:
+    """Encodes both parts.
+
+    Raises ValueError for a part of fewer than `context_length + 1` tokens.
+    """
+    end_id = tokenizer.end_id if texts.ends else None
     streams = {}
-    for part, texts in (("training", train), ("validation", validation)):
-        ids = streams[part] = _encode(tokenizer, texts, end_id)
+    for part, split in (("training", texts.train), ("validation", texts.validation)):
+        ids = streams[part] = _encode(tokenizer, split, end_id)
         if len(ids) < context_length + 1:
             raise ValueError(
-                f"the {part} text has {len(ids)} tokens ({sum(map(len, texts))} characters in "
-                f"{len(texts)} document(s)), fewer than context_length + 1 = "
+                f"the {part} text has {len(ids)} tokens ({sum(map(len, split))} characters in "
+                f"{len(split)} document(s)), fewer than context_length + 1 = "
                 f"{context_length + 1}. Use more text, a smaller context_length, or another "
-                f"validation_fraction (now {validation_fraction})."
+                "validation_fraction."
             )
         unknown = 0 if tokenizer.unknown_id is None else np.sum(ids == tokenizer.unknown_id)
         if unknown:
@@ -112,20 +145,10 @@ def build_corpus(
         train_ids=streams["training"],
         validation_ids=streams["validation"],
         tokenizer=tokenizer,
-        train_characters=sum(map(len, train)),
-        validation_characters=sum(map(len, validation)),
-        num_documents=(len(train), len(validation)),
+        train_characters=sum(map(len, texts.train)),
+        validation_characters=sum(map(len, texts.validation)),
+        num_documents=(len(texts.train), len(texts.validation)),
     )
-
-
-def check_streams(corpus: Corpus) -> None:
-    """Reads every byte of a corpus in shards, after reading them failed.
-
-    Raises DamagedShard, naming the shard, if one is not what was written.
-    """
-    for ids in (corpus.train_ids, corpus.validation_ids):
-        if isinstance(ids, TokenShards):
-            ids.check()
 
 
 def prepared_corpus(prepared: Prepared, context_length: int) -> Corpus:

@@ -13,6 +13,8 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from trainers.data.mixture import MixedStream
+from trainers.data.order import WindowOrder
 from trainers.data.shards import TokenShards, TokenStream
 
 
@@ -32,7 +34,7 @@ class ValidationSet:
 
 
 def training_windows(
-    ids: TokenStream,
+    ids: TokenStream | MixedStream,
     batch_size: int,
     length: int,
     seed: int,
@@ -41,6 +43,7 @@ def training_windows(
     segment: int = 1,
     host: int = 0,
     num_hosts: int = 1,
+    stride: int = 1,
 ) -> tf.data.Dataset:
     """Windows in random order, each once an epoch, cut at another offset every epoch.
 
@@ -49,12 +52,14 @@ def training_windows(
     model that carries its state from step to step, and forgets it where `step % segment == 0`.
 
     Args:
-        ids: int32 (N,), at least length x segment + 1 of them; or shards, read in passing.
+        ids: int32 (N,), at least length x segment + 1 of them; or shards, read in passing; or
+            several of these, read in proportion.
         batch_size: windows a batch. length: int, T, tokens a window.
         seed: int. start_step: int, first step of the dataset. steps: int, end of the dataset.
         segment: int, windows of a segment. Defaults to 1.
         host, num_hosts: int, gives rows host * B / num_hosts up to (host + 1) * B / num_hosts of
             each batch, which all hosts together make whole. Default: all rows.
+        stride: int, gives every so many-th step from `start_step` only. Defaults to 1.
 
     Returns:
         Dataset of `(inputs (B, T), targets (B, T))` int32, targets one token ahead; of B /
@@ -65,28 +70,34 @@ def training_windows(
 
     Example: `training_windows(ids, 12, 64, seed=0, start_step=0, steps=2000)`
     """
-    span = length * segment
-    if len(ids) < span + 1:
-        raise ValueError(
-            f"{len(ids)} training tokens do not fill a segment of {segment} windows of {length} "
-            "and one token: use more text, or a smaller context_length or data.segment_windows"
-        )
     rows = host_rows(batch_size, host, num_hosts)
     num_rows = rows.stop - rows.start
-    count = max((len(ids) - span) // span, 1)  # fits at every offset
-    spare = len(ids) - count * span  # offsets 0 .. spare - 1 leave room, the last to the end
-
-    def starts(step):
-        example = step // segment * batch_size + tf.range(rows.start, rows.stop, dtype=tf.int64)
-        epoch = example // count  # (B,) a batch may reach into the next epoch
-        seeds = tf.fill([num_rows], tf.constant(seed, tf.int64))
-        place = _shuffled(example % count, count, tf.stack([seeds, epoch, 0 * epoch], axis=1))
-        offset = _shuffled(epoch % spare, spare, tf.stack([seeds, 0 * epoch, 1 + 0 * epoch], 1))
-        return offset + place * span + step % segment * length
-
-    places = tf.data.Dataset.range(start_step, steps).map(starts)
-    windows = _windows(ids, places, num_rows, length + 1)
+    order = window_order(ids, batch_size, length, seed, segment)
+    numbers = tf.data.Dataset.range(start_step, steps, stride)
+    places = numbers.map(lambda step: order.places(step, rows))
+    if isinstance(ids, MixedStream):
+        windows = ids.windows(places, num_rows, length + 1)
+    else:
+        windows = _windows(ids, places.map(lambda _, start: start), num_rows, length + 1)
     return fixed_schedule(windows.map(_inputs_and_targets))
+
+
+def window_order(
+    ids: TokenStream | MixedStream, batch_size: int, length: int, seed: int, segment: int = 1
+) -> WindowOrder:
+    """The order in which `training_windows` reads.
+
+    Raises:
+        ValueError: a stream that does not fill a segment.
+    """
+    mixed = ids if isinstance(ids, MixedStream) else MixedStream((ids,), (1,))
+    sizes = [len(stream) for stream in mixed.streams]
+    if min(sizes) < length * segment + 1:
+        raise ValueError(
+            f"{min(sizes)} training tokens do not fill a segment of {segment} windows of {length} "
+            "and one token: use more text, or a smaller context_length or data.segment_windows"
+        )
+    return WindowOrder(sizes, mixed.counts, batch_size, length, seed, segment)
 
 
 def host_rows(batch_size: int, host: int, num_hosts: int) -> slice:
@@ -106,11 +117,18 @@ def host_rows(batch_size: int, host: int, num_hosts: int) -> slice:
     return slice(host * rows, (host + 1) * rows)
 
 
-def validation_windows(ids: TokenStream, batch_size: int, length: int) -> ValidationSet:
-    """Non-overlapping windows in order: every token but the first is predicted once."""
+def validation_windows(
+    ids: TokenStream, batch_size: int, length: int, at_least: int = 1
+) -> ValidationSet:
+    """Non-overlapping windows in order: every token but the first is predicted once.
+
+    Args:
+        ids: TokenStream. batch_size: int, rows of a batch, fewer where there are fewer windows.
+        length: int, T. at_least: int, rows however few windows there are.
+    """
     tokens = len(ids) - 1
     starts = np.arange(0, tokens, length, dtype=np.int64)
-    batch_size = min(batch_size, len(starts))
+    batch_size = max(min(batch_size, len(starts)), at_least)
     batches = math.ceil(len(starts) / batch_size)
     # Rows beyond the last window start past the end, where every slot is padding.
     starts = np.pad(starts, (0, batches * batch_size - len(starts)), constant_values=tokens)
@@ -145,16 +163,6 @@ def _validation_set(
     windows = _windows(ids, first, starts.shape[1], length + 1, padding=length + 1)
     both = tf.data.Dataset.zip(tf.data.Dataset.from_tensor_slices(starts), windows)
     return ValidationSet(fixed_schedule(both.map(batch)), tokens)
-
-
-def _shuffled(index: tf.Tensor, count: int, keys: tf.Tensor) -> tf.Tensor:
-    """Where `index` (B,) lies in the permutation of [0, count) that `keys` (B, 3) choose.
-
-    The raw op, because `tf.random.experimental.index_shuffle` cannot take one key a row.
-    """
-    return tf.raw_ops.RandomIndexShuffle(
-        index=index, seed=keys, max_index=tf.constant(count - 1, tf.int64), rounds=4
-    )
 
 
 def _windows(

@@ -63,7 +63,8 @@ class TokenShards:
         tokens = np.array([shard.tokens for shard in self._shards], np.int64)
         self._ends = np.cumsum(tokens)
         self._begins = self._ends - tokens
-        self._paths = [str(folder / shard.file) for shard in self._shards]
+        # Absolute: a tf.data service reads them from a working directory of its own.
+        self._paths = [str(folder.absolute() / shard.file) for shard in self._shards]
         self.documents = sum(shard.documents for shard in self._shards)
         self.characters = sum(shard.characters for shard in self._shards)
         digest = hashlib.sha256(index.fingerprint.encode())
@@ -92,16 +93,16 @@ class TokenShards:
             return tf.data.Dataset.from_tensor_slices(tf.reshape(starts, [-1]))
 
         def window(start):
-            return self._window(start, length)
+            return self.window(start, length)
 
         # Some batches at once: making a dataset of the places of each costs as much as reading it.
         several = starts.batch(_BATCHES_AT_ONCE)
-        single = several.flat_map(_plain(one)).flat_map(_plain(window))
+        single = several.flat_map(plain(one)).flat_map(plain(window))
         windows = single.batch(rows, drop_remainder=True)
         return windows.apply(tf.data.experimental.assert_cardinality(starts.cardinality()))
 
-    def _window(self, start: tf.Tensor, length: int) -> tf.data.Dataset:
-        """A dataset of the one window at `start`, int32 (length,)."""
+    def window(self, start: tf.Tensor, length: int) -> tf.data.Dataset:
+        """A dataset of the one stretch at `start`, int32 (length,), as `windows` gives it."""
         last, size = len(self._shards) - 1, self._record_tokens
         place = tf.minimum(start, len(self) - 1)
         shard = tf.searchsorted(tf.constant(self._ends), place[None], side="right")[0]
@@ -131,7 +132,7 @@ class TokenShards:
             real = start + tf.range(length, dtype=tf.int64) < len(self)
             return tf.ensure_shape(tf.where(real, ids, 0), [length])
 
-        return data.take(count).batch(count).map(_plain(stretch))
+        return data.take(count).batch(count).map(plain(stretch))
 
     def _reach(self, length: int) -> int:
         """The most files that a window lies in."""
@@ -153,7 +154,7 @@ class TokenShards:
         """
         stored = tf.data.TFRecordDataset(self._paths).batch(_CHUNK_RECORDS)
         try:
-            yield from stored.map(_plain(self._ids)).as_numpy_iterator()
+            yield from stored.map(plain(self._ids)).as_numpy_iterator()
         except tf.errors.DataLossError:
             self.check()
             raise
@@ -184,8 +185,8 @@ class TokenShards:
         )
 
 
-def _plain(function: Callable) -> Callable:
-    """Without autograph, which has nothing to convert here and takes long to find that out."""
+def plain(function: Callable) -> Callable:
+    """`function` without autograph, which finds nothing to convert in most, and takes its time."""
     return tf.autograph.experimental.do_not_convert(function)
 
 

@@ -38,6 +38,8 @@ class PrepareConfig:
     seed: int = 0
 
     def __post_init__(self):
+        alone = not self.data.mixture
+        require(alone, "data.mixture: prepare each corpus by itself", self.data.named)
         require(self.shard_mb > 0, "shard_mb must be above 0", self.shard_mb)
         require(self.tokenizer_mb > 0, "tokenizer_mb must be above 0", self.tokenizer_mb)
         require(self.record_tokens >= 1, "record_tokens must be at least 1", self.record_tokens)

@@ -25,7 +25,10 @@ class Task(abc.ABC):
         tokenizer: Tokenizer.
         model: what the bundle will hold.
         trained_model: what `fit` runs: `model`, or `model` with something around it.
-        validation_data: what `fit` validates on; None where `evaluate` does it all.
+        validation_data: what `fit` validates on, or several such by name, each of which it
+            validates on by itself ("val_loss/NAME"); None where `evaluate` does it all.
+        reads_rows: whether `training_data` can give one host's rows, or every so many-th step;
+            see `RunningTextTask`.
         metrics: metric name -> "min" or "max", which way is better; the first one chooses the
             best evaluation unless `config.monitor` names another.
         loss_unit: what the validation loss is measured in, "" where that says nothing.
@@ -33,12 +36,13 @@ class Task(abc.ABC):
 
     metrics: ClassVar[dict[str, str]]
     loss_unit: ClassVar[str] = ""
+    reads_rows: ClassVar[bool] = False
 
     config: TrainConfig
     tokenizer: Tokenizer
     model: keras.Model
     trained_model: keras.Model
-    validation_data: tf.data.Dataset | None = None
+    validation_data: tf.data.Dataset | dict[str, tf.data.Dataset] | None = None
 
     @abc.abstractmethod
     def training_data(self, start_step: int) -> tf.data.Dataset:

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 import re
 from pathlib import Path
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from trainers.config import TrainConfig
 from trainers.data import pipeline
-from trainers.data.corpus import Corpus, build_corpus, check_streams, prepared_corpus
-from trainers.data.shards import TokenShards
+from trainers.data.corpora import Mixture, corpora_of
+from trainers.data.corpus import Corpus
+from trainers.data.order import WindowOrder
+from trainers.data.shards import TokenStream
 from trainers.data.sources import read_documents
-from trainers.tasks.base import Task
 from trainers.tasks.carried_state import CarriedState
 from trainers.tasks.initial import build_from, read_initial
 from trainers.tasks.packed_documents import PackedDocuments
-from trainers.tasks.running_text import open_named, reading_options
+from trainers.tasks.running_text import RunningText, reading_options
+from trainers.tasks.running_text_task import RunningTextTask
 from trainers.tokenizers import language_model_tokenizer
 from zoo import bundle
 from zoo.lora import merge_lora
@@ -35,7 +35,7 @@ _VALIDATION_TOKENS = 8192
 
 def load_corpus(
     config: TrainConfig, data_dir: str | None, initial: bundle.Bundle | None = None
-) -> Corpus:
+) -> Corpus | Mixture:
     """Reads, splits and encodes the text of a run, or opens what was prepared before.
 
     Args:
@@ -44,52 +44,39 @@ def load_corpus(
     Raises:
         ValueError, OSError: from `trainers.data`; the message names the file and the fix.
     """
-    data = config.data
 
-    def read(source):
+    def read(data, source):
         return read_documents(source, data_dir=data_dir, **reading_options(data))
 
     if initial is None:
-        tokenizer = language_model_tokenizer(data)
+        tokenizer = language_model_tokenizer(config.data)
         context_length = config.model_config(2).context_length
     else:
         tokenizer = initial.tokenizer
         context_length = config.model.get("context_length", initial.model.context_length)
-    prepared = open_named(data, tokenizer, data_dir)
-    if prepared is not None:
-        return prepared_corpus(prepared, context_length)
-    return build_corpus(
-        read(data.train),
-        tokenizer,
-        context_length=context_length,
-        validation_fraction=data.validation_fraction,
-        validation_documents=None if data.validation is None else read(data.validation),
-        seed=config.seed,
-    )
+    return RunningText(config, read, tokenizer, data_dir).corpus(tokenizer, context_length)
 
 
 @dataclasses.dataclass
-class LanguageModelTask(Task):
+class LanguageModelTask(RunningTextTask):
     """Next-token prediction over a corpus.
 
     Attributes:
-        config: TrainConfig. corpus: Corpus.
+        config: TrainConfig. corpus: Corpus, or Mixture.
         initial: Bundle the weights and the tokenizer come from, or None.
         model: CausalLM, what the bundle will hold.
         trained_model: what `fit` runs: `model`, or `model` with a carried state, or with documents
             that do not see each other.
-        validation: ValidationSet.
 
     Raises:
         ConfigError: `data.start_text` is no token; `data.document_mask` with a tokenizer that has
             no end-of-text token.
     """
 
-    metrics = {"val_loss": "min", "val_accuracy": "max"}  # noqa: RUF012
     loss_unit = "nats a token"
 
     config: TrainConfig
-    corpus: Corpus
+    corpus: Corpus | Mixture
     initial: bundle.Bundle | None = None
 
     def __post_init__(self):
@@ -101,22 +88,25 @@ class LanguageModelTask(Task):
         else:
             self.model = build_from(self.initial, self.config)
         self.length = self.model.context_length
-        batch_size = self.config.batch_size
-        if self.config.data.order == "segments":
+        self.segment = 1
+        self.trained_model = self.model
+        if self._carries_state:
             self.segment = self.config.data.segment_windows
-            self.trained_model = CarriedState(self.model, batch_size, self.segment)
-            self.validation = pipeline.validation_streams(
-                self.corpus.validation_ids, batch_size, self.length
-            )
-        else:
-            self.segment = 1
-            self.trained_model = self.model
-            if self.config.data.document_mask:
-                self.trained_model = PackedDocuments(self.model, _end_id(self.tokenizer))
-            self.validation = pipeline.validation_windows(
-                self.corpus.validation_ids, max(_VALIDATION_TOKENS // self.length, 1), self.length
-            )
-        self.validation_data = self.validation.dataset
+            self.trained_model = CarriedState(self.model, self.config.batch_size, self.segment)
+        elif self.config.data.document_mask:
+            self.trained_model = PackedDocuments(self.model, _end_id(self.tokenizer))
+        self.validation_data = self.validation_sets(self._validation)
+
+    @property
+    def _carries_state(self) -> bool:
+        return self.config.data.order == "segments"
+
+    def _validation(self, ids: TokenStream) -> tf.data.Dataset:
+        if self._carries_state:
+            rows = self.config.batch_size
+            return pipeline.validation_streams(ids, rows, self.length).dataset
+        rows = self.validation_rows(_VALIDATION_TOKENS, self.length)
+        return pipeline.validation_windows(ids, rows, self.length, at_least=rows).dataset
 
     @classmethod
     def from_config(cls, config: TrainConfig, data_dir: str | None) -> LanguageModelTask:
@@ -124,8 +114,10 @@ class LanguageModelTask(Task):
         initial = read_initial(config)
         return cls(config, load_corpus(config, data_dir, initial), initial)
 
-    def training_data(self, start_step: int, host: int = 0, num_hosts: int = 1) -> tf.data.Dataset:
-        """Batches of the steps from `start_step` to the end of the run; a host's rows of them."""
+    def training_data(
+        self, start_step: int, host: int = 0, num_hosts: int = 1, stride: int = 1
+    ) -> tf.data.Dataset:
+        """Batches of the steps from `start_step` to the end of the run."""
         config = self.config
         return pipeline.training_windows(
             self.corpus.train_ids,
@@ -137,7 +129,13 @@ class LanguageModelTask(Task):
             self.segment,
             host,
             num_hosts,
+            stride,
         )
+
+    def order(self) -> WindowOrder:
+        """The order in which `training_data` reads."""
+        config, ids = self.config, self.corpus.train_ids
+        return pipeline.window_order(ids, config.batch_size, self.length, config.seed, self.segment)
 
     def compile(self, optimizer: keras.optimizers.Optimizer) -> None:
         """Sets optimizer, loss and metrics on `trained_model`."""
@@ -153,30 +151,22 @@ class LanguageModelTask(Task):
 
         Bits per character = loss / ln 2 x tokens / characters, on the validation split.
         """
-        loss = float(logs["val_loss"])
-        tokens, characters = self.validation.tokens, self.corpus.validation_characters
+        means = self.validation_means(logs)
+        characters = {  # of a token
+            name: part.validation_characters / (len(part.validation_ids) - 1)
+            for name, part in corpora_of(self.corpus).items()
+        }
+        mixed = isinstance(self.corpus, Mixture)
+        per_token = self.corpus.mean(characters) if mixed else characters[""]
         return {
-            "val_loss": loss,
-            "val_accuracy": float(logs["val_accuracy"]),
-            "val_perplexity": math.exp(min(loss, 700.0)),
-            "val_bits_per_character": loss / math.log(2) * tokens / characters,
+            **means,
+            "val_bits_per_character": means["val_loss"] / math.log(2) / per_token,
+            **self.losses_of_corpora(logs),
         }
 
     def trained_tokens(self, start_step: int, stop_step: int) -> int:
         """Every slot of a window is a token."""
         return (stop_step - start_step) * self.config.batch_size * self.length
-
-    def fingerprint(self) -> str:
-        """SHA-256 of both token streams."""
-        return streams_fingerprint(self.corpus)
-
-    def check_data(self) -> None:
-        """Names a damaged shard of a prepared corpus."""
-        check_streams(self.corpus)
-
-    def data_summary(self) -> str:
-        """Tokens of both splits, and the vocabulary."""
-        return corpus_summary(self.corpus)
 
     def save(self, workdir: Path) -> bundle.Bundle:
         """Writes the bundle, low-rank factors merged into plain weights."""
@@ -184,10 +174,10 @@ class LanguageModelTask(Task):
         return bundle.save(workdir, self.model, self.tokenizer, self.start_id)
 
     def report_sections(self, bundle: bundle.Bundle) -> list[str]:
-        """Continuations of the config's prompts."""
-        config = self.config
+        """What was read of a mixture; continuations of the config's prompts."""
+        config, sections = self.config, self.mixture_sections(bundle.folder)
         if not config.sample_prompts:
-            return []
+            return sections
         outputs = bundle.lm.generate(
             list(config.sample_prompts),
             max_new_tokens=[config.sample_tokens],
@@ -195,31 +185,11 @@ class LanguageModelTask(Task):
             seed=list(range(len(config.sample_prompts))),
         )
         texts = [text.decode("utf-8", "replace") for text in outputs["text"].numpy()]
-        sections = [f"## Samples (temperature {config.sample_temperature})"]
+        sections.append(f"## Samples (temperature {config.sample_temperature})")
         for prompt, text in zip(config.sample_prompts, texts):
             title = f"Prompt {prompt!r}:" if prompt else "No prompt:"
             sections.append(f"{title}\n\n{fenced(text)}")
         return sections
-
-
-def streams_fingerprint(corpus: Corpus) -> str:
-    """SHA-256 of both token streams of a corpus, of prepared ones their fingerprints."""
-    digest = hashlib.sha256()
-    for ids in (corpus.train_ids, corpus.validation_ids):
-        if isinstance(ids, TokenShards):
-            digest.update(ids.fingerprint.encode())
-            continue
-        digest.update(np.int64(len(ids)).tobytes())
-        digest.update(np.ascontiguousarray(ids, np.int32).tobytes())
-    return digest.hexdigest()
-
-
-def corpus_summary(corpus: Corpus) -> str:
-    """How many tokens a corpus has, in one line."""
-    return (
-        f"{len(corpus.train_ids):,} training tokens, {len(corpus.validation_ids):,} "
-        f"validation tokens, vocabulary {corpus.tokenizer.vocabulary_size}"
-    )
 
 
 def fenced(text: str) -> str:

@@ -9,24 +9,26 @@ import numpy as np
 import tensorflow as tf
 
 from trainers.data import pipeline
-from trainers.data.corpus import Corpus, build_corpus, check_streams, prepared_corpus
+from trainers.data.corpora import corpora_of
 from trainers.data.datasets import NAMED_DATASETS, Examples
 from trainers.data.examples import Questions, TaggedTexts
 from trainers.data.files import find_data_dir
 from trainers.data.masking import mask_tokens
-from trainers.data.shards import TokenShards
+from trainers.data.order import WindowOrder
+from trainers.data.shards import TokenShards, TokenStream
 from trainers.data.sources import Document, read_documents
 from trainers.data_config import DataConfig
 from trainers.tasks.encoder import EncoderTask
-from trainers.tasks.language_model import corpus_summary, fenced, streams_fingerprint
-from trainers.tasks.running_text import open_named, reading_options
+from trainers.tasks.language_model import fenced
+from trainers.tasks.running_text import RunningText, reading_options
+from trainers.tasks.running_text_task import RunningTextTask
 from zoo import bundle
 from zoo.tokenizers.roles import require_roles
 
 _VALIDATION_TOKENS = 8192
 
 
-class MaskedLanguageModelTask(EncoderTask):
+class MaskedLanguageModelTask(RunningTextTask, EncoderTask):
     """Windows of running text, some tokens hidden; the model says which they were.
 
     Documents are packed end to end with [SEP] between them, and a window is [CLS], tokens, [SEP],
@@ -34,51 +36,33 @@ class MaskedLanguageModelTask(EncoderTask):
     windows have the same masks at every evaluation.
     """
 
-    metrics = {"val_loss": "min", "val_accuracy": "max"}  # noqa: RUF012
     loss_unit = "nats a masked token"
 
     def read(self, data_dir):
-        data = self.config.data
-        self.validation_documents = None
-        self.prepared = open_named(data, self.initial and self.initial.tokenizer, data_dir)
-        if self.prepared is not None:
-            return
-        self.documents = read_running_text(data, data.train, data_dir)
-        if data.validation is not None:
-            self.validation_documents = read_running_text(data, data.validation, data_dir)
+        def read(data, source):
+            return read_running_text(data, source, data_dir)
+
+        known = self.initial and self.initial.tokenizer
+        self.running_text = RunningText(self.config, read, known, data_dir)
 
     def _make_tokenizer(self, data_dir):
-        if self.prepared is None:
+        if self.running_text.tokenizer is None:
             return super()._make_tokenizer(data_dir)
-        require_roles(self.prepared.tokenizer, "mask")
-        return self.prepared.tokenizer
+        require_roles(self.running_text.tokenizer, "mask")
+        return self.running_text.tokenizer
 
     def training_texts(self):
-        return [document.text for document in self.documents]
+        return [document.text for document in self.running_text.documents]
 
     def prepare(self):
         config = self.config
         self.window = config.text.window_size()
-        self.corpus = self._corpus()
+        self.corpus = self.running_text.corpus(self.tokenizer, self.window)
         self.max_predictions = max(math.ceil(config.data.masking.rate * self.window), 1)
         special = [*self.tokenizer.special_tokens.values()]
         self.is_special = np.isin(np.arange(self.tokenizer.vocabulary_size), special)
         self._begin_head()
-        self.validation_data = self._validation()
-
-    def _corpus(self) -> Corpus:
-        if self.prepared is not None:
-            return prepared_corpus(self.prepared, self.window)
-        corpus = build_corpus(
-            self.documents,
-            self.tokenizer,
-            context_length=self.window,
-            validation_fraction=self.config.data.validation_fraction,
-            validation_documents=self.validation_documents,
-            seed=self.config.seed,
-        )
-        del self.documents, self.validation_documents
-        return corpus
+        self.validation_data = self.validation_sets(self._validation)
 
     def _begin_head(self):
         """Goes on with the head of an earlier masked LM, or begins with how frequent tokens are.
@@ -92,13 +76,26 @@ class MaskedLanguageModelTask(EncoderTask):
             for weight, initial in zip(self.model.head_weights(), there, strict=True):
                 weight.assign(initial)
         else:
-            ids, size = self.corpus.train_ids, self.tokenizer.vocabulary_size
-            chunks = ids.chunks() if isinstance(ids, TokenShards) else [ids]
-            counts = sum(np.bincount(chunk, minlength=size) for chunk in chunks)
+            counts = self._token_counts()
             smoothed = counts + 0.5  # special tokens and others that never come
             self.model.output_bias.assign(np.log(smoothed / smoothed.sum()))
 
-    def training_data(self, start_step: int, host: int = 0, num_hosts: int = 1) -> tf.data.Dataset:
+    def _token_counts(self) -> np.ndarray:
+        """How often each token comes in training, (V,): of a mixture, in an even share of it."""
+        size, parts = self.tokenizer.vocabulary_size, corpora_of(self.corpus)
+        counts = {}
+        for name, part in parts.items():
+            ids = part.train_ids
+            chunks = ids.chunks() if isinstance(ids, TokenShards) else [ids]
+            counts[name] = sum(np.bincount(chunk, minlength=size) for chunk in chunks)
+        if len(parts) == 1:
+            return next(iter(counts.values()))
+        tokens = sum(len(part.train_ids) for part in parts.values())
+        return self.corpus.mean({name: tokens * c / c.sum() for name, c in counts.items()})
+
+    def training_data(
+        self, start_step: int, host: int = 0, num_hosts: int = 1, stride: int = 1
+    ) -> tf.data.Dataset:
         config = self.config
         rows = pipeline.host_rows(config.batch_size, host, num_hosts)
         windows = pipeline.training_windows(
@@ -108,8 +105,9 @@ class MaskedLanguageModelTask(EncoderTask):
             config.seed,
             start_step,
             config.steps,
+            stride=stride,
         )
-        steps = tf.data.Dataset.range(start_step, config.steps)
+        steps = tf.data.Dataset.range(start_step, config.steps, stride)
 
         def masked(step, window):
             # Masks are drawn for a whole batch: so every host draws them, and keeps its rows.
@@ -117,6 +115,10 @@ class MaskedLanguageModelTask(EncoderTask):
             return tf.nest.map_structure(lambda part: part[rows], batch)
 
         return pipeline.mapped(tf.data.Dataset.zip(steps, windows), masked)
+
+    def order(self) -> WindowOrder:
+        config, ids = self.config, self.corpus.train_ids
+        return pipeline.window_order(ids, config.batch_size, self.window, config.seed)
 
     def _masked(self, ids, real, step, scale=None):
         """Inputs, labels (B, P) and weights (B, P) of windows (B, T - 2).
@@ -153,9 +155,9 @@ class MaskedLanguageModelTask(EncoderTask):
             scale = slots / tf.maximum(tf.reduce_sum(masked.weights), 1.0)
         return inputs, masked.labels, masked.weights * scale
 
-    def _validation(self) -> tf.data.Dataset:
-        rows = max(_VALIDATION_TOKENS // self.window, 1)
-        windows = pipeline.validation_windows(self.corpus.validation_ids, rows, self.window)
+    def _validation(self, ids: TokenStream) -> tf.data.Dataset:
+        rows = self.validation_rows(_VALIDATION_TOKENS, self.window)
+        windows = pipeline.validation_windows(ids, rows, self.window, at_least=rows)
         numbered = windows.dataset.enumerate()
 
         def masked(scale):
@@ -178,31 +180,18 @@ class MaskedLanguageModelTask(EncoderTask):
         )
 
     def evaluate(self, logs):
-        loss = float(logs["val_loss"])
-        return {
-            "val_loss": loss,
-            "val_accuracy": float(logs["val_accuracy"]),
-            "val_perplexity": math.exp(min(loss, 700.0)),
-        }
+        return {**self.validation_means(logs), **self.losses_of_corpora(logs)}
 
     def trained_tokens(self, start_step, stop_step):
         return (stop_step - start_step) * self.config.batch_size * self.window
 
-    def fingerprint(self):
-        return streams_fingerprint(self.corpus)
-
-    def check_data(self):
-        check_streams(self.corpus)
-
-    def data_summary(self):
-        return corpus_summary(self.corpus)
-
     def report_sections(self, bundle: bundle.Bundle) -> list[str]:
-        """The config's prompts with their masks filled."""
+        """What was read of a mixture; the config's prompts with their masks filled."""
+        sections = self.mixture_sections(bundle.folder)
         mask = self.tokenizer.tokens([self.tokenizer.mask_id]).numpy()[0].decode()
         prompts = [prompt for prompt in self.config.sample_prompts if mask in prompt]
         if not prompts:
-            return []
+            return sections
         outputs = self.text_model.fill_mask(prompts)
         lines = []
         for text, tokens, shares in zip(
@@ -210,7 +199,7 @@ class MaskedLanguageModelTask(EncoderTask):
         ):
             best = (f"{t.decode('utf-8', 'replace')} {p:.3f}" for t, p in zip(tokens[0], shares[0]))
             lines.append(f"{text}\n    " + ", ".join(best))
-        return ["## Masks filled", fenced("\n".join(lines))]
+        return [*sections, "## Masks filled", fenced("\n".join(lines))]
 
 
 def read_running_text(data: DataConfig, source: str, data_dir: str | None) -> list[Document]:
