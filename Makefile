@@ -46,7 +46,7 @@ NO_KERAS = $(foreach name,wordpiece* tokenizers cleaning packing bytepair* sente
 QUICK_XLA = --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
 
 test: .venv/.dev  ## the tests, on the TensorFlow backend, then model code again on JAX
-	$(PY) -m pytest -m "not slow" -n auto --dist loadfile
+	$(PY) -m pytest -m "not slow" -n auto --dist loadfile --durations=30
 	KERAS_BACKEND=jax XLA_FLAGS="$(QUICK_XLA)" $(PY) -m pytest -m "not slow" -n auto --dist loadfile \
 		tests/zoo $(NO_KERAS)
 

@@ -1,4 +1,7 @@
-"""python -m benchmarks [NAME ...]: runs benchmarks in processes of their own; all by default."""
+"""python -m benchmarks [NAME ...]: runs benchmarks in processes of their own; all by default.
+
+python -m benchmarks table: what they found so far, in one table (`benchmarks.table`).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import subprocess
 import sys
 
 BENCHMARKS = {
+    "bert_forward": "BERT-base, 128 tokens, against ONNX Runtime, torch and keras-hub",
     "bytepair": "GPT-2's tokenizer against tiktoken, tokenizers and keras-hub",
     "decode_capacity": "ms a token against the model's context length",
     "input_pipeline": "tokens a second from prepared shards, and memory over an epoch",
@@ -19,14 +23,22 @@ BENCHMARKS = {
 
 def main(names: list[str]) -> None:
     """Runs the named benchmarks, each in a fresh process: thread settings cannot be undone."""
+    if names == ["table"]:
+        run("table")
+        return
     unknown = [name for name in names if name not in BENCHMARKS]
     if unknown:
         known = "\n".join(f"  {name}: {purpose}" for name, purpose in BENCHMARKS.items())
-        sys.exit(f"unknown benchmark {', '.join(unknown)}; known:\n{known}")
+        sys.exit(
+            f"unknown benchmark {', '.join(unknown)}; known:\n{known}\n  table: of all results"
+        )
     for name in names or BENCHMARKS:
         print(f"\n## {name}: {BENCHMARKS[name]}\n", flush=True)
         code = "import sys; from benchmarks.__main__ import run; run(sys.argv[1])"
         subprocess.run([sys.executable, "-c", code, name], check=True)
+    if not names:
+        print("\n## all goals\n", flush=True)
+        run("table")
 
 
 def run(name: str) -> None:

@@ -3,8 +3,8 @@
 About 1 MB of English, Spanish and Chinese lines goes through our BytePairTokenizer (all lines in
 one batch, in batches of 1024, and with offsets), through tiktoken, Hugging Face's `tokenizers` and
 KerasHub's BytePairTokenizer (which keeps the words that it has seen, so all of them). The numbers
-are megabytes of UTF-8 a second of CPU time; the last three columns are the share of lines with
-other ids than tiktoken's. Set ZOO_DATA to the folder with the data sets; without it the Python
+are megabytes of UTF-8 a second of CPU time; the last columns are the share of lines with other ids
+than tiktoken's. Set ZOO_DATA to the folder with the data sets; without it the Python
 standard library's source is the text, with merges learned from it.
 """
 
@@ -15,7 +15,8 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-from benchmarks.measure import circumstances, interleaved, pin
+from benchmarks.measure import interleaved, pin
+from benchmarks.table import Table
 
 CORPORA = {
     "English (wikitext2)": "wikitext2/valid.txt",
@@ -29,21 +30,24 @@ BYTES = 1_100_000
 BATCH = 1024
 # KerasHub merges in a loop of graph operations: less text is enough to see how fast it is.
 KERAS_HUB_LINES = 1024
+DIFFERENT = ("lines ours differs", "lines tokenizers differs", "lines keras-hub differs")
 
 
 def main() -> None:
     """Prints the table."""
     pin(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # Else it starts a thread for each core.
-    print(
-        "| text | ours | ours, batches of 1024 | ours, offsets | tiktoken | tokenizers "
-        f"| keras-hub ({KERAS_HUB_LINES} lines) | lines ours differs | lines tokenizers differs "
-        "| lines keras-hub differs |"
+    table = Table(
+        "bytepair",
+        5,
+        "GPT-2 BPE encode",
+        peers=("tiktoken", "tokenizers", "keras-hub"),
+        extra=("ours with offsets", *DIFFERENT),
+        packages=("tensorflow-text", "tiktoken", "tokenizers", "keras-hub"),
     )
-    print("|---|---|---|---|---|---|---|---|---|---|")
     for name, lines, tokenizer in _corpora():
-        print(f"| {name} | {' | '.join(_measure(lines, tokenizer))} |", flush=True)
-    print(f"\nMB a CPU second. {circumstances()}; one pinned thread, medians of 5")
+        _measure(table, name, lines, tokenizer)
+    table.close(f"keras-hub: {KERAS_HUB_LINES} lines; one pinned thread, medians of 5")
 
 
 def _corpora():
@@ -66,7 +70,7 @@ def _lines(text: bytes) -> list[str]:
     return text.decode("utf-8", "ignore").split("\n")
 
 
-def _measure(lines: list[str], tokenizer) -> list[str]:
+def _measure(table: Table, name: str, lines: list[str], tokenizer) -> None:
     import tensorflow as tf
     import tiktoken
     from keras_hub.tokenizers import BytePairTokenizer as KerasHubTokenizer
@@ -103,25 +107,35 @@ def _measure(lines: list[str], tokenizer) -> list[str]:
             "offsets": lambda: with_offsets(texts),
             "tiktoken": lambda: [tik.encode_ordinary(line) for line in lines],
             "tokenizers": lambda: theirs.encode_batch(lines, add_special_tokens=False),
-            "keras_hub": lambda: hub(few),
+            "keras-hub": lambda: hub(few),
         }
     )
     expected = [tik.encode_ordinary(line) for line in lines]
     found = {
         "ours": encode(texts).to_list(),
         "tokenizers": [line.ids for line in theirs.encode_batch(lines)],
-        "keras_hub": hub(few).to_list(),
+        "keras-hub": hub(few).to_list(),
     }
     size = dict.fromkeys(timings, _megabytes(lines))
-    size["keras_hub"] = _megabytes(lines[:KERAS_HUB_LINES])
+    size["keras-hub"] = _megabytes(lines[:KERAS_HUB_LINES])
     different = [
         sum(ids != other for ids, other in zip(rows, expected)) / len(rows)
         for rows in found.values()
     ]
-    return [
-        *(f"{size[name] / timing.cpu:.2f}" for name, timing in timings.items()),
-        *(f"{share:.2%}" for share in different),
-    ]
+    rate = {way: size[way] / timing.cpu for way, timing in timings.items()}
+    extra = {"ours with offsets": f"{rate['offsets']:.2f}"}
+    extra |= {column: f"{share:.2%}" for column, share in zip(DIFFERENT, different)}
+    for way, case in {"ours": name, "batches": f"{name}, batches of {BATCH} lines"}.items():
+        table.add(
+            case,
+            rate[way],
+            {peer: rate[peer] for peer in ("tiktoken", "tokenizers", "keras-hub")},
+            unit="MB/CPU-s",
+            better="more",
+            goal=">= 5",
+            extra=extra,
+            timings=timings,
+        )
 
 
 def _megabytes(lines: list[str]) -> float:

@@ -1,83 +1,87 @@
-"""Does a token cost more because the model could hold a longer text?
+"""Does a token cost more because the model could hold a longer text, or because it does?
 
-A 6-layer, 512-wide GPT of context 64, 256 and 1024 continues the same 16-byte prompt by 40 tokens,
-greedily, batch 1, through the exported SavedModel's session as TensorFlow Serving runs it. The
-time of a token is the difference between 40 and 8 new tokens over 32, so that prompt and call cost
-drop out. In the second column the request might go on to the end of the context (`max_steps` of
-`zoo.generation.generate`), though the same 40 tokens are generated.
+A GPT-2 of 6 layers x 512 (random weights, one id for each byte) with a context of 64, 256 and 1024
+continues a text greedily, batch 1: ours through the exported SavedModel's session, as TensorFlow
+Serving runs it, KerasHub through `generate`. The time of a token is the difference between 40 and 8
+new tokens over 32, so that prompt and call cost drop out.
+
+"short text" has a prompt of 16 bytes; "full context" one that leaves room for 40 tokens alone, so
+that each token attends to a whole context. KerasHub has room for the whole context from the start
+and reads all of it for every token, so the two are the same to it; it is measured at the second.
+There both must write the same 40 tokens before anything is timed. DECODE_RUNS sets the runs, 9 by
+default.
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
-from benchmarks.measure import circumstances, interleaved, pin
+from benchmarks import decode_peers
+from benchmarks.measure import Timing, interleaved, pin
+from benchmarks.table import Table
 
 CAPACITIES = (64, 256, 1024)
-PROMPT = b"def __init__(sel"
+PROMPT = 16
 FEW, MANY = 8, 40
+RUNS = int(os.environ.get("DECODE_RUNS", "9"))
+SHAPE = {"vocab_size": 257, "n_layer": 6, "n_head": 8, "n_embd": 512}
+_Cell = tuple[str, int, int]  # who, context, new tokens
 
 
 def main() -> None:
     """Prints the table."""
     pin(1)
-    import tensorflow as tf
+    settings = {}
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as folder:
+        for capacity in CAPACITIES:
+            settings |= _settings(Path(folder) / str(capacity), capacity)
+        timings = interleaved(settings, RUNS)
+    table = Table(
+        "decode_capacity", 7, "one token, 6 layers x 512", ("keras-hub",), packages=("keras-hub",)
+    )
+    for case, goal in (("short text", "<= 5"), ("full context", ">= 1x")):
+        for capacity in CAPACITIES:
+            table.add(
+                f"{case}, context {capacity}",
+                _milliseconds(timings, case, capacity),
+                {"keras-hub": _milliseconds(timings, "keras-hub", capacity)},
+                unit="ms",
+                goal=goal,
+            )
+    table.close(f"Through the SavedModel's session; one pinned thread, medians of {RUNS}")
 
+
+def _settings(folder: Path, capacity: int) -> dict[_Cell, decode_peers.Generator]:
     import zoo
     from export.saved_model import export_saved_model
-    from export.server.servable import Servable
-    from export.verify import ask_servable
-    from zoo.generation import generate, greedy_options
 
-    served, full_cache = {}, {}
-    tokenizer = zoo.ByteTokenizer()
-    prompt = tokenizer.encode([PROMPT]).to_tensor()
-    for capacity in CAPACITIES:
-        config = zoo.GPTConfig(
-            vocabulary_size=257,
-            context_length=capacity,
-            num_layers=6,
-            num_heads=8,
-            hidden_dim=512,
-        )
-        with tempfile.TemporaryDirectory() as folder:
-            bundle = zoo.save(Path(folder) / "run", zoo.build(config), tokenizer)
-            path = export_saved_model(bundle, Path(folder) / "served")
-            servable = Servable("benchmark", 1, str(path))
-
-        # Dynamic shapes, as in the served graph.
-        @tf.function(
-            autograph=False,
-            input_signature=[tf.TensorSpec([None], tf.int32), tf.TensorSpec([], tf.int32)],
-        )
-        def cached(steps, max_steps, model=bundle.model):
-            rows = tf.shape(steps)[0]
-            token_ids = tf.broadcast_to(prompt, [rows, tf.shape(prompt)[1]])
-            options = greedy_options(rows, 0)._replace(max_new_tokens=steps)
-            lengths = tf.fill([rows], len(PROMPT))
-            return generate(model, token_ids, lengths, options, max_steps)
-
+    tokenizer = decode_peers.byte_tokenizer()
+    decode_peers.write_gpt2(folder / "hf", tokenizer, n_positions=capacity, **SHAPE)
+    version = export_saved_model(zoo.load(folder / "hf"), folder / "served")
+    hub = decode_peers.keras_hub_generator(folder / "hf")
+    settings = {}
+    for case, length in (("short text", PROMPT), ("full context", capacity - MANY)):
+        text, ids = decode_peers.prompt_of(tokenizer, length)
         for count in (FEW, MANY):
-            inputs = {
-                "text": np.array([PROMPT], dtype=object),
-                "max_new_tokens": np.array([count], "int32"),
-            }
-            served[capacity, count] = lambda servable=servable, inputs=inputs: ask_servable(
-                servable, "generate", inputs
-            )
-            steps = tf.constant([count])
-            room = tf.constant(capacity - len(PROMPT))
-            full_cache[capacity, count] = lambda f=cached, s=steps, r=room: f(s, r)
-    served, full_cache = interleaved(served, runs=9), interleaved(full_cache, runs=9)
-    print("| context_length | ms a token, served | ms a token, room asked for the whole context |")
-    print("|---|---|---|")
-    for capacity in CAPACITIES:
-        cells = [
-            1000 * (times[capacity, MANY].wall - times[capacity, FEW].wall) / (MANY - FEW)
-            for times in (served, full_cache)
-        ]
-        print(f"| {capacity} | {cells[0]:.2f} | {cells[1]:.2f} |")
-    print(f"\n{circumstances()}; one pinned thread, medians of 9")
+            ours = decode_peers.served_generator(version, text, count)
+            settings[case, capacity, count] = ours
+            if case == "full context":
+                # It writes until its room is full: fewer tokens after a longer prompt.
+                known = [*ids, *[ids[0]] * (MANY - count)]
+                settings["keras-hub", capacity, count] = lambda known=known: hub(known, capacity)
+    _compare(settings, capacity, tokenizer)
+    return settings
+
+
+def _compare(settings: dict, capacity: int, tokenizer) -> None:
+    ours = settings["full context", capacity, MANY]()
+    (theirs,) = tokenizer.decode([settings["keras-hub", capacity, MANY]()]).numpy()
+    if ours != theirs:
+        raise AssertionError(f"context {capacity}: ours writes {ours!r}, keras-hub {theirs!r}")
+
+
+def _milliseconds(timings: dict[_Cell, Timing], who: str, capacity: int) -> float:
+    many, few = (timings[who, capacity, count].wall for count in (MANY, FEW))
+    return 1000 * (many - few) / (MANY - FEW)

@@ -20,6 +20,7 @@ import numpy as np
 
 from benchmarks.generated_text import write_text
 from benchmarks.measure import circumstances, pin
+from benchmarks.table import Table
 
 MEGABYTES = float(os.environ.get("PIPELINE_MB", "100"))
 SHAPES = ((12, 64), (64, 256))
@@ -40,13 +41,26 @@ def main() -> None:
 
         train = open_prepared(folder / "out").train
         in_memory = np.concatenate([ids for ids, _ in zip(train.chunks(), range(20))])
-        print("| read from | batch | tokens/s | times what training consumes | tokens a CPU-s |")
-        print("|---|---|---|---|---|")
+        table = Table(
+            "input_pipeline",
+            10,
+            "input pipeline against shakespeare_gpt_cpu",
+            peers=("training consumes",),
+            extra=("tokens a CPU-s",),
+        )
         for label, ids in (("memory", in_memory), ("shards", train)):
             for shape in SHAPES:
                 wall, cpu = _rates(ids, *shape)
-                rates = f"{wall:,.0f} | {wall / CONSUMED:.0f} | {cpu:,.0f}"
-                print(f"| {label} | {shape[0]} x {shape[1]} | {rates} |", flush=True)
+                table.add(
+                    f"from {label}, {shape[0]} x {shape[1]}",
+                    wall,
+                    {"training consumes": CONSUMED},
+                    unit="tokens/s",
+                    better="more",
+                    goal=">= 20x",
+                    extra={"tokens a CPU-s": f"{cpu:,.0f}"},
+                )
+        table.close("One pinned thread")
         del in_memory
         print("\n| share of an epoch | anonymous MB | file MB |\n|---|---|---|")
         _epoch(train)

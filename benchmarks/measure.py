@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import importlib.metadata
 import os
 import platform
+import shutil
 import statistics
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Medians over the runs of one setting, in seconds."""
+    """Medians over the runs of one setting, in seconds.
+
+    `cpu` is of this process and of all its threads.
+    """
 
     wall: float
     cpu: float
+    runs: int = 1
 
 
 def pin(threads: int = 1) -> None:
@@ -47,22 +54,43 @@ def interleaved(settings: dict[str, Callable[[], None]], runs: int = 5) -> dict[
             samples[name][0].append(time.perf_counter() - wall)
             samples[name][1].append(time.process_time() - cpu)
     return {
-        name: Timing(statistics.median(walls), statistics.median(cpus))
+        name: Timing(statistics.median(walls), statistics.median(cpus), runs)
         for name, (walls, cpus) in samples.items()
     }
 
 
 def circumstances() -> str:
     """One line: date, machine, load and versions, to stand under every table."""
-    import keras
-    import tensorflow as tf
+    found = versions()
+    return (
+        f"{datetime.date.today()}, {machine()}, load {load():.1f}, Python "
+        f"{platform.python_version()}, TensorFlow {found['tensorflow']}, Keras {found['keras']}"
+    )
 
-    machine = f"{os.cpu_count()} x {_processor()}, load {os.getloadavg()[0]:.1f}"
-    versions = f"TensorFlow {tf.__version__}, Keras {keras.__version__}"
-    return f"{datetime.date.today()}, {machine}, Python {platform.python_version()}, {versions}"
 
-
-def _processor() -> str:
+def machine() -> str:
+    """Cores and processor."""
     with open("/proc/cpuinfo", encoding="utf-8") as file:
         names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    return f"{os.cpu_count()} x {names[0] if names else platform.machine()}"
+
+
+def load() -> float:
+    """How many processes wanted a core in the last minute."""
+    return round(os.getloadavg()[0], 1)
+
+
+def versions(packages: Sequence[str] = ()) -> dict[str, str]:
+    """Versions of what we are made of, and of `packages` (peers), as installed."""
+    names = ("tensorflow", "keras", "numpy", *packages)
+    return {name: importlib.metadata.version(name) for name in names}
+
+
+def commit() -> str:
+    """The commit that is measured, with "+" if files differ from it; "" outside of a checkout."""
+    command = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
+    here = os.path.dirname(os.path.abspath(__file__))
+    if shutil.which("git") is None:
+        return ""
+    done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
+    return done.stdout.strip()

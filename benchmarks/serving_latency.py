@@ -24,9 +24,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.measure import circumstances, pin
+from benchmarks.measure import pin
 from benchmarks.served_classifier import export_classifier, make_texts
 from benchmarks.server_process import ServerProcess
+from benchmarks.table import Table
 
 ROUNDS = int(os.environ.get("LATENCY_ROUNDS", "7"))
 CALLS = int(os.environ.get("LATENCY_CALLS", "300"))
@@ -44,18 +45,26 @@ def main() -> None:
         texts = make_texts(1000)
         numbers = [np.float32([number]) for number in range(1000)]
         words = [np.array([text], object) for text in texts]
-        print("| model | session ms | gRPC ms | REST ms | gRPC adds ms | REST adds ms |")
-        print("|---|---|---|---|---|---|")
+        columns = ("session ms", "gRPC ms", "REST ms", "REST adds ms")
+        table = Table(
+            "serving_latency",
+            9,
+            "the server on top of a session call, 1 client",
+            extra=columns,
+            packages=("grpcio", "tornado"),
+        )
         for label, base, signature, alias, values in (
             ("half_plus_two", "half", "serving_default", "x", numbers),
             ("classifier", "classifier", "predict", "text", words),
         ):
             rounds = _measure(folder / base, signature, alias, values, cores[0])
             cells = [statistics.median(times) for times in zip(*rounds)]
-            for place in (1, 2):
-                cells.append(statistics.median(times[place] - times[0] for times in rounds))
-            print(f"| {label} | {' | '.join(f'{cell:.2f}' for cell in cells)} |", flush=True)
-    print(f"\np50, medians of {ROUNDS} rounds of {CALLS} calls. {circumstances()}; pinned")
+            grpc, rest = (
+                statistics.median(times[place] - times[0] for times in rounds) for place in (1, 2)
+            )
+            extra = {name: f"{cell:.2f}" for name, cell in zip(columns, [*cells, rest])}
+            table.add(f"{label}, gRPC", grpc, unit="ms p50 added", goal="<= 1.5", extra=extra)
+    table.close(f"p50, medians of {ROUNDS} rounds of {CALLS} calls; pinned")
 
 
 def _export_half_plus_two(folder: Path) -> None:

@@ -26,6 +26,7 @@ import numpy as np
 from benchmarks.measure import circumstances, pin
 from benchmarks.served_classifier import answers_of, export_classifier, make_texts
 from benchmarks.server_process import ServerProcess
+from benchmarks.table import Table
 
 SECONDS = float(os.environ.get("LOAD_SECONDS", "60"))
 ROUNDS = int(os.environ.get("LOAD_ROUNDS", "1"))
@@ -43,10 +44,11 @@ HEAD = (
 
 
 def main() -> None:
-    """Prints the table."""
+    """Prints a row for each run, then what batching gives."""
     cores = sorted(os.sched_getaffinity(0))
     pin(1)
     print(f"{HEAD}\n{'|---' * (HEAD.count('|') - 1)}|", flush=True)
+    rates: dict[tuple, dict[str, float]] = {}
     for layers, plan in PLAN.items():
         with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as name:
             folder = Path(name)
@@ -56,8 +58,22 @@ def main() -> None:
                     mode: stack.enter_context(ServerProcess(folder, flags, cores[:1], rest=True))
                     for mode, flags in MODES.items()
                 }
-                _print_rows(layers, plan, servers, answers)
+                rates |= _print_rows(layers, plan, servers, answers)
     print(f"\n{circumstances()}; {ROUNDS} x {SECONDS:g} s a row, server and clients on a core each")
+    table = Table(
+        "serving_load", 9, "batching, a classifier of width 128", ("no batching",), (), ("grpcio",)
+    )
+    print()
+    for (layers, api, clients), rate in rates.items():
+        table.add(
+            f"{layers} layers, {api}, {clients} clients",
+            rate["yes"],
+            {"no batching": rate["no"]},
+            unit="requests/s",
+            better="more",
+            goal=">= 3x" if clients == 32 else None,
+        )
+    table.close(f"{ROUNDS} x {SECONDS:g} s each, server and clients on a core each")
 
 
 def prepare(folder: Path, layers: int) -> Path:
@@ -69,7 +85,11 @@ def prepare(folder: Path, layers: int) -> Path:
     return path
 
 
-def _print_rows(layers: int, plan: list, servers: dict[str, ServerProcess], answers: Path) -> None:
+def _print_rows(
+    layers: int, plan: list, servers: dict[str, ServerProcess], answers: Path
+) -> dict[tuple, dict[str, float]]:
+    """Requests a second by (layers, API, clients) and mode."""
+    rates: dict[tuple, dict[str, float]] = {}
     found: dict[tuple, list[dict]] = {(*who, mode): [] for who in plan for mode in servers}
     for _ in range(ROUNDS):
         for (api, clients, mode), runs in found.items():
@@ -87,6 +107,8 @@ def _print_rows(layers: int, plan: list, servers: dict[str, ServerProcess], answ
             f"| {total['lost']} |",
             flush=True,
         )
+        rates.setdefault((layers, api, clients), {})[mode] = middle["rate"]
+    return rates
 
 
 def measure(

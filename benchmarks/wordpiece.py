@@ -14,7 +14,8 @@ import os
 import sysconfig
 from pathlib import Path
 
-from benchmarks.measure import circumstances, interleaved, pin
+from benchmarks.measure import interleaved, pin
+from benchmarks.table import Table
 
 CORPORA = {
     "English (wikitext2)": ("wikitext2/valid.txt", "tok_bert_base_uncased"),
@@ -25,20 +26,24 @@ CORPORA = {
 }
 BYTES = 1_200_000
 BATCH = 1024
+DIFFERENT = ("lines ours differs", "lines tensorflow_text differs")
 
 
 def main() -> None:
     """Prints the table."""
     pin(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # Else it starts a thread for each core.
-    print(
-        "| text | ours | ours, batches of 1024 | ours, offsets | Hugging Face | tensorflow_text "
-        "| lines ours differs | lines tensorflow_text differs |"
+    table = Table(
+        "wordpiece",
+        4,
+        "WordPiece encode",
+        peers=("tokenizers", "tensorflow_text"),
+        extra=("ours with offsets", *DIFFERENT),
+        packages=("tokenizers", "tensorflow-text"),
     )
-    print("|---|---|---|---|---|---|---|---|")
     for name, lines, tokenizer in _corpora():
-        print(f"| {name} | {' | '.join(_measure(lines, tokenizer))} |", flush=True)
-    print(f"\nMB a CPU second. {circumstances()}; one pinned thread, medians of 5")
+        _measure(table, name, lines, tokenizer)
+    table.close("One pinned thread, medians of 5")
 
 
 def _corpora():
@@ -60,7 +65,7 @@ def _lines(text: bytes) -> list[str]:
     return text.decode("utf-8", "ignore").split("\n")
 
 
-def _measure(lines: list[str], tokenizer) -> list[str]:
+def _measure(table: Table, name: str, lines: list[str], tokenizer) -> None:
     import tensorflow as tf
     import tensorflow_text as tf_text
     from tokenizers import BertWordPieceTokenizer
@@ -86,7 +91,7 @@ def _measure(lines: list[str], tokenizer) -> list[str]:
             "ours": lambda: encode(texts),
             "batches": in_batches,
             "offsets": lambda: with_offsets(texts),
-            "hugging face": lambda: theirs.encode_batch(lines, add_special_tokens=False),
+            "tokenizers": lambda: theirs.encode_batch(lines, add_special_tokens=False),
             "tensorflow_text": lambda: fast(texts),
         }
     )
@@ -96,7 +101,17 @@ def _measure(lines: list[str], tokenizer) -> list[str]:
         sum(ours != other for ours, other in zip(found.to_list(), expected)) / len(lines)
         for found in (encode(texts), fast(texts))
     ]
-    return [
-        *(f"{megabytes / timing.cpu:.1f}" for timing in timings.values()),
-        *(f"{share:.2%}" for share in different),
-    ]
+    rate = {way: megabytes / timing.cpu for way, timing in timings.items()}
+    extra = {"ours with offsets": f"{rate['offsets']:.1f}"}
+    extra |= {column: f"{share:.2%}" for column, share in zip(DIFFERENT, different)}
+    for way, case in {"ours": name, "batches": f"{name}, batches of {BATCH} lines"}.items():
+        table.add(
+            case,
+            rate[way],
+            {peer: rate[peer] for peer in ("tokenizers", "tensorflow_text")},
+            unit="MB/CPU-s",
+            better="more",
+            goal=">= 25",
+            extra=extra,
+            timings=timings,
+        )

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent / "zoo"))
 
 # A busy machine is no failure: no time is asserted anywhere. `make test` draws the same inputs at
 # every run, so that it fails for a change and not for its luck; `make fuzz` draws new ones.
-settings.register_profile("zoo", deadline=None, max_examples=50, derandomize=True)
+settings.register_profile("zoo", deadline=None, max_examples=30, derandomize=True)
 settings.register_profile("fuzz", deadline=None, max_examples=200, print_blob=True)
 settings.load_profile(os.environ.get("ZOO_HYPOTHESIS", "zoo"))
 

@@ -1,0 +1,134 @@
+"""What is each part of the char GPT's recipe worth? The recipe, with one thing changed at a time.
+
+Every run is `shakespeare_gpt_cpu` to its end, in a process of its own on one pinned thread, with
+`--set` settings or one of `benchmarks.gpt_variants`; its validation loss is that of the whole last
+tenth of the text. ABLATION_SEEDS (0,1,2) and ABLATION_STEPS (2000; fewer steps have the whole
+schedule too) set how much is run: one seed of all rows takes an hour of a core with 2000 steps, and
+25 minutes with 800. A run that was measured is not run again: lines are kept in
+`benchmarks/results/ablations_gpt.jsonl`; remove it after a change of the models. Names of rows run
+those alone: `python -m benchmarks.ablations recipe "no token shift"`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.measure import circumstances, pin
+from benchmarks.table import results_folder
+
+RECIPE = "shakespeare_gpt_cpu"
+# Row -> `--set` settings, and a variant. Feed-forward widths keep the number of weights.
+_PLAIN = '"intermediate_dim": 516'
+ROWS: dict[str, list[str]] = {
+    "recipe": [],
+    "no token shift": ['model={"token_shift": 0}'],
+    "token shift 1": ['model={"token_shift": 1}'],
+    "token shift 2": ['model={"token_shift": 2}'],
+    "token shift 4": ['model={"token_shift": 4}'],
+    "learned positions": ['model={"positions": "learned"}'],
+    "layer norm": ['model={"norm": "layer_norm"}'],
+    "GELU": [f'model={{"activation": "gelu", {_PLAIN}}}'],
+    "squared ReLU": [f'model={{"activation": "squared_relu", {_PLAIN}}}'],
+    "no QK norm": ['model={"qk_norm": false}'],
+    "2 heads": ['model={"num_heads": 2}'],
+    "8 heads": ['model={"num_heads": 8}'],
+    "untied embeddings": ['model={"tie_embeddings": false}'],
+    "AdamW 1e-3": ['optimizer={"name": "adamw", "learning_rate": 0.001}'],
+    "AdamW 3e-3": ['optimizer={"name": "adamw", "learning_rate": 0.003}'],
+    "Muon 4e-3": ["optimizer.learning_rate=4e-3"],
+    "Muon 8e-3": ["optimizer.learning_rate=8e-3"],
+    "cosine to a tenth": ["optimizer.schedule=cosine", "optimizer.final_fraction=0.1"],
+    "weight decay 0.1": ["optimizer.weight_decay=0.1"],
+    "attention shift": ["variant=attention_shift"],
+    "convolution, not shift": ["variant=convolution", 'model={"token_shift": 0}'],
+    "smeared embeddings": ["variant=smear"],
+    "embedding norm": ["variant=embedding_norm"],
+    "value residual": ["variant=value_residual"],
+    "zeros write to the stream": ["variant=zero_init"],
+    "logits below 15": ["variant=softcap"],
+    "z-loss": ["variant=z_loss"],
+}
+
+
+def main(names: list[str] | None = None) -> None:
+    """Runs what is missing and prints the table.
+
+    Raises:
+        SystemExit: a name is no row.
+    """
+    names = names or list(ROWS)
+    unknown = [name for name in names if name not in ROWS]
+    if unknown:
+        sys.exit(f"no row {', '.join(map(repr, unknown))}; rows: {', '.join(map(repr, ROWS))}")
+    seeds = [int(seed) for seed in os.environ.get("ABLATION_SEEDS", "0,1,2").split(",")]
+    steps = int(os.environ.get("ABLATION_STEPS", "2000"))
+    path = results_folder() / "ablations_gpt.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for seed in seeds:  # of all rows, before the next seed of any
+        for name in names:
+            if (name, seed) not in _measured(path, steps):
+                command = [sys.executable, "-m", "benchmarks.ablations", "--run"]
+                subprocess.run([*command, name, str(seed), str(steps), str(path)], check=True)
+    found = _measured(path, steps)
+    base = _mean(found, "recipe", seeds) if "recipe" in names else None
+    print(f"| {steps} steps | parameters | validation loss, seeds {seeds} | mean | difference |")
+    print("|---|---|---|---|---|")
+    for name in names:
+        losses = ", ".join(f"{found[name, seed]['loss']:.4f}" for seed in seeds)
+        mean = _mean(found, name, seeds)
+        change = "" if base is None else f"{mean - base:+.4f}"
+        count = found[name, seeds[0]]["parameters"]
+        print(f"| {name} | {count:,} | {losses} | {mean:.4f} | {change} |")
+    print(f"\n{circumstances()}; one pinned thread")
+
+
+def run(name: str, seed: int, steps: int, path: Path) -> None:
+    """Trains one row with one seed and appends what it found to `path`."""
+    pin(1)
+    from benchmarks import gpt_variants
+    from benchmarks.train_gpt import KerasRun
+    from trainers.config import with_overrides
+    from trainers.recipes import find_recipe
+
+    settings = [f"seed={seed}", f"steps={steps}", f"evaluate_every={steps}"]
+    for setting in ROWS[name]:
+        key, _, value = setting.partition("=")
+        if key == "variant":
+            gpt_variants.VARIANTS[value]()
+        else:
+            settings.append(setting)
+    trained = KerasRun(with_overrides(find_recipe(RECIPE), settings))
+    trained.train(steps)
+    line = {
+        "row": name,
+        "seed": seed,
+        "steps": steps,
+        "loss": trained.evaluate(),
+        "parameters": trained.model.count_params(),
+    }
+    print(json.dumps(line), flush=True)
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def _measured(path: Path, steps: int) -> dict[tuple[str, int], dict]:
+    if not path.exists():
+        return {}
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return {(line["row"], line["seed"]): line for line in lines if line["steps"] == steps}
+
+
+def _mean(found: dict, name: str, seeds: list[int]) -> float:
+    return statistics.mean(found[name, seed]["loss"] for seed in seeds)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--run"]:
+        run(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[5]))
+    else:
+        main(sys.argv[1:])
