@@ -1,8 +1,5 @@
 """A product of float32 rows with int8 weights, computed with integers: TensorFlow's oneDNN kernel.
 
-A product of few rows waits for its weights to come from memory. Widening them to float32 first
-(`Int8Weight`) takes longer than it saves; this kernel reads the bytes themselves.
-
 Each row of inputs is written in three digits, 21 bits of its largest value in all:
 
     x = step * (first + second / 126 + third / 126^2),   whole numbers from -63 to 63
@@ -39,18 +36,20 @@ def column_offsets(weights: tf.Tensor, outputs_first: bool) -> tf.Tensor:
 
 
 def integer_product(
-    x: tf.Tensor, weights: tf.Tensor, offsets: tf.Tensor, outputs_first: bool, keep_packed: bool
+    x: tf.Tensor, weights: tf.Tensor, offsets: tf.Tensor, outputs_first: bool
 ) -> tf.Tensor:
     """`x` (N, inputs) float32 times int8 weights: (N, outputs) float32.
 
+    The kernel keeps a copy of the weights in the order in which it reads them: as many bytes
+    again for each product of a graph that runs. What it computes takes several times the memory
+    of its answer: it is for few rows.
+
     Args:
         x: rows, each with its own step.
-        weights: (inputs, outputs) int8, or (outputs, inputs) with `outputs_first`.
+        weights: (inputs, outputs) int8, or (outputs, inputs) with `outputs_first`; they must
+            never change.
         offsets: from `column_offsets`.
         outputs_first: bool.
-        keep_packed: bool. Whether the kernel keeps a copy of the weights in the order in which it
-            reads them. Faster by half for few rows, and as many bytes again for each product
-            of the graph that runs.
     """
     largest = tf.reduce_max(tf.abs(x), axis=1, keepdims=True)
     steps = tf.maximum(largest / _LARGEST_DIGIT, _SMALLEST_STEP)  # (N, 1)
@@ -59,7 +58,7 @@ def integer_product(
         digits.append(tf.round(rest))
         rest = (rest - digits[-1]) * _BASE
     rows = tf.cast(tf.concat(digits, axis=0) + _LARGEST_DIGIT, tf.uint8)  # (3 N, inputs)
-    sums = _multiply(rows, weights, offsets, outputs_first, keep_packed)
+    sums = _multiply(rows, weights, offsets, outputs_first)
     sums = tf.split(tf.cast(sums, tf.float32), _DIGITS, axis=0)
     total = sums[0]
     for place, one in enumerate(sums[1:], start=1):
@@ -68,16 +67,12 @@ def integer_product(
 
 
 def _multiply(
-    digits: tf.Tensor,
-    weights: tf.Tensor,
-    offsets: tf.Tensor,
-    outputs_first: bool,
-    keep_packed: bool,
+    digits: tf.Tensor, weights: tf.Tensor, offsets: tf.Tensor, outputs_first: bool
 ) -> tf.Tensor:
     """(M, inputs) uint8 times int8, plus offsets: (M, outputs) int32."""
     if tf.executing_eagerly():
         multiply = tf.function(_multiply, autograph=False)
-        return multiply(digits, weights, offsets, outputs_first, keep_packed)
+        return multiply(digits, weights, offsets, outputs_first)
     unsigned, signed, real, whole = (
         types_pb2.DT_QUINT8,
         types_pb2.DT_QINT8,
@@ -103,8 +98,8 @@ def _multiply(
             "U": attr_value_pb2.AttrValue(type=real),
             "Tout": attr_value_pb2.AttrValue(type=whole),
             "transpose_b": attr_value_pb2.AttrValue(b=outputs_first),
-            "is_weight_const": attr_value_pb2.AttrValue(b=keep_packed),
-            "is_bias_const": attr_value_pb2.AttrValue(b=keep_packed),
+            "is_weight_const": attr_value_pb2.AttrValue(b=True),
+            "is_bias_const": attr_value_pb2.AttrValue(b=True),
             "fused_ops": attr_value_pb2.AttrValue(
                 list=attr_value_pb2.AttrValue.ListValue(s=[b"BiasAdd"])
             ),

@@ -20,7 +20,6 @@ from export.reduced_weights import (
     Bfloat16Weight,
     Int8Product,
     Int8Weight,
-    PackedInt8Product,
     ReducedWeight,
 )
 from zoo.bundle import Bundle
@@ -41,9 +40,9 @@ def reduce_bundle(
     Matrices of at least `SMALLEST` values that dense layers and LSTM cells multiply by, and tables
     of embeddings of that size, become bfloat16, or int8 with a float32 scale for each output
     channel (of a table: for each entry). Biases, norms and small matrices stay float32, and the
-    model computes as in float32, "int8" by products of integers (`export.integer_product`), with
-    one exception: with "bfloat16" the dense layers of an encoder's backbone multiply bfloat16
-    numbers.
+    model computes in float32 as before, with one exception: with "bfloat16" the dense layers of
+    an encoder's backbone multiply bfloat16 numbers. (A language model of "int8" writes tokens with
+    products of integers, which are as exact: `export.integer_product`.)
 
     Args:
         bundle: of any task; its model stays as it is.
@@ -74,8 +73,7 @@ def reduce_bundle(
 def _kinds(precision: str, is_causal: bool, has_integers: bool) -> tuple[Kind, Kind]:
     """What the dense layers of the backbone become, and what all others do."""
     if precision == "int8":
-        integers = Int8Product if is_causal else PackedInt8Product
-        kind = integers if has_integers else Int8Weight
+        kind = Int8Product if is_causal and has_integers else Int8Weight
         return kind, kind
     # In a language model, a text is a chain of choices: with products of bfloat16 a quarter of
     # sampled texts came out otherwise in a batch than alone.

@@ -153,10 +153,11 @@ class Int8Weight(ReducedWeight):
 
 
 class Int8Product(Int8Weight):
-    """A weight of int8 in products of integers: `export.integer_product`.
+    """The same, in products of integers where a language model reads one token at a time.
 
-    A product whose graph reads one token at a time keeps the weights packed; in all others of a
-    language model (a prompt, a text to score) that would cost more memory than it saves time.
+    A product of few rows waits for its weights to come from memory. Widening them first takes
+    longer than fewer bytes save; `export.integer_product` reads the bytes themselves. With many
+    rows, those of a prompt or of a text to score, widening costs little.
     """
 
     def _store(self, matrix):
@@ -165,19 +166,10 @@ class Int8Product(Int8Weight):
         self._offsets = self._add_variable(f"{self._name}_offsets", offsets)
 
     def _product(self, x):
+        if not reads_one_token():
+            return super()._product(x)
         values, offsets = map(tf.convert_to_tensor, (self._values.value, self._offsets.value))
-        sums = integer_product(x, values, offsets, self._outputs_first, self._keeps_packed())
-        return sums * self._scale.value
-
-    def _keeps_packed(self) -> bool:
-        return reads_one_token()
-
-
-class PackedInt8Product(Int8Product):
-    """The same for a model whose weights take part in one product: they are always packed."""
-
-    def _keeps_packed(self):
-        return True
+        return integer_product(x, values, offsets, self._outputs_first) * self._scale.value
 
 
 def _gather(table: keras.Variable, indices: tf.Tensor) -> tf.Tensor:

@@ -211,7 +211,8 @@ Recorder.on_train_batch_end = stop_once
 """
 
 
-@pytest.mark.parametrize("backend", ["", pytest.param("jax", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["", "jax"])
 def test_pretraining(tmp_path, backend):
     (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
     workdir = tmp_path / "runs" / "gpt"
@@ -345,6 +346,7 @@ def check_serving(notebook, signatures):
     assert docker.startswith("docker run ") and " tensorflow/serving:" in docker
 
 
+@pytest.mark.slow
 def test_serving_a_classifier(tmp_path):
     bundle = str(classifier(tmp_path / "bundle").folder)
     values = served(tmp_path, BUNDLE=bundle, QUESTION={"text": "the quick brown"})

@@ -135,7 +135,7 @@ class SelfAttention(keras.layers.Layer):
         query, key, value = (
             ops.transpose(ops.reshape(part, (batch_size, length, count, head_dim)), (0, 2, 1, 3))
             for part, count in zip(
-                ops.split(self.qkv(x), cuts, axis=-1), (heads, kv_heads, kv_heads)
+                ops.split(self.qkv(as_rows(x)), cuts, axis=-1), (heads, kv_heads, kv_heads)
             )
         )
         return *self._place(query, key, positions), value
@@ -158,24 +158,34 @@ class SelfAttention(keras.layers.Layer):
         # Query heads that share a key head lie next to each other: fold them into rows.
         query = ops.reshape(query, (batch_size, kv_heads, groups * length, head_dim))
         scores = ops.matmul(query * head_dim**-0.5, ops.transpose(key, (0, 1, 3, 2)))
-        slots = ops.shape(scores)[-1]
-        scores = ops.reshape(scores, (batch_size, kv_heads, groups, length, slots))
         # float32: softmax over many slots loses digits in half precision.
-        scores = ops.cast(scores, "float32")
+        scores = ops.cast(scores, "float32")  # (B, K, G*T, T)
         if visible is not None:
             # Large but finite: a row that sees nothing gives some average, and not NaN.
-            scores = scores + ops.where(visible, 0.0, -1e9)[:, None, None]
+            bias = ops.where(visible, 0.0, -1e9)[:, None]
+            if groups > 1 and self.causal:
+                bias = ops.tile(bias, (1, 1, groups, 1))
+            scores = scores + bias
         weights = ops.cast(ops.softmax(scores, axis=-1), value.dtype)
         weights = self.attention_dropout(weights, training=training)
-        weights = ops.reshape(weights, (batch_size, kv_heads, groups * length, slots))
         mixed = ops.matmul(weights, value)  # (B, K, G*T, H)
         mixed = ops.reshape(mixed, (batch_size, config.num_heads, length, head_dim))
         mixed = ops.transpose(mixed, (0, 2, 1, 3))  # (B, T, heads, H)
-        mixed = ops.reshape(mixed, (batch_size, length, config.hidden_dim))
-        return self.output_projection(mixed)  # (B, T, D)
+        mixed = ops.reshape(mixed, (-1, config.hidden_dim))
+        output = self.output_projection(mixed)
+        return ops.reshape(output, (batch_size, length, config.hidden_dim))
 
     def compute_output_shape(self, input_shape):
         return input_shape
+
+
+def as_rows(x):
+    """(..., D) to (N, D): what TensorFlow's graph optimizer joins a bias and a GELU to.
+
+    A product of higher rank is reshaped before and after on TensorFlow, and what comes next sees
+    the reshape.
+    """
+    return x if len(x.shape) == 2 else ops.reshape(x, (-1, x.shape[-1]))
 
 
 def activate(x, activation: str):
@@ -212,7 +222,8 @@ class FeedForward(keras.layers.Layer):
         self.contract.build((None, None, self.config.feedforward_dim))
 
     def call(self, x):
-        return self.contract(activate(self.expand(x), self.config.activation))
+        output = self.contract(activate(self.expand(as_rows(x)), self.config.activation))
+        return ops.reshape(output, ops.shape(x))
 
     def compute_output_shape(self, input_shape):
         return input_shape

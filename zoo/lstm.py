@@ -94,13 +94,12 @@ class LSTMBackbone(keras.Model):
     def _read_both_ways(self, token_ids, mask, training):
         inputs, rows = self._inputs(token_ids, training)
         mask = None if mask is None else ops.transpose(mask)  # (T, B)
-        zeros = (self._zeros(ops.shape(token_ids)[0]),) * 2
         for forward, backward in zip(self.recurrent_layers, self.backward_layers):
-            ahead = forward(inputs, zeros, mask=mask, rows=rows, training=training)[0]
+            ahead = forward(inputs, padding_mask=mask, rows=rows, training=training)[0]
             # Padding on the right comes first here, and the masked state stays zero through it:
             # the backward direction starts at each row's last real token.
-            mirrored = {"mask": _flip(mask), "rows": _flip(rows), "training": training}
-            behind = backward(inputs if rows is not None else _flip(inputs), zeros, **mirrored)[0]
+            mirrored = {"padding_mask": _flip(mask), "rows": _flip(rows), "training": training}
+            behind = backward(inputs if rows is not None else _flip(inputs), **mirrored)[0]
             x = ops.concatenate([ahead, _flip(behind)], axis=-1)  # (T, B, 2 units)
             inputs, rows = self.dropout(x, training=training), None
         return ops.transpose(inputs, (1, 0, 2))
@@ -119,7 +118,7 @@ class LSTMBackbone(keras.Model):
         mask = None if mask is None else ops.transpose(mask)  # (T, B)
         next_state = []
         for layer, before in zip(self.recurrent_layers, state):
-            x, h, c = layer(inputs, before, mask=mask, rows=rows, training=training)
+            x, h, c = layer(inputs, before, padding_mask=mask, rows=rows, training=training)
             inputs, rows = self.dropout(x, training=training), None
             next_state.append((h, c))
         x = ops.transpose(inputs, (1, 0, 2))  # (B, T, units)
@@ -145,11 +144,8 @@ class LSTMBackbone(keras.Model):
     def initial_cache(self, batch_size, length=None):
         """The zero state, `(h, c)` of (B, units) for each layer; `length` does not matter."""
         del length
-        zeros = self._zeros(batch_size)
+        zeros = ops.zeros((batch_size, self.config.hidden_dim), self.compute_dtype)
         return tuple((zeros, zeros) for _ in self.recurrent_layers)
-
-    def _zeros(self, batch_size):
-        return ops.zeros((batch_size, self.config.hidden_dim), self.compute_dtype)
 
     def extend_cache(self, cache, extra):
         """The state itself: it has room for any number of tokens."""

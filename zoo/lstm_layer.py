@@ -33,8 +33,7 @@ class LSTM(keras.layers.Layer):
 
     Example:
         layer = LSTM(4)
-        zeros = np.zeros((2, 4), "float32")
-        hidden, h, c = layer(np.ones((5, 2, 3), "float32"), (zeros, zeros))  # (5, 2, 4), (2, 4) x 2
+        hidden, h, c = layer(np.ones((5, 2, 3), "float32"))  # (5, 2, 4), (2, 4), (2, 4)
     """
 
     def __init__(self, units: int, forget_bias: float = 1.0, **kwargs):
@@ -50,19 +49,25 @@ class LSTM(keras.layers.Layer):
     def build(self, inputs_shape):
         self.cell.build((None, inputs_shape[-1]))
 
-    def call(self, inputs, state, mask=None, rows=None, training=None):
+    def call(self, inputs, state=None, padding_mask=None, rows=None, training=None):
         """Hidden states (T, B, U), and h and c (B, U) after the last step.
 
         Args:
             inputs: (T, B, E) float; with `rows` a table (V, E).
-            state: h and c before the first step, each (B, U).
-            mask: (T, B) bool: where False the state stands still. `None` means True everywhere.
+            state: h and c before the first step, each (B, U). `None` means zeros.
+            padding_mask: (T, B) bool, True at real steps, `None` if all are: at padding the state
+                stands still, and what comes out is h.
             rows: (T, B) int32, which row of the table is each input. Cheaper than `inputs` of
                 that shape where the table has fewer rows.
             training: bool, whether what the gradient needs is kept.
         """
+        if state is None:
+            batch_size = ops.shape(inputs if rows is None else rows)[1]
+            state = (ops.zeros((batch_size, self.cell.units), self.compute_dtype),) * 2
         h, c = (ops.cast(part, self.compute_dtype) for part in state)
-        real = None if mask is None else ops.cast(mask, h.dtype)[..., None]  # (T, B, 1)
+        real = None  # (T, B, 1), 1 or 0
+        if padding_mask is not None:
+            real = ops.expand_dims(ops.cast(padding_mask, self.compute_dtype), -1)
         if self.cell.kernel is None or self.cell.recurrent_kernel is None:
             # `export.precision` has replaced them: the cell alone knows how to multiply.
             steps = _read(self._step, inputs, (h, c), real)

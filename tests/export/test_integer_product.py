@@ -15,10 +15,10 @@ def random_weights(rng, inputs, outputs):
     return rng.integers(-127, 128, (inputs, outputs)).astype("int8")
 
 
-def product(x, weights, outputs_first=False, keep_packed=False):
+def product(x, weights, outputs_first=False):
     weights = tf.constant(weights.T if outputs_first else weights)
     offsets = column_offsets(weights, outputs_first)
-    return integer_product(tf.constant(x), weights, offsets, outputs_first, keep_packed).numpy()
+    return integer_product(tf.constant(x), weights, offsets, outputs_first).numpy()
 
 
 @given(
@@ -26,16 +26,15 @@ def product(x, weights, outputs_first=False, keep_packed=False):
     st.integers(1, 9),
     st.integers(1, 4),
     st.booleans(),
-    st.booleans(),
     st.integers(0, 99),
 )
 def test_inputs_are_rounded_to_21_bits_and_sums_are_exact(
-    inputs, outputs, rows, outputs_first, keep_packed, seed
+    inputs, outputs, rows, outputs_first, seed
 ):
     rng = np.random.default_rng(seed)
     weights = random_weights(rng, inputs, outputs)
     x = (rng.normal(size=(rows, inputs)) * 10 ** rng.uniform(-6, 6, (rows, 1))).astype("float32")
-    got = product(x, weights, outputs_first, keep_packed)
+    got = product(x, weights, outputs_first)
     assert got.dtype == np.float32
     exact = x.astype(np.float64) @ weights
     half_step = np.abs(x).max(axis=1, keepdims=True) / 63 / 126**2 / 2
@@ -74,7 +73,7 @@ def test_shape_and_op_in_a_graph():
 
     @tf.function(input_signature=[tf.TensorSpec([None, 3])])
     def multiply(x):
-        outputs = integer_product(x, weights, column_offsets(weights, False), False, True)
+        outputs = integer_product(x, weights, column_offsets(weights, False), False)
         assert outputs.shape.as_list() == [None, 5]
         return outputs
 

@@ -110,6 +110,17 @@ def test_every_block_has_the_counts_and_every_epoch_every_window(corpora, rows, 
                 np.testing.assert_array_equal(np.sort(epoch) - epoch.min(), np.arange(fit) * length)
 
 
+def test_a_long_block_has_its_counts_too():
+    """Blocks of many examples are ordered in another way."""
+    mixed = MixedStream(streams([5000, 50]), (299, 1))
+    of = starts(read(pipeline.training_windows(mixed, 50, 4, 3, 0, 60))) // STRIDE
+    places = [np.flatnonzero(block) for block in of.reshape(10, 300)]
+    assert all(len(place) == 1 for place in places)
+    assert len(np.unique(places)) > 5
+    order = pipeline.window_order(mixed, 50, 4, 3)
+    np.testing.assert_array_equal(order.windows_read(31), np.bincount(of[: 31 * 50]))
+
+
 def test_one_stream_alone_is_a_mixture_of_itself():
     (ids,) = streams([200])
     alone = read(pipeline.training_windows(ids, 3, 5, 7, 0, 40))

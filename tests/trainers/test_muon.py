@@ -29,7 +29,7 @@ def test_equals_keras_one_by_one(shapes, seed, steps):
     found = orthogonalized([ops.convert_to_tensor(x) for x in matrices], steps)
     for x, one in zip(matrices, found):
         expected = numpy(keras_own.zeropower_via_newtonschulz5(ops.convert_to_tensor(x), steps))
-        np.testing.assert_allclose(numpy(one), expected, atol=2e-3)
+        np.testing.assert_allclose(numpy(one), expected, atol=2e-4)
 
 
 def test_singular_values_are_about_one_and_the_vectors_stay():
@@ -83,6 +83,19 @@ def test_training_equals_keras_own(nesterov, jit_compile):
         np.testing.assert_allclose(numpy(one), numpy(other), atol=2e-4, err_msg=one.path)
     shapes = [[v.shape for v in model.optimizer.variables] for model in (ours, theirs)]
     assert shapes[0] == shapes[1]
+
+
+@pytest.mark.tensorflow_only
+def test_keras_own_loop_on_replicas_is_refused():
+    class TwoReplicas:
+        num_replicas_in_sync = 2
+
+    optimizer = Muon(0.1)
+    optimizer._distribution_strategy = TwoReplicas()
+    with pytest.raises(RuntimeError, match="StrategyLoop"):
+        optimizer._with_updates([], [])
+    optimizer._all_reduce_sum_gradients = list
+    assert optimizer._with_updates([], []) == []
 
 
 def test_keras_can_serialize_it():

@@ -34,7 +34,8 @@ def pair(width, units, dtype, seed=0):
 
 def run_ours(layer, inputs, h, c, mask, training):
     mask = None if mask is None else ops.transpose(mask)
-    hidden, h, c = layer(ops.transpose(inputs, (1, 0, 2)), (h, c), mask=mask, training=training)
+    inputs = ops.transpose(inputs, (1, 0, 2))
+    hidden, h, c = layer(inputs, (h, c), padding_mask=mask, training=training)
     return ops.transpose(hidden, (1, 0, 2)), h, c
 
 

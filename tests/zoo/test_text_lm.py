@@ -158,7 +158,8 @@ def test_tokens_written_in_place_give_the_text_of_the_copied_cache(lm):
     texts = ["h", "hello", "small text hello", ""]
     ids, lengths = lm._prompt(tf.constant(texts))
     options = greedy_options(4, 30)
-    plain = generation.generate(lm.model, ids, lengths, options, 30, lm.tokenizer.end_id)
+    banned = lm._ids_without_text()
+    plain = generation.generate(lm.model, ids, lengths, options, 30, lm.tokenizer.end_id, banned)
     served = lm.generate(texts, max_new_tokens=[30])
     assert served["token_count"].numpy().tolist() == plain.lengths.numpy().tolist()
     np.testing.assert_allclose(served["log_probability"], plain.log_probability, rtol=1e-4)

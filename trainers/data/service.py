@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-import grpc
 import tensorflow as tf
 from absl import logging
 
@@ -189,6 +188,8 @@ def _problem(address: str, stop: threading.Event | None = None) -> str:
     Raises:
         ConfigError: it has several workers.
     """
+    import grpc  # Here: most runs have no service, and some processes fork.
+
     with grpc.insecure_channel(address) as channel:
         ask = channel.unary_unary("/tensorflow.data.DispatcherService/GetWorkers")
         try:
