@@ -5,7 +5,7 @@ two layers of 224 units. First the time of a step, PyTorch's and ours in turns: 
 embeddings, windows from the zero state, AdamW with clipping) from the same weights, after logits
 and the losses of five updates were found equal; and the step of our recipe, which takes Muon and
 carries the state. Then whole runs, a hundred steps of one and a hundred of the other: the recipe,
-and PyTorch as it is usual there (own initial weights, `nn.Linear` on top, AdamW at its best rate).
+and PyTorch as it is usual there (own initial weights, `nn.Linear` on top, AdamW).
 Times are of all that a step takes, batch included; evaluations are left out for both.
 
 Needs ZOO_DATA (or network). TRAIN_THREADS sets the number of threads, 1 by default. `python -m

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "validation_loss"),
-    [("shakespeare_gpt_cpu", 1.60), ("shakespeare_lstm_cpu", 1.55)],
+    [("shakespeare_gpt_cpu", 1.56), ("shakespeare_lstm_cpu", 1.55)],
 )
 def test_recipe_reaches_its_score(recipe, validation_loss, tmp_path):
     """The whole recipe, as a user runs it, on the last tenth of tiny-shakespeare."""

@@ -24,7 +24,8 @@ def shakespeare_gpt_cpu() -> TrainConfig:
 
     python -m trainers --recipe=shakespeare_gpt_cpu --workdir=runs/shakespeare_gpt
 
-    2 minutes. Validation loss 1.561 on the whole last tenth (nanoGPT at this budget: 1.886).
+    2 minutes. Validation loss 1.529 on the whole last tenth; with seeds 1 and 2 1.525 and 1.533
+    (nanoGPT at this budget: 1.886).
     """
     return TrainConfig(
         recipe="shakespeare_gpt_cpu",
@@ -111,6 +112,7 @@ def chinese_poetry_gpt() -> TrainConfig:
     return TrainConfig(
         recipe="chinese_poetry_gpt",
         preset="gpt_char_cpu",
+        model={"token_shift": 0},  # as measured; what token shift gives here was not
         data=DataConfig(train="chinese_poetry", min_count=2),
         optimizer=muon(6e-3),
         batch_size=12,
