@@ -3,7 +3,8 @@
 python tests/trainers/killed_runs.py CONFIG.json WORKDIR SEED MOMENT [MOMENT ...]
 
 A moment is where a run ends: "kill" or "term" (SIGKILL, SIGTERM at a random time after the first
-step), or "write", "progress", "log", "best", "update" (SIGKILL in the middle of that write). The
+step), "between" (SIGTERM at the end of its seventh step), or "write", "progress", "log", "best",
+"update" (SIGKILL in the middle of that write). The
 last run goes to its end. Prints a line a run: moment, exit code, newest checkpoint. Forks save the
 seconds that importing TensorFlow takes; its runtime starts in the children only.
 """
@@ -68,7 +69,19 @@ def arm(moment, chance):
 
         recorder._log_first_step = first_step
 
+    def at_step(number):
+        original = recorder.Recorder.on_train_batch_end
+        calls = iter(range(1, 1000))
+
+        def step_ends(*args, **kwargs):
+            if next(calls) == number:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return original(*args, **kwargs)
+
+        recorder.Recorder.on_train_batch_end = step_ends
+
     {
+        "between": lambda: at_step(7),
         "kill": lambda: at_some_time(signal.SIGKILL),
         "term": lambda: at_some_time(signal.SIGTERM),
         "write": lambda: nth_time(checkpoints, "write_values", half_of_the_values),
