@@ -126,7 +126,7 @@ class TorchRun:
 
     def _rate(self) -> float:
         if self.step < WARMUP_STEPS:
-            return LEARNING_RATE * (self.step + 1) / (WARMUP_STEPS + 1)
+            return LEARNING_RATE * (self.step + 1) / WARMUP_STEPS  # as `WarmupDecay`
         progress = (self.step - WARMUP_STEPS) / (self.steps - WARMUP_STEPS)
         return LEAST_RATE + (LEARNING_RATE - LEAST_RATE) * 0.5 * (1 + math.cos(math.pi * progress))
 
