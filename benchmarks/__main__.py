@@ -12,11 +12,15 @@ import sys
 BENCHMARKS = {
     "bert_forward": "BERT-base, 128 tokens, against ONNX Runtime, torch and keras-hub",
     "bytepair": "GPT-2's tokenizer against tiktoken, tokenizers and keras-hub",
-    "decode_capacity": "ms a token against the model's context length",
+    "cost_growth": "time and memory against parameters, context, batch, vocabulary, clients",
+    "decode_capacity": "ms a token against the model's context length, and keras-hub's",
+    "decode_gpt2": "tokens a second of GPT-2 124M against transformers and keras-hub",
     "input_pipeline": "tokens a second from prepared shards, and memory over an epoch",
     "prepare": "MB a second of `trainers.prepare`, 1 and 2 processes",
     "serving_latency": "what the server adds to a session call, gRPC and REST",
     "serving_load": "1, 32 and 256 clients, with and without batching, every answer checked",
+    "train_gpt": "character GPT against nanoGPT's in torch: steps, loss, CPU-seconds",
+    "train_lstm": "character LSTM against torch.nn.LSTM: steps, loss, CPU-seconds",
     "wordpiece": "BERT's tokenizer against Hugging Face's and tensorflow_text's",
 }
 

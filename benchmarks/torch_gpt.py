@@ -7,6 +7,7 @@ that decays matrices only; warm-up, cosine, clipping by the global norm.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -130,18 +131,27 @@ class TorchRun:
         progress = (self.step - WARMUP_STEPS) / (self.steps - WARMUP_STEPS)
         return LEAST_RATE + (LEARNING_RATE - LEAST_RATE) * 0.5 * (1 + math.cos(math.pi * progress))
 
-    @torch.no_grad()
-    def evaluate(self, batches) -> float:
-        """Mean loss over the targets of weight above 0 of `(inputs, targets, weights)` batches."""
-        total, count = 0.0, 0
-        for inputs, targets, weights in batches:
-            logits = self.model(torch.from_numpy(inputs.astype(np.int64)))
-            losses = functional.cross_entropy(
-                logits.flatten(0, 1),
-                torch.from_numpy(targets.astype(np.int64)).flatten(),
-                reduction="none",
-            )
-            real = torch.from_numpy(weights > 0).flatten()
-            total += float(losses[real].sum())
-            count += int(real.sum())
-        return total / count
+    def evaluate(self, batches: Iterable) -> float:
+        """`mean_loss` of the model."""
+        return mean_loss(self.model, batches)
+
+
+@torch.no_grad()
+def mean_loss(model: Callable, batches: Iterable) -> float:
+    """Mean loss over the targets of weight above 0 of `(inputs, targets, weights)` batches.
+
+    Args:
+        model: ids (B, T) int64 -> logits (B, T, V); it is asked batch after batch.
+    """
+    total, count = 0.0, 0
+    for inputs, targets, weights in batches:
+        logits = model(torch.from_numpy(inputs.astype(np.int64)))
+        losses = functional.cross_entropy(
+            logits.flatten(0, 1),
+            torch.from_numpy(targets.astype(np.int64)).flatten(),
+            reduction="none",
+        )
+        real = torch.from_numpy(weights > 0).flatten()
+        total += float(losses[real].sum())
+        count += int(real.sum())
+    return total / count

@@ -12,19 +12,15 @@ batch included. Needs ZOO_DATA (or network).
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 import sys
-import time
 
-import numpy as np
-
-from benchmarks.measure import interleaved, pin
+from benchmarks import training_runs
 from benchmarks.table import Table
+from benchmarks.training_runs import SEGMENT, KerasRun
 
 RECIPE = "shakespeare_gpt_cpu"
-STEPS, REPEATS = 40, 7  # a measurement, and how many of them
-SEGMENT = 100  # steps of one side before it is the other's turn
+STEPS = 40  # a measurement
 TARGET = 1.88
 # Fields of GPTConfig that make it nanoGPT's model.
 NANOGPT = {
@@ -37,64 +33,19 @@ NANOGPT = {
 }
 
 
-def main(halves: list[str] | None = None) -> None:
+def main(names: list[str] | None = None) -> None:
     """Prints the table."""
-    threads = int(os.environ.get("TRAIN_THREADS", "1"))
-    pin(threads)
-    import torch
-
-    torch.set_num_threads(threads)
-    peers = torch_kinds()
-    name = "train_gpt" if threads == 1 else f"train_gpt_{threads}_threads"
-    table = Table(name, 1, "char GPT, nanoGPT's CPU budget", peers=peers, packages=("torch",))
-    halves = halves or ["steps", "runs"]
-    notes = [f"{threads} pinned thread(s)"]
-    if "steps" in halves:
-        notes.append(measure_steps(table))
-    if "runs" in halves:
-        notes.append(measure_runs(table))
-    table.close("; ".join(notes))
-
-
-class KerasRun:
-    """A run of `trainers`, in pieces.
-
-    Args:
-        config: TrainConfig.
-
-    Attributes:
-        step: int, steps done.
-    """
-
-    def __init__(self, config):
-        import keras
-
-        from trainers.keras_loop import KerasLoop
-        from trainers.optimizers import make_optimizer
-        from trainers.tasks import make_task
-
-        keras.utils.set_random_seed(config.seed)
-        self.config = config
-        self.task = make_task(config)
-        self.model = self.task.model
-        self.task.compile(make_optimizer(config.optimizer, config.steps))
-        self.loop = KerasLoop(self.model)
-        self.step = 0
-        self._batches = self.task.training_data(0)
-
-    def train(self, steps: int) -> float:
-        """Does some steps, by `keras.Model.fit`; returns their mean loss."""
-        self.loop.fit(self._batches, steps, range(1))
-        self.step += steps
-        return self.model.history.history["loss"][-1]
-
-    def go_on(self) -> None:
-        """Makes the batches of the steps that follow."""
-        self._batches = self.task.training_data(self.step)
-
-    def evaluate(self) -> float:
-        """Validation loss."""
-        return self.model.evaluate(self.task.validation_data, verbose=0)[0]
+    training_runs.main(
+        lambda suffix: Table(
+            f"train_gpt{suffix}",
+            1,
+            "char GPT, nanoGPT's CPU budget",
+            peers=torch_kinds(),
+            packages=("torch",),
+        ),
+        {"steps": measure_steps, "runs": measure_runs},
+        names or [],
+    )
 
 
 def nanogpt_config():
@@ -155,66 +106,26 @@ def copy_weights(torch_model, model) -> None:
         raise ValueError(f"weights without a place: {sorted(source)}")
 
 
-def check_equal(torch_run, run: KerasRun) -> tuple[float, float]:
-    """Largest differences of logits, and of the losses of five updates on the same batches.
-
-    Raises:
-        ValueError: they are not the same work.
-    """
-    import torch
-
-    copy_weights(torch_run.model, run.model)
-    batches = [batch for batch, _ in zip(run.task.training_data(0).as_numpy_iterator(), range(5))]
-    inputs = batches[0][0]
-    with torch.no_grad():
-        theirs = torch_run.model(torch.from_numpy(inputs.astype(np.int64))).numpy()
-    logits = float(np.abs(run.model.predict_on_batch(inputs) - theirs).max())
-    losses = 0.0
-    for inputs, targets in batches:
-        windows = np.concatenate([inputs, targets[:, -1:]], axis=1).astype(np.int64)
-        theirs = torch_run.update(torch.from_numpy(windows))
-        run.model.reset_metrics()
-        losses = max(losses, abs(run.model.train_on_batch(inputs, targets)[0] - theirs))
-    if max(logits, losses) > 1e-4:
-        raise ValueError(f"not the same work: logits differ by {logits}, losses by {losses}")
-    return logits, losses
-
-
 def measure_steps(table: Table) -> str:
     """Adds the tokens a CPU-second of each kind of step; returns what to say of it."""
     from trainers.recipes import find_recipe
 
     same, recipe = KerasRun(nanogpt_config()), KerasRun(find_recipe(RECIPE))
-    logits, losses = check_equal(torch_run(same.task, "torch"), same)
+    first = torch_run(same.task, "torch")
+    copy_weights(first.model, same.model)
+    equal = training_runs.check_equal(first, same)
     peers = {kind: torch_run(same.task, kind) for kind in torch_kinds()}
-    runs = {**peers, "ours": same, "recipe": recipe}
-    timings = interleaved(
-        {name: lambda run=run: run.train(STEPS) for name, run in runs.items()}, runs=REPEATS
+    speed = training_runs.add_steps(
+        table,
+        {**peers, "ours": same, "recipe": recipe},
+        {
+            "ours": "step, nanoGPT's model and AdamW",
+            "recipe": f"step of {RECIPE} against the same",
+        },
+        STEPS,
+        recipe.task.trained_tokens(0, STEPS),
     )
-    tokens = recipe.task.trained_tokens(0, STEPS)
-    rates = {name: tokens / timing.cpu for name, timing in timings.items()}
-    cases = {
-        "ours": "step, nanoGPT's model and AdamW",
-        "recipe": f"step of {RECIPE} against the same",
-    }
-    for name, case in cases.items():
-        table.add(
-            case,
-            rates[name],
-            {kind: rates[kind] for kind in peers},
-            unit="tokens/CPU-s",
-            better="more",
-            goal=">= 1x",
-            timings=timings,
-        )
-    each = ", ".join(
-        f"{name} {1000 * timing.cpu / STEPS:.1f} CPU and {1000 * timing.wall / STEPS:.1f} wall"
-        for name, timing in timings.items()
-    )
-    return (
-        f"ms a step: {each}; medians of {REPEATS} times {STEPS} steps; same work: logits differ by "
-        f"{logits:.0e} at most, the losses of five updates by {losses:.0e}"
-    )
+    return f"{speed}; {equal}"
 
 
 def measure_runs(table: Table) -> str:
@@ -223,47 +134,33 @@ def measure_runs(table: Table) -> str:
 
     ours = KerasRun(find_recipe(RECIPE))
     # As nanoGPT runs it: compiling takes longer than it saves in 2000 steps.
-    kind = "torch"
-    peer = torch_run(ours.task, kind)
-    validation = list(ours.task.validation_data.as_numpy_iterator())
-    runs = {"ours": ours, kind: peer}
-    cpu, first = dict.fromkeys(runs, 0.0), {}
-    curve = []
-    for _ in range(0, ours.config.steps, SEGMENT):
-        ours.go_on()
-        for name, run in runs.items():
-            started = time.process_time()
-            if name not in first:
-                run.train(1)
-                first[name] = time.process_time() - started
-                ours.go_on()
-            run.train(SEGMENT - run.step % SEGMENT)
-            cpu[name] += time.process_time() - started
-        curve.append((ours.step, cpu["ours"], ours.evaluate()))
-    theirs = peer.evaluate(validation)
+    peer = torch_run(ours.task, "torch")
+    cpu = {}
+    curve = list(training_runs.in_turns({"ours": ours, "torch": peer}, cpu))
+    theirs = peer.evaluate(ours.task.validation_data.as_numpy_iterator())
     target = max(TARGET, theirs)
-    reached = next((point for point in curve if point[2] <= target), None)
     table.add(
         "validation loss after 1.536 M tokens",
         curve[-1][2],
-        {kind: theirs},
+        {"torch": theirs},
         unit="nats",
         goal="<= 1.58",
     )
-    table.add(f"2000 steps of {RECIPE}", cpu["ours"], {kind: cpu[kind]}, unit="CPU-s")
+    table.add(f"2000 steps of {RECIPE}", cpu["ours"], {"torch": cpu["torch"]}, unit="CPU-s")
+    reached = next(((step, seconds) for step, seconds, loss in curve if loss <= target), None)
     if reached is None:
         return f"our run never reached a validation loss of {target:.2f}"
+    step, seconds = reached
     table.add(
         f"to a validation loss of {target:.2f}",
-        reached[1],
-        {kind: cpu[kind]},
+        seconds,
+        {"torch": cpu["torch"]},
         unit="CPU-s",
         goal=">= 3x",
     )
     return (
-        f"ours got there after {reached[0]} steps, looked at every {SEGMENT}, PyTorch after all "
-        f"2000, looked at once; the CPU-s hold the batches and the first step, which compiles "
-        f"({', '.join(f'{n} {s:.1f}' for n, s in first.items())}), but no evaluations"
+        f"ours got there after {step} steps, looked at every {SEGMENT}, PyTorch after all 2000, "
+        "looked at once; batches and compilation count, evaluations do not"
     )
 
 

@@ -23,6 +23,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import keras
 import numpy as np
 
 from export.golden_deviation import agreement, cosines
@@ -113,7 +114,7 @@ def read_examples(path: str | os.PathLike[str], bundle: Bundle) -> Examples:
 
 
 def evaluate(examples: Examples, ask: Ask, ask_float32: Ask) -> dict[str, tuple[float, float]]:
-    """The task's metrics through two served models.
+    """The task's metrics through two served models, with a progress bar: it can take minutes.
 
     Args:
         examples: from `read_examples`.
@@ -122,7 +123,9 @@ def evaluate(examples: Examples, ask: Ask, ask_float32: Ask) -> dict[str, tuple[
     Returns:
         metric -> (of float32, of the reduced model). Comparisons of the two are 1 for float32.
     """
-    before, after = (_answers(examples, one) for one in (ask_float32, ask))
+    count = len(next(iter(examples.inputs.values())))
+    progress = keras.utils.Progbar(2 * count, unit_name="example")
+    before, after = (_answers(examples, one, progress) for one in (ask_float32, ask))
     if examples.task == "lm":
         return {"perplexity": (_perplexity(before), _perplexity(after))}
     if examples.task == "embed":
@@ -148,7 +151,9 @@ def evaluate(examples: Examples, ask: Ask, ask_float32: Ask) -> dict[str, tuple[
     return metrics
 
 
-def _answers(examples: Examples, ask: Ask) -> list[dict[str, np.ndarray]]:
+def _answers(
+    examples: Examples, ask: Ask, progress: keras.utils.Progbar
+) -> list[dict[str, np.ndarray]]:
     """For each example its outputs, each with a batch axis of 1."""
     count = len(next(iter(examples.inputs.values())))
     rows = []
@@ -157,6 +162,7 @@ def _answers(examples: Examples, ask: Ask) -> list[dict[str, np.ndarray]]:
         outputs = ask(examples.signature, batch)
         for row in range(len(next(iter(batch.values())))):
             rows.append({name: value[row : row + 1] for name, value in outputs.items()})
+        progress.add(len(rows) - first)
     return rows
 
 

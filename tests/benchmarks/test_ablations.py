@@ -29,19 +29,23 @@ def undo(monkeypatch):
             monkeypatch.setitem(table, name, kind)
 
 
-@pytest.mark.parametrize("row", ablations.ROWS)
-def test_rows_are_valid_and_keep_the_size(row):
-    settings = [s for s in ablations.ROWS[row] if not s.startswith("variant=")]
-    for setting in ablations.ROWS[row]:
+@pytest.mark.parametrize(
+    "model, row", [(m, row) for m, rows in ablations.ROWS.items() for row in rows]
+)
+def test_rows_are_valid_and_keep_the_size(model, row):
+    rows = ablations.ROWS[model]
+    settings = [s for s in rows[row] if not s.startswith("variant=")]
+    for setting in rows[row]:
         if setting.startswith("variant="):
             assert setting.removeprefix("variant=") in gpt_variants.VARIANTS
-    config = with_overrides(find_recipe(ablations.RECIPE), settings)
-    model = presets.build(config.model_config(65))
-    assert abs(model.count_params() / 800_000 - 1) <= 0.05
+    recipe = find_recipe(ablations.RECIPES[model])
+    usual = presets.build(recipe.model_config(65)).count_params()
+    changed = presets.build(with_overrides(recipe, settings).model_config(65))
+    assert abs(changed.count_params() / usual - 1) <= 0.05
 
 
 def test_every_variant_is_a_row():
-    used = {s.removeprefix("variant=") for row in ablations.ROWS.values() for s in row}
+    used = {s.removeprefix("variant=") for row in ablations.GPT_ROWS.values() for s in row}
     assert set(gpt_variants.VARIANTS) <= used
 
 
@@ -77,7 +81,9 @@ def test_measured_rows_are_not_run_again(tmp_path, monkeypatch, capsys):
     ]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (tmp_path / "ablations_gpt.jsonl").write_text(text)
-    ablations.main(["recipe", "GELU"])
+    ablations.main(["gpt", "recipe", "GELU"])
     assert "| GELU | 7 | 1.5000, 2.5000 | 2.0000 | +0.5000 |" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="no row 'none'"):
-        ablations.main(["none"])
+        ablations.main(["gpt", "none"])
+    with pytest.raises(SystemExit, match="no model 'bert'; models: gpt, lstm"):
+        ablations.main(["bert"])
