@@ -98,7 +98,7 @@ class SelfAttention(keras.layers.Layer):
         query, key, value = self._project(x, positions)
         visible = None
         if self.causal:
-            visible = steps[:, :, None] >= steps[:, None, :]  # (1, T, T)
+            visible = steps[0, :, None] >= steps  # (T, T)
             if document_ids is not None:
                 same = document_ids[:, :, None] == document_ids[:, None, :]  # (B, T, T)
                 visible = ops.logical_and(visible, same)
@@ -162,9 +162,14 @@ class SelfAttention(keras.layers.Layer):
         scores = ops.cast(scores, "float32")  # (B, K, G*T, T)
         if visible is not None:
             # Large but finite: a row that sees nothing gives some average, and not NaN.
-            bias = ops.where(visible, 0.0, -1e9)[:, None]
+            bias = ops.where(visible, 0.0, -1e9)
             if groups > 1 and self.causal:
-                bias = ops.tile(bias, (1, 1, groups, 1))
+                bias = ops.tile(bias, (*[1] * (len(bias.shape) - 2), groups, 1))
+            # What is the same for all texts keeps two axes: with four, TensorFlow joins scale,
+            # product and bias into one operation, which oneDNN has no fast kernel for if there
+            # are several texts (of 825 tokens: 34 s a layer in place of 0.1).
+            if len(bias.shape) == 3:
+                bias = bias[:, None]
             scores = scores + bias
         weights = ops.cast(ops.softmax(scores, axis=-1), value.dtype)
         weights = self.attention_dropout(weights, training=training)
