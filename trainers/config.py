@@ -53,8 +53,9 @@ class TrainConfig:
         seed: int, of initial weights, data order and dropout.
         precision: Keras dtype policy, such as "float32" or "mixed_bfloat16"; "auto" is the one
             for the hardware, see `trainers.distribution.hardware`.
-        jit_compile: bool, XLA for the training step on a CPU with TensorFlow: pays for
-            transformers, not for an LSTM. GPUs, TPUs and other backends always compile.
+        jit_compile: bool, XLA for the training step on a CPU with TensorFlow: pays where all
+            batches have one shape, as windows of text do. GPUs, TPUs and other backends always
+            compile.
         remat: bool, computes the activations of transformer blocks again in the backward pass:
             less memory, some more time (13 to 22 % on a CPU).
         baseline: bool, whether the report trains a simple model beside this one.

@@ -61,7 +61,7 @@ class BatchedGraph:
             parts = [_placeholders(d, rank) for d, rank in zip(dtypes, self._ranks, strict=True)]
             flat = [deadlines, *(tensor for part in parts for tensor in part)]
             specs = [tf.TensorSpec(None, tensor.dtype) for tensor in flat]
-            function = tf.function(self._run, autograph=False).get_concrete_function(*specs)
+            function = tf.function(self._batch, autograph=False).get_concrete_function(*specs)
             outputs = tf.raw_ops.BatchFunction(
                 in_tensors=flat,
                 captured_tensors=function.captured_inputs,
@@ -78,6 +78,12 @@ class BatchedGraph:
             )
         self.feeds = [tensor.name for tensor in flat]
         self.fetches = [output.name for output in outputs]
+
+    def _batch(self, *flat: tf.Tensor) -> list[tf.Tensor]:
+        """What BatchFunction calls. It does not optimize its function, as a session does its
+        graph; a call that is not inlined is optimized before its first run."""
+        run = tf.function(self._run, autograph=False, experimental_attributes={"_noinline": True})
+        return run(*flat)
 
     def _run(self, deadlines: tf.Tensor, *flat: tf.Tensor) -> list[tf.Tensor]:
         """The function: what one batch computes. Runs inside its graph, once, to build it."""

@@ -22,7 +22,8 @@ from export.server.tensors import encode_tensor
 _MAX_QUEUES = 64
 # What BatchFunction and its function add to a message.
 _ADDED = re.compile(
-    r"^\{\{function_node [^}]*__run_[^}]*\}\} |\n\t \[\[(\{\{node )?BatchFunction.*"
+    r"^(\{\{function_node [^}]*__(batch|run)_[^}]*\}\} )+"
+    r"|(\n\t \[\[StatefulPartitionedCall\]\])?\n\t \[\[(\{\{node )?BatchFunction.*"
     r"|(?<=of the input tensors)\. 0th dimension size: .*"
 )
 _SHAPES = re.compile(

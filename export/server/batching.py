@@ -46,7 +46,7 @@ class BatchingParameters:
     max_batch_size: int = _DEFAULT_MAX_BATCH_SIZE
     batch_timeout_micros: int = 0
     max_enqueued_batches: int = _DEFAULT_MAX_ENQUEUED_BATCHES
-    num_batch_threads: int = dataclasses.field(default_factory=lambda: os.cpu_count() or 1)
+    num_batch_threads: int = dataclasses.field(default_factory=lambda: len(os.sched_getaffinity(0)))
     allowed_batch_sizes: tuple[int, ...] = ()
     pad_variable_length_inputs: bool = False
     enable_large_batch_splitting: bool = False
