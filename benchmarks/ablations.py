@@ -4,7 +4,7 @@ Every run is `shakespeare_gpt_cpu` or `shakespeare_lstm_cpu` to its end, in a pr
 one pinned thread, with `--set` settings or one of `benchmarks.gpt_variants`; its validation loss is
 that of the whole last tenth of the text. ABLATION_SEEDS (0,1,2) and ABLATION_STEPS (2000; fewer
 steps have the whole schedule too) set how much is run: one seed of all rows of the GPT takes an
-hour of a core with 2000 steps, and 25 minutes with 800; of the LSTM, half an hour and 13 minutes.
+hour of a core with 2000 steps, and 25 minutes with 800; of the LSTM, 20 minutes and 9 minutes.
 A run that was measured is not run again: lines are kept in `benchmarks/results/ablations_*.jsonl`;
 remove them after a change of the models. Both models are run, or the one that is named, or some of
 its rows: `python -m benchmarks.ablations gpt recipe "no token shift"`.
@@ -43,6 +43,7 @@ GPT_ROWS: dict[str, list[str]] = {
     "AdamW 3e-3": ['optimizer={"name": "adamw", "learning_rate": 0.003}'],
     "Muon 4e-3": ["optimizer.learning_rate=4e-3"],
     "Muon 8e-3": ["optimizer.learning_rate=8e-3"],
+    "Newton-Schulz 3 times": ["optimizer.newton_schulz_steps=3"],
     "cosine to a tenth": ["optimizer.schedule=cosine", "optimizer.final_fraction=0.1"],
     "weight decay 0.1": ["optimizer.weight_decay=0.1"],
     "attention shift": ["variant=attention_shift"],
@@ -57,6 +58,10 @@ GPT_ROWS: dict[str, list[str]] = {
 LSTM_ROWS: dict[str, list[str]] = {
     "recipe": [],
     "windows from the zero state": ["data.order=windows"],
+    "segments of 2 windows": ["data.segment_windows=2"],
+    "segments of 16 windows": ["data.segment_windows=16"],
+    "Newton-Schulz 3 times": ["optimizer.newton_schulz_steps=3"],
+    "Newton-Schulz 5 times": ["optimizer.newton_schulz_steps=5"],
     "1 layer of 316": ['model={"num_layers": 1, "hidden_dim": 316}'],
     "3 layers of 182": ['model={"num_layers": 3, "hidden_dim": 182}'],
     "embedding of 64, 247 units": ['model={"embedding_dim": 64, "hidden_dim": 247}'],

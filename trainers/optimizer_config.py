@@ -24,6 +24,7 @@ class OptimizerConfig:
         weight_decay: float, decoupled; norms and biases are left out.
         beta_1, beta_2: float, Adam's decay rates.
         momentum: float, Muon's.
+        newton_schulz_steps: int, Muon's iterations towards an orthogonal update. Defaults to 5.
         adam_lr_ratio: float, learning rate of Muon's AdamW part over that of its matrices.
         global_clipnorm: float, gradients are scaled to this norm at most; None is off.
         layer_decay: float in (0, 1], learning rate of a block over that of the one above it, for
@@ -49,6 +50,7 @@ class OptimizerConfig:
     beta_1: float = 0.9
     beta_2: float = 0.99
     momentum: float = 0.95
+    newton_schulz_steps: int = 5
     adam_lr_ratio: float = 1.0
     global_clipnorm: float | None = 1.0
     layer_decay: float = 1.0
@@ -69,6 +71,7 @@ class OptimizerConfig:
             ("beta_1", 0 <= self.beta_1 < 1, "in [0, 1)"),
             ("beta_2", 0 <= self.beta_2 < 1, "in [0, 1)"),
             ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
+            ("newton_schulz_steps", self.newton_schulz_steps >= 1, "at least 1"),
             ("adam_lr_ratio", self.adam_lr_ratio >= 0, "0 or more"),
             (
                 "global_clipnorm",
@@ -84,7 +87,10 @@ class OptimizerConfig:
 
 
 def muon(
-    learning_rate: float, warmup_steps: int = 100, weight_decay: float = 0.0
+    learning_rate: float,
+    warmup_steps: int = 100,
+    weight_decay: float = 0.0,
+    newton_schulz_steps: int = 5,
 ) -> OptimizerConfig:
     """Muon with a linear decay to zero; BUILD_NOTES.md has the search that chose it."""
     return OptimizerConfig(
@@ -94,4 +100,5 @@ def muon(
         warmup_steps=warmup_steps,
         final_fraction=0.0,
         weight_decay=weight_decay,
+        newton_schulz_steps=newton_schulz_steps,
     )

@@ -250,6 +250,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> keras.optimizers.Opti
             adam_beta_2=config.beta_2,
             adam_weight_decay=config.weight_decay,
             momentum=config.momentum,
+            ns_steps=config.newton_schulz_steps,
             adam_lr_ratio=config.adam_lr_ratio,
             exclude_layers=[_NOT_MUON],
             **options,

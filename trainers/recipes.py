@@ -44,14 +44,16 @@ def shakespeare_lstm_cpu() -> TrainConfig:
 
     python -m trainers --recipe=shakespeare_lstm_cpu --workdir=runs/shakespeare_lstm
 
-    2 minutes. Validation loss 1.497 (torch's nn.LSTM of this size, on windows without carried
-    state: 1.641).
+    1.5 minutes. Validation loss 1.491 (torch's nn.LSTM of this size with AdamW: 1.552).
     """
     return TrainConfig(
         recipe="shakespeare_lstm_cpu",
         preset="lstm_char_cpu",
-        data=DataConfig(train="tinyshakespeare", start_text="\n", order="segments"),
-        optimizer=muon(1e-2),
+        data=DataConfig(
+            train="tinyshakespeare", start_text="\n", order="segments", segment_windows=4
+        ),
+        # More iterations cost more than all else of a step, and give nothing here.
+        optimizer=muon(1e-2, newton_schulz_steps=2),
         batch_size=12,
         steps=2000,
         evaluate_every=250,
