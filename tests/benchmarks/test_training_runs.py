@@ -80,7 +80,7 @@ def test_parts_on_their_own_have_a_file_of_their_own(tmp_path, monkeypatch):
 @pytest.mark.tensorflow_only
 @pytest.mark.parametrize("recipe", ["shakespeare_gpt_cpu", "shakespeare_lstm_cpu"])
 def test_a_run_in_pieces_is_the_run(recipe, tmp_path):
-    text = "".join(chr(97 + (i * i) % 7) for i in range(4000))
+    text = "".join(chr(97 + (i * i) % 7) + "\n" * (i % 40 == 0) for i in range(4000))
     (tmp_path / "text.txt").write_text(text)
     found = find_recipe(recipe)
     config = dataclasses.replace(
@@ -90,6 +90,7 @@ def test_a_run_in_pieces_is_the_run(recipe, tmp_path):
         | ({"num_heads": 2} if "gpt" in recipe else {}),
         batch_size=2,
         steps=8,
+        evaluate_every=8,
         jit_compile=False,
     )
     whole, pieces = training_runs.KerasRun(config), training_runs.KerasRun(config)
