@@ -65,7 +65,7 @@ format: .venv/.dev  ## let ruff format everything
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-bench: .venv/.peers  ## benchmarks; prints tables
+bench: .venv/.peers  ## benchmarks, more than an hour; prints tables
 	$(PY) -m benchmarks
 
 lock: .venv/bin/uv  ## requirements*.in -> requirements*.txt

@@ -560,8 +560,12 @@ def test_a_pod_is_ready_while_it_has_a_version_and_lives_on_without(toy, tmp_pat
         assert healthy(port)
         shutil.rmtree(models / "toy" / "1")
         wait_for(lambda: get(port, paths["readinessProbe"])[0], 404)
-        code, status = get(port, paths["livenessProbe"])
-        assert (code, status["model_version_status"][0]["state"]) == (200, "END")
+
+        def alive():
+            code, status = get(port, paths["livenessProbe"])
+            return code, status["model_version_status"][0]["state"]
+
+        wait_for(alive, (200, "END"))  # after a moment of UNLOADING
         assert not healthy(port)
 
 
