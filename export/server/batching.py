@@ -25,7 +25,7 @@ class BatchingParameters:
         max_enqueued_batches: int. Batches that may wait for a thread; a request that finds no room
             is refused.
         num_batch_threads: int. Batches of one model version that run at one time. Defaults to the
-            number of CPUs.
+            number of CPUs that the process may use.
         allowed_batch_sizes: Sizes that a batch is filled up to, ascending; the last one is
             `max_batch_size`, or `max_execution_batch_size` where requests are split. Empty for
             any size.
