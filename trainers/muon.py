@@ -44,7 +44,7 @@ def orthogonalized(
         pairs = steps // 2 if x.shape[2] >= _LONG * x.shape[1] else 0
         for _ in range(pairs):
             gram = _gram(x)
-            first = a * ops.eye(x.shape[1]) + polynomial(gram)
+            first = a * ops.eye(x.shape[1], dtype=x.dtype) + polynomial(gram)
             gram = ops.matmul(ops.matmul(first, gram), first)
             x = ops.matmul(a * first + ops.matmul(polynomial(gram), first), x)
         for _ in range(steps - 2 * pairs):

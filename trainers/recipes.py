@@ -52,7 +52,7 @@ def shakespeare_lstm_cpu() -> TrainConfig:
         data=DataConfig(
             train="tinyshakespeare", start_text="\n", order="segments", segment_windows=4
         ),
-        # A third iteration gives 0.017 and takes 15 % more of a step, see BUILD_NOTES.md.
+        # A third iteration gives 0.017 and takes a fifth more time, see BUILD_NOTES.md.
         optimizer=muon(1e-2, newton_schulz_steps=2),
         batch_size=12,
         steps=2000,

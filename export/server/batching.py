@@ -15,6 +15,12 @@ _DEFAULT_MAX_BATCH_SIZE = 1000
 _DEFAULT_MAX_ENQUEUED_BATCHES = 10
 
 
+def _usable_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 @dataclasses.dataclass(frozen=True)
 class BatchingParameters:
     """Parameters of TensorFlow's batch scheduler.
@@ -46,7 +52,7 @@ class BatchingParameters:
     max_batch_size: int = _DEFAULT_MAX_BATCH_SIZE
     batch_timeout_micros: int = 0
     max_enqueued_batches: int = _DEFAULT_MAX_ENQUEUED_BATCHES
-    num_batch_threads: int = dataclasses.field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    num_batch_threads: int = dataclasses.field(default_factory=_usable_cpus)
     allowed_batch_sizes: tuple[int, ...] = ()
     pad_variable_length_inputs: bool = False
     enable_large_batch_splitting: bool = False
