@@ -1,4 +1,4 @@
-"""The files of `python -m export.deploy` against the schemas of Kubernetes, Compose and KServe."""
+"""The files in deploy/ against the schemas of Kubernetes, Compose and KServe."""
 
 import copy
 import functools
@@ -12,12 +12,6 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from google.protobuf import text_format
-
-from export.deploy.exported_model import ExportedModel
-from export.deploy.rendering import deployment_files
-from export.deploy.settings import Settings
-from export.server.text_protos import BatchingParametersProto
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # The oldest release with all that is written, and the newest one that there are schemas of.
@@ -26,37 +20,19 @@ _QUANTITY = re.compile(r"\d+(\.\d+)?(m|Mi|Gi)?")
 _cached = functools.cache(kubernetes_validate.utils.schema_contents)
 
 
-def generated(**settings):
-    batching = text_format.Parse("max_batch_size { value: 8 }", BatchingParametersProto())
-    model = ExportedModel(
-        pathlib.Path("/srv/toy"), "3", 10, {}, batching, pathlib.Path("batching_params.pbtxt")
-    )
-    return deployment_files(Settings("toy", **settings), model, pathlib.Path("/srv/out"))
-
-
-def committed():
-    folder = ROOT / "deploy"
-    return {
-        path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*.yaml")
-    }
-
-
-SETS = {
-    "volume": generated(),
-    "image": generated(image="registry.example.com/toy:3", storage_uri="gs://b/toy", cpu="500m"),
-    "committed": committed(),
+FILES = {
+    path.relative_to(ROOT / "deploy").as_posix(): path.read_text()
+    for path in (ROOT / "deploy").rglob("*.yaml")
 }
+OBJECTS = [f for f in FILES if f.startswith("kubernetes/") and "kustomization" not in f]
 
 
-def documents(folder):
-    """(set, path) of the YAML files below a folder, and what is in them."""
-    found = {
-        f"{name}-{path}": yaml.safe_load(text)
-        for name, files in SETS.items()
-        for path, text in files.items()
-        if path.startswith(folder) and path.endswith(".yaml")
-    }
-    return [pytest.param(document, id=name) for name, document in found.items()]
+def documents(*names):
+    """What is in these files, by their names."""
+    return [pytest.param(yaml.safe_load(FILES[name]), id=name) for name in sorted(names)]
+
+
+COMPOSE_FILE, KSERVE_FILE = "compose.yaml", "kserve/inference_service.yaml"
 
 
 def check_kubernetes(document, release=RELEASES[-1]):
@@ -121,22 +97,22 @@ KSERVE = jsonschema.Draft202012Validator(kserve_schema())
 
 
 @pytest.mark.parametrize("release", RELEASES)
-@pytest.mark.parametrize("document", documents(("kubernetes/", "volume/")))
+@pytest.mark.parametrize("document", documents(*OBJECTS))
 def test_kubernetes_takes_the_files(document, release):
     check_kubernetes(document, release)
 
 
-@pytest.mark.parametrize("document", documents("compose"))
+@pytest.mark.parametrize("document", documents(COMPOSE_FILE))
 def test_compose_takes_the_files(document):
     COMPOSE.validate(document)
 
 
-@pytest.mark.parametrize("document", documents("kserve/"))
+@pytest.mark.parametrize("document", documents(KSERVE_FILE))
 def test_kserve_takes_the_files(document):
     KSERVE.validate(document)
 
 
-@pytest.mark.parametrize("document", documents(("kubernetes/", "volume/", "kserve/")))
+@pytest.mark.parametrize("document", documents(*OBJECTS, KSERVE_FILE))
 def test_quantities_are_quantities(document):
     """Kubernetes' schema takes any string for one."""
     found = [
@@ -151,18 +127,15 @@ def test_quantities_are_quantities(document):
     assert all(_QUANTITY.fullmatch(value) for value in found)
 
 
-def test_there_is_one_of_each():
-    for name, files in SETS.items():
-        kinds = [
-            (path, yaml.safe_load(text)["kind"])
-            for path, text in files.items()
-            if path.endswith(".yaml") and "/" in path
-        ]
-        wanted = {"ConfigMap", "Deployment", "Service", "HorizontalPodAutoscaler"}
-        wanted |= {"PodDisruptionBudget", "InferenceService"}
-        wanted |= set() if name == "image" else {"PersistentVolumeClaim", "Pod"}
-        assert {kind for _, kind in kinds} == wanted
-        assert len(kinds) == len(wanted)
+def test_there_is_one_of_each_and_kustomize_lists_them():
+    kinds = [yaml.safe_load(FILES[name])["kind"] for name in OBJECTS]
+    assert sorted(kinds) == sorted(
+        ["Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget"]
+        + ["PersistentVolumeClaim", "Pod"]
+    )
+    listed = yaml.safe_load(FILES["kubernetes/kustomization.yaml"])["resources"]
+    by_hand = {"upload.yaml"}  # a pod for a moment
+    assert {f"kubernetes/{name}" for name in {*listed} | by_hand} == set(OBJECTS)
 
 
 # --- And what is not valid is found: each value of the wrong type, each field that is unknown
@@ -200,12 +173,21 @@ def refused(check, document):
 
 
 # Mappings whose keys are free.
-_FREE = {"labels", "annotations", "matchLabels", "data", "requests", "limits", "services"}
+_FREE = {
+    "environment",
+    "labels",
+    "annotations",
+    "matchLabels",
+    "data",
+    "requests",
+    "limits",
+    "services",
+}
 
 CHECKED = [
-    *((check_kubernetes, *one.values) for one in documents(("kubernetes/", "volume/"))),
-    *((KSERVE.validate, *one.values) for one in documents("kserve/")),
-    *((COMPOSE.validate, *one.values) for one in documents("compose")),
+    *((check_kubernetes, *one.values) for one in documents(*OBJECTS)),
+    *((KSERVE.validate, *one.values) for one in documents(KSERVE_FILE)),
+    *((COMPOSE.validate, *one.values) for one in documents(COMPOSE_FILE)),
 ]
 
 
@@ -237,9 +219,9 @@ def test_an_unknown_field_is_found(check, document):
 
 
 def test_a_missing_field_is_found():
-    deployment = yaml.safe_load(SETS["volume"]["kubernetes/deployment.yaml"])
+    deployment = yaml.safe_load(FILES["kubernetes/deployment.yaml"])
     del deployment["spec"]["selector"]
     assert refused(check_kubernetes, deployment)
-    service = yaml.safe_load(SETS["volume"]["kserve/inference_service.yaml"])
+    service = yaml.safe_load(FILES[KSERVE_FILE])
     del service["spec"]["predictor"]["model"]["modelFormat"]["name"]
     assert refused(KSERVE.validate, service)
