@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import UnionType
 from typing import Any, ClassVar, Literal, get_args, get_type_hints
 
 from absl import logging
@@ -202,7 +203,7 @@ def _replace_splits(recipe: DataConfig, data: Any, given: set[str]) -> None:
     """Own training data take the recipe's other data with them, unless these were given too."""
     if not isinstance(data, dict) or data.get("train") in ("", recipe.train):
         return
-    share = f"{data.get('validation_fraction')} of it"
+    share = f"{data.get('validation_fraction', recipe.validation_fraction)} of it"
     if recipe.validation is not None and "data.validation" not in given:
         data["validation"] = None
         logging.info(_REPLACED, data["train"], "validation", share, recipe.validation)
@@ -251,7 +252,7 @@ def _parse(text: str, hint: Any) -> Any:
     except ValueError:
         return text
     # --set=data.test=2024 names a file, not a number; where both may stand it is a number.
-    kinds = get_args(hint) or (hint,)
+    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
     return text if str in kinds and type(value) not in (str, *kinds) else value
 
 

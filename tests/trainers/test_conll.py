@@ -34,9 +34,9 @@ def test_tab_columns_byte_order_mark_and_line_ends(tmp_path, warnings):
 
 def test_spaces_docstart_columns_and_comments(tmp_path):
     content = "-DOCSTART- -X- O O\n\n# id 1\nEU  NNP \tI-NP I-ORG\nrejects VBZ I-VP O \n"
-    tagged = read(tmp_path, content, comment_prefix="#", separator="space")
+    tagged = read(tmp_path, content, separator="space")
     assert tagged.words == [["EU", "rejects"]] and tagged.tags == [["B-ORG", "O"]]
-    tagged = read(tmp_path, content, comment_prefix="#", separator="space", tag_column=1)
+    tagged = read(tmp_path, content, separator="space", tag_column=1)
     assert tagged.tags == [["NNP", "VBZ"]]
     tagged = read(tmp_path, "1 a X _\n2 b Y _\n", token_column=1, tag_column=-2)
     assert tagged.words == [["a", "b"]] and tagged.tags == [["X", "Y"]]
