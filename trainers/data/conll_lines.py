@@ -129,7 +129,8 @@ class ConllLines:
                 tag = row[self.places[1]].strip()
                 if tag in tags or PREFIXED.fullmatch(tag):
                     continue
-                doubtful.append(index + 1)
+                if not self.lines[index].startswith("# "):
+                    doubtful.append(index + 1)
             comments.add(index)
         if doubtful:
             logging.warning(
