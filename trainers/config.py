@@ -23,7 +23,7 @@ from zoo.text_encoder import TextConfig
 
 CONFIG_FILE = "train_config.json"
 _TEST_FRACTION = 0.1
-_REPLACED = "data.train=%s: its %s examples are %s, held out by chance, in place of the recipe's %s"
+_REPLACED = "data.train=%s: %s of it, drawn by chance, are the %s examples in place of %s"
 # Groups whose keys depend on the model; what a list of known keys says of them.
 _FREE = {"model": {"<field of the model config>": 0}, "head": {"<option of the head>": 0}}
 
@@ -203,13 +203,14 @@ def _replace_splits(recipe: DataConfig, data: Any, given: set[str]) -> None:
     """Own training data take the recipe's other data with them, unless these were given too."""
     if not isinstance(data, dict) or data.get("train") in ("", recipe.train):
         return
-    share = f"{data.get('validation_fraction', recipe.validation_fraction)} of it"
-    if recipe.validation is not None and "data.validation" not in given:
-        data["validation"] = None
-        logging.info(_REPLACED, data["train"], "validation", share, recipe.validation)
-    if recipe.test is not None and not given & {"data.test", "data.test_fraction"}:
-        data["test"], data["test_fraction"] = None, _TEST_FRACTION
-        logging.info(_REPLACED, data["train"], "test", f"{_TEST_FRACTION} of it", recipe.test)
+    if "data.test_fraction" not in given and recipe.test and "data.test" not in given:
+        data["test_fraction"] = _TEST_FRACTION
+    for split in ("validation", "test"):
+        replaced = getattr(recipe, split)
+        if replaced is not None and f"data.{split}" not in given:
+            data[split] = None
+            share = data.get(f"{split}_fraction", recipe.validation_fraction)
+            logging.info(_REPLACED, data["train"], share, split, replaced)
 
 
 def read_config(workdir: Path) -> TrainConfig | None:
