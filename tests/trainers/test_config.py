@@ -86,12 +86,7 @@ OWN = "data.train=my.txt"
         ([OWN, "data.test=test.txt"], None, "test.txt", 0),
         ([OWN, "data.test=null"], None, None, 0),
         ([OWN, "data.test_fraction=0.2"], None, None, 0.2),
-        (
-            [OWN, "data.validation=wnut17/dev", "data.test=wnut17/test"],
-            "wnut17/dev",
-            "wnut17/test",
-            0,
-        ),
+        ([OWN, "data.validation=wnut17/dev"], "wnut17/dev", None, 0.1),
         (['data={"train": "my.txt", "tokenizer": "wordpiece", "test": "t.txt"}'], None, "t.txt", 0),
     ],
 )
@@ -102,9 +97,10 @@ def test_own_training_data_replace_all_of_the_recipes(
     monkeypatch.setattr("absl.logging.info", lambda message, *args: told.append(message % args))
     data = with_overrides(find_recipe("wnut17_bert"), settings).data
     assert (data.validation, data.test, data.test_fraction) == (validation, test, test_fraction)
-    replaced = [name for name in ("wnut17/dev", "wnut17/test") if f"recipe's {name}" in str(told)]
-    own = data.train == "my.txt"
-    assert len(replaced) == own * ((validation is None) + bool(data.test_fraction == 0.1))
+    unsaid = [split for split in ("validation", "test") if f"data.{split}=" not in str(settings)]
+    replaced = [split for split in unsaid if getattr(data, split) is None]
+    assert len(told) == len(replaced)
+    assert all(f"are the {split} examples in place of wnut17/" in str(told) for split in replaced)
 
 
 def test_settings_apply_in_order_and_leave_the_rest():

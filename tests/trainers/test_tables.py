@@ -56,6 +56,16 @@ def test_named_and_numbered_columns_and_headers(tmp_path):
     assert read(tmp_path, content, text_column=2, label_column=None).label is None
 
 
+def test_a_line_of_names_above_numbered_columns_is_warned_about(tmp_path, warnings):
+    numbered = {"text_column": 0, "label_column": 1}
+    content = "review,stars\na,4\nb,4\nc,5\n"
+    assert len(read(tmp_path, content, **numbered)) == 4
+    assert len(warnings) == 1 and "a.csv:1: no other row has the label 'stars'" in warnings[0]
+    assert read(tmp_path, content, **numbered, header="first").label == ["4", "4", "5"]
+    assert len(read(tmp_path, content, **numbered, header="none")) == 4
+    assert len(warnings) == 1
+
+
 def test_a_field_of_any_length_is_read(tmp_path):
     limit = csv.field_size_limit()
     text = "word " * 60_000

@@ -17,6 +17,7 @@ from typing import Literal
 
 from absl import logging
 
+from trainers.data.columns import is_number
 from trainers.data.examples import LabeledTexts, warn_blank
 from trainers.data.files import File, find_files, read_files
 from trainers.data.limits import DEFAULT_LIMITS, Limits
@@ -131,6 +132,8 @@ def read_labeled(
                 )
         if len(where) == before:
             without_rows.append(file.path)
+    if header == "auto" and format in ("csv", "tsv") and all(map(is_number, columns.values())):
+        _warn_header(values, where)
     return _checked(source, values, where, without_rows, numeric_labels)
 
 
@@ -163,6 +166,21 @@ def _checked(source, values, where, without_rows, numeric_labels) -> LabeledText
             ", ".join(repeated[:3]),
         )
     return LabeledTexts(values["text_column"], values.get("pair_column"), labels, where)
+
+
+def _warn_header(values: dict[str, list[str]], where: list[str]) -> None:
+    """Columns by number say that there are no names, and the first line may hold some all the same.
+
+    Then it is an example, of a class that no other has.
+    """
+    first, *others = values.get("label_column") or [""]
+    if first and others and first not in others and len(set(others)) < len(others):
+        logging.warning(
+            "%s: no other row has the label %r. If this line names the columns, set "
+            "--set=data.header=first (columns by number: it is read as an example)",
+            where[0],
+            first,
+        )
 
 
 def _warn_not_finite(source: str, texts: list[str], where: list[str]) -> None:
