@@ -14,7 +14,9 @@ import zstandard
 from trainers.data import blocks
 from trainers.data.conll import read_tagged
 from trainers.data.download import download
+from trainers.data.files import File
 from trainers.data.limits import Limits
+from trainers.data.pieces import Meter, Reading, read_pieces
 from trainers.data.sources import read_documents
 from trainers.data.squad import read_questions
 from trainers.data.tables import read_labeled
@@ -112,6 +114,19 @@ def test_a_row_that_does_not_end(tmp_path, monkeypatch, name):
         READERS[name](str(path), limits=Limits(row_bytes=50_000))
     path.write_bytes(start + row * 2000)
     assert READERS[name](str(path), limits=Limits(row_bytes=50))
+
+
+def test_what_is_read_in_pieces_may_be_larger_than_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 4096)
+    path = tmp_path / "a.txt"
+    reading = Reading(limits=Limits(source_bytes=10_000))
+    path.write_bytes(b"to be or not\n" * 2000)
+    pieces = list(read_pieces(File("a.txt", str(path)), reading, Meter()))
+    assert len(pieces) > 5 and "".join(piece.text for piece in pieces) == path.read_text()
+    path.write_bytes(b"to be or not " * 2000)  # no line end: nothing to cut at
+    with pytest.raises(ValueError, match=r"a\.txt: more than 10,000 bytes"):
+        list(read_pieces(File("a.txt", str(path)), reading, Meter()))
+    assert blocks.line_start(str(path), 5000) == 26_000
 
 
 def test_a_record_is_measured_before_it_is_read(tmp_path):
