@@ -8,7 +8,10 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from types import UnionType
+from typing import Any, ClassVar, Literal, get_args, get_type_hints
+
+from absl import logging
 
 from trainers.data_config import DataConfig, require
 from trainers.finetuning import FineTuneConfig
@@ -19,6 +22,8 @@ from zoo.strict_config import STRICT, ConfigError, from_dict, to_dict
 from zoo.text_encoder import TextConfig
 
 CONFIG_FILE = "train_config.json"
+_TEST_FRACTION = 0.1
+_REPLACED = "data.train=%s: %s of it, drawn by chance, are the %s examples in place of %s"
 # Groups whose keys depend on the model; what a list of known keys says of them.
 _FREE = {"model": {"<field of the model config>": 0}, "head": {"<option of the head>": 0}}
 
@@ -164,28 +169,48 @@ def with_overrides(config: TrainConfig, settings: list[str]) -> TrainConfig:
     """Applies `key.path=value` settings.
 
     A value is read as JSON where it is JSON (`3`, `0.1`, `true`, `null`, `["a"]`), else as text.
+    Where `data.train` becomes another than the recipe's, the recipe's validation and test data are
+    replaced by parts of it, unless they are set as well.
 
     Raises:
         ConfigError: no "=", unknown key (the known ones are listed), wrong type.
 
     Example: `with_overrides(config, ["steps=500", "model.num_layers=2", "data.train=my.txt"])`
     """
-    values = to_dict(config)
+    values, given = to_dict(config), set()
     for setting in settings:
         path, separator, text = setting.partition("=")
         if not separator:
             raise ConfigError(f"--set={setting}: write --set=key.path=value")
-        owner = values
+        owner, kind = values, type(config)
         *parents, key = path.split(".")
         for parent in parents:
             if not isinstance(owner.get(parent), dict):
                 raise ConfigError(f"--set={setting}: no group {parent!r}; known: {_keys(values)}")
-            owner = owner[parent]
+            owner, kind = owner[parent], _hint(kind, parent)
         free = any(owner is values.get(group) for group in _FREE)
         if not free and key not in owner:
             raise ConfigError(f"--set={setting}: no key {path!r}; known: {_keys(values)}")
-        owner[key] = _parse(text, owner.get(key))
+        owner[key] = _parse(text, _hint(kind, key))
+        group = isinstance(owner[key], dict)
+        given |= {f"{path}.{inner}" for inner in owner[key]} if group else {path}
+    if isinstance(config, TrainConfig):
+        _replace_splits(config.data, values["data"], given)
     return from_dict(type(config), values, where="--set")
+
+
+def _replace_splits(recipe: DataConfig, data: Any, given: set[str]) -> None:
+    """Own training data take the recipe's other data with them, unless these were given too."""
+    if not isinstance(data, dict) or data.get("train") in ("", recipe.train):
+        return
+    if "data.test_fraction" not in given and recipe.test and "data.test" not in given:
+        data["test_fraction"] = _TEST_FRACTION
+    for split in ("validation", "test"):
+        replaced = getattr(recipe, split)
+        if replaced is not None and f"data.{split}" not in given:
+            data[split] = None
+            share = data.get(f"{split}_fraction", recipe.validation_fraction)
+            logging.info(_REPLACED, data["train"], share, split, replaced)
 
 
 def read_config(workdir: Path) -> TrainConfig | None:
@@ -217,13 +242,19 @@ def differing_keys(old: TrainConfig, new: TrainConfig) -> list[str]:
     ]
 
 
-def _parse(text: str, current: Any) -> Any:
+def _hint(owner: Any, key: str) -> Any:
+    """The declared type of a field, Any of one that is free or unknown."""
+    return get_type_hints(owner).get(key, Any) if dataclasses.is_dataclass(owner) else Any
+
+
+def _parse(text: str, hint: Any) -> Any:
     try:
         value = json.loads(text)
     except ValueError:
         return text
-    # --set=data.train=2024 names a file, not a number.
-    return text if isinstance(current, str) and not isinstance(value, str | None) else value
+    # --set=data.test=2024 names a file, not a number; where both may stand it is a number.
+    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    return text if str in kinds and type(value) not in (str, *kinds) else value
 
 
 def _keys(values: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ import math
 from typing import Any, ClassVar, Literal
 
 from trainers.data.augment import AugmentConfig
+from trainers.data.limits import Limits
 from trainers.data.masking import MaskingConfig
 from trainers.data.mixture import block_counts
 from zoo.strict_config import STRICT, ConfigError
@@ -16,6 +17,23 @@ def require(holds: bool, rule: str, value: Any) -> None:
     """Raises ConfigError with the rule and the value unless it holds."""
     if not holds:
         raise ConfigError(f"{rule}. Received: {value!r}")
+
+
+_COLUMNS = (
+    "text_column",
+    "pair_column",
+    "label_column",
+    "id_column",
+    "token_column",
+    "tag_column",
+)
+
+
+def _columns_as_text(config: Any, *names: str) -> None:
+    """A column is known by one spelling: 1 and "1" are the same setting of a run."""
+    for name in names:
+        if getattr(config, name) is not None:
+            object.__setattr__(config, name, str(getattr(config, name)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +61,10 @@ class MixedCorpus:
     pattern: str | None = None
     max_bytes: int | None = None
     format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "tfrecord"] | None = None
-    text_column: str | None = None
+    text_column: str | int | None = None
 
     def __post_init__(self):
+        _columns_as_text(self, "text_column")
         require(bool(self.train), "data.mixture: `train` of each corpus must name a text", "")
         usable = math.isfinite(self.weight) and self.weight > 0
         rule = f"data.mixture: the weight of {self.title!r} must be a number above 0, such as 2"
@@ -71,6 +90,9 @@ class DataConfig:
         test: labelled data that is looked at once, when training is over; None has no test.
         validation_fraction: float, share held out: of the characters of running text, of the
             examples (of each class alike) of labelled data. Defaults to 0.1.
+        test_fraction: float, share of the examples held out as test examples where there is no
+            `test`; 0 holds none out. Defaults to 0, and to 0.1 where `--set=data.train` takes the
+            place of the data of a recipe that has a test.
         encoding: codec of the files. Defaults to "utf-8".
         invalid: "replace" puts U+FFFD for bytes that are not valid, "strict" stops.
 
@@ -102,13 +124,16 @@ class DataConfig:
 
         format: of rows: "auto" by name, or "csv", "tsv", "jsonl"; of labelled data also "folders"
             and "lines", of running text also "parquet" and "tfrecord".
-        text_column, pair_column, label_column: names in the header (or numbers from 0). pair_column
-            is the second text of tasks pair, embed and, where given, regress.
+        text_column, pair_column, label_column: names in the header, or numbers from 0, from the
+            end with a minus sign. pair_column is the second text of tasks pair, embed and, where
+            given, regress.
         id_column: only checked: ids that repeat are counted in a warning; None: there are none.
         header: "first" if the first line names the columns, "none" if there are no names; "auto"
             is "none" if all columns are given by number.
         quotes: bool, whether quotes enclose fields; None: in CSV yes, in TSV no.
-        token_column, tag_column: int, columns of a CoNLL file; negative ones count from the right.
+        token_column, tag_column: columns of a CoNLL file, by number as above or by name: of
+            CoNLL-U, such as FORM and UPOS, or of a line that names them.
+        separator: of those columns: "tab", "space" (any run of blanks), "auto" looks.
         scheme: of its tags: "auto", "bio", "iob1", "iob2", "bioes", or "raw" for parts of speech.
         mismatched: what becomes of answers that do not stand where the file says: "error" or
             "skip".
@@ -119,6 +144,7 @@ class DataConfig:
         masking: MaskingConfig, for task mlm.
         negative_windows: float in [0, 1], share kept of the windows without the answer (task
             span). Defaults to 1.
+        limits: Limits, sizes beyond which reading stops with an error.
     """
 
     __pydantic_config__: ClassVar[dict] = STRICT
@@ -128,6 +154,7 @@ class DataConfig:
     validation: str | None = None
     test: str | None = None
     validation_fraction: float = 0.1
+    test_fraction: float = 0.0
     encoding: str = "utf-8"
     invalid: Literal["replace", "strict"] = "replace"
 
@@ -149,14 +176,15 @@ class DataConfig:
     format: Literal["auto", "csv", "tsv", "jsonl", "folders", "lines", "parquet", "tfrecord"] = (
         "auto"
     )
-    text_column: str = "text"
-    pair_column: str | None = None
-    label_column: str = "label"
-    id_column: str | None = None
+    text_column: str | int = "text"
+    pair_column: str | int | None = None
+    label_column: str | int = "label"
+    id_column: str | int | None = None
     header: Literal["auto", "first", "none"] = "auto"
     quotes: bool | None = None
-    token_column: int = 0
-    tag_column: int = -1
+    token_column: str | int = 0
+    tag_column: str | int = -1
+    separator: Literal["auto", "tab", "space"] = "auto"
     scheme: Literal["auto", "bio", "iob1", "iob2", "bioes", "raw"] = "auto"
     mismatched: Literal["error", "skip"] = "error"
     buckets: tuple[int, ...] = ()
@@ -164,8 +192,10 @@ class DataConfig:
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     masking: MaskingConfig = dataclasses.field(default_factory=MaskingConfig)
     negative_windows: float = 1.0
+    limits: Limits = dataclasses.field(default_factory=Limits)
 
     def __post_init__(self):
+        _columns_as_text(self, *_COLUMNS)
         if self.mixture:
             self._check_mixture()
         else:
@@ -181,6 +211,8 @@ class DataConfig:
         require(0 <= share <= 1, "data.negative_windows must be in [0, 1]", share)
         fraction = self.validation_fraction
         require(0 < fraction < 1, "data.validation_fraction must be in (0, 1)", fraction)
+        fraction = self.test_fraction
+        require(0 <= fraction < 1, "data.test_fraction must be in [0, 1)", fraction)
 
     def _check_mixture(self) -> None:
         titles = [corpus.title for corpus in self.mixture]

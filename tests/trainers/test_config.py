@@ -14,7 +14,8 @@ from trainers.config import (
 )
 from trainers.data_config import DataConfig
 from trainers.optimizer_config import OptimizerConfig
-from zoo.strict_config import ConfigError, to_dict
+from trainers.recipes import find_recipe
+from zoo.strict_config import ConfigError, from_dict, to_dict
 
 
 def config(**options):
@@ -48,6 +49,58 @@ def test_a_setting_reaches_its_field(setting, path, value):
         found = found[name] if isinstance(found, dict) else getattr(found, name)
     assert found == value
     assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "path"),
+    [
+        ("pair_column=1", "pair_column"),
+        ("text_column=-1", "text_column"),
+        ("label_column=2", "label_column"),
+        ("id_column=0", "id_column"),
+        ("token_column=1", "token_column"),
+        ("tag_column=UPOS", "tag_column"),
+        ("validation=2024", "validation"),
+        ("pattern=true", "pattern"),
+        ("vocabulary=[a]", "vocabulary"),
+    ],
+)
+def test_columns_by_number_and_texts_that_look_like_other_values(setting, path):
+    found = getattr(with_overrides(config(), [f"data.{setting}"]).data, path)
+    assert found == setting.partition("=")[2]  # one spelling, so that a run resumes with either
+    values = to_dict(config())
+    values["data"] |= {"tag_column": -1, "text_column": "text"}  # as earlier runs wrote it
+    assert from_dict(TrainConfig, values) == config()
+
+
+OWN = "data.train=my.txt"
+
+
+@pytest.mark.parametrize(
+    ("settings", "validation", "test", "test_fraction"),
+    [
+        ([], "wnut17/dev", "wnut17/test", 0),
+        (["data.train=wnut17/train"], "wnut17/dev", "wnut17/test", 0),
+        ([OWN], None, None, 0.1),
+        (["data.validation=dev.txt", OWN], "dev.txt", None, 0.1),
+        ([OWN, "data.test=test.txt"], None, "test.txt", 0),
+        ([OWN, "data.test=null"], None, None, 0),
+        ([OWN, "data.test_fraction=0.2"], None, None, 0.2),
+        ([OWN, "data.validation=wnut17/dev"], "wnut17/dev", None, 0.1),
+        (['data={"train": "my.txt", "tokenizer": "wordpiece", "test": "t.txt"}'], None, "t.txt", 0),
+    ],
+)
+def test_own_training_data_replace_all_of_the_recipes(
+    settings, validation, test, test_fraction, monkeypatch
+):
+    told = []
+    monkeypatch.setattr("absl.logging.info", lambda message, *args: told.append(message % args))
+    data = with_overrides(find_recipe("wnut17_bert"), settings).data
+    assert (data.validation, data.test, data.test_fraction) == (validation, test, test_fraction)
+    unsaid = [split for split in ("validation", "test") if f"data.{split}=" not in str(settings)]
+    replaced = [split for split in unsaid if getattr(data, split) is None]
+    assert len(told) == len(replaced)
+    assert all(f"are the {split} examples in place of wnut17/" in str(told) for split in replaced)
 
 
 def test_settings_apply_in_order_and_leave_the_rest():

@@ -34,12 +34,53 @@ def test_tab_columns_byte_order_mark_and_line_ends(tmp_path, warnings):
 
 def test_spaces_docstart_columns_and_comments(tmp_path):
     content = "-DOCSTART- -X- O O\n\n# id 1\nEU  NNP \tI-NP I-ORG\nrejects VBZ I-VP O \n"
-    tagged = read(tmp_path, content, comment_prefix="#", separator="space")
+    tagged = read(tmp_path, content, separator="space")
     assert tagged.words == [["EU", "rejects"]] and tagged.tags == [["B-ORG", "O"]]
-    tagged = read(tmp_path, content, comment_prefix="#", separator="space", tag_column=1)
+    tagged = read(tmp_path, content, separator="space", tag_column=1)
     assert tagged.tags == [["NNP", "VBZ"]]
     tagged = read(tmp_path, "1 a X _\n2 b Y _\n", token_column=1, tag_column=-2)
     assert tagged.words == [["a", "b"]] and tagged.tags == [["X", "Y"]]
+
+
+_CONLL_U = """\
+# newdoc
+# text = V\u00e1monos a\tb
+1-2\tV\u00e1monos\t_\t_\t_\t_\t_\t_\t_\t_
+1\tVamos\tir\tVERB\t_\t_\t0\troot\t_\t_
+2\tnos a\tnos\tPRON\t_\t_\t1\tobj\t_\t_
+2.1\tx\tx\tX\t_\t_\t_\t_\t_\t_
+
+# sent_id = 2
+1\t#hi\thi\tX\t_\t_\t0\troot\t_\t_
+"""
+_NAMED = {"token_column": "FORM", "tag_column": "UPOS"}
+
+
+@pytest.mark.parametrize(
+    "content, options, words, tags",
+    [
+        (_CONLL_U, _NAMED, "Vamos|nos a||#hi", "VERB PRON||X"),
+        (_CONLL_U, {"token_column": 1, "tag_column": "3"}, "Vamos|nos a||#hi", "VERB PRON||X"),
+        ("# global.columns = ID UPOS FORM\n1\tX\ta\n", _NAMED, "a", "X"),
+        ("FORM L UPOS\na b X\n", _NAMED, "a", "X"),
+        # MultiCoNER: a tab in comments that look like words, none elsewhere.
+        ("# id 1\tdomain=en\nthe _ _ O\nlion _ _ B-C\n", {}, "the|lion", "O B-C"),
+        # A word of "#" and one that begins with it, at the start of a sentence.
+        ("a O\n\n# id 1 2\n# O\n#is B-x\n", {}, "a||#|#is", "O||O B-x"),
+        ("EU  NNP \tI-NP I-ORG\nin VBZ I-VP O\n", {}, "EU|in", "B-ORG O"),
+        ("New York\tB-loc\na O\nb O\n", {}, "New York|a|b", "B-loc O O"),
+    ],
+)
+def test_comments_separators_and_names_just_work(tmp_path, warnings, content, options, words, tags):
+    tagged = read(tmp_path, content, **options)
+    assert tagged.words == [sentence.split("|") for sentence in words.split("||")]
+    assert tagged.tags == [sentence.split() for sentence in tags.split("||")]
+    assert not warnings
+
+
+def test_a_comment_that_may_be_a_word_is_warned_about(tmp_path, warnings):
+    assert read(tmp_path, "a NN\n\n#b QQ\nc NN\n").words == [["a"], ["c"]]
+    assert "a.conll:3: 1 line(s) that start with #" in warnings[0]
 
 
 def test_only_line_feeds_and_tabs_separate(tmp_path):
@@ -74,6 +115,10 @@ def test_a_folder_is_read_in_order(tmp_path):
         ("a B-x\nb PER\n", {}, ["/a.conll:2: the tag 'PER'", "'bio'", "'raw'"]),
         ("a B-x\nb E-x\n", {"scheme": "bio"}, ["/a.conll:2: the tag 'E-x'", "scheme"]),
         ("a B-\n", {"scheme": "iob2"}, ["/a.conll:1: the tag 'B-'"]),
+        (_CONLL_U, {}, ["/a.conll:3: column 0 holds the numbers", "data.token_column=FORM"]),
+        (_CONLL_U, {**_NAMED, "tag_column": "NER"}, ["no column 'NER' (tag_column)", "'UPOS'"]),
+        ("a O\n", {"tag_column": "NER"}, ["/a.conll:1: no column 'NER'", "0 to 1", "first line"]),
+        ("a O\nd\tO\nc O y\n", {}, ["/a.conll:3: 3 column(s)", "lines have 2", "separator"]),
         ("a O", {"scheme": "bmes"}, ["scheme='bmes'", "bioes"]),
         ("a O", {"separator": ","}, ["separator=','", "'space'"]),
         ("café O".encode("latin-1"), {}, ["/a.conll: binary or not utf-8", "0xe9", "latin-1"]),

@@ -94,7 +94,7 @@ def test_a_published_file_is_downloaded_once(tmp_path, monkeypatch):
     checksum = hashlib.sha256(source.read_bytes()).hexdigest()
     asked = []
 
-    def download(url, path, sha256):
+    def download(url, path, sha256, limits):
         asked.append((url, sha256))
         os.makedirs(os.path.dirname(path), exist_ok=True)
         os.link(source, path)

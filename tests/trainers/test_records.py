@@ -108,6 +108,11 @@ def test_tfrecords(tmp_path):
     write_records(path, [example(text=[b"\xff"])])
     with pytest.raises(ValueError, match=r"record 0: 'text' is not UTF-8"):
         rows(path)
+    nan = tf.train.Feature(float_list=tf.train.FloatList(value=[float("nan")]))
+    features = tf.train.Features(feature={"text": nan})
+    write_records(path, [tf.train.Example(features=features).SerializeToString()])
+    with pytest.raises(ValueError, match=r"record 0: feature 'text' must be one string.*float"):
+        rows(path)
     write_records(path, [b"\xff no example"])
     with pytest.raises(ValueError, match=r"record 0: no tf\.train\.Example"):
         rows(path)
@@ -138,6 +143,11 @@ def test_parquet(tmp_path):
         rows(path)
     with pytest.raises(ValueError, match=r"row 0: 'id' holds int, not text"):
         rows(path, text_column="id")
+    assert [d.text for d in rows(path, text_column="0")] == TEXTS
+    for values, told in (([None, "a"], "null"), ([float("nan"), 1.0], "nan"), ([1e999], "inf")):
+        parquet.write_table(arrow.table({"text": values}), tmp_path / "n.parquet")
+        with pytest.raises(ValueError, match=rf"row 0: 'text' holds {told}, not text"):
+            rows(tmp_path / "n.parquet")
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ValueError, match=r"t\.parquet: not a Parquet file, or broken"):
         rows(path)
@@ -153,6 +163,10 @@ def test_a_data_set_by_name(tmp_path, monkeypatch):
     assert [d.text for d in rows(address, text_column="body")] == TEXTS
     with pytest.raises(ValueError, match=r"no column 'text'.*'body'"):
         rows(address)
+    with (tmp_path / "set" / "train.jsonl").open("a") as file:
+        file.write('\n{"body": null}\n')
+    with pytest.raises(ValueError, match=r"row 4: 'body' holds null, not text"):
+        rows(address, text_column="0")
     with pytest.raises(ValueError, match=r"hfds://.*nowhere.*cannot load it"):
         rows(f"hfds://{tmp_path}/nowhere")
 
@@ -168,7 +182,15 @@ def test_an_address_needs_its_checksum(tmp_path, monkeypatch):
     kept = tmp_path / "cache" / "downloads" / checksum[:16] / "a.txt"
     kept.parent.mkdir(parents=True)
     kept.write_bytes(b"text")  # as a download leaves it: then the address is not asked again
-    assert read_documents(f"https://host/a.txt#sha256={checksum}")[0].text == "text"
+    for digits in (checksum, checksum.upper()):
+        assert read_documents(f"https://host/a.txt#sha256={digits}")[0].text == "text"
+    with pytest.raises(ValueError, match=r"needs the checksum"):
+        read_documents(f"https://host/a.txt#sha256={'x' * 64}")
+    for address in ("https://host", "https://host/", "https://host/a/", "https://host/a/.."):
+        with pytest.raises(ValueError, match=rf"{address}#.*names no file.*HOST/PATH/FILE"):
+            read_documents(f"{address}#sha256={checksum}")
+    with pytest.raises(ValueError, match=r"no address"):
+        read_documents(f"https://[host/a.txt#sha256={checksum}")
 
 
 def test_every_named_source_has_a_licence():

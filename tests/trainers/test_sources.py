@@ -293,11 +293,13 @@ def test_download_over_http_reports_progress(tmp_path, published, capsys):
 def test_a_wrong_checksum_leaves_nothing(tmp_path, published, warnings):
     url, checksum = published
     path = tmp_path / "cache" / "file.txt"
+    with pytest.raises(OSError, match=r"download failed \(nonnumeric port"):
+        download("http://host:port/file.txt", str(path), checksum)
     with pytest.raises(ValueError, match="expected 0000"):
         download(url, str(path), "0000")
     assert os.listdir(tmp_path / "cache") == []
     path.write_text("damaged in the cache")
-    download(url, str(path), checksum)
+    download(url, str(path), checksum.upper())
     assert hashlib.sha256(path.read_bytes()).hexdigest() == checksum
     assert "downloading again" in warnings[0]
 

@@ -56,6 +56,16 @@ def test_named_and_numbered_columns_and_headers(tmp_path):
     assert read(tmp_path, content, text_column=2, label_column=None).label is None
 
 
+def test_a_line_of_names_above_numbered_columns_is_warned_about(tmp_path, warnings):
+    numbered = {"text_column": 0, "label_column": 1}
+    content = "review,stars\na,4\nb,4\nc,5\n"
+    assert len(read(tmp_path, content, **numbered)) == 4
+    assert len(warnings) == 1 and "a.csv:1: no other row has the label 'stars'" in warnings[0]
+    assert read(tmp_path, content, **numbered, header="first").label == ["4", "4", "5"]
+    assert len(read(tmp_path, content, **numbered, header="none")) == 4
+    assert len(warnings) == 1
+
+
 def test_a_field_of_any_length_is_read(tmp_path):
     limit = csv.field_size_limit()
     text = "word " * 60_000
@@ -133,6 +143,14 @@ def test_what_the_csv_module_writes_is_read_back(rows):
     assert all(lines[line - 1].startswith('"') for line, _ in found)
 
 
+@pytest.mark.parametrize("label", ["NaN", "nan", "inf", "-Infinity"])
+def test_labels_that_are_no_finite_numbers_are_no_classes(tmp_path, warnings, label):
+    content = f"text,label\nnan,a\nc, {label} \n"
+    assert f"/a.csv:3: the label in column 'label' is {label!r}" in error(tmp_path, content)
+    assert read(tmp_path, content, label_column=None).text == ["nan", "c"]  # a word may be "nan"
+    assert "1 text(s) are NaN" in warnings[0] and "a.csv:2" in warnings[0]
+
+
 # TSV.
 
 
@@ -200,8 +218,12 @@ def test_half_a_pair_is_replaced(warnings):
         ('{"text": "a", "label": null}', ["/a.jsonl:2: no label"]),
         ('{"text": "a", "label": " "}', ["/a.jsonl:2: no label"]),
         ("[" * 100_000, ["/a.jsonl:2: not JSON"]),
+        ('{"text": "a", "label": NaN}', ["/a.jsonl:2: no label"]),
+        ('{"text": NaN, "label": "a"}', ["/a.jsonl:2: NaN in field 'text'"]),
+        ('{"text": -Infinity, "label": "a"}', ["/a.jsonl:2: -Infinity in field 'text'"]),
+        ('{"text": "a", "label": Infinity}', ["/a.jsonl:2: Infinity in field 'label'"]),
     ],
-    ids=range(10),
+    ids=range(14),
 )
 def test_bad_json_lines_are_refused(tmp_path, line, expected):
     message = error(tmp_path, '{"text": "a", "label": "b"}\n' + line + "\n", "a.jsonl")

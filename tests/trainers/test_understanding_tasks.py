@@ -10,10 +10,11 @@ import pytest
 import tensorflow as tf
 
 import zoo
-from trainers.config import TrainConfig
+from trainers.config import TrainConfig, with_overrides
 from trainers.data.examples import LabeledTexts, Questions, TaggedTexts
 from trainers.loop import train
 from trainers.metrics import MetricsLog
+from trainers.recipes import find_recipe
 from trainers.recorder import Recorder
 from trainers.tasks import make_task
 from trainers.tasks.masked_language_model import texts_of
@@ -318,6 +319,64 @@ def test_unknown_label_at_evaluation_is_named(tiny, tmp_path):
     path.write_text("text,label\na,unheard of\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"new\.csv:2.*unheard of"):
         make_task(tiny("classify", data={"validation": str(path)}))
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+@pytest.mark.parametrize(
+    ("task", "name", "content", "message"),
+    [
+        ("tag", "o.conll", "Ada B-person\nsaw O\n", r"no tag of .*has B-person; .*B-LOC"),
+        ("tag", "o.conll", "Ada NOUN\nsaw O\n", r"no tag of .*has NOUN; .*B-LOC"),
+        ("classify", "o.csv", "text,label\na,x\n", r"o\.csv:2: unknown label 'x'"),
+        ("pair", "o.csv", "text,label,other\na,x,b\n", r"o\.csv:2: unknown label 'x'"),
+        ("regress", "o.csv", "text,score\na,high\n", r"o\.csv:2: the label 'high'"),
+    ],
+)
+def test_labels_that_do_not_meet_are_refused(tiny, tmp_path, split, task, name, content, message):
+    path = tmp_path / name
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        make_task(tiny(task, data={split: str(path)}))
+
+
+def test_some_tags_that_are_unknown_are_warned_about(tiny, tmp_path, warnings):
+    path = tmp_path / "o.conll"
+    path.write_text("Ada B-PER\nKyoto B-GPE\n", encoding="utf-8")
+    make_task(tiny("tag", data={"validation": str(path)}))
+    assert "o.conll:1: 1 tag(s) are not in the training data" in warnings[0]
+    assert "B-GPE" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "file", "size"),
+    [("polarity_bert", "table.csv", 60), ("wnut17_bert", "tags.conll", 40)]
+    + [("drcd_bert", "questions.json", 40)],
+)
+def test_nothing_of_a_recipes_data_set_is_read_beside_ones_own(
+    files, tmp_path, monkeypatch, recipe, file, size
+):
+    monkeypatch.delenv("ZOO_DATA", raising=False)
+    monkeypatch.setattr("trainers.data.files.find_published", pytest.fail)
+    monkeypatch.setattr("trainers.data.files.download", pytest.fail)
+    settings = [
+        f"data.train={files / file}",
+        "preset=bert_tiny",
+        'model={"hidden_dim": 8, "num_layers": 1, "intermediate_dim": 16}',
+        "text.max_length=16",
+    ]
+    task = make_task(with_overrides(find_recipe(recipe), settings))
+    parts = (task.train, task.validation, task.test)
+    assert sum(map(len, parts)) == size and min(map(len, parts)) >= 3
+    assert {place.partition(":")[0] for part in parts for place in part.where} == {file}
+    assert len({place for part in parts for place in part.where}) == size
+    assert task.reported() == ("test", task.test)
+
+
+def test_a_file_too_small_for_a_test_says_how_to_do_without(tiny, tmp_path):
+    path = tmp_path / "o.csv"
+    path.write_text("text,label\na,x\nb,y\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"no test examples.*data\.test_fraction=0"):
+        make_task(tiny("classify", data={"train": str(path), "test_fraction": 0.1}))
 
 
 @pytest.mark.parametrize(

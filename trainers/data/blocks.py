@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from trainers.data.compressed import is_compressed, open_bytes
@@ -60,6 +60,7 @@ def read_blocks(
     limit: int | None = None,
     whole: bool = False,
     block_bytes: int | None = None,
+    check_size: Callable[[int], None] = lambda size: None,
 ) -> Iterator[Block]:
     """The bytes of a file from `start` to `stop`, in blocks that end behind a line break.
 
@@ -71,6 +72,7 @@ def read_blocks(
         limit: reads at most so many bytes; then the last block may end anywhere.
         whole: one block, whatever its size.
         block_bytes: about how long a block is. Default: `BLOCK_BYTES`.
+        check_size: told the size of a block that grows, having no line end; raises to refuse.
 
     Raises ValueError, naming the file, for broken compression and a file that ends before `stop`.
 
@@ -92,10 +94,15 @@ def read_blocks(
             if not chunk or remaining == 0:
                 break
             # A short file stays one block: only a read that gets nothing tells that it ended.
-            if not whole and len(buffer) >= block_bytes and (cut := _last_line_end(buffer)):
+            if len(buffer) < block_bytes:
+                continue
+            cut = 0 if whole else _last_line_end(buffer)
+            if cut:
                 yield Block(bytes(buffer[:cut]), offset, False, False)
                 offset += cut
                 del buffer[:cut]
+            else:
+                check_size(len(buffer))
         if stop is not None and not is_limited and remaining:
             raise ValueError(
                 f"{path}: ends {remaining} byte(s) before {stop}, where it went on earlier. The "
@@ -115,17 +122,17 @@ def line_start(path: str, position: int) -> int:
     begin = max(position - 2, 0)
     with open_bytes(path) as file:
         _skip(file, path, begin)
-        buffer = bytearray(file.read(_LOOK_BYTES))
+        buffer = file.read(_LOOK_BYTES)
         for match in _LONE_BREAK.finditer(buffer):
             if begin + match.end() >= position:
                 return begin + match.end()
         searched = max(position - 1 - begin, 0)  # a break just before `position` counts
         while (place := buffer.find(b"\n", searched)) < 0:
-            searched = len(buffer)
-            chunk = file.read(_LOOK_BYTES)
-            if not chunk:
-                return begin + len(buffer)
-            buffer += chunk
+            begin += len(buffer)
+            searched = 0
+            buffer = file.read(_LOOK_BYTES)
+            if not buffer:
+                return begin
         return begin + place + 1
 
 

@@ -12,7 +12,8 @@ from typing import BinaryIO
 import zstandard
 
 SUFFIXES = (".gz", ".zst")
-_CHUNK_BYTES = 1 << 17
+# Of a Zstandard file: 4 bytes may unpack to 128 KiB, and a chunk is unpacked whole.
+_CHUNK_BYTES = 1 << 10
 
 
 def is_compressed(path: str) -> bool:

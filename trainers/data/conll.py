@@ -6,14 +6,15 @@ after "O", is read as the CoNLL evaluation script reads it: the word starts an e
 """
 
 import functools
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from absl import logging
 
+from trainers.data.conll_lines import PREFIXED, ConllLines
 from trainers.data.examples import TaggedTexts
 from trainers.data.files import find_files, read_files
+from trainers.data.limits import DEFAULT_LIMITS, Limits
 
 Scheme = Literal["bio", "iob1", "iob2", "bioes", "bioul", "raw"]
 
@@ -24,7 +25,6 @@ _PREFIXES = {
     "bioes": {"B": "B", "I": "I", "E": "E", "L": "E", "S": "S", "U": "S"},
 }
 _OTHER_NAMES = {"iob2": "bio", "bioul": "bioes", "bilou": "bioes", "iobes": "bioes"}
-_PREFIXED = re.compile(r"([BIESLU])-(.+)", re.DOTALL)
 
 
 def read_tagged(
@@ -32,31 +32,34 @@ def read_tagged(
     *,
     data_dir: str | None = None,
     pattern: str | None = None,
-    token_column: int = 0,
-    tag_column: int = -1,
+    token_column: str | int = 0,
+    tag_column: str | int = -1,
     separator: Literal["auto", "tab", "space"] = "auto",
     scheme: Scheme | Literal["auto"] = "auto",
-    comment_prefix: str | None = None,
     encoding: str = "utf-8",
     invalid: Literal["replace", "strict"] = "replace",
+    limits: Limits = DEFAULT_LIMITS,
 ) -> TaggedTexts:
-    """Reads sentences of words with one tag each; lines of -DOCSTART- are skipped.
+    """Reads sentences of words with one tag each; lines of -DOCSTART- and comments are skipped.
+
+    CoNLL-U is read by its words: surface forms of several ("2-3") and empty nodes are skipped.
 
     Args:
         source: a file, folder or glob, as in `sources.read_documents`; gzip too.
         data_dir: where relative paths are looked for after the working directory.
         pattern: which files of a folder or glob, such as "*.conll". Default: all.
-        token_column: number of the word's column, from 0; from the end: -1.
+        token_column: number of the word's column, from 0; from the end: -1. Or its name: of
+            CoNLL-U (FORM), of a comment `# global.columns = FORM UPOS`, or of a line of names.
         tag_column: the same for the tag; the last by default.
-        separator: "tab", or "space" for any run of spaces and tabs. "auto" is "tab" for a file
-            that has one (words may then hold spaces), else "space".
+        separator: "tab", or "space" for any run of spaces and tabs. "auto" is "tab" where all lines
+            have one (words may then hold spaces), "space" where none has; a file with both is
+            split so that all lines have as many columns.
         scheme: how entities are written: "bio" (= "iob2"), "iob1" (B- only between entities that
             touch), "bioes" (= "bioul"), or "raw" for tags that are no entities (parts of
             speech), which are kept as they are. "auto" looks at all tags of the source.
-        comment_prefix: lines that start so are skipped, such as "#". Default: none, as words may
-            start so.
         encoding: of the files.
         invalid: what becomes of invalid bytes, rule 3 of decoding.py.
+        limits: of all files together, and of a line.
 
     Raises FileNotFoundError if nothing is there; ValueError, naming file and line, for a line
     with too few columns, an empty word or tag, a tag that is not of the scheme, and no sentences.
@@ -68,9 +71,9 @@ def read_tagged(
         raise ValueError(f"separator={separator!r}: use 'auto', 'tab' or 'space'.")
     sentences, places, where = [], [], []  # Of (word, tag, line); paths; names with lines.
     files = find_files(source, data_dir, pattern)
-    for file, text in read_files(files, encoding=encoding, invalid=invalid):
-        reader = _Reader(file.path, text, separator, token_column, tag_column, comment_prefix)
-        for sentence in reader.sentences():
+    columns = (str(token_column), str(tag_column))
+    for file, text in read_files(files, encoding=encoding, invalid=invalid, limits=limits):
+        for sentence in ConllLines(file.path, text, separator, *columns, limits).sentences():
             sentences.append(sentence)
             places.append(file.path)
             where.append(f"{file.name}:{sentence[0][2]}")
@@ -187,7 +190,7 @@ def _walk(tags: Sequence[str], scheme: str) -> list[tuple[str, bool, list[int]]]
 @functools.lru_cache(4096)  # A corpus has millions of tags, of which a few dozen differ.
 def _parse(tag: str, scheme: str) -> tuple[str, str] | None:
     """(prefix in BIOES, type) of a tag; None if the scheme has no such tag."""
-    match = _PREFIXED.fullmatch(tag)
+    match = PREFIXED.fullmatch(tag)
     if match and match[1] in _PREFIXES[scheme]:
         return _PREFIXES[scheme][match[1]], match[2]
     return ("O", "") if tag == "O" else None
@@ -195,7 +198,7 @@ def _parse(tag: str, scheme: str) -> tuple[str, str] | None:
 
 def _detect(sentences: list[list[str]]) -> str:
     kinds = {tag for sentence in sentences for tag in sentence} - {"O"}
-    prefixes = {match[1] for tag in kinds if (match := _PREFIXED.fullmatch(tag))}
+    prefixes = {match[1] for tag in kinds if (match := PREFIXED.fullmatch(tag))}
     if not prefixes:
         return "raw"
     if prefixes & set("ESLU"):
@@ -205,55 +208,3 @@ def _detect(sentences: list[list[str]]) -> str:
     late_starts = any(bio_problems(tags, "bio") for tags in sentences)
     free_starts = any(bio_problems(tags, "iob1") for tags in sentences)
     return "iob1" if late_starts and not free_starts else "bio"
-
-
-class _Reader:
-    """Splits one file into sentences of (word, tag, line)."""
-
-    def __init__(
-        self,
-        path: str,
-        text: str,
-        separator: str,
-        token_column: int,
-        tag_column: int,
-        comment_prefix: str | None,
-    ):
-        self.path, self.text = path, text
-        self.by_tab = separator == "tab" or (separator == "auto" and "\t" in text)
-        self.token_column, self.tag_column = token_column, tag_column
-        self.comment_prefix = comment_prefix
-
-    def sentences(self) -> Iterator[list[tuple[str, str, int]]]:
-        sentence = []
-        for number, line in enumerate(self.text.split("\n"), start=1):
-            # strip also takes a lone tab: WNUT-17 ends most of its sentences so.
-            if not line.strip() or line.startswith("-DOCSTART-"):
-                if sentence:
-                    yield sentence
-                sentence = []
-            elif not self.comment_prefix or not line.startswith(self.comment_prefix):
-                sentence.append((*self._columns(line, number), number))
-        if sentence:
-            yield sentence
-
-    def _columns(self, line: str, number: int) -> tuple[str, str]:
-        # Not str.split(): no-break and ideographic spaces are part of a word.
-        row = line.split("\t") if self.by_tab else re.split("[ \t]+", line.strip(" \t"))
-        count = len(row)
-        asked = (self.token_column, self.tag_column)
-        places = [column + count if column < 0 else column for column in asked]
-        if any(not 0 <= place < count for place in places) or places[0] == places[1]:
-            raise ValueError(
-                f"{self.path}:{number}: {count} column(s) in {line[:80]!r}, too few for "
-                f"token_column={asked[0]} and tag_column={asked[1]}; columns are separated by "
-                f"{'tabs' if self.by_tab else 'spaces'}. Correct the line, or set "
-                "--set=data.token_column=..., data.tag_column, or the separator."
-            )
-        word, tag = row[places[0]], row[places[1]].strip()
-        if not word or not tag:
-            raise ValueError(
-                f"{self.path}:{number}: the {'tag' if word else 'word'} is empty in {line[:80]!r}. "
-                "Fill it in or remove the line; only lines between sentences are blank."
-            )
-        return word, tag

@@ -18,10 +18,11 @@ from absl import logging
 from trainers.data.compressed import open_bytes
 
 MAX_INVALID_FRACTION = 0.01
+_CHUNK_BYTES = 1 << 22
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
-def read_bytes(path: str, limit: int | None) -> tuple[bytes, bool]:
+def read_bytes(path: str, limit: int | None) -> tuple[bytearray, bool]:
     """The first `limit` bytes of a file (None: all), and whether there was more.
 
     A path that ends in .gz or .zst is decompressed. Raises ValueError, naming the file, if it is
@@ -30,10 +31,15 @@ def read_bytes(path: str, limit: int | None) -> tuple[bytes, bool]:
     Example: `content, is_cut = read_bytes("/data/input.txt.gz", limit=1_000_000)`
     """
     with open_bytes(path) as file:
-        if limit is None:
-            return file.read(), False
-        content = file.read(limit + 1)
-    return content[:limit], len(content) > limit
+        content = bytearray()  # a read of all at once would hold it twice
+        while limit is None or len(content) <= limit:
+            left = _CHUNK_BYTES if limit is None else limit + 1 - len(content)
+            chunk = file.read(min(left, _CHUNK_BYTES))
+            if not chunk:
+                return content, False
+            content += chunk
+    del content[limit:]
+    return content, True
 
 
 def check_encoding(encoding: str) -> None:
@@ -49,7 +55,12 @@ def check_encoding(encoding: str) -> None:
 
 
 def decode(
-    content: bytes, is_cut: bool, path: str, encoding: str, invalid: str, offset: int = 0
+    content: bytes | bytearray,
+    is_cut: bool,
+    path: str,
+    encoding: str,
+    invalid: str,
+    offset: int = 0,
 ) -> str:
     """The text of a file's `content`, by the rule at the top of this module.
 

@@ -13,6 +13,7 @@ from typing import Literal
 from trainers.data.compressed import plain_name
 from trainers.data.decoding import check_encoding, decode, read_bytes
 from trainers.data.download import download
+from trainers.data.limits import DEFAULT_LIMITS, Limits
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,9 @@ def find_data_dir(data_dir: str | None) -> str | None:
     return data_dir or os.environ.get("ZOO_DATA") or None
 
 
-def find_published(name: str, url: str, sha256: str, data_dir: str | None) -> File:
+def find_published(
+    name: str, url: str, sha256: str, data_dir: str | None, limits: Limits = DEFAULT_LIMITS
+) -> File:
     """The file `name` under `data_dir`; without one, `url`, downloaded once into the cache.
 
     Args:
@@ -86,6 +89,7 @@ def find_published(name: str, url: str, sha256: str, data_dir: str | None) -> Fi
         url: where it is published.
         sha256: hex, of the published file; a file under `data_dir` may be another.
         data_dir: folder, or None.
+        limits: of the download.
 
     Raises what `download` raises.
     """
@@ -93,7 +97,7 @@ def find_published(name: str, url: str, sha256: str, data_dir: str | None) -> Fi
     if not data_dir or not os.path.isfile(local):
         cache = os.path.expanduser(os.environ.get("ZOO_CACHE") or "~/.cache/keras_lm_zoo")
         local = os.path.join(os.path.abspath(cache), name)
-        download(url, local, sha256)
+        download(url, local, sha256, limits)
     return File(name, local)
 
 
@@ -102,17 +106,23 @@ def read_files(
     *,
     encoding: str = "utf-8",
     invalid: Literal["replace", "strict"] = "replace",
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Iterator[tuple[File, str]]:
     """Each file with its text, by the rule of `decoding.py`; an empty file has the text "".
 
-    Raises ValueError for unknown options and, naming the file, for text that cannot be read.
+    Raises ValueError for unknown options and, naming the file, for text that cannot be read and
+    for more text in all files than `limits` allow.
 
     Example: `[text for _, text in read_files(find_files("reviews", data_dir=None))]`
     """
     check_invalid(invalid)
     check_encoding(encoding)
+    left = limits.source_bytes
     for file in files:
-        content, _ = read_bytes(file.path, None)
+        content, is_cut = read_bytes(file.path, left)
+        if is_cut:
+            limits.check_source(limits.source_bytes + 1, file.path)
+        left = None if left is None else left - len(content)
         yield file, decode(content, False, file.path, encoding, invalid)
 
 

@@ -13,6 +13,7 @@ from typing import Literal
 from trainers.data.blocks import Block, keeps_lines, read_blocks
 from trainers.data.decoding import decode
 from trainers.data.files import File
+from trainers.data.limits import DEFAULT_LIMITS, Limits
 from trainers.data.records import STREAMED, read_records, record_format
 from trainers.data.rows import delimited_rows, json_rows
 
@@ -33,6 +34,7 @@ class Reading:
     text_column: str = "text"
     header: Literal["auto", "first", "none"] = "auto"
     quotes: bool | None = None
+    limits: Limits = DEFAULT_LIMITS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,18 +82,23 @@ def read_pieces(
     """
     format = record_format(file.path, reading.format) if reading.split == "rows" else None
     if format in STREAMED:
-        for where, text in read_records(file, format, reading.text_column, start, stop):
+        column, limits = reading.text_column, reading.limits
+        for where, text in read_records(file, format, column, start, stop, limits):
             meter.bytes += len(text.encode("utf-8", "replace"))
             if text:
                 yield Piece(f"{file.name}:{where}", text)
         return
     in_blocks = reading.split in ("files", "lines") or format == "jsonl"
+    whole = not (in_blocks and keeps_lines(reading.encoding))
+    limits = reading.limits
+    check = limits.check_source if whole or reading.split == "files" else limits.check_row
     blocks = read_blocks(
         file.path,
         start=start,
         stop=stop,
         limit=limit,
-        whole=not (in_blocks and keeps_lines(reading.encoding)),
+        whole=whole,
+        check_size=lambda size: check(size, file.path),
     )
     make = _rows if format else _SPLITS[reading.split]
     lines = 0  # before the block
@@ -130,6 +137,7 @@ def _whole(place: _Place, text: str) -> Iterator[Piece]:
 def _lines(place: _Place, text: str) -> Iterator[Piece]:
     lines = text.split("\n")
     for number, line in enumerate(lines[:-1] if place.block.is_cut else lines, start=1):
+        place.reading.limits.check_row(line, f"{place.file.path}: {place.name(number)}")
         if line.strip():
             yield Piece(place.name(number), line)
 
@@ -160,14 +168,16 @@ def _rows(place: _Place, text: str) -> Iterator[Piece]:
     columns = {_COLUMN: reading.text_column}
     if place.format == "jsonl":
         try:
-            rows = list(json_rows(path, text, columns))
+            rows = list(json_rows(path, text, columns, reading.limits))
         except ValueError:
             if not place.block.offset:
                 raise
             # Blank lines in place of those before the block: now the message counts from the top.
-            rows = json_rows(path, "\n" * _lines_before(place) + text, columns)
+            text = "\n" * _lines_before(place) + text
+            rows = json_rows(path, text, columns, reading.limits)
     else:
-        rows = delimited_rows(path, text, place.format, columns, reading.header, reading.quotes)
+        how = (reading.header, reading.quotes, reading.limits)
+        rows = delimited_rows(path, text, place.format, columns, *how)
     for number, row in rows:
         if row[_COLUMN]:
             yield Piece(place.name(number), row[_COLUMN])

@@ -7,17 +7,20 @@ and Hugging Face data sets need `datasets`; neither is installed with this proje
 from __future__ import annotations
 
 import importlib
+import math
 import os
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import parse_qsl, urlencode
 
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from trainers.data.compressed import plain_name
+from trainers.data.columns import find_column, quoted
+from trainers.data.compressed import open_bytes, plain_name
 from trainers.data.files import File
+from trainers.data.limits import DEFAULT_LIMITS, Limits
 
 HUGGING_FACE = "hfds://"
 ROW_FORMATS = ("jsonl", "csv", "tsv", "parquet", "tfrecord")
@@ -35,6 +38,10 @@ _EXTENSIONS = {
     ".tfrecords": "tfrecord",
 }
 _ROWS_AT_ONCE = 1000
+_OPTION = "text_column"  # what messages call the setting that names the column
+# Of a TFRecord: the length (8 bytes) and its checksum, then the content, then its checksum.
+_RECORD_HEADER, _RECORD_FOOTER = 12, 4
+_CHUNK_BYTES = 1 << 20
 
 
 def record_format(path: str, format: str = "auto") -> str:
@@ -69,19 +76,26 @@ def looks_binary(path: str) -> bool:
 
 
 def read_records(
-    file: File, format: str, column: str, start: int, stop: int | None
+    file: File,
+    format: str,
+    column: str,
+    start: int,
+    stop: int | None,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Iterator[tuple[str, str]]:
     """The texts of a file of records, each with its place in the file.
 
     Args:
         file: File. format: one of `STREAMED`.
-        column: feature of a `tf.train.Example`, column of a Parquet file or data set.
+        column: feature of a `tf.train.Example`, column of a Parquet file or data set by name or
+            number.
         start, stop: row groups of a Parquet file, rows of a data set. None: to the end.
+        limits: of a record.
 
     Raises ValueError, naming file, place and field, for what cannot be read.
     """
     reader = {"parquet": _parquet, "tfrecord": _tfrecord, "hfds": _hugging_face}[format]
-    return reader(file, column, start, stop)
+    return reader(file, column, start, stop, limits)
 
 
 def row_group_sizes(path: str) -> list[int]:
@@ -111,63 +125,96 @@ def open_dataset(address: str) -> Any:
         raise ValueError(f"{address}: datasets cannot load it: {error}") from error
 
 
-def _hugging_face(file: File, column: str, start: int, stop: int | None):
+def _hugging_face(file: File, column: str, start: int, stop: int | None, limits: Limits):
     dataset = open_dataset(file.path)
-    if column not in dataset.column_names:
-        raise _no_column(file.path, column, dataset.column_names)
+    names = dataset.column_names
+    name = names[find_column(column, names, len(names), _OPTION, file.path)]
+    # As Arrow has them: a row becomes a Python string when its turn comes, not a thousand at once.
+    dataset = dataset.select_columns([name]).with_format("arrow")
     stop = len(dataset) if stop is None else stop
     for first in range(start, stop, _ROWS_AT_ONCE):
-        rows = dataset[first : min(first + _ROWS_AT_ONCE, stop)][column]
-        for index, value in enumerate(rows, start=first):
-            yield str(index), _text(value, f"{file.path}, row {index}", column)
+        rows = dataset[first : min(first + _ROWS_AT_ONCE, stop)].column(0)
+        yield from _texts(rows, first, file.path, name, limits)
 
 
-def _parquet(file: File, column: str, start: int, stop: int | None):
+def _parquet(file: File, column: str, start: int, stop: int | None, limits: Limits):
     table = _parquet_file(file.path)
     names = table.schema_arrow.names
-    if column not in names:
-        raise _no_column(file.path, column, names)
+    name = names[find_column(column, names, len(names), _OPTION, file.path)]
+    # A dictionary stays one: of a few bytes it could make many copies of a long text.
+    table = _parquet_file(file.path, read_dictionary=[name])
     arrow = importlib.import_module("pyarrow")
     stop = table.num_row_groups if stop is None else stop
     metadata = table.metadata
     index = sum(metadata.row_group(group).num_rows for group in range(start))
     try:
-        for batch in table.iter_batches(
-            _ROWS_AT_ONCE, row_groups=list(range(start, stop)), columns=[column]
-        ):
-            for value in batch.column(0).to_pylist():
-                yield str(index), _text(value, f"{file.path}, row {index}", column)
-                index += 1
+        for group in range(start, stop):
+            limits.check_source(_column_bytes(metadata.row_group(group), name), file.path)
+            for batch in table.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=[name]):
+                yield from _texts(batch.column(0), index, file.path, name, limits)
+                index += len(batch)
     except (OSError, arrow.ArrowException) as error:
         raise ValueError(f"{file.path}: broken Parquet file near row {index}: {error}") from error
 
 
-def _parquet_file(path: str):
+def _column_bytes(group: Any, name: str) -> int:
+    """Unpacked bytes of a column in a row group of a Parquet file."""
+    columns = (group.column(index) for index in range(group.num_columns))
+    return sum(
+        column.total_uncompressed_size
+        for column in columns
+        if column.path_in_schema.split(".")[0] == name
+    )
+
+
+def _texts(rows: Any, first: int, path: str, column: str, limits: Limits):
+    """The values of an Arrow array, each with its number."""
+    for index, value in enumerate(rows, start=first):
+        where = f"{path}, row {index}"
+        text = _text(value.as_py(), where, column)
+        limits.check_row(text, where)
+        yield str(index), text
+
+
+def _parquet_file(path: str, **options: Any):
     arrow = _optional("pyarrow", path)
     parquet = importlib.import_module("pyarrow.parquet")
     try:
-        return parquet.ParquetFile(path)
+        return parquet.ParquetFile(path, **options)
     except arrow.ArrowException as error:
         raise ValueError(f"{path}: not a Parquet file, or broken: {error}") from error
 
 
-def _tfrecord(file: File, column: str, start: int, stop: int | None):
+def _tfrecord(file: File, column: str, start: int, stop: int | None, limits: Limits):
     if file.path.endswith(".zst"):
         raise ValueError(f"{file.path}: TFRecord files may be plain or .gz; decompress it first.")
     kind = "GZIP" if file.path.endswith(".gz") else ""
     records = iter(tf.data.TFRecordDataset(file.path, compression_type=kind))
     index = 0
-    while True:
-        try:
-            record = next(records, None)
-        except (tf.errors.DataLossError, tf.errors.OutOfRangeError) as error:
-            raise ValueError(
-                f"{file.path}: broken TFRecord file behind record {index - 1}: {error.message}"
-            ) from error
-        if record is None:
-            return
-        yield str(index), _feature(record.numpy(), f"{file.path}, record {index}", column)
-        index += 1
+    with open_bytes(file.path) as content:
+        while True:
+            where = f"{file.path}, record {index}"
+            _check_record(content, where, limits)
+            try:
+                record = next(records, None)
+            except (tf.errors.DataLossError, tf.errors.OutOfRangeError) as error:
+                raise ValueError(
+                    f"{file.path}: broken TFRecord file behind record {index - 1}: {error.message}"
+                ) from error
+            if record is None:
+                return
+            yield str(index), _feature(record.numpy(), where, column)
+            index += 1
+
+
+def _check_record(content: BinaryIO, where: str, limits: Limits) -> None:
+    """Reads over the next record, whose size TensorFlow would allocate whatever it is."""
+    header = content.read(_RECORD_HEADER)
+    size = int.from_bytes(header[:8], "little")
+    limits.check_row(size, where)
+    left = size + _RECORD_FOOTER if header else 0
+    while left and (chunk := content.read(min(left, _CHUNK_BYTES))):
+        left -= len(chunk)
 
 
 def _feature(record: bytes, where: str, name: str) -> str:
@@ -178,7 +225,10 @@ def _feature(record: bytes, where: str, name: str) -> str:
         raise ValueError(f"{where}: no tf.train.Example ({error})") from error
     features = example.features.feature
     if name not in features:
-        raise _no_column(where, name, sorted(features))
+        raise ValueError(
+            f"{where}: no column {name!r} ({_OPTION}). Features have names only, which are "
+            f"{quoted(sorted(features))}. Choose one with --set=data.{_OPTION}=..."
+        )
     values = features[name].bytes_list.value
     if len(values) != 1:
         kind = features[name].WhichOneof("kind")
@@ -192,20 +242,17 @@ def _text(value: Any, where: str, column: str) -> str:
             value = value.decode("utf-8")
         except UnicodeDecodeError as error:
             raise ValueError(f"{where}: {column!r} is not UTF-8: {error}") from error
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        raise ValueError(
+            f"{where}: {column!r} holds {'null' if value is None else value}, not text. Remove the "
+            "row, or name another column with --set=data.text_column=..."
+        )
     if not isinstance(value, str):
         raise ValueError(
             f"{where}: {column!r} holds {type(value).__name__}, not text. Name a column of strings "
             "with --set=data.text_column=..."
         )
     return value.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _no_column(where: str, column: str, names: list[str]) -> ValueError:
-    have = ", ".join(repr(name) for name in names) or "none"
-    return ValueError(
-        f"{where}: no column {column!r} (text_column). The columns are {have}. Choose one with "
-        "--set=data.text_column=..."
-    )
 
 
 def _optional(package: str, path: str) -> ModuleType:

@@ -7,11 +7,12 @@ are the same for every source.
 
 import dataclasses
 import os
+import re
 import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from absl import logging
 
@@ -24,6 +25,7 @@ from trainers.data.files import (
     find_published,
     walk,
 )
+from trainers.data.limits import DEFAULT_LIMITS, Limits
 from trainers.data.pieces import Meter, Reading, read_pieces
 from trainers.data.records import HUGGING_FACE, looks_binary
 
@@ -81,6 +83,7 @@ def read_documents(
     text_column: str = "text",
     header: Literal["auto", "first", "none"] = "auto",
     quotes: bool | None = None,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> list[Document]:
     """Reads the documents of `source`, always in the same order (sorted by path).
 
@@ -103,13 +106,14 @@ def read_documents(
             package `pyarrow`) or "tfrecord" (of `tf.train.Example`).
         text_column: field, column or feature that holds the text. Defaults to "text".
         header, quotes: of CSV and TSV; see `tables.read_labeled`.
+        limits: of the text in all, a row, and a download.
 
     Raises FileNotFoundError, listing the paths tried, if nothing is there; ValueError, naming
     the file, for text that cannot be read, and for unknown option values.
 
     Example: `read_documents("python_stdlib", max_bytes=1_000_000)[0].name`
     """
-    reading = Reading(encoding, invalid, split, format, text_column, header, quotes)
+    reading = Reading(encoding, invalid, split, format, text_column, header, quotes, limits)
     return list(
         iterate_documents(source, reading, data_dir=data_dir, max_bytes=max_bytes, pattern=pattern)
     )
@@ -123,20 +127,21 @@ def iterate_documents(
     max_bytes: int | None = None,
     pattern: str | None = None,
 ) -> Iterator[Document]:
-    """The documents of `read_documents` one at a time: memory holds one of them, and a block.
+    """The documents of `read_documents` one at a time.
 
     Example: `next(iterate_documents("python_stdlib", Reading()))`
     """
     if max_bytes is not None and max_bytes <= 0:
         raise ValueError(f"max_bytes={max_bytes}: use a positive number, or None for no limit.")
     files, reading = find_source(source, reading, data_dir=data_dir, pattern=pattern)
-    documents, empty, remaining = 0, [], max_bytes
+    documents, empty, remaining, before = 0, [], max_bytes, 0
     for file in files:
         if remaining == 0:
             logging.info("%s: stopped at max_bytes=%d before %s", source, max_bytes, file.path)
             break
         meter, parts, found = Meter(), [], False
         for piece in read_pieces(file, reading, meter, limit=remaining):
+            reading.limits.check_source(before + meter.bytes, file.path)
             parts.append(piece.text)
             found = found or bool(piece.text)
             if piece.is_last and any(parts):
@@ -144,6 +149,7 @@ def iterate_documents(
                 yield Document(piece.name, "".join(parts))
             if piece.is_last:
                 parts = []
+        before += meter.bytes
         if remaining is not None:
             remaining = max(remaining - meter.bytes, 0)
         if not found and reading.split == "files":
@@ -176,7 +182,7 @@ def find_source(
         split = named.split or reading.split
         return named.find(data_dir), dataclasses.replace(reading, encoding="utf-8", split=split)
     if source.startswith(("https://", "http://")):
-        files = [_address(source, data_dir)]
+        files = [_address(source, data_dir, reading.limits)]
     elif source.startswith(HUGGING_FACE):
         files = [File(source, source)]
     else:
@@ -190,16 +196,26 @@ def find_source(
     return files, reading
 
 
-def _address(source: str, data_dir: str | None) -> File:
-    url, _, checksum = source.partition("#sha256=")
-    if len(checksum) != 64:
+def _address(source: str, data_dir: str | None, limits: Limits) -> File:
+    url, _, fragment = source.partition("#")
+    checksum = re.fullmatch("sha256=([0-9a-f]{64})", fragment.lower())
+    if checksum is None:
         raise ValueError(
             f"{source}: an address needs the checksum of its file: {url}#sha256=HEX, 64 digits. "
             "`sha256sum FILE` prints it."
         )
+    try:
+        name = os.path.basename(unquote(urlsplit(url).path))
+    except ValueError as error:  # such as a "[" in the host
+        raise ValueError(f"{source}: no address ({error}).") from error
+    if name in ("", ".", ".."):
+        raise ValueError(
+            f"{source}: the address names no file, so its format is not known. Write one that ends "
+            "with a file name: https://HOST/PATH/FILE#sha256=HEX; or download it and give its path."
+        )
     # The checksum in the name: files of the same name from two addresses stay apart.
-    name = os.path.join(f"downloads/{checksum[:16]}", os.path.basename(urlsplit(url).path))
-    return find_published(name, url, checksum, data_dir)
+    folder = f"downloads/{checksum[1][:16]}"
+    return find_published(os.path.join(folder, name), url, checksum[1], data_dir, limits)
 
 
 def _tinyshakespeare(data_dir: str | None) -> list[File]:

@@ -6,6 +6,9 @@ from collections.abc import Hashable, Sequence
 from typing import Literal
 
 import numpy as np
+from absl import logging
+
+from trainers.data.examples import TaggedTexts
 
 
 def label_classes(labels: Sequence[str], where: Sequence[str]) -> tuple[str, ...]:
@@ -55,6 +58,43 @@ def label_ids(
             " Correct the label, remove the row, or add examples of it to the training data."
         )
     return np.array([ids[label] for label in labels], np.int32)
+
+
+def check_tags(examples: TaggedTexts, known: Sequence[str], source: str | None = None) -> None:
+    """Tells of tags that training does not know, whose words can only be got wrong.
+
+    Some, such as rare parts of speech, are warned about.
+
+    Args:
+        examples: to evaluate on. known: tags of the training data.
+        source: where the examples are from, None if they were held out of the training data.
+
+    Raises ValueError if no tag of `source` but O is known: these are other data.
+
+    Example: `check_tags(dev, ("O", "B-LOC", "I-LOC"), "dev.conll")`
+    """
+    places = {}
+    for tags, place in zip(examples.tags, examples.where):
+        for tag in tags:
+            places.setdefault(tag, place)
+    found = [tag for tag in places if tag != "O"]
+    unknown = [tag for tag in found if tag not in known]
+    if not unknown:
+        return
+    place, names = places[unknown[0]], ", ".join(unknown[:10])
+    has = ", ".join(known[:20])
+    if source is not None and len(unknown) == len(found):
+        raise ValueError(
+            f"{place}: no tag of {source!r} is one of the training data: it has {names}; training "
+            f"has {has}. Give data that are tagged alike (--set=data.validation=..., data.test), "
+            "or null for a part of the training data."
+        )
+    logging.warning(
+        "%s: %d tag(s) are not in the training data, so no answer can be right there: %s",
+        place,
+        len(unknown),
+        names,
+    )
 
 
 def label_numbers(labels: Sequence[str], where: Sequence[str] | None = None) -> np.ndarray:

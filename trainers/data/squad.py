@@ -16,6 +16,7 @@ from absl import logging
 from trainers.data.decoding import replace_surrogates
 from trainers.data.examples import Questions, warn_blank
 from trainers.data.files import find_files, read_files
+from trainers.data.limits import DEFAULT_LIMITS, Limits
 
 _FORM = "SQuAD is {data: [{paragraphs: [{context, qas: [{id, question, answers}]}]}]}"
 
@@ -28,6 +29,7 @@ def read_questions(
     mismatched: Literal["error", "skip"] = "error",
     encoding: str = "utf-8",
     invalid: Literal["replace", "strict"] = "replace",
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Questions:
     """Reads questions, their texts and their answers.
 
@@ -40,6 +42,7 @@ def read_questions(
             other answer, with a warning; the number is `Questions.mismatched`.
         encoding: of the files.
         invalid: what becomes of invalid bytes, rule 3 of decoding.py.
+        limits: of all files together.
 
     Raises FileNotFoundError if nothing is there; ValueError, naming the file and the place in
     it, for broken JSON, missing fields, ids that repeat, and no questions.
@@ -50,7 +53,7 @@ def read_questions(
         raise ValueError(f"mismatched={mismatched!r}: use 'error' or 'skip'.")
     rows, problems, seen = [], [], {}
     files = find_files(source, data_dir, pattern)
-    for file, text in read_files(files, encoding=encoding, invalid=invalid):
+    for file, text in read_files(files, encoding=encoding, invalid=invalid, limits=limits):
         for path, context, entry in _entries(file.path, _parse(file.path, text)):
             place = f"{file.path}: {path}"
             name = entry.get("id")

@@ -3,10 +3,11 @@
 Rules, the same for every format:
 
 1. Texts are kept as they stand, empty ones too (with a warning); whitespace around a label is
-   dropped. A row without a label is an error: nothing is guessed or left out in silence.
+   dropped. A row without a label is an error, and so is one whose label is NaN or infinite, as
+   programs write a number that is missing: nothing is guessed or left out in silence.
 2. CSV is read by the rules of quotes: commas, quotes ("" within quotes) and line breaks may stand
    in a field. TSV is not: real ones hold lone quotes; `quotes=True` is for those that mean them.
-3. A column is given by its name, or by its number from 0 (from the end: -1).
+3. A column is given by its name, or by its number from 0 (from the end: -1); JSON has names only.
 """
 
 import os
@@ -16,12 +17,20 @@ from typing import Literal
 
 from absl import logging
 
+from trainers.data.columns import is_number
 from trainers.data.examples import LabeledTexts, warn_blank
 from trainers.data.files import File, find_files, read_files
+from trainers.data.limits import DEFAULT_LIMITS, Limits
 from trainers.data.rows import delimited_rows, json_rows
 from trainers.data.splits import label_numbers
 
 _FORMATS = ("csv", "tsv", "jsonl", "folders", "lines")
+# How C, Python, NumPy, pandas, R and JSON spell numbers that are none.
+_NOT_FINITE = frozenset(
+    sign + name
+    for sign in ("", "-", "+")
+    for name in ("nan", "NaN", "NAN", "inf", "Inf", "INF", "infinity", "Infinity")
+)
 _EXTENSIONS = {
     ".csv": "csv",
     ".tsv": "tsv",
@@ -47,6 +56,7 @@ def read_labeled(
     numeric_labels: bool = False,
     encoding: str = "utf-8",
     invalid: Literal["replace", "strict"] = "replace",
+    limits: Limits = DEFAULT_LIMITS,
 ) -> LabeledTexts:
     """Reads texts, or pairs of texts, with their labels.
 
@@ -69,6 +79,7 @@ def read_labeled(
         numeric_labels: labels must be finite numbers.
         encoding: of the files.
         invalid: what becomes of invalid bytes, rule 3 of decoding.py.
+        limits: of all files together, and of a row.
 
     Raises FileNotFoundError if nothing is there; ValueError, naming file, line, column and fix,
     for everything that cannot be read as asked.
@@ -89,7 +100,7 @@ def read_labeled(
 
     values: dict[str, list[str]] = {option: [] for option in columns}
     where, without_rows = [], []
-    for file, text in read_files(files, encoding=encoding, invalid=invalid):
+    for file, text in read_files(files, encoding=encoding, invalid=invalid, limits=limits):
         if format == "folders":
             row = {"text_column": text, "label_column": _folder(file)}
             rows = [(1, {option: row[option] for option in columns if option in row})]
@@ -97,21 +108,32 @@ def read_labeled(
             lines = enumerate(text.split("\n"), start=1)
             rows = [(number, {"text_column": line}) for number, line in lines if line.strip()]
         elif format == "jsonl":
-            rows = json_rows(file.path, text, columns)
+            rows = json_rows(file.path, text, columns, limits)
         else:
-            rows = delimited_rows(file.path, text, format, columns, header, quotes)
+            rows = delimited_rows(file.path, text, format, columns, header, quotes, limits)
         before = len(where)
         for line, row in rows:
             where.append(f"{file.name}:{line}")
             for option, value in row.items():
                 values[option].append(value)
-            if not row.get("label_column", "-").strip():
+            if format in ("folders", "lines"):
+                limits.check_row(row["text_column"], f"{file.path}:{line}")
+            label = row.get("label_column", "-").strip()
+            if not label:
                 raise ValueError(
                     f"{file.path}:{line}: no label in column {label_column!r}. Fill it in, remove "
                     "the row, or read the text as unlabelled with label_column=None."
                 )
+            if label in _NOT_FINITE and format != "folders":
+                raise ValueError(
+                    f"{file.path}:{line}: the label in column {label_column!r} is {label!r}, not a "
+                    "finite number and not a class. Fill it in or remove the row; a class that is "
+                    "really called so needs another name."
+                )
         if len(where) == before:
             without_rows.append(file.path)
+    if header == "auto" and format in ("csv", "tsv") and all(map(is_number, columns.values())):
+        _warn_header(values, where)
     return _checked(source, values, where, without_rows, numeric_labels)
 
 
@@ -130,6 +152,7 @@ def _checked(source, values, where, without_rows, numeric_labels) -> LabeledText
         if numeric_labels:
             label_numbers(labels, where)
     warn_blank(f"{source}: text", values["text_column"], where)
+    _warn_not_finite(source, values["text_column"], where)
     if "pair_column" in values:
         warn_blank(f"{source}: second text", values["pair_column"], where)
     counts = Counter(values.get("id_column", ()))
@@ -143,6 +166,34 @@ def _checked(source, values, where, without_rows, numeric_labels) -> LabeledText
             ", ".join(repeated[:3]),
         )
     return LabeledTexts(values["text_column"], values.get("pair_column"), labels, where)
+
+
+def _warn_header(values: dict[str, list[str]], where: list[str]) -> None:
+    """Columns by number say that there are no names, and the first line may hold some all the same.
+
+    Then it is an example, of a class that no other has.
+    """
+    first, *others = values.get("label_column") or [""]
+    if first and others and first not in others and len(set(others)) < len(others):
+        logging.warning(
+            "%s: no other row has the label %r. If this line names the columns, set "
+            "--set=data.header=first (columns by number: it is read as an example)",
+            where[0],
+            first,
+        )
+
+
+def _warn_not_finite(source: str, texts: list[str], where: list[str]) -> None:
+    """A text may really be "nan", so it is kept."""
+    places = [place for text, place in zip(texts, where) if text in _NOT_FINITE]
+    if places:
+        logging.warning(
+            "%s: %d text(s) are NaN or infinite as numbers are written, the first at %s. They are "
+            "kept; remove rows whose text is missing",
+            source,
+            len(places),
+            places[0],
+        )
 
 
 def _format(source: str, files: list[File], format: str, columns: dict[str, str]) -> str:

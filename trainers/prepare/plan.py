@@ -110,6 +110,7 @@ def make_plan(config: PrepareConfig, data_dir: str | None = None) -> Plan:
         data.text_column,
         data.header,
         data.quotes,
+        data.limits,
     )
     files, reading = _find(data.train, asked, data, data_dir, validates=False)
     single = reading.split == "files" and len(files) == 1

@@ -121,7 +121,9 @@ class EncoderTask(Task):
         def texts() -> list[str]:
             texts = list(self.training_texts())
             if data.vocabulary_from is not None:
-                further = read_documents(data.vocabulary_from, data_dir=data_dir, split="lines")
+                further = read_documents(
+                    data.vocabulary_from, data_dir=data_dir, split="lines", limits=data.limits
+                )
                 texts += [document.text for document in further]
             return texts
 
@@ -138,19 +140,28 @@ class EncoderTask(Task):
         return build_from(initial, config, head)
 
 
-def read_three(data: DataConfig, read: Callable[[str], Any], split: Callable[[Any], tuple]):
+def read_three(data: DataConfig, read: Callable[[str], Any], split: Callable[[Any, float], tuple]):
     """Training, validation and test examples of labelled data.
 
     Args:
         data: names the sources; without `data.validation` a share is held out of the training
-            examples, without `data.test` the test examples are None.
-        read: source -> examples. split: examples -> (kept, held out) rows.
+            examples, without `data.test` the share `data.test_fraction`; of 0 the test is None.
+        read: source -> examples. split: examples, share -> (kept, held out) rows.
     """
     train = read(data.train)
     test = None if data.test is None else read(data.test)
+    if test is None and data.test_fraction:
+        try:
+            kept, held_out = split(train, data.test_fraction)
+            train, test = train.select(kept), train.select(held_out)
+        except ValueError as error:
+            raise ValueError(
+                f"{data.train}: no test examples can be held out: {error} Or train without a test: "
+                "--set=data.test_fraction=0."
+            ) from error
     if data.validation is not None:
         return train, read(data.validation), test
-    kept, held_out = split(train)
+    kept, held_out = split(train, data.validation_fraction)
     return train.select(kept), train.select(held_out), test
 
 

@@ -45,12 +45,13 @@ def read_splits(
             numeric_labels=numeric_labels,
             encoding=data.encoding,
             invalid=data.invalid,
+            limits=data.limits,
         )
 
-    def split(rows):
+    def split(rows, fraction):
         if label_column is None or numeric_labels:
-            return random_split(len(rows), data.validation_fraction, config.seed)
-        return stratified_split(rows.label, data.validation_fraction, config.seed)
+            return random_split(len(rows), fraction, config.seed)
+        return stratified_split(rows.label, fraction, config.seed)
 
     return read_three(data, read, split)
 

@@ -130,6 +130,7 @@ def reading_options(data: DataConfig) -> dict[str, Any]:
         "text_column": data.text_column,
         "header": data.header,
         "quotes": data.quotes,
+        "limits": data.limits,
     }
 
 

@@ -58,13 +58,14 @@ class SpanTask(EncoderTask):
                 mismatched=data.mismatched,
                 encoding=data.encoding,
                 invalid=data.invalid,
+                limits=data.limits,
             )
 
         # Questions about one text stay together, or the text would be known.
         self.train, self.validation, self.test = read_three(
             data,
             read,
-            lambda rows: grouped_split(rows.context, data.validation_fraction, self.config.seed),
+            lambda rows, fraction: grouped_split(rows.context, fraction, self.config.seed),
         )
 
     def training_texts(self):

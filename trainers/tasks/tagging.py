@@ -11,7 +11,7 @@ from trainers.data.buckets import BucketPlan, default_buckets
 from trainers.data.datasets import read_tagged_source
 from trainers.data.examples import TaggedTexts
 from trainers.data.pipeline import mapped
-from trainers.data.splits import random_split
+from trainers.data.splits import check_tags, random_split
 from trainers.entities import entity_scores
 from trainers.losses import SparseCrossentropy
 from trainers.tasks.encoder import (
@@ -54,17 +54,22 @@ class TagTask(EncoderTask):
                 pattern=data.pattern,
                 token_column=data.token_column,
                 tag_column=data.tag_column,
+                separator=data.separator,
                 scheme=data.scheme,
                 encoding=data.encoding,
                 invalid=data.invalid,
+                limits=data.limits,
             )
 
         self.train, self.validation, self.test = read_three(
             data,
             read,
-            lambda rows: random_split(len(rows), data.validation_fraction, self.config.seed),
+            lambda rows, fraction: random_split(len(rows), fraction, self.config.seed),
         )
         self.labels = tag_labels(self.train, data.train)
+        for examples, source in ((self.validation, data.validation), (self.test, data.test)):
+            if examples is not None:
+                check_tags(examples, self.labels, source)
 
     def training_texts(self):
         return [" ".join(words) for words in self.train.words]
