@@ -131,7 +131,8 @@ def vanish_over_grpc(served: Served, number: int) -> None:
 
 def vanish_over_rest(served: Served, number: int) -> None:
     body = rest_body(50)
-    head = b"POST /v1/models/m:predict HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body)
+    head = b"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\n"
+    head += b"Content-Length: %d\r\n\r\n" % len(body)
     with socket.create_connection(("127.0.0.1", served.server.rest_port)) as connection:
         connection.sendall((head + body)[: -5 if number % 3 == 0 else None])
         time.sleep(0.003 * (number % 5))
