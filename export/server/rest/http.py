@@ -262,14 +262,16 @@ class RestServer:
         waiting = asyncio.wrap_future(work)
         # The work minds the deadline itself. This is for what cannot: it waits for a thread, or
         # reads a large body.
-        patience = None if self._timeout is None else self._timeout + _OVERDUE_SECONDS
-        either = {waiting, gone}
+        gone.add_done_callback(lambda _: waiting.cancel())
+        if self._timeout is not None:
+            overdue = self._loop.call_later(self._timeout + _OVERDUE_SECONDS, waiting.cancel)
+            waiting.add_done_callback(lambda _: overdue.cancel())
         try:
-            await asyncio.wait(either, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-        finally:  # a stop may end the wait, too
-            finished = waiting.done()
-            waiting.cancel()  # ends the work, too, if it still waits for a thread
-        return waiting.result() if finished else error_answer(timed_out())
+            return await waiting
+        except asyncio.CancelledError:  # this ended the work, too, if it still waits for a thread
+            if asyncio.current_task().cancelling():
+                raise
+            return error_answer(timed_out())
 
     def _finished(self, held: int) -> None:
         self.budget.give(held)
@@ -344,7 +346,7 @@ class _Exchange(web.RequestHandler):
         self._due: float | None = None  # the client's time is over then; None while we work
         self._gone = asyncio.get_running_loop().create_future()
 
-    def prepare(self) -> asyncio.Future | None:
+    def prepare(self) -> None:
         """Takes note of the request; a body that is announced as too large is refused here."""
         self._server.exchanges.add(self)
         self._server.idle.pop(self._stream, None)
@@ -352,14 +354,13 @@ class _Exchange(web.RequestHandler):
         self._due = time.monotonic() + limits.body_seconds
         length = self.request.headers.get("Content-Length", "").lstrip("0")
         if not (length.isascii() and length.isdigit()):
-            return None  # Tornado refuses what is no number
+            return  # Tornado refuses what is no number
         size = int(length[:_LENGTH_DIGITS]) if len(length) <= _LENGTH_DIGITS else math.inf
         if size > limits.body_bytes:
             self._refuse_size()
             unread = size > _DISCARDED_BODIES * limits.body_bytes
             if unread or "Expect" in self.request.headers:
-                return self._send(self._refusal)
-        return None
+                self._send(self._refusal)
 
     def data_received(self, chunk: bytes) -> None:
         """Keeps a piece of the body, or throws it away once the request is refused."""
@@ -378,7 +379,8 @@ class _Exchange(web.RequestHandler):
         """The request is whole."""
         self._due = None
         if self._refusal is not None:
-            return await self._send(self._refusal)
+            self._send(self._refusal)
+            return
         body = b"".join(self._chunks)
         self._chunks.clear()
         held, self._held = self._held, 0  # from here on the work counts it
@@ -393,8 +395,7 @@ class _Exchange(web.RequestHandler):
             message = f"{type(error).__name__}: {error}"
             answer = error_answer(ServingError(grpc.StatusCode.INTERNAL, message))
         if not self._gone.done():
-            await self._send(answer)
-        return None
+            self._send(answer)
 
     get = post = head = put = delete = options = patch = respond
 
@@ -456,15 +457,16 @@ class _Exchange(web.RequestHandler):
             self.set_header("Connection", "close")
         self.write(answer.body)
 
-    async def _send(self, answer: Answer) -> None:
+    def _send(self, answer: Answer) -> None:
         close = answer.close or self._refusal is not None or self._server.stopping
         self._write(answer)
         if close:
             self.set_header("Connection", "close")
         self._moved = len(answer.body)
         self._due = time.monotonic() + self._server.limits.body_seconds
-        sent = self.finish()
-        await asyncio.wait({sent, self._gone}, return_when=asyncio.FIRST_COMPLETED)
+        self.finish().add_done_callback(lambda _: self._sent(close))
+
+    def _sent(self, close: bool) -> None:
         self._done()
         if close:
             self._stream.close()
