@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import errno
 import http.client
 import json
 import os
@@ -259,6 +260,21 @@ def test_freed_memory_is_given_back_after_large_moves_alone():
         sizes[0], kept[0] = size, keeps
         assert freed.look() is looks
     assert trims == [(0, 5500), (0, 1800)]
+
+
+def test_freed_memory_goes_on_after_a_look_that_fails(monkeypatch):
+    monkeypatch.setattr("export.server.freed_memory._PAUSE_SECONDS", 0.001)
+    looks = []
+
+    def resident():
+        looks.append(len(looks))
+        if len(looks) == 2:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return 0
+
+    FreedMemory(lambda pad: 0, resident).start()
+    until(lambda: len(looks) > 3)
+    monkeypatch.setattr("export.server.freed_memory._PAUSE_SECONDS", 3600)  # the thread rests
 
 
 def test_freed_memory_asks_this_machine():
