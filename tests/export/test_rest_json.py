@@ -185,14 +185,12 @@ def test_other_threads_run_while_a_large_body_is_read(element):
     thread.start()
     try:
         before = turns[0]
-        fill_tensors(
-            read_json(body), infos(x=types_pb2.DT_FLOAT), "", predict_pb2.PredictRequest().inputs
-        )
+        read_json(body)
         taken = turns[0] - before
     finally:
         done.set()
         thread.join()
-    assert taken > 10
+    assert taken > 30  # as one piece: about 5
 
 
 @given(st.lists(st.floats(width=32)), st.lists(st.floats()))

@@ -48,7 +48,7 @@ class RestServer:
 
     Args:
         manager: Manager. Started and stopped by the caller.
-        host: str. The address to listen on. Defaults to all, as TensorFlow Serving.
+        host: str. The address to listen on. Defaults to loopback.
         port: int. 0 takes a free one; `self.port` tells which, once started.
         timeout_ms: int. What takes longer is answered with 504. 0 and less: no bound.
         max_threads: int | None. Requests that run at one time. Defaults to 4 per CPU, 16 at least.

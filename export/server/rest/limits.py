@@ -51,7 +51,7 @@ class Limits:
         most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if most == resource.RLIM_INFINITY:
             return self.connections
-        free = most - len(os.listdir("/proc/self/fd"))
+        free = most - len(os.listdir("/dev/fd"))
         return min(self.connections, max(_FEWEST_CONNECTIONS, free // 2))
 
 
