@@ -509,28 +509,30 @@ def test_further_connections_take_the_place_of_the_idlest(manager, hold):
             connection.close()
 
 
-def test_more_connections_than_files(manager, caplog, capfd):
-    """A process of clients opens more than this one may have files; it is served all the same."""
-    clients = """
-import socket, sys
-held = [socket.create_connection(("localhost", int(sys.argv[1]))) for _ in range(int(sys.argv[2]))]
-print("open", flush=True)
-sys.stdin.read()
+CLIENTS = """
+import http.client, socket, sys
+port = int(sys.argv[1])
+held = [socket.create_connection(("localhost", port)) for _ in range(120)]
+for _ in range(3):
+    client = http.client.HTTPConnection("localhost", port, timeout=60)
+    client.request("GET", "/v1/models/toy")
+    print(client.getresponse().status)
 """
+
+
+def test_more_connections_than_files(manager, caplog, capfd):
+    """Another process opens more connections than this one may have files."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    used = len(os.listdir("/proc/self/fd"))
     with serving(manager) as server:
-        command = [sys.executable, "-c", clients, str(server.port), "120"]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        with subprocess.Popen(command, **pipes) as process:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (used + 40, limits[1]))
+        command = [sys.executable, "-c", CLIENTS, str(server.port)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            files = len(os.listdir("/dev/fd")) + 40
+            resource.setrlimit(resource.RLIMIT_NOFILE, (files, limits[1]))
             try:
-                assert process.stdout.readline() == "open\n"
-                assert predict(server, GOOD) == DOUBLED
-                assert Limits().open_connections() <= 20
+                assert process.stdout.read() == "200\n200\n200\n"
+                assert Limits().open_connections() < 40
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-                process.stdin.close()
         assert predict(server, GOOD) == DOUBLED
     assert "Traceback" not in caplog.text + capfd.readouterr().err
 

@@ -242,14 +242,14 @@ class RestServer:
             if exchange.late(now):
                 exchange.abandon()
 
-    async def answer(self, request: tuple, held: int, gone: asyncio.Future) -> Answer:
-        """Has a request answered in a thread.
+    async def answer(self, request: tuple[str, str, bytes, str], gone: asyncio.Future) -> Answer:
+        """Has a request answered in a thread, and its body given back to the budget after that.
 
         Args:
-            request: tuple. The arguments of `RestApi.answer`, but for the deadline.
-            held: int. Bytes that were counted for it, to be given back after the work.
+            request: The method, target, body and encoding that `RestApi.answer` takes.
             gone: Future. Ends when the client goes.
         """
+        held = len(request[2])
         with self._lock:
             full = self._admitted >= self._threads + self.limits.queued
             self._admitted += not full
@@ -339,8 +339,7 @@ class _Exchange(web.RequestHandler):
     def initialize(self, server: RestServer) -> None:
         self._server = server
         self._stream = self.request.connection.stream
-        self._chunks: list[bytes] = []
-        self._held = 0  # bytes in the chunks
+        self._body = bytearray()  # counted in the budget
         self._refusal: Answer | None = None
         self._moved = 0  # bytes of the body that came, then bytes of the answer that go
         self._due: float | None = None  # the client's time is over then; None while we work
@@ -372,8 +371,7 @@ class _Exchange(web.RequestHandler):
         elif not self._server.budget.take(len(chunk)):
             self._refuse(error_answer(too_busy()))
         else:
-            self._held += len(chunk)
-            self._chunks.append(chunk)
+            self._body += chunk
 
     async def respond(self) -> None:
         """The request is whole."""
@@ -381,14 +379,13 @@ class _Exchange(web.RequestHandler):
         if self._refusal is not None:
             self._send(self._refusal)
             return
-        body = b"".join(self._chunks)
-        self._chunks.clear()
-        held, self._held = self._held, 0  # from here on the work counts it
+        body = bytes(self._body)
+        self._body = bytearray()  # from here on the work counts it
         request = self.request
         encoding = request.headers.get("Content-Encoding", "")
         try:
             answer = await self._server.answer(
-                (request.method, request.uri, body, encoding), held, self._gone
+                (request.method, request.uri, body, encoding), self._gone
             )
         except Exception as error:  # noqa: BLE001  no request may end without an answer
             absl_logging.exception("REST %s %r failed", request.method, request.uri)
@@ -436,9 +433,8 @@ class _Exchange(web.RequestHandler):
             self._gone.set_result(None)
 
     def _drop(self) -> None:
-        self._chunks.clear()
-        self._server.budget.give(self._held)
-        self._held = 0
+        self._server.budget.give(len(self._body))
+        self._body = bytearray()
 
     def _refuse_size(self) -> None:
         most = self._server.limits.body_bytes
