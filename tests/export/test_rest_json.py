@@ -139,6 +139,8 @@ def test_reads_beyond_the_standard(text, wanted):
         (b'"abc', "Unterminated string starting at offset: 0"),
         (b"[1e309]", "Number too big to be stored in double: 1e309"),
         (b"-1E+400", "Number too big to be stored in double: -1E+400"),
+        (b"[1, " + b"9" * 310 + b".5]", "Number too big to be stored in double: 9999999"),
+        (b"9" * 240 + b"e99", "Number too big to be stored in double: 9999999"),
         (b"9" * 5000, "Number too big to be stored in double"),
         (b"[1.]", "at offset: 2"),
         (b"[" * 100_000, "Nested more than 256 levels deep at offset: 256"),

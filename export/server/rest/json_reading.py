@@ -30,6 +30,9 @@ _CONTINUED = '{"\\ud800":'
 # Exponents that may be too large for a double, and surrogates: a search for each, because one that
 # begins with a letter is ten times as fast as one for several of them.
 _UNUSUAL = [re.compile(p) for p in (r"e\+?[0-9]{3}", r"E\+?[0-9]{3}", r"\\u[dD][89a-fA-F]")]
+# With an exponent of two digits, fewer make no number that is too large.
+_MANY_DIGITS = b"0" * 200
+_DIGITS_AS_0 = bytes.maketrans(b"123456789", b"000000000")
 _ESCAPE = re.compile(r"\\(?:(u[dD][89abAB]..\\u[dD][c-fC-F]..)|(u[dD][89a-fA-F])|.)", re.DOTALL)
 
 
@@ -205,7 +208,9 @@ def _parse(piece: bytes, offset: int, before: str, after: str) -> object:
     text = before + piece.decode("utf-8", "surrogateescape") + after
     decoder = _DECODER
     try:
-        if any(pattern.search(text, len(before)) for pattern in _UNUSUAL):
+        if _MANY_DIGITS in piece.translate(_DIGITS_AS_0) or any(
+            pattern.search(text, len(before)) for pattern in _UNUSUAL
+        ):
             _refuse_half_pairs(text, len(before))
             decoder = _CAREFUL_DECODER
         return decoder.decode(text)
