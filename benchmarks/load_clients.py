@@ -139,7 +139,9 @@ class RestAsker:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = self._streams
         body = json.dumps({"instances": [text.decode()]}).encode()
-        head = f"POST /v1/models/m:predict HTTP/1.1\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = (
+            f"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
         writer.write(head.encode() + body)
         async with asyncio.timeout(_DEADLINE):
             status, *headers = (await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")

@@ -5,6 +5,8 @@ import os
 import threading
 from collections.abc import Callable
 
+from absl import logging
+
 # What a process may keep unused; each look above it costs about 0.1 s for a gigabyte.
 _MOVED = 128 * 2**20
 _PAUSE_SECONDS = 1.0
@@ -39,7 +41,7 @@ class FreedMemory:
         self._last = resident()
 
     def start(self) -> None:
-        """Looks once a second, in a daemon thread."""
+        """Looks once a second, in a daemon thread that outlives a look that fails."""
         threading.Thread(target=self._run, name="freed memory", daemon=True).start()
 
     def look(self) -> bool:
@@ -53,4 +55,9 @@ class FreedMemory:
     def _run(self) -> None:
         pause = threading.Event()
         while not pause.wait(_PAUSE_SECONDS):
-            self.look()
+            try:
+                self.look()
+            except OSError as error:  # clients may have taken all the files this process may open
+                logging.log_every_n_seconds(
+                    logging.WARNING, "cannot tell how large the process is: %s", 60, error
+                )

@@ -21,7 +21,7 @@ from export.server.security import check_socket_path
 from export.server.versions import Retries
 
 if TYPE_CHECKING:
-    from export.server.rest import RestServer
+    from export.server.rest.http import RestServer
 
 _CHANNEL_ARGUMENTS = {
     # Without this a second server on the port would start, and get half of the requests.
@@ -203,7 +203,7 @@ class Server:
 
     def _start_rest(self, options: RestOptions) -> None:
         # Here, so that a server without REST does not pay for importing an HTTP server.
-        from export.server.rest import RestServer
+        from export.server.rest.http import RestServer
 
         rest_server = RestServer(
             self.manager,

@@ -4,8 +4,12 @@ import contextlib
 import gzip
 import http.client
 import json
+import os
 import random
+import resource
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -14,12 +18,14 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2
 
-from export.server import ServedModel, every_version, rest_api
+from export.server import ServedModel, every_version
 from export.server.inference import predict_on
 from export.server.manager import Manager
 from export.server.metrics import Metrics
-from export.server.rest import Limits, RestServer
-from export.server.rest_api import RestApi
+from export.server.rest import routes
+from export.server.rest.http import RestServer
+from export.server.rest.limits import Limits
+from export.server.rest.routes import RestApi
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -134,8 +140,8 @@ class Hold:
 @pytest.fixture
 def hold(monkeypatch):
     hold = Hold()
-    make, _, show = rest_api._CALLS["predict"]
-    monkeypatch.setitem(rest_api._CALLS, "predict", (make, hold, show))
+    make, _, show = routes._CALLS["predict"]
+    monkeypatch.setitem(routes._CALLS, "predict", (make, hold, show))
     yield hold
     hold.release.set()
 
@@ -217,7 +223,7 @@ def test_status_and_metadata(server):
         ("POST", "/V1/MODELS/toy:predict", 400, b"JSON Parse error: The document is empty"),
         ("GET", "/v1/models/toy/METADATA", 200, b"AVAILABLE"),
         ("PUT", "/v1/models/toy", 400, b"Malformed request: PUT /v1/models/toy"),
-        ("OPTIONS", "/v1/models/toy", 400, b"Malformed request: OPTIONS"),
+        ("OPTIONS", "/v1/models/toy", 200, b"Content-Length: 0"),
         ("GET", "/v1/models/metadata", 404, b"Could not find any versions of model metadata"),
         ("GET", "/v1/models/toy/versions/8/metadata", 404, b"Specific(toy, 8)"),
         ("GET", "/v1/models/%ff", 404, rb"of model \\xff"),
@@ -304,8 +310,8 @@ def test_a_chunked_body_and_one_that_is_announced(server):
     pieces = [b'{"instances"', b": [1.0, 2.5]}"]
     assert ask(server, "POST", "/v1/models/toy:predict", iter(pieces)) == DOUBLED
     body = json.dumps(GOOD).encode()
-    head = "POST /v1/models/toy:predict HTTP/1.1\r\nExpect: 100-continue\r\nConnection: close\r\n"
-    head += f"Content-Length: {len(body)}\r\n\r\n"
+    head = "POST /v1/models/toy:predict HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
+    head += f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n"
     assert b" 200 OK\r\n" in raw(server, head.encode(), body, pause=0.05)
 
 
@@ -315,12 +321,86 @@ def test_gzip_that_is_none_is_an_empty_body(server):
         assert answer == (400, {"error": "JSON Parse error: The document is empty"})
 
 
-def test_a_gzip_bomb_is_refused(server, monkeypatch):
-    monkeypatch.setattr("export.server.rest_api.MAX_DECOMPRESSED", 1000)
-    body = gzip.compress(b" " * 1_000_000)
-    code, answer = ask(server, "POST", "/v1/models/toy:predict", body, {"Content-Encoding": "gzip"})
-    assert code == 413
-    assert answer == {"error": "the body is larger than 1000 bytes once decompressed"}
+def ask_gzip(server, text):
+    headers = {"Content-Encoding": "gzip"}
+    return ask(server, "POST", "/v1/models/toy:predict", gzip.compress(text), headers)
+
+
+def test_a_gzip_bomb_is_refused(manager):
+    with serving(manager, limits=Limits(unpacked_bytes=1000)) as server:
+        code, answer = ask_gzip(server, b" " * 1_000_000)
+        assert code == 413
+        assert answer == {"error": "the body is larger than 1000 bytes once decompressed"}
+        assert server.buffered == 0
+
+
+def test_elements_count_against_the_limits(manager):
+    zeros = b'{"instances":[' + b"0," * 1_500_000 + b"0]}"  # 3 MB, 3 kB of gzip
+    with serving(manager, limits=Limits(elements=1_000_000)) as server:
+        wanted = {"error": "the body has 1500002 JSON elements; 1000000 are allowed"}
+        assert ask_gzip(server, zeros) == (413, wanted)
+        assert predict(server, GOOD) == DOUBLED
+    # Alone it would do, but not beside the others that are being worked on.
+    with serving(manager, limits=Limits(memory_bytes=50_000_000)) as server:
+        code, answer = ask_gzip(server, zeros)
+        assert (code, answer["error"][:23]) == (503, "too many large requests")
+        assert predict(server, GOOD) == DOUBLED
+        assert server.buffered == 0
+
+
+def test_nesting_has_a_limit(server):
+    for levels in (254, 255):  # and two more around them
+        body = b'{"instances":[%s1%s]}' % (b"[" * levels, b"]" * levels)
+        code, answer = ask(server, "POST", "/v1/models/toy:predict", body)
+        assert code == 400
+        assert ("Nested more than 256 levels" in answer["error"]) == (levels == 255)
+
+
+CHUNKS = [
+    (b"5;name=value\r\n", b"0\r\n\r\n"),  # extensions
+    (b'5 ; quoted="a;b"\r\n', b"0;last\r\n\r\n"),
+    (b"5;" + b"x" * 3000 + b"\r\n", b"000\r\nX-Trailer: 1\r\nX-Other: 2\r\n\r\n"),  # trailers
+]
+
+
+@pytest.mark.parametrize(("first", "last"), CHUNKS)
+def test_chunk_extensions_and_trailers(server, first, last):
+    body = json.dumps(GOOD).encode()
+    head = b"POST /v1/models/toy:predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+    chunks = first + body[:5] + b"\r\n%x\r\n" % len(body[5:]) + body[5:] + b"\r\n" + last
+    following = b"GET /v1/models/toy HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    answers = raw(server, head + b"\r\n" + chunks + following)
+    assert answers.count(b"HTTP/1.1 200 OK") == 2
+    assert b"[2.0, 5.0" in answers
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        b"5;a\nb\r\n12345\r\n0\r\n\r\n",
+        b"0x5\r\n12345\r\n0\r\n\r\n",
+        b"5\r\n123456\r\n0\r\n\r\n",
+        b"0\r\n" + b"X: y\r\n" * 20_000 + b"\r\n",
+    ],
+)
+def test_chunks_that_are_none_end_the_connection(server, chunks):
+    head = b"POST /v1/models/toy:predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+    answer = raw(server, head + b"\r\n" + chunks)
+    assert answer in (b"", b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    assert predict(server, GOOD) == DOUBLED
+
+
+def test_a_length_of_many_digits(server, caplog):
+    head = b"POST /v1/models/toy:predict HTTP/1.1\r\nHost: x\r\nContent-Length: %s\r\n\r\n"
+    assert raw(server, head % (b"9" * 5000)).startswith(b"HTTP/1.1 413 ")
+    assert raw(server, head % (b"0" * 5000 + b"2")).startswith(b"HTTP/1.1 400 ")
+    assert not caplog.records
+
+
+def test_a_nul_does_not_cut_a_message(server):
+    code, answer = predict(server, {"signature_name": "join", "instances": [{"a\0b": 1}]})
+    assert code == 400
+    assert answer["error"].endswith("JSON object: does not have named input: a\0b")
 
 
 def test_a_body_that_is_too_large_is_refused(manager):
@@ -332,14 +412,14 @@ def test_a_body_that_is_too_large_is_refused(manager):
         assert ask(server, "POST", path, iter([large[:800]] * 5)) == wanted
         # What is larger still is not waited for, nor what asks before it is sent.
         for header in ("Content-Length: 1000000", "Content-Length: 1001\r\nExpect: 100-continue"):
-            answer = raw(server, f"POST {path} HTTP/1.1\r\n{header}\r\n\r\n".encode())
+            answer = raw(server, f"POST {path} HTTP/1.1\r\nHost: x\r\n{header}\r\n\r\n".encode())
             assert answer.startswith(b"HTTP/1.1 413 ")
         assert predict(server, GOOD) == DOUBLED
         assert server.buffered == 0
 
 
 def test_bodies_may_take_so_much_memory_together(manager):
-    with serving(manager, limits=Limits(buffered_bytes=1000)) as server:
+    with serving(manager, limits=Limits(memory_bytes=1000)) as server:
         code, answer = ask(server, "POST", "/v1/models/toy:predict", b" " * 2000)
         assert (code, answer["error"][:23]) == (503, "too many large requests")
         assert predict(server, GOOD) == DOUBLED
@@ -347,14 +427,14 @@ def test_bodies_may_take_so_much_memory_together(manager):
 
 def test_headers_that_are_too_large_end_the_connection(manager):
     with serving(manager, limits=Limits(header_bytes=1000)) as server:
-        head = b"GET /v1/models/toy HTTP/1.1\r\nX: " + b"x" * 5000 + b"\r\n\r\n"
+        head = b"GET /v1/models/toy HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 5000 + b"\r\n\r\n"
         assert raw(server, head) == b""
         assert predict(server, GOOD) == DOUBLED
 
 
 def test_slow_clients_are_dropped_and_hold_nobody_up(manager):
     limits = Limits(idle_seconds=0.5, body_seconds=0.5, bytes_a_second=1e9)
-    head = b"POST /v1/models/toy:predict HTTP/1.1\r\nContent-Length: 100\r\n"
+    head = b"POST /v1/models/toy:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n"
     with serving(manager, limits=limits, max_threads=1) as server:
         begin = time.monotonic()
         silent = [
@@ -378,7 +458,9 @@ def test_slow_clients_are_dropped_and_hold_nobody_up(manager):
 def test_a_client_that_does_not_read_is_dropped(manager):
     limits = Limits(body_seconds=0.5, bytes_a_second=1e9)
     body = json.dumps({"signature_name": "zeros", "inputs": 600_000}).encode()
-    head = b"POST /v1/models/toy:predict HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body)
+    head = b"POST /v1/models/toy:predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(
+        body
+    )
     with serving(manager, limits=limits) as server:
         connection = socket.socket()
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -392,7 +474,9 @@ def test_a_client_that_does_not_read_is_dropped(manager):
 
 def test_a_client_that_vanishes_leaves_nothing_behind(manager, hold):
     body = json.dumps(GOOD).encode()
-    head = b"POST /v1/models/toy:predict HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body)
+    head = b"POST /v1/models/toy:predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(
+        body
+    )
     with serving(manager, max_threads=2) as server:
         for sent in (head, head + body[:5], head + body) * 5:
             with socket.create_connection(("localhost", server.port)) as connection:
@@ -404,15 +488,53 @@ def test_a_client_that_vanishes_leaves_nothing_behind(manager, hold):
         until(lambda: server.buffered == 0)
 
 
-def test_further_connections_are_closed(manager):
+def test_further_connections_take_the_place_of_the_idlest(manager, hold):
     with serving(manager, limits=Limits(connections=2)) as server:
-        held = [socket.create_connection(("localhost", server.port)) for _ in range(2)]
-        time.sleep(0.1)
-        with contextlib.suppress(ConnectionError):
-            assert raw(server) == b""
-        for connection in held:
+        address = ("localhost", server.port)
+        idlest, idle = (socket.create_connection(address, timeout=20) for _ in range(2))
+        until(lambda: len(server.streams) == 2)
+        assert ask(server, "GET", "/v1/models/toy")[0] == 200
+        assert idlest.recv(1) == b""
+        idle.sendall(b"GET /v1/models/toy HTTP/1.0\r\n\r\n")
+        assert idle.recv(12) == b"HTTP/1.1 200"
+        # Those that are busy are not dropped, and a further one is closed.
+        busy = [in_thread(lambda: predict(server, GOOD)) for _ in range(2)]
+        until(lambda: len(server.exchanges) == 2)
+        assert raw(server) == b""
+        hold.release.set()
+        for thread, answers in busy:
+            thread.join()
+            assert answers == [DOUBLED]
+        for connection in (idlest, idle):
             connection.close()
-        until(lambda: _answers(server))
+
+
+CLIENTS = """
+import http.client, socket, sys
+port = int(sys.argv[1])
+held = [socket.create_connection(("localhost", port)) for _ in range(120)]
+for _ in range(3):
+    client = http.client.HTTPConnection("localhost", port, timeout=60)
+    client.request("GET", "/v1/models/toy")
+    print(client.getresponse().status)
+"""
+
+
+def test_more_connections_than_files(manager, caplog, capfd):
+    """Another process opens more connections than this one may have files."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with serving(manager) as server:
+        command = [sys.executable, "-c", CLIENTS, str(server.port)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            files = len(os.listdir("/dev/fd")) + 40
+            resource.setrlimit(resource.RLIMIT_NOFILE, (files, limits[1]))
+            try:
+                assert process.stdout.read() == "200\n200\n200\n"
+                assert Limits().open_connections() < 40
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert predict(server, GOOD) == DOUBLED
+    assert "Traceback" not in caplog.text + capfd.readouterr().err
 
 
 def _answers(server):
@@ -495,7 +617,7 @@ def test_a_fault_of_ours_is_an_answer(manager, monkeypatch):
         raise ZeroDivisionError("oops")
 
     api = RestApi(manager)
-    monkeypatch.setattr("export.server.rest_api.signature_name", broken)
+    monkeypatch.setattr("export.server.rest.routes.signature_name", broken)
     answer = api.answer("POST", "/v1/models/toy:predict", b"{}")
     assert (answer.code, json.loads(answer.body)) == (500, {"error": "ZeroDivisionError: oops"})
 

@@ -20,7 +20,7 @@ from export.server.command import make_server
 from export.server.command_flags import parse
 from export.server.manager import Manager
 from export.server.model_config import ModelServerConfig, handle_reload, models_of
-from export.server.rest import RestServer
+from export.server.rest.http import RestServer
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RECORDED = pathlib.Path(os.environ.get("ZOO_SERVING", ROOT.parent / "shared" / "serving"))
@@ -165,6 +165,10 @@ def compare(port, exchange):
         begin, _ = exchange["response"].split("\\u0000", 1)
         assert text == begin + '"\n}'
         wanted["Content-Length"] = str(len(content))
+    elif "JSON Parse error" in exchange["response"]:
+        # What is wrong may be said in other words; the place is the same.
+        assert re.sub(": .* at", ": at", text) == re.sub(": .* at", ": at", exchange["response"])
+        wanted["Content-Length"] = answer.headers["Content-Length"]
     elif text != exchange["response"]:
         # The order of keys is random in each process of TensorFlow Serving.
         assert canonical(text) == canonical(exchange["response"])

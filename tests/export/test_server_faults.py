@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import errno
 import http.client
 import json
 import os
@@ -131,7 +132,8 @@ def vanish_over_grpc(served: Served, number: int) -> None:
 
 def vanish_over_rest(served: Served, number: int) -> None:
     body = rest_body(50)
-    head = b"POST /v1/models/m:predict HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body)
+    head = b"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\n"
+    head += b"Content-Length: %d\r\n\r\n" % len(body)
     with socket.create_connection(("127.0.0.1", served.server.rest_port)) as connection:
         connection.sendall((head + body)[: -5 if number % 3 == 0 else None])
         time.sleep(0.003 * (number % 5))
@@ -258,6 +260,21 @@ def test_freed_memory_is_given_back_after_large_moves_alone():
         sizes[0], kept[0] = size, keeps
         assert freed.look() is looks
     assert trims == [(0, 5500), (0, 1800)]
+
+
+def test_freed_memory_goes_on_after_a_look_that_fails(monkeypatch):
+    monkeypatch.setattr("export.server.freed_memory._PAUSE_SECONDS", 0.001)
+    looks = []
+
+    def resident():
+        looks.append(len(looks))
+        if len(looks) == 2:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return 0
+
+    FreedMemory(lambda pad: 0, resident).start()
+    until(lambda: len(looks) > 3)
+    monkeypatch.setattr("export.server.freed_memory._PAUSE_SECONDS", 3600)  # the thread rests
 
 
 def test_freed_memory_asks_this_machine():

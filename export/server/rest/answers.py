@@ -4,7 +4,8 @@ import dataclasses
 
 import grpc
 
-from export.server.json_writing import error_json
+from export.server.rest.json_writing import error_json
+from export.server.rest.limits import TooLarge
 from export.server.status import ServingError
 
 JSON = "application/json"
@@ -53,10 +54,11 @@ class Answer:
     close: bool = False
 
 
-def error_answer(error: ServingError, code: int | None = None) -> Answer:
+def error_answer(error: ServingError) -> Answer:
     """The answer that tells of an error; the HTTP code follows from the error's own."""
     body = error_json(error.message).encode("utf-8", "surrogateescape")
-    return Answer(code or _HTTP_CODES.get(error.code.name, 500), body)
+    code = 413 if isinstance(error, TooLarge) else _HTTP_CODES.get(error.code.name, 500)
+    return Answer(code, body)
 
 
 def page(code: int) -> Answer:

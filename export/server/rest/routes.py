@@ -10,7 +10,7 @@ import re
 import time
 import urllib.parse
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import grpc
@@ -34,19 +34,20 @@ from export.server.inference import (
     model_status,
     predict_on,
 )
-from export.server.json_examples import fill_examples
-from export.server.json_protos import metadata_json, status_json
-from export.server.json_reading import JsonError, Members, read_json, too_deep
-from export.server.json_requests import fill_tensors, signature_name
-from export.server.json_writing import (
+from export.server.metrics import Metrics
+from export.server.request_clock import due_in, run_seconds
+from export.server.rest.answers import Answer, error_answer, page, timed_out
+from export.server.rest.json_reading import JsonError, read_json
+from export.server.rest.json_tensors import fill_examples, fill_tensors, signature_name
+from export.server.rest.json_writing import (
     classes_json,
+    metadata_json,
     numbers_json,
     outputs_json,
     predictions_json,
+    status_json,
 )
-from export.server.metrics import Metrics
-from export.server.request_clock import due_in, run_seconds
-from export.server.rest_answers import Answer, error_answer, page, timed_out
+from export.server.rest.limits import Budget, Limits, Share, TooLarge
 from export.server.servable import Servable
 from export.server.status import ServingError
 
@@ -62,16 +63,15 @@ _GET = re.compile(rf"/v1/models(?:/([^/:]+))?{_WHICH}(?:/(metadata))?", re.IGNOR
 # The characters of a path and a query (RFC 3986); others make no URI.
 _URI = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/?#]|%[0-9A-Fa-f]{2})*")
 _MAX_INT64, _INT64_DIGITS = 2**63 - 1, 19
-# What a gzip body may grow to; TensorFlow Serving's bound.
-MAX_DECOMPRESSED = 100 * 1024 * 1024
 _GZIP = 16 + zlib.MAX_WBITS
+_UNPACKED_AT_ONCE = 2**20
 
 _CORS = (
     ("Access-Control-Allow-Origin", "*"),
     ("Access-Control-Allow-Methods", "POST, GET"),
     ("Access-Control-Allow-Headers", "Content-Type"),
 )
-_METHODS = ("GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH")
+METHODS = ("GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH")
 
 
 class RestApi:
@@ -83,6 +83,8 @@ class RestApi:
             no metrics, and nothing at that path.
         metrics_path: str.
         cors: bool. Whether browsers may ask from pages of other origins.
+        limits: Limits | None. What a body may take, unpacked and read; None for the defaults.
+        budget: Budget | None. The memory that all bodies share; a new one when None.
 
     Example:
         >>> RestApi(manager).answer("GET", "/v1/models/writer", b"").code
@@ -96,11 +98,15 @@ class RestApi:
         metrics: Metrics | None = None,
         metrics_path: str = "/monitoring/prometheus/metrics",
         cors: bool = False,
+        limits: Limits | None = None,
+        budget: Budget | None = None,
     ):
         self._manager = manager
         self._metrics = metrics
         self._metrics_path = metrics_path
         self._cors = cors
+        self._limits = limits or Limits()
+        self._budget = budget or Budget(self._limits.memory_bytes)
 
     def answer(
         self,
@@ -120,7 +126,7 @@ class RestApi:
             deadline: float. When, by time.monotonic(), nobody waits for the answer any more.
         """
         clock = _Clock(time.monotonic(), deadline)
-        if method not in _METHODS:
+        if method not in METHODS:
             return page(501)
         path = _local(target)
         if not _URI.fullmatch(path):
@@ -129,8 +135,9 @@ class RestApi:
             return self._metrics_page(path)
         if not _PREFIX.fullmatch(path):
             return page(404)
-        if self._cors and method == "OPTIONS":
-            return Answer(200, b"", "text/html; charset=ISO-8859-1", _CORS)
+        if method == "OPTIONS":
+            cors = _CORS if self._cors else ()
+            return Answer(200, b"", "text/html; charset=ISO-8859-1", cors)
         answer = self._api(method, path, body, encoding, clock)
         return dataclasses.replace(answer, headers=_CORS) if self._cors else answer
 
@@ -155,12 +162,12 @@ class RestApi:
                 spec.version_label = _decoded(label)
         try:
             if found and method == "POST" and what in _CALLS:
-                return self._infer(what, spec, _decompressed(body, encoding), clock)
+                return self._infer(what, spec, body, encoding, clock)
             if found and method == "GET":
                 return _ok(self._describe(spec, what == "metadata"))
             raise invalid(f"Malformed request: {method} {path}")
         except ServingError as error:
-            return error_answer(error, 413 if isinstance(error, _TooLarge) else None)
+            return error_answer(error)
 
     def _describe(self, spec: model_pb2.ModelSpec, metadata: bool) -> str:
         if not spec.name:
@@ -174,13 +181,20 @@ class RestApi:
         return metadata_json(model_metadata(self._manager, request))
 
     def _infer(
-        self, method: str, spec: model_pb2.ModelSpec, body: bytes, clock: "_Clock"
+        self,
+        method: str,
+        spec: model_pb2.ModelSpec,
+        body: bytes,
+        encoding: str,
+        clock: "_Clock",
     ) -> Answer:
         status = grpc.StatusCode.OK
         try:
             clock.check()  # it may have waited for long
-            with due_in(clock.left()):
-                text = self._call(method, spec, body)
+            with due_in(clock.left()), Share(self._budget) as share:
+                if "gzip" in encoding:
+                    body = _unpacked(body, self._limits.unpacked_bytes, share)
+                text = self._call(method, spec, body, share)
             clock.check()
             return _ok(text)
         except ServingError as error:
@@ -195,21 +209,28 @@ class RestApi:
                 seconds = time.monotonic() - clock.begin
                 self._metrics.record(spec.name, status.name, "REST", seconds, api=method)
 
-    def _call(self, method: str, spec: model_pb2.ModelSpec, body: bytes) -> str:
+    def _call(self, method: str, spec: model_pb2.ModelSpec, body: bytes, share: Share) -> str:
         make_request, run, show = _CALLS[method]
+
+        def admit(elements: int) -> None:
+            if elements > self._limits.elements:
+                raise TooLarge(
+                    f"the body has {elements} JSON elements; {self._limits.elements} are allowed"
+                )
+            share.take(elements * self._limits.element_bytes)
+
         try:
-            parsed = read_json(body)
+            parsed = read_json(body, admit)
             spec.signature_name = signature_name(parsed)
             request = make_request(model_spec=spec)
             if method != "predict":  # the body says all, so its errors come before the model's
                 fill_examples(parsed, request.input)
             with acquire_spec(self._manager, spec) as servable:
                 rows = method == "predict" and _fill_predict(servable, parsed, request)
+                del parsed  # the run needs its memory
                 response = run(servable, request)
         except JsonError as error:
             raise invalid(str(error)) from error
-        except RecursionError as error:
-            raise invalid(str(too_deep())) from error
         if self._metrics is not None:
             self._metrics.record_runtime(spec.name, run_seconds(), api=method.capitalize())
         return predictions_json(response.outputs) if rows else show(response)
@@ -234,7 +255,9 @@ _CALLS: dict[str, tuple[type[Message], Callable, Callable[[Message], str]]] = {
 }
 
 
-def _fill_predict(servable: Servable, body: Members, request: predict_pb2.PredictRequest) -> bool:
+def _fill_predict(
+    servable: Servable, body: Mapping[str, object], request: predict_pb2.PredictRequest
+) -> bool:
     asked = request.model_spec.signature_name
     signature = servable.signatures.get(asked or DEFAULT_SIGNATURE)
     if signature is None:
@@ -271,21 +294,17 @@ class _Clock:
             raise timed_out()
 
 
-class _TooLarge(ServingError):
-    pass
-
-
-def _decompressed(body: bytes, encoding: str) -> bytes:
-    if "gzip" not in encoding:
-        return body
-    reader = zlib.decompressobj(_GZIP)
+def _unpacked(body: bytes, most: int, share: Share) -> bytes:
+    reader, pieces, size = zlib.decompressobj(_GZIP), [], 0
     try:
-        text = reader.decompress(body, MAX_DECOMPRESSED)
+        while body and not reader.eof:
+            pieces.append(reader.decompress(body, _UNPACKED_AT_ONCE))
+            body = reader.unconsumed_tail
+            size += len(pieces[-1])
+            if size > most:
+                raise TooLarge(f"the body is larger than {most} bytes once decompressed")
+            share.take(len(pieces[-1]))
+        pieces.append(reader.flush())
     except zlib.error:
         return b""  # as TensorFlow Serving does, which then says that the document is empty
-    if reader.unconsumed_tail:
-        raise _TooLarge(
-            grpc.StatusCode.INVALID_ARGUMENT,
-            f"the body is larger than {MAX_DECOMPRESSED} bytes once decompressed",
-        )
-    return text if reader.eof else b""
+    return b"".join(pieces) if reader.eof else b""

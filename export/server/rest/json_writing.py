@@ -1,26 +1,33 @@
-"""JSON answers byte for byte as TensorFlow Serving writes them.
+"""Answers as JSON, byte for byte as TensorFlow Serving writes them.
 
-It writes with RapidJSON's PrettyWriter, four blanks a level, and keeps some arrays on one line.
-Strings hold the bytes of the model as they are, UTF-8 or not.
+Four blanks a level, with some arrays on one line. Strings hold the bytes of the model as they are,
+UTF-8 or not. Status and metadata are messages in protobuf's own JSON.
 """
 
 import base64
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 
 import numpy as np
+from google.protobuf import json_format
 from tensorflow.core.framework import tensor_pb2, types_pb2
-from tensorflow_serving.apis import classification_pb2, regression_pb2
+from tensorflow_serving.apis import (
+    classification_pb2,
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    regression_pb2,
+)
 
 from export.server.inference import invalid
-from export.server.json_reading import Members
 from export.server.tensors import decode_tensor, dtype_name
 
 # TensorFlow Serving repeats a request of any size in an error. Nested objects take indentation, so
 # that a small request could ask for gigabytes; no honest reader goes on after this.
 _MAX_ECHO = 1 << 16
 _MAX_FLOAT = 3.4028234e38
+_AT_ONCE = 2**14  # numbers written before another thread may get its turn
 _INDENT = "    "
 _SHORT_ESCAPES = {8: "\\b", 9: "\\t", 10: "\\n", 12: "\\f", 13: "\\r", 34: '\\"', 92: "\\\\"}
 _ESCAPED = {code: _SHORT_ESCAPES.get(code, f"\\u{code:04X}") for code in [*range(32), 34, 92]}
@@ -58,6 +65,13 @@ def decimals(values: np.ndarray) -> list[str]:
         >>> decimals(np.float32([2, 0.1, 1 / 3, 1e20]))
         ['2.0', '0.1', '0.333333343', '1e+20']
     """
+    texts: list[str] = []
+    for begin in range(0, len(values), _AT_ONCE):
+        texts += _decimals(values[begin : begin + _AT_ONCE])
+    return texts
+
+
+def _decimals(values: np.ndarray) -> list[str]:
     full = "%.9g\n" if values.dtype == np.float32 else "%.17g\n"
     numbers = values.tolist()
     # One format for all, and one look back at all: a third of the time of a loop.
@@ -81,16 +95,13 @@ def decimals(values: np.ndarray) -> list[str]:
 def echo(value: object) -> str:
     """What `read_json` read, as TensorFlow Serving repeats it in an error.
 
-    Of a NaN or an infinity inside a list or an object it writes nothing more, and nor do we. What
-    is longer than 64 KiB ends with `...TRUNCATED`, which is ours.
+    What is longer than 64 KiB ends with `...TRUNCATED`, which is ours.
     """
     if isinstance(value, float):
         single = -_MAX_FLOAT <= value <= _MAX_FLOAT
         return decimals(np.array([value], np.float32 if single else np.float64))[0]
     pieces, size = [], 0
     for piece in _echoed(value, 0):
-        if piece is None:
-            break
         pieces.append(piece)
         size += len(piece)
         if size > _MAX_ECHO:
@@ -98,50 +109,35 @@ def echo(value: object) -> str:
     return "".join(pieces)
 
 
-def _echoed(value: object, level: int) -> Iterator[str | None]:
-    """Pieces of text; None where the writer gives up."""
-    if value is None or isinstance(value, bool):
-        yield {None: "null", True: "true", False: "false"}[value]
-    elif isinstance(value, str):
+def _echoed(value: object, level: int) -> Iterator[str]:
+    if isinstance(value, str):
         yield quoted(value)
-    elif isinstance(value, int) and -(2**63) <= value < 2**64:
-        yield str(value)
-    elif isinstance(value, (int, float)):
-        yield _shortest(float(value))
-    elif isinstance(value, Members):
+    elif isinstance(value, float):
+        yield _shortest(value)
+    elif isinstance(value, dict):
         yield "{"
-        for number, (name, member) in enumerate(value):
+        for number, (name, member) in enumerate(value.items()):
             yield f"{',' if number else ''}\n{_INDENT * (level + 1)}{quoted(name)}: "
             yield from _echoed(member, level + 1)
         yield f"\n{_INDENT * level}}}" if value else "}"
-    else:
+    elif isinstance(value, list):
         yield "["
         for number, element in enumerate(value):
             if number:
                 yield ", "
             yield from _echoed(element, level + 1)
         yield "]"
-
-
-def _shortest(number: float) -> str | None:
-    """The fewest digits that name a double, laid out as RapidJSON lays them out."""
-    if number != number or number in (float("inf"), float("-inf")):
-        return None
-    if number == 0:
-        return repr(number)
-    sign, figures, exponent = Decimal(repr(number)).as_tuple()
-    digits = "".join(map(str, figures)).rstrip("0")
-    exponent += len(figures) - len(digits)
-    point = len(digits) + exponent
-    if exponent >= 0 and point <= 21:
-        text = digits + "0" * exponent + ".0"
-    elif 0 < point <= 21:
-        text = f"{digits[:point]}.{digits[point:]}"
-    elif -6 < point <= 0:
-        text = f"0.{'0' * -point}{digits}"
     else:
-        text = f"{digits[0]}{'.' if digits[1:] else ''}{digits[1:]}e{point - 1}"
-    return "-" * sign + text
+        yield json.dumps(value)  # null, true, false or an integer
+
+
+def _shortest(number: float) -> str:
+    """The fewest digits that name a double, with an exponent for less than 1e-6 or from 1e21 on."""
+    text = json.dumps(number)
+    if "e" in text and 1e-6 <= abs(number) < 1e21:
+        text = format(Decimal(text), "f")
+        return text if "." in text else text + ".0"
+    return re.sub(r"e\+?(-?)0*", r"e\1", text)
 
 
 def error_json(message: str) -> str:
@@ -269,3 +265,42 @@ def numbers_json(result: regression_pb2.RegressionResult) -> str:
         raise invalid("Cannot convert empty RegressionResults to JSON")
     numbers = decimals(np.array([one.value for one in result.regressions], np.float32))
     return f'{{\n{_INDENT}"results": [{", ".join(numbers)}]\n}}'
+
+
+def status_json(response: get_model_status_pb2.GetModelStatusResponse) -> str:
+    """The answer to a question about versions.
+
+    Example:
+        >>> status_json(get_model_status_pb2.GetModelStatusResponse())
+        '{\\n "model_version_status": []\\n}\\n'
+    """
+    return _printed(response)
+
+
+def metadata_json(response: get_model_metadata_pb2.GetModelMetadataResponse) -> str:
+    """The answer to a question about signatures, put together as TensorFlow Serving does."""
+    signatures = get_model_metadata_pb2.SignatureDefMap()
+    response.metadata["signature_def"].Unpack(signatures)
+    return (
+        f'{{\n"model_spec":{_printed(response.model_spec)},\n'
+        f'"metadata": {{"signature_def": {_printed(signatures)}}}\n}}\n'
+    )
+
+
+def _printed(message) -> str:
+    fields = json_format.MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    text = json.dumps(_plain(fields), indent=1, ensure_ascii=False)
+    # Only strings hold these; protobuf's C++ printer escapes them, against browsers that guess.
+    return text.replace("<", "\\u003c").replace(">", "\\u003e") + "\n"
+
+
+def _plain(value: object) -> object:
+    """Whole decimals without a point, as protobuf's C++ printer writes them."""
+    if isinstance(value, dict):
+        return {name: _plain(member) for name, member in value.items()}
+    if isinstance(value, list):
+        return [_plain(element) for element in value]
+    whole = isinstance(value, float) and value.is_integer() and abs(value) < 1e15
+    return int(value) if whole else value

@@ -1,0 +1,468 @@
+"""The HTTP server in front of `routes`: Tornado in a thread, requests in a pool.
+
+One thread speaks HTTP with all clients, so that a slow one holds no other up; the work is done by
+a bounded number of threads. What a client may take of memory, time and connections is bounded, too.
+"""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import math
+import os
+import socket
+import threading
+import time
+from concurrent import futures
+
+import grpc
+from absl import logging as absl_logging
+from tornado import httputil, iostream, netutil, web
+from tornado.http1connection import HTTP1ServerConnection
+from tornado.httpserver import HTTPServer
+
+from export.server.manager import Manager
+from export.server.metrics import Metrics
+from export.server.rest.answers import PHRASES, Answer, error_answer, page, timed_out, unavailable
+from export.server.rest.limits import Budget, Limits, TooLarge, too_busy
+from export.server.rest.routes import METHODS, RestApi
+from export.server.status import ServingError
+
+_GRACE_SECONDS = 60.0
+_START_SECONDS = 60.0
+_BACKLOG = 1024
+_SWEEP_SECONDS = 0.5
+_OVERDUE_SECONDS = 0.25
+# Of a connection that cannot be taken because no file is left.
+_ACCEPT_PAUSE_SECONDS = 0.5
+_NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+# So many times the allowed body are read and thrown away: a client reads the answer only once it
+# has sent all. Beyond, the connection ends at once.
+_DISCARDED_BODIES = 8
+_LENGTH_DIGITS = 18
+_CHUNK_LINE_BYTES = 4096
+
+
+class RestServer:
+    """Serves the models of a manager over HTTP, with TensorFlow Serving's REST API.
+
+    Args:
+        manager: Manager. Started and stopped by the caller.
+        host: str. The address to listen on. Defaults to loopback.
+        port: int. 0 takes a free one; `self.port` tells which, once started.
+        timeout_ms: int. What takes longer is answered with 504. 0 and less: no bound.
+        max_threads: int | None. Requests that run at one time. Defaults to 4 per CPU, 16 at least.
+        cors: bool. Whether browsers may ask from pages of other origins.
+        metrics: Metrics | None. Counts the requests; None also leaves `metrics_path` empty.
+        metrics_path: str. Where Prometheus finds the metrics.
+        limits: Limits | None. What clients may take; None for the defaults.
+
+    Example:
+        >>> server = RestServer(manager, host="localhost", port=0)
+        >>> server.start()
+        >>> urllib.request.urlopen(f"http://localhost:{server.port}/v1/models/writer").status
+        200
+        >>> server.stop()
+        True
+    """
+
+    def __init__(
+        self,
+        manager: Manager,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 8501,
+        timeout_ms: int = 30000,
+        max_threads: int | None = None,
+        cors: bool = False,
+        metrics: Metrics | None = None,
+        metrics_path: str = "/monitoring/prometheus/metrics",
+        limits: Limits | None = None,
+    ):
+        self.port = port
+        self.limits = limits = limits or Limits()
+        self.budget = Budget(limits.memory_bytes)
+        self._api = RestApi(
+            manager,
+            metrics=metrics,
+            metrics_path=metrics_path,
+            cors=cors,
+            limits=limits,
+            budget=self.budget,
+        )
+        # One address, as the gRPC server takes: localhost may stand for two.
+        self._host = "127.0.0.1" if host == "localhost" else host.strip("[]")
+        self._timeout = timeout_ms / 1000 if timeout_ms > 0 else None
+        self._threads = max_threads or max(16, 4 * (os.cpu_count() or 1))
+        self._lock = threading.Lock()  # guards the number of admitted requests
+        self._admitted = 0
+        # Of the thread that serves: requests at hand, connections, and those without a request,
+        # the one that has been so for longest first.
+        self.exchanges: set[_Exchange] = set()
+        self.streams: set[iostream.IOStream] = set()
+        self.idle: dict[iostream.IOStream, None] = {}
+        self._most_connections = limits.connections
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping: asyncio.Event | None = None
+        self._executor: futures.ThreadPoolExecutor | None = None
+        self._grace = _GRACE_SECONDS
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that are counted for requests at hand."""
+        return self.budget.used
+
+    @property
+    def stopping(self) -> bool:
+        """Whether connections end with their next answer."""
+        return self._stopping.is_set()
+
+    def start(self) -> None:
+        """Listens.
+
+        Raises:
+            OSError: the port is in use, or may not be listened on.
+        """
+        try:
+            sockets = netutil.bind_sockets(self.port, self._host, backlog=_BACKLOG)
+        except OSError as error:
+            raise OSError(
+                f"cannot listen on {self._host}:{self.port} for REST: port {self.port} is in use "
+                f"(another server?) or not allowed; choose another one, or 0 for any that is free "
+                f"({error})"
+            ) from error
+        self.port = sockets[0].getsockname()[1]
+        self._most_connections = self.limits.open_connections()
+        # Its warnings tell of clients, not of this server, as often as a client likes.
+        logging.getLogger("tornado").setLevel(logging.ERROR)
+        self._executor = futures.ThreadPoolExecutor(self._threads, thread_name_prefix="rest")
+        ready = threading.Event()
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._serve(sockets, ready)), name="http", daemon=True
+        )
+        self._thread.start()
+        if not ready.wait(_START_SECONDS):
+            raise RuntimeError("the REST server's thread did not start")
+
+    def stop(self, grace: float = _GRACE_SECONDS) -> bool:
+        """Takes no more requests, and lets those that run finish for `grace` seconds.
+
+        Returns:
+            Whether all finished; False leaves threads behind that still run them.
+        """
+        if self._thread is None:
+            return True
+        self._grace = grace
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join()
+        self._thread = None
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            return not self._admitted
+
+    async def _serve(self, sockets: list[socket.socket], ready: threading.Event) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        application = web.Application(
+            [(r".*", _Exchange, {"server": self})], log_function=lambda _: None
+        )
+        engine = _Engine(
+            application,
+            server=self,
+            max_header_size=self.limits.header_bytes,
+            idle_connection_timeout=self.limits.idle_seconds,
+            max_body_size=_DISCARDED_BODIES * self.limits.body_bytes,
+        )
+        for listening in sockets:
+            self._loop.add_reader(listening, self._accept, listening, engine)
+        ready.set()
+        while not self._stopping.is_set():
+            self._sweep()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), _SWEEP_SECONDS)
+        for listening in sockets:
+            self._loop.remove_reader(listening)
+            listening.close()
+        end = time.monotonic() + self._grace
+        while (self.exchanges or self._admitted) and time.monotonic() < end:
+            while self._drop_idlest():
+                pass
+            self._sweep()
+            await asyncio.sleep(0.01)
+        await engine.close_all_connections()
+
+    def _accept(self, listening: socket.socket, engine: "_Engine") -> None:
+        """Takes the connections that wait; where there is no room, the idlest one makes it."""
+        for _ in range(_BACKLOG):
+            try:
+                connection, address = listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in _NO_FILES:
+                    raise
+                if self._drop_idlest():
+                    continue
+                absl_logging.log_every_n_seconds(
+                    absl_logging.ERROR, "REST takes no connection: %s", 60, error
+                )
+                self._loop.remove_reader(listening)
+                self._loop.call_later(_ACCEPT_PAUSE_SECONDS, self._resume, listening, engine)
+                return
+            if len(self.streams) >= self._most_connections and not self._drop_idlest():
+                connection.close()
+                continue
+            stream = _Stream(connection, self.limits.header_bytes)
+            self.streams.add(stream)
+            self.idle[stream] = None
+            engine.handle_stream(stream, address)
+
+    def _resume(self, listening: socket.socket, engine: "_Engine") -> None:
+        if not self.stopping:
+            self._loop.add_reader(listening, self._accept, listening, engine)
+
+    def _drop_idlest(self) -> bool:
+        if not self.idle:
+            return False
+        stream = next(iter(self.idle))
+        self.forget(stream)
+        stream.close()
+        return True
+
+    def forget(self, stream: iostream.IOStream) -> None:
+        """The connection is closed."""
+        self.streams.discard(stream)
+        self.idle.pop(stream, None)
+
+    def _sweep(self) -> None:
+        """Ends connections whose client neither sends nor takes what it should."""
+        now = time.monotonic()
+        for exchange in list(self.exchanges):
+            if exchange.late(now):
+                exchange.abandon()
+
+    async def answer(self, request: tuple[str, str, bytes, str], gone: asyncio.Future) -> Answer:
+        """Has a request answered in a thread, and its body given back to the budget after that.
+
+        Args:
+            request: The method, target, body and encoding that `RestApi.answer` takes.
+            gone: Future. Ends when the client goes.
+        """
+        held = len(request[2])
+        with self._lock:
+            full = self._admitted >= self._threads + self.limits.queued
+            self._admitted += not full
+        if full:
+            self.budget.give(held)
+            return unavailable("the queue of requests is full; try again later")
+        end = math.inf if self._timeout is None else time.monotonic() + self._timeout
+        work = self._executor.submit(self._api.answer, *request, deadline=end)
+        work.add_done_callback(lambda _: self._finished(held))
+        waiting = asyncio.wrap_future(work)
+        # The work minds the deadline itself. This is for what cannot: it waits for a thread, or
+        # reads a large body.
+        gone.add_done_callback(lambda _: waiting.cancel())
+        if self._timeout is not None:
+            overdue = self._loop.call_later(self._timeout + _OVERDUE_SECONDS, waiting.cancel)
+            waiting.add_done_callback(lambda _: overdue.cancel())
+        try:
+            return await waiting
+        except asyncio.CancelledError:  # this ended the work, too, if it still waits for a thread
+            if asyncio.current_task().cancelling():
+                raise
+            return error_answer(timed_out())
+
+    def _finished(self, held: int) -> None:
+        self.budget.give(held)
+        with self._lock:
+            self._admitted -= 1
+
+
+class _Engine(HTTPServer):
+    """Tornado's server, which tells when a connection is closed."""
+
+    def initialize(self, application: web.Application, server: RestServer, **options) -> None:
+        super().initialize(application, **options)
+        self._server = server
+
+    def on_close(self, server_conn: HTTP1ServerConnection) -> None:
+        self._server.forget(server_conn.stream)
+        super().on_close(server_conn)
+
+
+class _Stream(iostream.IOStream):
+    """A connection whose chunk extensions and trailers, legal in RFC 9112, Tornado does not see.
+
+    Its server calls `read_until` for the size of a chunk, and for nothing else.
+    """
+
+    def __init__(self, connection: socket.socket, trailer_bytes: int):
+        super().__init__(connection)
+        self._trailer_bytes = trailer_bytes
+        self._ended = False  # the trailers are read, and the empty line after them
+
+    def read_until(self, delimiter: bytes, max_bytes: int | None = None) -> asyncio.Future:
+        return asyncio.ensure_future(self._chunk_size(delimiter))
+
+    def read_bytes(self, num_bytes: int, partial: bool = False) -> asyncio.Future:
+        if not self._ended:
+            return super().read_bytes(num_bytes, partial)
+        self._ended = False
+        line = asyncio.get_running_loop().create_future()
+        line.set_result(b"\r\n")
+        return line
+
+    async def _chunk_size(self, delimiter: bytes) -> bytes:
+        line = await self._line(delimiter, _CHUNK_LINE_BYTES)
+        size = line.partition(b";")[0].strip(b" \t")
+        if size and not size.strip(b"0"):
+            left = self._trailer_bytes
+            while trailer := await self._line(delimiter, left):
+                left -= len(trailer) + len(delimiter)
+            self._ended = True
+        return size + delimiter
+
+    async def _line(self, delimiter: bytes, most: int) -> bytes:
+        line = (await super().read_until(delimiter, max(most, len(delimiter))))[: -len(delimiter)]
+        if b"\r" in line or b"\n" in line:
+            raise httputil.HTTPInputError("a line break within a line")
+        return line
+
+
+@web.stream_request_body
+class _Exchange(web.RequestHandler):
+    """Receives a request within the limits, has it answered, sends the answer."""
+
+    SUPPORTED_METHODS = METHODS
+
+    def initialize(self, server: RestServer) -> None:
+        self._server = server
+        self._stream = self.request.connection.stream
+        self._body = bytearray()  # counted in the budget
+        self._refusal: Answer | None = None
+        self._moved = 0  # bytes of the body that came, then bytes of the answer that go
+        self._due: float | None = None  # the client's time is over then; None while we work
+        self._gone = asyncio.get_running_loop().create_future()
+
+    def prepare(self) -> None:
+        """Takes note of the request; a body that is announced as too large is refused here."""
+        self._server.exchanges.add(self)
+        self._server.idle.pop(self._stream, None)
+        limits = self._server.limits
+        self._due = time.monotonic() + limits.body_seconds
+        length = self.request.headers.get("Content-Length", "").lstrip("0")
+        if not (length.isascii() and length.isdigit()):
+            return  # Tornado refuses what is no number
+        size = int(length[:_LENGTH_DIGITS]) if len(length) <= _LENGTH_DIGITS else math.inf
+        if size > limits.body_bytes:
+            self._refuse_size()
+            unread = size > _DISCARDED_BODIES * limits.body_bytes
+            if unread or "Expect" in self.request.headers:
+                self._send(self._refusal)
+
+    def data_received(self, chunk: bytes) -> None:
+        """Keeps a piece of the body, or throws it away once the request is refused."""
+        self._moved += len(chunk)
+        if self._refusal is not None:
+            return
+        if self._moved > self._server.limits.body_bytes:
+            self._refuse_size()
+        elif not self._server.budget.take(len(chunk)):
+            self._refuse(error_answer(too_busy()))
+        else:
+            self._body += chunk
+
+    async def respond(self) -> None:
+        """The request is whole."""
+        self._due = None
+        if self._refusal is not None:
+            self._send(self._refusal)
+            return
+        body = bytes(self._body)
+        self._body = bytearray()  # from here on the work counts it
+        request = self.request
+        encoding = request.headers.get("Content-Encoding", "")
+        try:
+            answer = await self._server.answer(
+                (request.method, request.uri, body, encoding), self._gone
+            )
+        except Exception as error:  # noqa: BLE001  no request may end without an answer
+            absl_logging.exception("REST %s %r failed", request.method, request.uri)
+            message = f"{type(error).__name__}: {error}"
+            answer = error_answer(ServingError(grpc.StatusCode.INTERNAL, message))
+        if not self._gone.done():
+            self._send(answer)
+
+    get = post = head = put = delete = options = patch = respond
+
+    def on_connection_close(self) -> None:
+        """The client went away."""
+        super().on_connection_close()
+        self._done()
+
+    def late(self, now: float) -> bool:
+        """Whether the client is slower than the limits allow."""
+        return self._due is not None and (
+            now > self._due + self._moved / self._server.limits.bytes_a_second
+        )
+
+    def abandon(self) -> None:
+        """Ends the connection."""
+        self._stream.close()
+        self._done()
+
+    def set_default_headers(self) -> None:
+        """None but what an answer has, and the date."""
+        self.clear_header("Server")
+
+    def compute_etag(self) -> None:
+        """None: no answer may become 304."""
+
+    def write_error(self, status_code: int, **_) -> None:
+        """Answers a method that Tornado does not hand on."""
+        self._write(page(501 if status_code == 405 else 500))
+        self.finish()
+
+    def _done(self) -> None:
+        self._server.exchanges.discard(self)
+        self._drop()
+        if not self._stream.closed():
+            self._server.idle[self._stream] = None
+        if not self._gone.done():
+            self._gone.set_result(None)
+
+    def _drop(self) -> None:
+        self._server.budget.give(len(self._body))
+        self._body = bytearray()
+
+    def _refuse_size(self) -> None:
+        most = self._server.limits.body_bytes
+        self._refuse(error_answer(TooLarge(f"the body is larger than {most} bytes")))
+
+    def _refuse(self, answer: Answer) -> None:
+        self._refusal = answer
+        self._drop()
+
+    def _write(self, answer: Answer) -> None:
+        self.set_status(answer.code, PHRASES[answer.code])
+        self.set_header("Content-Type", answer.content_type)
+        for name, value in answer.headers:
+            self.set_header(name, value)
+        if answer.close:
+            self.set_header("Connection", "close")
+        self.write(answer.body)
+
+    def _send(self, answer: Answer) -> None:
+        close = answer.close or self._refusal is not None or self._server.stopping
+        self._write(answer)
+        if close:
+            self.set_header("Connection", "close")
+        self._moved = len(answer.body)
+        self._due = time.monotonic() + self._server.limits.body_seconds
+        self.finish().add_done_callback(lambda _: self._sent(close))
+
+    def _sent(self, close: bool) -> None:
+        self._done()
+        if close:
+            self._stream.close()
