@@ -58,6 +58,7 @@ class Servable:
         self.path = path
         self.tensor_content = False  # the form of the tensors that Predict answers with
         self.compiles = False  # whether XLA may run
+        self.max_generated_tokens = 0  # of one Predict, rows x max_new_tokens; 0 for no limit
         self._graph = tf.Graph()
         config = config_pb2.ConfigProto()
         if batching is not None:

@@ -133,12 +133,15 @@ def test_seeds_over_the_wire(exported):
         ({"top_p": np.float32([0])}, "top_p must be above 0 and at most 1"),
         ({"top_p": np.float32([1.01])}, "top_p must be above 0"),
         ({"seed": np.int32([1, 2, 3])}, "seed must have one value, or one for each text"),
+        ({"max_new_tokens": np.int32(8)}, 'input "max_new_tokens" has shape [], but the model'),
+        ({"text": np.array(b"a", object)}, 'input "text" has shape [], but the model needs [-1]'),
+        ({"text": ["a"] * 65, "max_new_tokens": np.int32([5000])}, "65 rows of up to 4096 tokens"),
     ],
 )
 def test_bad_options_are_invalid_argument_and_the_server_stays_up(exported, inputs, message):
     _, _, _, client = exported
     with pytest.raises(grpc.RpcError) as error:
-        client.predict("m", {"text": ["a", "b"], **inputs})
+        client.predict("m", {"text": ["a", "b"], **inputs}, "generate")
     assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert message in error.value.details()
     assert client.predict("m", {"text": ["a"]}).outputs["text"].shape == (1,)
