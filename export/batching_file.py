@@ -11,7 +11,7 @@ BATCHING_FILE = "batching_params.pbtxt"
 _TEMPLATE = """\
 # Read from here by --enable_batching --enable_per_model_batching_parameters, or pass this file as
 # --batching_parameters_file. A server that is not told to batch does not read it.
-# A batch is filled up to the next of these sizes with copies of a row; the warm-up ran at them.
+# A batch is filled up to the next of these sizes with copies of a row.
 max_batch_size {{ value: {largest} }}
 {sizes}
 # How long the first request of a batch waits for others to join it.

@@ -18,7 +18,7 @@ from zoo.bundle import Bundle
 from zoo.request_options import DEFAULT_OPTIONS, OPTIONS
 
 # Sizes that a server fills a batch up to; the last one is the largest batch. Powers of two waste
-# less than half of a batch, and are few enough to be warmed up one by one.
+# less than half of a batch.
 ALLOWED_BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 
 # Parts of the longest text that the model reads in one piece.
@@ -31,14 +31,17 @@ _WORDS = "It was the best of times, it was the worst of times. "
 
 
 def warmup_requests(
-    bundle: Bundle, pairs: Sequence[GoldenPair], batch_sizes: Sequence[int] = ALLOWED_BATCH_SIZES
+    bundle: Bundle, pairs: Sequence[GoldenPair], batch_sizes: Sequence[int] = (1,)
 ) -> list[GoldenPair]:
-    """The golden requests, then each signature of texts at each batch size and three lengths.
+    """The golden requests row by row, then each signature of texts at three lengths.
+
+    One row each by default: a server refuses a request of more rows than its `max_batch_size`,
+    which may be 1, and a warm-up request that is refused keeps it from loading the model.
 
     Args:
         bundle: what is exported.
         pairs: its golden pairs; their answers are not needed.
-        batch_sizes: ascending, those of `batching_params.pbtxt`.
+        batch_sizes: ascending. Defaults to one row.
 
     Returns:
         Requests without answers; fewer sizes for a model that would take more than about 10 s.
@@ -62,7 +65,8 @@ def warmup_requests(
             if signature == "generate":
                 inputs |= _options(rows)
             chosen.append(GoldenPair(signature, inputs, {}))
-    return [*pairs, *chosen]
+    rows = [pair.row(row) for pair in pairs for row in range(pair.rows)]
+    return [*rows, *chosen]
 
 
 def _options(rows: int) -> dict[str, np.ndarray]:

@@ -20,10 +20,11 @@ from export.server.tensors import encode_tensor
 # Each set of fed and fetched tensors has a queue of its own, with nodes in the graph. A client that
 # filters outputs in ever new ways must not make the graph grow for ever.
 _MAX_QUEUES = 64
-# What BatchFunction and its function add to a message.
+# In a message of the function, not of BatchFunction itself.
+_INSIDE = "\n\t [[BatchFunction"
+# What BatchFunction adds to a message.
 _ADDED = re.compile(
-    r"^(\{\{function_node [^}]*__(batch|run)_[^}]*\}\} )+"
-    r"|(\n\t \[\[StatefulPartitionedCall\]\])?\n\t \[\[(\{\{node )?BatchFunction.*"
+    r"\n\t \[\[\{\{node BatchFunction.*"
     r"|(?<=of the input tensors)\. 0th dimension size: .*"
 )
 _SHAPES = re.compile(
@@ -58,13 +59,13 @@ class BatchedRuns:
 
         Returns:
             The values of `fetches`; None when this run has to go by itself: a request of no rows
-            (it would wait for others), or tensors that no function can compute.
+            (it would wait for others), tensors that no function can compute, or a batch whose run
+            failed: by themselves the requests that were at fault fail, and no others.
 
         Raises:
             ServingError: INVALID_ARGUMENT when the values do not share dimension 0 or are too many
                 rows, UNAVAILABLE when the queue is full, RESOURCE_EXHAUSTED when the deadline
-                passed in the queue, DEADLINE_EXCEEDED when it passed in the run, and what a run
-                raises: then for all requests in the batch.
+                passed in the queue, DEADLINE_EXCEEDED when it passed in the run.
         """
         names = sorted(feeds)
         rows = _rows([feeds[name] for name in names])
@@ -83,6 +84,8 @@ class BatchedRuns:
         try:
             found = self._run(queue.feeds, values, queue.fetches)
         except tf.errors.OpError as error:
+            if _INSIDE in error.message and LATE not in error.message:
+                return None
             raise _translated(error, {name: feeds[name] for name in names}) from error
         if time.time() > deadline:
             raise ServingError(

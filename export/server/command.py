@@ -67,6 +67,7 @@ def make_server(values: flags.FlagValues) -> Server:
             tags=tuple(values.saved_model_tags.split(",")),
             tensor_content=values.enable_serialization_as_tensor_content,
             compiles=values.xla_cpu_compilation_enabled,
+            max_generated_tokens=values.max_generated_tokens,
         ),
         label_unavailable=values.allow_version_labels_for_unavailable_models,
         credentials=read_credentials(values.ssl_config_file) if values.ssl_config_file else None,

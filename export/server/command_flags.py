@@ -48,6 +48,11 @@ _INTEGERS = {
     "rest_api_num_threads": (None, 1, "REST requests at one time."),
     "max_num_load_retries": (5, 0, "Tries after a load that failed, before it is given up."),
     "load_retry_interval_micros": (60_000_000, 0, "Pause between two tries to load."),
+    "max_generated_tokens": (
+        2**18,
+        0,
+        "Most rows x max_new_tokens that one request may generate; 0 for no limit.",
+    ),
     "num_request_iterations_for_warmup": (1, 1, "How often each warm-up request is run."),
 }
 _SECONDS = {

@@ -23,11 +23,13 @@ from tensorflow_serving.apis import (
 from export.server.servable import Servable, ServingError
 from export.server.tensor_content import encode_content
 from export.server.tensors import decode_tensor, dtype_name, encode_tensor
+from zoo.request_options import MAX_NEW_TOKENS
 
 if TYPE_CHECKING:
     from export.server.manager import Manager
 
 DEFAULT_SIGNATURE = "serving_default"
+_NEW_TOKENS = "max_new_tokens"  # the input by which a signature is known to generate
 
 
 def predict(manager: "Manager", request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:
@@ -53,7 +55,8 @@ def predict_on(
     inputs = _inputs(signature, request.inputs)
     aliases = _outputs(signature, request.output_filter)
     feeds = checked_feeds(servable, inputs)
-    values = servable.run(feeds, [signature.outputs[alias].name for alias in aliases])
+    _check_work(servable, signature, feeds)
+    values = _named(servable, signature, feeds, [signature.outputs[a].name for a in aliases])
     response = predict_pb2.PredictResponse()
     encode = encode_content if servable.tensor_content else encode_tensor
     for alias, value in zip(aliases, values, strict=True):
@@ -62,6 +65,50 @@ def predict_on(
     response.model_spec.version.value = servable.version
     response.model_spec.signature_name = name
     return response
+
+
+def _check_work(
+    servable: Servable, signature: meta_graph_pb2.SignatureDef, feeds: Mapping[str, np.ndarray]
+) -> None:
+    """Refuses to generate more than the server's limit: rows x the largest `max_new_tokens`."""
+    if not servable.max_generated_tokens or _NEW_TOKENS not in signature.inputs:
+        return
+    wanted = feeds[signature.inputs[_NEW_TOKENS].name]
+    if wanted.dtype.kind not in "iu" or not wanted.size:
+        return
+    rows = max(len(value) if value.ndim else 1 for value in feeds.values())
+    each = min(int(wanted.max()), MAX_NEW_TOKENS)
+    if rows * each > servable.max_generated_tokens:
+        raise invalid(
+            f"{rows} rows of up to {each} tokens ({_NEW_TOKENS}) are {rows * each} tokens, more "
+            f"than the {servable.max_generated_tokens} of --max_generated_tokens; send fewer rows "
+            f"at a time, or a smaller {_NEW_TOKENS}"
+        )
+
+
+def _named(
+    servable: Servable,
+    signature: meta_graph_pb2.SignatureDef,
+    feeds: Mapping[str, np.ndarray],
+    fetches: list[str],
+) -> list[np.ndarray]:
+    """Runs; an INVALID_ARGUMENT says first which inputs have another rank than is declared.
+
+    Only then: TensorFlow Serving does not check declared shapes, and what runs is answered.
+    """
+    try:
+        return servable.run(feeds, fetches)
+    except ServingError as error:
+        wrong = [
+            f'input "{alias}" has shape {list(feeds[info.name].shape)}, but the model needs '
+            f"{[dim.size for dim in info.tensor_shape.dim]} (-1 is any size)"
+            for alias, info in sorted(signature.inputs.items())
+            if not info.tensor_shape.unknown_rank
+            and feeds[info.name].ndim != len(info.tensor_shape.dim)
+        ]
+        if not wrong or error.code is not grpc.StatusCode.INVALID_ARGUMENT:
+            raise
+        raise invalid(f"{'; '.join(wrong)}: {error.message}") from error
 
 
 def model_metadata(

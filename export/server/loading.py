@@ -24,6 +24,8 @@ class Loader:
             read and write, rather than with the typed fields.
         compiles: bool. Whether graphs that only XLA can run are run; TensorFlow Serving refuses
             them, unless it is told otherwise.
+        max_generated_tokens: int. The most that one Predict may generate, rows times the largest
+            `max_new_tokens`, where the signature has that input; 0 for no limit.
 
     Example:
         >>> servable, records = Loader().load("half_plus_two", 1, "/models/half_plus_two/1")
@@ -35,6 +37,7 @@ class Loader:
     tags: tuple[str, ...] = ("serve",)
     tensor_content: bool = False
     compiles: bool = False
+    max_generated_tokens: int = 2**18
 
     def load(self, name: str, number: int, path: str) -> tuple[Servable, int]:
         """Loads one version and warms it up.
@@ -54,6 +57,7 @@ class Loader:
             servable = Servable(name, number, path, batching=batching, tags=self.tags)
             servable.tensor_content = self.tensor_content
             servable.compiles = self.compiles
+            servable.max_generated_tokens = self.max_generated_tokens
             return servable, warm_up(servable, self.warm_up_iterations)
         except Exception as error:
             if servable is not None:

@@ -58,6 +58,7 @@ class Servable:
         self.path = path
         self.tensor_content = False  # the form of the tensors that Predict answers with
         self.compiles = False  # whether XLA may run
+        self.max_generated_tokens = 0  # of one Predict, rows x max_new_tokens; 0 for no limit
         self._graph = tf.Graph()
         config = config_pb2.ConfigProto()
         if batching is not None:
@@ -69,6 +70,7 @@ class Servable:
         self._callables: dict[tuple[tuple[str, ...], tuple[str, ...]], object] = {}
         self._known: dict[tuple[str, ...], list] = {}
         self._lock = threading.Lock()
+        self._ranks: dict[str, int] = {}  # of the inputs that declare one
         try:
             # The signatures are copied out so that the GraphDef, weights folded into constants
             # included, is not held a second time.
@@ -78,6 +80,10 @@ class Servable:
             self._session.close()
             raise _load_error(path, tags, error) from error
         self.signatures = dict(meta_graph.signature_def)
+        for signature in self.signatures.values():
+            for info in signature.inputs.values():
+                if not info.tensor_shape.unknown_rank:
+                    self._ranks[info.name] = len(info.tensor_shape.dim)
         self._compiled = _CompiledNodes(meta_graph.graph_def)
         self._batched = None
         if batching is None:
@@ -118,7 +124,7 @@ class Servable:
         values = None
         try:
             with running():
-                if self._batched is not None and feeds:
+                if self._batched is not None and feeds and self._fit(feeds):
                     values = self._batched.run(feeds, fetch_names)
                 if values is None:
                     fed = [feeds[name] for name in feed_names]
@@ -127,6 +133,12 @@ class Servable:
             raise ServingError.from_tensorflow(error) from error
         by_name = dict(zip(fetch_names, map(_as_array, values), strict=True))
         return [by_name[name] for name in fetches]
+
+    def _fit(self, feeds: Mapping[str, np.ndarray]) -> bool:
+        """Whether feeds may join a batch: one of another rank than declared would fail it."""
+        return all(
+            value.ndim in (0, self._ranks.get(name, value.ndim)) for name, value in feeds.items()
+        )
 
     def _run_alone(
         self, feeds: tuple[str, ...], values: Sequence[np.ndarray], fetches: tuple[str, ...]
