@@ -219,8 +219,8 @@ class SentencePieceTokenizer(Tokenizer):
         return self._decode_function(values, tf.cast(ids.row_splits, tf.int64))
 
     def whole_characters(self, ids: tf.RaggedTensor) -> tf.RaggedTensor:
-        """Ids [B, None] without the last byte pieces ("<0xE4>") of a character that is not finished:
-        the library's decoding makes U+FFFD of each."""
+        """Ids [B, None] without the last byte pieces ("<0xE4>") of a character that is not
+        finished: the library's decoding makes U+FFFD of each."""
         cut = cut_character_bytes(Tokenizer._join(self, ids))  # one piece each
         lengths = ids.row_lengths() - tf.cast(cut, ids.row_splits.dtype)
         return tf.RaggedTensor.from_tensor(ids.to_tensor(), lengths)
