@@ -78,13 +78,14 @@ def test_a_completion_ends_with_a_whole_character(tmp_path):
     wanted = np.zeros((257, 257), "float32")
     for byte, after in follows.items():
         wanted[byte, after] = 1
-    embeddings, kernel, recurrent, bias = model.backbone.weights[:4]
-    embeddings.assign(np.eye(257))
+    embedding, cell = model.backbone.token_embedding, model.backbone.recurrent_layers[0].cell
+    kernel, recurrent, bias = cell.kernel, cell.recurrent_kernel, cell.bias
+    embedding.embeddings.assign(np.eye(257))
     recurrent.assign(np.zeros(recurrent.shape))
     # Gates of one: input and output open, forget shut, so that h is tanh(tanh(wanted)).
     kernel.assign(np.concatenate([np.zeros((257, 514)), 9 * wanted, np.zeros((257, 257))], axis=1))
     bias.assign(np.repeat([9.0, -9.0, 0.0, 9.0], 257))
-    model.backbone.token_embedding.reverse_embeddings.assign(np.eye(257))
+    embedding.reverse_embeddings.assign(np.eye(257))
     lm = TextLM(zoo.ByteTokenizer(), model)
     module = tf.Module()
     module.weights = [variable.value for variable in model.variables]
