@@ -79,6 +79,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_NEED_TENSORFLOW})
+
+
 def __getattr__(name: str):
     if name in _NEED_TENSORFLOW:
         return getattr(importlib.import_module(_NEED_TENSORFLOW[name]), name)

@@ -31,6 +31,7 @@ from zoo.bundle_config import (
 from zoo.bundle_error import BundleError
 from zoo.configs import MODEL_CONFIGS
 from zoo.presets import build
+from zoo.serialization import quantize_layers
 from zoo.strict_config import ConfigError, from_dict, to_dict
 from zoo.text_encoder import TextConfig, TextEncoder
 from zoo.text_lm import TextLM
@@ -223,6 +224,10 @@ def _load_own(folder: Path) -> Bundle:
         model = build(model_config, task=config.task, head=config.head)
     except ConfigError as error:
         raise BundleError(str(error)) from None
+    try:
+        quantize_layers(model, config.quantization)
+    except (ValueError, TypeError, KeyError) as error:
+        raise BundleError(f"{folder / CONFIG_FILE}: {error}") from error
     model.load_weights(weights)
     return Bundle(folder, config, tokenizer, model)
 

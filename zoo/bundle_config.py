@@ -38,6 +38,7 @@ class BundleConfig:
         head: options of the task's head, such as {"num_classes": 2}.
         labels: names of classes or tags, in the order of the model's outputs.
         text: how text is read, a `zoo.text_encoder.TextConfig`; None for task "lm".
+        quantization: what `model.quantize` did, as `zoo.serialization.quantization_config` says.
     """
 
     __pydantic_config__: ClassVar[dict] = STRICT
@@ -55,6 +56,7 @@ class BundleConfig:
     head: dict[str, Any] = dataclasses.field(default_factory=dict)
     labels: tuple[str, ...] = ()
     text: TextConfig | None = None
+    quantization: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def read_config(folder: Path) -> BundleConfig:

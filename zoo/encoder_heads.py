@@ -3,8 +3,11 @@
 Every head takes a dict of inputs, so that `model.fit` reads batches by name:
 
     "token_ids": (B, T) int32,
-    "padding_mask": (B, T) bool, optional, True at real tokens,
+    "padding_mask": (B, T) bool or int32, True or 1 at real tokens, False or 0 at padding,
     "segment_ids": (B, T) int32, optional, for encoders with segments.
+
+Give `padding_mask` wherever rows are padded: without it every token counts as real, pad ids too,
+and logits change. A model does not know its tokenizer's pad id; `zoo.packing.pack` makes the mask.
 
 Logits are float32 whatever the precision of the model. `zoo.build(config, task, head)` makes
 one; backbones are BertBackbone and LSTMBackbone.

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from zoo.pooling import pool
+from zoo.serialization import model_from_config, quantization_config
 from zoo.strict_config import ConfigError
 
 
@@ -44,8 +45,27 @@ class EncoderHead(keras.Model):
         # Built at once, so that summary(), count_params() and load_weights() work right away.
         self({name: keras.Input((None,), dtype=dtype, name=name) for name, dtype in names.items()})
 
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # `fit` under MirroredStrategy adds up the first batch of all replicas, to see its shapes,
+        # and TensorFlow adds no bools. The model is built; one replica's batch does for metrics.
+        if iterator is not None and keras.backend.backend() == "tensorflow":
+            if self._distribute_strategy is None:
+                return
+            _, _, batches = next(iter(iterator))
+            first = self.distribute_strategy.experimental_local_results
+            data_batch = keras.tree.map_structure(lambda x: first(x)[0], next(batches))
+            iterator = None
+        super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
+
     def encode(self, inputs: dict, training):
         """Hidden states (B, T, D) of the inputs dict."""
+        if not isinstance(inputs, dict) or "token_ids" not in inputs:
+            received = sorted(inputs) if isinstance(inputs, dict) else type(inputs).__name__
+            raise TypeError(
+                f"{type(self).__name__} takes a dict of inputs: "
+                '{"token_ids": (B, T) int32, "padding_mask": (B, T) bool or int32}. '
+                f"Received: {received}"
+            )
         return self.backbone.encode(
             inputs["token_ids"],
             padding_mask=inputs.get("padding_mask"),
@@ -78,13 +98,12 @@ class EncoderHead(keras.Model):
             "backbone": keras.saving.serialize_keras_object(self.backbone),
             **self.head_config(),
             "name": self.name,
+            "quantization": quantization_config(self),
         }
 
     @classmethod
     def from_config(cls, config):
-        config = dict(config)
-        config["backbone"] = keras.saving.deserialize_keras_object(config["backbone"])
-        return cls(**config)
+        return model_from_config(cls, config)
 
 
 def output_dense(units: int, name: str) -> keras.layers.Dense:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 from keras import ops
 
+from zoo.serialization import model_from_config, quantization_config
 from zoo.strict_config import ConfigError
 
 
@@ -103,10 +104,9 @@ class CausalLM(keras.Model):
         return {
             "backbone": keras.saving.serialize_keras_object(self.backbone),
             "name": self.name,
+            "quantization": quantization_config(self),
         }
 
     @classmethod
     def from_config(cls, config):
-        config = dict(config)
-        config["backbone"] = keras.saving.deserialize_keras_object(config["backbone"])
-        return cls(**config)
+        return model_from_config(cls, config)

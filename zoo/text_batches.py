@@ -8,6 +8,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from zoo.tokenizers.base import string_vector
+
 Outputs = dict[str, tf.Tensor]
 
 
@@ -26,10 +28,24 @@ def run(function, *strings, **options) -> Outputs:
 
     Another backend cannot run inside a TensorFlow graph; eagerly it takes the same path.
     """
-    strings = [tf.convert_to_tensor(value, tf.string) for value in strings]
+    names = [spec.name for spec in function.input_signature]
+    strings = [_string_batch(name, value) for name, value in zip(names, strings)]
     if keras.backend.backend() == "tensorflow":
         return function(*strings, **options)
     return function.python_function(*strings, **options)
+
+
+def _string_batch(name: str, value) -> tf.Tensor:
+    if isinstance(value, str | bytes):
+        raise ValueError(
+            f"{name} takes a list of strings. Received one string: pass [{value!r:.80}]"
+        )
+    try:
+        return string_vector(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"{name} takes strings with one axis, such as ['a', 'b']. Received: {value!r:.80}"
+        ) from error
 
 
 def at_least_one(text: tf.Tensor) -> tf.Tensor:

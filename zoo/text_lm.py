@@ -17,6 +17,7 @@ from zoo.request_options import OPTIONS, complete_options, options_by_row
 from zoo.scoring import log_likelihood, next_token_probabilities
 from zoo.text_batches import at_least_one, rows_of, run, to_backend, to_tensorflow
 from zoo.tokenizers import Tokenizer
+from zoo.tokenizers.base import cut_character_bytes
 
 # `next_token` gives this many candidates, or the whole vocabulary where it is smaller.
 CANDIDATES = 10
@@ -65,7 +66,9 @@ class TextLM(tf.Module):
             dict of [B] tensors: `text` (the text given, byte for byte, and its completion),
             `completion`, `token_count` (int32, new tokens, end of text not counted),
             `log_probability` (float32, of the new tokens under the model itself, at temperature 1
-            without top-k or top-p; end of text counted).
+            without top-k or top-p; end of text counted). A UTF-8 character that generation stopped
+            in the middle of is left out of `text` and `completion`; its tokens count in the other
+            two. Bytes of the prompt, and others that are no UTF-8, stay as they are.
 
         Raises:
             tf.errors.InvalidArgumentError: an option is out of range; the message names it.
@@ -90,7 +93,9 @@ class TextLM(tf.Module):
 
         Returns:
             dict: `tokens` [B, K] strings (special ids by name), `probabilities` [B, K] float32,
-            likeliest first; K is 10 or the vocabulary size, whichever is smaller.
+            likeliest first; K is 10 or the vocabulary size, whichever is smaller. A token of a
+            byte-level tokenizer may be a part of a character: its bytes stand there as they are,
+            so that text and token are the continuation; JSON cannot hold them, gRPC can.
         """
         return run(self.next_token_function, text)
 
@@ -150,7 +155,12 @@ class TextLM(tf.Module):
         new_ids = tf.RaggedTensor.from_tensor(
             to_tensorflow(result.token_ids), to_tensorflow(result.lengths)
         )
-        completion = self.tokenizer.decode(new_ids)
+        completion = self.tokenizer.decode(self.tokenizer.whole_characters(new_ids))
+        joined = tf.strings.join([text, completion])
+        # The prompt may have begun the character: its own bytes stay.
+        size = tf.strings.length(completion)
+        cut = tf.minimum(cut_character_bytes(joined), size)
+        completion = tf.strings.substr(completion, tf.zeros_like(size), size - cut)
         outputs = {
             "text": tf.strings.join([text, completion]),
             "completion": completion,

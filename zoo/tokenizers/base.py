@@ -137,6 +137,11 @@ class Tokenizer(abc.ABC):
             return ids.with_flat_values(_lookup(self._token_table, ids.flat_values))
         return _lookup(self._token_table, ids)
 
+    def whole_characters(self, ids: tf.RaggedTensor) -> tf.RaggedTensor:
+        """Ids [B, None] without the last ones where `decode` could not give back the bytes of a
+        character that they begin; here it always can."""
+        return ids
+
     def save(self, folder: str | os.PathLike[str]) -> str:
         """Writes `folder/tokenizer.json` and returns its path; a reader never sees half of it.
 
@@ -198,6 +203,30 @@ def string_vector(strings: Any) -> tf.Tensor:
             "For one string pass a list of one."
         )
     return tf.ensure_shape(tensor, [None])
+
+
+def cut_character_bytes(strings: tf.Tensor) -> tf.Tensor:
+    """How many bytes (B,) int32 at the end of each string [B] begin a UTF-8 character that does not
+    end there: 0 to 3.
+
+    Example: `cut_character_bytes(tf.constant([b"a", b"a\xe4\xbd"]))` is `[0, 2]`.
+    """
+    # Three bytes before, so that each string has three last ones.
+    padded = tf.strings.join(["\0\0\0", strings])
+    last = tf.strings.substr(padded, tf.strings.length(strings), tf.fill(tf.shape(strings), 3))
+    last = tf.cast(tf.io.decode_raw(last, tf.uint8, fixed_length=3), tf.int32)  # (B, 3)
+    third, second, first = (last[:, place] for place in range(3))  # counted from the end
+
+    def begins(byte, smallest):  # a character with more bytes than those that are there
+        return (byte >= smallest) & (byte <= 0xF4)
+
+    def goes_on(byte):
+        return (byte >= 0x80) & (byte < 0xC0)
+
+    one = begins(first, 0xC2)
+    two = begins(second, 0xE0) & goes_on(first)
+    three = begins(third, 0xF0) & goes_on(second) & goes_on(first)
+    return tf.where(one, 1, tf.where(two, 2, tf.where(three, 3, 0)))
 
 
 def _integers(ids: Any) -> tf.Tensor | tf.RaggedTensor:

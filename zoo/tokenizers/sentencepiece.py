@@ -13,7 +13,13 @@ import tensorflow as tf
 from tensorflow_text.python.ops.sentencepiece_tokenizer import gen_sentencepiece_tokenizer
 
 from zoo.atomic_write import replacing
-from zoo.tokenizers.base import REPLACEMENT, Tokenizer, check_kind, string_vector
+from zoo.tokenizers.base import (
+    REPLACEMENT,
+    Tokenizer,
+    check_kind,
+    cut_character_bytes,
+    string_vector,
+)
 from zoo.tokenizers.bytepair_rules import SPACE as SPACE_CLASS
 from zoo.tokenizers.bytepair_special import flags
 from zoo.tokenizers.bytepair_words import classes_of
@@ -211,6 +217,13 @@ class SentencePieceTokenizer(Tokenizer):
         known = (values >= 0) & (values < self.vocabulary_size)
         values = tf.cast(tf.where(known, values, self.unknown_id), tf.int32)
         return self._decode_function(values, tf.cast(ids.row_splits, tf.int64))
+
+    def whole_characters(self, ids: tf.RaggedTensor) -> tf.RaggedTensor:
+        """Ids [B, None] without the last byte pieces ("<0xE4>") of a character that is not
+        finished: the library's decoding makes U+FFFD of each."""
+        cut = cut_character_bytes(Tokenizer._join(self, ids))  # one piece each
+        lengths = ids.row_lengths() - tf.cast(cut, ids.row_splits.dtype)
+        return tf.RaggedTensor.from_tensor(ids.to_tensor(), lengths)
 
     # Functions of their own, so that they are traced once and not again for every graph.
     @functools.cached_property

@@ -9,6 +9,7 @@ import keras
 
 from zoo.bundle import Bundle
 from zoo.bundle_config import FORMAT_VERSION, BundleConfig, current_versions
+from zoo.serialization import quantization_config
 from zoo.strict_config import to_dict
 from zoo.text_encoder import TextConfig
 from zoo.text_lm import TextLM
@@ -59,5 +60,6 @@ def bundle_in_memory(
         head={} if model.task == "lm" else model.head_config(),
         labels=tuple(labels),
         text=text,
+        quantization=quantization_config(model),
     )
     return Bundle(source, config, tokenizer, model)

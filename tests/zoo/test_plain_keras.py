@@ -1,0 +1,104 @@
+"""What a user of plain Keras does with a model: quantize, save, several devices, wrong inputs."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from model_cases import ENCODER_CONFIGS, make_encoder, make_model
+
+import zoo
+from zoo.presets import tasks_for
+from zoo.text_lm import TextLM
+from zoo.tokenizers.base import cut_character_bytes
+
+pytestmark = pytest.mark.tensorflow_only
+
+HEADS = {"classify": {"num_classes": 3}, "pair": {"num_classes": 3}, "tag": {"num_tags": 3}}
+ENCODERS = [
+    (name, task) for name in ("bert_modern", "bilstm") for task in tasks_for(ENCODER_CONFIGS[name])
+]
+WORDS = zoo.WordPieceTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c"])
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
+@pytest.mark.parametrize(
+    ("name", "task"), [("gpt_swiglu_untied", "lm"), ("lstm_projected", "lm"), *ENCODERS]
+)
+def test_a_quantized_model_saves_and_loads(tmp_path, name, task):
+    ids = np.random.default_rng(0).integers(1, 8, (2, 6)).astype("int32")
+    if task == "lm":
+        model, inputs, keywords = make_model(name), ids, {}
+        tokenizer = zoo.CharacterTokenizer("abc")
+    else:
+        model = make_encoder(name, task, HEADS.get(task))
+        inputs = {"token_ids": ids, "padding_mask": ids > 2}
+        tokenizer = WORDS
+        keywords = {"labels": ("O", "B-a", "I-a") if task in HEADS else ()}
+    model.quantize("int8")
+    expected = np.array(model(inputs))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(np.array(loaded(inputs)), expected)
+    zoo.save(tmp_path / "bundle", model, tokenizer, **keywords)
+    loaded = zoo.load(tmp_path / "bundle").model
+    np.testing.assert_array_equal(np.array(loaded(inputs)), expected)
+
+
+def test_names_that_need_tensorflow_are_listed():
+    assert {"load", "save", "build"} <= set(dir(zoo))
+
+
+def test_wrong_inputs_say_what_is_expected():
+    model = make_encoder("bilstm", "embed")
+    with pytest.raises(TypeError, match="SentenceEncoder takes a dict of inputs"):
+        model.predict(np.zeros((2, 4), "int32"), verbose=0)
+    lm = TextLM(zoo.CharacterTokenizer("abc"), make_model("gpt_defaults"))
+    for ask in (lm.generate, lm.score, lm.next_token):
+        with pytest.raises(ValueError, match="text takes a list of strings"):
+            ask("abc")
+        with pytest.raises(TypeError, match="text takes strings with one axis"):
+            ask([1, 2])
+
+
+def test_the_bytes_of_a_cut_character():
+    whole = ["", "a", "\u00e9", "\u4f60", "\U0001f600"]
+    strings = [text.encode() for text in whole] + [b"\xbd", b"\xff", b"\xc0"]
+    cut = ["\u00e9".encode()[:1], b"a" + "\u4f60".encode()[:2], "\U0001f600".encode()[:3]]
+    assert cut_character_bytes(tf.constant(strings + cut)).numpy().tolist() == [0] * 8 + [1, 2, 3]
+
+
+def test_a_completion_ends_with_a_whole_character(tmp_path):
+    """Through an exported graph: the model says one character, byte by byte, for ever."""
+    keras.utils.set_random_seed(0)
+    config = zoo.LSTMConfig(
+        vocabulary_size=257, context_length=8, num_layers=1, hidden_dim=257, tie_embeddings=False
+    )
+    model = zoo.build(config)
+    follows = {b"a"[0]: 0xE4, 0xE4: 0xBD, 0xBD: 0xA0, 0xA0: 0xE4}
+    wanted = np.zeros((257, 257), "float32")
+    for byte, after in follows.items():
+        wanted[byte, after] = 1
+    embedding, cell = model.backbone.token_embedding, model.backbone.recurrent_layers[0].cell
+    kernel, recurrent, bias = cell.kernel, cell.recurrent_kernel, cell.bias
+    embedding.embeddings.assign(np.eye(257))
+    recurrent.assign(np.zeros(recurrent.shape))
+    # Gates of one: input and output open, forget shut, so that h is tanh(tanh(wanted)).
+    kernel.assign(np.concatenate([np.zeros((257, 514)), 9 * wanted, np.zeros((257, 257))], axis=1))
+    bias.assign(np.repeat([9.0, -9.0, 0.0, 9.0], 257))
+    embedding.reverse_embeddings.assign(np.eye(257))
+    lm = TextLM(zoo.ByteTokenizer(), model)
+    module = tf.Module()
+    module.weights = [variable.value for variable in model.variables]
+    tf.saved_model.save(module, str(tmp_path), signatures={"generate": lm.generate_function})
+    generate = tf.saved_model.load(str(tmp_path)).signatures["generate"]
+    prompts = [b"a", b"a", b"a", b"a", b"\xff\xe4", b"a\xe4"]
+    options = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "seed": 1}
+    options = {name: tf.constant([value]) for name, value in options.items()}
+    counts = [3, 4, 5, 6, 1, 2]
+    answer = generate(text=tf.constant(prompts), max_new_tokens=tf.constant(counts), **options)
+    you = "\u4f60".encode()
+    completions = [you, you, you, you * 2, b"", you[1:]]
+    assert answer["completion"].numpy().tolist() == completions
+    texts = [prompt + completion for prompt, completion in zip(prompts, completions)]
+    assert answer["text"].numpy().tolist() == texts
+    assert answer["token_count"].numpy().tolist() == counts
