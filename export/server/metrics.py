@@ -12,8 +12,7 @@ _BUCKETS = [10 * 1.8**power for power in range(33)]
 _COUNT = ":tensorflow:serving:request_count"
 _LATENCY = ":tensorflow:serving:request_latency"
 _RUNTIME = ":tensorflow:serving:runtime_latency"
-# Anybody may ask for any name: those that never got an answer share a label after so many.
-_MAX_UNSERVED = 1000
+# Anybody may ask for any name: those that never got an answer share this one.
 _OTHERS = "(other)"
 _APIS = {"GRPC": "Predict", "REST": "predict"}  # each spelled as there
 
@@ -44,7 +43,6 @@ class Metrics:
         self._latencies: dict[tuple[str, str, str], _Histogram] = {}
         self._runtimes: dict[tuple[str, str, str], _Histogram] = {}
         self._served: set[str] = set()
-        self._unserved: set[str] = set()
 
     def record(
         self, model: str, status: str, entrypoint: str, seconds: float, *, api: str | None = None
@@ -77,13 +75,7 @@ class Metrics:
     def _label(self, model: str, answered: bool) -> str:
         if answered:
             self._served.add(model)
-            self._unserved.discard(model)
-        if model in self._served or model in self._unserved:
-            return model
-        if len(self._unserved) >= _MAX_UNSERVED:
-            return _OTHERS
-        self._unserved.add(model)
-        return model
+        return model if model in self._served else _OTHERS
 
     def text(self) -> str:
         """The page: the text format of Prometheus, version 0.0.4."""

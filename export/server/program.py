@@ -49,7 +49,8 @@ def main(argv: Sequence[str], usage: str) -> None:
         if not server.start(cancelled=stopping):
             return
     except (ServingError, ValueError, RuntimeError, OSError) as error:
-        _fail(f"Failed to start server. Error: {error}")
+        print(f"Failed to start server. Error: {error}", flush=True)  # there, as TensorFlow Serving
+        sys.exit(_FAILED)
     poller = None
     if values.model_config_file and values.model_config_file_poll_wait_seconds:
         poller = ConfigFilePoller(

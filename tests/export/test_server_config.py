@@ -299,6 +299,8 @@ def test_flags_and_what_is_none_of_them():
     values, unknown = parse(["server", "--nosuchflag=1", "--port=7", "stray", "--model_name=n"])
     assert (values.port, values.model_name) == (7, "n")
     assert unknown == ["--nosuchflag=1", "stray"]
+    for name in ("--num_load_threads=2", "--noenable_profiler", "--mixed_precision=bfloat16"):
+        assert parse(["server", name])[1] == []  # a start line of the real server works
     for wrong in ("--port=x", "--port=-1", "--port=70000", "--max_num_load_retries=-1"):
         with pytest.raises(flags.Error, match=wrong.split("=")[0].strip("-")):
             parse(["server", wrong])
