@@ -137,7 +137,7 @@ def answer(call: Callable, manager: Manager, request, context: grpc.ServicerCont
     except Exception:  # noqa: BLE001  no exception of Python reaches a client
         logging.exception("a request failed inside the server")
         code, message = grpc.StatusCode.INTERNAL, "the request failed inside the server"
-    context.abort(code, truncated(message))
+    return context.abort(code, truncated(message))
 
 
 def truncated(message: str) -> str:

@@ -5,7 +5,7 @@ Names, labels and buckets are those of TensorFlow Serving, so that its dashboard
 
 import bisect
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 # Microseconds, up to some 20 minutes; TensorFlow Serving's buckets.
 _BUCKETS = [10 * 1.8**power for power in range(33)]
@@ -30,6 +30,10 @@ class _Histogram:
 class Metrics:
     """Counts requests, from any thread; memory grows with the models served, not with requests.
 
+    Args:
+        is_served: Whether a model of this name is there, also one that never gave an answer; all
+            others are counted under one name.
+
     Example:
         >>> metrics = Metrics()
         >>> metrics.record("writer", "OK", "GRPC", 0.002)
@@ -37,7 +41,8 @@ class Metrics:
         :tensorflow:serving:request_count{model_name="writer",status="OK"} 1
     """
 
-    def __init__(self):
+    def __init__(self, is_served: Callable[[str], bool] = lambda name: False):
+        self._is_served = is_served
         self._lock = threading.Lock()
         self._counts: dict[tuple[str, str], int] = {}
         self._latencies: dict[tuple[str, str, str], _Histogram] = {}
@@ -73,7 +78,7 @@ class Metrics:
             self._runtimes.setdefault(key, _Histogram()).add(seconds * 1e6)
 
     def _label(self, model: str, answered: bool) -> str:
-        if answered:
+        if answered or self._is_served(model):
             self._served.add(model)
         return model if model in self._served else _OTHERS
 
