@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from absl import flags
+from absl import flags, logging
 
 # Flags of their own, so that a program may import this beside modules with flags of these names.
 _Values = flags.FlagValues
@@ -38,6 +38,29 @@ _SWITCHES = {
     "enable_grpc_reflection": (False, "Serve gRPC reflection, which lists the services."),
     "rest_api_enable_cors_support": (False, "Let browsers ask from pages of other origins."),
 }
+# Flags of tensorflow_model_server that change nothing here, so that its start lines work; each is
+# told of in one line when it is given.
+_WITHOUT_EFFECT = (
+    "enable_profiler",
+    "enable_signature_method_name_check",
+    "flush_filesystem_caches",
+    "mixed_precision",
+    "num_load_threads",
+    "num_tflite_interpreters_per_pool",
+    "num_tflite_pools",
+    "num_unload_threads",
+    "per_process_gpu_memory_fraction",
+    "platform_config_file",
+    "prefer_tflite_model",
+    "remove_unused_fields_from_bundle_metagraph",
+    "skip_initialize_tpu",
+    "tensorflow_inter_op_parallelism",
+    "tensorflow_intra_op_parallelism",
+    "tensorflow_session_config_file",
+    "tensorflow_session_parallelism",
+    "thread_pool_factory_config_file",
+    "xla_gpu_compilation_enabled",
+)
 # Default, least, help.
 _INTEGERS = {
     "port": (8500, 0, "Port of the gRPC services; 0 takes a free one."),
@@ -97,7 +120,14 @@ def parse(argv: Sequence[str]) -> tuple[_Values, list[str]]:
     for name, (default, text) in _SECONDS.items():
         flags.DEFINE_float(name, default, text, lower_bound=0, flag_values=values)
     values.set_gnu_getopt(True)  # flags after an unknown argument count, too
-    return values, values(list(argv), known_only=True)[1:]
+    unknown = []
+    for argument in values(list(argv), known_only=True)[1:]:
+        name = argument.removeprefix("-").removeprefix("-").partition("=")[0]
+        if argument.startswith("-") and name.removeprefix("no") in _WITHOUT_EFFECT:
+            logging.warning("--%s has no effect on this server", name)
+        else:
+            unknown.append(argument)
+    return values, unknown
 
 
 def channel_arguments(text: str) -> dict[str, int | str]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 import grpc
+from absl import logging
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from tensorflow_serving.apis import (
@@ -127,14 +128,23 @@ def answer(call: Callable, manager: Manager, request, context: grpc.ServicerCont
         with due_in(remaining):
             return call(manager, request)
     except ServingError as error:
-        context.abort(error.code, truncated(error.message))
+        code, message = error.code, error.message
+    except UnicodeDecodeError as error:
+        # TensorFlow's Python layer fails on an error text that quotes bytes of the request, which
+        # are no UTF-8, and loses the code. Texts that quote a request tell of a fault in it.
+        code = grpc.StatusCode.INVALID_ARGUMENT
+        message = bytes(error.object).decode("utf-8", "replace")
+    except Exception:  # noqa: BLE001  no exception of Python reaches a client
+        logging.exception("a request failed inside the server")
+        code, message = grpc.StatusCode.INTERNAL, "the request failed inside the server"
+    return context.abort(code, truncated(message))
 
 
 def truncated(message: str) -> str:
     """Cuts a message to what TensorFlow Serving sends: 1,024 bytes and a mark."""
-    encoded = message.encode()
+    encoded = message.encode("utf-8", "backslashreplace")
     if len(encoded) <= _MAX_MESSAGE:
-        return message
+        return encoded.decode()
     return encoded[:_MAX_MESSAGE].decode(errors="ignore") + "...TRUNCATED"
 
 

@@ -5,15 +5,14 @@ Names, labels and buckets are those of TensorFlow Serving, so that its dashboard
 
 import bisect
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 # Microseconds, up to some 20 minutes; TensorFlow Serving's buckets.
 _BUCKETS = [10 * 1.8**power for power in range(33)]
 _COUNT = ":tensorflow:serving:request_count"
 _LATENCY = ":tensorflow:serving:request_latency"
 _RUNTIME = ":tensorflow:serving:runtime_latency"
-# Anybody may ask for any name: those that never got an answer share a label after so many.
-_MAX_UNSERVED = 1000
+# Anybody may ask for any name: those that never got an answer share this one.
 _OTHERS = "(other)"
 _APIS = {"GRPC": "Predict", "REST": "predict"}  # each spelled as there
 
@@ -31,6 +30,10 @@ class _Histogram:
 class Metrics:
     """Counts requests, from any thread; memory grows with the models served, not with requests.
 
+    Args:
+        is_served: Whether a model of this name is there, also one that never gave an answer; all
+            others are counted under one name.
+
     Example:
         >>> metrics = Metrics()
         >>> metrics.record("writer", "OK", "GRPC", 0.002)
@@ -38,13 +41,13 @@ class Metrics:
         :tensorflow:serving:request_count{model_name="writer",status="OK"} 1
     """
 
-    def __init__(self):
+    def __init__(self, is_served: Callable[[str], bool] = lambda name: False):
+        self._is_served = is_served
         self._lock = threading.Lock()
         self._counts: dict[tuple[str, str], int] = {}
         self._latencies: dict[tuple[str, str, str], _Histogram] = {}
         self._runtimes: dict[tuple[str, str, str], _Histogram] = {}
         self._served: set[str] = set()
-        self._unserved: set[str] = set()
 
     def record(
         self, model: str, status: str, entrypoint: str, seconds: float, *, api: str | None = None
@@ -75,15 +78,9 @@ class Metrics:
             self._runtimes.setdefault(key, _Histogram()).add(seconds * 1e6)
 
     def _label(self, model: str, answered: bool) -> str:
-        if answered:
+        if answered or self._is_served(model):
             self._served.add(model)
-            self._unserved.discard(model)
-        if model in self._served or model in self._unserved:
-            return model
-        if len(self._unserved) >= _MAX_UNSERVED:
-            return _OTHERS
-        self._unserved.add(model)
-        return model
+        return model if model in self._served else _OTHERS
 
     def text(self) -> str:
         """The page: the text format of Prometheus, version 0.0.4."""

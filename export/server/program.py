@@ -1,6 +1,8 @@
 """The program `python -m export.server`: from its command line to its end."""
 
+import logging as logging_module
 import os
+import re
 import signal
 import sys
 import threading
@@ -17,6 +19,8 @@ from export.server.model_config import ConfigFilePoller
 from export.server.server import Server
 from export.server.status import ServingError
 
+# Line ends of Unicode, too; not the tab.
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 _FAILED = 255  # what tensorflow_model_server exits with
 
 
@@ -40,6 +44,7 @@ def main(argv: Sequence[str], usage: str) -> None:
         return
     for argument in unknown:  # as TensorFlow Serving: said, and served all the same
         print(f"unknown argument: {argument}", flush=True)
+    logging.get_absl_handler().addFilter(OneLine())
     tf.get_logger().setLevel("ERROR")  # else each load says that its loader is of the old kind
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -49,7 +54,8 @@ def main(argv: Sequence[str], usage: str) -> None:
         if not server.start(cancelled=stopping):
             return
     except (ServingError, ValueError, RuntimeError, OSError) as error:
-        _fail(f"Failed to start server. Error: {error}")
+        print(f"Failed to start server. Error: {error}", flush=True)  # there, as TensorFlow Serving
+        sys.exit(_FAILED)
     poller = None
     if values.model_config_file and values.model_config_file_poll_wait_seconds:
         poller = ConfigFilePoller(
@@ -69,6 +75,19 @@ def main(argv: Sequence[str], usage: str) -> None:
         poller.stop()
     if not server.stop():
         os._exit(1)  # a plain exit would wait for the threads of what was abandoned
+
+
+class OneLine(logging_module.Filter):
+    """Escapes control characters in log messages: clients choose names that are logged."""
+
+    def filter(self, record: logging_module.LogRecord) -> bool:
+        """Changes the record; keeps all."""
+        record.msg, record.args = _CONTROL.sub(_escaped, record.getMessage()), ()
+        return True
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()
 
 
 def _serving(server: Server) -> str:

@@ -127,7 +127,11 @@ class Server:
         self._channel_arguments = {**_CHANNEL_ARGUMENTS, **(channel_arguments or {})}
         self._health = health_servicer() if health else None
         self._reflection = reflection
-        self._metrics = Metrics() if rest is not None and rest.metrics_path else None
+        self._metrics = (
+            Metrics(lambda name: bool(self.manager.statuses(name)))
+            if rest is not None and rest.metrics_path
+            else None
+        )
         self._rest = rest
         self._server: grpc.Server | None = None
         self._rest_server: RestServer | None = None

@@ -113,7 +113,9 @@ def read_text_proto(path: str, kind: type[_Message]) -> _Message:
     try:
         return text_format.Parse(content.decode(), kind())
     except (text_format.ParseError, UnicodeDecodeError) as error:
-        logging.error("%s is no %s in text form: %s", path, kind.DESCRIPTOR.full_name, error)
+        logging.error(
+            "Error parsing text-format %s: %s: %s", kind.DESCRIPTOR.full_name, path, error
+        )
         raise ServingError(
             grpc.StatusCode.INVALID_ARGUMENT, f"Invalid protobuf file: '{path}'"
         ) from error

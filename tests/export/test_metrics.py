@@ -6,7 +6,6 @@ import threading
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.server import metrics as metrics_module
 from export.server.metrics import Metrics
 
 
@@ -48,25 +47,25 @@ def test_names_labels_and_buckets_are_those_of_tensorflow_serving():
 @given(st.text())
 def test_no_name_breaks_a_line(name):
     metrics = Metrics()
-    metrics.record(name, "NOT_FOUND", "REST", 0.1)
+    metrics.record(name, "OK", "REST", 0.1)
     line = metrics.text().split("\n")[1]
     value = r'(?:[^"\\\n]|\\\\|\\"|\\n)*'
-    assert re.fullmatch(rf'\S+{{model_name="({value})",status="NOT_FOUND"}} 1', line)
-    assert metrics.text().count("\n") == 4
+    assert re.fullmatch(rf'\S+{{model_name="({value})",status="OK"}} 1', line)
+    assert metrics.text().count("\n") == 4 + 36  # the latency, too
 
 
-def test_names_that_nobody_serves_take_no_memory_without_end(monkeypatch):
-    monkeypatch.setattr(metrics_module, "_MAX_UNSERVED", 3)
+def test_names_that_nobody_serves_are_counted_under_one():
     metrics = Metrics()
     for number in range(10):
-        metrics.record(f"none{number}", "NOT_FOUND", "REST", 0)
+        metrics.record(f"none{number}" * 1000, "NOT_FOUND", "REST", 0)
     metrics.record("late", "OK", "REST", 0)
+    metrics.record("late", "INVALID_ARGUMENT", "REST", 0)
     text = metrics.text()
     count = ":tensorflow:serving:request_count"
-    assert sample(text, count, model_name="(other)", status="NOT_FOUND") == 7
-    assert sample(text, count, model_name="none2", status="NOT_FOUND") == 1
+    assert sample(text, count, model_name="(other)", status="NOT_FOUND") == 10
     assert sample(text, count, model_name="late", status="OK") == 1
-    assert "none3" not in text
+    assert sample(text, count, model_name="late", status="INVALID_ARGUMENT") == 1
+    assert "none" not in text
 
 
 def test_threads_lose_no_count():

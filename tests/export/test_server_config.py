@@ -30,6 +30,7 @@ from export.server.model_config import (
     read_model_config,
     reload,
 )
+from export.server.program import OneLine
 from export.server.text_protos import MonitoringConfigProto, read_text_proto
 
 State = get_model_status_pb2.ModelVersionStatus.State
@@ -299,6 +300,8 @@ def test_flags_and_what_is_none_of_them():
     values, unknown = parse(["server", "--nosuchflag=1", "--port=7", "stray", "--model_name=n"])
     assert (values.port, values.model_name) == (7, "n")
     assert unknown == ["--nosuchflag=1", "stray"]
+    for name in ("--num_load_threads=2", "--noenable_profiler", "--mixed_precision=bfloat16"):
+        assert parse(["server", name])[1] == []  # a start line of the real server works
     for wrong in ("--port=x", "--port=-1", "--port=70000", "--max_num_load_retries=-1"):
         with pytest.raises(flags.Error, match=wrong.split("=")[0].strip("-")):
             parse(["server", wrong])
@@ -322,3 +325,11 @@ def test_flags_that_need_each_other(tmp_path, caplog):
     assert "http_port cannot be same as grpc_port" in caplog.text
     with pytest.raises(ServingError, match="NOT_FOUND"):
         start("--monitoring_config_file=/no/such/file")
+
+
+def test_no_name_adds_a_line_to_the_log():
+    record = logging.LogRecord(
+        "n", logging.INFO, "f", 1, "model %s", ("a\nE0101 x\x1b\u2028",), None
+    )
+    assert OneLine().filter(record)
+    assert record.getMessage() == "model a\\nE0101 x\\x1b\\u2028"

@@ -291,3 +291,20 @@ def test_malformed_reloads_get_their_codes(base, count):
                 call(valid(RELOAD, rng, str(base)).SerializeToString(), timeout=60)
                 assert ("m", 1) in server.manager.available_versions()
     assert {"INVALID_ARGUMENT", "INTERNAL", "DEADLINE_EXCEEDED"} <= seen
+
+
+@pytest.mark.parametrize("batching", [None, BatchingParameters(max_batch_size=8)])
+def test_errors_that_quote_bytes_reach_the_client(base, batching):
+    """An example that is none, with bytes that are no UTF-8, sent as Python cannot write it."""
+    with (
+        Server([ServedModel("m", str(base))], port=0, loader=Loader(batching=batching)) as server,
+        grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+    ):
+        call = channel.unary_unary(PREDICTION + "Predict")
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name, request.model_spec.signature_name = "m", "classify"
+        request.inputs["inputs"].CopyFrom(tf.make_tensor_proto([b"\xff\xfe\x80garbage"]))
+        with pytest.raises(grpc.RpcError) as caught:
+            call(request.SerializeToString(), timeout=60)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "Could not parse example input, value: '" in caught.value.details()
