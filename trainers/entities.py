@@ -1,12 +1,63 @@
-"""Entities of tagged sentences, and precision, recall and F1 over them (as conlleval counts)."""
+"""Scores of tagged sentences: over whole entities (as conlleval counts), or over single tags.
+
+`are_entities` decides which, from the tags alone; every score of a tagger comes from `tag_scores`.
+"""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
+_ENTITY_TAG = re.compile(r"[BIES]-.+", re.DOTALL)
 INSIDE = ("I", "E")  # letters that can go on with an entity
 OPEN = ("B", "I")  # letters after which an entity can go on
+
+
+def are_entities(labels: Collection[str]) -> bool:
+    """Whether tags mark spans of words (BIO, IOB1, BIOES) and are not a class of each word.
+
+    All of them are "O" or a letter of B, I, E, S with "-" and a type; or such letters alone with
+    "B" among them (chunks of one kind). Parts of speech, and types without a letter, are classes.
+
+    Example: `are_entities(["O", "B-person", "I-person"]) and not are_entities(["O", "person"])`
+    """
+    marked = set(labels) - {"O"}
+    if "B" in marked:
+        return marked <= {"B", "I", "E", "S"}
+    return bool(marked) and all(map(_ENTITY_TAG.fullmatch, marked))
+
+
+def tag_scores(
+    gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], labels: Collection[str]
+) -> dict:
+    """What a tagger of these labels is judged by, numbers first, the one that matters most first.
+
+    Args:
+        gold: tags of each sentence.
+        predicted: tags of each sentence, as many.
+        labels: all tags that the tagger knows.
+
+    Returns:
+        Where `are_entities(labels)`: "f1", "precision", "recall" of entities and "accuracy" of
+        single tags; else "accuracy" and "macro_f1", the mean F1 of the tags that occur. Also
+        "types": type of entity, or tag -> "precision", "recall", "f1" and "support", its number.
+
+    Raises:
+        ValueError: as `entity_scores`.
+
+    Example:
+        tag_scores([["DT", "NN"]], [["DT", "DT"]], ["DT", "NN"])["accuracy"] == 0.5
+    """
+    single = _scores(gold, predicted, _single_tags)
+    accuracy = single["f1"]  # each word has one tag and gets one
+    if are_entities(labels):
+        found = entity_scores(gold, predicted)
+        numbers = {name: found[name] for name in ("f1", "precision", "recall")}
+        return {**numbers, "accuracy": accuracy, "types": found["types"]}
+    f1s = [of["f1"] for of in single["types"].values()]
+    macro_f1 = sum(f1s) / len(f1s) if f1s else 0.0
+    return {"accuracy": accuracy, "macro_f1": macro_f1, "types": single["types"]}
 
 
 def entity_spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
@@ -61,6 +112,14 @@ def entity_scores(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[st
     Example:
         entity_scores([["B-a", "O"]], [["B-a", "B-a"]])["precision"] == 0.5
     """
+    return _scores(gold, predicted, entity_spans)
+
+
+def _single_tags(tags: Sequence[str]) -> list[tuple[str, int, int]]:
+    return [(tag, place, place + 1) for place, tag in enumerate(tags)]
+
+
+def _scores(gold, predicted, units: Callable[[Sequence[str]], list[tuple[str, int, int]]]) -> dict:
     if len(gold) != len(predicted):
         raise ValueError(f"{len(gold)} gold sentences, {len(predicted)} predicted; need as many")
     right, made, wanted = Counter(), Counter(), Counter()
@@ -70,10 +129,10 @@ def entity_scores(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[st
                 f"sentence {number} has {len(gold_tags)} gold tags and {len(predicted_tags)} "
                 "predicted; give one for each word, also for words that the model cut off (O)"
             )
-        gold_spans, predicted_spans = entity_spans(gold_tags), entity_spans(predicted_tags)
-        wanted.update(kind for kind, *_ in gold_spans)
-        made.update(kind for kind, *_ in predicted_spans)
-        right.update(kind for kind, *_ in set(gold_spans) & set(predicted_spans))
+        gold_units, predicted_units = units(gold_tags), units(predicted_tags)
+        wanted.update(kind for kind, *_ in gold_units)
+        made.update(kind for kind, *_ in predicted_units)
+        right.update(kind for kind, *_ in set(gold_units) & set(predicted_units))
     types = {
         kind: {**_ratios(right[kind], made[kind], wanted[kind]), "support": wanted[kind]}
         for kind in sorted(wanted.keys() | made.keys())
