@@ -59,7 +59,8 @@ class TrainConfig:
         remat: bool, computes the activations of transformer blocks again in the backward pass:
             less memory, some more time (13 to 22 % on a CPU).
         baseline: bool, whether the report trains a simple model beside this one.
-        sample_prompts: texts that the report continues (lm) or fills (mlm).
+        sample_prompts: texts that the report continues (lm) or fills (mlm); None takes them from
+            the validation text, as do recipes whose data are replaced.
         sample_tokens: int, tokens of each continuation.
         sample_temperature: float.
     """
@@ -89,7 +90,7 @@ class TrainConfig:
     jit_compile: bool = True
     remat: bool = False
     baseline: bool = True
-    sample_prompts: tuple[str, ...] = ("",)
+    sample_prompts: tuple[str, ...] | None = ("",)
     sample_tokens: int = 200
     sample_temperature: float = 0.8
 
@@ -185,6 +186,10 @@ def with_overrides(config: TrainConfig, settings: list[str]) -> TrainConfig:
         if not free and key not in owner:
             raise ConfigError(f"--set={setting}: no key {path!r}; known: {_keys(values)}")
         owner[key] = _parse(text, owner.get(key))
+    data, read = values["data"], to_dict(config.data)
+    other_text = isinstance(data, dict) and any(data[k] != read[k] for k in ("train", "mixture"))
+    if other_text and not any(setting.startswith("sample_prompts=") for setting in settings):
+        values["sample_prompts"] = None  # a recipe's prompts are of its own text
     return from_dict(type(config), values, where="--set")
 
 
