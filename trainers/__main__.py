@@ -49,8 +49,8 @@ _DATA_SERVICE = flags.DEFINE_string(
 _EXTEND = flags.DEFINE_bool(
     "extend",
     False,
-    "Train the run in --workdir longer: with a higher --set=steps, finished or not. It goes on from "
-    "its last checkpoint, at the learning rate that a run of so many steps has there.",
+    "Train the run in --workdir longer: with a higher --set=steps, finished or not. It goes on "
+    "from its last checkpoint, at the learning rate that a run of so many steps has there.",
 )
 _LIST = flags.DEFINE_bool(
     "list", False, "Show every recipe with its time and score, and the data sets, and stop."

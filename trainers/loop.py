@@ -301,7 +301,9 @@ def _extended(progress: Progress, config: TrainConfig, before: TrainConfig | Non
     planned = progress.planned_steps or (config.steps if before is None else before.steps)
     if not progress.step or planned == config.steps:
         return progress
-    rates = [float(schedule_of(config.optimizer, n)(progress.step)) for n in (planned, config.steps)]
+    rates = [
+        float(schedule_of(config.optimizer, n)(progress.step)) for n in (planned, config.steps)
+    ]
     logging.info(
         "made longer at step %d: %d steps, before %d. From here on the learning rate is that of a "
         "run of %d steps: %.3g in place of %.3g",

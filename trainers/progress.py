@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 from zoo.strict_config import STRICT, from_dict, to_dict
 
-
 _DIGEST = "digest"  # of all that is in the file beside it
 
 
