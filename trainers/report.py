@@ -120,8 +120,8 @@ def _summary(bundle, task, progress, final, efficiency_rows) -> str:
         "data": task.data_summary(),
         "time": f"{progress.seconds:.0f} s wall, {progress.cpu_seconds:.0f} CPU-seconds",
         **{
-            f"made longer at step {step}": f"from {steps:,} planned steps; the learning rate goes "
-            f"on as in a run of more"
+            f"made longer at step {step}": f"{steps:,} steps were planned before; from there on the "
+            "learning rate is that of the longer run"
             for step, steps in progress.extensions
         },
         **efficiency_rows,
