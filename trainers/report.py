@@ -120,7 +120,7 @@ def _summary(bundle, task, progress, final, efficiency_rows) -> str:
         "data": task.data_summary(),
         "time": f"{progress.seconds:.0f} s wall, {progress.cpu_seconds:.0f} CPU-seconds",
         **{
-            f"made longer at step {step}": f"{steps:,} steps were planned before; from there on the "
+            f"made longer at step {step}": f"{steps:,} steps were planned before; since then the "
             "learning rate is that of the longer run"
             for step, steps in progress.extensions
         },
