@@ -46,6 +46,12 @@ _DATA_SERVICE = flags.DEFINE_string(
     "grpc://host:port of a tf.data service that makes the batches (tasks lm, mlm), several with "
     "commas between; python -m trainers.data_service is one.",
 )
+_EXTEND = flags.DEFINE_bool(
+    "extend",
+    False,
+    "Train the run in --workdir longer: with a higher --set=steps, finished or not. It goes on "
+    "from its last checkpoint, at the learning rate that a run of so many steps has there.",
+)
 _LIST = flags.DEFINE_bool(
     "list", False, "Show every recipe with its time and score, and the data sets, and stop."
 )
@@ -101,7 +107,13 @@ def _run() -> None:
             services = DataServices.named(_DATA_SERVICE.value, _leave)
         try:
             bundle = train(
-                config, _WORKDIR.value, _DATA_DIR.value, distribution, _PROFILE.value, services
+                config,
+                _WORKDIR.value,
+                _DATA_DIR.value,
+                distribution,
+                _PROFILE.value,
+                services,
+                _EXTEND.value,
             )
         except TrainingDiverged as error:
             print(f"trainers: {error}", file=sys.stderr)

@@ -1,7 +1,8 @@
 """Checkpoints of a run: what is needed to go on, and the best weights so far.
 
     checkpoints/step-00000500.npz    model, optimizer, carried state and random seeds
-    checkpoints/step-00000500.json   how far the run was, and the checksum; written last
+    checkpoints/step-00000500.json   how far the run was, and the digests of itself and of the
+                                     other two; written last
     checkpoints/best-00000500.npz    weights of the best evaluation
 
 A step without its .json was not written to its end: a process killed in the middle leaves the
@@ -43,6 +44,7 @@ class Checkpoints:
         self.keep = keep
         self._publish = publish
         self._writing = InOrder()
+        self._digests: dict[Path, str] = {}  # of what this process wrote
 
     def path(self, step: int) -> Path:
         """Where the checkpoint of a step lies."""
@@ -66,19 +68,18 @@ class Checkpoints:
             path = self.path(progress.step)
             with _writing(path) as temporary:
                 write_values(temporary, values)
-                digest = sha256_of(temporary)
-            self._write_progress(dataclasses.replace(progress, sha256=digest))
+                self._digests[path] = sha256_of(temporary)
+            self._write_progress(progress)
 
         self._writing.add(write)
 
     def update(self, progress: Progress) -> None:
-        """Tells of a checkpoint, written before, what is known since: its evaluation."""
+        """Tells of a checkpoint, written before, what is known since: its evaluation.
 
-        def write():
-            digest = read_progress(_progress_of(self.path(progress.step))).sha256
-            self._write_progress(dataclasses.replace(progress, sha256=digest))
-
-        self._writing.add(write)
+        Args:
+            progress: with the digests that `latest` gave, where another process wrote the files.
+        """
+        self._writing.add(lambda: self._write_progress(progress))
 
     def save_best(self, model: keras.Model, step: int) -> None:
         """Writes the weights that the bundle will hold. The ones before stay until `update`."""
@@ -86,8 +87,10 @@ class Checkpoints:
         values = snapshot(model.weights)
 
         def write():
-            with _writing(self.best(step)) as temporary:
+            path = self.best(step)
+            with _writing(path) as temporary:
                 write_values(temporary, values)
+                self._digests[path] = sha256_of(temporary)
 
         self._writing.add(write)
 
@@ -111,18 +114,13 @@ class Checkpoints:
         damaged = []
         for path in sorted(self.folder.glob("step-*.json"), reverse=True):
             try:
-                progress = read_progress(path)
+                progress = self._read_whole(path)
             except ValueError as error:
-                damaged.append(f"{path}: damaged ({error})")
+                damaged.append(str(error))
                 continue
-            checkpoint = path.with_suffix(".npz")
-            if checkpoint.is_file() and sha256_of(checkpoint) == progress.sha256:
-                for message in damaged:
-                    logging.warning("%s; going back to step %d", message, progress.step)
-                return progress
-            damaged.append(
-                f"{checkpoint}: missing or damaged, its checksum is not the one in {path.name}"
-            )
+            for message in damaged:
+                logging.warning("%s; going back to step %d", message, progress.step)
+            return progress
         if damaged:
             raise ValueError(f"{damaged[0]}; restore it or start in another --workdir")
         if (self.folder / "latest.json").is_file():
@@ -153,7 +151,31 @@ class Checkpoints:
         self._writing.wait()
         read_variables(self.best(step), model.weights)
 
+    def _read_whole(self, path: Path) -> Progress:
+        """What a .json says, once every file that it speaks of is what was written."""
+        try:
+            progress = read_progress(path)
+        except ValueError as error:
+            raise ValueError(f"{path}: damaged ({error})") from error
+        if progress.step != _step_of(path):
+            raise ValueError(f"{path}: damaged (it is of step {progress.step})")
+        digests = {self.path(progress.step): progress.sha256}
+        if progress.best_sha256:
+            digests[self.best(progress.best_step)] = progress.best_sha256
+        for file, digest in digests.items():
+            if not file.is_file() or sha256_of(file) != digest:
+                raise ValueError(
+                    f"{file}: missing or damaged, its checksum is not the one in {path.name}"
+                )
+        return progress
+
     def _write_progress(self, progress: Progress) -> None:
+        checkpoint, best = self.path(progress.step), self.best(progress.best_step)
+        progress = dataclasses.replace(
+            progress,
+            sha256=self._digests.get(checkpoint, progress.sha256),
+            best_sha256=self._digests.get(best, progress.best_sha256),
+        )
         with _writing(_progress_of(self.path(progress.step))) as temporary:
             write_progress(progress, temporary)
         written = sorted(self.folder.glob("step-*.json"))[-self.keep :]

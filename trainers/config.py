@@ -64,7 +64,8 @@ class TrainConfig:
         remat: bool, computes the activations of transformer blocks again in the backward pass:
             less memory, some more time (13 to 22 % on a CPU).
         baseline: bool, whether the report trains a simple model beside this one.
-        sample_prompts: texts that the report continues (lm) or fills (mlm).
+        sample_prompts: texts that the report continues (lm) or fills (mlm); None takes them from
+            the validation text, as do recipes whose data are replaced.
         sample_tokens: int, tokens of each continuation.
         sample_temperature: float.
     """
@@ -94,7 +95,7 @@ class TrainConfig:
     jit_compile: bool = True
     remat: bool = False
     baseline: bool = True
-    sample_prompts: tuple[str, ...] = ("",)
+    sample_prompts: tuple[str, ...] | None = ("",)
     sample_tokens: int = 200
     sample_temperature: float = 0.8
 
@@ -196,6 +197,10 @@ def with_overrides(config: TrainConfig, settings: list[str]) -> TrainConfig:
         given |= {f"{path}.{inner}" for inner in owner[key]} if group else {path}
     if isinstance(config, TrainConfig):
         _replace_splits(config.data, values["data"], given)
+        data, recipe = values["data"], to_dict(config.data)
+        own = isinstance(data, dict) and any(data[k] != recipe[k] for k in ("train", "mixture"))
+        if own and "sample_prompts" not in given:
+            values["sample_prompts"] = None  # the recipe's prompts are of its own text
     return from_dict(type(config), values, where="--set")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from trainers.follower import Follower
 from trainers.interruption import Interruption, Preempted
 from trainers.keras_loop import KerasLoop
 from trainers.metrics import MetricsLog
-from trainers.optimizers import make_optimizer
+from trainers.optimizers import make_optimizer, schedule_of
 from trainers.progress import Progress
 from trainers.recorder import Recorder
 from trainers.remote_workdir import is_remote, local_copy
@@ -44,6 +45,7 @@ def train(
     distribution: Distribution | None = None,
     profile_steps: int = 0,
     services: DataServices | None = None,
+    extend: bool = False,
 ) -> bundle.Bundle | None:
     """Trains to the end, from wherever the run in `workdir` is, and writes the bundle.
 
@@ -55,14 +57,17 @@ def train(
             run of the same workdir may have another one.
         profile_steps: int, steps whose profile is written for TensorBoard, after the first few.
         services: tf.data services that make the batches. Default: this process does.
+        extend: whether a run there, finished or not, may go on to a higher `config.steps`. From
+            its last checkpoint on, the learning rate is that of a run of so many steps.
 
     Returns:
-        The finished bundle. A run that was finished before is only loaded. None for a worker
-        that is not the chief.
+        The finished bundle. A run that was finished before is only loaded; where its bundle is
+        damaged, it is written anew from the last checkpoint. None for a worker that is not the
+        chief.
 
     Raises:
         ConfigError: the batch does not divide by the replicas.
-        WorkdirError: not writable, holds another run, or is in use.
+        WorkdirError: not writable, holds another run, is in use, or the data have changed.
         TrainingDiverged: the loss is not finite; the last checkpoint stays.
         WorkerLost: another worker stopped. DataServiceLost: a tf.data service did.
         Preempted: SIGTERM came; a checkpoint of that step was written.
@@ -78,18 +83,57 @@ def train(
         # One copy goes back: what the other workers have is only read.
         workdir, publish = remote.local, remote.upload if distribution.is_chief else _nothing
     workdir = Path(workdir)
-    claim = claimed(workdir, config) if distribution.is_chief else contextlib.nullcontext()
-    with claim, distribution.active():
-        # The report is written last: a run killed just before it has that left to do.
-        done = (workdir / bundle.CONFIG_FILE).is_file() and (workdir / REPORT_FILE).is_file()
-        if distribution.from_chief(int(done))[0]:
-            logging.info("%s: this run is finished; nothing to do", workdir)
-            return bundle.load(workdir) if distribution.is_chief else None
+    claim = contextlib.nullcontext()
+    if distribution.is_chief:
+        claim = claimed(workdir, config, extend)
+    with claim as before, distribution.active():
+        finished = _finished(workdir) if distribution.is_chief else None
+        if distribution.from_chief(int(finished is not None))[0]:
+            _check_data_of_finished(config, workdir, data_dir, distribution)
+            return finished
         if services is not None:
             wait_for(services, config)
-        finished = _train(config, workdir, data_dir, distribution, publish, profile_steps, services)
+        trained = _train(
+            config, workdir, data_dir, distribution, publish, profile_steps, services, before
+        )
         distribution.barrier()
-        return finished
+        return trained
+
+
+def _finished(workdir: Path) -> bundle.Bundle | None:
+    """The bundle of a run that has nothing left to do."""
+    # The report is written last: a run killed just before it has that left to do.
+    if not (workdir / REPORT_FILE).is_file():
+        return None
+    try:
+        return bundle.load(workdir)
+    except bundle.BundleError as error:
+        logging.warning("%s The run is finished: its end is done again, from the checkpoint", error)
+        return None
+
+
+def _check_data_of_finished(
+    config: TrainConfig, workdir: Path, data_dir: str | None, distribution: Distribution
+) -> None:
+    """Raises WorkdirError where the data are not those of the finished run in `workdir`."""
+    try:
+        progress = Checkpoints(workdir).latest()
+        with distribution.scope():
+            fingerprint = make_task(config, data_dir).fingerprint()
+    except (ValueError, OSError) as error:
+        logging.warning(
+            "%s: this run is finished; nothing to do. Whether its data are still the same is not "
+            "known: %s",
+            workdir,
+            error,
+        )
+        return
+    if progress is not None and progress.corpus != fingerprint:
+        raise WorkdirError(
+            f"{workdir}: this run is finished, and the data at {config.data.named!r} have changed "
+            "since. Its model is left as it is: train on them in another --workdir"
+        )
+    logging.info("%s: this run is finished; nothing to do (--extend trains it longer)", workdir)
 
 
 def _train(
@@ -100,6 +144,7 @@ def _train(
     publish: Callable[[], None],
     profile_steps: int,
     services: DataServices | None,
+    before: TrainConfig | None,
 ) -> bundle.Bundle | None:
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy(precision_policy(config.precision, hardware()))
@@ -117,13 +162,20 @@ def _train(
     checkpoints = Checkpoints(workdir, config.keep_checkpoints, publish)
     log = MetricsLog(workdir)
     with distribution.scope():
-        progress = _resume(task, checkpoints, log, distribution)
+        progress = _resume(task, checkpoints, log, distribution, before)
     told = services.told() if services is not None else contextlib.nullcontext()
     with Interruption(together=distribution.workers > 1) as interruption, told:
         recorder = Recorder(task, checkpoints, log, progress, interruption)
         to_do = progress.step < config.steps or progress.training_logs
         try:
-            if to_do and not stopped_early(task, log):
+            if to_do and stopped_early(task, progress):
+                logging.info(
+                    "no better %s in %d evaluations: nothing is trained; a higher --set=patience "
+                    "goes on",
+                    task.monitor[0],
+                    config.patience,
+                )
+            elif to_do:
                 _fit(task, recorder, workdir, distribution, profile_steps, services)
         except tf.errors.DataLossError:
             task.check_data()  # names the shard, which TensorFlow does not
@@ -135,7 +187,7 @@ def _train(
     if config.select == "best":
         checkpoints.restore_best(task.model, recorder.progress.best_step)
     finished = task.save(workdir)
-    write_report(finished, task, log.read(), recorder.progress)
+    write_report(finished, task, list(recorder.progress.records), recorder.progress)
     publish()
     return finished
 
@@ -197,14 +249,18 @@ def _stretches(config: TrainConfig, progress: Progress) -> Iterator[tuple[int, i
         yield step, every, range(step // every, config.steps // every)
 
 
-def stopped_early(task: Task, log: MetricsLog) -> bool:
-    """Whether the log says that `config.patience` was used up."""
+def stopped_early(task: Task, progress: Progress) -> bool:
+    """Whether the evaluations so far say that `config.patience` was used up."""
     patience = task.config.patience
-    return patience is not None and should_stop(log.read(), *task.monitor, patience)
+    return patience is not None and should_stop(progress.records, *task.monitor, patience)
 
 
 def _resume(
-    task: Task, checkpoints: Checkpoints, log: MetricsLog, distribution: Distribution
+    task: Task,
+    checkpoints: Checkpoints,
+    log: MetricsLog,
+    distribution: Distribution,
+    before: TrainConfig | None,
 ) -> Progress:
     fingerprint = task.fingerprint()
     progress = checkpoints.latest()
@@ -223,8 +279,14 @@ def _resume(
             f"{checkpoints.folder.parent}: the data at {task.config.data.named!r} are not those "
             "this run began with. Restore it, or start in another --workdir"
         )
+    if not progress.records and progress.evaluated_step:  # of an older release
+        if distribution.is_chief:
+            log.rewind(progress.evaluated_step)
+        distribution.barrier()
+        progress = dataclasses.replace(progress, records=tuple(log.read()))
+    progress = _extended(progress, task.config, before)
     if distribution.is_chief:
-        log.rewind(progress.evaluated_step)
+        log.restore(progress.records)
         checkpoints.drop_after(step)
     if step and distribution.is_chief:
         checkpoints.restore(task.trained_model, step)
@@ -232,6 +294,23 @@ def _resume(
     if step and not distribution.is_chief:
         checkpoints.restore(task.trained_model, step)
     return progress
+
+
+def _extended(progress: Progress, config: TrainConfig, before: TrainConfig | None) -> Progress:
+    """Notes where a run was made longer, and tells what becomes of the learning rate."""
+    planned = progress.planned_steps or (config.steps if before is None else before.steps)
+    if not progress.step or planned == config.steps:
+        return progress
+    rates = [
+        float(schedule_of(config.optimizer, n)(progress.step)) for n in (planned, config.steps)
+    ]
+    logging.info(
+        "made longer at step %d: %d steps, before %d. From here on the learning rate is that of a "
+        "run of %d steps: %.3g in place of %.3g",
+        *(progress.step, config.steps, planned, config.steps, rates[1], rates[0]),
+    )
+    extensions = (*progress.extensions, (progress.step, planned))
+    return dataclasses.replace(progress, extensions=extensions)
 
 
 def _describe(task: Task, workdir: Path, distribution: Distribution) -> None:

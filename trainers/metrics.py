@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+
+from absl import logging
 
 from zoo.atomic_write import replacing
 
@@ -21,7 +24,7 @@ class MetricsLog:
     def append(self, record: dict[str, float]) -> None:
         """Adds a line; `record` has at least "step"."""
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(_line(record))
 
     def read(self) -> list[dict[str, float]]:
         """All lines; none if there is no file.
@@ -31,8 +34,25 @@ class MetricsLog:
         """
         if not self.path.is_file():
             return []
-        lines = self.path.read_text(encoding="utf-8").splitlines()
+        lines = self.path.read_bytes().splitlines()
         return [self._parse(number, line) for number, line in enumerate(lines, 1)]
+
+    def restore(self, records: Sequence[dict[str, float]]) -> None:
+        """Makes the file that of `records`: lines after them are dropped, as `rewind` does.
+
+        A warning tells of a file whose first lines are other ones: it was damaged.
+        """
+        expected = "".join(_line(record) for record in records).encode()
+        found = self.path.read_bytes() if self.path.is_file() else b""
+        if not found.startswith(expected):
+            logging.warning(
+                "%s: missing or damaged, its lines are not those of the checkpoint; written anew "
+                "from it",
+                self.path,
+            )
+        if found != expected:
+            with replacing(self.path) as temporary:
+                temporary.write_bytes(expected)
 
     def rewind(self, step: int) -> None:
         """Drops what was logged after `step`: a resumed run does those steps again.
@@ -42,8 +62,8 @@ class MetricsLog:
         Raises:
             ValueError: a line is damaged, or the line of `step` is missing.
         """
-        text = self.path.read_text(encoding="utf-8") if self.path.is_file() else ""
-        whole = text[: text.rfind("\n") + 1].splitlines(keepends=True)
+        content = self.path.read_bytes() if self.path.is_file() else b""
+        whole = content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
         steps = [self._parse(number, line)["step"] for number, line in enumerate(whole, 1)]
         if step and step not in steps:
             raise ValueError(
@@ -51,16 +71,19 @@ class MetricsLog:
                 "file or start in another --workdir"
             )
         with replacing(self.path) as temporary:
-            temporary.write_text(
-                "".join(line for line, logged in zip(whole, steps) if logged <= step),
-                encoding="utf-8",
+            temporary.write_bytes(
+                b"".join(line for line, logged in zip(whole, steps) if logged <= step)
             )
 
-    def _parse(self, number: int, line: str) -> dict[str, float]:
+    def _parse(self, number: int, line: bytes) -> dict[str, float]:
         try:
-            record = json.loads(line)
+            record = json.loads(line.decode("utf-8"))
         except ValueError as error:
             raise ValueError(f"{self.path}:{number}: not JSON ({error}); remove it") from None
         if not isinstance(record, dict) or "step" not in record:
             raise ValueError(f'{self.path}:{number}: no "step" in it; remove it')
         return record
+
+
+def _line(record: dict[str, float]) -> str:
+    return json.dumps(record) + "\n"

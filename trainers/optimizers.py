@@ -202,6 +202,21 @@ class LayerwiseMuon(_LayerwiseRates, Muon):
         return (self.adam_weight_decay if by_adam else self.weight_decay) or 0.0
 
 
+def schedule_of(config: OptimizerConfig, steps: int) -> WarmupDecay:
+    """The learning rate over a run of so many steps.
+
+    Example: `schedule_of(OptimizerConfig(), 2000)(2000)  # 1e-4`
+    """
+    return WarmupDecay(
+        config.learning_rate,
+        steps,
+        config.warmup_steps,
+        config.decay_fraction,
+        config.schedule,
+        config.final_fraction,
+    )
+
+
 def make_optimizer(config: OptimizerConfig, steps: int) -> keras.optimizers.Optimizer:
     """The optimizer that `config` names, with its schedule over `steps`.
 
@@ -227,14 +242,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> keras.optimizers.Opti
             "steps must be a multiple of optimizer.accumulation_steps. "
             f"Received: steps={steps}, optimizer.accumulation_steps={accumulation}"
         )
-    schedule = WarmupDecay(
-        config.learning_rate,
-        steps,
-        config.warmup_steps,
-        config.decay_fraction,
-        config.schedule,
-        config.final_fraction,
-    )
+    schedule = schedule_of(config, steps)
     options = {
         "weight_decay": config.weight_decay,
         "global_clipnorm": config.global_clipnorm,

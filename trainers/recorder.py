@@ -109,7 +109,7 @@ class Recorder(keras.callbacks.Callback):
         logs.update({k: v for k, v in record.items() if k.startswith("val_")})
         self._save(record, now)
         patience = self.task.config.patience
-        if patience and should_stop(self.log.read(), *self.task.monitor, patience):
+        if patience and should_stop(self.progress.records, *self.task.monitor, patience):
             logging.info("no better %s in %d evaluations: stopped", self.task.monitor[0], patience)
             self.model.stop_training = True
 
@@ -130,7 +130,8 @@ class Recorder(keras.callbacks.Callback):
         """The log before the checkpoint: on resume, lines without a checkpoint are dropped, and a
         checkpoint without its line would leave a hole in the report."""
         name, mode = self.task.monitor
-        now = dataclasses.replace(now, evaluated_step=self.step)
+        records = (*now.records, record)
+        now = dataclasses.replace(now, evaluated_step=self.step, records=records)
         if is_better(record[name], now.best_value, mode):
             self.checkpoints.save_best(self.task.model, self.step)
             now = dataclasses.replace(now, best_step=self.step, best_value=record[name])
@@ -151,6 +152,7 @@ class Recorder(keras.callbacks.Callback):
             cpu_seconds=before.cpu_seconds + cpu,
             metric_values=(),
             training_logs={},
+            planned_steps=self.task.config.steps,
         )
 
     def _start_clocks(self) -> None:

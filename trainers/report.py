@@ -74,7 +74,7 @@ def draw_progress(records: list[dict[str, float]], path: Path, metric: str, mode
     from matplotlib import pyplot
 
     steps = [record["step"] for record in records]
-    figure, axes = pyplot.subplots(figsize=(7, 4), constrained_layout=True)
+    figure, axes = pyplot.subplots(figsize=(7, 4.6), constrained_layout=True)
     training = [record["loss"] for record in records]
     lines = axes.plot(
         steps, training, "o-", label="training loss, mean of the steps since the point before", ms=3
@@ -95,7 +95,7 @@ def draw_progress(records: list[dict[str, float]], path: Path, metric: str, mode
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
     axes.grid(alpha=0.3)
-    axes.legend(handles=lines)
+    figure.legend(handles=lines, loc="outside upper center")  # where it covers no curve
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120)
     pyplot.close(figure)
@@ -119,6 +119,11 @@ def _summary(bundle, task, progress, final, efficiency_rows) -> str:
         "trained on": f"{progress.tokens:,} tokens in {progress.step} steps",
         "data": task.data_summary(),
         "time": f"{progress.seconds:.0f} s wall, {progress.cpu_seconds:.0f} CPU-seconds",
+        **{
+            f"made longer at step {step}": f"{steps:,} steps were planned before; since then the "
+            "learning rate is that of the longer run"
+            for step, steps in progress.extensions
+        },
         **efficiency_rows,
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python "
         f"{platform.python_version()}, Keras {keras.__version__} on {_backend()}",

@@ -98,7 +98,9 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
         progress = Progress(number, number, best_step=best, best_value=0.5, metric_values=(1 / 3,))
         checkpoints.update(progress)
     found = checkpoints.latest()
-    assert found == dataclasses.replace(progress, sha256=found.sha256)
+    digests = {"sha256": found.sha256, "best_sha256": found.best_sha256}
+    assert all(digests.values())
+    assert found == dataclasses.replace(progress, **digests)
     names = sorted(path.name for path in checkpoints.folder.iterdir())
     assert names == [
         "best-00000003.npz",
@@ -301,3 +303,49 @@ def test_a_damaged_log_is_named(tmp_path, line):
     log.path.write_text(log.path.read_text() + line + "\n" + json.dumps({"step": 20}) + "\n")
     with pytest.raises(ValueError, match=r"metrics\.jsonl:2: .*remove it"):
         log.rewind(20)
+
+
+@pytest.mark.parametrize("change", [("best_value", 0.25), ("step", 6), ("evaluated_step", 0)])
+def test_a_changed_number_in_the_json_is_damage(tmp_path, change):
+    model = compiled_model()
+    checkpoints = Checkpoints(tmp_path)
+    for number in (6, 7):
+        checkpoints.save(model, Progress(number, number, best_value=0.5))
+    checkpoints.wait()
+    path = checkpoints.path(7).with_suffix(".json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), change[0]: change[1]}))
+    assert checkpoints.latest().step == 6
+
+
+def test_damaged_best_weights_belong_to_the_checkpoint(tmp_path):
+    model = compiled_model()
+    checkpoints = Checkpoints(tmp_path)
+    for number in (6, 7):
+        checkpoints.save(model, Progress(number))
+        checkpoints.save_best(model, number)
+        checkpoints.update(Progress(number, number, best_step=number, best_value=0.5))
+    checkpoints.wait()
+    damage(checkpoints.best(7))
+    assert checkpoints.latest().step == 6
+
+
+def test_a_checkpoint_without_the_digest_of_an_older_release_is_taken(tmp_path):
+    model = compiled_model()
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(model, Progress(6))
+    checkpoints.wait()
+    path = checkpoints.path(6).with_suffix(".json")
+    values = json.loads(path.read_text())
+    for key in ("digest", "best_sha256", "records", "planned_steps", "extensions"):
+        del values[key]
+    path.write_text(json.dumps(values))
+    assert Checkpoints(tmp_path).latest() == Progress(6, sha256=values["sha256"])
+
+
+def test_a_log_that_is_no_utf8_is_named(tmp_path):
+    log = MetricsLog(tmp_path)
+    log.append({"step": 10})
+    log.path.write_bytes(log.path.read_bytes() + b'{"step": \xff}\n')
+    for read in (log.read, lambda: log.rewind(10)):
+        with pytest.raises(ValueError, match=r"metrics\.jsonl:2: not JSON"):
+            read()

@@ -253,3 +253,67 @@ def test_an_encoder_is_no_start_for_a_language_model(tiny, tmp_path):
     )
     with pytest.raises(ConfigError, match="holds an encoder"):
         make_task(tiny("gpt", finetune=FineTuneConfig(init_from=str(tmp_path))))
+
+
+@pytest.mark.parametrize("spoil", ["utf8", "last line", "missing"])
+def test_a_damaged_log_is_written_anew_from_the_checkpoint(
+    finished, tiny, tmp_path, warnings, spoil
+):
+    workdir = tmp_path / "copy"
+    shutil.copytree(finished["gpt"], workdir)
+    (workdir / "report.md").unlink()
+    log = workdir / "metrics.jsonl"
+    content = log.read_bytes()
+    lines = content.splitlines(keepends=True)
+    log.write_bytes(b"\xff" + content[1:] if spoil == "utf8" else b"".join(lines[:-1]))
+    if spoil == "missing":
+        log.unlink()
+    train(tiny("gpt"), workdir)
+    assert log.read_bytes() == content
+    assert any("metrics.jsonl: missing or damaged" in message for message in warnings)
+
+
+@pytest.mark.parametrize("spoil", ["flip", "remove"])
+def test_damaged_weights_of_a_finished_run_are_written_anew(
+    finished, tiny, tmp_path, warnings, spoil
+):
+    workdir = tmp_path / "copy"
+    shutil.copytree(finished["gpt"], workdir)
+    weights = workdir / "model.weights.h5"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    if spoil == "remove":
+        weights.unlink()
+    train(tiny("gpt"), workdir)
+    assert_same_result(workdir, finished["gpt"])
+    assert any("model.weights.h5" in message for message in warnings)
+
+
+def test_a_finished_run_says_that_its_data_or_config_changed(finished, tiny, tmp_path, monkeypatch):
+    workdir = tmp_path / "copy"
+    shutil.copytree(finished["gpt"], workdir)
+    shutil.rmtree(workdir / "checkpoints")
+    with pytest.raises(WorkdirError, match=r"holds a finished run with another config:\n  seed"):
+        train(tiny("gpt", seed=5), workdir)
+    monkeypatch.setattr(LanguageModelTask, "fingerprint", lambda task: "another")
+    with pytest.raises(WorkdirError, match=r"is finished, and the data at .* have changed since"):
+        train(tiny("gpt"), finished["gpt"])
+
+
+def test_a_finished_run_is_trained_longer(finished, tiny, tmp_path):
+    """The first 30 steps stay; those after them have the learning rate of a run of 50."""
+    workdir, longer = tmp_path / "copy", tiny("gpt", steps=50)
+    shutil.copytree(finished["gpt"], workdir)
+    with pytest.raises(WorkdirError, match=r"steps: 30 -> 50\n.*--extend trains it longer"):
+        train(longer, workdir)
+    with pytest.raises(WorkdirError, match=r"--extend changes nothing but steps"):
+        train(tiny("gpt", steps=50, seed=5), workdir, extend=True)
+    train(longer, workdir, extend=True)
+    assert [line["step"] for line in records(workdir)] == [10, 20, 30, 40, 50]
+    assert without_times(workdir)[:3] == without_times(finished["gpt"])
+    train(longer, tmp_path / "whole")
+    rates = [[line["learning_rate"] for line in records(w)] for w in (workdir, tmp_path / "whole")]
+    assert rates[0][3:] == rates[1][3:]
+    assert "made longer at step 30" in (workdir / "report.md").read_text(encoding="utf-8")
+    train(longer, workdir)  # finished again: only loaded

@@ -176,17 +176,20 @@ class LanguageModelTask(RunningTextTask):
     def report_sections(self, bundle: bundle.Bundle) -> list[str]:
         """What was read of a mixture; continuations of the config's prompts."""
         config, sections = self.config, self.mixture_sections(bundle.folder)
-        if not config.sample_prompts:
+        prompts = config.sample_prompts
+        if prompts is None:
+            prompts = ("", self.opening_of_validation(24))
+        if not prompts:
             return sections
         outputs = bundle.lm.generate(
-            list(config.sample_prompts),
+            list(prompts),
             max_new_tokens=[config.sample_tokens],
             temperature=[config.sample_temperature],
-            seed=list(range(len(config.sample_prompts))),
+            seed=list(range(len(prompts))),
         )
         texts = [text.decode("utf-8", "replace") for text in outputs["text"].numpy()]
         sections.append(f"## Samples (temperature {config.sample_temperature})")
-        for prompt, text in zip(config.sample_prompts, texts):
+        for prompt, text in zip(prompts, texts):
             title = f"Prompt {prompt!r}:" if prompt else "No prompt:"
             sections.append(f"{title}\n\n{fenced(text)}")
         return sections

@@ -189,7 +189,12 @@ class MaskedLanguageModelTask(RunningTextTask, EncoderTask):
         """What was read of a mixture; the config's prompts with their masks filled."""
         sections = self.mixture_sections(bundle.folder)
         mask = self.tokenizer.tokens([self.tokenizer.mask_id]).numpy()[0].decode()
-        prompts = [prompt for prompt in self.config.sample_prompts if mask in prompt]
+        prompts = self.config.sample_prompts
+        if prompts is None:
+            words = self.opening_of_validation(80).split(" ")
+            words[len(words) // 2] = mask
+            prompts = [" ".join(words)]
+        prompts = [prompt for prompt in prompts if mask in prompt]
         if not prompts:
             return sections
         outputs = self.text_model.fill_mask(prompts)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 from trainers.data.corpora import (
@@ -106,6 +107,20 @@ class RunningTextTask(Task):
         """`val_loss/NAME` of each corpus of a mixture."""
         names = self.corpus.corpora if isinstance(self.corpus, Mixture) else ()
         return {f"val_loss/{name}": float(logs[f"val_loss/{name}"]) for name in names}
+
+    def opening_of_validation(self, characters: int) -> str:
+        """The first words, of about so many characters, of a line of the validation text.
+
+        What the report lets a model go on from, where nobody said what: text of its own kind.
+        """
+        ids = next(iter(corpora_of(self.corpus).values())).validation_ids
+        start = np.asarray(ids[: min(len(ids), 20 * characters)], "int32")
+        text = self.tokenizer.decode(start[None]).numpy()[0].decode("utf-8", "ignore")
+        # The first line may begin in the middle of a word.
+        lines = [line.strip() for line in text.split("\n")]
+        line = next((one for one in lines[1:] if len(one) > characters // 2), text.strip())
+        cut = line[:characters]
+        return cut.rsplit(" ", 1)[0] if " " in cut and len(line) > characters else cut
 
     def mixture_sections(self, folder: Path) -> list[str]:
         """For the report: what was read of each corpus, up to the last logged step."""
