@@ -384,7 +384,7 @@ def test_damaged_json(tmp_path):
 def test_damaged_configs_and_pickles(tmp_path):
     path = write_safetensors(tmp_path, checkpoint())
     config = tmp_path / "config.json"
-    for content, message in (("{", "not valid JSON"), ("[]", "not a JSON object of settings")):
+    for content, message in (("{", "not valid JSON"), ("[]", "not a JSON object")):
         config.write_text(content, encoding="utf-8")
         with pytest.raises(BundleError, match=rf"config\.json: {message}"):
             nanogpt.load_nanogpt(path)
