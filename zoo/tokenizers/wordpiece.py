@@ -354,7 +354,7 @@ class WordPieceTokenizer(Tokenizer):
         if self.added_tokens:
             _, raw, normal = self._stand_ins
             # Index 0 is no name, and indices from the end are those of normalised names.
-            stand_ins = tf.constant(["", *raw, *reversed(normal)])
+            stand_ins = ["", *raw, *reversed(normal)]
             index = tf.where(words.found < 0, words.found + len(stand_ins), words.found)
             cut_texts = tf.where(words.found != 0, tf.gather(stand_ins, index), cut_texts)
             replaced |= words.found != 0

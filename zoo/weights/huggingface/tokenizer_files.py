@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from zoo.inner_paths import inside
 from zoo.json_fields import Fields
 from zoo.tokenizers import BytePairTokenizer, Tokenizer, WordPieceTokenizer
 from zoo.tokenizers.bytepair_files import read_vocabulary
-from zoo.weights.huggingface.added_tokens import read_added_tokens, with_added
+from zoo.weights.huggingface.added_tokens import AddedToken, read_added_tokens, with_added
 from zoo.weights.huggingface.wordpiece_json import read_wordpiece_json, wordpiece_json
 
 # What each model type reads, and the class that transformers reads it with.
@@ -201,8 +200,12 @@ def _bytepair(folder: Path, config: Fields, model_type: str, generic: bool) -> B
         # transformers finds them in any text, and what is added is there to be found.
         options["parse_special"] = True
         ids = read_vocabulary(files[0])
-        ids = dict(zip(with_added(ids, added, str(files[0])), itertools.count()))
-        names = {name: ids[name] for name in (*names, *(token.name for token in added))}
+        if not all(type(index) is int for index in ids.values()):
+            raise BundleError(f"{files[0]}: ids must be whole numbers")
+        more = [AddedToken(n, None, True, False, str(files[0])) for n in names if n not in ids]
+        pieces = with_added(ids, [*added, *more], str(files[0]))
+        known = {*names, *(token.name for token in added)}
+        names = {piece: index for index, piece in enumerate(pieces) if piece in known}
     return BytePairTokenizer.from_files(*files, special_tokens=names, **options)
 
 
