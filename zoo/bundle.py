@@ -17,8 +17,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -29,7 +30,7 @@ from zoo.bundle_config import (
     read_config,
 )
 from zoo.bundle_error import BundleError
-from zoo.configs import MODEL_CONFIGS, ModelConfig
+from zoo.configs import MODEL_CONFIGS
 from zoo.inner_paths import inside
 from zoo.presets import build, check_task
 from zoo.strict_config import ConfigError, from_dict, to_dict
@@ -37,6 +38,7 @@ from zoo.text_encoder import TextConfig, TextEncoder
 from zoo.text_lm import TextLM
 from zoo.text_models import TEXT_MODELS
 from zoo.tokenizers import Tokenizer, load_tokenizer
+from zoo.tokenizers.base import FILE_NAME
 from zoo.weight_counts import count_weights
 from zoo.weights.hdf5_files import count_stored
 
@@ -229,7 +231,7 @@ def _load_own(folder: Path) -> Bundle:
         where = f"{folder / CONFIG_FILE}: head"
         check_task(model_config, config.task, config.head)
         asked = count_weights(model_config, config.task, config.head)
-        check_size(weights, count_stored([weights]), folder / CONFIG_FILE, model_config, asked)
+        check_size(weights, count_stored([weights]), folder / CONFIG_FILE, config.model, asked)
         model = build(model_config, task=config.task, head=config.head)
     except ConfigError as error:
         message = str(error)
@@ -254,7 +256,7 @@ def _load_own(folder: Path) -> Bundle:
 
 
 def check_size(
-    weights: Path, stored: int, config_file: Path, config: ModelConfig, asked: int
+    weights: Path, stored: int, config_file: str | Path, fields: Mapping[str, Any], asked: int
 ) -> None:
     """Compares what a config asks for with what a file has, before a model is built.
 
@@ -262,17 +264,17 @@ def check_size(
         weights: the file, or the index of several, for the message.
         stored: int, the number of weights in it.
         config_file: where the config comes from, for the message.
-        config: of the model.
+        fields: of the config, by the file's own names.
         asked: int, from `zoo.weight_counts`.
 
     Raises:
         BundleError: more are asked for than there are; the message names the config's sizes.
     """
     if asked > stored:
-        sizes = {k: v for k, v in to_dict(config).items() if type(v) is int}
+        sizes = {name: value for name, value in fields.items() if type(value) is int}
         raise BundleError(
             f"{config_file}: the model that it describes has {asked:,} weights, and {weights} "
-            f"has {stored:,}: one of {sizes} is wrong, or they do not belong together"
+            f"has {stored:,}: one of {sizes!r:.500} is wrong, or they do not belong together"
         )
 
 
@@ -303,6 +305,7 @@ def sha256_of(path: Path) -> str:
 
 def _load_tokenizer(folder: Path, config: BundleConfig) -> Tokenizer:
     try:
+        inside(folder, TOKENIZER_FOLDER, FILE_NAME)
         tokenizer = load_tokenizer(folder / TOKENIZER_FOLDER)
     except ValueError as error:
         raise BundleError(str(error)) from error

@@ -116,11 +116,12 @@ class Fields:
         return self._typed(name, bool, "true or false", default)
 
     def whole(self, name: str, default: int | None = None, least: int = 1) -> int | None:
-        """A whole number from `least` on, `default` where it is missing or null."""
+        """A whole number from `least` to 2**31 - 1, `default` where it is missing or null."""
         value = self._typed(name, int, "a whole number", default)
-        if value is not None and (isinstance(value, bool) or value < least):
+        if value is not None and (isinstance(value, bool) or not least <= value < 2**31):
+            reach = "on" if isinstance(value, bool) or value < least else "to 2147483647"
             raise BundleError(
-                f"{self.where}: {name} must be a whole number from {least} on. "
+                f"{self.where}: {name} must be a whole number from {least} {reach}. "
                 f"Received: {value!r:.80}"
             )
         return value

@@ -12,14 +12,19 @@ import shutil
 
 import h5py
 import keras_hub
+import numpy as np
 import pytest
+import safetensors
+from huggingface_cases import change_json, copy_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from huggingface_cases import change_json, copy_model
 
 import zoo
+from zoo.presets import tasks_for
 from zoo.tokenizers import TOKENIZERS
 from zoo.tokenizers.bytepair_alphabet import ALPHABET
+from zoo.weight_counts import count_weights
+from zoo.weights.safetensors_files import write_weights
 
 KINDS = ("gpt", "bert", "lstm", "hf_classify", "hf_embed", "hf_gpt2", "hf_roberta", "kerashub")
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcde", *("##" + c for c in "abcde")]
@@ -198,3 +203,231 @@ def test_changed_files_load_or_say_what_is_wrong(folders, tmp_path_factory, data
         load(folder)
     finally:
         shutil.rmtree(folder)
+
+
+def copied(folders, kind, tmp_path):
+    return shutil.copytree(folders[kind], tmp_path / "model")
+
+
+def refused(folder, *parts):
+    message = load(folder)
+    assert isinstance(message, str), "it loaded"
+    for part in parts:
+        assert str(part) in message
+
+
+# --- sizes
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("gpt", {"num_layers": 10**6}),
+        ("gpt", {"vocabulary_size": 10**15}),
+        ("gpt", {"vocabulary_size": 10**9}),
+        ("bert", {"context_length": 10**9}),
+        ("bert", {"num_segments": 10**9}),
+        ("bert", {"hidden_dim": 2**24}),
+        ("lstm", {"num_layers": 10**8}),
+        ("lstm", {"embedding_dim": 10**9}),
+        ("hf_classify", {"num_hidden_layers": 10**6}),
+        ("hf_classify", {"vocab_size": 10**15}),
+        ("hf_classify", {"vocab_size": 10**9}),
+        ("hf_classify", {"intermediate_size": 10**9}),
+        ("hf_classify", {"id2label": ..., "num_labels": 10**9}),
+        ("hf_gpt2", {"n_positions": 10**9}),
+        ("hf_gpt2", {"n_layer": 10**6}),
+        ("hf_roberta", {"max_position_embeddings": 10**9}),
+        ("kerashub", {"num_layers": 10**6}),
+        ("kerashub", {"vocabulary_size": 10**9}),
+        ("kerashub", {"max_sequence_length": 10**9}),
+    ],
+)
+def test_configs_that_ask_for_more_than_the_weights_hold(kind, fields, folders, tmp_path):
+    folder = copied(folders, kind, tmp_path)
+    name = next(iter(fields))
+    part = {"kerashub": "config"}.get(kind, None if kind.startswith("hf_") else "model")
+    if part is not None:
+        config = json.loads((folder / "config.json").read_text())
+        fields = {part: {**config[part], **fields}}
+    change_json(folder / "config.json", **fields)
+    refused(folder, folder / "config.json", name)
+
+
+def test_heads_that_are_larger_than_the_weights(folders, tmp_path):
+    folder = copied(folders, "bert", tmp_path)
+    change_json(folder / "config.json", head={"num_classes": 10**10})
+    refused(folder, folder / "config.json", "has 8")  # how many weights it would have
+    folder = shutil.copytree(folders["hf_embed"], tmp_path / "embed")
+    modules = json.loads((folder / "modules.json").read_text())
+    dense = {"idx": 2, "path": "2_Dense", "type": "sentence_transformers.models.Dense"}
+    (folder / "modules.json").write_text(json.dumps([*modules, dense]))
+    write_weights(folder / "2_Dense", [("linear.weight", np.ones((3, 4), "float32"))])
+    options = {"out_features": 10**10, "bias": False}
+    change_json(folder / "2_Dense" / "config.json", **options)
+    refused(folder, folder / "2_Dense" / "config.json", "out_features is 10000000000")
+
+
+def test_hdf5_that_is_larger_once_it_is_read(folders, tmp_path):
+    """96 kB in the file, and gigabytes in memory."""
+    folder = copied(folders, "gpt", tmp_path)
+    weights = folder / "model.weights.h5"
+    with h5py.File(weights, "r+") as file:
+        names = []
+        file.visititems(lambda name, item: names.append(name) if hasattr(item, "dtype") else None)
+        name = next(name for name in names if "embedding" in name)
+        del file[name]
+        file.create_dataset(name, shape=(300_000_000, 8), dtype="float32", chunks=(1000, 8))
+    config = json.loads((folder / "config.json").read_text())
+    config["model"]["vocabulary_size"] = 300_000_000
+    (folder / "config.json").write_text(json.dumps(config))
+    sign(folder)
+    assert weights.stat().st_size < 1 << 20
+    refused(folder, weights, name, "compressed or unwritten")
+
+
+@pytest.mark.parametrize("kind", ["gpt", "kerashub"])
+@pytest.mark.parametrize("form", ["compressed", "link", "other file", "cycle", "text", "shape"])
+def test_hdf5_of_another_form(kind, form, folders, tmp_path):
+    folder = copied(folders, kind, tmp_path)
+    weights = sorted(folder.glob("model*.h5"))[0]
+    outside = shutil.copy(weights, tmp_path / "outside.h5")
+    with h5py.File(weights, "r+") as file:
+        names = []
+        file.visititems(lambda name, item: names.append(name) if hasattr(item, "dtype") else None)
+        name = next(name for name in names if "embedding" in name)
+        value = file[name][()]
+        del file[name]
+        if form == "compressed":
+            file.create_dataset(name, data=np.zeros_like(value), compression="gzip")
+        elif form == "link":
+            file[name] = h5py.ExternalLink(str(outside), name)
+        elif form == "other file":
+            places = [(str(tmp_path / "outside.h5"), 0, value.nbytes)]
+            file.create_dataset(name, shape=value.shape, dtype="float32", external=places)
+        elif form == "cycle":
+            file[name] = value
+            file["again"] = file["/"]
+        elif form == "text":
+            file.create_dataset(name, data="text")
+        else:
+            file[name] = value.reshape(-1)
+    sign(folder)
+    refused(folder, weights if form != "shape" or kind == "gpt" else folder)
+
+
+# --- paths
+
+
+@pytest.mark.parametrize("path", ["../outside", "1_Pooling/../../outside", "absolute", "link"])
+def test_modules_stay_in_their_folder(path, folders, tmp_path):
+    folder = copied(folders, "hf_embed", tmp_path)
+    outside = shutil.copytree(folder / "1_Pooling", tmp_path / "outside")
+    if path == "link":
+        os.symlink(outside, folder / "link")
+    path = str(outside) if path == "absolute" else path
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[1]["path"] = path
+    (folder / "modules.json").write_text(json.dumps(modules))
+    refused(folder, "out of", "its own folder only")
+
+
+@pytest.mark.parametrize(
+    ("kind", "file"),
+    [
+        *(("gpt", name) for name in ("config.json", "model.weights.h5", "tokenizer")),
+        ("bert", "tokenizer/tokenizer.json"),
+        *(("hf_classify", name) for name in ("config.json", "model.safetensors", "vocab.txt")),
+        ("hf_classify", "special_tokens_map.json"),
+        *(("hf_gpt2", name) for name in ("tokenizer.json", "tokenizer_config.json")),
+        *(("hf_embed", name) for name in ("modules.json", "1_Pooling/config.json")),
+        *(("kerashub", name) for name in ("tokenizer.json", "model.weights.json", "assets")),
+    ],
+)
+def test_links_stay_in_their_folder(kind, file, folders, tmp_path):
+    folder = copied(folders, kind, tmp_path)
+    if not (folder / file).exists():
+        (folder / file).write_text("{}")
+    os.replace(folder / file, tmp_path / "outside")
+    os.symlink(tmp_path / "outside", folder / file)
+    refused(folder, folder / file, "a link to")
+    # Within the folder a link is as good as a file.
+    (folder / file).unlink()
+    os.replace(tmp_path / "outside", folder / "inner")
+    os.symlink(folder / "inner", folder / file)
+    assert not isinstance(load(folder), str)
+
+
+def test_index_names_stay_in_their_folder(folders, tmp_path):
+    folder = copied(folders, "hf_classify", tmp_path)
+    weights = tmp_path / "outside.safetensors"
+    os.replace(folder / "model.safetensors", weights)
+    with safetensors.safe_open(weights, framework="np") as file:
+        names = list(file.keys())
+    for name in ("../outside.safetensors", str(weights), "link.safetensors"):
+        index = {"weight_map": dict.fromkeys(names, name)}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+        if name.startswith("link"):
+            os.symlink(weights, folder / name)
+        refused(folder, folder)
+    folder = shutil.copytree(folders["kerashub"], tmp_path / "kerashub")
+    change_json(folder / "model.weights.json", weight_map={"/x": "../outside.safetensors"})
+    refused(folder, folder / "model.weights.json", "the names of files beside it")
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        ("config.json", {"registered_name": "keras>Lambda"}, "registered_name is 'keras>Lambda'"),
+        ("config.json", {"module": "os"}, "module is 'os'"),
+        ("config.json", {"compile_config": {}}, "'compile_config' is no part"),
+        ("config.json", {"config": {"dtype": {"class_name": "Lambda"}}}, "class_name is 'Lambda'"),
+        ("tokenizer.json", {"config": {"vocabulary": "/etc/passwd"}}, "vocabulary is '/etc/pas"),
+        ("tokenizer.json", {"config": {"config_file": "../x.json"}}, "config_file is '../x.json'"),
+        ("tokenizer.json", {"config": {"x": {"class_name": "Lambda"}}}, "'x' is an object"),
+    ],
+)
+def test_kerashub_makes_no_other_objects(file, changes, message, folders, tmp_path):
+    folder = copied(folders, "kerashub", tmp_path)
+    content = json.loads((folder / file).read_text())
+    if "config" in changes:
+        changes = {"config": {**content["config"], **changes["config"]}}
+    change_json(folder / file, **changes)
+    refused(folder, folder / file, message)
+
+
+def test_a_cached_download_is_links_to_its_blobs(folders, tmp_path):
+    """The Hub's cache keeps blobs by hash, and snapshots of links to them."""
+    folder = tmp_path / "models--owner--name" / "snapshots" / "main"
+    blobs = tmp_path / "models--owner--name" / "blobs"
+    blobs.mkdir(parents=True)
+    for source in folders["hf_embed"].rglob("*"):
+        if source.is_file():
+            target = folder / source.relative_to(folders["hf_embed"])
+            target.parent.mkdir(parents=True, exist_ok=True)
+            blob = blobs / hashlib.sha256(str(source).encode()).hexdigest()
+            shutil.copy(source, blob)
+            os.symlink(os.path.relpath(blob, target.parent), target)
+    assert not isinstance(load(folder), str)
+
+
+def test_counts_are_those_of_the_models():
+    """What a config asks for is known without building it."""
+    sizes = {"vocabulary_size": 9, "num_layers": 2, "hidden_dim": 8}
+    heads = {"classify": {"num_classes": 3}, "pair": {"num_classes": 3}, "tag": {"num_tags": 4}}
+    old = {"positions": "learned", "norm": "layer_norm", "use_bias": True, "qk_norm": False}
+    new = {"norm_placement": "pre", "norm": "rms_norm", "positions": "rotary", "qk_norm": True}
+    configs = [
+        zoo.GPTConfig(**sizes, num_heads=2, num_kv_heads=1, token_shift=2),
+        zoo.GPTConfig(**sizes, **old, tie_embeddings=False, activation="swiglu"),
+        zoo.BertConfig(**sizes, intermediate_dim=6),
+        zoo.BertConfig(**sizes, **new, use_bias=False, use_pooler=False, num_segments=0),
+        zoo.LSTMConfig(**sizes),
+        zoo.LSTMConfig(**sizes, embedding_dim=4, tie_embeddings=False),
+        zoo.LSTMConfig(**sizes, embedding_dim=4, bidirectional=True),
+    ]
+    for config in configs:
+        for task in tasks_for(config)[: None if config is configs[2] else 1]:
+            head = heads.get(task, {"embedding_dim": 3} if task == "embed" else {})
+            model = zoo.build(config, task, head)
+            assert count_weights(config, task, head) == model.count_params(), (config, task)

@@ -12,7 +12,6 @@ saved as one `tokenizer.json`:
 
 import os
 
-from zoo.inner_paths import inside
 from zoo.json_fields import read_json
 from zoo.tokenizers.base import FILE_NAME, FORMAT_VERSION, Tokenizer
 from zoo.tokenizers.byte import ByteTokenizer
@@ -49,7 +48,7 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
 
     Example: `load_tokenizer("bundle/tokenizer").vocabulary_size`
     """
-    path = os.path.abspath(inside(folder, FILE_NAME))
+    path = os.path.abspath(os.path.join(folder, FILE_NAME))
     if not os.path.isfile(path):
         raise ValueError(f"{path}: no such file. Pass the folder that Tokenizer.save wrote.")
     content = read_json(path)

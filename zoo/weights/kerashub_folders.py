@@ -78,7 +78,7 @@ def check_folder(folder: Path) -> None:
     tokenizer.require("config_file", ("tokenizer.json",), "there is one tokenizer")
     weights = _weight_files(folder)
     asked = count_backbone_weights(config)
-    check_size(weights[0], count_stored(weights), folder / "config.json", config, asked)
+    check_size(weights[0], count_stored(weights), backbone.where, backbone.values, asked)
     if (folder / "task.weights.h5").is_file():
         logging.warning("%s: the trained head in task.weights.h5 is not read", folder)
 

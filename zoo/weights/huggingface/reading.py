@@ -167,7 +167,7 @@ def _check_size(files: WeightFiles, fields: Fields, description: Description) ->
     if isinstance(config, BertConfig):
         config = dataclasses.replace(config, use_pooler=False)
     asked = count_backbone_weights(config)
-    check_size(files.path, files.count(), Path(fields.where), config, asked)
+    check_size(files.path, files.count(), fields.where, fields.values, asked)
 
 
 def _tables(
