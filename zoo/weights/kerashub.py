@@ -35,8 +35,9 @@ def load_kerashub(preset: str | os.PathLike[str]) -> Bundle:
     Training can start from its backbone. A trained head in the preset, such as a classifier, is
     not read: KerasHub's masked-LM head, say, computes otherwise than BERT's own.
 
-    KerasHub itself reads the files, so that all versions of its format load; while this runs, the
-    weights are in memory twice.
+    KerasHub itself reads the weights, so that all versions of its format load; while this runs,
+    they are in memory twice. Of a folder everything is checked before, and the tokenizer is read
+    here: KerasHub makes whatever object a file names, of any size.
 
     Args:
         preset: a folder as `backbone.save_to_preset` and `tokenizer.save_to_preset` write it, a
@@ -55,8 +56,7 @@ def load_kerashub(preset: str | os.PathLike[str]) -> Bundle:
     """
     name = os.fspath(preset).removeprefix(PREFIX)
     folder = Path(name)
-    if folder.is_dir():
-        check_folder(folder)
+    tokenizer = check_folder(folder) if folder.is_dir() else None
     keras_hub = _import_keras_hub()
     try:
         kind = _class_of(name, folder, keras_hub)
@@ -71,7 +71,8 @@ def load_kerashub(preset: str | os.PathLike[str]) -> Bundle:
         else:
             backbone = keras_hub.models.GPT2Backbone.from_preset(name)
             pooling, head = None, {}
-        tokenizer = keras_hub.tokenizers.Tokenizer.from_preset(name)
+        if tokenizer is None:
+            tokenizer = convert_tokenizer(keras_hub.tokenizers.Tokenizer.from_preset(name), name)
     except BundleError:
         raise
     # For damaged files KerasHub raises what Keras, h5py and its downloaders raise.
@@ -86,7 +87,7 @@ def load_kerashub(preset: str | os.PathLike[str]) -> Bundle:
     model = build(config, "lm" if pooling is None else "embed", head)
     _copy_weights(backbone, model, name)
     try:
-        return bundle_in_memory(folder, model, convert_tokenizer(tokenizer, name))
+        return bundle_in_memory(folder, model, tokenizer)
     except ValueError as error:
         raise BundleError(f"{name}: {error}") from None
 

@@ -14,9 +14,10 @@ from zoo.configs import BertConfig, GPTConfig, ModelConfig
 from zoo.inner_paths import check_links, inside
 from zoo.json_fields import Fields, read_json
 from zoo.strict_config import ConfigError, from_dict
+from zoo.tokenizers import Tokenizer
 from zoo.weight_counts import count_backbone_weights
 from zoo.weights.hdf5_files import count_stored
-from zoo.weights.kerashub_tokenizers import TOKENIZERS
+from zoo.weights.kerashub_tokenizers import TOKENIZERS, read_tokenizer
 
 # Class in a preset's config.json -> our config's class, and what is built into KerasHub's class.
 FAMILIES: dict[str, tuple[type[ModelConfig], dict[str, Any]]] = {
@@ -58,20 +59,25 @@ def is_kerashub(folder: Path) -> bool:
     return isinstance(content, dict) and {"class_name", "registered_name"} <= content.keys()
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> Tokenizer:
     """Checks a preset before KerasHub, whose import takes seconds, is asked.
 
     Its loaders make whatever registered class a file names, with whatever sizes, and read whatever
     file one names.
+
+    Returns:
+        The tokenizer.
 
     Raises:
         BundleError: a file that is missing, damaged, or asks for what is not read here, or a
             config that does not belong to the weights; the message names file and field.
     """
     check_links(folder)
-    backbone = _checked(folder, "config.json", FAMILIES, "backbone.save_to_preset(folder)")
+    _, backbone = _checked(folder, "config.json", FAMILIES, "backbone.save_to_preset(folder)")
     config = convert_config(backbone.where, backbone.values)
-    tokenizer = _checked(folder, "tokenizer.json", TOKENIZERS, "tokenizer.save_to_preset(folder)")
+    kind, tokenizer = _checked(
+        folder, "tokenizer.json", TOKENIZERS, "tokenizer.save_to_preset(folder)"
+    )
     for field in ("vocabulary", "merges"):
         why = "it lies in the folder assets/tokenizer"
         tokenizer.require(field, (None,), why)
@@ -81,6 +87,7 @@ def check_folder(folder: Path) -> None:
     check_size(weights[0], count_stored(weights), backbone.where, backbone.values, asked)
     if (folder / "task.weights.h5").is_file():
         logging.warning("%s: the trained head in task.weights.h5 is not read", folder)
+    return read_tokenizer(folder, kind, tokenizer)
 
 
 def convert_config(
@@ -143,8 +150,8 @@ def unknown_class(
     )
 
 
-def _checked(folder: Path, file: str, known: Collection[str], how: str) -> Fields:
-    """The settings in a serialized object, which is exactly what it says it is."""
+def _checked(folder: Path, file: str, known: Collection[str], how: str) -> tuple[str, Fields]:
+    """Class and settings of a serialized object, which is exactly what it says it is."""
     path = inside(folder, file)
     if not path.is_file():
         raise BundleError(f"{path}: no such file; KerasHub's {how} writes it")
@@ -169,7 +176,7 @@ def _checked(folder: Path, file: str, known: Collection[str], how: str) -> Field
             _check_dtype(options)
         elif isinstance(value, dict):
             raise BundleError(f"{path}: {name!r:.80} is an object, where KerasHub has a value")
-    return options
+    return kind, options
 
 
 def _check_dtype(options: Fields) -> None:
