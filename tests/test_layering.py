@@ -54,7 +54,7 @@ def imported_modules(path: Path, top_level_only: bool = False) -> set[str]:
 def test_file_keeps_the_rules(path):
     relative = path.relative_to(ROOT)
     text = path.read_text(encoding="utf-8")
-    assert text.count("\n") <= 300, "split it by meaning"
+    assert text.count("\n") <= 500, "split it by meaning"
     assert not re.fullmatch(r"(utils?|helpers?|misc|common)\.py", path.name)
     modules = imported_modules(path)
     packages = {name.split(".")[0] for name in modules} & set(PACKAGES)
