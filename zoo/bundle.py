@@ -17,8 +17,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -30,13 +31,17 @@ from zoo.bundle_config import (
 )
 from zoo.bundle_error import BundleError
 from zoo.configs import MODEL_CONFIGS
-from zoo.presets import build
+from zoo.inner_paths import inside
+from zoo.presets import build, check_task
 from zoo.serialization import quantize_layers
 from zoo.strict_config import ConfigError, from_dict, to_dict
 from zoo.text_encoder import TextConfig, TextEncoder
 from zoo.text_lm import TextLM
 from zoo.text_models import TEXT_MODELS
 from zoo.tokenizers import Tokenizer, load_tokenizer
+from zoo.tokenizers.base import FILE_NAME
+from zoo.weight_counts import count_weights
+from zoo.weights.hdf5_files import count_stored
 
 WEIGHTS_FILE = "model.weights.h5"
 TOKENIZER_FOLDER = "tokenizer"
@@ -172,7 +177,8 @@ def load(folder: str | os.PathLike[str], task: str | None = None) -> Bundle:
             "hf://owner/name@revision", which is downloaded into the Hub's cache; or
             "package://module/folder", inside an installed Python package; or
             "gs://bucket/folder", a --workdir of a training run in an object store; or
-            "kerashub://preset", a preset of KerasHub by name or folder.
+            "kerashub://preset", a preset of KerasHub by name. A preset's folder, as its
+            `save_to_preset` writes it, is told by its `config.json`.
         task: another task than the one that was saved, on the same backbone: the head's weights
             are random then, and logged by name. Defaults to what was saved; a bare encoder of
             transformers embeds texts.
@@ -189,6 +195,7 @@ def load(folder: str | os.PathLike[str], task: str | None = None) -> Bundle:
     # Not at the top: these modules make bundles.
     from zoo.weights.huggingface.reading import is_huggingface, read_bundle
     from zoo.weights.kerashub import PREFIX, load_kerashub
+    from zoo.weights.kerashub_folders import is_kerashub
     from zoo.weights.locations import locate
     from zoo.weights.other_head import with_task
 
@@ -198,14 +205,14 @@ def load(folder: str | os.PathLike[str], task: str | None = None) -> Bundle:
         folder = locate(folder)
         if is_huggingface(folder):
             return read_bundle(folder, task)
-        bundle = _load_own(folder)
+        bundle = load_kerashub(folder) if is_kerashub(folder) else _load_own(folder)
     return bundle if task in (None, bundle.config.task) else with_task(bundle, task)
 
 
 def _load_own(folder: Path) -> Bundle:
     config = read_config(folder)
     tokenizer = _load_tokenizer(folder, config)
-    weights = folder / WEIGHTS_FILE
+    weights = inside(folder, WEIGHTS_FILE)
     if not weights.is_file():
         raise BundleError(f"{weights}: no such file, though {CONFIG_FILE} is there. Train again.")
     if sha256_of(weights) != config.weights_sha256:
@@ -220,16 +227,62 @@ def _load_own(folder: Path) -> Bundle:
             f"{', '.join(MODEL_CONFIGS)}"
         )
     try:
-        model_config = from_dict(model_class, config.model, where=str(folder / CONFIG_FILE))
+        where = f"{folder / CONFIG_FILE}: model"
+        model_config = from_dict(model_class, config.model, where)
+        where = f"{folder / CONFIG_FILE}: head"
+        check_task(model_config, config.task, config.head)
+        asked = count_weights(model_config, config.task, config.head)
+        # int4 holds two weights in one number.
+        stored = count_stored([weights]) * (2 if config.quantization else 1)
+        check_size(weights, stored, folder / CONFIG_FILE, config.model, asked)
         model = build(model_config, task=config.task, head=config.head)
     except ConfigError as error:
-        raise BundleError(str(error)) from None
+        message = str(error)
+        raise BundleError(message if message.startswith(where) else f"{where}: {error}") from None
     try:
         quantize_layers(model, config.quantization)
     except (ValueError, TypeError, KeyError) as error:
         raise BundleError(f"{folder / CONFIG_FILE}: {error}") from error
-    model.load_weights(weights)
-    return Bundle(folder, config, tokenizer, model)
+    try:
+        model.load_weights(weights)
+    # For a file of another shape Keras raises what its layers and h5py raise.
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise BundleError(
+            f"{weights}: not the weights of the model that {CONFIG_FILE} describes: {reason}"
+        ) from error
+    bundle = Bundle(folder, config, tokenizer, model)
+    try:
+        # Each checks that tokenizer, labels and ids fit the model.
+        getattr(bundle, "lm" if config.task == "lm" else "text_model")
+    except BundleError:
+        raise
+    except ValueError as error:
+        raise BundleError(f"{folder / CONFIG_FILE}: {error}") from None
+    return bundle
+
+
+def check_size(
+    weights: Path, stored: int, config_file: str | Path, fields: Mapping[str, Any], asked: int
+) -> None:
+    """Compares what a config asks for with what a file has, before a model is built.
+
+    Args:
+        weights: the file, or the index of several, for the message.
+        stored: int, the number of weights in it.
+        config_file: where the config comes from, for the message.
+        fields: of the config, by the file's own names.
+        asked: int, from `zoo.weight_counts`.
+
+    Raises:
+        BundleError: more are asked for than there are; the message names the config's sizes.
+    """
+    if asked > stored:
+        sizes = {name: value for name, value in fields.items() if type(value) is int}
+        raise BundleError(
+            f"{config_file}: the model that it describes has {asked:,} weights, and {weights} "
+            f"has {stored:,}: one of {sizes!r:.500} is wrong, or they do not belong together"
+        )
 
 
 def save_weights(model: keras.Model, path: Path) -> None:
@@ -259,6 +312,7 @@ def sha256_of(path: Path) -> str:
 
 def _load_tokenizer(folder: Path, config: BundleConfig) -> Tokenizer:
     try:
+        inside(folder, TOKENIZER_FOLDER, FILE_NAME)
         tokenizer = load_tokenizer(folder / TOKENIZER_FOLDER)
     except ValueError as error:
         raise BundleError(str(error)) from error

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import json
 from pathlib import Path
 from typing import Any, ClassVar
 
 import keras
 
 from zoo.bundle_error import BundleError
+from zoo.inner_paths import inside
+from zoo.json_fields import read_json
 from zoo.strict_config import STRICT, ConfigError, from_dict
 from zoo.text_encoder import TextConfig
 
@@ -66,7 +67,7 @@ def read_config(folder: Path) -> BundleConfig:
         BundleError: no such folder or file, a training run that is not finished, not valid JSON,
             an unknown key, or another format version; the message names the file.
     """
-    path = folder / CONFIG_FILE
+    path = inside(folder, CONFIG_FILE)
     if not folder.is_dir():
         raise BundleError(f"{folder}: no such folder. Give the --workdir of a training run.")
     if not path.is_file():
@@ -76,14 +77,11 @@ def read_config(folder: Path) -> BundleConfig:
                 "yet. Run `python -m trainers` with the same --recipe and --workdir to finish it."
             )
         raise BundleError(f"{path}: no such file. Give the --workdir of a training run.")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BundleError(f"{path}: not valid JSON ({error}). Restore it or train again.") from None
+    values = read_json(path)
     version = values.get("format_version") if isinstance(values, dict) else None
-    if version not in _READ_VERSIONS:
+    if type(version) is not int or version not in _READ_VERSIONS:
         raise BundleError(
-            f"{path}: format_version is {version!r}, this release reads {_READ_VERSIONS}. "
+            f"{path}: format_version is {version!r:.80}, this release reads {_READ_VERSIONS}. "
             "Use the release that wrote it."
         )
     try:

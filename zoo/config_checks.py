@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from zoo.strict_config import ConfigError
 
+_LARGEST = 2**31 - 1  # ids, positions and sizes are int32 in a graph
+
 
 def shrunk_with_depth(config) -> float:
     """Standard deviation of weights that write to a residual stream of `num_layers` blocks."""
@@ -26,13 +28,15 @@ def require_whole_heads(config):
 
 
 def require_positive(config, *names: str, optional: bool = False):
-    """Each named field is at least 1; where `optional`, it may be None."""
+    """Each named field is from 1 to 2**31 - 1; where `optional`, it may be None."""
     for name in names:
         value = getattr(config, name)
         if optional and value is None:
             continue
         if value is None or value < 1:
             raise ConfigError(f"{name} must be at least 1. Received: {value}")
+        if value > _LARGEST:
+            raise ConfigError(f"{name} must be at most {_LARGEST}. Received: {value}")
 
 
 def require_fraction(config, *names: str):

@@ -191,6 +191,8 @@ class BertConfig:
         require_fraction(self, "dropout")
         if self.num_segments < 0:
             raise ConfigError(f"num_segments must be at least 0. Received: {self.num_segments}")
+        if self.num_segments:
+            require_positive(self, "num_segments")
         require_whole_heads(self)
 
     @property

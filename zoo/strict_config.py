@@ -68,7 +68,9 @@ def _explain(config_class: type, problem: dict[str, Any]) -> str:
     cause = problem.get("ctx", {}).get("error")
     if cause is not None:
         return str(cause)
-    return f"{path or config_class.__name__}: {problem['msg']}. Received: {problem.get('input')!r}"
+    return (
+        f"{path or config_class.__name__}: {problem['msg']}. Received: {problem.get('input')!r:.80}"
+    )
 
 
 def _nested_dataclass(owner: type, name: str) -> type | None:

@@ -48,6 +48,10 @@ class TextLM(tf.Module):
         self.tokenizer = tokenizer
         self.model = model
         self.start_id = tokenizer.end_id if start_id is None else start_id
+        if not 0 <= self.start_id < model.vocabulary_size:
+            raise ValueError(
+                f"start_id={self.start_id} is no id: the model has 0 to {model.vocabulary_size - 1}"
+            )
 
     def generate(self, text, **options) -> dict[str, tf.Tensor]:
         """Continues each text.

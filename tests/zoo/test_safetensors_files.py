@@ -81,7 +81,10 @@ def test_parts_that_are_missing_or_empty(tmp_path):
     refused(tmp_path, second, "no tensor 'b'", "model.safetensors.index.json says")
     second.unlink()
     refused(tmp_path, second, "no such file", "1 of 2 parts are missing")
-    for content in ("{}", "[", '{"weight_map": {"a": 1}}', '{"weight_map": {"a": "../x"}}'):
+    for content in ("{}", "["):
+        index.write_text(content)
+        refused(tmp_path, index, "not ")
+    for content in ('{"weight_map": {"a": 1}}', '{"weight_map": {"a": "../x"}}'):
         index.write_text(content)
         refused(tmp_path, index, "not an index of safetensors files")
 

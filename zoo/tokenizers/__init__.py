@@ -10,9 +10,9 @@ saved as one `tokenizer.json`:
     assert load_tokenizer("bundle/tokenizer").fingerprint == tokenizer.fingerprint
 """
 
-import json
 import os
 
+from zoo.json_fields import read_json
 from zoo.tokenizers.base import FILE_NAME, FORMAT_VERSION, Tokenizer
 from zoo.tokenizers.byte import ByteTokenizer
 from zoo.tokenizers.bytepair import BytePairTokenizer
@@ -49,35 +49,27 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
     Example: `load_tokenizer("bundle/tokenizer").vocabulary_size`
     """
     path = os.path.abspath(os.path.join(folder, FILE_NAME))
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"{path}: no such file. Pass the folder that Tokenizer.save wrote."
-        ) from error
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are both ValueErrors.
-        raise ValueError(
-            f"{path}: not valid JSON ({error}). Restore the file or save the tokenizer again."
-        ) from error
+    if not os.path.isfile(path):
+        raise ValueError(f"{path}: no such file. Pass the folder that Tokenizer.save wrote.")
+    content = read_json(path)
     version = content.get("format_version") if isinstance(content, dict) else None
     if version != FORMAT_VERSION:
         raise ValueError(
-            f"{path}: not a JSON object with format_version {FORMAT_VERSION}, but {version!r}. "
+            f"{path}: not a JSON object with format_version {FORMAT_VERSION}, but {version!r:.80}. "
             "Use the release that wrote the file, or save the tokenizer again."
         )
     kind = content.get("kind")
     if not isinstance(kind, str) or kind not in TOKENIZERS:
         raise ValueError(
-            f"{path}: unknown tokenizer kind {kind!r}; known kinds: {', '.join(TOKENIZERS)}."
+            f"{path}: unknown tokenizer kind {kind!r:.80}; known kinds: {', '.join(TOKENIZERS)}."
         )
     try:
         tokenizer = TOKENIZERS[kind].from_config(content)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path}: bad {kind} tokenizer: {error}") from error
     if content.get("fingerprint") != tokenizer.fingerprint:
         raise ValueError(
-            f"{path}: stored fingerprint {content.get('fingerprint')!r} is not the content's "
+            f"{path}: stored fingerprint {content.get('fingerprint')!r:.80} is not the content's "
             f"{tokenizer.fingerprint!r}: the vocabulary was edited or damaged. Restore the file; "
             "a model only works with the vocabulary that it was trained with."
         )

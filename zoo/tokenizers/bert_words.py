@@ -5,11 +5,11 @@ points of the texts, `M` those left after normalisation, `S` those of them that 
 (no blanks), `W` the words.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
 
+from zoo.tokenizers.added_tokens import NameFinder
 from zoo.tokenizers.bert_rules import (
     ALONE,
     BLANK,
@@ -24,7 +24,7 @@ from zoo.tokenizers.bert_rules import (
 )
 from zoo.tokenizers.segments import rows_of, splits_of
 
-# Kinds beside those of `Rules`: first and further characters of a special token in the text.
+# Kinds beside those of `Rules`: first and further characters of a name in the text.
 _OPENS, _CONTINUES = MOVING + 1, MOVING + 2
 
 
@@ -37,6 +37,8 @@ class Words(NamedTuple):
         characters: int32 (S,), the code points of all words.
         splits: int64 (W + 1,), where the characters of each word begin.
         sources: int64 (S,), index of the code point of the text that each came from.
+        found: int32 (W,), 1 + the index of the name that a word is, -1 - that of a normalised
+            name, or 0.
         source_starts: int64 (N,), offset of the code point's first byte in the joined batch.
         source_ends: int64 (N,), offset after its last byte; accents stripped after it count to it.
         row_starts: int64 (B + 1,), where the strings begin in the joined batch.
@@ -47,23 +49,26 @@ class Words(NamedTuple):
     characters: tf.Tensor
     splits: tf.Tensor
     sources: tf.Tensor
+    found: tf.Tensor
     source_starts: tf.Tensor | None
     source_ends: tf.Tensor | None
     row_starts: tf.Tensor | None
 
 
 def words_of(
-    strings: tf.Tensor, rules: Rules, special_tokens: Sequence[str], offsets: bool = False
+    strings: tf.Tensor,
+    rules: Rules,
+    names: NameFinder,
+    normalized_names: NameFinder | None = None,
+    offsets: bool = False,
 ) -> Words:
     """Splits strings [B] into normalised words.
-
-    A special token in the text comes out as a word, unchanged; no other word contains a
-    "[", which is punctuation, beside other characters, so the two cannot be confused.
 
     Args:
         strings: string [B]; invalid UTF-8 is left out.
         rules: what becomes of each code point.
-        special_tokens: names such as "[MASK]": "[", letters of ASCII, "]".
+        names: of special tokens and the like, which come out as words, unchanged.
+        normalized_names: names that are looked for in what is left, once it is normalised.
         offsets: fills the last three fields of the result, else None.
     """
     if offsets:
@@ -71,7 +76,8 @@ def words_of(
     else:
         decoded, positions = tf.strings.unicode_decode(strings, "UTF-8"), None
     points, row_splits = decoded.flat_values, decoded.row_splits  # (N,), (B + 1,)
-    changes = _changes(points, row_splits, rules, special_tokens)  # (N,)
+    found, inner = names.find(points, row_splits, tf.ones_like(points, tf.bool))
+    changes = _marked(_changes(points, rules), found, inner)  # (N,)
     kinds = changes & KIND_MASK
     source_starts = source_ends = row_starts = None
     if offsets:
@@ -88,6 +94,13 @@ def words_of(
         lambda: _rewrite(points, changes, row_splits, rules),
         lambda: (characters, kinds, everything, row_splits),
     )  # (M,), (M,), (M,), (B + 1,)
+
+    found = tf.gather(found, sources)  # (M,)
+    if normalized_names is not None:
+        allowed = (kinds == LETTER) | (kinds == ALONE)
+        more, inner = normalized_names.find(characters, row_splits, allowed)
+        kinds = _marked(kinds, more, inner)
+        found = tf.where(more > 0, -more, found)
 
     separates = kinds != LETTER
     at_start = tf.concat([[True], separates[:-1]], 0)[: tf.size(kinds)]
@@ -110,6 +123,7 @@ def words_of(
         characters,
         splits,
         tf.gather(sources, solid),
+        tf.gather(found, tf.gather(solid, first)),
         source_starts,
         source_ends,
         row_starts,
@@ -126,8 +140,8 @@ def _row_starts(row_splits: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     return counts[:-1] > 0
 
 
-def _changes(points, row_splits, rules: Rules, special_tokens) -> tf.Tensor:
-    """The entry of `rules.table` for each code point; special tokens marked as such."""
+def _changes(points, rules: Rules) -> tf.Tensor:
+    """The entry of `rules.table` for each code point."""
     table = tf.constant(rules.table)
 
     def paged():
@@ -135,34 +149,12 @@ def _changes(points, row_splits, rules: Rules, special_tokens) -> tf.Tensor:
         return starts + (points & 255)
 
     index = tf.cond(tf.reduce_any(points > 0xFFFF), paged, lambda: points)
-    changes = tf.gather(table, index)
-    opening = tf.where(points == ord("["))[:, 0]
-    return tf.cond(
-        tf.size(opening) > 0,
-        lambda: _mark_special(points, row_splits, changes, opening, special_tokens),
-        lambda: changes,
-    )
+    return tf.gather(table, index)
 
 
-def _mark_special(points, row_splits, changes, opening, special_tokens) -> tf.Tensor:
-    """`changes` with the characters of special tokens as they are."""
-    size = tf.size(points, tf.int64)
-    ends = tf.gather(row_splits, tf.searchsorted(row_splits, opening, side="right"))
-    updated = changes
-    for name in special_tokens:
-        letters = tf.constant([ord(letter) for letter in name])
-        steps = tf.range(len(name), dtype=tf.int64)
-        places = opening[:, None] + steps  # (n, len(name))
-        window = tf.gather(points, tf.minimum(places, size - 1))
-        found = tf.reduce_all(window == letters, 1) & (opening + len(name) <= ends)
-        places = tf.boolean_mask(places, found)  # (m, len(name))
-        kinds = tf.constant([_OPENS] + [_CONTINUES] * (len(name) - 1))
-        updated = tf.tensor_scatter_nd_update(
-            updated,
-            tf.reshape(places, [-1, 1]),
-            tf.reshape(tf.broadcast_to(kinds, tf.shape(places)), [-1]),
-        )
-    return updated
+def _marked(kinds, begins, inner) -> tf.Tensor:
+    """`kinds` (or changes) with the characters of names as they are."""
+    return tf.where(inner, _CONTINUES, tf.where(begins > 0, _OPENS, kinds))
 
 
 def _rewrite(points, changes, row_splits, rules: Rules):

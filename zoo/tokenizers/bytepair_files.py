@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from zoo.atomic_write import replacing
+from zoo.json_fields import Fields, read_json
 
 if TYPE_CHECKING:
     from zoo.tokenizers.bytepair import BytePairTokenizer
@@ -49,15 +50,16 @@ def read_tokenizer_json(path: Path) -> dict[str, Any]:
 
     Raises ValueError, naming the file and the field, for what `BytePairTokenizer` does not do.
     """
-    content = _read_json(path)
+    content = Fields(_read_json(path), os.fspath(path))
 
     def refuse(field: str, value: Any, reason: str):
-        raise ValueError(f"{os.fspath(path)}: {field} = {json.dumps(value):.120}: {reason}")
+        raise ValueError(f"{content.where}: {field} = {json.dumps(value):.120}: {reason}")
 
-    model = content.get("model")
-    if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
-        kind = model.get("type") if isinstance(model, dict) else model
+    found = content.values.get("model")
+    if not isinstance(found, dict) or found.get("type", "BPE") != "BPE":
+        kind = found.get("type") if isinstance(found, dict) else found
         refuse("model.type", kind, "only BPE models are byte-pair tokenizers.")
+    model = content.part("model").values
     for field in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(field):
             refuse(f"model.{field}", model[field], "not supported; GPT-2's kind has none.")
@@ -67,26 +69,28 @@ def read_tokenizer_json(path: Path) -> dict[str, Any]:
     for field in ("vocab", "merges"):
         if field not in model:
             refuse("model", [*model], f"{field} is missing.")
-    if content.get("normalizer") is not None:
-        refuse("normalizer", content["normalizer"], "the text must be read as it is.")
-    splitter = _only(content.get("pre_tokenizer"), "pretokenizers")
+    if content.values.get("normalizer") is not None:
+        refuse("normalizer", content.values["normalizer"], "the text must be read as it is.")
+    splitter = _only(content.values.get("pre_tokenizer"), "pretokenizers")
     if not isinstance(splitter, dict) or splitter.get("type") != "ByteLevel":
         refuse("pre_tokenizer", splitter, "only ByteLevel, GPT-2's pattern, is supported.")
     if not splitter.get("use_regex", True):
         refuse("pre_tokenizer.use_regex", False, "only GPT-2's own pattern is supported.")
-    decoder = content.get("decoder")
-    if decoder is not None and decoder.get("type") != "ByteLevel":
+    decoder = content.values.get("decoder")
+    if decoder is not None and (
+        not isinstance(decoder, dict) or decoder.get("type") != "ByteLevel"
+    ):
         refuse("decoder", decoder, "a byte-level tokenizer has the decoder ByteLevel.")
     special: dict[str, int] = {}
     mask = _NAMES["mask"]
-    for token in content.get("added_tokens") or []:
-        name, field = token.get("content"), f"added_tokens: {token.get('content')!r}"
-        if not token.get("special"):
-            refuse(field, token, "it is not special, and only special tokens may be added.")
+    for token in content.parts("added_tokens"):
+        name, field = token.text("content"), f"added_tokens: {token.values.get('content')!r:.80}"
+        if not token.flag("special"):
+            refuse(field, token.values, "it is not special, and only special tokens may be added.")
         for flag in ("single_word", "rstrip", "lstrip"):
-            if token.get(flag) and (flag, name) != ("lstrip", mask):
-                refuse(field, token, f"{flag} is not supported, but lstrip of {mask!r}.")
-        special[name] = token.get("id")
+            if token.flag(flag) and (flag, name) != ("lstrip", mask):
+                refuse(field, token.values, f"{flag} is not supported, but lstrip of {mask!r}.")
+        special[name] = token.whole("id", least=0)
     options = {
         "vocabulary": model["vocab"],
         "merges": model["merges"],
@@ -94,10 +98,15 @@ def read_tokenizer_json(path: Path) -> dict[str, Any]:
         "add_prefix_space": bool(splitter.get("add_prefix_space", True)),
     }
     roles = {role: name for role, name in _NAMES.items() if name in special}
-    processor = content.get("post_processor") or {}
-    if processor.get("type") == "RobertaProcessing":
-        roles |= {"cls": processor["cls"][0], "sep": processor["sep"][0]}
-        options["pair_separators"] = 2
+    if content.values.get("post_processor") is not None:
+        processor = content.part("post_processor")
+        if processor.text("type") == "RobertaProcessing":
+            for role in ("cls", "sep"):
+                named = processor.values.get(role)
+                if not isinstance(named, list) or not named or not isinstance(named[0], str):
+                    refuse(f"post_processor.{role}", named, "it must be a name and an id.")
+                roles[role] = named[0]
+            options["pair_separators"] = 2
     if {"cls", "sep", "pad"} <= roles.keys():
         options["roles"] = roles
     ends = [name for name in (_ENDS[0], roles.get("sep"), *_ENDS) if name in special]
@@ -198,17 +207,15 @@ def _template(cls: list, sep: list) -> dict[str, Any]:
 
 def _only(part: Any, members: str) -> Any:
     """A sequence of one is that one."""
-    if isinstance(part, dict) and part.get("type") == "Sequence" and len(part[members]) == 1:
-        return part[members][0]
+    if isinstance(part, dict) and part.get("type") == "Sequence":
+        parts = part.get(members)
+        if isinstance(parts, list) and len(parts) == 1:
+            return parts[0]
     return part
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are both ValueErrors.
-        raise ValueError(f"{os.fspath(path)}: not valid JSON: {error}") from error
+    content = read_json(path)
     if not isinstance(content, dict):
         raise ValueError(f"{os.fspath(path)}: must hold a JSON object, not {content!r:.60}.")
     return content

@@ -6,7 +6,7 @@ BERT's cleaning. Most texts have nothing in which that shows. A text with someth
 spaces, and only the parts that have it take the long way. Both ways give the same ids.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import tensorflow as tf
@@ -27,18 +27,20 @@ _BLOCKS = (
 )
 
 
-def plain_pattern(rules: Rules, lowercase: bool, max_word_characters: int) -> str:
+def plain_pattern(
+    rules: Rules, lowercase: bool, max_word_characters: int, without: Iterable[str] = "["
+) -> str:
     """A regular expression that matches the texts that can take the short way.
 
     These have only ASCII letters and what stands alone and stays as it is: then words have as
-    many bytes as characters, and lowercasing is all that changes. They have no "[", with which
-    special tokens begin.
+    many bytes as characters, and lowercasing is all that changes. They have no name of a special
+    token, because a character of each is missing: `without`.
 
     Example: `plain_pattern(rules(True, True, True), True, 100)` matches "Hello, 世界!", but
         neither "café" nor "[MASK]".
     """
     points = np.concatenate([np.arange(first, last + 1) for first, last in _BLOCKS])
-    points = points[points != ord("[")]
+    points = points[~np.isin(points, [*map(ord, without)])]
     entries = rules.table[points]
     stays = (entries == LETTER) & (points < 0x80)
     if lowercase:

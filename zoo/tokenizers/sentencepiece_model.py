@@ -7,6 +7,7 @@ fields that are needed here are read.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -51,6 +52,8 @@ def read_pieces(model: bytes) -> PieceList:
                 piece = dict(_fields(content))
                 texts.append(piece[_TEXT].decode())
                 kinds.append(piece.get(_KIND, NORMAL))
+                if kinds[-1] == BYTE and not re.fullmatch("<0x[0-9A-F]{2}>", texts[-1]):
+                    raise KeyError(texts[-1])
             elif number == _TRAINER:
                 trainer = dict(_fields(content))
                 numbers = {"begin": _BEGIN_PIECE, "end": _END_PIECE, "pad": _PAD_PIECE}
@@ -77,6 +80,8 @@ def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
         while True:
             byte = message[place]
             place += 1
+            if shift > 63:
+                raise IndexError(place)
             value |= (byte & 127) << shift
             if byte < 128:
                 return value

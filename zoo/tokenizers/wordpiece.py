@@ -3,13 +3,14 @@
 import collections
 import functools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import tensorflow as tf
 
 from zoo.atomic_write import replacing
+from zoo.tokenizers.added_tokens import NameFinder, characters_of
 from zoo.tokenizers.base import REPLACEMENT, Tokenizer, check_kind, string_vector
 from zoo.tokenizers.bert_rules import Rules, rules
 from zoo.tokenizers.bert_words import spans_of, words_of
@@ -21,6 +22,7 @@ from zoo.tokenizers.wordpiece_training import in_batches, learn_vocabulary
 PAD, UNKNOWN, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 SPECIAL = (PAD, UNKNOWN, CLS, SEP, MASK)
 CONTINUATION = "##"
+_LONGEST_WORD = 1 << 20
 
 
 class Encoding(NamedTuple):
@@ -58,6 +60,10 @@ class WordPieceTokenizer(Tokenizer):
         strip_accents: removes accents. Default None: as `lowercase`.
         split_cjk: makes every Chinese character a word of its own (default True).
         max_word_characters: longer words become [UNK] (default 100).
+        added_tokens: names that are found in a text before it is split, wherever they stand, the
+            longest first: name -> whether the text is normalised before (True), or names that are
+            found in the text as it is. Each is a piece; those at the end of the vocabulary are
+            pieces of no word. Default none.
 
     Raises ValueError for a vocabulary without a special token or with a piece that is empty,
     repeated, holds U+0000 or has over 256 bytes, TypeError if it is not a list of strings.
@@ -79,15 +85,20 @@ class WordPieceTokenizer(Tokenizer):
         strip_accents: bool | None = None,
         split_cjk: bool = True,
         max_word_characters: int = 100,
+        added_tokens: Mapping[str, bool] | Sequence[str] = (),
     ):
-        if max_word_characters < 1:
-            raise ValueError(f"max_word_characters={max_word_characters} must be at least 1.")
+        # The operation counts up to four bytes for each in an int32.
+        if not 1 <= max_word_characters <= _LONGEST_WORD:
+            raise ValueError(
+                f"max_word_characters={max_word_characters} must be from 1 to {_LONGEST_WORD}."
+            )
         self.vocabulary = checked_vocabulary(vocabulary, SPECIAL, CONTINUATION)
         self.lowercase = bool(lowercase)
         self.strip_accents = self.lowercase if strip_accents is None else bool(strip_accents)
         self.split_cjk = bool(split_cjk)
         self.max_word_characters = int(max_word_characters)
         ids = {piece: index for index, piece in enumerate(self.vocabulary)}
+        self.added_tokens = _checked_names(added_tokens, ids)
         self.special_tokens = {name: ids[name] for name in SPECIAL}
         self.pad_id, self.unknown_id, self.cls_id, self.sep_id, self.mask_id = (
             self.special_tokens.values()
@@ -127,7 +138,7 @@ class WordPieceTokenizer(Tokenizer):
         counts = collections.Counter()
         for batch in in_batches(texts):
             words = tf.unique_with_counts(
-                words_of(string_vector(batch), blank._rules, SPECIAL).texts
+                words_of(string_vector(batch), blank._rules, blank._names).texts
             )
             for word, count in zip(words.y.numpy(), words.count.numpy()):
                 counts[word.decode()] += int(count)
@@ -148,14 +159,23 @@ class WordPieceTokenizer(Tokenizer):
 
         Example: `WordPieceTokenizer.from_file("bert-base-cased/vocab.txt", lowercase=False)`
         """
+        pieces = cls.read_vocabulary(path)
+        try:
+            return cls(pieces, **options)
+        except ValueError as error:
+            raise ValueError(f"{os.fspath(path)}: {error}") from error
+
+    @staticmethod
+    def read_vocabulary(path: str | os.PathLike[str]) -> list[str]:
+        """The lines of a `vocab.txt`; ValueError, naming the file, if it is not UTF-8."""
         try:
             with open(path, encoding="utf-8", newline="") as file:
                 lines = file.read().split("\n")  # A piece may be a line separator of Unicode.
-            if lines[-1] == "":
-                lines.pop()
-            return cls([line.removesuffix("\r") for line in lines], **options)
-        except ValueError as error:  # UnicodeDecodeError is one.
+        except UnicodeDecodeError as error:
             raise ValueError(f"{os.fspath(path)}: {error}") from error
+        if lines[-1] == "":
+            lines.pop()
+        return [line.removesuffix("\r") for line in lines]
 
     def write_vocabulary(self, path: str | os.PathLike[str]) -> None:
         """Writes `vocab.txt` as `from_file` and other BERT programs read it."""
@@ -173,7 +193,10 @@ class WordPieceTokenizer(Tokenizer):
         missing = [name for name in names if name not in config]
         if missing:
             raise ValueError(f"{', '.join(missing)}: missing; save the tokenizer again.")
-        return cls(**{name: config[name] for name in names})
+        # What was saved before there were any has none.
+        return cls(
+            **{name: config[name] for name in names}, added_tokens=config.get("added_tokens", ())
+        )
 
     def get_config(self) -> dict[str, Any]:
         """The plain, JSON-ready dict that `from_config` takes."""
@@ -183,6 +206,7 @@ class WordPieceTokenizer(Tokenizer):
             "strip_accents": self.strip_accents,
             "split_cjk": self.split_cjk,
             "max_word_characters": self.max_word_characters,
+            **({"added_tokens": self.added_tokens} if self.added_tokens else {}),
         }
 
     def encode(self, strings: Any) -> tf.RaggedTensor:
@@ -250,7 +274,54 @@ class WordPieceTokenizer(Tokenizer):
 
     @functools.cached_property
     def _plain_pattern(self) -> str:
-        return plain_pattern(self._rules, self.lowercase, self.max_word_characters)
+        names = [name for name, normal in self.added_tokens.items() if not normal]
+        without = characters_of([*SPECIAL, *names], False)
+        without |= characters_of(self._normalized_texts, self.lowercase)
+        return plain_pattern(self._rules, self.lowercase, self.max_word_characters, without)
+
+    @functools.cached_property
+    def _names(self) -> NameFinder:
+        return NameFinder([*SPECIAL, *(n for n, normal in self.added_tokens.items() if not normal)])
+
+    @functools.cached_property
+    def _normalized_texts(self) -> list[str]:
+        """What the normalised names look like in a normalised text."""
+        names = [name for name, normal in self.added_tokens.items() if normal]
+        if not names:
+            return []
+        with tf.init_scope():  # also while a graph is made
+            words = words_of(string_vector(names), self._rules, NameFinder(SPECIAL))
+            joined = tf.strings.unsorted_segment_join(
+                words.texts, rows_of(words.row_splits), len(names)
+            )
+        texts = [text.decode() for text in joined.numpy()]
+        if not all(texts):
+            raise ValueError(f"added_tokens: nothing is left of {names[texts.index('')]!r}.")
+        return texts
+
+    @functools.cached_property
+    def _normalized_names(self) -> NameFinder | None:
+        # Of two names that are one once they are normalised, the last one counts.
+        texts = self._normalized_texts
+        return NameFinder(list(dict.fromkeys(texts))) if texts else None
+
+    @functools.cached_property
+    def _stand_ins(self) -> tuple[list[str], list[str], list[str]]:
+        """The vocabulary as the operation has it, and the words that stand for found names.
+
+        A name at the end of the vocabulary is no piece of a word: in its place is a text with a
+        space, which no word has.
+        """
+        pieces = list(self.vocabulary)
+        for index in reversed(range(len(pieces))):
+            if pieces[index] not in self.added_tokens:
+                break
+            pieces[index] = f" {index}"
+        ids = {piece: index for index, piece in enumerate(self.vocabulary)}
+        raw = [*SPECIAL, *(name for name, normal in self.added_tokens.items() if not normal)]
+        normal = [name for name, normal in self.added_tokens.items() if normal]
+        latest = dict(zip(self._normalized_texts, normal))
+        return pieces, [pieces[ids[n]] for n in raw], [pieces[ids[n]] for n in latest.values()]
 
     # Without offsets and with. Functions of their own, so that they are traced once and not again
     # for every graph that encodes: tracing this was half the time of an export.
@@ -277,12 +348,20 @@ class WordPieceTokenizer(Tokenizer):
         return cut(self._text_model, tf.strings.lower(texts) if self.lowercase else texts)
 
     def _cut_any(self, texts: tf.Tensor, offsets: bool) -> Pieces:
-        words = words_of(texts, self._rules, SPECIAL, offsets)
+        words = words_of(texts, self._rules, self._names, self._normalized_names, offsets)
         too_long = lengths_of(words.splits) > self.max_word_characters
-        ids, splits, starts, ends = cut(self._word_model, tf.where(too_long, UNKNOWN, words.texts))
+        replaced, cut_texts = too_long, tf.where(too_long, UNKNOWN, words.texts)
+        if self.added_tokens:
+            _, raw, normal = self._stand_ins
+            # Index 0 is no name, and indices from the end are those of normalised names.
+            stand_ins = ["", *raw, *reversed(normal)]
+            index = tf.where(words.found < 0, words.found + len(stand_ins), words.found)
+            cut_texts = tf.where(words.found != 0, tf.gather(stand_ins, index), cut_texts)
+            replaced |= words.found != 0
+        ids, splits, starts, ends = cut(self._word_model, cut_texts)
         if offsets:
-            # The piece of a word that is too long spans the word, not the name that stood in.
-            widths = tf.where(too_long, tf.strings.length(words.texts), 0)
+            # The piece of such a word spans the word, not what stood in.
+            widths = tf.where(replaced, tf.strings.length(words.texts), 0)
             widths = tf.cast(tf.gather(widths, rows_of(splits)), tf.int64)
             starts, ends = spans_of(words, splits, starts, tf.where(widths > 0, widths, ends))
         return Pieces(ids, tf.gather(splits, words.row_splits), starts, ends)
@@ -290,9 +369,31 @@ class WordPieceTokenizer(Tokenizer):
     @functools.cached_property
     def _word_model(self) -> np.ndarray:
         # A character has at most 4 bytes: the operation's own limit never strikes first.
-        return build_model(self.vocabulary, CONTINUATION, UNKNOWN, 4 * self.max_word_characters)
+        limit = max(4 * self.max_word_characters, max(map(len, self._stand_ins[0])) * 4)
+        return build_model(self._stand_ins[0], CONTINUATION, UNKNOWN, limit)
 
     @functools.cached_property
     def _text_model(self) -> np.ndarray:
         limit = self.max_word_characters
-        return build_model(self.vocabulary, CONTINUATION, UNKNOWN, limit, splits=True)
+        return build_model(self._stand_ins[0], CONTINUATION, UNKNOWN, limit, splits=True)
+
+
+def _checked_names(
+    added_tokens: Mapping[str, bool] | Sequence[str], ids: Mapping[str, int]
+) -> dict[str, bool]:
+    """The added tokens beside the special ones: name -> whether the text is normalised before."""
+    if isinstance(added_tokens, str | bytes) or not isinstance(added_tokens, Iterable):
+        raise TypeError(f"added_tokens must be a dict or a list, found {added_tokens!r:.80}.")
+    if not isinstance(added_tokens, Mapping):
+        added_tokens = dict.fromkeys(added_tokens, False)
+    for name, normal in added_tokens.items():
+        if not isinstance(name, str) or not isinstance(normal, bool):
+            raise TypeError(f"added_tokens: {name!r:.80} must be a string, {normal!r:.80} a bool.")
+        if name not in ids:
+            raise ValueError(f"added_tokens: {name!r:.80} is not in the vocabulary.")
+        if name.startswith(CONTINUATION) or name.split() != [name]:
+            raise ValueError(
+                f"added_tokens: {name!r:.80} has a blank in it or begins with {CONTINUATION!r}, "
+                "which is not supported."
+            )
+    return {name: normal for name, normal in added_tokens.items() if name not in SPECIAL}

@@ -2,55 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
-from absl import logging
 
 from zoo.bundle import Bundle
 from zoo.bundle_error import BundleError
-from zoo.configs import BertConfig, GPTConfig, ModelConfig
+from zoo.json_fields import Fields
 from zoo.presets import build
-from zoo.strict_config import ConfigError, from_dict
 from zoo.weights.assign import assign_weights
 from zoo.weights.in_memory import bundle_in_memory
+from zoo.weights.kerashub_folders import (
+    FAMILIES,
+    check_folder,
+    convert_config,
+    read_pooling,
+    unknown_class,
+)
 from zoo.weights.kerashub_tensors import sources_for
-from zoo.weights.kerashub_tokenizers import TOKENIZERS, convert_tokenizer
+from zoo.weights.kerashub_tokenizers import convert_tokenizer
 
 PREFIX = "kerashub://"
-# Class in a preset's config.json -> our config's class, and what is built into KerasHub's class.
-_FAMILIES: dict[str, tuple[type[ModelConfig], dict[str, Any]]] = {
-    # The published BERT has exact GELU; KerasHub computes its approximation.
-    "BertBackbone": (BertConfig, {"activation": "gelu_tanh", "norm_epsilon": 1e-12}),
-    "GPT2Backbone": (
-        GPTConfig,
-        {
-            "activation": "gelu_tanh",
-            "norm_epsilon": 1e-5,
-            "positions": "learned",
-            "norm": "layer_norm",
-            "qk_norm": False,
-            "use_bias": True,
-        },
-    ),
-}
-_FIELDS = {
-    "vocabulary_size": "vocabulary_size",
-    "num_layers": "num_layers",
-    "num_heads": "num_heads",
-    "hidden_dim": "hidden_dim",
-    "intermediate_dim": "intermediate_dim",
-    "dropout": "dropout",
-    "max_sequence_length": "context_length",
-    "num_segments": "num_segments",
-}
-# Keras' own, without a meaning for the numbers. A dtype is checked weight by weight.
-_KERAS_FIELDS = {"name", "trainable", "dtype"}
 
 
 def load_kerashub(preset: str | os.PathLike[str]) -> Bundle:
@@ -61,8 +35,9 @@ def load_kerashub(preset: str | os.PathLike[str]) -> Bundle:
     Training can start from its backbone. A trained head in the preset, such as a classifier, is
     not read: KerasHub's masked-LM head, say, computes otherwise than BERT's own.
 
-    KerasHub itself reads the files, so that all versions of its format load; while this runs, the
-    weights are in memory twice.
+    KerasHub itself reads the weights, so that all versions of its format load; while this runs,
+    they are in memory twice. Of a folder everything is checked before, and the tokenizer is read
+    here: KerasHub makes whatever object a file names, of any size.
 
     Args:
         preset: a folder as `backbone.save_to_preset` and `tokenizer.save_to_preset` write it, a
@@ -81,47 +56,40 @@ def load_kerashub(preset: str | os.PathLike[str]) -> Bundle:
     """
     name = os.fspath(preset).removeprefix(PREFIX)
     folder = Path(name)
-    if folder.is_dir():
-        _check_folder(folder)
+    tokenizer = check_folder(folder) if folder.is_dir() else None
     keras_hub = _import_keras_hub()
     try:
         kind = _class_of(name, folder, keras_hub)
-        if kind == "BertBackbone":
+        if kind == "BertBackbone" and folder.is_dir():
+            backbone = keras_hub.models.BertBackbone.from_preset(name)
+            pooling, normalize = read_pooling(folder)
+            head = {"normalize": normalize}
+        elif kind == "BertBackbone":
             embedder = keras_hub.models.BertTextEmbedder.from_preset(name, preprocessor=None)
             backbone = embedder.backbone
             pooling, head = embedder.pooling_mode, {"normalize": embedder.normalize}
         else:
             backbone = keras_hub.models.GPT2Backbone.from_preset(name)
             pooling, head = None, {}
-        tokenizer = keras_hub.tokenizers.Tokenizer.from_preset(name)
+        if tokenizer is None:
+            tokenizer = convert_tokenizer(keras_hub.tokenizers.Tokenizer.from_preset(name), name)
     except BundleError:
         raise
     # For damaged files KerasHub raises what Keras, h5py and its downloaders raise.
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, ImportError) as error:
+    except (
+        *(OSError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError),
+        *(ImportError, AttributeError),
+    ) as error:
         raise BundleError(_explain(name, folder, error)) from error
-    config = _convert_config(backbone, pooling, name)
+    config = convert_config(name, backbone.get_config(), pooling, type(backbone).__name__)
     if pooling is not None:
         head["pooling"] = pooling
     model = build(config, "lm" if pooling is None else "embed", head)
     _copy_weights(backbone, model, name)
     try:
-        return bundle_in_memory(folder, model, convert_tokenizer(tokenizer, name))
+        return bundle_in_memory(folder, model, tokenizer)
     except ValueError as error:
         raise BundleError(f"{name}: {error}") from None
-
-
-def _convert_config(backbone: keras.Model, pooling: str | None, where: str) -> ModelConfig:
-    config_class, built_in = _FAMILIES[type(backbone).__name__]
-    fields = backbone.get_config()
-    _check_settings(fields, where)
-    values = {ours: fields[theirs] for theirs, ours in _FIELDS.items() if theirs in fields}
-    if pooling == "cls":
-        # KerasHub takes the first token as it is, and ours would go through the pooler.
-        values["use_pooler"] = False
-    try:
-        return from_dict(config_class, {**values, **built_in}, where)
-    except ConfigError as error:
-        raise BundleError(str(error)) from None
 
 
 def _copy_weights(backbone: keras.Model, model: keras.Model, where: str) -> None:
@@ -139,40 +107,6 @@ def _copy_weights(backbone: keras.Model, model: keras.Model, where: str) -> None
     assign_weights(model, sources_for(model.backbone.config, weights, read, where), where)
 
 
-def _check_folder(folder: Path) -> None:
-    """Tells what is wrong with a folder before KerasHub, whose import takes seconds, is asked."""
-    for file, known, how in (
-        ("config.json", _FAMILIES, "backbone.save_to_preset(folder)"),
-        ("tokenizer.json", TOKENIZERS, "tokenizer.save_to_preset(folder)"),
-    ):
-        path = folder / file
-        if not path.is_file():
-            raise BundleError(f"{path}: no such file; KerasHub's {how} writes it")
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise BundleError(f"{path}: not valid JSON ({error}). Write the preset anew") from None
-        if isinstance(content, dict) and "model_type" in content:
-            raise BundleError(f"{path}: a Hugging Face model, no KerasHub preset: load it as hf://")
-        if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
-            raise BundleError(f"{path}: not a KerasHub config with 'class_name' and 'config'")
-        if content.get("class_name") not in known:
-            raise BundleError(_unknown_class(path, content.get("class_name"), known))
-        if file == "config.json":
-            # KerasHub itself passes over what it does not know.
-            _check_settings(content["config"], path)
-    if not any(folder.glob("model*.weights.h5")):
-        raise BundleError(f"{folder / 'model.weights.h5'}: no such file. Write the preset anew")
-    if (folder / "task.weights.h5").is_file():
-        logging.warning("%s: the trained head in task.weights.h5 is not read", folder)
-
-
-def _check_settings(fields: Collection[str], where: str | Path) -> None:
-    unknown = sorted(set(fields) - _FIELDS.keys() - _KERAS_FIELDS)
-    if unknown:
-        raise BundleError(f"{where}: settings that are not known here: {', '.join(unknown)}")
-
-
 def _class_of(name: str, folder: Path, keras_hub) -> str:
     """The name of the backbone's class; downloads no weights.
 
@@ -180,13 +114,13 @@ def _class_of(name: str, folder: Path, keras_hub) -> str:
         BundleError: unknown name, or a class that is not known here.
     """
     if folder.is_dir():
-        return json.loads((folder / "config.json").read_text(encoding="utf-8"))["class_name"]
+        return Fields.read(folder / "config.json").text("class_name")
     if "://" in name:
         kind = type(keras_hub.models.Backbone.from_preset(name, load_weights=False)).__name__
-        if kind not in _FAMILIES:
-            raise BundleError(_unknown_class(name, kind))
+        if kind not in FAMILIES:
+            raise unknown_class(name, kind)
         return kind
-    presets = {kind: getattr(keras_hub.models, kind).presets for kind in _FAMILIES}
+    presets = {kind: getattr(keras_hub.models, kind).presets for kind in FAMILIES}
     for kind, names in presets.items():
         if name in names:
             return kind
@@ -209,12 +143,6 @@ def _explain(name: str, folder: Path, error: Exception) -> str:
         "network, save it to a folder where there is one, with backbone.save_to_preset(folder) and "
         "tokenizer.save_to_preset(folder), and load that folder"
     )
-
-
-def _unknown_class(
-    where: str | Path, kind: object, known: Collection[str] = tuple(_FAMILIES)
-) -> str:
-    return f"{where}: class {kind!r} is not known here; known are {', '.join(known)}"
 
 
 def _import_keras_hub():

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import types
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from zoo.bundle_error import BundleError
+from zoo.inner_paths import inside
+from zoo.json_fields import Fields
 from zoo.tokenizers import Tokenizer, WordPieceTokenizer
-from zoo.tokenizers.bytepair import BytePairTokenizer
+from zoo.tokenizers.bytepair import END_OF_TEXT, BytePairTokenizer
 
 
 def convert_tokenizer(tokenizer: Any, where: str) -> Tokenizer:
@@ -19,15 +24,52 @@ def convert_tokenizer(tokenizer: Any, where: str) -> Tokenizer:
     Raises:
         BundleError: another tokenizer, or a setting that ours has not; the message names it.
     """
-    kind = type(tokenizer).__name__
+    return _converted(tokenizer, type(tokenizer).__name__, tokenizer.get_config(), where)
+
+
+def read_tokenizer(folder: Path, kind: str, options: Fields) -> Tokenizer:
+    """Our tokenizer from the files of a preset, which KerasHub's own would take as they are.
+
+    Args:
+        folder: the preset's.
+        kind: "BertTokenizer" or "GPT2Tokenizer".
+        options: the settings in `tokenizer.json`.
+
+    Raises:
+        BundleError: a file that is missing or damaged, or a setting that ours has not.
+    """
+    names = ("vocabulary.txt",) if kind == "BertTokenizer" else ("vocabulary.json", "merges.txt")
+    files = [inside(folder, "assets", "tokenizer", name) for name in names]
+    for file in files:
+        if not file.is_file():
+            raise BundleError(f"{file}: no such file. Write the preset anew")
+    # The defaults of KerasHub's classes.
+    found = types.SimpleNamespace(
+        lowercase=options.flag("lowercase", False),
+        strip_accents=options.flag("strip_accents", False),
+        split_on_cjk=options.flag("split_on_cjk", True),
+        unsplittable_tokens=options.values.get("unsplittable_tokens") or [END_OF_TEXT],
+    )
+    try:
+        with open(files[-1], encoding="utf-8") as file:
+            lines = [line.rstrip() for line in file]
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{files[-1]}: not UTF-8: {error}") from None
+    if kind == "BertTokenizer":
+        found.get_vocabulary = lambda: lines
+    else:
+        found.vocabulary, found.merges = Fields.read(files[0]).values, lines
+    return _converted(found, kind, options.values, str(files[0]))
+
+
+def _converted(tokenizer: Any, kind: str, config: Mapping[str, Any], where: str) -> Tokenizer:
     if kind not in TOKENIZERS:
         raise BundleError(f"{where}: tokenizer {kind} is not known; known: {', '.join(TOKENIZERS)}")
     convert, only = TOKENIZERS[kind]
-    config = tokenizer.get_config()
     for setting, value in only.items():
         if config.get(setting, value) != value:
             raise BundleError(
-                f"{where}: {kind} has {setting}={config[setting]!r}; only {value!r} can be read"
+                f"{where}: {kind} has {setting}={config[setting]!r:.80}; only {value!r} can be read"
             )
     try:
         return convert(tokenizer)

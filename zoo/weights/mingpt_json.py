@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import math
 import os
 from pathlib import Path
@@ -14,6 +13,7 @@ import ml_dtypes  # numpy has no bfloat16 of its own
 import numpy as np
 
 from zoo.bundle_error import BundleError
+from zoo.json_fields import read_json
 
 _DTYPES = {
     "torch.float16": np.dtype("<f2"),
@@ -21,6 +21,9 @@ _DTYPES = {
     "torch.float32": np.dtype("<f4"),
     "torch.float64": np.dtype("<f8"),
 }
+
+# It holds the weights, in base64.
+_LARGEST = 1 << 33
 
 
 class TensorJson:
@@ -46,13 +49,7 @@ class TensorJson:
         self.path = Path(path)
         if not self.path.is_file():
             raise BundleError(f"{self.path}: no such file")
-        try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
-        except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are both ValueErrors
-            raise BundleError(
-                f"{self.path}: not valid JSON ({error}). Its download was cut off, or it is "
-                "another file: fetch it again."
-            ) from None
+        content = read_json(self.path, largest=_LARGEST)
         if not isinstance(content, dict):
             raise BundleError(f"{self.path}: not a JSON object of tensors by name")
         self.config: dict[str, Any] = content.pop("config", {})
@@ -116,6 +113,12 @@ class TensorJson:
             and isinstance(tensor.get("shape"), list)
             and all(type(size) is int and size >= 0 for size in tensor["shape"])
         )
+        # Four characters of base64 have three bytes. A model is built by the shapes.
+        if is_tensor and len(tensor["data"]) < math.prod(tensor["shape"]):
+            raise BundleError(
+                f"{self.path}: the data of tensor {name!r} is too short for its shape "
+                f"{tensor['shape']!r:.80}. Fetch the file again."
+            )
         if not is_tensor:
             raise BundleError(
                 f"{self.path}: {name!r} is no tensor: an object with 'shape', a list of sizes, and "

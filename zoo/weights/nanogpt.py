@@ -9,7 +9,6 @@ how to turn one into safetensors.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,8 @@ import keras
 
 from zoo.bundle import Bundle
 from zoo.bundle_error import BundleError
+from zoo.inner_paths import inside
+from zoo.json_fields import Fields
 from zoo.strict_config import ConfigError, from_dict
 from zoo.tokenizers import CharacterTokenizer, Tokenizer
 from zoo.weights.in_memory import bundle_in_memory
@@ -80,7 +81,7 @@ def load_nanogpt(
         fields = _checked(dict(config), "config")
     else:
         file = _config_beside(Path(path)) if config is None else Path(config)
-        fields = CheckpointConfig() if file is None else _checked(_read_json(file), str(file))
+        fields = CheckpointConfig() if file is None else _from_file(file)
     if n_head is not None:
         if fields.n_head not in (None, n_head):
             raise BundleError(f"{path}: n_head={n_head}, but the config says {fields.n_head}")
@@ -166,20 +167,12 @@ def load(
 
 
 def _config_beside(path: Path) -> Path | None:
-    file = (path if path.is_dir() else path.parent) / "config.json"
+    file = inside(path if path.is_dir() else path.parent, "config.json")
     return file if file.is_file() else None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise BundleError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(values, dict):
-        raise BundleError(f"{path}: not a JSON object of settings by name")
-    return values
+def _from_file(path: Path) -> CheckpointConfig:
+    return _checked(Fields.read(path).values, str(path))
 
 
 def _checked(values: dict[str, Any], where: str) -> CheckpointConfig:

@@ -6,7 +6,7 @@ it runs no code, unlike PyTorch's pickles, which are refused.
 
 from __future__ import annotations
 
-import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,6 +18,8 @@ import safetensors.numpy
 
 from zoo.atomic_write import replacing
 from zoo.bundle_error import BundleError
+from zoo.inner_paths import inside
+from zoo.json_fields import Fields
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -77,6 +79,10 @@ class WeightFiles:
         """
         return self._spec(name)[1]
 
+    def count(self) -> int:
+        """The number of weights in all tensors; a file holds them all, or it is not opened."""
+        return sum(math.prod(shape) for _, shape in self._specs.values())
+
     def read(self, name: str) -> np.ndarray:
         """One tensor, float32 whatever the file has (float16, bfloat16, float32 or float64).
 
@@ -128,9 +134,10 @@ def open_weights(path: str | os.PathLike[str]) -> WeightFiles:
     path = Path(path)
     if path.is_dir():
         if (path / WEIGHTS_FILE).is_file():
-            path = path / WEIGHTS_FILE
+            path = inside(path, WEIGHTS_FILE)
         elif (path / INDEX_FILE).is_file():
-            return WeightFiles(path / INDEX_FILE, _parts(path / INDEX_FILE))
+            index = inside(path, INDEX_FILE)
+            return WeightFiles(index, _parts(index))
         else:
             raise BundleError(_no_weights(path))
     elif path.suffix in _REFUSED:
@@ -197,18 +204,15 @@ def _opened(file: Path):
 
 def _parts(index: Path) -> dict[str, Path]:
     """Tensor name -> file, from an index."""
-    try:
-        content = json.loads(index.read_text(encoding="utf-8"))
-        files = content["weight_map"]
-        valid = all(isinstance(file, str) for file in files.values())
-    except (ValueError, KeyError, TypeError, AttributeError):
-        valid = False
+    files = Fields.read(index).part("weight_map").values
     # A name with folders in it could point anywhere on the disk.
-    if not valid or any(Path(file).name != file for file in files.values()):
+    if not all(isinstance(file, str) and Path(file).name == file for file in files.values()):
         raise BundleError(
             f"{index}: not an index of safetensors files: 'weight_map' must give each tensor the "
             "name of a file beside it. Fetch it again."
         )
+    for file in set(files.values()):
+        inside(index.parent, file, where=index)
     missing = sorted({file for file in files.values() if not (index.parent / file).is_file()})
     if missing:
         raise BundleError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,15 +11,18 @@ import keras
 import numpy as np
 from absl import logging
 
-from zoo.bundle import Bundle
+from zoo.bundle import Bundle, check_size
 from zoo.bundle_error import BundleError
+from zoo.configs import BertConfig
+from zoo.inner_paths import inside
+from zoo.json_fields import Fields, read_json
 from zoo.presets import build
 from zoo.strict_config import ConfigError
 from zoo.text_encoder import TextConfig
 from zoo.tokenizers import Tokenizer
+from zoo.weight_counts import count_backbone_weights
 from zoo.weights.assign import Source, assign_weights
 from zoo.weights.huggingface.architectures import SAME_HEAD
-from zoo.weights.huggingface.fields import Fields
 from zoo.weights.huggingface.reading_configs import Description, describe
 from zoo.weights.huggingface.sentence_modules import SentenceModules, read_sentence_modules
 from zoo.weights.huggingface.tensor_names import (
@@ -46,8 +48,8 @@ _BACKBONE = ("embeddings.", "encoder.", "transformer.", "h.", "wte.", "wpe.", "l
 def is_huggingface(folder: Path) -> bool:
     """Whether a folder holds a model of transformers: its config.json says so."""
     try:
-        content = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = read_json(inside(folder, CONFIG_FILE))
+    except BundleError:
         return False
     if not isinstance(content, dict) or "format_version" in content:
         return False
@@ -71,7 +73,7 @@ def read_bundle(folder: Path, task: str | None = None) -> Bundle:
 
     Example: `read_bundle(Path("downloads/distilgpt2")).lm.generate(["Once"])["text"]`
     """
-    fields = Fields.read(folder / CONFIG_FILE)
+    fields = Fields.read(inside(folder, CONFIG_FILE))
     description = describe(fields, task)
     modules = read_sentence_modules(folder) if description.task == "embed" else None
     # What is quickly read is checked before the weights are.
@@ -81,7 +83,14 @@ def read_bundle(folder: Path, task: str | None = None) -> Bundle:
         with open_weights(folder) as files:
             names = _canonical(files, description)
             description = _with_pooler(description, names, modules)
+            layers = description.config.num_layers
+            if layers > len(names):
+                raise BundleError(
+                    f"{fields.where}: {layers} layers (num_hidden_layers, n_layers or n_layer), "
+                    f"and {files.path} has {len(names)} tensors"
+                )
             tables = _tables(files, names, description)
+            _check_size(files, fields, description)
             head = description.head if modules is None else modules.head
             model = build(description.config, description.task, head)
             sources = {name: _read(files, names, table) for name, table in tables.items()}
@@ -150,6 +159,15 @@ def _with_pooler(
         return description
     config = dataclasses.replace(description.config, use_pooler=True)
     return dataclasses.replace(description, config=config)
+
+
+def _check_size(files: WeightFiles, fields: Fields, description: Description) -> None:
+    """The file has the backbone's weights; a pooler's and a head's may be new."""
+    config = description.config
+    if isinstance(config, BertConfig):
+        config = dataclasses.replace(config, use_pooler=False)
+    asked = count_backbone_weights(config)
+    check_size(files.path, files.count(), fields.where, fields.values, asked)
 
 
 def _tables(

@@ -8,9 +8,9 @@ from typing import Any
 
 from zoo.bundle_error import BundleError
 from zoo.configs import BertConfig, GPTConfig, ModelConfig
+from zoo.json_fields import Fields
 from zoo.strict_config import ConfigError
 from zoo.weights.huggingface.architectures import BARE, SAME_HEAD, task_of
-from zoo.weights.huggingface.fields import Fields
 
 ACTIVATIONS = {
     "gelu": "gelu",
@@ -21,6 +21,9 @@ ACTIVATIONS = {
     "gelu_fast": "gelu_tanh",
     "relu2": "squared_relu",
 }
+
+# Labels that a number alone makes, where nothing else in the file must agree with it.
+_MOST_UNNAMED = 100_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +71,9 @@ def describe(fields: Fields, task: str | None = None) -> Description:
     model_type = fields.text("model_type", "")
     names = fields.values.get("architectures") or [BARE.get(model_type, "")]
     if not isinstance(names, list) or not isinstance(names[0], str):
-        raise BundleError(f"{where}: architectures must be a list of names. Received: {names!r}")
+        raise BundleError(
+            f"{where}: architectures must be a list of names. Received: {names!r:.80}"
+        )
     if task is None or model_type not in BARE:
         stored = task_of(model_type, names[0], where)
     else:
@@ -105,13 +110,18 @@ def read_labels(fields: Fields) -> tuple[str, ...]:
     given = fields.values.get("id2label")
     if given is None:
         count = fields.whole("num_labels", 2)
+        if count > _MOST_UNNAMED:
+            raise BundleError(
+                f"{fields.where}: num_labels is {count}, and without id2label, which names them, "
+                f"at most {_MOST_UNNAMED} are read"
+            )
         return tuple(f"LABEL_{index}" for index in range(count))
     ids = [str(index) for index in range(len(given))] if isinstance(given, dict) else None
     if not ids or sorted(given) != sorted(ids):
         raise BundleError(f"{fields.where}: id2label must give ids 0, 1, 2... a name each")
     labels = tuple(given[index] for index in ids)
     if not all(isinstance(label, str) for label in labels):
-        raise BundleError(f"{fields.where}: id2label must give names. Received: {labels!r}")
+        raise BundleError(f"{fields.where}: id2label must give names. Received: {labels!r:.80}")
     return labels
 
 

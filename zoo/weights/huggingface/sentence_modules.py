@@ -11,7 +11,8 @@ import numpy as np
 
 from zoo.atomic_write import replacing
 from zoo.bundle_error import BundleError
-from zoo.weights.huggingface.fields import Fields, read_json
+from zoo.inner_paths import inside
+from zoo.json_fields import Fields, read_json
 from zoo.weights.safetensors_files import open_weights
 
 MODULES_FILE = "modules.json"
@@ -51,13 +52,13 @@ def read_sentence_modules(folder: Path) -> SentenceModules | None:
             bias or an activation, or a prompt that is put before each text; file and field are
             named.
     """
-    if not (folder / MODULES_FILE).is_file():
+    path = inside(folder, MODULES_FILE)
+    if not path.is_file():
         return None
-    path = folder / MODULES_FILE
     content = read_json(path)
     if not isinstance(content, list):
         raise BundleError(f"{path}: not a list of modules. Fetch it again.")
-    modules = [Fields(item, str(path)) for item in content]
+    modules = [Fields(item, f"{path}: [{index}]") for index, item in enumerate(content)]
     kinds = [(module.text("type", "")).rsplit(".", 1)[-1] for module in modules]
     expected = ["Transformer", "Pooling", "Dense", "Normalize"]
     if kinds != [kind for kind in expected if kind in kinds] or kinds[:2] != expected[:2]:
@@ -69,28 +70,40 @@ def read_sentence_modules(folder: Path) -> SentenceModules | None:
         raise BundleError(
             f"{path}: the Transformer lies in {modules[0].text('path')!r}. Load that folder."
         )
-    settings = folder / "sentence_bert_config.json"
+    settings = inside(folder, "sentence_bert_config.json")
     settings = Fields.read(settings) if settings.is_file() else Fields({}, str(settings))
-    prompts = folder / "config_sentence_transformers.json"
+    prompts = inside(folder, "config_sentence_transformers.json")
     if prompts.is_file():
         why = "it would put a prompt before every text"
         Fields.read(prompts).require("default_prompt_name", (None,), why)
     why = "other outputs than hidden states are not pooled here"
     settings.require("transformer_task", ("feature-extraction",), why)
     head: dict[str, Any] = {
-        "pooling": _pooling(folder / modules[1].text("path", "") / "config.json"),
+        "pooling": _pooling(_module_file(folder, modules[1], "config.json")),
         "normalize": "Normalize" in kinds,
     }
     dense = None
     if "Dense" in kinds:
-        dense = folder / modules[2].text("path", "")
-        head["embedding_dim"] = _dense_width(dense / "config.json")
+        file = _module_file(folder, modules[2], "config.json")
+        dense, head["embedding_dim"] = file.parent, _dense_width(file)
+        with open_weights(dense) as weights:
+            outputs = weights.shape("linear.weight")[:1]
+            if outputs != (head["embedding_dim"],):
+                raise BundleError(
+                    f"{file}: out_features is {head['embedding_dim']}, and linear.weight in "
+                    f"{weights.path} has {outputs} outputs"
+                )
     return SentenceModules(
         head,
         max_length=settings.whole("max_seq_length", None) or _tokenizer_length(folder),
         lowercase=settings.flag("do_lower_case", False),
         dense=dense,
     )
+
+
+def _module_file(folder: Path, module: Fields, name: str) -> Path:
+    """A file of a module, in the folder that `modules.json` names."""
+    return inside(folder, module.text("path", ""), name, where=module.where)
 
 
 def write_sentence_modules(folder: Path, head: dict[str, Any], width: int, max_length: int) -> None:
@@ -119,7 +132,7 @@ def write_sentence_modules(folder: Path, head: dict[str, Any], width: int, max_l
 
 def _tokenizer_length(folder: Path) -> int | None:
     """The tokenizer's limit, which counts where sentence-transformers has none of its own."""
-    path = folder / "tokenizer_config.json"
+    path = inside(folder, "tokenizer_config.json")
     length = Fields.read(path).number("model_max_length") if path.is_file() else None
     return None if length is None or length > _NO_LIMIT else int(length)
 

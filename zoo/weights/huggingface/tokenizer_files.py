@@ -10,8 +10,11 @@ from absl import logging
 
 from zoo.atomic_write import replacing
 from zoo.bundle_error import BundleError
+from zoo.inner_paths import inside
+from zoo.json_fields import Fields
 from zoo.tokenizers import BytePairTokenizer, Tokenizer, WordPieceTokenizer
-from zoo.weights.huggingface.fields import Fields
+from zoo.tokenizers.bytepair_files import read_vocabulary
+from zoo.weights.huggingface.added_tokens import AddedToken, read_added_tokens, with_added
 from zoo.weights.huggingface.wordpiece_json import read_wordpiece_json, wordpiece_json
 
 # What each model type reads, and the class that transformers reads it with.
@@ -59,7 +62,7 @@ def read_tokenizer(folder: Path, model_type: str, lowercase: bool = False) -> To
         BundleError: no tokenizer, or one that asks for something that ours does not do; the
             message names the file.
     """
-    path = folder / "tokenizer_config.json"
+    path = inside(folder, "tokenizer_config.json")
     config = Fields.read(path) if path.is_file() else Fields({}, str(path))
     name = config.text("tokenizer_class", _CLASSES[model_type])
     allowed = (_CLASSES[model_type], *_GENERICS)
@@ -133,9 +136,12 @@ def _wordpiece(folder: Path, config: Fields, generic: bool, lowercase: bool) -> 
         "strip_accents": config.flag("strip_accents", None),
         "split_cjk": config.flag("tokenize_chinese_chars", True),
     }
-    path = folder / "tokenizer.json"
+    path, vocab = inside(folder, "tokenizer.json"), inside(folder, "vocab.txt")
+    added = read_added_tokens(folder, config)
     if path.is_file():
-        vocabulary, found = read_wordpiece_json(path)
+        ids, found_added, found = read_wordpiece_json(path)
+        names = {token.name for token in found_added}
+        added = [*found_added, *(token for token in added if token.name not in names)]
         if generic:
             options = found
         elif any(found[key] != options[key] for key in options):
@@ -144,14 +150,23 @@ def _wordpiece(folder: Path, config: Fields, generic: bool, lowercase: bool) -> 
                 path,
                 config.where,
             )
-    elif generic or not (folder / "vocab.txt").is_file():
+    elif generic or not vocab.is_file():
         raise BundleError(f"{folder}: no tokenizer.json{'' if generic else ' and no vocab.txt'}")
+    else:
+        path = vocab
+        read = WordPieceTokenizer.read_vocabulary(vocab)
+        ids = {piece: index for index, piece in enumerate(read)}
+        if len(ids) < len(read):
+            WordPieceTokenizer(read)  # it says which piece comes twice
     if lowercase and not options["lowercase"]:
         # Before the tokenizer, so that it says nothing of accents.
         options |= {"lowercase": True, "strip_accents": bool(options["strip_accents"])}
-    if path.is_file():
-        return WordPieceTokenizer(vocabulary, **options)
-    return WordPieceTokenizer.from_file(folder / "vocab.txt", **options)
+    pieces = with_added(ids, added, str(path))
+    names = {token.name: token.normalized for token in added}
+    try:
+        return WordPieceTokenizer(pieces, **options, added_tokens=names)
+    except (ValueError, TypeError) as error:
+        raise BundleError(f"{path}: {error}") from error
 
 
 def _bytepair(folder: Path, config: Fields, model_type: str, generic: bool) -> BytePairTokenizer:
@@ -165,13 +180,32 @@ def _bytepair(folder: Path, config: Fields, model_type: str, generic: bool) -> B
         options |= {"roles": roles, "end": "</s>", "parse_special": True}
         if not generic:
             options["pair_separators"] = 2
-    if (folder / "tokenizer.json").is_file():
-        return BytePairTokenizer.from_tokenizer_json(folder / "tokenizer.json", **options)
-    files = [folder / "vocab.json", folder / "merges.txt"]
+    path = inside(folder, "tokenizer.json")
+    if path.is_file():
+        return BytePairTokenizer.from_tokenizer_json(path, **options)
+    files = [inside(folder, "vocab.json"), inside(folder, "merges.txt")]
     missing = [file.name for file in files if not file.is_file()]
     if generic or missing:
         raise BundleError(f"{folder}: no tokenizer.json, and no {' and no '.join(missing)}")
     names = [*_BYTEPAIR_NAMES.values()] if model_type == "roberta" else [_END_OF_TEXT]
+    added = [token for token in read_added_tokens(folder, config) if token.name not in names]
+    for token in added:
+        if not token.special:
+            raise BundleError(
+                f"{token.where}: {token.name!r:.80} is not special, and only special tokens may be "
+                "added to byte pairs: name it in additional_special_tokens of "
+                "special_tokens_map.json"
+            )
+    if added:
+        # transformers finds them in any text, and what is added is there to be found.
+        options["parse_special"] = True
+        ids = read_vocabulary(files[0])
+        if not all(type(index) is int for index in ids.values()):
+            raise BundleError(f"{files[0]}: ids must be whole numbers")
+        more = [AddedToken(n, None, True, False, str(files[0])) for n in names if n not in ids]
+        pieces = with_added(ids, [*added, *more], str(files[0]))
+        known = {*names, *(token.name for token in added)}
+        names = {piece: index for index, piece in enumerate(pieces) if piece in known}
     return BytePairTokenizer.from_files(*files, special_tokens=names, **options)
 
 

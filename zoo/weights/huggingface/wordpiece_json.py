@@ -5,49 +5,40 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from absl import logging
-
 from zoo.bundle_error import BundleError
+from zoo.json_fields import Fields
 from zoo.tokenizers import WordPieceTokenizer
-from zoo.weights.huggingface.fields import Fields
+from zoo.weights.huggingface.added_tokens import AddedToken, read_token
 
 
-def read_wordpiece_json(path: Path) -> tuple[list[str], dict[str, Any]]:
-    """The pieces in the order of their ids, and the options of `WordPieceTokenizer`.
+def read_wordpiece_json(path: Path) -> tuple[dict[str, int], list[AddedToken], dict[str, Any]]:
+    """The pieces and their ids, the added tokens, and the options of `WordPieceTokenizer`.
 
     Raises:
         BundleError: another kind of tokenizer, ids with gaps, or a rule that ours has not.
     """
     where = str(path)
     content = Fields.read(path)
-    model = Fields(content.values.get("model"), f"{where}: model")
+    model = content.part("model")
     model.require("type", ("WordPiece",), "a BERT here reads WordPiece")
     model.require("unk_token", ("[UNK]",), "it is the name of the unknown piece")
     model.require("continuing_subword_prefix", ("##",), "it marks pieces within a word")
-    normalizer = Fields(content.values.get("normalizer"), f"{where}: normalizer")
+    normalizer = content.part("normalizer")
     normalizer.require("type", ("BertNormalizer",), "no other rules are known")
     normalizer.require("clean_text", (True,), "control characters are always removed")
-    splitter = Fields(content.values.get("pre_tokenizer"), f"{where}: pre_tokenizer")
+    splitter = content.part("pre_tokenizer")
     splitter.require("type", ("BertPreTokenizer",), "no other rules are known")
-    ids = dict(Fields(model.values.get("vocab"), f"{where}: model.vocab").values)
-    known = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}
-    for token in content.values.get("added_tokens") or []:
-        name = token["content"]
-        ids.setdefault(name, token["id"])
-        if name not in known:
-            logging.warning("%s: %r in a text is read as any text, not as a token", path, name)
-    pieces = sorted(ids, key=lambda piece: (not isinstance(ids[piece], int), ids[piece]))
-    if [ids[piece] for piece in pieces] != list(range(len(pieces))):
-        raise BundleError(
-            f"{where}: model.vocab: the ids are not 0 to {len(pieces) - 1}, each once"
-        )
+    ids = model.part("vocab").values
+    if not all(type(index) is int for index in ids.values()):
+        raise BundleError(f"{where}: model.vocab: ids must be whole numbers")
+    added = [read_token(token) for token in content.parts("added_tokens")]
     options = {
         "lowercase": normalizer.flag("lowercase", True),
         "strip_accents": normalizer.flag("strip_accents", None),
         "split_cjk": normalizer.flag("handle_chinese_chars", True),
         "max_word_characters": model.whole("max_input_chars_per_word", 100),
     }
-    return pieces, options
+    return ids, added, options
 
 
 def wordpiece_json(tokenizer: WordPieceTokenizer) -> dict[str, Any]:
@@ -60,7 +51,14 @@ def wordpiece_json(tokenizer: WordPieceTokenizer) -> dict[str, Any]:
         return {"Sequence": {"id": name, "type_id": segment}}
 
     single = [special("[CLS]", 0), text("A", 0), special("[SEP]", 0)]
-    ids = tokenizer.special_tokens
+    vocabulary = {piece: index for index, piece in enumerate(tokenizer.vocabulary)}
+    ids, added = tokenizer.special_tokens, tokenizer.added_tokens
+    # Those at the end of the vocabulary are pieces of no word.
+    words = dict(vocabulary)
+    for piece in reversed(tokenizer.vocabulary):
+        if piece not in added:
+            break
+        del words[piece]
     return {
         "version": "1.0",
         "truncation": None,
@@ -72,10 +70,11 @@ def wordpiece_json(tokenizer: WordPieceTokenizer) -> dict[str, Any]:
                 "single_word": False,
                 "lstrip": False,
                 "rstrip": False,
-                "normalized": False,
-                "special": True,
+                "normalized": added.get(name, False),
+                "special": not added.get(name, False),
             }
-            for name, index in sorted(ids.items(), key=lambda item: item[1])
+            for name, index in vocabulary.items()
+            if name in ids or name in added
         ],
         "normalizer": {
             "type": "BertNormalizer",
@@ -100,6 +99,6 @@ def wordpiece_json(tokenizer: WordPieceTokenizer) -> dict[str, Any]:
             "unk_token": "[UNK]",
             "continuing_subword_prefix": "##",
             "max_input_chars_per_word": tokenizer.max_word_characters,
-            "vocab": {piece: index for index, piece in enumerate(tokenizer.vocabulary)},
+            "vocab": words,
         },
     }
