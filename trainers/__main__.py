@@ -9,7 +9,6 @@ Run the same command again to go on where it was.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 
@@ -39,12 +38,6 @@ _PROFILE = flags.DEFINE_integer(
     0,
     "Write a profile of so many steps for TensorBoard (pip install tensorboard-plugin-profile).",
     lower_bound=0,
-)
-_DATA_SERVICE = flags.DEFINE_string(
-    "data_service",
-    None,
-    "grpc://host:port of a tf.data service that makes the batches (tasks lm, mlm), several with "
-    "commas between; python -m trainers.data_service is one.",
 )
 _EXTEND = flags.DEFINE_bool(
     "extend",
@@ -100,11 +93,6 @@ def _run() -> None:
         from trainers.loop import train
         from trainers.recorder import TrainingDiverged
 
-        services = None
-        if _DATA_SERVICE.value is not None:
-            from trainers.data.service import DataServices
-
-            services = DataServices.named(_DATA_SERVICE.value, _leave)
         try:
             bundle = train(
                 config,
@@ -112,7 +100,6 @@ def _run() -> None:
                 _DATA_DIR.value,
                 distribution,
                 _PROFILE.value,
-                services,
                 _EXTEND.value,
             )
         except TrainingDiverged as error:
@@ -132,12 +119,6 @@ def _run() -> None:
         return
     print(f"finished in {time.monotonic() - started:.0f} s: {_WORKDIR.value}/report.md")
     print(f"export it: python -m export --workdir={_WORKDIR.value} --out=served/NAME")
-
-
-def _leave(message: str) -> None:
-    """Ends the process from a thread: the main one waits in TensorFlow, for ever."""
-    print(f"trainers: {message}", file=sys.stderr, flush=True)
-    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,9 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from trainers.batches import training_batches, validation_batches, wait_for
+from trainers.batches import training_batches, validation_batches
 from trainers.checkpoints import Checkpoints
 from trainers.config import TrainConfig
-from trainers.data.service import DataServices
 from trainers.distribution import Distribution
 from trainers.distribution.hardware import hardware, precision_policy
 from trainers.finetuning import should_stop
@@ -44,7 +43,6 @@ def train(
     data_dir: str | None = None,
     distribution: Distribution | None = None,
     profile_steps: int = 0,
-    services: DataServices | None = None,
     extend: bool = False,
 ) -> bundle.Bundle | None:
     """Trains to the end, from wherever the run in `workdir` is, and writes the bundle.
@@ -56,7 +54,6 @@ def train(
         distribution: devices to train on, from `make_distribution`. Default: one device. Another
             run of the same workdir may have another one.
         profile_steps: int, steps whose profile is written for TensorBoard, after the first few.
-        services: tf.data services that make the batches. Default: this process does.
         extend: whether a run there, finished or not, may go on to a higher `config.steps`. From
             its last checkpoint on, the learning rate is that of a run of so many steps.
 
@@ -69,7 +66,7 @@ def train(
         ConfigError: the batch does not divide by the replicas.
         WorkdirError: not writable, holds another run, is in use, or the data have changed.
         TrainingDiverged: the loss is not finite; the last checkpoint stays.
-        WorkerLost: another worker stopped. DataServiceLost: a tf.data service did.
+        WorkerLost: another worker stopped.
         Preempted: SIGTERM came; a checkpoint of that step was written.
         ValueError, OSError: the corpus; the message names the file and the fix.
 
@@ -91,11 +88,7 @@ def train(
         if distribution.from_chief(int(finished is not None))[0]:
             _check_data_of_finished(config, workdir, data_dir, distribution)
             return finished
-        if services is not None:
-            wait_for(services, config)
-        trained = _train(
-            config, workdir, data_dir, distribution, publish, profile_steps, services, before
-        )
+        trained = _train(config, workdir, data_dir, distribution, publish, profile_steps, before)
         distribution.barrier()
         return trained
 
@@ -143,7 +136,6 @@ def _train(
     distribution: Distribution,
     publish: Callable[[], None],
     profile_steps: int,
-    services: DataServices | None,
     before: TrainConfig | None,
 ) -> bundle.Bundle | None:
     keras.utils.set_random_seed(config.seed)
@@ -163,8 +155,7 @@ def _train(
     log = MetricsLog(workdir)
     with distribution.scope():
         progress = _resume(task, checkpoints, log, distribution, before)
-    told = services.told() if services is not None else contextlib.nullcontext()
-    with Interruption(together=distribution.workers > 1) as interruption, told:
+    with Interruption(together=distribution.workers > 1) as interruption:
         recorder = Recorder(task, checkpoints, log, progress, interruption)
         to_do = progress.step < config.steps or progress.training_logs
         try:
@@ -176,7 +167,7 @@ def _train(
                     config.patience,
                 )
             elif to_do:
-                _fit(task, recorder, workdir, distribution, profile_steps, services)
+                _fit(task, recorder, workdir, distribution, profile_steps)
         except tf.errors.DataLossError:
             task.check_data()  # names the shard, which TensorFlow does not
             raise
@@ -202,7 +193,6 @@ def _fit(
     workdir: Path,
     distribution: Distribution,
     profile_steps: int,
-    services: DataServices | None,
 ) -> None:
     callbacks: list[keras.callbacks.Callback] = [ResetValidationState()]
     # A moving bar for people, a line an evaluation for log files.
@@ -224,7 +214,7 @@ def _fit(
         loop = StrategyLoop(task.trained_model, distribution)
     # An "epoch" is the stretch between two evaluations; one iterator serves all that are whole.
     for first_step, steps, epochs in _stretches(task.config, recorder.progress):
-        batches = training_batches(task, first_step, distribution, services)
+        batches = training_batches(task, first_step, distribution)
         if first_step % task.config.evaluate_every:
             loop.build_metrics(next(iter(batches)))
         loop.fit(batches, steps, epochs, validation, callbacks, verbose)

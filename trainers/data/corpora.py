@@ -55,12 +55,6 @@ def corpora_of(corpus: Corpus | Mixture) -> dict[str, Corpus]:
     return corpus.corpora if isinstance(corpus, Mixture) else {"": corpus}
 
 
-def bytes_in_memory(corpus: Corpus | Mixture) -> int:
-    """Size of the training streams that are not in shards."""
-    streams = [part.train_ids for part in corpora_of(corpus).values()]
-    return sum(ids.nbytes for ids in streams if not isinstance(ids, TokenShards))
-
-
 def streams_fingerprint(corpus: Corpus | Mixture) -> str:
     """SHA-256 of all token streams, of prepared ones of their fingerprints."""
     digest = hashlib.sha256()

@@ -43,7 +43,6 @@ def training_windows(
     segment: int = 1,
     host: int = 0,
     num_hosts: int = 1,
-    stride: int = 1,
 ) -> tf.data.Dataset:
     """Windows in random order, each once an epoch, cut at another offset every epoch.
 
@@ -59,7 +58,6 @@ def training_windows(
         segment: int, windows of a segment. Defaults to 1.
         host, num_hosts: int, gives rows host * B / num_hosts up to (host + 1) * B / num_hosts of
             each batch, which all hosts together make whole. Default: all rows.
-        stride: int, gives every so many-th step from `start_step` only. Defaults to 1.
 
     Returns:
         Dataset of `(inputs (B, T), targets (B, T))` int32, targets one token ahead; of B /
@@ -73,7 +71,7 @@ def training_windows(
     rows = host_rows(batch_size, host, num_hosts)
     num_rows = rows.stop - rows.start
     order = window_order(ids, batch_size, length, seed, segment)
-    numbers = tf.data.Dataset.range(start_step, steps, stride)
+    numbers = tf.data.Dataset.range(start_step, steps)
     places = numbers.map(lambda step: order.places(step, rows))
     if isinstance(ids, MixedStream):
         windows = ids.windows(places, num_rows, length + 1)

@@ -63,7 +63,7 @@ class TokenShards:
         tokens = np.array([shard.tokens for shard in self._shards], np.int64)
         self._ends = np.cumsum(tokens)
         self._begins = self._ends - tokens
-        # Absolute: a tf.data service reads them from a working directory of its own.
+        # Absolute: the process may change its working directory.
         self._paths = [str(folder.absolute() / shard.file) for shard in self._shards]
         self.documents = sum(shard.documents for shard in self._shards)
         self.characters = sum(shard.characters for shard in self._shards)

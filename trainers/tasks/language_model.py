@@ -114,9 +114,7 @@ class LanguageModelTask(RunningTextTask):
         initial = read_initial(config)
         return cls(config, load_corpus(config, data_dir, initial), initial)
 
-    def training_data(
-        self, start_step: int, host: int = 0, num_hosts: int = 1, stride: int = 1
-    ) -> tf.data.Dataset:
+    def training_data(self, start_step: int, host: int = 0, num_hosts: int = 1) -> tf.data.Dataset:
         """Batches of the steps from `start_step` to the end of the run."""
         config = self.config
         return pipeline.training_windows(
@@ -129,7 +127,6 @@ class LanguageModelTask(RunningTextTask):
             self.segment,
             host,
             num_hosts,
-            stride,
         )
 
     def order(self) -> WindowOrder:

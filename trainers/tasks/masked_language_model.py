@@ -93,9 +93,7 @@ class MaskedLanguageModelTask(RunningTextTask, EncoderTask):
         tokens = sum(len(part.train_ids) for part in parts.values())
         return self.corpus.mean({name: tokens * c / c.sum() for name, c in counts.items()})
 
-    def training_data(
-        self, start_step: int, host: int = 0, num_hosts: int = 1, stride: int = 1
-    ) -> tf.data.Dataset:
+    def training_data(self, start_step: int, host: int = 0, num_hosts: int = 1) -> tf.data.Dataset:
         config = self.config
         rows = pipeline.host_rows(config.batch_size, host, num_hosts)
         windows = pipeline.training_windows(
@@ -105,9 +103,8 @@ class MaskedLanguageModelTask(RunningTextTask, EncoderTask):
             config.seed,
             start_step,
             config.steps,
-            stride=stride,
         )
-        steps = tf.data.Dataset.range(start_step, config.steps, stride)
+        steps = tf.data.Dataset.range(start_step, config.steps)
 
         def masked(step, window):
             # Masks are drawn for a whole batch: so every host draws them, and keeps its rows.

@@ -44,14 +44,12 @@ class RunningTextTask(Task):
     corpus: Corpus | Mixture
 
     @abc.abstractmethod
-    def training_data(
-        self, start_step: int, host: int = 0, num_hosts: int = 1, stride: int = 1
-    ) -> tf.data.Dataset:
+    def training_data(self, start_step: int, host: int = 0, num_hosts: int = 1) -> tf.data.Dataset:
         """Batches of the steps from `start_step` to the end of the run.
 
         Args:
             start_step: int. host, num_hosts: int, gives a host's rows of each batch, which all
-                hosts together make whole. stride: int, gives every so many-th step only.
+                hosts together make whole.
         """
 
     @abc.abstractmethod
