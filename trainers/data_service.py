@@ -17,6 +17,8 @@ import sys
 
 from absl import app, flags
 
+from trainers.output_pipe import outlive_readers
+
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Declares the command's flags; not at import, where those of another command may be."""
@@ -101,5 +103,6 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    outlive_readers()
     define_flags()
     app.run(main)
