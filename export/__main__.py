@@ -12,6 +12,7 @@ import time
 from absl import app, flags, logging
 
 from export.op_registry import DEFAULT_SERVING_VERSION
+from export.output_pipe import outlive_readers
 from export.quick_start import leave_out_unused
 
 _WORKDIR = flags.DEFINE_string(
@@ -79,6 +80,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    outlive_readers()
     leave_out_unused()
     flags.mark_flags_as_required(["workdir", "out"])
     app.run(main)

@@ -32,6 +32,7 @@ from export.op_registry import (
     newest_release,
     registry_of,
 )
+from export.output_pipe import outlive_readers
 from export.signature_closure import signature_problems
 
 
@@ -94,7 +95,7 @@ def check(folder: Path, serving_version: str = DEFAULT_SERVING_VERSION) -> list[
     meta_graph = _read(Path(folder))
     chains = CallChains(meta_graph)
     origins = Origins(Path(folder), chains)
-    problems = NodeProblems(registry, chains.functions, meta_graph.meta_info_def)
+    problems = NodeProblems(registry, chains, meta_graph.meta_info_def)
     findings = {
         # About signatures and the model as a whole.
         place: Finding("", "", place, "", message, fix, blocks)
@@ -206,4 +207,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    outlive_readers()
     sys.exit(main())

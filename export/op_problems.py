@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
-from tensorflow.core.framework import attr_value_pb2, function_pb2, node_def_pb2, types_pb2
+from tensorflow.core.framework import attr_value_pb2, node_def_pb2, types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow.python.framework import op_def_registry
 
-from export.graph_calls import called, compiled_functions, is_set
+from export.graph_calls import CallChains, called, compiled_functions, is_set
 from export.op_registry import Registry
-from export.op_traps import XLA_OFF, missing, trap_of
+from export.op_traps import FILE_OP, XLA_OFF, missing, touches_files, trap_of
 
 Problem = tuple[str, str, bool]
 
@@ -20,19 +20,20 @@ class NodeProblems:
 
     Args:
         registry: of the release that is to serve it.
-        functions: name -> FunctionDef, the graph's library.
+        chains: CallChains of the MetaGraph.
         info: MetaInfoDef of the MetaGraph.
     """
 
     def __init__(
         self,
         registry: Registry,
-        functions: Mapping[str, function_pb2.FunctionDef],
+        chains: CallChains,
         info: meta_graph_pb2.MetaGraphDef.MetaInfoDef,
     ):
         self._registry = registry
-        self._functions = functions
-        self._compiled = compiled_functions(functions)
+        self._chains = chains
+        self._functions = chains.functions
+        self._compiled = compiled_functions(chains.functions)
         self._stripped = info.stripped_default_attrs
 
     def __call__(self, function: str, node: node_def_pb2.NodeDef) -> Iterator[Problem]:
@@ -46,6 +47,8 @@ class NodeProblems:
         yield from _placement(function, node)
         if node.op in self._functions:
             return
+        if touches_files(node, self._chains.to(function, node.name).startswith("signature ")):
+            yield (*FILE_OP, False)
         known = trap_of(node.op, self._registry) or missing(node.op, self._registry)
         if known:
             yield (*known, True)

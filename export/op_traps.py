@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from tensorflow.core.framework import node_def_pb2
+
 from export.op_registry import Registry
 
 XLA_OFF = (
@@ -38,6 +40,25 @@ _TRAPS = (
     ),
     (r"(Anonymous)?Mutable(Dense)?HashTable(OfTensors)?(V2)?", _TABLE, _STATIC_TABLE),
 )
+# Of an op that touches files: message, fix.
+FILE_OP = (
+    "it reads or writes files, with the rights of the server: a SavedModel is a program",
+    "serve it only if you trust who made it, from an account that may read and write little else; "
+    "or do the step in the client",
+)
+_FILE_OPS = re.compile(
+    r"ReadFile|WriteFile|MatchingFiles|LoadAndRemapMatrix|RecordInput|DumpTensor|DistributedSave"
+    r"|CalibrationStatisticsSaver|CreateSummary(File|Db)Writer|.*Snapshot.*"
+    r"|Debug(Identity|NanCount|NumericSummary)(V\d)?|(Experimental)?DatasetToTFRecord"
+    r"|(WholeFile|TextLine|TFRecord|FixedLengthRecord|LMDB)Reader(V2)?"
+    r"|(Experimental)?(MatchingFiles|TextLine|TFRecord|FixedLengthRecord|LMDB|CSV|Sql|Save|Load"
+    r"|Cache)Dataset(V2)?"
+)
+# Every model is loaded from files by these; beside them they are suspect.
+_LOADING_OPS = re.compile(
+    r"(Save|Restore)(V2|Slices?)?|DTensorRestoreV2|MergeV2Checkpoints"
+    r"|InitializeTableFromTextFile(V2)?|SimpleMLLoadModelFromPath(WithHandle)?"
+)
 # Not in the TF-Text of older releases: op -> what it comes from, what to use instead.
 _ROUND_ROBIN = "trim with tensorflow_text.WaterfallTrimmer or with plain TensorFlow operations"
 _NEW_TEXT_OPS = {
@@ -68,6 +89,18 @@ def trap_of(op: str, registry: Registry) -> tuple[str, str] | None:
         if re.fullmatch(pattern, op):
             return message, fix
     return None
+
+
+def touches_files(node: node_def_pb2.NodeDef, asked: bool) -> bool:
+    """Whether a node reads or writes files other than those that a model is loaded from.
+
+    Args:
+        node: NodeDef.
+        asked: bool. Whether a request may come to it.
+    """
+    if node.op == "PrintV2":
+        return "output_stream" in node.attr and node.attr["output_stream"].s.startswith(b"file:")
+    return bool(_FILE_OPS.fullmatch(node.op) or (asked and _LOADING_OPS.fullmatch(node.op)))
 
 
 def missing(op: str, registry: Registry) -> tuple[str, str] | None:

@@ -23,6 +23,7 @@ from export.batching_file import BATCHING_FILE
 from export.client import Client, Tls
 from export.golden import GOLDEN_FILE, read_golden_pairs
 from export.methods import CLASSIFY_METHOD, REGRESS_METHOD
+from export.output_pipe import outlive_readers
 from export.replay import Replay, problems_of, replay, summary
 from export.server.batching import BatchingParameters, read_batching_parameters
 from export.server.servable import Servable
@@ -161,5 +162,6 @@ def _replay_as_asked(folder: Path) -> Sequence[tuple[str, list[Replay]]]:
 
 
 if __name__ == "__main__":
+    outlive_readers()
     flags.mark_flag_as_required("model_dir")
     app.run(main)

@@ -14,6 +14,8 @@ import time
 
 from absl import app, flags, logging
 
+from trainers.output_pipe import outlive_readers
+
 _RECIPE = flags.DEFINE_string("recipe", None, "Name of a recipe; --list shows them.")
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of this run, or gs://bucket/folder; a run there is resumed."
@@ -122,4 +124,5 @@ def _run() -> None:
 
 
 if __name__ == "__main__":
+    outlive_readers()
     app.run(main)

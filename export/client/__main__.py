@@ -8,8 +8,10 @@ python -m export.client --model=reader --set=question="Who?" --set=context="Ada 
 from absl import app, flags
 
 from export.client import command
+from export.output_pipe import outlive_readers
 
 if __name__ == "__main__":
+    outlive_readers()
     command.define_flags()
     flags.adopt_module_key_flags(command)  # --help shows the flags of the main module
     app.run(command.main)

@@ -59,11 +59,6 @@ def run(values: flags.FlagValues) -> int:
     try:
         with _open(values) as client:
             _print(_ask(client, values), values.json)
-        sys.stdout.flush()
-        return 0
-    except BrokenPipeError:
-        # Who reads stdout, such as `head`, has enough. Python would fail again on what is left.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except ValueError as error:
         message = str(error)

@@ -7,8 +7,10 @@ python -m export.server --model_config_file=/models/models.config --rest_api_por
 import sys
 
 if __name__ == "__main__":
+    from export.output_pipe import outlive_readers
     from export.quick_start import leave_out_unused
 
+    outlive_readers()
     leave_out_unused()
     from absl import logging
 

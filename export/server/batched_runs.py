@@ -87,6 +87,8 @@ class BatchedRuns:
             if _INSIDE in error.message and LATE not in error.message:
                 return None
             raise _translated(error, {name: feeds[name] for name in names}) from error
+        except UnicodeDecodeError:  # a run failed: its message quotes bytes of a request
+            return None
         if time.time() > deadline:
             raise ServingError(
                 grpc.StatusCode.DEADLINE_EXCEEDED, "Timed out waiting for notification"

@@ -7,6 +7,8 @@ from absl import flags, logging
 # Flags of their own, so that a program may import this beside modules with flags of these names.
 _Values = flags.FlagValues
 
+_MOST = 2**63 - 1
+
 _TEXT = {
     "host": ("127.0.0.1", "Address to listen on; 0.0.0.0 lets other machines in."),
     "grpc_socket_path": ("", "Path of a UNIX domain socket to listen on, too."),
@@ -16,12 +18,15 @@ _TEXT = {
     "model_name": ("default", "Name that clients ask for."),
     "model_base_path": ("", "Absolute folder that holds the versions 1, 2, ..."),
     "model_config_file": ("", "ModelServerConfig proto in text form: several models."),
+    "tensorflow_session_config_file": ("", "ConfigProto in text form, for each model's session."),
     "batching_parameters_file": ("", "BatchingParameters proto in text form."),
     "saved_model_tags": ("serve", "Tags of the MetaGraph to load, with commas between them."),
 }
 _SWITCHES = {
     "version": (False, "Print the version and end."),
     "help": (False, "Print this and end."),
+    "helpfull": (False, "Print this and the flags of logging, and end."),
+    "allow_reload_over_grpc": (True, "Let who reaches the gRPC port change what is served."),
     "allow_version_labels_for_unavailable_models": (
         False,
         "Let labels be given to versions that are not loaded, as all are at the start.",
@@ -34,6 +39,7 @@ _SWITCHES = {
     "enable_model_warmup": (True, "Run the warm-up requests of a version before it answers."),
     "enable_serialization_as_tensor_content": (False, "Answer Predict with tensor_content."),
     "xla_cpu_compilation_enabled": (False, "Run graphs that only XLA can run."),
+    "xla_gpu_compilation_enabled": (False, "The same, on GPUs, too."),
     "enable_grpc_healthcheck_service": (False, "Serve grpc.health.v1.Health."),
     "enable_grpc_reflection": (False, "Serve gRPC reflection, which lists the services."),
     "rest_api_enable_cors_support": (False, "Let browsers ask from pages of other origins."),
@@ -49,17 +55,12 @@ _WITHOUT_EFFECT = (
     "num_tflite_interpreters_per_pool",
     "num_tflite_pools",
     "num_unload_threads",
-    "per_process_gpu_memory_fraction",
     "platform_config_file",
     "prefer_tflite_model",
     "remove_unused_fields_from_bundle_metagraph",
     "skip_initialize_tpu",
-    "tensorflow_inter_op_parallelism",
-    "tensorflow_intra_op_parallelism",
-    "tensorflow_session_config_file",
-    "tensorflow_session_parallelism",
     "thread_pool_factory_config_file",
-    "xla_gpu_compilation_enabled",
+    "use_alts_credentials",
 )
 # Default, least, help.
 _INTEGERS = {
@@ -70,23 +71,42 @@ _INTEGERS = {
     "rest_api_timeout_in_ms": (30000, 1, "How long a REST request may take."),
     "rest_api_num_threads": (None, 1, "REST requests at one time."),
     "max_num_load_retries": (5, 0, "Tries after a load that failed, before it is given up."),
-    "load_retry_interval_micros": (60_000_000, 0, "Pause between two tries to load."),
+    "load_retry_interval_micros": (
+        60_000_000,
+        -_MOST,
+        "Pause between two tries to load; none if it is negative.",
+    ),
     "max_generated_tokens": (
         2**18,
         0,
         "Most rows x max_new_tokens that one request may generate; 0 for no limit.",
     ),
-    "num_request_iterations_for_warmup": (1, 1, "How often each warm-up request is run."),
+    "num_request_iterations_for_warmup": (
+        0,
+        -_MOST,
+        "How often each warm-up request is run; once if it is 0 or less.",
+    ),
+    "tensorflow_session_parallelism": (
+        0,
+        -_MOST,
+        "Threads of each of the two pools of TensorFlow; 0 for one per CPU.",
+    ),
+    "tensorflow_intra_op_parallelism": (0, -_MOST, "Threads that share an op; 0 as above."),
+    "tensorflow_inter_op_parallelism": (0, -_MOST, "Ops that run at one time; 0 as above."),
 }
-_SECONDS = {
+# Default, least, help. The real server keeps negative pauses for its tests; here they are 0.
+_NUMBERS = {
     "file_system_poll_wait_seconds": (
         1.0,
+        None,
         "Pause between two looks for new versions; 0 looks once, at the start.",
     ),
     "model_config_file_poll_wait_seconds": (
         0.0,
+        None,
         "Pause between two reads of the model config file; 0 reads it once, at the start.",
     ),
+    "per_process_gpu_memory_fraction": (0.0, 0.0, "Part of a GPU's memory to take; 0 for any."),
 }
 
 
@@ -113,12 +133,12 @@ def parse(argv: Sequence[str]) -> tuple[_Values, list[str]]:
     for name, (default, text) in _SWITCHES.items():
         flags.DEFINE_boolean(name, default, text, flag_values=values)
     for name, (default, least, text) in _INTEGERS.items():
-        most = 65535 if name.endswith("port") else 2**31 - 1
+        most = 65535 if name.endswith("port") else _MOST
         flags.DEFINE_integer(
             name, default, text, lower_bound=least, upper_bound=most, flag_values=values
         )
-    for name, (default, text) in _SECONDS.items():
-        flags.DEFINE_float(name, default, text, lower_bound=0, flag_values=values)
+    for name, (default, least, text) in _NUMBERS.items():
+        flags.DEFINE_float(name, default, text, lower_bound=least, flag_values=values)
     values.set_gnu_getopt(True)  # flags after an unknown argument count, too
     unknown = []
     for argument in values(list(argv), known_only=True)[1:]:

@@ -69,24 +69,38 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
 
 class _ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    def __init__(self, manager: Manager):
-        self._manager = manager
+    def __init__(self, manager: Manager, reloads: bool):
+        self._manager, self._reloads = manager, reloads
 
     def GetModelStatus(self, request, context):  # noqa: N802
         return answer(inference.model_status, self._manager, request, context)
 
     def HandleReloadConfigRequest(self, request, context):  # noqa: N802
         def call(manager: Manager, request):
+            if not self._reloads:
+                raise ServingError(
+                    grpc.StatusCode.PERMISSION_DENIED,
+                    "this server takes no configuration over gRPC (--noallow_reload_over_grpc)",
+                )
             return model_config.handle_reload(manager, request, lambda: not context.is_active())
 
         return answer(call, self._manager, request, context)
 
 
-def add_services(server: grpc.Server, manager: Manager, metrics: Metrics | None = None) -> None:
-    """Adds PredictionService and ModelService to a gRPC server; `metrics` counts predictions."""
+def add_services(
+    server: grpc.Server, manager: Manager, metrics: Metrics | None = None, reloads: bool = True
+) -> None:
+    """Adds PredictionService and ModelService to a gRPC server.
+
+    Args:
+        server: Not started yet.
+        manager: What is asked.
+        metrics: Metrics | None. What counts the predictions.
+        reloads: bool. Whether HandleReloadConfigRequest is answered, or refused.
+    """
     for service, servicer in (
         (_PREDICTION, _PredictionService(manager, metrics)),
-        (_MODEL, _ModelService(manager)),
+        (_MODEL, _ModelService(manager, reloads)),
     ):
         handlers = {
             method.name: grpc.unary_unary_rpc_method_handler(
@@ -129,11 +143,6 @@ def answer(call: Callable, manager: Manager, request, context: grpc.ServicerCont
             return call(manager, request)
     except ServingError as error:
         code, message = error.code, error.message
-    except UnicodeDecodeError as error:
-        # TensorFlow's Python layer fails on an error text that quotes bytes of the request, which
-        # are no UTF-8, and loses the code. Texts that quote a request tell of a fault in it.
-        code = grpc.StatusCode.INVALID_ARGUMENT
-        message = bytes(error.object).decode("utf-8", "replace")
     except Exception:  # noqa: BLE001  no exception of Python reaches a client
         logging.exception("a request failed inside the server")
         code, message = grpc.StatusCode.INTERNAL, "the request failed inside the server"

@@ -3,6 +3,7 @@
 import dataclasses
 
 import grpc
+from tensorflow.core.protobuf import config_pb2
 
 from export.server.batching import BatchingParameters, parameters_of_model
 from export.server.servable import Servable, ServingError
@@ -26,6 +27,7 @@ class Loader:
             them, unless it is told otherwise.
         max_generated_tokens: int. The most that one Predict may generate, rows times the largest
             `max_new_tokens`, where the signature has that input; 0 for no limit.
+        session_config: ConfigProto | None. Threads and more of each version's session.
 
     Example:
         >>> servable, records = Loader().load("half_plus_two", 1, "/models/half_plus_two/1")
@@ -38,6 +40,7 @@ class Loader:
     tensor_content: bool = False
     compiles: bool = False
     max_generated_tokens: int = 2**18
+    session_config: config_pb2.ConfigProto | None = None
 
     def load(self, name: str, number: int, path: str) -> tuple[Servable, int]:
         """Loads one version and warms it up.
@@ -54,7 +57,14 @@ class Loader:
             batching = parameters_of_model(path, batching)
         servable = None
         try:
-            servable = Servable(name, number, path, batching=batching, tags=self.tags)
+            servable = Servable(
+                name,
+                number,
+                path,
+                batching=batching,
+                tags=self.tags,
+                session_config=self.session_config,
+            )
             servable.tensor_content = self.tensor_content
             servable.compiles = self.compiles
             servable.max_generated_tokens = self.max_generated_tokens

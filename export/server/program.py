@@ -36,8 +36,10 @@ def main(argv: Sequence[str], usage: str) -> None:
         unknown = flags.FLAGS([argv[0], *unknown], known_only=True)[1:]  # those of logging
     except flags.Error as error:
         _fail(str(error))
-    if values.help:
+    if values.help or values.helpfull:
         print(usage, values.get_help(), sep="\n")
+        if values.helpfull:
+            print(flags.FLAGS.get_help())
         return
     if values.version:
         print(version_text())
@@ -57,7 +59,7 @@ def main(argv: Sequence[str], usage: str) -> None:
         print(f"Failed to start server. Error: {error}", flush=True)  # there, as TensorFlow Serving
         sys.exit(_FAILED)
     poller = None
-    if values.model_config_file and values.model_config_file_poll_wait_seconds:
+    if values.model_config_file and values.model_config_file_poll_wait_seconds > 0:
         poller = ConfigFilePoller(
             values.model_config_file, server.manager, values.model_config_file_poll_wait_seconds
         )

@@ -1,4 +1,4 @@
-"""TLS for the gRPC port, from an SSLConfig proto in text form."""
+"""Who may do what: TLS for the gRPC port, socket files, and what an operator should know."""
 
 import os
 import stat
@@ -53,6 +53,32 @@ def check_socket_path(path: str) -> None:
     if not stat.S_ISSOCK(os.lstat(path).st_mode):
         raise OSError(f"cannot listen at {path}: there is something else")
     os.unlink(path)
+
+
+def risks(*, tls: bool, rest: bool, reloads: bool) -> list[str]:
+    """What is told at every start, a sentence each.
+
+    Args:
+        tls: bool. Whether gRPC is served with TLS.
+        rest: bool. Whether REST is served, too.
+        reloads: bool. Whether gRPC takes another configuration.
+    """
+    told = [
+        "a SavedModel is a program: its ops, ReadFile and WriteFile among them, run with the "
+        "rights of this server. Serve only models that you trust; python -m export.op_closure "
+        "names such ops"
+    ]
+    if reloads:
+        told.append(
+            "whoever reaches the gRPC port may have any folder that this server can read served; "
+            "--noallow_reload_over_grpc refuses it"
+        )
+    if tls and rest:
+        told.append(
+            "--ssl_config_file is for gRPC alone: the REST API has no TLS and asks for no "
+            "certificate. Leave --rest_api_port out, or put a proxy with TLS before it"
+        )
+    return told
 
 
 def _invalid(message: str) -> ServingError:

@@ -32,6 +32,7 @@ class Servable:
         path: str. The version's folder, the one that holds `saved_model.pb`.
         batching: BatchingParameters | None. How runs share batches; None runs each by itself.
         tags: Tags of the MetaGraph to load.
+        session_config: ConfigProto | None. Threads, memory of a GPU and more of the session.
 
     Raises:
         ServingError: the folder holds no SavedModel, or one that is incomplete, lacks the tag
@@ -52,6 +53,7 @@ class Servable:
         *,
         batching: BatchingParameters | None = None,
         tags: Sequence[str] = ("serve",),
+        session_config: config_pb2.ConfigProto | None = None,
     ):
         self.name = name
         self.version = version
@@ -61,6 +63,8 @@ class Servable:
         self.max_generated_tokens = 0  # of one Predict, rows x max_new_tokens; 0 for no limit
         self._graph = tf.Graph()
         config = config_pb2.ConfigProto()
+        if session_config is not None:
+            config.CopyFrom(session_config)
         if batching is not None:
             # What is in a batch is optimized again where it is called; one pass out here is enough.
             config.graph_options.rewrite_options.meta_optimizer_iterations = (
@@ -129,7 +133,7 @@ class Servable:
                 if values is None:
                     fed = [feeds[name] for name in feed_names]
                     values = self._run_alone(feed_names, fed, fetch_names)
-        except tf.errors.OpError as error:
+        except (tf.errors.OpError, UnicodeDecodeError) as error:
             raise ServingError.from_tensorflow(error) from error
         by_name = dict(zip(fetch_names, map(_as_array, values), strict=True))
         return [by_name[name] for name in fetches]
@@ -197,7 +201,7 @@ def _as_array(value) -> np.ndarray:
 def _load_error(path: str, tags: Sequence[str], error: BaseException) -> BaseException:
     """The loader's exception as the status TensorFlow Serving reports for the same folder."""
     code = grpc.StatusCode
-    if isinstance(error, tf.errors.OpError):
+    if isinstance(error, (tf.errors.OpError, UnicodeDecodeError)):
         return ServingError.from_tensorflow(error)
     if isinstance(error, OSError) and "does not exist" in str(error):
         return ServingError(

@@ -79,6 +79,7 @@ class Server:
         channel_arguments: Further arguments of gRPC, or other values for those set here.
         health: bool. Whether to serve grpc.health.v1.Health.
         reflection: bool. Whether to serve gRPC reflection, by which clients can list the services.
+        reloads: bool. Whether who reaches the gRPC port may change what is served.
         rest: RestOptions | None. The REST API; None for none.
 
     Raises:
@@ -106,6 +107,7 @@ class Server:
         channel_arguments: Mapping[str, int | str] | None = None,
         health: bool = False,
         reflection: bool = False,
+        reloads: bool = True,
         rest: RestOptions | None = None,
     ):
         loader = loader or Loader()
@@ -126,7 +128,7 @@ class Server:
         self._credentials, self._socket_path = credentials, socket_path
         self._channel_arguments = {**_CHANNEL_ARGUMENTS, **(channel_arguments or {})}
         self._health = health_servicer() if health else None
-        self._reflection = reflection
+        self._reflection, self._reloads = reflection, reloads
         self._metrics = (
             Metrics(lambda name: bool(self.manager.statuses(name)))
             if rest is not None and rest.metrics_path
@@ -175,7 +177,7 @@ class Server:
             options=list(self._channel_arguments.items()),
             maximum_concurrent_rpcs=self._threads + self._max_queued,
         )
-        add_services(server, self.manager, self._metrics)
+        add_services(server, self.manager, self._metrics, self._reloads)
         names = [*SERVICES]
         if self._health is not None:
             health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

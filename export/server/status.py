@@ -19,6 +19,13 @@ class ServingError(Exception):
         self.message = message
 
     @classmethod
-    def from_tensorflow(cls, error: tf.errors.OpError) -> "ServingError":
-        """Keeps the code and message of an error that a graph raised."""
+    def from_tensorflow(cls, error: tf.errors.OpError | UnicodeDecodeError) -> "ServingError":
+        """Keeps the code and message of an error that a graph raised.
+
+        TensorFlow's Python layer fails on an error text with bytes that are no UTF-8, and loses the
+        code. Texts that quote such bytes quote a request, and tell of a fault in it.
+        """
+        if isinstance(error, UnicodeDecodeError):
+            text = bytes(error.object).decode("utf-8", "replace")
+            return cls(grpc.StatusCode.INVALID_ARGUMENT, text)
         return cls(_CODES.get(error.error_code, grpc.StatusCode.UNKNOWN), error.message)

@@ -1,6 +1,7 @@
 """`python -m export` and `python -m export.verify` as a user meets them."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,48 @@ def test_flags_that_are_missing_or_wrong_are_named(tmp_path):
     assert result.returncode == 1
     assert "--version=-1" in result.stderr
     assert "non-negative" in result.stderr
+
+
+def test_a_reader_that_leaves_ends_in_no_traceback(tmp_path):
+    """As `... | head` does; also with 2>&1. Commands that import TensorFlow do as these do."""
+    code = """
+import sys
+from export.output_pipe import outlive_readers
+outlive_readers()
+for number in range(20_000):
+    print(number)
+print(number, file=sys.stderr, flush=True)
+open(sys.argv[1], "w").close()
+sys.exit(7)
+"""
+    commands = {
+        "export.client": ["-m", "export.client", "--help"],
+        "export": ["-m", "export", "--help"],
+        "trainers": ["-m", "trainers", "--help"],
+        "trainers.prepare": ["-m", "trainers.prepare", "--help"],
+        "trainers.data_service": ["-m", "trainers.data_service", "--help"],
+        "on": ["-c", code, str(tmp_path / "went on")],
+    }
+    reading, writing = os.pipe()
+    os.close(reading)
+    running = {
+        name: subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            stdout=writing,
+            stderr=writing if name == "on" else subprocess.PIPE,
+            text=True,
+        )
+        for name, arguments in commands.items()
+    }
+    os.close(writing)
+    said = {name: process.communicate(timeout=240)[1] for name, process in running.items()}
+    for name, text in said.items():
+        assert not text or "BrokenPipe" not in text, name
+    assert running["on"].returncode == 7
+    assert (tmp_path / "went on").exists()
+    for module in ("export/server/__main__", "export/verify", "export/op_closure"):
+        assert "    outlive_readers()\n" in (ROOT / f"{module}.py").read_text()
 
 
 def test_verify_without_a_model_cannot_replay(tmp_path):

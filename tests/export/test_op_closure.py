@@ -282,6 +282,45 @@ def test_an_attribute_that_came_later_at_its_default_is_harmless(plain):
     assert only(check(plain, "2.16.1")).op == "GatherNd"
 
 
+def test_ops_that_touch_files_are_named(tmp_path, capsys):
+    def body(x):
+        found = tf.io.matching_files(x[0])
+        tf.io.write_file(x[0], x[1])
+        tf.print(x, output_stream="file:///tmp/printed")
+        tf.print(x)
+        restored = tf.raw_ops.RestoreV2(
+            prefix=x[0], tensor_names=["a"], shape_and_slices=[""], dtypes=[tf.string]
+        )
+        return {"y": tf.concat([found, tf.io.read_file(x[0])[None], *restored], 0)}
+
+    # What every model is loaded with is no warning: a table from an asset, and variables.
+    asset = tmp_path / "words.txt"
+    asset.write_text("a\n")
+    table = tf.lookup.StaticVocabularyTable(
+        tf.lookup.TextFileInitializer(
+            *(str(asset), tf.string, tf.lookup.TextFileIndex.WHOLE_LINE),
+            *(tf.int64, tf.lookup.TextFileIndex.LINE_NUMBER),
+        ),
+        1,
+    )
+    plain = save(
+        tmp_path / "plain" / "1",
+        lambda x: {"y": table.lookup(x)},
+        spec=STRINGS,
+        tracked=[table, tf.Variable(1.0)],
+    )
+    assert check(plain) == []
+    folder = save(tmp_path / "m" / "1", body, spec=STRINGS, tracked=tf.Variable(1.0))
+    findings = check(folder)
+    ops = ["MatchingFiles", "WriteFile", "PrintV2", "RestoreV2", "ReadFile"]
+    assert sorted(finding.op for finding in findings) == sorted(ops)
+    for finding in findings:
+        assert not finding.blocks
+        assert "with the rights of the server" in finding.message
+    assert main([f"--model_dir={tmp_path / 'm'}"]) == 0
+    assert "warning: WriteFile: it reads or writes files" in capsys.readouterr().out
+
+
 def test_types_that_came_later(plain):
     with_node(plain, "Range", Tidx=types_pb2.DT_BFLOAT16)
     finding = only(check(plain, "2.17.1"))

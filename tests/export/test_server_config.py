@@ -4,6 +4,7 @@ import contextlib
 import logging
 import pathlib
 import shutil
+import signal
 import time
 
 import grpc
@@ -12,6 +13,7 @@ import pytest
 import tensorflow as tf
 from absl import flags
 from google.protobuf import text_format
+from tensorflow.core.protobuf import config_pb2
 from tensorflow_serving.apis import (
     get_model_status_pb2,
     model_management_pb2,
@@ -20,7 +22,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from export.server import ServingError
+from export.server import Loader, ServingError
 from export.server.command import make_server, version_text
 from export.server.command_flags import channel_arguments, parse
 from export.server.model_config import (
@@ -30,7 +32,7 @@ from export.server.model_config import (
     read_model_config,
     reload,
 )
-from export.server.program import OneLine
+from export.server.program import OneLine, main
 from export.server.text_protos import MonitoringConfigProto, read_text_proto
 
 State = get_model_status_pb2.ModelVersionStatus.State
@@ -300,8 +302,6 @@ def test_flags_and_what_is_none_of_them():
     values, unknown = parse(["server", "--nosuchflag=1", "--port=7", "stray", "--model_name=n"])
     assert (values.port, values.model_name) == (7, "n")
     assert unknown == ["--nosuchflag=1", "stray"]
-    for name in ("--num_load_threads=2", "--noenable_profiler", "--mixed_precision=bfloat16"):
-        assert parse(["server", name])[1] == []  # a start line of the real server works
     for wrong in ("--port=x", "--port=-1", "--port=70000", "--max_num_load_retries=-1"):
         with pytest.raises(flags.Error, match=wrong.split("=")[0].strip("-")):
             parse(["server", wrong])
@@ -311,6 +311,128 @@ def test_flags_and_what_is_none_of_them():
     assert channel_arguments("a=1,b=x=y,,c=-2") == {"a": 1, "b": "x=y", "c": -2}
     with pytest.raises(ValueError, match="'nothing' is not name=value"):
         channel_arguments("nothing")
+
+
+# Every flag of tensorflow_model_server 2.19 to 2.22, each with a value that the real one takes.
+_REAL_FLAGS = """
+    --port=8500 --grpc_socket_path=/tmp/s --rest_api_port=8501 --rest_api_num_threads=8
+    --rest_api_timeout_in_ms=30000 --rest_api_enable_cors_support=false --enable_batching=false
+    --allow_version_labels_for_unavailable_models --batching_parameters_file=
+    --enable_per_model_batching_parameters=false --model_config_file=
+    --model_config_file_poll_wait_seconds=-1 --model_name=m --model_base_path=/m
+    --num_load_threads=2 --num_unload_threads=2 --max_num_load_retries=5
+    --load_retry_interval_micros=-1 --file_system_poll_wait_seconds=-1
+    --flush_filesystem_caches=true --tensorflow_session_parallelism=0
+    --tensorflow_session_config_file= --tensorflow_intra_op_parallelism=2
+    --tensorflow_inter_op_parallelism=3 --use_alts_credentials=false --ssl_config_file=
+    --platform_config_file= --per_process_gpu_memory_fraction=0.5 --saved_model_tags=serve
+    --grpc_channel_arguments=grpc.max_connection_age_ms=2000 --grpc_max_threads=8
+    --enable_model_warmup=true --num_request_iterations_for_warmup=0 --version=false
+    --monitoring_config_file= --remove_unused_fields_from_bundle_metagraph=true
+    --prefer_tflite_model=false --num_tflite_pools=2 --num_tflite_interpreters_per_pool=1
+    --enable_signature_method_name_check=false --xla_cpu_compilation_enabled=false
+    --xla_gpu_compilation_enabled=true --noenable_profiler --thread_pool_factory_config_file=
+    --mixed_precision=bfloat16 --skip_initialize_tpu --enable_grpc_healthcheck_service=false
+    --enable_serialization_as_tensor_content=false
+"""
+
+
+def test_start_lines_of_the_real_server_start_this_one(monkeypatch, tmp_path, caplog):
+    asked = {}
+    monkeypatch.setattr("export.server.command.Server", lambda *_, **options: asked.update(options))
+    with caplog.at_level(logging.WARNING):
+        values, unknown = parse(["server", *_REAL_FLAGS.split()])
+    assert unknown == []
+    told = [line for line in caplog.messages if line.endswith("has no effect on this server")]
+    assert len(told) == 14
+    assert "--mixed_precision has no effect on this server" in told
+    make_server(values)
+    config = asked["loader"].session_config
+    assert (config.intra_op_parallelism_threads, config.inter_op_parallelism_threads) == (2, 3)
+    assert config.gpu_options.per_process_gpu_memory_fraction == 0.5
+    assert asked["loader"].compiles
+    assert asked["loader"].warm_up_iterations == 1
+    assert asked["retries"].seconds == 0
+    assert asked["poll_wait_seconds"] == 0
+    file = tmp_path / "session.config"
+    file.write_text("intra_op_parallelism_threads: 5 inter_op_parallelism_threads: 6")
+
+    def threads(*arguments):
+        flag = f"--tensorflow_session_config_file={file}"
+        make_server(parse(["server", "--model_base_path=/m", flag, *arguments])[0])
+        config = asked["loader"].session_config
+        return config.intra_op_parallelism_threads, config.inter_op_parallelism_threads
+
+    assert threads() == (5, 6)
+    assert threads("--tensorflow_session_parallelism=4") == (4, 4)
+    assert threads("--tensorflow_intra_op_parallelism=7") == (7, 6)
+    with pytest.raises(ServingError, match="You cannot configure all"):
+        threads(
+            *(f"--tensorflow_{kind}_parallelism=2" for kind in ("session", "intra_op", "inter_op"))
+        )
+    file.write_text("threads: 5")
+    with pytest.raises(ServingError, match="Invalid protobuf file"):
+        threads()
+
+
+def test_sessions_are_configured(versions):
+    config = config_pb2.ConfigProto(device_count={"CPU": 3})
+    servable, _ = Loader(session_config=config).load("m", 1, str(versions / "1"))
+    assert len(servable._session.list_devices()) == 3
+    servable.close()
+
+
+def test_a_configuration_that_does_not_parse_ends_the_server(tmp_path, capsys, caplog):
+    file = tmp_path / "models.config"
+    file.write_text("this is no config")
+    numbers = signal.SIGTERM, signal.SIGINT
+    before = [signal.getsignal(number) for number in numbers]
+    try:
+        with caplog.at_level(logging.ERROR), pytest.raises(SystemExit) as ended:
+            main(["server", f"--model_config_file={file}"], "")
+    finally:
+        for number, handler in zip(numbers, before):
+            signal.signal(number, handler)
+    assert ended.value.code == 255
+    assert "Error parsing text-format tensorflow.serving.ModelServerConfig: " in caplog.text
+    assert capsys.readouterr().out.startswith("Failed to start server. Error: INVALID_ARGUMENT: ")
+
+
+@pytest.mark.parametrize("flag", ["--help", "--helpfull"])
+def test_help_lists_the_flags(flag, capsys):
+    main(["server", flag], "how it is called")
+    text = capsys.readouterr().out
+    assert text.startswith("how it is called\n")
+    assert "--tensorflow_session_parallelism:" in text
+    assert ("--verbosity:" in text) == (flag == "--helpfull")
+
+
+def test_risks_are_told_at_the_start(monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr("export.server.command.Server", lambda *_, **options: options)
+    monkeypatch.setattr("export.server.command.read_credentials", lambda path: path)
+
+    def told(*arguments):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            make_server(parse(["server", "--model_base_path=/m", *arguments])[0])
+        return [word in caplog.text for word in ("WriteFile", "allow_reload_over_grpc", "no TLS")]
+
+    assert told("--rest_api_port=8501") == [True, True, False]
+    assert told("--noallow_reload_over_grpc") == [True, False, False]
+    assert told("--ssl_config_file=/x") == [True, True, False]
+    assert told("--ssl_config_file=/x", "--rest_api_port=8501") == [True, True, True]
+
+
+def test_reloads_over_grpc_can_be_refused(versions):
+    with started(
+        f"--model_base_path={versions}", "--model_name=m", "--noallow_reload_over_grpc"
+    ) as (server, client):
+        code, message = refused(client.reload, config(entry(versions, name="n")))
+        assert code == "PERMISSION_DENIED"
+        assert "--noallow_reload_over_grpc" in message
+        assert client.added() == 3
+        reload(server.manager, config(entry(versions, name="n")))  # from this process it is taken
+        assert client.added(name="n") == 3
 
 
 def test_flags_that_need_each_other(tmp_path, caplog):

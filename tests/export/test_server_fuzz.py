@@ -1,8 +1,12 @@
 """What is no request, or nearly one: each gets its code, and the server stays as it was."""
 
+import base64
 import gc
+import json
 import os
 import random
+import urllib.error
+import urllib.request
 
 import grpc
 import numpy as np
@@ -21,7 +25,7 @@ from tensorflow_serving.apis import (
 )
 
 from export.methods import CLASSIFY_METHOD, REGRESS_METHOD
-from export.server import BatchingParameters, Loader, ServedModel, Server
+from export.server import BatchingParameters, Loader, RestOptions, ServedModel, Server
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -64,6 +68,10 @@ class Desk(tf.Module):
         features = {"x": tf.io.FixedLenFeature([], tf.float32)}
         return {"outputs": tf.io.parse_example(inputs, features)["x"]}
 
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "text")])
+    def number(self, text):
+        return {"y": tf.strings.to_number(text)}
+
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
@@ -72,6 +80,7 @@ def base(tmp_path_factory):
         "serving_default": desk.predict,
         "classify": desk.classify,
         "regress": desk.regress,
+        "number": desk.number,
     }
     tf.saved_model.save(desk, str(base / "1"), signatures=signatures)
     return base
@@ -293,18 +302,73 @@ def test_malformed_reloads_get_their_codes(base, count):
     assert {"INVALID_ARGUMENT", "INTERNAL", "DEADLINE_EXCEEDED"} <= seen
 
 
+# Of a message that tells of this process rather than of the request.
+_INSIDE = ("Exception", "codec", "Traceback", "inside the server", "Error:")
+
+
 @pytest.mark.parametrize("batching", [None, BatchingParameters(max_batch_size=8)])
 def test_errors_that_quote_bytes_reach_the_client(base, batching):
-    """An example that is none, with bytes that are no UTF-8, sent as Python cannot write it."""
+    """Examples that are none, with bytes that are no UTF-8, sent as Python cannot write them."""
+    rng = random.Random(1)
+    options = {"loader": Loader(batching=batching), "rest": RestOptions(port=0)}
     with (
-        Server([ServedModel("m", str(base))], port=0, loader=Loader(batching=batching)) as server,
+        Server([ServedModel("m", str(base))], port=0, **options) as server,
         grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel,
     ):
         call = channel.unary_unary(PREDICTION + "Predict")
-        request = predict_pb2.PredictRequest()
-        request.model_spec.name, request.model_spec.signature_name = "m", "classify"
-        request.inputs["inputs"].CopyFrom(tf.make_tensor_proto([b"\xff\xfe\x80garbage"]))
-        with pytest.raises(grpc.RpcError) as caught:
-            call(request.SerializeToString(), timeout=60)
-    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert "Could not parse example input, value: '" in caught.value.details()
+
+        def over_grpc(signature, alias, value):
+            request = predict_pb2.PredictRequest()
+            request.model_spec.name, request.model_spec.signature_name = "m", signature
+            request.inputs[alias].CopyFrom(tf.make_tensor_proto([value]))
+            with pytest.raises(grpc.RpcError) as caught:
+                call(request.SerializeToString(), timeout=60)
+            return caught.value.code().name, caught.value.details()
+
+        def over_rest(signature, alias, value):
+            rows = [{alias: {"b64": base64.b64encode(value).decode()}}]
+            body = json.dumps({"signature_name": signature, "instances": rows}).encode()
+            url = f"http://127.0.0.1:{server.rest_port}/v1/models/m:predict"
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                urllib.request.urlopen(url, body, timeout=60)
+            return caught.value.code, json.loads(caught.value.read())["error"]
+
+        for number in range(30):
+            garbage = b"\xff" + rng.randbytes(rng.choice([0, 1, 3, 30, 5000]))
+            for ask, code in ((over_grpc, "INVALID_ARGUMENT"), (over_rest, 400)):
+                found, text = ask("classify", "inputs", garbage)
+                assert found == code, text
+                assert "Could not parse example input, value: '" in text
+                assert not [mark for mark in _INSIDE if mark in text]
+                if number % 5 == 0:
+                    found, text = ask("number", "text", garbage)
+                    assert found == code, text
+                    assert "StringToNumberOp could not correctly convert string: " in text
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("secret"), KeyError("secret"), MemoryError(), RecursionError("secret")]
+    + [OSError(5, "secret"), ValueError("\udcff secret"), UnicodeError("secret")],
+    ids=lambda error: type(error).__name__,
+)
+def test_no_exception_reaches_a_client(base, error, monkeypatch, caplog):
+    """Whatever fails inside: the client has a code and a plain text, the log has the rest."""
+
+    def fail(*_, **__):
+        raise error
+
+    rng = random.Random(2)
+    with (
+        Server([], port=0) as server,
+        grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+    ):
+        for name in ("acquire", "statuses", "reload", "check_labels"):
+            monkeypatch.setattr(server.manager, name, fail)
+        for method in REQUESTS:
+            with pytest.raises(grpc.RpcError) as caught:
+                message = valid(method, rng, str(base)).SerializeToString()
+                channel.unary_unary(method)(message, timeout=60)
+            assert caught.value.code() is grpc.StatusCode.INTERNAL, method
+            assert caught.value.details() == "the request failed inside the server"
+    assert caplog.text.count(type(error).__name__) >= len(REQUESTS)

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
+from trainers.output_pipe import outlive_readers
+
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Declares the command's flags; not at import, where those of another command may be."""
@@ -157,5 +159,6 @@ def _config(values: flags.FlagValues):
 
 
 if __name__ == "__main__":
+    outlive_readers()
     define_flags()
     app.run(main)
