@@ -69,8 +69,23 @@ class BertBackbone(keras.Model):
         self.pooler = None
         if config.use_pooler:
             self.pooler = make_dense(config, config.hidden_dim, "pooler")
-            # `call` does not pass through it, so it would not be built with the rest.
-            self.pooler.build((None, config.hidden_dim))
+
+    def build(self, input_shape):
+        # With shapes, part by part, so that `summary()` knows them.
+        hidden_shape = self.compute_output_shape(input_shape)
+        self.token_embedding.build(input_shape)
+        if self.config.positions == "learned":
+            self.position_embedding.build(input_shape)
+        if self.config.num_segments:
+            self.segment_embedding.build(input_shape)
+        norm = self.final_norm if self.config.norm_placement == "pre" else self.embedding_norm
+        for part in (norm, self.dropout, *self.blocks):
+            part.build(hidden_shape)
+        if self.pooler is not None:
+            self.pooler.build((input_shape[0], self.config.hidden_dim))
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape, self.config.hidden_dim)
 
     @property
     def output_dim(self) -> int:
@@ -82,7 +97,8 @@ class BertBackbone(keras.Model):
 
         Args:
             token_ids: (B, T) int32.
-            padding_mask: (B, T) bool, True at real tokens; `None` means all are real.
+            padding_mask: (B, T) bool or int32, True or 1 at real tokens. `None` means all are
+                real: padding is then read as text, and the hidden states of a padded row change.
             segment_ids: (B, T) int32 below `num_segments`; `None` means all 0. Ignored by a model
                 with fewer than two segments.
             training: bool, whether dropout is on.

@@ -21,9 +21,9 @@ from keras import ops
 from zoo.head_base import (
     EncoderHead,
     gather_positions,
+    input_dropout,
     output_dense,
     require_at_least,
-    require_fraction,
 )
 from zoo.layers import activate, make_norm
 from zoo.pooling import check_pooling, default_pooling
@@ -117,7 +117,7 @@ class Classifier(EncoderHead):
         super().__init__(backbone, **kwargs)
         self.num_classes = require_at_least("num_classes", num_classes, 2)
         self.pooling = check_pooling(pooling or default_pooling(backbone), backbone)
-        self.dropout = keras.layers.Dropout(require_fraction("dropout", dropout))
+        self.dropout = input_dropout(dropout, None, backbone.output_dim)
         self.output_layer = output_dense(num_classes, "output")
         self.finish(uses_pooler=self.pooling == "cls")
 
@@ -157,7 +157,7 @@ class Regressor(EncoderHead):
     ):
         super().__init__(backbone, **kwargs)
         self.pooling = check_pooling(pooling or default_pooling(backbone), backbone)
-        self.dropout = keras.layers.Dropout(require_fraction("dropout", dropout))
+        self.dropout = input_dropout(dropout, None, backbone.output_dim)
         self.output_layer = output_dense(1, "output")
         self.finish(uses_pooler=self.pooling == "cls")
 
@@ -184,7 +184,7 @@ class Tagger(EncoderHead):
     def __init__(self, backbone: keras.Model, num_tags: int, dropout: float = 0.1, **kwargs):
         super().__init__(backbone, **kwargs)
         self.num_tags = require_at_least("num_tags", num_tags, 2)
-        self.dropout = keras.layers.Dropout(require_fraction("dropout", dropout))
+        self.dropout = input_dropout(dropout, None, None, backbone.output_dim)
         self.output_layer = output_dense(num_tags, "output")
         self.finish()
 
@@ -211,7 +211,7 @@ class SpanPredictor(EncoderHead):
 
     def __init__(self, backbone: keras.Model, dropout: float = 0.1, **kwargs):
         super().__init__(backbone, **kwargs)
-        self.dropout = keras.layers.Dropout(require_fraction("dropout", dropout))
+        self.dropout = input_dropout(dropout, None, None, backbone.output_dim)
         self.output_layer = output_dense(2, "output")
         self.finish()
 

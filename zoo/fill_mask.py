@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow as tf
 
 from zoo.packing import central, take_windows
@@ -18,7 +19,8 @@ class MaskFiller(TextEncoder):
     Signature `fill_mask`: `text` [B], with the tokenizer's mask token written out, to `tokens`
     [B, M, K] string and `probabilities` [B, M, K] float32, likeliest first, for the M masks of the
     row with most of them (rows with fewer are padded with "" and 0), and `text` [B], in which the
-    likeliest piece stands for each mask. Special tokens are no candidates.
+    likeliest piece stands for each mask; the likeliest of whole characters, where pieces may be
+    parts of one. Special tokens are no candidates.
 
     Example: `MaskFiller(tokenizer, model).fill_mask(["The [MASK] barks."])["tokens"]`
     """
@@ -45,7 +47,8 @@ class MaskFiller(TextEncoder):
             [self.model.vocabulary_size],
         )
         count = max(min(CANDIDATES, self.tokenizer.vocabulary_size - len(excluded)), 1)
-        best, ids = tf.math.top_k(tf.nn.softmax(logits + penalty), count)  # (masks, K)
+        logits += penalty
+        best, ids = tf.math.top_k(tf.nn.softmax(logits), count)  # (masks, K)
         tokens = self.tokenizer.tokens(ids)
         rows = tf.boolean_mask(encoded.ids.value_rowids(), is_mask.flat_values)
         size = tf.shape(text, tf.int64)[0]
@@ -63,12 +66,19 @@ class MaskFiller(TextEncoder):
         outputs = {
             "tokens": by_text(tokens, ""),
             "probabilities": by_text(best, 0.0),
-            "text": _replace(text, start, end, *self._likeliest(ids[:, :1])),
+            "text": _replace(text, start, end, *self._likeliest(logits)),
         }
         return rows_of(given, outputs)
 
-    def _likeliest(self, ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The text of ids (masks, 1), and whether each goes on with the word before; (masks,)."""
+    def _likeliest(self, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The text of the likeliest pieces of whole characters, and whether each goes on with the
+        word before; both (masks,)."""
+        pieces = self.tokenizer.pieces()
+        partial = [not _is_utf8(piece) for piece in pieces]
+        if any(partial):  # a byte-level piece may be a part of a character
+            partial += [False] * (self.model.vocabulary_size - len(pieces))
+            logits += tf.constant(np.array(partial, np.float32) * -1e9)
+        ids = tf.argmax(logits, axis=-1, output_type=tf.int32)[:, None]
         # Byte-level pieces bring the space before a word along: the one in the text stays.
         pieces = tf.strings.regex_replace(self.tokenizer.decode(ids), "^ ", "")
         return pieces, tf.gather(tf.constant(self.tokenizer.continuation), ids[:, 0])
@@ -88,6 +98,14 @@ class MaskFiller(TextEncoder):
         logits = self.forward(packed, masked_positions=positions)  # (W, P, V)
         real = tf.sequence_mask(places.row_lengths(), tf.shape(positions)[1])
         return tf.boolean_mask(logits, real)
+
+
+def _is_utf8(piece: bytes) -> bool:
+    try:
+        piece.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _replace(

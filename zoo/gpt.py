@@ -60,6 +60,18 @@ class GPTBackbone(keras.Model):
         self.blocks = [DecoderBlock(config, name=f"block_{i}") for i in range(config.num_layers)]
         self.final_norm = make_norm(config, "final_norm")
 
+    def build(self, input_shape):
+        # With shapes, part by part, so that `summary()` knows them.
+        hidden_shape = self.compute_output_shape(input_shape)
+        self.token_embedding.build(input_shape)
+        if self.config.positions == "learned":
+            self.position_embedding.build(input_shape)
+        for part in (self.dropout, *self.blocks, self.final_norm):
+            part.build(hidden_shape)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape, self.config.hidden_dim)
+
     def call(self, token_ids, document_ids=None, training=None):
         """Hidden states (B, T, D) of token ids (B, T).
 

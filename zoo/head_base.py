@@ -10,9 +10,10 @@ from keras import ops
 from zoo.pooling import pool
 from zoo.serialization import model_from_config, quantization_config
 from zoo.strict_config import ConfigError
+from zoo.token_inputs import TokenModel, require_two_axes
 
 
-class EncoderHead(keras.Model):
+class EncoderHead(TokenModel):
     """What all heads share: reading the inputs dict, saving, building.
 
     A subclass makes its layers, then calls `finish`; its `call` starts from `encode`.
@@ -22,6 +23,9 @@ class EncoderHead(keras.Model):
     """
 
     task: str
+    inputs_text = (
+        'a dict of inputs: {"token_ids": (B, T) int32, "padding_mask": (B, T) bool or int32}'
+    )
 
     def __init__(self, backbone: keras.Model, **kwargs):
         super().__init__(**kwargs)
@@ -61,11 +65,8 @@ class EncoderHead(keras.Model):
         """Hidden states (B, T, D) of the inputs dict."""
         if not isinstance(inputs, dict) or "token_ids" not in inputs:
             received = sorted(inputs) if isinstance(inputs, dict) else type(inputs).__name__
-            raise TypeError(
-                f"{type(self).__name__} takes a dict of inputs: "
-                '{"token_ids": (B, T) int32, "padding_mask": (B, T) bool or int32}. '
-                f"Received: {received}"
-            )
+            raise TypeError(f"{type(self).__name__} takes {self.inputs_text}. Received: {received}")
+        require_two_axes(self, inputs["token_ids"])
         return self.backbone.encode(
             inputs["token_ids"],
             padding_mask=inputs.get("padding_mask"),
@@ -104,6 +105,13 @@ class EncoderHead(keras.Model):
     @classmethod
     def from_config(cls, config):
         return model_from_config(cls, config)
+
+
+def input_dropout(rate: float, *shape: int | None) -> keras.layers.Dropout:
+    """Dropout of what a head's last layer reads; built, so that `summary()` knows its shape."""
+    dropout = keras.layers.Dropout(require_fraction("dropout", rate))
+    dropout.build(shape)
+    return dropout
 
 
 def output_dense(units: int, name: str) -> keras.layers.Dense:

@@ -7,10 +7,11 @@ from keras import ops
 
 from zoo.serialization import model_from_config, quantization_config
 from zoo.strict_config import ConfigError
+from zoo.token_inputs import TokenModel, require_two_axes
 
 
 @keras.saving.register_keras_serializable(package="zoo")
-class CausalLM(keras.Model):
+class CausalLM(TokenModel):
     """Next-token language model: token ids (B, T) to logits (B, T, V), float32.
 
     `logits[:, t]` predicts token t + 1. Train it with
@@ -33,6 +34,7 @@ class CausalLM(keras.Model):
     """
 
     task = "lm"
+    inputs_text = "token_ids (B, T) int32"
 
     def __init__(self, backbone: keras.Model, **kwargs):
         super().__init__(**kwargs)
@@ -47,6 +49,7 @@ class CausalLM(keras.Model):
 
     def call(self, token_ids, document_ids=None, training=None):
         """Logits (B, T, V) of token ids (B, T); `document_ids` as in `GPTBackbone.call`."""
+        require_two_axes(self, token_ids)
         if document_ids is None:
             hidden = self.backbone(token_ids, training=training)
         else:

@@ -56,6 +56,23 @@ class LSTMBackbone(keras.Model):
     def _layer(self, name: str) -> LSTM:
         return LSTM(self.config.hidden_dim, self.config.forget_bias, name=name)
 
+    def build(self, input_shape):
+        # With shapes, part by part, so that `summary()` knows them.
+        batch_size, length = input_shape
+        units, width = self.config.hidden_dim, self.config.token_dim
+        self.token_embedding.build((length, batch_size))
+        self.dropout.build((length, batch_size, width))
+        both = self.config.bidirectional
+        for i, layer in enumerate(self.recurrent_layers):
+            for part in (layer, self.backward_layers[i]) if both else (layer,):
+                part.build((length, batch_size, width))
+            width = 2 * units if both else units
+        if self.projection is not None:
+            self.projection.build((batch_size, length, units))
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape, self.output_dim)
+
     @property
     def is_causal(self) -> bool:
         """Whether a hidden state depends on the past only."""
@@ -72,8 +89,9 @@ class LSTMBackbone(keras.Model):
 
         Args:
             token_ids: (B, T) int32.
-            padding_mask: (B, T) bool, True at real tokens, `None` if all are: at padding the
-                state of either direction stands still.
+            padding_mask: (B, T) bool or int32, True or 1 at real tokens: at padding the state of
+                either direction stands still. `None` means all are real: padding is then read as
+                text, and in a bidirectional model the hidden states of the whole row change.
             segment_ids: ignored, an LSTM knows no segments.
             training: bool, whether dropout is on.
         """

@@ -49,6 +49,11 @@ class LSTM(keras.layers.Layer):
     def build(self, inputs_shape):
         self.cell.build((None, inputs_shape[-1]))
 
+    def compute_output_shape(self, inputs_shape):
+        length, batch_size, _ = inputs_shape
+        state = (batch_size, self.cell.units)
+        return (length, *state), state, state
+
     def call(self, inputs, state=None, padding_mask=None, rows=None, training=None):
         """Hidden states (T, B, U), and h and c (B, U) after the last step.
 

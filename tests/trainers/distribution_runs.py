@@ -2,7 +2,8 @@
 
 python distribution_runs.py TEXT OUT RUN...  trains tiny models and writes their losses as JSON.
 A RUN is a model and a strategy with its number of devices, such as "gpt mirrored-4"; "reference" is
-one device. Weights begin as NumPy numbers, so that all backends begin alike.
+one device. "mask-bool" and "mask-int32" are a classifier that Keras' own `fit` trains, with padding
+masks of that type. Weights begin as NumPy numbers, so that all backends begin alike.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+import zoo
 from trainers.batches import training_batches, validation_batches
 from trainers.config import TrainConfig
 from trainers.data_config import DataConfig, MixedCorpus
@@ -111,6 +113,26 @@ def fit(task: Task, distribution: Distribution) -> dict:
     }
 
 
+def fit_as_keras_users(distribution: Distribution, mask_type: str) -> dict:
+    """Losses of `model.fit` on padded rows."""
+    ids = np.random.default_rng(0).integers(1, 9, (8, 6)).astype("int32")
+    mask = np.arange(6) < np.arange(1, 9)[:, None].clip(max=6)
+    with distribution.scope():
+        model = zoo.build(
+            zoo.LSTMConfig(9, context_length=8, num_layers=1, hidden_dim=4, bidirectional=True),
+            "classify",
+            {"num_classes": 2, "dropout": 0.0},
+        )
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(0.5), loss)
+    set_weights(model)
+    inputs = {"token_ids": ids, "padding_mask": mask.astype(mask_type)}
+    history = model.fit(inputs, ids[:, 0] % 2, batch_size=8, epochs=3, verbose=0, shuffle=False)
+    evaluation = model.evaluate(inputs, ids[:, 0] % 2, batch_size=8, verbose=0)
+    logits = model.predict(inputs, batch_size=8, verbose=0)
+    return {"steps": history.history["loss"], "evaluation": evaluation, "logits": logits.tolist()}
+
+
 def split_cpu(parts: int) -> None:
     """Makes several logical devices of the CPU; before TensorFlow does anything."""
     cpu = tf.config.list_physical_devices("CPU")[0]
@@ -137,6 +159,9 @@ def main(text: str, out: str, *runs: str) -> None:
         family, name = run.split()
         distribution = distribution_named(name)
         with distribution.active():
+            if family.startswith("mask-"):
+                results[run] = fit_as_keras_users(distribution, family.removeprefix("mask-"))
+                continue
             results[run] = fit(make(configs(text)[family], distribution), distribution)
     Path(out).write_text(json.dumps(results), encoding="utf-8")
 

@@ -49,6 +49,7 @@ def results(text_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     mirrored = [f"gpt {name}" for name in ("reference", "mirrored-2", "mirrored-4")]
     mirrored += ["lstm reference", "lstm mirrored-2", "mixture reference", "mixture mirrored-2"]
+    mirrored += ["mask-bool reference", "mask-bool mirrored-2", "mask-int32 mirrored-2"]
     on_jax = [f"gpt {name}" for name in ("reference", "data_parallel", "model_parallel-4")]
     on_jax += ["mixture data_parallel"]
     processes = [
@@ -91,6 +92,14 @@ def test_the_losses_of_one_device(results, run):
     corpora = ("/whole", "/start") if "mixture" in run else ("",)
     validation = {f"val_{metric}{of}" for metric in ("loss", "accuracy") for of in corpora}
     assert {"loss", "accuracy"} | validation == set(expected["evaluations"][0])
+
+
+@pytest.mark.parametrize("mask", ["bool", "int32"])
+def test_keras_fit_shares_padded_rows(results, mask):
+    expected = results["mask-bool reference"]
+    assert expected["steps"][0] != expected["steps"][-1]
+    for name, values in results[f"mask-{mask} mirrored-2"].items():
+        np.testing.assert_allclose(values, expected[name], rtol=0, atol=1e-5, err_msg=name)
 
 
 def test_one_program_for_each_shape(results):

@@ -1,28 +1,33 @@
 """What a user of plain Keras does with a model: quantize, save, several devices, wrong inputs."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from model_cases import ENCODER_CONFIGS, make_encoder, make_model
+from model_cases import make_encoder, make_model
 
 import zoo
-from zoo.presets import tasks_for
 from zoo.text_lm import TextLM
 from zoo.tokenizers.base import cut_character_bytes
 
 pytestmark = pytest.mark.tensorflow_only
 
 HEADS = {"classify": {"num_classes": 3}, "pair": {"num_classes": 3}, "tag": {"num_tags": 3}}
-ENCODERS = [
-    (name, task) for name in ("bert_modern", "bilstm") for task in tasks_for(ENCODER_CONFIGS[name])
-]
 WORDS = zoo.WordPieceTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c"])
 
 
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
 @pytest.mark.parametrize(
-    ("name", "task"), [("gpt_swiglu_untied", "lm"), ("lstm_projected", "lm"), *ENCODERS]
+    ("name", "task"),
+    # Each kind of layer: recurrent, dense, norms, tables tied and not; heads with and without.
+    [
+        ("lstm_untied", "lm"),
+        ("lstm_projected", "lm"),
+        ("bert_no_segments", "mlm"),
+        ("bilstm_projected", "tag"),
+    ],
 )
 def test_a_quantized_model_saves_and_loads(tmp_path, name, task):
     ids = np.random.default_rng(0).integers(1, 8, (2, 6)).astype("int32")
@@ -48,11 +53,44 @@ def test_names_that_need_tensorflow_are_listed():
     assert {"load", "save", "build"} <= set(dir(zoo))
 
 
+@pytest.mark.parametrize(
+    ("name", "task", "shapes"),
+    [
+        ("gpt_faithful", "lm", {"backbone": (None, None, 16)}),
+        ("lstm_projected", "lm", {"backbone": (None, None, 6)}),
+        ("bert_modern", "classify", {"backbone": (None, None, 8), "output": (None, 3)}),
+        ("bilstm", "tag", {"backbone": (None, None, 16), "output": (None, None, 3)}),
+    ],
+)
+def test_the_summary_tells_all_shapes(name, task, shapes):
+    model = make_model(name) if task == "lm" else make_encoder(name, task, HEADS[task])
+    lines = []
+    model.summary(expand_nested=True, print_fn=lines.append)
+    table = "\n".join(lines)
+    assert "?" not in table
+    for layer, shape in shapes.items():
+        assert re.search(rf"{layer} \(\w+\) +│ {re.escape(str(shape))} ", table)
+
+
 def test_wrong_inputs_say_what_is_expected():
-    model = make_encoder("bilstm", "embed")
+    model = make_model("gpt_defaults")
+    encoder = make_encoder("bilstm", "embed")
+    ids = np.zeros((2, 4), "int32")
+    for wrong in (["a", "b"], np.array(["a"]), tf.constant(["a"]), [[1, 2], [3]]):
+        for ask in (model, model.predict, model.fit, model.evaluate):
+            with pytest.raises(TypeError, match=r"takes token_ids \(B, T\) int32.*For strings use"):
+                ask(wrong)
+        for inputs in (wrong, {"token_ids": wrong}):
+            with pytest.raises(TypeError, match=r"takes a dict of inputs.*For strings use"):
+                encoder.predict(inputs, verbose=0)
     with pytest.raises(TypeError, match="SentenceEncoder takes a dict of inputs"):
-        model.predict(np.zeros((2, 4), "int32"), verbose=0)
-    lm = TextLM(zoo.CharacterTokenizer("abc"), make_model("gpt_defaults"))
+        encoder.predict(ids, verbose=0)
+    with pytest.raises(TypeError, match=r"CausalLM takes token_ids \(B, T\) int32"):
+        model({"token_ids": ids})
+    for predict, inputs in ((model, ids[0]), (encoder, {"token_ids": ids[0]})):
+        with pytest.raises(ValueError, match=r"token_ids of shape \(B, T\)"):
+            predict(inputs)
+    lm = TextLM(zoo.CharacterTokenizer("abc"), model)
     for ask in (lm.generate, lm.score, lm.next_token):
         with pytest.raises(ValueError, match="text takes a list of strings"):
             ask("abc")

@@ -230,6 +230,13 @@ def test_masks_of_byte_pairs_are_filled(piece):
     assert answer["text"][0].decode() == ("on the mat" if word != piece else f"on{piece} mat")
     assert answer["text"][1].decode() == word
     assert answer["tokens"][0, 0, 0].decode() == piece.replace("\u0120", " ")
+    # A byte of a character is a token, the likeliest here, but no text.
+    model.output_bias.assign_add(
+        200 * np.eye(config.vocabulary_size)[tokenizer.pieces().index(b"\xe4")]
+    )
+    partial = ask(TEXT_MODELS["mlm"](tokenizer, model), ["on <mask> mat", "<mask>"])
+    assert partial["tokens"][0, 0, 0] == b"\xe4"
+    assert list(partial["text"]) == list(answer["text"])
 
 
 def test_vectors_have_length_one(models):
