@@ -85,6 +85,7 @@ class Servable:
                 if not info.tensor_shape.unknown_rank:
                     self._ranks[info.name] = len(info.tensor_shape.dim)
         self._compiled = _CompiledNodes(meta_graph.graph_def)
+        self.batching = batching
         self._batched = None
         if batching is None:
             self._graph.finalize()

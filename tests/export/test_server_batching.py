@@ -14,12 +14,13 @@ import pytest
 import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
-from tensorflow_serving.apis import classification_pb2
+from tensorflow_serving.apis import classification_pb2, prediction_log_pb2
 
 from export.server import BatchingParameters, Loader, Servable, ServingError
 from export.server.batching import PER_MODEL_FILE, read_batching_parameters
 from export.server.classification import classify_on
 from export.server.request_clock import due_in
+from export.server.warmup import WARMUP_FILE
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -419,6 +420,50 @@ def test_parameters_of_a_version(folder, tmp_path):
     (copy / PER_MODEL_FILE).write_text("max_batch_size{value:0}")
     with pytest.raises(ServingError, match="max_batch_size must be positive"):
         loader.load("m", 2, str(copy))
+
+
+class Seen(tf.Module):
+    """Counts the batches of each size that it has computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = tf.Variable(tf.zeros([9], tf.int32))
+
+    @tf.function(
+        input_signature=[tf.TensorSpec([None], tf.float32), tf.TensorSpec([None], tf.int32)]
+    )
+    def seen(self, x, size):
+        counts = self.counts.scatter_add(tf.IndexedSlices([1], tf.shape(x)))
+        return {"counts": tf.tile(counts[None], [tf.shape(x)[0], 1])}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sizes"),
+    [
+        ({"max_batch_size": 8, "allowed_batch_sizes": (1, 4, 8)}, [1, 4, 8]),
+        ({"max_batch_size": 8, "allowed_batch_sizes": (3, 8)}, [3, 8]),
+        ({"max_batch_size": 6}, [1, 2, 4, 6]),
+        ({"max_batch_size": 1}, [1]),
+        (None, [1]),
+    ],
+)
+def test_a_warm_up_request_of_one_row_warms_up_every_size(tmp_path, parameters, sizes):
+    module, one = Seen(), {"x": np.float32([1]), "size": np.int32([1])}
+    tf.saved_model.save(module, str(tmp_path), signatures=module.seen)
+    log = prediction_log_pb2.PredictionLog()
+    for name, value in one.items():
+        log.predict_log.request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+    (tmp_path / "assets.extra").mkdir()
+    with tf.io.TFRecordWriter(str(tmp_path / WARMUP_FILE)) as file:
+        file.write(log.SerializeToString())
+    batching = None if parameters is None else BatchingParameters(**parameters)
+    servable, records = Loader(batching=batching).load("m", 1, str(tmp_path))
+    assert records == 1
+    # Rows of their own size: the question is counted, too.
+    (counts,) = run(servable, "serving_default", **one)["counts"][:1]
+    counts[sizes[0]] -= 1
+    assert np.flatnonzero(counts).tolist() == sizes
+    servable.close()
 
 
 # --- as recorded
