@@ -547,11 +547,14 @@ def _answers(server):
 @pytest.mark.parametrize(
     ("body", "wrong", "words"),
     [
-        ({"inputs": {"text": "a", "ids": [[1]]}}, {"text": ([], [-1])}, ""),
         ({"inputs": {"text": "a"}}, {"text": ([], [-1])}, "Missing named input: ids in 'inputs'"),
         ({"inputs": {"text": ["a", "b"], "ids": 8}}, {"ids": ([], [-1, -1])}, ""),
         ({"inputs": {"text": []}}, {}, "Missing named input: ids in 'inputs' object."),
-        ({"instances": [{"text": [], "ids": 8}]}, {"ids": ([1], [-1, -1])}, ""),
+        (
+            {"instances": [{"text": []}]},
+            {"text": ([1, 0], [-1])},
+            "keys must be equal to: ids,text",
+        ),
         (
             {"instances": [{"text": ["a", "b"]}]},
             {"text": ([1, 2], [-1])},
