@@ -52,8 +52,12 @@ class GoldenPair:
 
     def row(self, index: int) -> GoldenPair:
         """One row of the batch as a request of its own."""
+        return self.part(index, index + 1)
+
+    def part(self, begin: int, end: int) -> GoldenPair:
+        """The rows from `begin` to before `end` as a request of their own."""
         inputs, outputs = (
-            {name: value[index : index + 1] for name, value in arrays.items()}
+            {name: value[begin:end] for name, value in arrays.items()}
             for arrays in (self.inputs, self.outputs)
         )
         return dataclasses.replace(self, inputs=inputs, outputs=outputs)

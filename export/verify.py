@@ -4,6 +4,7 @@
     python -m export.verify --model_dir=served/shakespeare --server=localhost:8500 --model=m
 
 Asks cold, row by row, warm, and by several clients at once, whose rows a server that batches mixes.
+What has more rows than a server's max_batch_size is asked in parts, and the table says so.
 Without --server that is done twice: each request by itself, and batched as `batching_params.pbtxt`
 says. Exit code 0 if every answer agrees (strings and integers exactly, floats to 1e-4 relative), 1
 if one does not (the differences are printed), 2 if the replay could not run.

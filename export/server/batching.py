@@ -77,6 +77,13 @@ class BatchingParameters:
             return self.max_execution_batch_size
         return self.max_batch_size
 
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Sizes that stand for all: those that batches are filled up to, else powers of two."""
+        most = self.execution_batch_size
+        powers = (*(2**power for power in range(most.bit_length()) if 2**power < most), most)
+        return tuple(sorted({*self.allowed_batch_sizes})) or powers
+
     def _check_execution_size(self) -> None:
         if self.execution_batch_size > self.max_batch_size:
             raise _invalid(

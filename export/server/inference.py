@@ -6,7 +6,7 @@ The rules, and the wording of the errors, are those of TensorFlow Serving, so th
 tell this server from that one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import grpc
@@ -92,23 +92,48 @@ def _named(
     feeds: Mapping[str, np.ndarray],
     fetches: list[str],
 ) -> list[np.ndarray]:
-    """Runs; an INVALID_ARGUMENT says first which inputs have another rank than is declared.
+    """Runs; an INVALID_ARGUMENT says first which inputs have another shape than is declared.
 
     Only then: TensorFlow Serving does not check declared shapes, and what runs is answered.
     """
     try:
         return servable.run(feeds, fetches)
     except ServingError as error:
-        wrong = [
-            f'input "{alias}" has shape {list(feeds[info.name].shape)}, but the model needs '
-            f"{[dim.size for dim in info.tensor_shape.dim]} (-1 is any size)"
-            for alias, info in sorted(signature.inputs.items())
-            if not info.tensor_shape.unknown_rank
-            and feeds[info.name].ndim != len(info.tensor_shape.dim)
-        ]
-        if not wrong or error.code is not grpc.StatusCode.INVALID_ARGUMENT:
+        if error.code is not grpc.StatusCode.INVALID_ARGUMENT:
             raise
-        raise invalid(f"{'; '.join(wrong)}: {error.message}") from error
+        shapes = {alias: feeds[info.name].shape for alias, info in signature.inputs.items()}
+        wrong = wrong_shapes(signature.inputs, shapes)
+        if not wrong and servable.batching is not None:
+            wrong = _uneven(shapes)
+        if not wrong:
+            raise
+        raise invalid(f"{wrong}: {error.message}") from error
+
+
+def wrong_shapes(
+    inputs: Mapping[str, meta_graph_pb2.TensorInfo], shapes: Mapping[str, Sequence[int]]
+) -> str:
+    """Says which shapes are not those that the inputs of a signature declare; empty for none."""
+    wrong = []
+    for alias in sorted({*inputs} & {*shapes}):
+        declared = inputs[alias].tensor_shape
+        needed, shape = [dim.size for dim in declared.dim], [*shapes[alias]]
+        fits = len(needed) == len(shape) and all(
+            need in (-1, size) for need, size in zip(needed, shape)
+        )
+        if not (declared.unknown_rank or fits):
+            wrong.append(
+                f'input "{alias}" has shape {shape}, but the model needs {needed} (-1 is any size)'
+            )
+    return "; ".join(wrong)
+
+
+def _uneven(shapes: Mapping[str, Sequence[int]]) -> str:
+    """Says how many rows each input has, where they must be as many; empty where they are."""
+    if len({shape[:1] for shape in shapes.values()}) < 2:
+        return ""
+    rows = ", ".join(f'"{alias}" has {shape[0]}' for alias, shape in sorted(shapes.items()))
+    return f"requests are batched here, so that all inputs need as many rows: {rows}"
 
 
 def model_metadata(

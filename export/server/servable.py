@@ -5,6 +5,7 @@ session and runs from the tensors a signature names as inputs to those it names 
 this module, and a SavedModel that works here works there.
 """
 
+import contextlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -21,6 +22,9 @@ from export.server.batched_runs import BatchedRuns
 from export.server.batching import BatchingParameters
 from export.server.request_clock import remaining, running
 from export.server.status import ServingError
+
+# How long the first run of a signature may hold up others.
+_PREPARE_SECONDS = 10.0
 
 
 class Servable:
@@ -74,6 +78,8 @@ class Servable:
         self._callables: dict[tuple[tuple[str, ...], tuple[str, ...]], object] = {}
         self._known: dict[tuple[str, ...], list] = {}
         self._lock = threading.Lock()
+        self._prepared: set[tuple] = set()  # of feeds and fetches that have run
+        self._preparing: dict[tuple, threading.Lock] = {}
         self._ranks: dict[str, int] = {}  # of the inputs that declare one
         try:
             # The signatures are copied out so that the GraphDef, weights folded into constants
@@ -89,6 +95,7 @@ class Servable:
                 if not info.tensor_shape.unknown_rank:
                     self._ranks[info.name] = len(info.tensor_shape.dim)
         self._compiled = _CompiledNodes(meta_graph.graph_def)
+        self.batching = batching
         self._batched = None
         if batching is None:
             self._graph.finalize()
@@ -158,12 +165,36 @@ class Servable:
             text = config_pb2.RunOptions(timeout_in_ms=max(1, round(left * 1000)))
             options = pywrap_tf_session.TF_NewBufferFromString(text.SerializeToString())
         try:
-            return pywrap_tf_session.TF_SessionRun_wrapper(
-                self._session._session, options, dict(zip(fed, values)), fetched, [], None
-            )
+            with self._first_run((feeds, fetches), left):
+                return pywrap_tf_session.TF_SessionRun_wrapper(
+                    self._session._session, options, dict(zip(fed, values)), fetched, [], None
+                )
         finally:
             if options is not None:
                 pywrap_tf_session.TF_DeleteBuffer(options)
+
+    @contextlib.contextmanager
+    def _first_run(self, key: tuple, left: float | None) -> Iterator[None]:
+        """Others wait for the first run of a signature: each would prepare the graph anew.
+
+        A failed batch brings them all at once, while no run by itself has been prepared.
+        """
+        if key in self._prepared:
+            yield
+            return
+        lock = self._preparing.setdefault(key, threading.Lock())
+        taken = lock.acquire(
+            timeout=min(_PREPARE_SECONDS, _PREPARE_SECONDS if left is None else max(left, 0))
+        )
+        if taken and key in self._prepared:  # by the thread that this one waited for
+            lock.release()
+            taken = False
+        try:
+            yield
+        finally:
+            self._prepared.add(key)
+            if taken:
+                lock.release()
 
     def _outputs(self, names: tuple[str, ...]) -> list:
         if names not in self._known:

@@ -103,6 +103,33 @@ def test_replay_asks_cold_warm_row_by_row_and_at_once():
     assert lines[-1].startswith("2 clients: answer.score[0]: got np.float32(0.25)")
 
 
+def test_what_a_server_refuses_as_too_many_rows_is_asked_in_parts():
+    answers = {name: np.concatenate([value] * 2) for name, value in OUTPUTS.items()}
+    pair = GoldenPair("answer", {"text": strings([b"0", b"1", b"2", b"3"])}, answers)
+
+    def ask(signature, inputs):
+        if len(inputs["text"]) > 3:
+            raise ValueError("Task size 4 is larger than maximum input batch size 3")
+        rows = [*map(int, inputs["text"])]
+        return {name: value[rows] for name, value in answers.items()}
+
+    replays = replay([pair], ask, clients=2)
+    assert [(one.most_rows, len(one.milliseconds)) for one in replays] == [
+        (3, 2),
+        (0, 4),
+        (3, 2),
+        (0, 4),
+    ]
+    assert problems_of(replays) == []
+    assert summary(replays).count("in parts of 3 rows") == 2
+
+    def refuse(signature, inputs):
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        replay([pair], refuse)
+
+
 def test_rows_that_depend_on_who_asks_at_the_same_time_are_found():
     """As if a server gave a client the answer of another one."""
     asking, lock = [], threading.Lock()

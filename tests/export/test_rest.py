@@ -544,6 +544,35 @@ def _answers(server):
         return False
 
 
+@pytest.mark.parametrize(
+    ("body", "wrong", "words"),
+    [
+        ({"inputs": {"text": "a"}}, {"text": ([], [-1])}, "Missing named input: ids in 'inputs'"),
+        ({"inputs": {"text": ["a", "b"], "ids": 8}}, {"ids": ([], [-1, -1])}, ""),
+        ({"inputs": {"text": []}}, {}, "Missing named input: ids in 'inputs' object."),
+        (
+            {"instances": [{"text": []}]},
+            {"text": ([1, 0], [-1])},
+            "keys must be equal to: ids,text",
+        ),
+        (
+            {"instances": [{"text": ["a", "b"]}]},
+            {"text": ([1, 2], [-1])},
+            "keys must be equal to: ids,text",
+        ),
+        ({"instances": [{"text": "a"}]}, {}, "keys must be equal to: ids,text"),
+    ],
+)
+def test_what_has_a_wrong_shape_is_named(server, body, wrong, words):
+    code, answer = predict(server, {"signature_name": "join", **body})
+    assert code == 400
+    assert words in answer["error"]
+    for name, (shape, needed) in wrong.items():
+        text = f'input "{name}" has shape {shape}, but the model needs {needed} (-1 is any size)'
+        assert text in answer["error"]
+    assert wrong or answer["error"].startswith(("Missing", "Failed to process element: 0 of"))
+
+
 def test_what_takes_too_long_is_answered_so(manager, hold):
     wanted = (504, {"error": "Timed out waiting for notification"})
     metrics = Metrics()

@@ -23,7 +23,14 @@ from export.golden import GOLDEN_FILE, differences, read_golden_pairs
 from export.model_card import CARD_FILE
 from export.replay import Replay, problems_of
 from export.saved_model import ExportError, export_saved_model
-from export.server import BatchingParameters, Servable, ServedModel, Server, ServingError
+from export.server import (
+    BatchingParameters,
+    Loader,
+    Servable,
+    ServedModel,
+    Server,
+    ServingError,
+)
 from export.server.batching import read_batching_parameters
 from export.server.warmup import warm_up
 from export.verify import ask_servable, newest_version, replay_locally, replay_remotely
@@ -178,6 +185,18 @@ def test_golden_pairs_hold_here_and_over_the_wire(exported):
         sum(p.rows for p in pairs),
     ]
     assert {pair.signature for pair in pairs} == {"generate", "score", "next_token"}
+
+
+def test_golden_pairs_hold_on_a_server_of_small_batches(exported):
+    _, path, _, _ = exported
+    loader = Loader(batching=BatchingParameters(max_batch_size=1))
+    with (
+        Server([ServedModel("m", str(path.parent))], port=0, loader=loader) as server,
+        Client(f"localhost:{server.port}") as client,
+    ):
+        replays = replay_remotely(path, client, "m", clients=2)
+    assert problems_of(replays) == []
+    assert [one.most_rows for one in replays] == [1, 0, 1, 0]
 
 
 def test_warmup_covers_signatures_and_fits_the_smallest_batches(exported):

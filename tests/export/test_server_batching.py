@@ -14,12 +14,15 @@ import pytest
 import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
-from tensorflow_serving.apis import classification_pb2
+from tensorflow.python.client import pywrap_tf_session
+from tensorflow_serving.apis import classification_pb2, predict_pb2, prediction_log_pb2
 
 from export.server import BatchingParameters, Loader, Servable, ServingError
 from export.server.batching import PER_MODEL_FILE, read_batching_parameters
 from export.server.classification import classify_on
+from export.server.inference import predict_on
 from export.server.request_clock import due_in
+from export.server.warmup import WARMUP_FILE
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -158,6 +161,46 @@ def test_requests_that_cannot_be_batched_are_refused_in_its_words(folder):
         uneven = run(servable, "look_up", text=np.array([b"a"], object), times=np.int64([1, 2]))
         message = "Batching Run() input tensors must have equal 0th-dimension size"
         assert uneven == ("INVALID_ARGUMENT", message)
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        (np.int64(1), 'input "times" has shape [], but the model needs [-1] (-1 is any size): B'),
+        (np.int64([1, 2]), 'all inputs need as many rows: "text" has 1, "times" has 2: Batching'),
+    ],
+)
+def test_an_input_that_cannot_be_batched_is_named(folder, times, message):
+    request = predict_pb2.PredictRequest()
+    request.model_spec.signature_name = "look_up"
+    request.inputs["text"].CopyFrom(tf.make_tensor_proto([b"a"]))
+    request.inputs["times"].CopyFrom(tf.make_tensor_proto(times))
+    with batched(folder, max_batch_size=8) as servable:
+        with pytest.raises(ServingError) as caught:
+            predict_on(servable, request)
+        assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert message in caught.value.message
+
+
+def test_a_failed_batch_prepares_the_graph_of_a_single_run_once(folder, monkeypatch):
+    session_run, at_once, most = pywrap_tf_session.TF_SessionRun_wrapper, [], []
+
+    def counted(*arguments):
+        at_once.append(1)
+        most.append(len(at_once))
+        try:
+            time.sleep(0.2)  # long enough for the others to come
+            return session_run(*arguments)
+        finally:
+            at_once.pop()
+
+    with batched(folder, max_batch_size=4, batch_timeout_micros=WAIT) as servable:
+        monkeypatch.setattr(pywrap_tf_session, "TF_SessionRun_wrapper", counted)
+        x = [{"x": np.float32([value])} for value in (1, 2, 3, -1)]
+        *good, bad = together(servable, "positive", x)
+        assert [answer["y"].tolist() for answer in good] == [[1], [2], [3]]
+        assert bad[0] == "INVALID_ARGUMENT"
+        assert most[:2] == [1, 1]  # the second begins when the first has ended
 
 
 def test_outputs_need_a_row_for_each_row_of_the_batch(folder):
@@ -419,6 +462,50 @@ def test_parameters_of_a_version(folder, tmp_path):
     (copy / PER_MODEL_FILE).write_text("max_batch_size{value:0}")
     with pytest.raises(ServingError, match="max_batch_size must be positive"):
         loader.load("m", 2, str(copy))
+
+
+class Seen(tf.Module):
+    """Counts the batches of each size that it has computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = tf.Variable(tf.zeros([9], tf.int32))
+
+    @tf.function(
+        input_signature=[tf.TensorSpec([None], tf.float32), tf.TensorSpec([None], tf.int32)]
+    )
+    def seen(self, x, size):
+        counts = self.counts.scatter_add(tf.IndexedSlices([1], tf.shape(x)))
+        return {"counts": tf.tile(counts[None], [tf.shape(x)[0], 1])}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sizes"),
+    [
+        ({"max_batch_size": 8, "allowed_batch_sizes": (1, 4, 8)}, [1, 4, 8]),
+        ({"max_batch_size": 8, "allowed_batch_sizes": (3, 8)}, [3, 8]),
+        ({"max_batch_size": 6}, [1, 2, 4, 6]),
+        ({"max_batch_size": 1}, [1]),
+        (None, [1]),
+    ],
+)
+def test_a_warm_up_request_of_one_row_warms_up_every_size(tmp_path, parameters, sizes):
+    module, one = Seen(), {"x": np.float32([1]), "size": np.int32([1])}
+    tf.saved_model.save(module, str(tmp_path), signatures=module.seen)
+    log = prediction_log_pb2.PredictionLog()
+    for name, value in one.items():
+        log.predict_log.request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+    (tmp_path / "assets.extra").mkdir()
+    with tf.io.TFRecordWriter(str(tmp_path / WARMUP_FILE)) as file:
+        file.write(log.SerializeToString())
+    batching = None if parameters is None else BatchingParameters(**parameters)
+    servable, records = Loader(batching=batching).load("m", 1, str(tmp_path))
+    assert records == 1
+    # Rows of their own size: the question is counted, too.
+    (counts,) = run(servable, "serving_default", **one)["counts"][:1]
+    counts[sizes[0]] -= 1
+    assert np.flatnonzero(counts).tolist() == sizes
+    servable.close()
 
 
 # --- as recorded

@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import socket
+import threading
 import time
 
 import grpc
@@ -17,7 +18,7 @@ from tensorflow_serving.apis import predict_pb2
 
 from benchmarks.server_process import ServerProcess
 from export.client import Client, RequestError
-from export.server import BatchingParameters, Loader, RestOptions, ServedModel, Server
+from export.server import BatchingParameters, Loader, RestOptions, Servable, ServedModel, Server
 from export.server.freed_memory import FreedMemory, resident_bytes, trimmer
 
 pytestmark = pytest.mark.timeout(120)
@@ -94,8 +95,9 @@ def rest_body(steps: int) -> bytes:
 
 
 @contextlib.contextmanager
-def serving(base, batching=None, rest_timeout_ms=30_000, **options):
-    loader, rest = Loader(batching=batching), RestOptions(port=0, timeout_ms=rest_timeout_ms)
+def serving(base, batching=None, rest_timeout_ms=30_000, rest_threads=None, **options):
+    loader = Loader(batching=batching)
+    rest = RestOptions(port=0, timeout_ms=rest_timeout_ms, max_threads=rest_threads)
     with Server(
         [ServedModel("m", str(base))], port=0, loader=loader, rest=rest, **options
     ) as server:
@@ -153,6 +155,34 @@ def test_clients_that_vanish_leave_nothing_behind(base, batching, vanish):
     threads, files = zip(*counts)
     assert threads[-1] <= threads[0] + 8  # the pools of threads grow to their size
     assert files[-1] <= files[0] + 2
+
+
+@pytest.mark.parametrize("transport", ["grpc", "rest"])
+def test_what_waits_for_a_thread_never_starts_once_its_client_left(base, monkeypatch, transport):
+    run, started, entered, release = Servable.run, [], threading.Event(), threading.Event()
+
+    def held(servable, feeds, fetches):
+        (steps,) = feeds.values()
+        started.append(steps.tolist())
+        if steps.tolist() == [2]:
+            entered.set()
+            release.wait(60)
+        return run(servable, feeds, fetches)
+
+    with serving(base, max_threads=1, rest_threads=1) as served:
+        monkeypatch.setattr(Servable, "run", held)
+        ask = {"grpc": served.over_grpc, "rest": served.over_rest}[transport]
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            first = pool.submit(ask, 2)
+            assert entered.wait(60)  # it has the only thread
+            for number in (1, 3, 5):
+                {"grpc": vanish_over_grpc, "rest": vanish_over_rest}[transport](served, number)
+            time.sleep(0.3)  # the server learns of it
+            release.set()
+            assert first.result() in ("OK", 200)
+        until(served.is_idle)
+        assert served.is_well()
+    assert started == [[2], [1], [1]]  # none of 50 steps
 
 
 # --- deadlines

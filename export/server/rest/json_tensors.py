@@ -18,7 +18,7 @@ from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import input_pb2
 
-from export.server.inference import invalid
+from export.server.inference import invalid, wrong_shapes
 from export.server.rest.json_reading import printable, text_bytes
 from export.server.rest.json_writing import echo
 from export.server.status import ServingError
@@ -99,12 +99,27 @@ def fill_tensors(
             raise _format_error(body, "Excepting 'instances' to be an list/array")
         if not rows:
             raise _format_error(body, "No values in 'instances' array")
-        _fill_rows(rows, dtypes, tensors)
-        return True
-    if "inputs" not in body:
+    elif "inputs" not in body:
         raise invalid("Missing 'inputs' or 'instances' key")
-    _fill_columns(body["inputs"], dtypes, tensors)
-    return False
+    try:
+        if "instances" in body:
+            _fill_rows(body["instances"], dtypes, tensors)
+        else:
+            _fill_columns(body["inputs"], dtypes, tensors)
+    except ServingError as error:
+        wrong = wrong_shapes(inputs, _sent_shapes(body, dtypes))
+        if not wrong:
+            raise
+        raise invalid(f"{wrong}: {error.message}") from error
+    return "instances" in body
+
+
+def _sent_shapes(body: Mapping[str, object], names: Mapping[str, int]) -> dict[str, list[int]]:
+    """Input -> shape of what was sent for it; of rows, the first one tells."""
+    rows = body.get("instances")
+    sent, outer = (body["inputs"], []) if rows is None else (rows[0], [len(rows)])
+    columns = sent if _is_named(sent) else dict.fromkeys(names, sent) if len(names) == 1 else {}
+    return {name: [*outer, *_dense_shape(value)] for name, value in columns.items()}
 
 
 def fill_examples(body: Mapping[str, object], request_input: input_pb2.Input) -> None:
