@@ -120,17 +120,19 @@ def _training(folder: Path) -> list[tuple[str, str]]:
     config = _json(folder / "train_config.json")
     if config is None:
         return []
-    rows = [("recipe", cell(f"{config['recipe']}, data {config['data']['train']}"))]
-    scores = _json(folder / "scores.json")
-    if scores:
-        rows.append((scores["split"], _numbers(scores["model"])))
-    progress, metrics = _json(folder / "checkpoints" / "latest.json"), folder / "metrics.jsonl"
-    if progress and metrics.is_file():
-        step = progress["best_step" if config["select"] == "best" else "step"]
-        records = map(json.loads, metrics.read_text(encoding="utf-8").splitlines())
-        for record in (record for record in records if record["step"] == step):
-            values = {k[4:]: v for k, v in record.items() if k.startswith("val_")}
-            rows.append(("validation", f"{_numbers(values)} (step {step})"))
+    data = config["data"]
+    corpora = [corpus["name"] or corpus["train"] for corpus in data["mixture"]] or [data["train"]]
+    rows = [("recipe", cell(f"{config['recipe']}, data {', '.join(corpora)}"))]
+    scores = _json(folder / "scores.json") or {}
+    if "validation" in scores:
+        kept = scores["validation"]
+        rows.append(("validation", f"{_numbers(kept['scores'])} (step {kept['step']})"))
+    if "model" in scores:
+        split = scores["split"]
+        if split != "validation" or "validation" not in scores:
+            rows.append((split, _numbers(scores["model"])))
+        if scores["baseline"]:
+            rows.append((f"baseline, {split}", _numbers(scores["baseline"])))
     return rows
 
 
@@ -138,8 +140,10 @@ def _json(path: Path) -> dict | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def _numbers(values: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+def _numbers(values: dict[str, float | dict]) -> str:
+    """The scores in one line; those of each type of entity (a dict) are left to `report.md`."""
+    numbers = {name: value for name, value in values.items() if not isinstance(value, dict)}
+    return ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
 
 
 def _signature_table(signatures: dict[str, meta_graph_pb2.SignatureDef]) -> str:

@@ -1,14 +1,34 @@
-"""The run's log: `metrics.jsonl`, one line an evaluation."""
+"""What a run measured: `metrics.jsonl`, one line an evaluation, and `scores.json` at its end."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import logging
 
 from zoo.atomic_write import replacing
+
+SCORES_FILE = "scores.json"
+
+
+def write_scores(folder: Path, **scores: Any) -> None:
+    """Adds to `scores.json`, which the model card of an export and other programs read.
+
+    Args:
+        folder: of the run.
+        **scores: "validation", the evaluation whose weights were kept ("step" and "scores" by
+            name); of an understanding task also "split" ("test" or "validation"), and what
+            "model" and "baseline" (None: there is none) reach on it.
+
+    Example: `write_scores(folder, split="test", model={"accuracy": 0.9}, baseline=None)`
+    """
+    path = folder / SCORES_FILE
+    there = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps({**there, **scores}, indent=2) + "\n", encoding="utf-8")
 
 
 class MetricsLog:

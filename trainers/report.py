@@ -14,6 +14,7 @@ import matplotlib
 import matplotlib.ticker
 
 from trainers.efficiency import efficiency
+from trainers.metrics import write_scores
 from trainers.progress import Progress
 from trainers.tasks.base import Task
 from zoo.atomic_write import replacing
@@ -29,6 +30,8 @@ def write_report(
 ) -> Path:
     """Writes `loss.png` and `report.md` into the bundle's folder.
 
+    `scores.json` too, of which the tasks that have a test write the larger part.
+
     Args:
         bundle: the finished bundle; the task asks it for samples or for the test data.
         task: for the config, the data's size and its own sections.
@@ -42,6 +45,8 @@ def write_report(
     draw_progress(records, bundle.folder / "loss.png", *task.monitor)
     chosen = progress.best_step if config.select == "best" else records[-1]["step"]
     final = next(record for record in records if record["step"] == chosen)
+    validation = {k.removeprefix("val_"): v for k, v in final.items() if k.startswith("val_")}
+    write_scores(bundle.folder, validation={"step": chosen, "scores": validation})
     sections = [
         f"# {config.recipe}",
         _summary(bundle, task, progress, final, efficiency(task, records)),

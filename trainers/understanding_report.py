@@ -6,14 +6,14 @@ Each function returns Markdown. Scores are printed as the functions in `trainers
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from sklearn.metrics import precision_recall_fscore_support
 
 from trainers.answers import answer_scores, question_scores
-from trainers.entities import entity_scores, entity_spans
+from trainers.entities import are_entities, entity_spans, tag_scores
 from trainers.figures import ConfusionPicture, draw_calibration, draw_confusion
 from trainers.report_tables import mistakes_table, scores_table, sections
 from trainers.scores import (
@@ -90,22 +90,31 @@ def tagging_section(
     gold: Sequence[Sequence[str]],
     predicted: Sequence[Sequence[str]],
     *,
+    labels: Collection[str] | None = None,
     baseline: Mapping[str, float] | None = None,
     where: Sequence[str] | None = None,
     limit: int = 10,
 ) -> str:
-    """Entity scores, each type's, and sentences with the most wrong entities.
+    """Scores of entities, or of tags that are none; each type's; the sentences with most mistakes.
 
     Args:
         words: words of N sentences.
         gold: their tags.
         predicted: the model's tags.
-        baseline: `entity_scores` of a baseline on the same sentences.
+        labels: all tags of the data, which decide whether they are entities. Default: those
+            of `gold` and `predicted`.
+        baseline: `tag_scores` of a baseline on the same sentences.
         where: N places, printed with mistakes.
         limit: sentences to print.
     """
-    scores = entity_scores(gold, predicted)
-    spans = [tuple(map(entity_spans, tags)) for tags in zip(gold, predicted)]
+    if labels is None:
+        labels = {tag for tags in (*gold, *predicted) for tag in tags}
+    entities = are_entities(labels)
+    scores = tag_scores(gold, predicted, labels)
+    spans = [
+        tuple(map(entity_spans, tags)) if entities else _wrong_words(*tags)
+        for tags in zip(gold, predicted)
+    ]
     errors = [len(set(right) ^ set(made)) for right, made in spans]
     worst = sorted((row for row in range(len(errors)) if errors[row]), key=lambda r: -errors[r])
     mistakes = [
@@ -120,10 +129,11 @@ def tagging_section(
         ]
         for kind, of in sorted(scores["types"].items(), key=lambda item: item[1]["f1"])
     ]
-    header = ["type", "precision", "recall", "F1", "entities"]
+    kind, unit = ("type", "entities") if entities else ("tag", "words")
+    header = [kind, "precision", "recall", "F1", unit]
     return sections(
-        ("Scores (entities)", scores_table(scores, baseline, len(words), "sentences")),
-        ("Types, the weakest first", table(header, types, numbers=range(1, 5))),
+        (f"Scores ({unit})", scores_table(scores, baseline, len(words), "sentences")),
+        (f"{kind.capitalize()}s, the weakest first", table(header, types, numbers=range(1, 5))),
         ("Mistakes", mistakes_table(["label", "predicted", *_place_name(where)], mistakes)),
     )
 
@@ -267,6 +277,12 @@ def _classes(labels, predicted, classes) -> str:
     if len(seen) < len(classes):
         text += f"\n\n{len(classes) - len(seen)} classes occur in neither labels nor predictions."
     return text
+
+
+def _wrong_words(gold: Sequence[str], predicted: Sequence[str]) -> tuple[list, list]:
+    """Words whose tags differ, as spans of either side."""
+    wrong = [place for place, pair in enumerate(zip(gold, predicted)) if pair[0] != pair[1]]
+    return tuple([(tags[at], at, at + 1) for at in wrong] for tags in (gold, predicted))
 
 
 def _marked(words: Sequence[str], spans, both) -> str:

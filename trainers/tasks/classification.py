@@ -9,8 +9,9 @@ import tensorflow as tf
 from trainers.baselines import ridge_baseline, tfidf_baseline
 from trainers.data.splits import class_weights, label_classes, label_ids, label_numbers
 from trainers.losses import SparseCrossentropy
+from trainers.metrics import write_scores
 from trainers.scores import classification_scores, regression_scores
-from trainers.tasks.encoder import EncoderTask, digest_of, predict_all, write_scores
+from trainers.tasks.encoder import EncoderTask, digest_of, predict_all
 from trainers.tasks.labeled import TextBatches, read_splits
 from trainers.understanding_report import classification_section, regression_section
 from zoo import bundle
@@ -127,7 +128,8 @@ class ClassifyTask(_LabeledTask):
         ids = self._ids(examples)
         probabilities = np.stack(self.ask(self.text_model, examples)["scores"])
         baseline = self._baseline(examples, ids) if self.config.baseline else None
-        write_scores(bundle.folder, split, classification_scores(ids, probabilities), baseline)
+        scores = classification_scores(ids, probabilities)
+        write_scores(bundle.folder, split=split, model=scores, baseline=baseline)
         section = classification_section(
             examples.text,
             ids,
@@ -198,7 +200,8 @@ class RegressTask(_LabeledTask):
                 self.train.text, self.targets, examples.text, self._pairs(examples)
             )
             baseline = regression_scores(targets, guesses)
-        write_scores(bundle.folder, split, regression_scores(targets, outputs), baseline)
+        scores = regression_scores(targets, outputs)
+        write_scores(bundle.folder, split=split, model=scores, baseline=baseline)
         section = regression_section(
             examples.text,
             targets,

@@ -10,8 +10,9 @@ from keras import ops
 from trainers.data.buckets import BucketPlan, default_buckets
 from trainers.data.pipeline import mapped
 from trainers.losses import InBatchContrastiveLoss, in_batch_contrastive_loss
+from trainers.metrics import write_scores
 from trainers.scores import retrieval_scores
-from trainers.tasks.encoder import EncoderTask, digest_of, predict_all, token_counts, write_scores
+from trainers.tasks.encoder import EncoderTask, digest_of, predict_all, token_counts
 from trainers.tasks.labeled import clean_all, read_splits
 from trainers.understanding_report import retrieval_section
 from zoo import bundle
@@ -113,7 +114,8 @@ class EmbedTask(EncoderTask):
         split, examples = self.reported()
         first, second = self._vectors(self.text_model, examples)
         similarities = first @ second.T
-        write_scores(bundle.folder, split, retrieval_scores(similarities), None)
+        scores = retrieval_scores(similarities)
+        write_scores(bundle.folder, split=split, model=scores, baseline=None)
         section = retrieval_section(examples.text, examples.text_pair, similarities)
         return [f"## On the {split} pairs", section]
 

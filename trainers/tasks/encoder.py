@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import hashlib
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from trainers.tasks.base import Task
 from trainers.tasks.initial import build_from, read_initial
 from trainers.tokenizers import encoder_tokenizer
 from zoo import bundle
-from zoo.atomic_write import replacing
 from zoo.lora import merge_lora
 from zoo.presets import build
 from zoo.strict_config import ConfigError
@@ -30,7 +28,6 @@ from zoo.tokenizers.roles import require_roles
 
 # Texts that are encoded at once, before training: bounds the memory of it.
 ENCODE_BATCH = 4096
-SCORES_FILE = "scores.json"
 
 
 class EncoderTask(Task):
@@ -174,13 +171,6 @@ def token_counts(tokenizer: Tokenizer, texts: list[str]) -> np.ndarray:
                 tokenizer.encode(texts[start : start + ENCODE_BATCH]).row_lengths().numpy()
             )
     return np.concatenate(counts)
-
-
-def write_scores(folder: Path, split: str, model: dict, baseline: dict | None) -> None:
-    """Writes `scores.json`: what model and baseline reach on a split, for programs to read."""
-    scores = {"split": split, "model": model, "baseline": baseline}
-    with replacing(folder / SCORES_FILE) as temporary:
-        temporary.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
 
 
 def digest_of(*columns: Iterable[Any]) -> str:

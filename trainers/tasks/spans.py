@@ -15,8 +15,9 @@ from trainers.data.examples import Questions
 from trainers.data.pipeline import mapped
 from trainers.data.splits import grouped_split
 from trainers.losses import SpanLoss
+from trainers.metrics import write_scores
 from trainers.question_baseline import question_baseline
-from trainers.tasks.encoder import EncoderTask, digest_of, predict_all, read_three, write_scores
+from trainers.tasks.encoder import EncoderTask, digest_of, predict_all, read_three
 from trainers.understanding_report import question_section
 from zoo import bundle
 from zoo.packing import pack, special_count
@@ -148,7 +149,7 @@ class SpanTask(EncoderTask):
             guesses = question_baseline(examples.question, examples.context)
             baseline = question_scores(examples.answers, guesses, self.language)
         scores = question_scores(examples.answers, predictions, self.language)
-        write_scores(bundle.folder, split, scores, baseline)
+        write_scores(bundle.folder, split=split, model=scores, baseline=baseline)
         section = question_section(
             examples.question,
             examples.answers,

@@ -12,16 +12,10 @@ from trainers.data.datasets import read_tagged_source
 from trainers.data.examples import TaggedTexts
 from trainers.data.pipeline import mapped
 from trainers.data.splits import check_tags, random_split
-from trainers.entities import entity_scores
+from trainers.entities import tag_scores
 from trainers.losses import SparseCrossentropy
-from trainers.tasks.encoder import (
-    EncoderTask,
-    digest_of,
-    predict_all,
-    read_three,
-    token_counts,
-    write_scores,
-)
+from trainers.metrics import write_scores
+from trainers.tasks.encoder import EncoderTask, digest_of, predict_all, read_three, token_counts
 from trainers.understanding_report import tagging_section
 from zoo import bundle
 from zoo.packing import cut_windows, pack, row_windows, special_count, take_windows
@@ -30,19 +24,18 @@ OUTSIDE = "O"
 
 
 class TagTask(EncoderTask):
-    """Tags words of sentences; chosen by the F1 of whole entities, as seqeval counts it.
+    """Tags words of sentences; chosen by the F1 of whole entities, as seqeval counts it, or, where
+    the tags are no entities (parts of speech), by the share of right tags.
 
     The words of a CoNLL file are split further where BERT splits: "it's" is three words. The first
     of them carries the word's tag, the others continue it (I-X after B-X), and an answer for the
     word is the tag of its first one.
     """
 
-    metrics = {  # noqa: RUF012
-        "val_f1": "max",
-        "val_precision": "max",
-        "val_recall": "max",
-        "val_accuracy": "max",
-    }
+    # `read` keeps those of the kind of tags that the data have.
+    metrics = dict.fromkeys(
+        ("val_f1", "val_precision", "val_recall", "val_accuracy", "val_macro_f1"), "max"
+    )
 
     def read(self, data_dir):
         data = self.config.data
@@ -70,6 +63,14 @@ class TagTask(EncoderTask):
         for examples, source in ((self.validation, data.validation), (self.test, data.test)):
             if examples is not None:
                 check_tags(examples, self.labels, source)
+        self.all_tags = set(self.labels)  # of the data: a test may have more than the training
+        for examples in (self.validation, self.test):
+            if examples is not None:
+                self.all_tags.update(*examples.tags)
+        self.metrics = {
+            f"val_{name}": "max" for name in tag_scores([], [], self.all_tags) if name != "types"
+        }
+        self.monitor  # noqa: B018  one of the other kind should not wait for the first evaluation
 
     def training_texts(self):
         return [" ".join(words) for words in self.train.words]
@@ -132,13 +133,8 @@ class TagTask(EncoderTask):
 
     def evaluate(self, logs):
         predicted = tag_words(self.text_model, self.validation)
-        pairs = list(zip(self.validation.tags, predicted))
-        right = [g == p for gold, guess in pairs for g, p in zip(gold, guess)]
-        found = entity_scores(self.validation.tags, predicted)
-        return {
-            "val_accuracy": float(np.mean(right)),
-            **{f"val_{name}": found[name] for name in ("f1", "precision", "recall")},
-        }
+        found = tag_scores(self.validation.tags, predicted, self.all_tags)
+        return {name: found[name.removeprefix("val_")] for name in self.metrics}
 
     def fingerprint(self):
         splits = (self.train, self.validation)
@@ -157,10 +153,16 @@ class TagTask(EncoderTask):
         baseline = None
         if self.config.baseline:
             guesses = tagging_baseline(self.train.words, self.train.tags, examples.words)
-            baseline = entity_scores(examples.tags, guesses)
-        write_scores(bundle.folder, split, entity_scores(examples.tags, predicted), baseline)
+            baseline = tag_scores(examples.tags, guesses, self.all_tags)
+        scores = tag_scores(examples.tags, predicted, self.all_tags)
+        write_scores(bundle.folder, split=split, model=scores, baseline=baseline)
         section = tagging_section(
-            examples.words, examples.tags, predicted, baseline=baseline, where=examples.where
+            examples.words,
+            examples.tags,
+            predicted,
+            labels=self.all_tags,
+            baseline=baseline,
+            where=examples.where,
         )
         return [f"## On the {split} sentences", section]
 

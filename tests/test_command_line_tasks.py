@@ -1,0 +1,222 @@
+"""Every task by the commands of its user: train two steps, export, verify, ask.
+
+What `trainers` writes and `export` reads is tested nowhere else from a real run. The commands'
+`main` functions run in this process, where TensorFlow is imported already.
+"""
+
+import importlib
+import json
+
+import numpy as np
+import pytest
+from absl import flags, logging
+from absl.testing import flagsaver
+
+from export.model_card import CARD_FILE
+from export.op_registry import DEFAULT_SERVING_VERSION
+from export.server.servable import Servable
+from export.verify import ask_servable
+from trainers.metrics import MetricsLog
+
+pytestmark = [pytest.mark.tensorflow_only, pytest.mark.timeout(240)]
+
+TEXT = "\n".join(f"{'to be or not'.split()[i % 4]} ada saw rome in {i} days" for i in range(40))
+TABLE = "text,label,second,score\n" + "\n".join(
+    f"a {'good' if i % 2 else 'bad'} film {i},{'pos' if i % 2 else 'neg'},seen {i},{i % 5}.5"
+    for i in range(40)
+)
+ENTITIES = "Ada\tB-PER\nLee\tI-PER\nsaw\tO\nRome\tB-LOC\n\nBob\tB-PER\nsaw\tO\nOslo\tB-LOC\n\n" * 10
+PARTS_OF_SPEECH = "Ada\tNNP\nsaw\tVBD\nin\tIN\n?\tSYM\n\nIs\tEX\nBob\tNNP\nin\tIN\n\n" * 10
+PLAIN_TYPES = "Ada\tPER\nsaw\tO\nRome\tLOC\n\nBob\tPER\nleft\tO\n\n" * 10
+QUESTIONS = json.dumps(
+    {
+        "data": [
+            {
+                "paragraphs": [
+                    {
+                        "context": f"Ada went to Rome for {i} days.",
+                        "qas": [
+                            {
+                                "id": str(i),
+                                "question": "Where did Ada go?",
+                                "answers": [{"text": "Rome", "answer_start": 12}],
+                            }
+                        ],
+                    }
+                    for i in range(12)
+                ]
+            }
+        ]
+    }
+)
+
+GPT = '{"hidden_dim": 8, "num_layers": 1, "num_heads": 2, "context_length": 16}'
+LSTM = '{"hidden_dim": 8, "num_layers": 1, "context_length": 8}'
+BERT = '{"hidden_dim": 8, "num_layers": 1, "num_heads": 2, "intermediate_dim": 8, "context_length": 32}'
+ENCODER = ["preset=bert_tiny", f"model={BERT}", "text.max_length=32", "data.max_vocabulary_size=80"]
+BY_TAG = {"accuracy", "macro_f1"}
+BY_ENTITY = {"f1", "precision", "recall", "accuracy"}
+OF_TABLE = "table.csv", TABLE
+# name -> recipe, (file, its content), settings, question, names of the scores.
+TASKS = {
+    "gpt": (
+        "shakespeare_gpt_cpu",
+        ("my.txt", TEXT),
+        [f"model={GPT}", 'data.start_text="\\n"'],
+        {"text": ["ada"], "max_new_tokens": np.int32([3])},
+        {"loss", "bits_per_character"},
+    ),
+    "lstm": (
+        "shakespeare_lstm_cpu",
+        ("my.txt", TEXT),
+        [f"model={LSTM}", 'data.start_text="\\n"'],
+        {"text": ["ada"], "max_new_tokens": np.int32([3])},
+        {"loss", "bits_per_character"},
+    ),
+    "mlm": (
+        "wikitext_bert_mlm",
+        ("my.txt", TEXT),
+        [*ENCODER, 'sample_prompts=["ada [MASK] rome"]'],
+        {"text": ["ada [MASK] rome"]},
+        {"loss"},
+    ),
+    "classify": (
+        "polarity_bert",
+        OF_TABLE,
+        [*ENCODER, "data.test=null"],
+        {"text": ["a good film"]},
+        {"accuracy", "macro_f1", "mcc"},
+    ),
+    "pair": (
+        "polarity_bert",
+        OF_TABLE,
+        [*ENCODER, "task=pair", "data.pair_column=second"],
+        {"text": ["a good film"], "text_pair": ["seen 3"]},
+        {"accuracy", "macro_f1", "mcc"},
+    ),
+    "regress": (
+        "polarity_bert",
+        OF_TABLE,
+        [*ENCODER, "task=regress", "data.label_column=score"],
+        {"text": ["a good film"]},
+        {"spearman", "pearson", "mse"},
+    ),
+    "embed": (
+        "polarity_bert",
+        OF_TABLE,
+        [*ENCODER, "task=embed", "data.pair_column=second"],
+        {"text": ["a good film"]},
+        {"mrr", "accuracy@1"},
+    ),
+    "tag": ("wnut17_bert", ("my.conll", ENTITIES), ENCODER, {"text": ["Ada saw Rome"]}, BY_ENTITY),
+    "tag_parts_of_speech": (
+        "wnut17_bert",
+        ("my.conll", PARTS_OF_SPEECH),
+        ENCODER,
+        {"text": ["Ada saw Rome"]},
+        BY_TAG,
+    ),
+    "tag_raw": (
+        "wnut17_bert",
+        ("my.conll", PLAIN_TYPES),
+        [*ENCODER, "data.scheme=raw"],
+        {"text": ["Ada saw Rome"]},
+        BY_TAG,
+    ),
+    "span": (
+        "drcd_bert",
+        ("my.json", QUESTIONS),
+        ["preset=bert_tiny", f"model={BERT}", "text.max_length=32", "text.max_question_length=8"],
+        {"question": ["Where?"], "context": ["Ada went to Rome."]},
+        {"f1", "exact_match"},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def command():
+    """`command("trainers", "--flag=value", ...)` runs the `main` of a command in this process."""
+    for name in ("trainers.__main__", "export.__main__", "export.verify"):
+        try:
+            importlib.import_module(name)
+        except flags.DuplicateFlagError:  # both commands have a --workdir; either definition does
+            delattr(flags.FLAGS, "workdir")
+            importlib.import_module(name)
+
+    def run(name, *arguments):
+        module = importlib.import_module(name)
+        verbosity = logging.get_verbosity()
+        with flagsaver.flagsaver():
+            flags.FLAGS([name, *arguments])
+            try:
+                return module.main([name])
+            finally:
+                logging.set_verbosity(verbosity)
+
+    return run
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_train_export_verify_ask(task, command, tmp_path, capsys):
+    recipe, (file, content), settings, question, names = TASKS[task]
+    data, workdir, served = tmp_path / file, tmp_path / "run", tmp_path / "served"
+    data.write_text(content, encoding="utf-8")
+    settings = [
+        *(f"data.train={data}", *settings, "steps=2", "evaluate_every=1", "batch_size=4"),
+        *("optimizer.warmup_steps=0", "jit_compile=false", "sample_tokens=4"),
+    ]
+    command(
+        "trainers.__main__",
+        f"--recipe={recipe}",
+        f"--workdir={workdir}",
+        "--strategy=one_device",
+        *(f"--set={setting}" for setting in settings),
+    )
+    command("export.__main__", f"--workdir={workdir}", f"--out={served}")
+    assert not command("export.verify", f"--model_dir={served}", "--clients=2")
+    assert "no differences" in capsys.readouterr().out
+
+    servable = Servable("m", 1, str(served / "1"))
+    try:
+        inputs = {
+            key: np.array(value, object) if isinstance(value, list) else value
+            for key, value in question.items()
+        }
+        answer = ask_servable(servable, "serving_default", inputs)
+    finally:
+        servable.close()
+    assert answer and all(len(value) == 1 for value in answer.values())
+
+    scores = json.loads((workdir / "scores.json").read_text(encoding="utf-8"))
+    kept = scores["validation"]
+    record = next(line for line in MetricsLog(workdir).read() if line["step"] == kept["step"])
+    assert {
+        f"val_{name}": value for name, value in kept["scores"].items()
+    }.items() <= record.items()
+    card = (served / "1" / CARD_FILE).read_text(encoding="utf-8")
+    (row,) = [line for line in card.splitlines() if line.startswith("| validation |")]
+    assert f"(step {kept['step']})" in row
+    assert all(f"{name} {value:.4g}" in row for name, value in kept["scores"].items())
+    assert f"TensorFlow Serving {DEFAULT_SERVING_VERSION}" in card
+    if "model" in scores:
+        assert names <= scores["model"].keys()
+        for who in {"model", "baseline"} - {who for who in scores if not scores[who]}:
+            assert all(f"{name} {scores[who][name]:.4g}" in card for name in names)
+    else:
+        assert names <= kept["scores"].keys()
+    if task.startswith("tag"):
+        assert kept["scores"].keys() == names
+        assert {"model", "baseline"} <= scores.keys()
+        assert scores["model"].keys() == scores["baseline"].keys() == names | {"types"}
+        report = (workdir / "report.md").read_text(encoding="utf-8")
+        assert ("## Scores (entities)" in report) == (names == BY_ENTITY)
+        assert (
+            set(scores["baseline"]["types"])
+            <= {
+                "tag": {"PER", "LOC"},
+                "tag_parts_of_speech": {"NNP", "VBD", "IN", "SYM", "EX"},
+                "tag_raw": {"O", "PER", "LOC"},
+            }[task]
+        )
+        if names == BY_TAG:  # so regular that word forms tell every tag
+            assert scores["baseline"]["accuracy"] == scores["baseline"]["macro_f1"] == 1.0
