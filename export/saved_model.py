@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import os
 import re
 import shutil
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -26,6 +31,9 @@ from export.verify import replay_locally
 from export.warmup_file import WARMUP_FILE, write_warmup
 from export.warmup_requests import ALLOWED_BATCH_SIZES, warmup_requests
 from zoo.bundle import Bundle
+
+_PARTIAL, _FLOAT32 = ".partial-", ".float32-"
+_LOCKED_SECONDS = 60  # between making a folder and locking it, generously
 
 
 class ExportError(ValueError):
@@ -78,6 +86,12 @@ def export_saved_model(
     except ValueError as error:
         raise ExportError(f"--{error}") from error
     model_folder = Path(model_folder).absolute()
+    if model_folder.name.isdecimal():
+        raise ExportError(
+            f"--out={model_folder} is named like a version: give the model's folder, "
+            f"--out={model_folder.parent}, and --version={model_folder.name} to choose the number"
+        )
+    numbered = version is not None
     version = _next_version(model_folder) if version is None else version
     if version < 0:
         raise ExportError(f"--version must be at least 0. Received: {version}")
@@ -93,36 +107,70 @@ def export_saved_model(
         raise ExportError(str(error)) from error
     try:
         model_folder.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".partial-{version}-", dir=model_folder))
-    except OSError as error:
-        raise ExportError(f"cannot write {model_folder}: {error.strerror}") from error
-    try:
-        _write(prepared.bundle, partial, serving_version, prepared.pairs)
-        write_model_card(
-            prepared.bundle,
-            partial,
-            model_folder.name,
-            version,
-            prepared.pairs,
-            precision,
-            serving_version,
-        )
-        problems = problems_of(replay_locally(partial))
-        if problems:
-            raise ExportError(
-                "the SavedModel does not answer as the Keras model does:\n  "
-                + "\n  ".join(problems)
-            )
-        if precision != "float32":
-            _report(prepared, partial, model_folder)
-        partial.chmod(0o755)  # mkdtemp's 0700 would hide it from a server's user
-        os.rename(partial, target)
+        _remove_abandoned(model_folder)
+        with _unfinished(model_folder, f"{_PARTIAL}{version}-") as partial:
+            _write(prepared.bundle, partial, serving_version, prepared.pairs)
+            problems = problems_of(replay_locally(partial))
+            if problems:
+                raise ExportError(
+                    "the SavedModel does not answer as the Keras model does:\n  "
+                    + "\n  ".join(problems)
+                )
+            if precision != "float32":
+                _report(prepared, partial, model_folder)
+            partial.chmod(0o755)  # mkdtemp's 0700 would hide it from a server's user
+            while True:
+                write_model_card(
+                    prepared.bundle,
+                    partial,
+                    model_folder.name,
+                    version,
+                    prepared.pairs,
+                    precision,
+                    serving_version,
+                )
+                target = model_folder / str(version)
+                try:
+                    os.rename(partial, target)
+                    break
+                except OSError as error:
+                    if numbered or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                        raise
+                    version = _next_version(model_folder)  # another export took that number
     except OSError as error:
         raise ExportError(f"cannot write {target}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     logging.info("exported %s", target)
     return target
+
+
+@contextlib.contextmanager
+def _unfinished(folder: Path, prefix: str) -> Iterator[Path]:
+    """A folder that is gone in the end, unless it was renamed; locked while its writer lives."""
+    path = Path(tempfile.mkdtemp(prefix=prefix, dir=folder))
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # no locks there: then nobody removes what is abandoned
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(handle)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Removes what killed exports left: unfinished folders whose lock is free."""
+    for prefix in (_PARTIAL, _FLOAT32):
+        for path in folder.glob(f"{prefix}*"):
+            with contextlib.suppress(OSError):  # in use, or gone meanwhile
+                if time.time() - path.stat().st_mtime < _LOCKED_SECONDS:
+                    continue
+                handle = os.open(path, os.O_RDONLY)
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    logging.info("removing %s, left by an export that was killed", path)
+                    shutil.rmtree(path, ignore_errors=True)
+                finally:
+                    os.close(handle)
 
 
 def _write(bundle: Bundle, folder: Path, serving_version: str, pairs: list[GoldenPair]) -> None:
@@ -135,24 +183,21 @@ def _write(bundle: Bundle, folder: Path, serving_version: str, pairs: list[Golde
 
 def _save(bundle: Bundle, folder: Path) -> ServedModule:
     module = ServedModule(bundle)
-    tf.saved_model.save(
-        module,
-        str(folder),
-        signatures=module.functions,
-        # Nobody differentiates a served model; without this the graph doubles.
-        options=tf.saved_model.SaveOptions(
-            experimental_custom_gradients=False, save_debug_info=True
-        ),
-    )
+    # Nobody differentiates a served model; without the first option the graph doubles.
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False, save_debug_info=True)
+    try:
+        tf.saved_model.save(module, str(folder), signatures=module.functions, options=options)
+    except tf.errors.OpError as error:  # as TensorFlow tells of a full disk
+        raise ExportError(f"cannot write {folder}: {error.message}") from error
     declare(folder, module.methods, module.aliases)
     return module
 
 
 def _report(prepared: Prepared, folder: Path, model_folder: Path) -> None:
     """Measures beside a float32 SavedModel that is gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix=".float32-", dir=model_folder) as float32:
-        _save(prepared.float32, Path(float32))
-        write_report(measure(prepared, Path(float32), folder), folder)
+    with _unfinished(model_folder, _FLOAT32) as float32:
+        _save(prepared.float32, float32)
+        write_report(measure(prepared, float32, folder), folder)
 
 
 def _require_closure(folder: Path, serving_version: str) -> None:

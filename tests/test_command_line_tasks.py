@@ -20,7 +20,8 @@ from trainers.metrics import MetricsLog
 
 pytestmark = [pytest.mark.tensorflow_only, pytest.mark.timeout(240)]
 
-TEXT = "\n".join(f"{'to be or not'.split()[i % 4]} ada saw rome in {i} days" for i in range(40))
+WORDS = ["to", "be", "or", "not"]
+TEXT = "\n".join(f"{WORDS[i % 4]} ada saw rome in {i} days" for i in range(40))
 TABLE = "text,label,second,score\n" + "\n".join(
     f"a {'good' if i % 2 else 'bad'} film {i},{'pos' if i % 2 else 'neg'},seen {i},{i % 5}.5"
     for i in range(40)
@@ -52,7 +53,7 @@ QUESTIONS = json.dumps(
 
 GPT = '{"hidden_dim": 8, "num_layers": 1, "num_heads": 2, "context_length": 16}'
 LSTM = '{"hidden_dim": 8, "num_layers": 1, "context_length": 8}'
-BERT = '{"hidden_dim": 8, "num_layers": 1, "num_heads": 2, "intermediate_dim": 8, "context_length": 32}'
+BERT = GPT.replace("16", "32").replace("}", ', "intermediate_dim": 8}')
 ENCODER = ["preset=bert_tiny", f"model={BERT}", "text.max_length=32", "data.max_vocabulary_size=80"]
 BY_TAG = {"accuracy", "macro_f1"}
 BY_ENTITY = {"f1", "precision", "recall", "accuracy"}

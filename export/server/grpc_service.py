@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable
+from concurrent import futures
 
 import grpc
 from absl import logging
@@ -25,6 +26,12 @@ from export.server.servable import ServingError
 _PREDICTION = prediction_service_pb2.DESCRIPTOR.services_by_name["PredictionService"]
 _MODEL = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
 SERVICES = (_PREDICTION.full_name, _MODEL.full_name)
+# What tells of the server's state is answered though all threads of requests are busy. For the
+# process, not for a server: grpc_health keeps its pool on a class.
+STATUS_THREADS = futures.ThreadPoolExecutor(4, thread_name_prefix="status")
+# A reload waits until its models answer, and ends when the next one comes.
+_RELOAD_THREADS = futures.ThreadPoolExecutor(4, thread_name_prefix="reload")
+_THREADS = {"GetModelStatus": STATUS_THREADS, "HandleReloadConfigRequest": _RELOAD_THREADS}
 _MAX_MESSAGE = 1024  # bytes; TensorFlow Serving cuts longer ones, HTTP/2 headers being bounded
 
 
@@ -104,7 +111,7 @@ def add_services(
     ):
         handlers = {
             method.name: grpc.unary_unary_rpc_method_handler(
-                getattr(servicer, method.name),
+                _in_threads(getattr(servicer, method.name), _THREADS.get(method.name)),
                 request_deserializer=functools.partial(_read, GetMessageClass(method.input_type)),
                 response_serializer=GetMessageClass(method.output_type).SerializeToString,
             )
@@ -112,6 +119,18 @@ def add_services(
         }
         handler = grpc.method_handlers_generic_handler(service.full_name, handlers)
         server.add_generic_rpc_handlers((handler,))
+
+
+def _in_threads(behavior: Callable, threads: futures.ThreadPoolExecutor | None) -> Callable:
+    """The same, run by these threads; None: by those of the server."""
+    if threads is None:
+        return behavior
+
+    def call(request, context):
+        return behavior(request, context)
+
+    call.experimental_thread_pool = threads
+    return call
 
 
 @dataclasses.dataclass(frozen=True)

@@ -87,36 +87,37 @@ class Manager:
         return done
 
     def reload(
-        self, models: Sequence[ServedModel], is_cancelled: Callable[[], bool] = lambda: False
+        self,
+        models: Sequence[ServedModel],
+        is_cancelled: Callable[[], bool] = lambda: False,
+        wait: bool = True,
     ) -> None:
         """Serves these models from now on, and no others; waits until the new ones answer.
 
-        As in TensorFlow Serving, a new model that has no version yet is waited for, by this reload
-        and by the next. Models that go are unloaded without a wait.
+        A new model that has no version yet is waited for until another reload comes, which takes
+        the place of this one. Models that go are unloaded without a wait.
 
         Args:
             models: The models; their names must differ.
             is_cancelled: Asked while waiting: whether nobody waits for this reload any more.
+            wait: bool. Whether to wait at all; what does not load is logged in any case.
 
         Raises:
             ServingError: FAILED_PRECONDITION when a label may not be given (nothing is changed);
                 UNKNOWN when a new model does not load (the others are served); DEADLINE_EXCEEDED
-                when it is cancelled; UNAVAILABLE when the manager stops.
+                when it is cancelled; ABORTED when another reload took its place; UNAVAILABLE when
+                the manager stops.
             ValueError: two models have one name.
         """
         wanted = by_name(models)
-        self._wait_until_settled(is_cancelled)
-        new = self._served.configure(wanted)
+        awaited, configuration = self._served.configure(wanted)
         self._wake.set()
-        self._wait_until_settled(is_cancelled)
-        self._served.raise_for("model(s)", new)
-
-    def _wait_until_settled(self, is_cancelled: Callable[[], bool]) -> None:
-        while not self._served.wait_until_settled(_LOOK_SECONDS):
+        while wait and not self._served.wait_until_settled(_LOOK_SECONDS, configuration):
             if self._stopping.is_set():
                 raise ServingError(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
             if is_cancelled():
                 raise ServingError(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+        self._served.raise_for("model(s)", awaited)
 
     def check_labels(self, models: Sequence[ServedModel]) -> None:
         """Raises ServingError, FAILED_PRECONDITION, when `reload` would refuse a label."""

@@ -55,9 +55,12 @@ def models_of(config: ModelServerConfig) -> list[ServedModel]:
 
 
 def reload(
-    manager: Manager, config: ModelServerConfig, is_cancelled: Callable[[], bool] = lambda: False
+    manager: Manager,
+    config: ModelServerConfig,
+    is_cancelled: Callable[[], bool] = lambda: False,
+    wait: bool = True,
 ) -> None:
-    """Serves the models of this configuration from now on.
+    """Serves the models of this configuration from now on; `wait` as in `Manager.reload`.
 
     Nothing is changed when the configuration is at fault.
 
@@ -70,7 +73,7 @@ def reload(
     models = _listed(config)
     manager.check_labels(models)  # in this order, so that of two faults the same one is named
     _check_platforms(config)
-    manager.reload(models, is_cancelled)
+    manager.reload(models, is_cancelled, wait)
 
 
 def handle_reload(
@@ -129,7 +132,8 @@ class ConfigFilePoller:
     def _keep_polling(self) -> None:
         while not self._stopping.wait(self._seconds):
             try:
-                reload(self._manager, read_model_config(self._path), self._stopping.is_set)
+                # Without a wait, so that a file that is corrected is read while models are missing.
+                reload(self._manager, read_model_config(self._path), wait=False)
                 self._told = ""
             except ServingError as error:
                 message = f"the models of {self._path} are not served: {error}"

@@ -53,11 +53,13 @@ def main(argv: Sequence[str], usage: str) -> None:
         signal.signal(number, lambda *_: stopping.set())
     try:
         server = make_server(values)
-        if not server.start(cancelled=stopping):
-            return
+        started = server.start(cancelled=stopping)
     except (ServingError, ValueError, RuntimeError, OSError) as error:
         print(f"Failed to start server. Error: {error}", flush=True)  # there, as TensorFlow Serving
         sys.exit(_FAILED)
+    if not started:
+        _stop(server)
+        return
     poller = None
     if values.model_config_file and values.model_config_file_poll_wait_seconds > 0:
         poller = ConfigFilePoller(
@@ -75,6 +77,10 @@ def main(argv: Sequence[str], usage: str) -> None:
     logging.info("stopping: requests that run may finish")
     if poller is not None:
         poller.stop()
+    _stop(server)
+
+
+def _stop(server: Server) -> None:
     if not server.stop():
         os._exit(1)  # a plain exit would wait for the threads of what was abandoned
 

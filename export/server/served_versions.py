@@ -24,6 +24,7 @@ class ServedVersions:
         self._models: Mapping[str, ServedModel] = {}
         self._versions: dict[str, dict[int, Version]] = {}
         self._awaited: set[str] = set()  # of the last configuration, until they answer or fail
+        self._configuration = 0  # counts them
         self._changed = threading.Condition()  # guards all the above; notified when it changes
 
     @property
@@ -53,20 +54,24 @@ class ServedVersions:
             version.state, version.error = state, error
             self._changed.notify_all()
 
-    def configure(self, models: Mapping[str, ServedModel]) -> set[str]:
-        """Takes another set of models as the wanted ones.
+    def configure(self, models: Mapping[str, ServedModel]) -> tuple[set[str], int]:
+        """Takes another set of models as the wanted ones; who waits for an older set is told.
 
         Returns:
-            The names of those that are new.
+            The names of those that are new, or were still awaited, and the configuration's number.
 
         Raises:
             ServingError: as `check_labels`; then nothing is changed.
         """
         with self._changed:
             self.check_labels(models.values())
-            self._awaited = {*models} - {*self._models}
+            pending = {name for name in self._awaited if not self._settled(name)}
+            self._awaited = {n for n in models if n not in self._models or n in pending}
+            if _places(models) != _places(self._models):
+                self._configuration += 1
+                self._changed.notify_all()
             self._models = dict(models)
-            return self._awaited
+            return self._awaited, self._configuration
 
     def check_labels(self, models: Iterable[ServedModel]) -> None:
         """Raises ServingError, FAILED_PRECONDITION, for a label that may not be given."""
@@ -136,16 +141,29 @@ class ServedVersions:
                 if versions[number].state == State.AVAILABLE
             ]
 
-    def wait_until_settled(self, timeout: float | None) -> bool:
+    def wait_until_settled(self, timeout: float | None, configuration: int | None = None) -> bool:
         """Waits until each awaited model has a version that answers, or none that will.
 
         Returns:
             Whether that came true before `timeout` seconds were over.
+
+        Raises:
+            ServingError: ABORTED, models other than those of `configuration` are wanted now.
         """
+
+        def replaced() -> bool:
+            return configuration not in (None, self._configuration)
+
         with self._changed:
-            return self._changed.wait_for(
-                lambda: all(self._newest(n) or self._failed(n) for n in self._awaited), timeout
+            done = self._changed.wait_for(
+                lambda: replaced() or all(map(self._settled, self._awaited)), timeout
             )
+            if replaced():
+                raise ServingError(
+                    grpc.StatusCode.ABORTED,
+                    "a newer configuration came before the models of this one could be served",
+                )
+            return done
 
     def raise_for(self, what: str, names: Iterable[str]) -> None:
         """Raises ServingError, UNKNOWN, when some of these models do not load."""
@@ -166,6 +184,9 @@ class ServedVersions:
         with self._changed:
             return self._changed.wait_for(condition, timeout)
 
+    def _settled(self, name: str) -> bool:
+        return bool(self._newest(name) or self._failed(name))
+
     def _newest(self, name: str) -> Version | None:
         versions = self._versions.get(name, {})
         available = [n for n, version in versions.items() if version.state == State.AVAILABLE]
@@ -177,6 +198,10 @@ class ServedVersions:
         if any(version.state in (State.LOADING, State.AVAILABLE) for version in versions.values()):
             return None
         return next((versions[n] for n in sorted(versions) if versions[n].given_up), None)
+
+
+def _places(models: Mapping[str, ServedModel]) -> dict[str, tuple[str, Mapping[str, int]]]:
+    return {name: (model.base_path, model.labels) for name, model in models.items()}
 
 
 def by_name(models: Sequence[ServedModel]) -> dict[str, ServedModel]:

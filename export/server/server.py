@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Self
 import grpc
 from absl import logging
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-from export.server.grpc_service import SERVICES, add_services
+from export.server.grpc_service import SERVICES, STATUS_THREADS, add_services
 from export.server.loading import Loader
 from export.server.manager import Manager
 from export.server.metrics import Metrics
@@ -152,7 +152,7 @@ class Server:
             cancelled: Set from elsewhere to give up waiting.
 
         Returns:
-            Whether the server is listening; False when it was cancelled.
+            Whether the server is listening; False when it was cancelled: `stop` ends it then.
 
         Raises:
             ServingError: a model that is there does not load, or a label may not be given.
@@ -162,7 +162,6 @@ class Server:
             self.manager.start()
             while not self.manager.wait_until_available(timeout=0.2):
                 if cancelled is not None and cancelled.is_set():
-                    self.manager.stop()
                     return False
             self._listen()
         except BaseException:
@@ -183,7 +182,8 @@ class Server:
             health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
             names.append(health.SERVICE_NAME)
         if self._reflection:
-            reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
+            servicer = Reflection((*names, reflection.SERVICE_NAME))
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
         address = f"{self._host}:{self.port}"
         try:
             if self._credentials is not None:
@@ -254,9 +254,34 @@ class Server:
         self.stop()
 
 
+class Health(health.HealthServicer):
+    """Health whose checks have threads of their own, and whose watches hold none."""
+
+    def __init__(self):
+        super().__init__(experimental_non_blocking=True, experimental_thread_pool=STATUS_THREADS)
+
+    def Check(self, request, context):  # noqa: N802  the name is the protocol's
+        """Answers one check."""
+        return super().Check(request, context)
+
+    Check.experimental_thread_pool = STATUS_THREADS
+
+
+class Reflection(reflection.ReflectionServicer):
+    """Reflection whose streams, which may stay idle, have threads of their own."""
+
+    def ServerReflectionInfo(self, request_iterator, context):  # noqa: N802
+        """Answers the questions of a stream."""
+        yield from super().ServerReflectionInfo(request_iterator, context)
+
+    ServerReflectionInfo.experimental_thread_pool = futures.ThreadPoolExecutor(
+        16, thread_name_prefix="reflection"
+    )
+
+
 def health_servicer() -> health.HealthServicer:
     """Health that says SERVING, for the server and for each service, until it is shut down."""
-    servicer = health.HealthServicer()
+    servicer = Health()
     for name in (health.OVERALL_HEALTH, *SERVICES):
         servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
     return servicer

@@ -12,6 +12,8 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tensorflow_serving.apis import (
     get_model_status_pb2,
     model_service_pb2_grpc,
@@ -19,6 +21,7 @@ from tensorflow_serving.apis import (
     prediction_log_pb2,
     prediction_service_pb2_grpc,
 )
+from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest
 
 from export.server import (
     BatchingParameters,
@@ -325,3 +328,97 @@ def test_of_several_versions_the_newest_answers_first(versions, monkeypatch):
 def test_retries_are_not_negative():
     with pytest.raises(ValueError, match="may not be negative"):
         Retries(-1)
+
+
+# --- Signals, reloads and streams that would hold everybody up
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_start_that_is_given_up_while_a_model_loads_is_bounded(versions, monkeypatch, ends):
+    loading, go_on = threading.Event(), threading.Event()
+    load = Loader.load
+
+    def hung(self, *args):
+        loading.set()
+        go_on.wait()
+        return load(self, *args)
+
+    monkeypatch.setattr(Loader, "load", hung)
+    monkeypatch.setattr("export.server.server._UNLOAD_SECONDS", 20.0 if ends else 0.2)
+    server = Server([ServedModel("worker", str(versions))], port=0)
+    try:
+        assert server.start(Given(loading)) is False
+        if ends:
+            go_on.set()
+        assert server.stop(grace=0) is ends
+    finally:
+        go_on.set()
+        server.stop(grace=0)
+
+
+class Given:
+    """An event that is set as soon as another one is."""
+
+    def __init__(self, other):
+        self._other = other
+
+    def is_set(self):
+        return self._other.wait(20)
+
+
+def test_a_new_configuration_takes_the_place_of_one_that_waits(versions, tmp_path, caplog):
+    good = ServedModel("worker", str(versions))
+    with serving(versions, poll_wait_seconds=0.05) as server:
+        manager, result = server.manager, []
+
+        def mistyped():
+            try:
+                manager.reload([good, ServedModel("other", str(tmp_path / "mistyped"))])
+            except ServingError as error:
+                result.append(error.code)
+
+        waiting = threading.Thread(target=mistyped)
+        waiting.start()
+        wait_until(lambda: "no versions of model other found" in caplog.text)
+        manager.reload([good, ServedModel("other", str(versions))])
+        waiting.join(timeout=20)
+        assert result == [grpc.StatusCode.ABORTED]
+        assert ("other", 3) in manager.available_versions()
+
+
+def test_streams_reloads_and_health_hold_no_thread_of_requests(versions, tmp_path):
+    options = {"max_threads": 1, "health": True, "reflection": True, "poll_wait_seconds": 0.05}
+    with serving(versions, **options) as server:
+        channel = grpc.insecure_channel(f"localhost:{server.port}")
+        stopped = threading.Event()
+
+        def idle():
+            yield reflection_pb2.ServerReflectionRequest(list_services="")
+            stopped.wait(60)
+
+        reflections = reflection_pb2_grpc.ServerReflectionStub(channel)
+        streams = [reflections.ServerReflectionInfo(idle()) for _ in range(4)]
+        assert all(next(stream).list_services_response.service for stream in streams)
+        health = health_pb2_grpc.HealthStub(channel)
+        request = health_pb2.HealthCheckRequest()
+        watches = [health.Watch(request) for _ in range(4)]
+        assert {next(watch).status for watch in watches} == {1}
+        config = ReloadConfigRequest()
+        for name, path in {"worker": versions, "other": tmp_path / "missing"}.items():
+            config.config.model_config_list.config.add(
+                name=name, base_path=str(path), model_platform="tensorflow"
+            )
+        models = model_service_pb2_grpc.ModelServiceStub(channel)
+        reload = models.HandleReloadConfigRequest.future(config, timeout=60)
+        client = Client(server)
+        assert client.predict() is not None  # the only thread of requests is free
+        client.predict(steps=1)
+        slow = threading.Thread(target=client.predict, args=(20_000, 60))
+        slow.start()
+        assert health.Check(request, timeout=20).status == 1
+        assert client.states()
+        assert not reload.done()
+        reload.cancel()
+        stopped.set()
+        slow.join()
+        channel.close()
