@@ -144,6 +144,7 @@ def question_section(
     predictions: Sequence[str],
     *,
     language: str = "english",
+    left_out: int = 0,
     confidence: Sequence[float] | None = None,
     baseline: Mapping[str, float] | None = None,
     where: Sequence[str] | None = None,
@@ -156,6 +157,7 @@ def question_section(
         answers: gold answers of each.
         predictions: the model's answers.
         language: "english" or "chinese", as `question_scores`.
+        left_out: questions of the file that are not among them, as `Questions.left_out`.
         confidence: (N,) the model's score of each answer.
         baseline: `question_scores` of a baseline on the same questions.
         where: N places (or ids), printed with mistakes.
@@ -172,9 +174,12 @@ def question_section(
         golds = " / ".join(dict.fromkeys(answer for answer in answers[row] if answer.strip()))
         told = [cell(text) if text else "(none)" for text in (golds, predictions[row])]
         mistakes.append([cell(questions[row]), *told, f"{single[row][1]:.2f}", *_place(row, where)])
+    unit = "questions"
+    if left_out:
+        unit += f" ({left_out:,} more of the file left out: answers not at their offsets)"
     header = ["question", "answers", "predicted", "F1", *_place_name(where)]
     return sections(
-        ("Scores", scores_table(scores, baseline, len(questions), "questions")),
+        ("Scores", scores_table(scores, baseline, len(questions), unit)),
         ("Mistakes", mistakes_table(header, mistakes)),
     )
 
