@@ -17,6 +17,7 @@ from trainers.entities import are_entities, entity_spans, tag_scores
 from trainers.figures import ConfusionPicture, draw_calibration, draw_confusion
 from trainers.report_tables import mistakes_table, scores_table, sections
 from trainers.scores import (
+    Predictions,
     calibration,
     classification_scores,
     confused_pairs,
@@ -34,7 +35,7 @@ CONTEXT_WORDS, MOST_WORDS = 6, 40  # of a sentence around wrong entities
 def classification_section(
     texts: Sequence[str],
     labels: np.ndarray,
-    probabilities: np.ndarray,
+    probabilities: np.ndarray | Predictions,
     classes: Sequence[str],
     *,
     folder: str | Path,
@@ -48,7 +49,7 @@ def classification_section(
     Args:
         texts: N texts.
         labels: (N,) int, indices of `classes`.
-        probabilities: (N, C) float.
+        probabilities: (N, C) float, or what `Predictions.of` keeps of them.
         classes: C names.
         folder: where `confusion.png` and `calibration.png` are drawn, beside the report.
         text_pairs: N second texts, for tasks on pairs.
@@ -59,18 +60,20 @@ def classification_section(
     Example:
         classification_section(texts, labels, probabilities, ["no", "yes"], folder=bundle.folder)
     """
-    labels, probabilities = np.asarray(labels), np.asarray(probabilities)
+    labels = np.asarray(labels)
+    if not isinstance(probabilities, Predictions):
+        probabilities = Predictions.of(labels, probabilities)
     measured = calibration(labels, probabilities)
     scores = classification_scores(labels, probabilities) | {"calibration_error": measured.error}
-    predicted = probabilities.argmax(axis=1)
+    predicted, confidence, _ = probabilities
     draw_calibration(measured, Path(folder) / CALIBRATION_FILE)
     picture = draw_confusion(labels, predicted, classes, Path(folder) / CONFUSION_FILE)
     wrong = np.flatnonzero(predicted != labels)
-    surest = wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")][:limit]
+    surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:limit]
     mistakes = []
     for row in surest:
         told = [cell(classes[i]) for i in (labels[row], predicted[row])]
-        chance = f"{probabilities[row, predicted[row]]:.3f}"
+        chance = f"{confidence[row]:.3f}"
         mistakes.append([*_texts(row, texts, text_pairs), *told, chance, *_place(row, where)])
     header = ["text", *(["second text"] if text_pairs is not None else []), "label", "predicted"]
     return sections(
@@ -270,7 +273,8 @@ def _classes(labels, predicted, classes) -> str:
     columns = precision_recall_fscore_support(
         labels, predicted, labels=range(len(classes)), zero_division=0
     )
-    seen = [i for i in range(len(classes)) if columns[3][i] or i in predicted]
+    made = set(predicted.tolist())
+    seen = [i for i in range(len(classes)) if columns[3][i] or i in made]
     order = sorted(seen, key=lambda i: columns[2][i])
     rows = [
         [cell(classes[i]), *(f"{column[i]:.3f}" for column in columns[:3]), str(columns[3][i])]
