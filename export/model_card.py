@@ -128,9 +128,11 @@ def _training(folder: Path) -> list[tuple[str, str]]:
         kept = scores["validation"]
         rows.append(("validation", f"{_numbers(kept['scores'])} (step {kept['step']})"))
     if "model" in scores:
-        split = scores["split"]
+        split, left_out = scores["split"], scores.get("left_out", 0)
         if split != "validation" or "validation" not in scores:
             rows.append((split, _numbers(scores["model"])))
+        if left_out:
+            rows.append((f"left out, {split}", f"{left_out:,} questions"))
         if scores["baseline"]:
             rows.append((f"baseline, {split}", _numbers(scores["baseline"])))
     return rows

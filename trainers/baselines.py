@@ -21,6 +21,8 @@ from trainers.answers import CJK
 
 MOSTLY = 0.3  # Chinese with many Latin names still has more CJK characters than this
 HASHED_FEATURES = 2**17
+# Logistic regression learns classes x terms weights, and L-BFGS keeps twenty copies of them.
+MOST_CLASSES = 500
 
 
 def tfidf_baseline(

@@ -130,11 +130,12 @@ def _confusion(labels, predicted, classes: int) -> tuple[np.ndarray, list[int]]:
         raise ValueError(
             f"indices {both.min()}..{both.max()} for {classes} classes; 0..{classes - 1}"
         )
-    counts = np.zeros((classes, classes), np.int64)
-    np.add.at(counts, (labels, predicted), 1)
     if classes <= MOST_CLASSES:
+        counts = np.zeros((classes, classes), np.int64)
+        np.add.at(counts, (labels, predicted), 1)
         return counts, list(range(classes))
-    errors = counts.sum(axis=0) + counts.sum(axis=1) - 2 * np.diagonal(counts)
+    wrong = labels != predicted
+    errors = sum(np.bincount(ids[wrong], minlength=classes) for ids in (labels, predicted))
     shown = sorted(np.argsort(-errors, kind="stable")[:SHOWN_OF_MANY].tolist())
     group = np.full(classes, SHOWN_OF_MANY)
     group[shown] = np.arange(SHOWN_OF_MANY)

@@ -21,7 +21,8 @@ def write_scores(folder: Path, **scores: Any) -> None:
         folder: of the run.
         **scores: "validation", the evaluation whose weights were kept ("step" and "scores" by
             name); of an understanding task also "split" ("test" or "validation"), and what
-            "model" and "baseline" (None: there is none) reach on it.
+            "model" and "baseline" (None: there is none) reach on it; of questions "left_out", the
+            number of those in the file that could not be asked.
 
     Example: `write_scores(folder, split="test", model={"accuracy": 0.9}, baseline=None)`
     """

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -11,7 +13,40 @@ from sklearn import metrics
 SUM_TOLERANCE = 1e-2  # half-precision softmax is off by about 1e-3
 
 
-def classification_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+class Predictions(NamedTuple):
+    """What scores need of the probabilities (N, C) of a classifier, which may be too many to keep.
+
+    Attributes:
+        predicted: (N,) int, the class of the highest probability.
+        confidence: (N,) float, that probability.
+        of_labels: (N,) float, the probability of the right class.
+    """
+
+    predicted: np.ndarray
+    confidence: np.ndarray
+    of_labels: np.ndarray
+
+    @classmethod
+    def of(cls, labels: np.ndarray, probabilities: np.ndarray) -> Predictions:
+        """Those of some rows.
+
+        Raises:
+            ValueError: as `classification_scores`.
+        """
+        labels, probabilities = _checked(labels, probabilities)
+        predicted = probabilities.argmax(axis=1)
+        rows = np.arange(len(labels))
+        return cls(predicted, probabilities[rows, predicted], probabilities[rows, labels])
+
+    @classmethod
+    def joined(cls, parts: Iterable[Predictions]) -> Predictions:
+        """Those of all rows, from those of batches."""
+        return cls(*map(np.concatenate, zip(*parts)))
+
+
+def classification_scores(
+    labels: np.ndarray, probabilities: np.ndarray | Predictions
+) -> dict[str, float]:
     """Accuracy, macro F1, Matthews correlation and negative log-likelihood.
 
     Macro F1 is the mean over classes that occur in the labels or the predictions: a class that
@@ -20,7 +55,7 @@ def classification_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict
 
     Args:
         labels: (N,) int, indices of classes.
-        probabilities: (N, C) float, rows sum to 1.
+        probabilities: (N, C) float, rows sum to 1; or what `Predictions.of` keeps of them.
 
     Returns:
         "accuracy", "macro_f1", "mcc" and "nll" (nats).
@@ -32,10 +67,10 @@ def classification_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict
     Example:
         classification_scores(np.array([0, 1]), np.array([[0.9, 0.1], [0.4, 0.6]]))
     """
-    labels, probabilities = _checked(labels, probabilities)
-    predicted = probabilities.argmax(axis=1)
+    predicted, _, of_labels = _predictions(labels, probabilities)
+    labels = np.asarray(labels)
     # A probability of 0.0 is float32's rounding; log would make the mean infinite.
-    of_labels = np.maximum(probabilities[np.arange(len(labels)), labels], 1e-12)
+    of_labels = np.maximum(of_labels, 1e-12)
     return {
         "accuracy": float(np.mean(predicted == labels)),
         "macro_f1": float(metrics.f1_score(labels, predicted, average="macro", zero_division=0)),
@@ -104,12 +139,14 @@ class Calibration:
     count: np.ndarray
 
 
-def calibration(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> Calibration:
+def calibration(
+    labels: np.ndarray, probabilities: np.ndarray | Predictions, bins: int = 10
+) -> Calibration:
     """Expected calibration error over bins of equal width of the highest probability.
 
     Args:
         labels: (N,) int.
-        probabilities: (N, C) float, rows sum to 1.
+        probabilities: as `classification_scores`.
         bins: at least 1.
 
     Raises:
@@ -120,9 +157,9 @@ def calibration(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -
     """
     if bins < 1:
         raise ValueError(f"bins is {bins}; needs at least 1")
-    labels, probabilities = _checked(labels, probabilities)
-    confidence = np.minimum(probabilities.max(axis=1), 1.0)
-    right = probabilities.argmax(axis=1) == labels
+    predicted, confidence, _ = _predictions(labels, probabilities)
+    confidence = np.minimum(confidence, 1.0)
+    right = predicted == np.asarray(labels)
     edges = np.linspace(0.0, 1.0, bins + 1)
     index = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
     count = np.bincount(index, minlength=bins)
@@ -181,6 +218,12 @@ def confused_pairs(
     return [(int(unique[i, 0]), int(unique[i, 1]), int(counts[i])) for i in order]
 
 
+def _predictions(labels, probabilities: np.ndarray | Predictions) -> Predictions:
+    if isinstance(probabilities, Predictions):
+        return probabilities
+    return Predictions.of(labels, probabilities)
+
+
 def _checked(labels, probabilities) -> tuple[np.ndarray, np.ndarray]:
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, np.float64)
     if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or not len(labels):
@@ -208,7 +251,15 @@ def _checked(labels, probabilities) -> tuple[np.ndarray, np.ndarray]:
 def _matthews(labels: np.ndarray, predicted: np.ndarray) -> float:
     if len(np.unique(labels)) == 1 or len(np.unique(predicted)) == 1:
         return 0.0  # scikit-learn says the same, with a warning
-    return float(metrics.matthews_corrcoef(labels, predicted))
+    # From counts of each class: scikit-learn's table of confusion has classes x classes cells.
+    size = int(max(labels.max(), predicted.max())) + 1
+    of_labels, of_predicted = (np.bincount(ids, minlength=size) for ids in (labels, predicted))
+    rows, right = float(len(labels)), float(np.sum(labels == predicted))
+    spread = [
+        rows**2 - float(np.sum(count.astype(float) ** 2)) for count in (of_labels, of_predicted)
+    ]
+    above_chance = right * rows - float(np.dot(of_labels.astype(float), of_predicted))
+    return above_chance / float(np.sqrt(spread[0] * spread[1]))
 
 
 def _first(mask: np.ndarray) -> int:

@@ -17,6 +17,7 @@ from trainers.entities import are_entities, entity_spans, tag_scores
 from trainers.figures import ConfusionPicture, draw_calibration, draw_confusion
 from trainers.report_tables import mistakes_table, scores_table, sections
 from trainers.scores import (
+    Predictions,
     calibration,
     classification_scores,
     confused_pairs,
@@ -34,7 +35,7 @@ CONTEXT_WORDS, MOST_WORDS = 6, 40  # of a sentence around wrong entities
 def classification_section(
     texts: Sequence[str],
     labels: np.ndarray,
-    probabilities: np.ndarray,
+    probabilities: np.ndarray | Predictions,
     classes: Sequence[str],
     *,
     folder: str | Path,
@@ -48,7 +49,7 @@ def classification_section(
     Args:
         texts: N texts.
         labels: (N,) int, indices of `classes`.
-        probabilities: (N, C) float.
+        probabilities: (N, C) float, or what `Predictions.of` keeps of them.
         classes: C names.
         folder: where `confusion.png` and `calibration.png` are drawn, beside the report.
         text_pairs: N second texts, for tasks on pairs.
@@ -59,18 +60,20 @@ def classification_section(
     Example:
         classification_section(texts, labels, probabilities, ["no", "yes"], folder=bundle.folder)
     """
-    labels, probabilities = np.asarray(labels), np.asarray(probabilities)
+    labels = np.asarray(labels)
+    if not isinstance(probabilities, Predictions):
+        probabilities = Predictions.of(labels, probabilities)
     measured = calibration(labels, probabilities)
     scores = classification_scores(labels, probabilities) | {"calibration_error": measured.error}
-    predicted = probabilities.argmax(axis=1)
+    predicted, confidence, _ = probabilities
     draw_calibration(measured, Path(folder) / CALIBRATION_FILE)
     picture = draw_confusion(labels, predicted, classes, Path(folder) / CONFUSION_FILE)
     wrong = np.flatnonzero(predicted != labels)
-    surest = wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")][:limit]
+    surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:limit]
     mistakes = []
     for row in surest:
         told = [cell(classes[i]) for i in (labels[row], predicted[row])]
-        chance = f"{probabilities[row, predicted[row]]:.3f}"
+        chance = f"{confidence[row]:.3f}"
         mistakes.append([*_texts(row, texts, text_pairs), *told, chance, *_place(row, where)])
     header = ["text", *(["second text"] if text_pairs is not None else []), "label", "predicted"]
     return sections(
@@ -144,6 +147,7 @@ def question_section(
     predictions: Sequence[str],
     *,
     language: str = "english",
+    left_out: int = 0,
     confidence: Sequence[float] | None = None,
     baseline: Mapping[str, float] | None = None,
     where: Sequence[str] | None = None,
@@ -156,6 +160,7 @@ def question_section(
         answers: gold answers of each.
         predictions: the model's answers.
         language: "english" or "chinese", as `question_scores`.
+        left_out: questions of the file that are not among them, as `Questions.left_out`.
         confidence: (N,) the model's score of each answer.
         baseline: `question_scores` of a baseline on the same questions.
         where: N places (or ids), printed with mistakes.
@@ -172,9 +177,12 @@ def question_section(
         golds = " / ".join(dict.fromkeys(answer for answer in answers[row] if answer.strip()))
         told = [cell(text) if text else "(none)" for text in (golds, predictions[row])]
         mistakes.append([cell(questions[row]), *told, f"{single[row][1]:.2f}", *_place(row, where)])
+    unit = "questions"
+    if left_out:
+        unit += f" ({left_out:,} more of the file left out: answers not at their offsets)"
     header = ["question", "answers", "predicted", "F1", *_place_name(where)]
     return sections(
-        ("Scores", scores_table(scores, baseline, len(questions), "questions")),
+        ("Scores", scores_table(scores, baseline, len(questions), unit)),
         ("Mistakes", mistakes_table(header, mistakes)),
     )
 
@@ -265,7 +273,8 @@ def _classes(labels, predicted, classes) -> str:
     columns = precision_recall_fscore_support(
         labels, predicted, labels=range(len(classes)), zero_division=0
     )
-    seen = [i for i in range(len(classes)) if columns[3][i] or i in predicted]
+    made = set(predicted.tolist())
+    seen = [i for i in range(len(classes)) if columns[3][i] or i in made]
     order = sorted(seen, key=lambda i: columns[2][i])
     rows = [
         [cell(classes[i]), *(f"{column[i]:.3f}" for column in columns[:3]), str(columns[3][i])]

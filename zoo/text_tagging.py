@@ -18,8 +18,9 @@ class TextTagger(TextEncoder):
     is a B-. Each word of a long text is judged in the window where it stands nearest the middle.
 
     Signature `tag`: `text` [B] to `tokens`, `tags` [B, W] string, `start`, `end` [B, W] int32
-    byte offsets with `text[start:end] == token`, `scores` [B, W] float32 probabilities; rows are
-    padded with "", -1 and 0.
+    byte offsets with `text[start:end] == token`, `scores` [B, W] float32, the probability of the
+    tag that the model chose, also where an I- of it is written as B-; rows are padded with "", -1
+    and 0.
 
     Example: `TextTagger(tokenizer, model, labels=("O", "B-PER", "I-PER")).tag(["Ada spoke"])`
     """
@@ -49,7 +50,7 @@ class TextTagger(TextEncoder):
             "tags": tf.gather(tf.constant(self.labels, tf.string), tag),
             "start": start,
             "end": end,
-            "scores": tf.gather(first, tag, batch_dims=1),
+            "scores": tf.reduce_max(first, axis=-1),
         }
         padding = {"tokens": "", "tags": "", "start": -1, "end": -1, "scores": 0.0}
         size = tf.shape(text, tf.int64)[0]

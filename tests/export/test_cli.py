@@ -50,7 +50,6 @@ sys.exit(7)
         "export": ["-m", "export", "--help"],
         "trainers": ["-m", "trainers", "--help"],
         "trainers.prepare": ["-m", "trainers.prepare", "--help"],
-        "trainers.data_service": ["-m", "trainers.data_service", "--help"],
         "on": ["-c", code, str(tmp_path / "went on")],
     }
     reading, writing = os.pipe()

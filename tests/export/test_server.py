@@ -18,6 +18,7 @@ import tensorflow as tf
 from google.protobuf import text_format
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
     get_model_status_pb2,
     model_service_pb2_grpc,
     predict_pb2,
@@ -217,20 +218,24 @@ def test_messages_are_cut_at_1024_bytes(toy):
 
 
 class Occupied:
-    """Holds one thread of the server in a GetModelStatus call until `free` is set."""
+    """Holds one thread of the server in a GetModelMetadata call until `free` is set."""
 
     def __init__(self, server, client, monkeypatch):
         entered, self.free = threading.Event(), threading.Event()
 
-        def occupy(name):
+        acquire = server.manager.acquire
+
+        def occupy(*args, **kwargs):
+            if entered.is_set():
+                return acquire(*args, **kwargs)
             entered.set()
             self.free.wait(20)
-            return []
+            raise ServingError(grpc.StatusCode.NOT_FOUND, "")
 
-        monkeypatch.setattr(server.manager, "statuses", occupy)
-        request = get_model_status_pb2.GetModelStatusRequest()
+        monkeypatch.setattr(server.manager, "acquire", occupy)
+        request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
         request.model_spec.name = "m"
-        self.call = client.models.GetModelStatus.future(request, timeout=20)
+        self.call = client.prediction.GetModelMetadata.future(request, timeout=20)
         assert entered.wait(20)
 
 
@@ -445,7 +450,7 @@ def test_command_serves_waits_and_stops(toy, template, tmp_path):
             first.send_signal(signal.SIGTERM)
             assert first.wait(timeout=60) == 0
             assert second.wait(timeout=60) == 255
-            assert f"port {toy.port} is in use" in logs[1].read_text()
+            assert f"port {toy.port} is in use" in second.stdout.read()
         finally:
             first.kill()
             second.kill()

@@ -367,8 +367,8 @@ class Given:
 
 
 def test_a_new_configuration_takes_the_place_of_one_that_waits(versions, tmp_path, caplog):
-    good = ServedModel("worker", str(versions))
-    with serving(versions, poll_wait_seconds=0.05) as server:
+    good = ServedModel("m", str(versions))
+    with serving(versions) as (server, _):
         manager, result = server.manager, []
 
         def mistyped():
@@ -387,8 +387,8 @@ def test_a_new_configuration_takes_the_place_of_one_that_waits(versions, tmp_pat
 
 
 def test_streams_reloads_and_health_hold_no_thread_of_requests(versions, tmp_path):
-    options = {"max_threads": 1, "health": True, "reflection": True, "poll_wait_seconds": 0.05}
-    with serving(versions, **options) as server:
+    options = {"max_threads": 1, "health": True, "reflection": True}
+    with serving(versions, **options) as (server, client):
         channel = grpc.insecure_channel(f"localhost:{server.port}")
         stopped = threading.Event()
 
@@ -404,14 +404,13 @@ def test_streams_reloads_and_health_hold_no_thread_of_requests(versions, tmp_pat
         watches = [health.Watch(request) for _ in range(4)]
         assert {next(watch).status for watch in watches} == {1}
         config = ReloadConfigRequest()
-        for name, path in {"worker": versions, "other": tmp_path / "missing"}.items():
+        for name, path in {"m": versions, "other": tmp_path / "missing"}.items():
             config.config.model_config_list.config.add(
                 name=name, base_path=str(path), model_platform="tensorflow"
             )
         models = model_service_pb2_grpc.ModelServiceStub(channel)
         reload = models.HandleReloadConfigRequest.future(config, timeout=60)
-        client = Client(server)
-        assert client.predict() is not None  # the only thread of requests is free
+        assert client.predict() == 3  # the only thread of requests is free
         client.predict(steps=1)
         slow = threading.Thread(target=client.predict, args=(20_000, 60))
         slow.start()

@@ -233,6 +233,9 @@ def test_starts_as_tensorflow_serving_did(group, tmp_path):
         channel = grpc.insecure_channel(f"localhost:{server.port}")
         for exchange in group["exchanges"]:
             exchange["request"] = real(exchange["request"])
+            if exchange["id"] == "r_nobase:reload_while_stuck":
+                # Ours: a new configuration takes the place of one that waits for a model.
+                exchange |= {"code": "OK", "message": "", "response": "status {}"}
             # The recorder waited 8 s for a reload that does not end.
             exchange["deadline_s"] = 0.5 if exchange["code"] == "DEADLINE_EXCEEDED" else 20
             end = time.monotonic() + _UNLOAD_SECONDS

@@ -1,12 +1,16 @@
 """Scores: right numbers, and a plain answer at the edges where ratios have none."""
 
 import math
+import tracemalloc
 import warnings
 
 import numpy as np
 import pytest
+from sklearn.metrics import matthews_corrcoef
 
+from trainers.figures import draw_confusion
 from trainers.scores import (
+    Predictions,
     calibration,
     classification_scores,
     confused_pairs,
@@ -64,6 +68,27 @@ def test_bad_classification_input(labels, probabilities, message):
     for score in (classification_scores, calibration):
         with pytest.raises(ValueError, match=message):
             score(np.array(labels), np.array(probabilities))
+
+
+def test_twenty_thousand_classes_need_no_table_of_classes_by_classes(tmp_path):
+    classes, rows = 20_000, 20_000
+    random = np.random.default_rng(0)
+    labels, predicted = random.integers(0, classes, (2, rows))
+    predicted[::2] = labels[::2]
+    predictions = Predictions(predicted, np.full(rows, 0.5), np.full(rows, 0.25))
+    names = [str(i) for i in range(classes)]
+    tracemalloc.start()
+    scores = classification_scores(labels, predictions)
+    calibration(labels, predictions)
+    warnings.simplefilter("ignore")  # matplotlib's own
+    draw_confusion(labels, predicted, names, tmp_path / "confusion.png")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6  # a table of counts has 3.2 GB
+    assert scores["nll"] == pytest.approx(math.log(4))
+    few = random.integers(0, 9, (2, 50))
+    eye = np.eye(9)[few[1]]
+    assert classification_scores(few[0], eye)["mcc"] == pytest.approx(matthews_corrcoef(*few))
 
 
 def test_regression():

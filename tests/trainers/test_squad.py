@@ -104,6 +104,7 @@ def test_mismatched_answers_are_skipped_when_asked(tmp_path, warnings):
     questions = read(tmp_path, content, mismatched="skip")
     assert questions.id == ["half"] and questions.answers == [["1786"]]
     assert questions.mismatched == 2 and questions.select([0]).mismatched == 2
+    assert questions.left_out == questions.select([0]).left_out == 1
     assert "2 answer(s)" in warnings[0] and "'none'" in warnings[0]
     assert "whose answers match" in error(tmp_path, document(entry(start=0)), mismatched="skip")
 

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from trainers.entities import entity_scores
+from trainers.entities import tag_scores
 from trainers.understanding_report import (
     classification_section,
     question_section,
@@ -95,7 +95,7 @@ def test_tagging():
     words = [["in", "New", "Y|ork"], ["fine"], ["w"] * 30 + ["Bob"] + ["w"] * 30]
     gold = [["O", "B-place", "I-place"], ["O"], ["O"] * 30 + ["B-name"] + ["O"] * 30]
     made = [["O", "B-place", "O"], ["O"], ["O"] * 61]
-    scores = entity_scores(gold, made)
+    scores = tag_scores(gold, made, ["B-place", "I-place", "B-name", "O"])
     text = tagging_section(words, gold, made, baseline=scores, where=["a:1", "a:5", "a:7"])
     mistakes = rows_of(text, "Mistakes")
     assert mistakes[0] == [
@@ -107,7 +107,7 @@ def test_tagging():
     assert mistakes[1][1] == " … w w w w w w Bob w w w w w w … "
     assert len(mistakes) == 2
     assert rows_of(text, "Types, the weakest first")[0][0] == " name "
-    assert "as good or better in: precision, recall, F1" in text
+    assert "as good or better in: F1, precision, recall, accuracy" in text
 
 
 def test_an_entity_before_the_cut_is_shown_from_its_start():

@@ -194,6 +194,26 @@ def test_a_killed_run_ends_as_an_undisturbed_one(tiny, tmp_path, task, monkeypat
 
 
 @pytest.mark.usefixtures("eager")
+def test_of_many_classes_no_array_of_rows_by_classes_is_kept(tmp_path):
+    classes = 600
+    path = tmp_path / "many.csv"
+    path.write_text(
+        "text,label\n" + "".join(f"a b c,{i % classes}\n" for i in range(2 * classes)),
+        encoding="utf-8",
+    )
+    config = find_recipe("polarity_bert")
+    model = '{"hidden_dim": 8, "num_layers": 1, "num_heads": 2, "intermediate_dim": 8}'
+    settings = [f"data.train={path}", f"model={model}", "preset=bert_tiny", "data.test=null"]
+    config = with_overrides(config, [*settings, "data.test_fraction=0", "text.max_length=16"])
+    task = make_task(config)
+    rows, kept = len(task.validation), task.predictions(task.validation, task.validation_ids)
+    assert {array.shape for array in kept} == {(rows,)} and rows >= classes
+    assert task.evaluate({})["val_accuracy"] == np.mean(kept.predicted == task.validation_ids)
+    train(dataclasses.replace(config, steps=1, evaluate_every=1), tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "scores.json").read_text())["baseline"] is None
+
+
+@pytest.mark.usefixtures("eager")
 def test_start_from_a_masked_language_model(tiny, finished, tmp_path):
     start = {"init_from": str(finished("mlm")), "freeze": "embeddings"}
     config = tiny("classify", finetune=start)

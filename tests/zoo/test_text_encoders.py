@@ -160,6 +160,18 @@ def test_tags_are_well_formed(models, seed):
             assert tag != b"I-X" or before in (b"B-X", b"I-X")
 
 
+def test_a_repaired_tag_has_the_probability_of_the_models_choice(models):
+    tagger = models["tag"]
+    assert LABELS["tag"] == ("O", "B-X", "I-X")
+    plain = TEXT_MODELS["tag"](TOKENIZER, tagger.model, CONFIG, ("O", "B", "I"))  # no repair
+    texts = [" ".join(np.random.default_rng(seed).choice(list("abc"), 8)) for seed in range(9)]
+    served, chosen = ask(tagger, texts), ask(plain, texts)
+    repaired = (served["tags"] == b"B-X") & (chosen["tags"] == b"I")
+    assert repaired.any()
+    np.testing.assert_array_equal(served["scores"], chosen["scores"])
+    assert np.all(served["scores"] >= 1 / 3)
+
+
 def test_answers_are_slices_of_the_context(models):
     questions = ["who?"] * len(TEXTS)
     answer = ask(models["span"], questions, TEXTS)

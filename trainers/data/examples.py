@@ -80,7 +80,9 @@ class Questions(_Columns):
         answers: right answers, each a substring of the context; [] if it has none.
         starts: character (code point) offset of each answer: context[start:].startswith(answer).
         where: "name: path in the JSON document" of each.
-        mismatched: answers that were dropped because their offset does not match the text.
+        mismatched: answers of the file that were dropped because their offset does not match the
+            text.
+        left_out: questions of the file that were left out because they had no other answer.
     """
 
     id: list[str]
@@ -90,6 +92,7 @@ class Questions(_Columns):
     starts: list[list[int]]
     where: list[str]
     mismatched: int = 0
+    left_out: int = 0
 
 
 def warn_blank(what: str, values: Sequence[str], where: Sequence[str]) -> None:

@@ -39,7 +39,8 @@ def read_questions(
         pattern: which files of a folder or glob, such as "*.json". Default: all.
         mismatched: what becomes of answers that do not stand at their offset in the text.
             "error" raises with their number; "skip" leaves them out, and questions with no
-            other answer, with a warning; the number is `Questions.mismatched`.
+            other answer, with a warning; the numbers are `Questions.mismatched` and
+            `Questions.left_out`.
         encoding: of the files.
         invalid: what becomes of invalid bytes, rule 3 of decoding.py.
         limits: of all files together.
@@ -51,7 +52,7 @@ def read_questions(
     """
     if mismatched not in ("error", "skip"):
         raise ValueError(f"mismatched={mismatched!r}: use 'error' or 'skip'.")
-    rows, problems, seen = [], [], {}
+    rows, problems, seen, left_out = [], [], {}, 0
     files = find_files(source, data_dir, pattern)
     for file, text in read_files(files, encoding=encoding, invalid=invalid, limits=limits):
         for path, context, entry in _entries(file.path, _parse(file.path, text)):
@@ -72,8 +73,10 @@ def read_questions(
             if answers or not wrong:
                 texts, starts = [a for a, _ in answers], [s for _, s in answers]
                 rows.append((name, question, context, texts, starts, f"{file.name}: {path}"))
+            else:
+                left_out += 1
     if problems:
-        _report(source, problems, mismatched)
+        _report(source, problems, left_out, mismatched)
     if not rows:
         raise ValueError(
             f"{files[0].path}: no questions in {len(files)} file(s)"
@@ -82,7 +85,7 @@ def read_questions(
     ids, questions, contexts, answers, starts, where = map(list, zip(*rows))
     warn_blank(f"{source}: question", questions, where)
     warn_blank(f"{source}: context", contexts, where)
-    return Questions(ids, questions, contexts, answers, starts, where, len(problems))
+    return Questions(ids, questions, contexts, answers, starts, where, len(problems), left_out)
 
 
 def _parse(path: str, text: str) -> Any:
@@ -160,7 +163,7 @@ def _answers(
     return answers, wrong
 
 
-def _report(source: str, problems: list[str], mismatched: str) -> None:
+def _report(source: str, problems: list[str], left_out: int, mismatched: str) -> None:
     lines = "\n  ".join(problems[:3] + (["..."] if len(problems) > 3 else []))
     told = f"{len(problems)} answer(s) do not stand at their offset in the text:\n  {lines}"
     if mismatched == "error":
@@ -168,4 +171,4 @@ def _report(source: str, problems: list[str], mismatched: str) -> None:
             f"{source}: {told}\nCorrect them (offsets count characters, not bytes), or leave "
             "these answers out with --set=data.mismatched=skip."
         )
-    logging.warning("%s: left out %s", source, told)
+    logging.warning("%s: left out %s\n%d question(s) have no other answer", source, told, left_out)

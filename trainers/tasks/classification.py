@@ -5,12 +5,13 @@ from __future__ import annotations
 import keras
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
-from trainers.baselines import ridge_baseline, tfidf_baseline
+from trainers.baselines import MOST_CLASSES, ridge_baseline, tfidf_baseline
 from trainers.data.splits import class_weights, label_classes, label_ids, label_numbers
 from trainers.losses import SparseCrossentropy
 from trainers.metrics import write_scores
-from trainers.scores import classification_scores, regression_scores
+from trainers.scores import Predictions, classification_scores, regression_scores
 from trainers.tasks.encoder import EncoderTask, digest_of, predict_all
 from trainers.tasks.labeled import TextBatches, read_splits
 from trainers.understanding_report import classification_section, regression_section
@@ -112,10 +113,20 @@ class ClassifyTask(_LabeledTask):
     def loss_target(self):
         return SparseCrossentropy(self.config.label_smoothing, reduction="mean_with_sample_weight")
 
+    def predictions(self, examples, ids: np.ndarray) -> Predictions:
+        """What is served for every example, of which little is kept: classes may be many."""
+
+        def keep(rows, outputs):
+            return Predictions.of(ids[rows], outputs["scores"].numpy())._asdict()
+
+        columns = [examples.text] + ([] if examples.text_pair is None else [examples.text_pair])
+        kept = predict_all(self.text_model.predict, *columns, keep=keep)
+        return Predictions(*(np.array(kept[name]) for name in Predictions._fields))
+
     def evaluate(self, logs):
-        probabilities = np.stack(self.ask(self.text_model, self.validation)["scores"])
+        probabilities = self.predictions(self.validation, self.validation_ids)
         return {
-            "val_loss": log_loss(self.validation_ids, probabilities),
+            "val_loss": log_loss(probabilities.of_labels),
             **{
                 f"val_{name}": value
                 for name, value in classification_scores(self.validation_ids, probabilities).items()
@@ -126,7 +137,7 @@ class ClassifyTask(_LabeledTask):
     def report_sections(self, bundle: bundle.Bundle) -> list[str]:
         split, examples = self.reported()
         ids = self._ids(examples)
-        probabilities = np.stack(self.ask(self.text_model, examples)["scores"])
+        probabilities = self.predictions(examples, ids)
         baseline = self._baseline(examples, ids) if self.config.baseline else None
         scores = classification_scores(ids, probabilities)
         write_scores(bundle.folder, split=split, model=scores, baseline=baseline)
@@ -142,7 +153,13 @@ class ClassifyTask(_LabeledTask):
         )
         return [f"## On the {split} examples", section]
 
-    def _baseline(self, examples, ids) -> dict[str, float]:
+    def _baseline(self, examples, ids) -> dict[str, float] | None:
+        if len(self.labels) > MOST_CLASSES:
+            logging.warning(
+                "no baseline: logistic regression of %d classes needs too much memory",
+                len(self.labels),
+            )
+            return None
         _, probabilities, _ = tfidf_baseline(
             self.train.text, self.train.label, examples.text, self._pairs(examples), self.labels
         )
@@ -213,6 +230,6 @@ class RegressTask(_LabeledTask):
         return [f"## On the {split} examples", section]
 
 
-def log_loss(ids: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean negative log probability of the right classes, nats."""
-    return float(-np.log(np.maximum(probabilities[np.arange(len(ids)), ids], _SMALLEST)).mean())
+def log_loss(of_labels: np.ndarray) -> float:
+    """Mean negative log probability of the right classes (N,), nats."""
+    return float(-np.log(np.maximum(of_labels, _SMALLEST)).mean())

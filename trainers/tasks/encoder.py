@@ -184,12 +184,16 @@ def digest_of(*columns: Iterable[Any]) -> str:
     return digest.hexdigest()
 
 
-def predict_all(function, *columns: list[str], batch_size: int = 64) -> dict[str, list[np.ndarray]]:
+def predict_all(
+    function, *columns: list[str], batch_size: int = 64, keep=None
+) -> dict[str, list[np.ndarray]]:
     """Asks a strings-in function about every row, texts of like length together.
 
     Args:
         function: such as `TextClassifier.predict`.
         columns: its inputs, each a list of N strings.
+        keep: what is kept of a batch's outputs: (row numbers, outputs) -> name -> array. Default:
+            all of them, which are N x C values of a model of C classes.
 
     Returns:
         Output name -> N arrays or values in the order of the rows; padded outputs keep the
@@ -202,8 +206,9 @@ def predict_all(function, *columns: list[str], batch_size: int = 64) -> dict[str
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         outputs = function(*([column[row] for row in rows] for column in columns))
-        for name, value in outputs.items():
+        kept = {k: v.numpy() for k, v in outputs.items()} if keep is None else keep(rows, outputs)
+        for name, value in kept.items():
             answers.setdefault(name, [None] * len(order))
-            for row, answer in zip(rows, value.numpy()):
+            for row, answer in zip(rows, value):
                 answers[name][row] = answer
     return answers

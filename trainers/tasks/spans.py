@@ -135,7 +135,12 @@ class SpanTask(EncoderTask):
         return digest_of(*(c for s in splits for c in (s.question, s.context, s.answers, s.starts)))
 
     def data_summary(self):
-        test = "" if self.test is None else f", {len(self.test):,} test questions"
+        test = (
+            ""
+            if self.test is None
+            else f", {len(self.test):,} test questions"
+            + (f" ({self.test.left_out:,} left out)" if self.test.left_out else "")
+        )
         return (
             f"{len(self.train):,} training and {len(self.validation):,} validation questions{test}"
             f", vocabulary {self.tokenizer.vocabulary_size}"
@@ -149,7 +154,13 @@ class SpanTask(EncoderTask):
             guesses = question_baseline(examples.question, examples.context)
             baseline = question_scores(examples.answers, guesses, self.language)
         scores = question_scores(examples.answers, predictions, self.language)
-        write_scores(bundle.folder, split=split, model=scores, baseline=baseline)
+        write_scores(
+            bundle.folder,
+            split=split,
+            model=scores,
+            baseline=baseline,
+            left_out=examples.left_out,
+        )
         section = question_section(
             examples.question,
             examples.answers,
@@ -158,6 +169,7 @@ class SpanTask(EncoderTask):
             confidence=confidence,
             baseline=baseline,
             where=examples.where,
+            left_out=examples.left_out,
         )
         return [f"## On the {split} questions", section]
 
