@@ -1,8 +1,11 @@
 """From a bundle to a served answer: Keras model, reloaded SavedModel and server say the same."""
 
 import dataclasses
+import fcntl
 import json
+import os
 import re
+import resource
 import shutil
 import threading
 from concurrent import futures
@@ -22,7 +25,7 @@ from export.client import Client
 from export.golden import GOLDEN_FILE, differences, read_golden_pairs
 from export.model_card import CARD_FILE
 from export.replay import Replay, problems_of
-from export.saved_model import ExportError, export_saved_model
+from export.saved_model import ExportError, _remove_abandoned, export_saved_model
 from export.server import (
     BatchingParameters,
     Loader,
@@ -387,3 +390,53 @@ def test_a_new_version_is_picked_up_without_a_failed_request(tmp_path):
             thread.join()
     assert answer == expected
     assert failures == []
+
+
+def test_two_exports_at_once_take_two_numbers(tmp_path, monkeypatch):
+    bundle = make_bundle(tmp_path / "run", "lstm")
+    rename = os.rename
+
+    def second(source, target):
+        if not Path(target).exists():
+            shutil.copytree(tmp_path / "run", target)  # the other export was here first
+            monkeypatch.setattr(os, "rename", rename)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", second)
+    assert export_saved_model(bundle, tmp_path / "model").name == "2"
+    assert "version 2" in (tmp_path / "model" / "2" / CARD_FILE).read_text()
+    assert not list((tmp_path / "model").glob(".partial-*"))
+
+
+def test_what_a_killed_export_left_is_removed(tmp_path):
+    killed, running, fresh = (tmp_path / f".partial-1-{name}" for name in "abc")
+    for folder in (killed, running, fresh):
+        folder.mkdir()
+        (folder / "saved_model.pb").touch()
+    for folder in (killed, running):
+        os.utime(folder, (0, 0))
+    handle = os.open(running, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        _remove_abandoned(tmp_path)
+        assert {path.name[-1] for path in tmp_path.iterdir()} == {"b", "c"}
+    finally:
+        os.close(handle)
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path):
+    bundle = make_bundle(tmp_path / "run", "lstm")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(ExportError, match="cannot write"):
+            export_saved_model(bundle, tmp_path / "model")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list((tmp_path / "model").iterdir()) == []
+
+
+def test_a_folder_named_like_a_version_is_refused(tmp_path):
+    bundle = make_bundle(tmp_path / "run", "lstm")
+    with pytest.raises(ExportError, match=r"--out=.*model, and --version=1"):
+        export_saved_model(bundle, tmp_path / "model" / "1")
