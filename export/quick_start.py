@@ -16,3 +16,4 @@ def leave_out_unused() -> None:
     for name in _UNUSED:
         sys.modules.setdefault(name, None)
     os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # notes on oneDNN and missing GPUs

@@ -3,12 +3,14 @@
 python -m trainers --list
 python -m trainers --recipe=NAME --workdir=DIR [--data_dir=DIR] [--strategy=auto]
     [--set=key.path=value ...]
+python -m trainers --help_config
 
 Run the same command again to go on where it was.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 
@@ -51,6 +53,10 @@ _LIST = flags.DEFINE_bool(
     "list", False, "Show every recipe with its time and score, and the data sets, and stop."
 )
 
+_HELP_CONFIG = flags.DEFINE_bool(
+    "help_config", False, "Show every key of --set with its default and meaning, and stop."
+)
+
 _PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
 
@@ -83,6 +89,11 @@ def _run() -> None:
 
     if _LIST.value:
         print(f"{describe_recipes()}\n\nLabelled data sets by name:\n{describe_datasets()}")
+        return
+    if _HELP_CONFIG.value:
+        from trainers.config_help import describe_keys
+
+        print(describe_keys())
         return
     if not _RECIPE.value or not _WORKDIR.value:
         sys.exit("trainers: --recipe and --workdir are needed; --list shows the recipes")
@@ -124,5 +135,6 @@ def _run() -> None:
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported
     outlive_readers()
     app.run(main)
