@@ -49,8 +49,8 @@ class CleaningConfig:
         urls: "keep", "mask" (`url_mask` instead) or "remove" (a space instead). Addresses that
             begin with http://, https://, ftp:// or www. Defaults to "keep".
         emails: the same for e-mail addresses, with `email_mask`. Defaults to "keep".
-        url_mask: str. What stands for an address. Defaults to "link": a plain word, as "email", because
-            WordPiece cuts "<url>" into three pieces, while these two are one piece each in the
+        url_mask: str. What stands for an address. Defaults to "link", a plain word like "email",
+            because WordPiece cuts "<url>" into three pieces, while these two are one piece each in the
             vocabularies of BERT, English and Chinese ("url" is two in the English one).
         email_mask: str. What stands for an e-mail address. Defaults to "email".
         stop_words: tuple of words that are removed, in any case and only as whole words; such as
