@@ -50,8 +50,8 @@ class CleaningConfig:
             begin with http://, https://, ftp:// or www. Defaults to "keep".
         emails: the same for e-mail addresses, with `email_mask`. Defaults to "keep".
         url_mask: str. What stands for an address. Defaults to "link", a plain word like "email",
-            because WordPiece cuts "<url>" into three pieces, while these two are one piece each in the
-            vocabularies of BERT, English and Chinese ("url" is two in the English one).
+            because WordPiece cuts "<url>" into three pieces, while these two are one piece each
+            in the vocabularies of BERT, English and Chinese ("url" is two in the English one).
         email_mask: str. What stands for an e-mail address. Defaults to "email".
         stop_words: tuple of words that are removed, in any case and only as whole words; such as
             `ENGLISH_STOP_WORDS`. A word ends where letters, digits, "_" and inner apostrophes
