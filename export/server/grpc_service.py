@@ -3,12 +3,10 @@
 import dataclasses
 import functools
 import time
-import traceback
 from collections.abc import Callable
 from concurrent import futures
 
 import grpc
-from absl import logging
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from tensorflow_serving.apis import (
@@ -23,6 +21,7 @@ from export.server.manager import Manager
 from export.server.metrics import Metrics
 from export.server.request_clock import due_in, run_seconds
 from export.server.servable import ServingError
+from export.server.status import unexpected
 
 _PREDICTION = prediction_service_pb2.DESCRIPTOR.services_by_name["PredictionService"]
 _MODEL = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
@@ -164,10 +163,8 @@ def answer(call: Callable, manager: Manager, request, context: grpc.ServicerCont
     except ServingError as error:
         code, message = error.code, error.message
     except Exception:  # noqa: BLE001  no exception of Python reaches a client
-        # As text of the message, so that the log's filter makes one line of what clients sent.
-        told = traceback.format_exc().encode("utf-8", "backslashreplace").decode()
-        logging.error("a request failed inside the server: %s", told)
-        code, message = grpc.StatusCode.INTERNAL, "the request failed inside the server"
+        error = unexpected("a gRPC request failed")
+        code, message = error.code, error.message
     return context.abort(code, truncated(message))
 
 

@@ -1,7 +1,10 @@
 """How a request, or a load, ends when it fails: a status code and a message."""
 
+import traceback
+
 import grpc
 import tensorflow as tf
+from absl import logging
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -29,3 +32,13 @@ class ServingError(Exception):
             text = bytes(error.object).decode("utf-8", "replace")
             return cls(grpc.StatusCode.INVALID_ARGUMENT, text)
         return cls(_CODES.get(error.error_code, grpc.StatusCode.UNKNOWN), error.message)
+
+
+def unexpected(what: str) -> ServingError:
+    """Logs the exception that is being handled; its client is told nothing of it.
+
+    It is logged as the text of one message, so that the log's filter escapes what clients sent.
+    """
+    text = traceback.format_exc().encode("utf-8", "backslashreplace").decode()
+    logging.error("%s: %s", what, text)
+    return ServingError(grpc.StatusCode.INTERNAL, "the request failed inside the server")

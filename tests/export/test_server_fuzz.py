@@ -360,7 +360,7 @@ def test_no_exception_reaches_a_client(base, error, monkeypatch, caplog):
 
     rng = random.Random(2)
     with (
-        Server([], port=0) as server,
+        Server([], port=0, rest=RestOptions(port=0)) as server,
         grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel,
     ):
         for name in ("acquire", "statuses", "reload", "check_labels"):
@@ -371,4 +371,15 @@ def test_no_exception_reaches_a_client(base, error, monkeypatch, caplog):
                 channel.unary_unary(method)(message, timeout=60)
             assert caught.value.code() is grpc.StatusCode.INTERNAL, method
             assert caught.value.details() == "the request failed inside the server"
-    assert caplog.text.count(type(error).__name__) >= len(REQUESTS)
+        for path, body in (("m:predict", b'{"instances": [1]}'), ("m", None), ("m/metadata", None)):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(
+                    f"http://127.0.0.1:{server.rest_port}/v1/models/{path}", body
+                )
+            told = json.loads(refused.value.read())
+            assert (refused.value.code, told) == (
+                500,
+                {"error": "the request failed inside the server"},
+            )
+    assert caplog.text.count(type(error).__name__) >= len(REQUESTS) + 3
+    caplog.text.encode()  # no half characters, which a log file cannot hold

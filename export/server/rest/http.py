@@ -15,7 +15,6 @@ import threading
 import time
 from concurrent import futures
 
-import grpc
 from absl import logging as absl_logging
 from tornado import httputil, iostream, netutil, web
 from tornado.http1connection import HTTP1ServerConnection
@@ -26,7 +25,7 @@ from export.server.metrics import Metrics
 from export.server.rest.answers import PHRASES, Answer, error_answer, page, timed_out, unavailable
 from export.server.rest.limits import Budget, Limits, TooLarge, too_busy
 from export.server.rest.routes import METHODS, RestApi
-from export.server.status import ServingError
+from export.server.status import unexpected
 
 _GRACE_SECONDS = 60.0
 _START_SECONDS = 60.0
@@ -387,10 +386,8 @@ class _Exchange(web.RequestHandler):
             answer = await self._server.answer(
                 (request.method, request.uri, body, encoding), self._gone
             )
-        except Exception as error:  # noqa: BLE001  no request may end without an answer
-            absl_logging.exception("REST %s %r failed", request.method, request.uri)
-            message = f"{type(error).__name__}: {error}"
-            answer = error_answer(ServingError(grpc.StatusCode.INTERNAL, message))
+        except Exception:  # noqa: BLE001  no request may end without an answer
+            answer = error_answer(unexpected(f"REST {request.method} {request.uri!r} failed"))
         if not self._gone.done():
             self._send(answer)
 

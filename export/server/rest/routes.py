@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import grpc
-from absl import logging
 from google.protobuf.message import Message
 from tensorflow_serving.apis import (
     classification_pb2,
@@ -49,7 +48,7 @@ from export.server.rest.json_writing import (
 )
 from export.server.rest.limits import Budget, Limits, Share, TooLarge
 from export.server.servable import Servable
-from export.server.status import ServingError
+from export.server.status import ServingError, unexpected
 
 if TYPE_CHECKING:
     from export.server.manager import Manager
@@ -200,10 +199,9 @@ class RestApi:
         except ServingError as error:
             status = error.code
             return error_answer(error)
-        except Exception as error:  # noqa: BLE001  a request must not bring the server down, whatever it is
+        except Exception:  # noqa: BLE001  a request must not bring the server down, whatever it is
             status = grpc.StatusCode.INTERNAL
-            logging.exception("REST %s of %s failed", method, spec.name)
-            return error_answer(ServingError(status, f"{type(error).__name__}: {error}"))
+            return error_answer(unexpected(f"REST {method} of {spec.name} failed"))
         finally:
             if self._metrics is not None:
                 seconds = time.monotonic() - clock.begin
