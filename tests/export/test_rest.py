@@ -267,7 +267,7 @@ def test_metrics_are_counted_and_shown(manager):
     count = b":tensorflow:serving:request_count"
     assert count + b'{model_name="toy",status="OK"} 1\n' in text
     assert count + b'{model_name="toy",status="INVALID_ARGUMENT"} 1\n' in text
-    assert count + b'{model_name="none",status="NOT_FOUND"} 1\n' in text
+    assert count + b'{model_name="(other)",status="NOT_FOUND"} 1\n' in text
     labels = b'{model_name="toy",API="predict",entrypoint="REST"}'
     assert b":tensorflow:serving:request_latency_count" + labels + b" 1\n" in text
     labels = b'{model_name="toy",API="Predict",runtime="TF1"}'
