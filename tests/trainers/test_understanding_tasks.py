@@ -22,7 +22,6 @@ from trainers.tasks.tagging import tag_labels, tag_words, tagged_tokens
 from trainers.understanding_recipes import UNDERSTANDING_RECIPES
 from zoo.strict_config import ConfigError, from_dict
 
-TASKS = ["mlm", "classify", "pair", "regress", "embed", "tag", "span"]
 NAMES, CITIES = ["Ada", "Bob", "Eve"], ["Rome", "Oslo"]
 
 
