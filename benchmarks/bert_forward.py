@@ -71,7 +71,7 @@ def export(folder: Path, precision: str) -> None:
 
 def ours(folder: Path, precision: str) -> bert_peers.Forward:
     """Our SavedModel: the text to log probabilities (1, CLASSES)."""
-    from export.server.servable import Servable
+    from export.server.run.servable import Servable
 
     servable = Servable(precision, 1, str(folder / precision / "1"))
     definition = servable.signatures["predict"]

@@ -158,7 +158,7 @@ def onnx_forward(folder: Path, name: str) -> Forward:
 
 def keras_hub_forward(folder: Path) -> Forward:
     """keras-hub's SavedModel, through the same kind of session as ours."""
-    from export.server.servable import Servable
+    from export.server.run.servable import Servable
 
     servable = Servable("keras_hub", 1, str(folder / "keras_hub" / "1"))
     definition = servable.signatures["serving_default"]

@@ -91,7 +91,7 @@ def _token(model, point: Point) -> tuple[float, float]:
     """Of one token: the difference of many and few over their distance, so no prompt is in it."""
     import tensorflow as tf
 
-    from zoo.generation import generate, greedy_options
+    from zoo.generation.loop import generate, greedy_options
 
     @tf.function(
         autograph=False,

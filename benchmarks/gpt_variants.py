@@ -9,8 +9,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from zoo import gpt, heads, layers, presets
-from zoo.token_shift import shift_tokens
+from zoo import presets
+from zoo.models import blocks as layers
+from zoo.models import gpt, heads
+from zoo.models.token_shift import shift_tokens
 
 
 def attention_shift():

@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def _prepare(folder: Path) -> None:
-    command = [sys.executable, "-m", "trainers.prepare", f"--source={folder / 'text.txt'}"]
+    command = [sys.executable, "-m", "trainers.data.prepare", f"--source={folder / 'text.txt'}"]
     command += [f"--out={folder / 'out'}", "--tokenizer=byte", "--verbosity=-1"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 

@@ -1,4 +1,4 @@
-"""How fast is `python -m trainers.prepare`, and what do more processes give?
+"""How fast is `python -m trainers.data.prepare`, and what do more processes give?
 
 Generated text is prepared into shards by 1 and 2 processes, with byte and byte-pair tokenizers, as
 one document and with a document a line. Rates are of the whole command less a command with next to
@@ -52,7 +52,7 @@ def _prepare(
 ) -> tuple[float, float]:
     """Wall and CPU seconds of a command."""
     shutil.rmtree(folder / out, ignore_errors=True)
-    command = [sys.executable, "-m", "trainers.prepare", f"--source={folder / source}"]
+    command = [sys.executable, "-m", "trainers.data.prepare", f"--source={folder / source}"]
     command += [f"--out={folder / out}", f"--tokenizer={tokenizer}", f"--split={split}"]
     command += [f"--processes={processes}", "--shard_mb=8", "--verbosity=-1", *options]
     wall, cpu = time.perf_counter(), _children_cpu()

@@ -1,7 +1,8 @@
 """What does the server add to a direct session call, for one client?
 
 `x / 2 + 2` and a text classifier (BERT of 2 layers x 128, raw string to label and scores) are asked
-one row at a time: through `export.server.servable` in the server's own kind of process, and through
+one row at a time: through `export.server.run.servable` in the server's own kind of process, and
+through
 `python -m export.server` over gRPC (`export.client`) and REST (one connection, kept alive). The
 session and the server share one core, because only one of them works at a time; the client has
 another. Rounds go round, A/B/C/A/B/C; the table has medians over the rounds of each round's
@@ -124,7 +125,7 @@ def _session(*arguments) -> Iterator[Callable[[int], float]]:
 
 def _run_sessions(pipe, path: Path, signature: str, alias: str, values: list, core: int) -> None:
     os.sched_setaffinity(0, [core])
-    from export.server.servable import Servable
+    from export.server.run.servable import Servable
 
     servable = Servable("m", 1, str(path))
     definition = servable.signatures[signature]

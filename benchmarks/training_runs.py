@@ -33,7 +33,7 @@ class KerasRun:
         import keras
 
         from trainers.keras_loop import KerasLoop
-        from trainers.optimizers import make_optimizer
+        from trainers.optim.optimizers import make_optimizer
         from trainers.tasks import make_task
 
         keras.utils.set_random_seed(config.seed)

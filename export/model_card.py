@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
-from export.golden import ATOL, RTOL, GoldenPair
+from export.golden.pairs import ATOL, RTOL, GoldenPair
 from export.methods import CLASSIFY_METHOD, REGRESS_METHOD
 from zoo.bundle import Bundle
 from zoo.markdown import cell, table

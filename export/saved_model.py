@@ -18,13 +18,13 @@ import tensorflow as tf
 from absl import logging
 
 from export.batching_file import write_batching_parameters
-from export.golden import GOLDEN_FILE, GoldenPair, write_golden_pairs
+from export.closure.closure import check
+from export.closure.op_origin import DEBUG_INFO
+from export.closure.op_registry import DEFAULT_SERVING_VERSION, registry_of
+from export.golden.pairs import GOLDEN_FILE, GoldenPair, write_golden_pairs
+from export.golden.replay import problems_of
 from export.model_card import write_model_card
-from export.op_closure import check
-from export.op_origin import DEBUG_INFO
-from export.op_registry import DEFAULT_SERVING_VERSION, registry_of
-from export.precision_report import Prepared, measure, prepare, write_report
-from export.replay import problems_of
+from export.precision.report import Prepared, measure, prepare, write_report
 from export.signature_defs import declare
 from export.signatures import ServedModule
 from export.verify import replay_locally
@@ -62,7 +62,7 @@ def export_saved_model(
         serving_version: the release that is to run it, as "2.19.1" or "2.21".
         precision: "float32", or "bfloat16" or "int8" for its large weights; for those two
             `assets.extra/precision_report.md` tells size, speed and what it does to the answers.
-        eval_data: JSONL file of examples (`export.evaluation_data`) for that report.
+        eval_data: JSONL file of examples (`export.golden.evaluation_data`) for that report.
         accept_deviation: whether golden answers may move past the tolerance.
 
     Returns:

@@ -20,7 +20,7 @@ The signature with a * is `serving_default`, too. Signatures of tf.Examples answ
 Regress requests of TensorFlow Serving; their input `inputs` holds serialized tf.Examples whose
 bytes features are named as the text inputs are (a missing feature is an empty text).
 
-`zoo.text_lm.TextLM` and the classes in `zoo.text_models` document each input and output.
+`zoo.text.lm.TextLM` and the classes in `zoo.text.models` document each input and output.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ import tensorflow as tf
 
 from export.methods import CLASSIFY_METHOD, REGRESS_METHOD
 from zoo.bundle import Bundle
-from zoo.request_options import DEFAULT_OPTIONS, OPTIONS
-from zoo.text_encoder import TextEncoder
-from zoo.text_lm import TEXT, TextLM
-from zoo.text_models import TEXT_MODELS
+from zoo.generation.options import DEFAULT_OPTIONS, OPTIONS
+from zoo.text.encoder import TextEncoder
+from zoo.text.lm import TEXT, TextLM
+from zoo.text.models import TEXT_MODELS
 
 _Functions = dict[str, tf.types.experimental.PolymorphicFunction]
 

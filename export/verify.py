@@ -22,12 +22,12 @@ from absl import app, flags
 
 from export.batching_file import BATCHING_FILE
 from export.client import Client, Tls
-from export.golden import GOLDEN_FILE, read_golden_pairs
+from export.golden.pairs import GOLDEN_FILE, read_golden_pairs
+from export.golden.replay import Replay, problems_of, replay, summary
 from export.methods import CLASSIFY_METHOD, REGRESS_METHOD
 from export.output_pipe import outlive_readers
-from export.replay import Replay, problems_of, replay, summary
-from export.server.batching import BatchingParameters, read_batching_parameters
-from export.server.servable import Servable
+from export.server.run.batching import BatchingParameters, read_batching_parameters
+from export.server.run.servable import Servable
 
 
 def replay_locally(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from export.golden import GoldenPair
+from export.golden.pairs import GoldenPair
 from export.methods import CLASSIFY_METHOD, REGRESS_METHOD
 
 WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"

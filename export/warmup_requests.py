@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from export.golden import GoldenPair
-from export.golden_requests import strings
+from export.golden.pairs import GoldenPair
+from export.golden.requests import strings
 from export.signatures import input_names
 from zoo.bundle import Bundle
-from zoo.request_options import DEFAULT_OPTIONS, OPTIONS
+from zoo.generation.options import DEFAULT_OPTIONS, OPTIONS
 
 # Sizes that a server fills a batch up to; the last one is the largest batch. Powers of two waste
 # less than half of a batch.

@@ -14,7 +14,7 @@ from absl import flags, logging
 from absl.testing import flagsaver
 
 from export.model_card import CARD_FILE
-from export.server.servable import Servable
+from export.server.run.servable import Servable
 from export.verify import ask_servable
 from trainers.metrics import MetricsLog
 

@@ -16,11 +16,8 @@ ALLOWED = {"zoo": set(), "trainers": {"zoo"}, "export": {"zoo"}}
 # Rooms of zoo that TensorFlow may enter; the rest runs on every Keras backend.
 TENSORFLOW_ROOMS = (
     "zoo/tokenizers/",
-    "zoo/text_",
-    "zoo/fill_mask.py",
-    "zoo/packing.py",
-    "zoo/cleaning",
-    "zoo/request_options.py",
+    "zoo/text/",
+    "zoo/generation/options.py",
     "zoo/bundle.py",
     "zoo/weights/object_store.py",
 )

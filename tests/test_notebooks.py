@@ -19,7 +19,7 @@ from nbclient.exceptions import CellExecutionError
 import zoo
 from trainers.config import with_overrides
 from trainers.metrics import MetricsLog
-from trainers.recipes import find_recipe
+from trainers.recipes.registry import find_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "examples" / "notebooks"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from trainers.metrics import MetricsLog
-from trainers.recipes import RECIPES
+from trainers.recipes.registry import RECIPES
 
 ROOT = Path(__file__).resolve().parent.parent
 

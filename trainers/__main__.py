@@ -85,7 +85,7 @@ def _run() -> None:
     # Imported here so that --help and a mistyped flag answer at once.
     from trainers.config import with_overrides
     from trainers.data.datasets import describe_datasets
-    from trainers.recipes import describe_recipes, find_recipe
+    from trainers.recipes.registry import describe_recipes, find_recipe
 
     if _LIST.value:
         print(f"{describe_recipes()}\n\nLabelled data sets by name:\n{describe_datasets()}")

@@ -13,13 +13,13 @@ from typing import Any, ClassVar, Literal, get_args, get_type_hints
 
 from absl import logging
 
-from trainers.data_config import DataConfig, require
-from trainers.finetuning import FineTuneConfig
-from trainers.optimizer_config import OptimizerConfig
-from zoo.configs import ModelConfig
+from trainers.data.config import DataConfig, require
+from trainers.optim.config import OptimizerConfig
+from trainers.optim.finetuning import FineTuneConfig
+from zoo.models.configs import ModelConfig
 from zoo.presets import preset_config
 from zoo.strict_config import STRICT, ConfigError, from_dict, to_dict
-from zoo.text_encoder import TextConfig
+from zoo.text.encoder import TextConfig
 
 CONFIG_FILE = "train_config.json"
 _TEST_FRACTION = 0.1
@@ -39,8 +39,8 @@ class TrainConfig:
         preset: name of the model's shape, `zoo.presets`; a model that starts from
             `finetune.init_from` has that one's shape.
         model: fields of the preset's config to replace, such as {"dropout": 0.1}.
-        head: options of the task's head, such as {"pooling": "mean"}; see `zoo.encoder_heads`.
-        data: DataConfig.
+        head: options of the task's head, such as {"pooling": "mean"}; see
+        `zoo.models.encoder_heads`. data: DataConfig.
         text: TextConfig, how text is read, in training and when served (not task lm).
         optimizer: OptimizerConfig.
         finetune: FineTuneConfig, what to start from and what to train of it.

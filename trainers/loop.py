@@ -17,17 +17,17 @@ from trainers.checkpoints import Checkpoints
 from trainers.config import TrainConfig
 from trainers.distribution import Distribution
 from trainers.distribution.hardware import hardware, precision_policy
-from trainers.finetuning import should_stop
+from trainers.distribution.strategy_loop import StrategyLoop
 from trainers.follower import Follower
 from trainers.interruption import Interruption, Preempted
 from trainers.keras_loop import KerasLoop
 from trainers.metrics import MetricsLog
-from trainers.optimizers import make_optimizer, schedule_of
+from trainers.optim.finetuning import should_stop
+from trainers.optim.optimizers import make_optimizer, schedule_of
 from trainers.progress import Progress
 from trainers.recorder import Recorder
 from trainers.remote_workdir import is_remote, local_copy
-from trainers.report import REPORT_FILE, write_report
-from trainers.strategy_loop import StrategyLoop
+from trainers.report.report import REPORT_FILE, write_report
 from trainers.tasks import Task, make_task
 from trainers.tasks.carried_state import ResetValidationState
 from trainers.workdir import WorkdirError, claimed

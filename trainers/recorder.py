@@ -14,9 +14,9 @@ import numpy as np
 from absl import logging
 
 from trainers.checkpoints import Checkpoints
-from trainers.finetuning import should_stop
 from trainers.interruption import Interruption, Preempted
 from trainers.metrics import MetricsLog
+from trainers.optim.finetuning import should_stop
 from trainers.progress import Progress
 from trainers.tasks.base import Task, is_better
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from trainers.data_config import DataConfig
+from trainers.data.config import DataConfig
 from zoo.strict_config import ConfigError
 from zoo.tokenizers import (
     BytePairTokenizer,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from trainers.checkpoints import Checkpoints
 from trainers.config import CONFIG_FILE, TrainConfig, differing_keys, read_config
-from trainers.report import REPORT_FILE
+from trainers.report.report import REPORT_FILE
 from zoo.atomic_write import replacing
 from zoo.strict_config import to_dict
 

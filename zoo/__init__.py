@@ -10,9 +10,9 @@ imported when first used, so `import zoo` and `zoo.build` work without it.
 
 import importlib
 
-from zoo.bert import BertBackbone
-from zoo.configs import BertConfig, GPTConfig, LSTMConfig
-from zoo.encoder_heads import (
+from zoo.models.bert import BertBackbone
+from zoo.models.configs import BertConfig, GPTConfig, LSTMConfig
+from zoo.models.encoder_heads import (
     Classifier,
     MaskedLM,
     PairClassifier,
@@ -21,9 +21,9 @@ from zoo.encoder_heads import (
     SpanPredictor,
     Tagger,
 )
-from zoo.gpt import GPTBackbone
-from zoo.heads import CausalLM
-from zoo.lstm import LSTMBackbone
+from zoo.models.gpt import GPTBackbone
+from zoo.models.heads import CausalLM
+from zoo.models.lstm import LSTMBackbone
 from zoo.presets import HEADS, PRESETS, build, preset_config
 from zoo.strict_config import ConfigError
 
@@ -32,9 +32,9 @@ _NEED_TENSORFLOW = {
     "BundleError": "zoo.bundle",
     "load": "zoo.bundle",
     "save": "zoo.bundle",
-    "CleaningConfig": "zoo.cleaning",
-    "TextConfig": "zoo.text_encoder",
-    "TextLM": "zoo.text_lm",
+    "CleaningConfig": "zoo.text.cleaning",
+    "TextConfig": "zoo.text.encoder",
+    "TextLM": "zoo.text.lm",
     "BytePairTokenizer": "zoo.tokenizers",
     "ByteTokenizer": "zoo.tokenizers",
     "CharacterTokenizer": "zoo.tokenizers",

@@ -30,17 +30,17 @@ from zoo.bundle_config import (
     read_config,
 )
 from zoo.bundle_error import BundleError
-from zoo.configs import MODEL_CONFIGS
 from zoo.inner_paths import inside
+from zoo.models.configs import MODEL_CONFIGS
+from zoo.models.weight_counts import count_weights
 from zoo.presets import build, check_task
 from zoo.serialization import quantize_layers
 from zoo.strict_config import ConfigError, from_dict, to_dict
-from zoo.text_encoder import TextConfig, TextEncoder
-from zoo.text_lm import TextLM
-from zoo.text_models import TEXT_MODELS
+from zoo.text.encoder import TextConfig, TextEncoder
+from zoo.text.lm import TextLM
+from zoo.text.models import TEXT_MODELS
 from zoo.tokenizers import Tokenizer, load_tokenizer
 from zoo.tokenizers.base import FILE_NAME
-from zoo.weight_counts import count_weights
 from zoo.weights.hdf5_files import count_stored
 
 WEIGHTS_FILE = "model.weights.h5"
@@ -128,8 +128,8 @@ def save(
 
     Args:
         folder: created if missing.
-        model: zoo.heads.CausalLM or a model of zoo.encoder_heads, trained in whatever way.
-        tokenizer: the tokenizer it was trained with.
+        model: zoo.models.heads.CausalLM or a model of zoo.models.encoder_heads, trained in
+        whatever way. tokenizer: the tokenizer it was trained with.
         start_id: int, the token that an empty text reads, for a language model. Defaults to the
             tokenizer's `end_id`.
         labels: names of classes or tags, in the order of the model's outputs.
@@ -272,7 +272,7 @@ def check_size(
         stored: int, the number of weights in it.
         config_file: where the config comes from, for the message.
         fields: of the config, by the file's own names.
-        asked: int, from `zoo.weight_counts`.
+        asked: int, from `zoo.models.weight_counts`.
 
     Raises:
         BundleError: more are asked for than there are; the message names the config's sizes.

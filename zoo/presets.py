@@ -9,9 +9,9 @@ from typing import Any
 
 import keras
 
-from zoo.bert import BertBackbone
-from zoo.configs import BertConfig, GPTConfig, LSTMConfig, ModelConfig
-from zoo.encoder_heads import (
+from zoo.models.bert import BertBackbone
+from zoo.models.configs import BertConfig, GPTConfig, LSTMConfig, ModelConfig
+from zoo.models.encoder_heads import (
     Classifier,
     MaskedLM,
     PairClassifier,
@@ -20,9 +20,9 @@ from zoo.encoder_heads import (
     SpanPredictor,
     Tagger,
 )
-from zoo.gpt import GPTBackbone
-from zoo.heads import CausalLM
-from zoo.lstm import LSTMBackbone
+from zoo.models.gpt import GPTBackbone
+from zoo.models.heads import CausalLM
+from zoo.models.lstm import LSTMBackbone
 from zoo.strict_config import ConfigError
 
 BACKBONES = {"gpt": GPTBackbone, "bert": BertBackbone, "lstm": LSTMBackbone}

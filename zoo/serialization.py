@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from zoo.configs import ModelConfig
+from zoo.models.configs import ModelConfig
 from zoo.strict_config import from_dict, to_dict
 
 

@@ -1,7 +1,7 @@
 """TensorFlow Serving's messages and methods, without TensorFlow.
 
 The modules that define them import all of TensorFlow, which takes seconds. Here they come from
-`serving.binpb`, which `export.client_descriptors` makes. They live in a pool of their own, so that
+`serving.binpb`, which `tools.client_descriptors` makes. They live in a pool of their own, so that
 TensorFlow may be imported, before or after, with its messages of the same names.
 """
 

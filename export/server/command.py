@@ -7,20 +7,20 @@ import tensorflow as tf
 from absl import flags, logging
 from tensorflow.core.protobuf import config_pb2
 
-from export.server.batching import BatchingParameters, read_batching_parameters
 from export.server.command_flags import channel_arguments
-from export.server.loading import Loader
-from export.server.model_config import (
+from export.server.models.config import (
     ModelServerConfig,
     models_of,
     read_model_config,
     single_model_config,
 )
+from export.server.models.loading import Loader
+from export.server.models.versions import Retries
+from export.server.run.batching import BatchingParameters, read_batching_parameters
 from export.server.security import read_credentials, risks
 from export.server.server import RestOptions, Server
 from export.server.status import ServingError
 from export.server.text_protos import MonitoringConfigProto, read_text_proto
-from export.server.versions import Retries
 
 _METRICS_PATH = "/monitoring/prometheus/metrics"
 

@@ -16,11 +16,12 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from export.server import classification, inference, model_config
-from export.server.manager import Manager
+from export.server.api import classification, inference
 from export.server.metrics import Metrics
-from export.server.request_clock import due_in, run_seconds
-from export.server.servable import ServingError
+from export.server.models import config as model_config
+from export.server.models.manager import Manager
+from export.server.run.request_clock import due_in, run_seconds
+from export.server.run.servable import ServingError
 from export.server.status import unexpected
 
 _PREDICTION = prediction_service_pb2.DESCRIPTOR.services_by_name["PredictionService"]

@@ -14,8 +14,8 @@ from absl import flags, logging
 
 from export.server.command import make_server, version_text
 from export.server.command_flags import parse
-from export.server.freed_memory import FreedMemory, trimmer
-from export.server.model_config import ConfigFilePoller
+from export.server.models.config import ConfigFilePoller
+from export.server.run.freed_memory import FreedMemory, trimmer
 from export.server.server import Server
 from export.server.status import ServingError
 

@@ -13,12 +13,12 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from export.server.grpc_service import SERVICES, STATUS_THREADS, add_services
-from export.server.loading import Loader
-from export.server.manager import Manager
 from export.server.metrics import Metrics
-from export.server.models import ServedModel
+from export.server.models.loading import Loader
+from export.server.models.manager import Manager
+from export.server.models.models import ServedModel
+from export.server.models.versions import Retries
 from export.server.security import check_socket_path
-from export.server.versions import Retries
 
 if TYPE_CHECKING:
     from export.server.rest.http import RestServer

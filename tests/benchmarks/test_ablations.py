@@ -8,9 +8,11 @@ import pytest
 
 from benchmarks import ablations, gpt_variants
 from trainers.config import with_overrides
-from trainers.recipes import find_recipe
-from zoo import gpt, heads, layers, presets
-from zoo.configs import GPTConfig
+from trainers.recipes.registry import find_recipe
+from zoo import presets
+from zoo.models import blocks as layers
+from zoo.models import gpt, heads
+from zoo.models.configs import GPTConfig
 
 
 @pytest.fixture(autouse=True)

@@ -49,7 +49,7 @@ sys.exit(7)
         "export.client": ["-m", "export.client", "--help"],
         "export": ["-m", "export", "--help"],
         "trainers": ["-m", "trainers", "--help"],
-        "trainers.prepare": ["-m", "trainers.prepare", "--help"],
+        "trainers.data.prepare": ["-m", "trainers.data.prepare", "--help"],
         "on": ["-c", code, str(tmp_path / "went on")],
     }
     reading, writing = os.pipe()

@@ -14,7 +14,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from export.server import RestOptions, ServedModel, Server
-from zoo.request_options import DEFAULT_OPTIONS, OPTION_DTYPES, OPTIONS
+from zoo.generation.options import DEFAULT_OPTIONS, OPTION_DTYPES, OPTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = 'def "main"(\\ \u00e9'

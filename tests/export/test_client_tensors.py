@@ -12,7 +12,7 @@ from tensorflow.core.framework import tensor_pb2, types_pb2
 from export.client.examples import build_example
 from export.client.messages import TensorProto
 from export.client.tensors import decode_tensor, dtype_name, encode_tensor
-from export.server.tensor_content import encode_content
+from export.server.api.tensor_content import encode_content
 
 NUMBERS = {
     "float_val": ["float32"],

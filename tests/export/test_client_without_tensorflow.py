@@ -13,8 +13,8 @@ from google.protobuf import descriptor_pb2
 from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2
 
 from export.client import messages
-from export.client_descriptors import describe, main
 from export.server import ServedModel, Server
+from tools.client_descriptors import describe, main
 
 ROOT = Path(__file__).resolve().parents[2]
 # Packages that take seconds to import, or that a machine that only asks has no use for.
@@ -131,7 +131,7 @@ def test_messages_are_told_apart_from_tensorflows_of_the_same_names():
 
 def test_the_file_is_what_the_installed_packages_say(tmp_path, monkeypatch):
     written = descriptor_pb2.FileDescriptorSet.FromString(messages.DESCRIPTORS_FILE.read_bytes())
-    assert written == describe(), "run: python -m export.client_descriptors"
-    monkeypatch.setattr("export.client_descriptors._FILE", tmp_path / "serving.binpb")
+    assert written == describe(), "run: python -m tools.client_descriptors"
+    monkeypatch.setattr("tools.client_descriptors._FILE", tmp_path / "serving.binpb")
     main()
     assert (tmp_path / "serving.binpb").read_bytes() == messages.DESCRIPTORS_FILE.read_bytes()

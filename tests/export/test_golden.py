@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from export.golden import GoldenPair, deviation, differences, read_golden_pairs, write_golden_pairs
-from export.golden_requests import strings, to_examples
-from export.replay import problems_of, replay, summary
+from export.golden.pairs import (
+    GoldenPair,
+    deviation,
+    differences,
+    read_golden_pairs,
+    write_golden_pairs,
+)
+from export.golden.replay import problems_of, replay, summary
+from export.golden.requests import strings, to_examples
 
 INPUTS = {"question": strings([b"Who\0", b"\xff"]), "context": strings([b"Ada", b""])}
 OUTPUTS = {

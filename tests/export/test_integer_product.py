@@ -6,7 +6,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.integer_product import OP, column_offsets, integer_product
+from export.precision.integer_product import OP, column_offsets, integer_product
 
 pytestmark = pytest.mark.tensorflow_only
 

@@ -14,10 +14,11 @@ from tensorflow.compiler.tf2xla.ops.gen_xla_ops import xla_dynamic_update_slice
 from tensorflow.core.framework import kernel_def_pb2, op_def_pb2, types_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
-from export import op_registry, saved_model
-from export.op_closure import check, main
-from export.op_registry import SERVING_VERSIONS, registry_of
-from export.precision_report import Prepared
+from export import saved_model
+from export.closure import op_registry
+from export.closure.closure import check, main
+from export.closure.op_registry import SERVING_VERSIONS, registry_of
+from export.precision.report import Prepared
 from export.saved_model import ExportError, export_saved_model
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -346,7 +347,7 @@ def test_a_model_of_a_tensorflow_that_is_not_known_yet(plain):
 
     finding = only(check(edited(plain, edit), "2.21"))
     assert "TensorFlow 2.99.0 wrote it" in finding.message
-    assert "export/op_history.py" in finding.fix
+    assert "export/closure/op_history.py" in finding.fix
     assert not finding.blocks
 
 
@@ -475,7 +476,7 @@ def test_the_command(plain, tmp_path, capsys):
     capsys.readouterr()
     for arguments in ([model, "--serving_version=1.0"], [f"--model_dir={tmp_path / 'no'}"]):
         assert main(arguments) == 2
-        assert capsys.readouterr().out.startswith("export.op_closure: cannot check: ")
+        assert capsys.readouterr().out.startswith("export.closure.closure: cannot check: ")
     with pytest.raises(SystemExit, match="2"):
         main([model, "--servingversion=2.21"])
 

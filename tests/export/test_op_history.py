@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from export import op_history
-from export.op_history import Release, changes, main, read_release
-from export.op_registry import HISTORY_FILE
+from export.closure import op_history
+from export.closure.op_history import Release, changes, main, read_release
+from export.closure.op_registry import HISTORY_FILE
 
 OLD = Release(
     {"tensorflow": "2.1.0", "tensorflow_text": "2.1.0", "graph_def_version": 10},

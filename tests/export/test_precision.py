@@ -13,11 +13,11 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 import zoo
-from export.golden import GOLDEN_FILE, read_golden_pairs
+from export.golden.pairs import GOLDEN_FILE, read_golden_pairs
+from export.golden.replay import problems_of
 from export.model_card import CARD_FILE
-from export.precision import reduce_bundle
-from export.precision_report import REPORT_DATA_FILE, REPORT_FILE
-from export.replay import problems_of
+from export.precision.precision import reduce_bundle
+from export.precision.report import REPORT_DATA_FILE, REPORT_FILE
 from export.saved_model import ExportError, export_saved_model
 from export.verify import replay_locally
 from zoo.presets import build
@@ -75,7 +75,7 @@ MORE = [
 @pytest.fixture(autouse=True)
 def few_runs(monkeypatch):
     """Nothing here looks at the times."""
-    monkeypatch.setattr("export.precision_report._RUNS", 3)
+    monkeypatch.setattr("export.precision.report._RUNS", 3)
 
 
 @pytest.mark.parametrize(

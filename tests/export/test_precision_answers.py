@@ -7,11 +7,17 @@ import numpy as np
 import pytest
 
 import zoo
-from export import evaluation_data
-from export.evaluation_data import Examples, evaluate, read_examples
-from export.golden import GoldenPair, deviation, differences, read_golden_pairs, write_golden_pairs
-from export.golden_deviation import deviations, loosened
-from export.golden_requests import strings
+from export.golden import evaluation_data
+from export.golden.compare import deviations, loosened
+from export.golden.evaluation_data import Examples, evaluate, read_examples
+from export.golden.pairs import (
+    GoldenPair,
+    deviation,
+    differences,
+    read_golden_pairs,
+    write_golden_pairs,
+)
+from export.golden.requests import strings
 from zoo.weights.in_memory import bundle_in_memory
 
 pytestmark = pytest.mark.tensorflow_only

@@ -10,12 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import zoo
-from export import reduced_weights
-from export.integer_product import OP
-from export.precision import SMALLEST, may_depend_on_batch, reduce_bundle
-from export.reduced_weights import Bfloat16Product, Bfloat16Weight, Int8Product, Int8Weight
-from zoo.generation import _in_token_loop
-from zoo.lora import enable_lora, merge_lora
+from export.precision import reduced_weights
+from export.precision.integer_product import OP
+from export.precision.precision import SMALLEST, may_depend_on_batch, reduce_bundle
+from export.precision.reduced_weights import (
+    Bfloat16Product,
+    Bfloat16Weight,
+    Int8Product,
+    Int8Weight,
+)
+from zoo.generation.loop import _in_token_loop
+from zoo.models.lora import enable_lora, merge_lora
 from zoo.presets import build
 from zoo.tokenizers import WordPieceTokenizer
 from zoo.weights.in_memory import bundle_in_memory

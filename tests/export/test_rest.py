@@ -19,9 +19,9 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2
 
 from export.server import ServedModel, every_version
-from export.server.inference import predict_on
-from export.server.manager import Manager
+from export.server.api.inference import predict_on
 from export.server.metrics import Metrics
+from export.server.models.manager import Manager
 from export.server.rest import routes
 from export.server.rest.http import RestServer
 from export.server.rest.limits import Limits

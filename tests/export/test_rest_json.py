@@ -17,6 +17,7 @@ from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import get_model_metadata_pb2, input_pb2, predict_pb2
 
+from export.server.api.tensors import decode_tensor
 from export.server.rest import json_reading
 from export.server.rest.json_reading import JsonError, read_json, text_bytes
 from export.server.rest.json_tensors import fill_examples, fill_tensors, signature_name
@@ -29,7 +30,6 @@ from export.server.rest.json_writing import (
     quoted,
 )
 from export.server.status import ServingError
-from export.server.tensors import decode_tensor
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

@@ -18,8 +18,8 @@ from tensorflow_serving.apis import get_model_status_pb2, model_management_pb2, 
 from export.server import ServingError
 from export.server.command import make_server
 from export.server.command_flags import parse
-from export.server.manager import Manager
-from export.server.model_config import ModelServerConfig, handle_reload, models_of
+from export.server.models.config import ModelServerConfig, handle_reload, models_of
+from export.server.models.manager import Manager
 from export.server.rest.http import RestServer
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -22,9 +22,9 @@ from tensorflow_serving.apis import prediction_log_pb2
 import zoo
 from export.batching_file import BATCHING_FILE
 from export.client import Client
-from export.golden import GOLDEN_FILE, differences, read_golden_pairs
+from export.golden.pairs import GOLDEN_FILE, differences, read_golden_pairs
+from export.golden.replay import Replay, problems_of
 from export.model_card import CARD_FILE
-from export.replay import Replay, problems_of
 from export.saved_model import ExportError, _remove_abandoned, export_saved_model
 from export.server import (
     BatchingParameters,
@@ -34,8 +34,8 @@ from export.server import (
     Server,
     ServingError,
 )
-from export.server.batching import read_batching_parameters
-from export.server.warmup import warm_up
+from export.server.models.warmup import warm_up
+from export.server.run.batching import read_batching_parameters
 from export.verify import ask_servable, newest_version, replay_locally, replay_remotely
 from export.warmup_file import WARMUP_FILE
 from export.warmup_requests import warmup_requests

@@ -26,8 +26,9 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from export.server import Retries, ServedModel, Server, ServingError, request_clock
+from export.server import Retries, ServedModel, Server, ServingError
 from export.server.grpc_service import answer, truncated
+from export.server.run import request_clock
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 State = get_model_status_pb2.ModelVersionStatus

@@ -18,11 +18,11 @@ from tensorflow.python.client import pywrap_tf_session
 from tensorflow_serving.apis import classification_pb2, predict_pb2, prediction_log_pb2
 
 from export.server import BatchingParameters, Loader, Servable, ServingError
-from export.server.batching import PER_MODEL_FILE, read_batching_parameters
-from export.server.classification import classify_on
-from export.server.inference import predict_on
-from export.server.request_clock import due_in
-from export.server.warmup import WARMUP_FILE
+from export.server.api.classification import classify_on
+from export.server.api.inference import predict_on
+from export.server.models.warmup import WARMUP_FILE
+from export.server.run.batching import PER_MODEL_FILE, read_batching_parameters
+from export.server.run.request_clock import due_in
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -360,7 +360,7 @@ def test_every_request_gets_its_own_answer(small_batches, requests):
 
 
 def test_ever_new_filters_do_not_grow_the_graph_for_ever(folder, monkeypatch):
-    monkeypatch.setattr("export.server.batched_runs._MAX_QUEUES", 2)
+    monkeypatch.setattr("export.server.run.batched_runs._MAX_QUEUES", 2)
     with batched(folder, max_batch_size=4, batch_timeout_micros=0) as servable:
         signature = servable.signatures["sums"]
         feeds = {signature.inputs["x"].name: np.float32([[1]])}

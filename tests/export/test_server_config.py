@@ -25,7 +25,7 @@ from tensorflow_serving.apis import (
 from export.server import Loader, ServingError
 from export.server.command import make_server, version_text
 from export.server.command_flags import channel_arguments, parse
-from export.server.model_config import (
+from export.server.models.config import (
     ConfigFilePoller,
     ModelServerConfig,
     models_of,

@@ -19,7 +19,7 @@ from tensorflow_serving.apis import predict_pb2
 from benchmarks.server_process import ServerProcess
 from export.client import Client, RequestError
 from export.server import BatchingParameters, Loader, RestOptions, Servable, ServedModel, Server
-from export.server.freed_memory import FreedMemory, resident_bytes, trimmer
+from export.server.run.freed_memory import FreedMemory, resident_bytes, trimmer
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -293,7 +293,7 @@ def test_freed_memory_is_given_back_after_large_moves_alone():
 
 
 def test_freed_memory_goes_on_after_a_look_that_fails(monkeypatch):
-    monkeypatch.setattr("export.server.freed_memory._PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr("export.server.run.freed_memory._PAUSE_SECONDS", 0.001)
     looks = []
 
     def resident():
@@ -304,7 +304,7 @@ def test_freed_memory_goes_on_after_a_look_that_fails(monkeypatch):
 
     FreedMemory(lambda pad: 0, resident).start()
     until(lambda: len(looks) > 3)
-    monkeypatch.setattr("export.server.freed_memory._PAUSE_SECONDS", 3600)  # the thread rests
+    monkeypatch.setattr("export.server.run.freed_memory._PAUSE_SECONDS", 3600)  # the thread rests
 
 
 def test_freed_memory_asks_this_machine():

@@ -33,7 +33,7 @@ from export.server import (
     ServingError,
     every_version,
 )
-from export.server.request_clock import due_in, run_seconds
+from export.server.run.request_clock import due_in, run_seconds
 
 State = get_model_status_pb2.ModelVersionStatus
 pytestmark = pytest.mark.timeout(120)

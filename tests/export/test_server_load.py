@@ -27,7 +27,7 @@ from export.server import (
     ServedModel,
     Server,
 )
-from export.server.request_clock import due_in
+from export.server.run.request_clock import due_in
 
 pytestmark = pytest.mark.timeout(120)
 

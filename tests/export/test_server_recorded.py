@@ -26,7 +26,7 @@ from tensorflow_serving.apis import (
 from export.server import Server, ServingError
 from export.server.command import make_server
 from export.server.command_flags import parse
-from export.server.model_config import ModelServerConfig, models_of
+from export.server.models.config import ModelServerConfig, models_of
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RECORDED = pathlib.Path(os.environ.get("ZOO_SERVING", ROOT.parent / "shared" / "serving"))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tensorflow.core.framework import tensor_pb2
 
-from export.server.tensor_content import encode_content
+from export.server.api.tensor_content import encode_content
 
 
 def read_back(array):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorflow.core.framework import tensor_pb2, types_pb2
 
-from export.server.tensors import decode_tensor, encode_tensor
+from export.server.api.tensors import decode_tensor, encode_tensor
 
 
 @pytest.mark.parametrize(

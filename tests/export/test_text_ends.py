@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import zoo
-from export.op_closure import check
-from export.op_registry import SERVING_VERSIONS
+from export.closure.closure import check
+from export.closure.op_registry import SERVING_VERSIONS
 from export.saved_model import export_saved_model
 from export.server import ServedModel, Server
 from export.server.server import RestOptions
-from zoo.text_lm import TextLM
+from zoo.text.lm import TextLM
 from zoo.tokenizers import BytePairTokenizer, SentencePieceTokenizer
 
 pytestmark = pytest.mark.tensorflow_only

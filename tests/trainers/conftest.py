@@ -5,8 +5,8 @@ import random
 import pytest
 
 from trainers.config import TrainConfig
-from trainers.data_config import DataConfig
-from trainers.optimizer_config import OptimizerConfig
+from trainers.data.config import DataConfig
+from trainers.optim.config import OptimizerConfig
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "sleeps"]
 

@@ -20,13 +20,13 @@ import tensorflow as tf
 import zoo
 from trainers.batches import training_batches, validation_batches
 from trainers.config import TrainConfig
-from trainers.data_config import DataConfig, MixedCorpus
+from trainers.data.config import DataConfig, MixedCorpus
 from trainers.distribution import Distribution, make_distribution
 from trainers.distribution.strategies import mirrored_strategy
+from trainers.distribution.strategy_loop import StrategyLoop
 from trainers.keras_loop import KerasLoop
-from trainers.optimizer_config import OptimizerConfig
-from trainers.optimizers import make_optimizer
-from trainers.strategy_loop import StrategyLoop
+from trainers.optim.config import OptimizerConfig
+from trainers.optim.optimizers import make_optimizer
 from trainers.tasks import Task, make_task
 
 STEPS, EVERY = 50, 25

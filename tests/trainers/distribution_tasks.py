@@ -117,7 +117,7 @@ def count_programs(config: TrainConfig) -> dict:
 
 def masks_of_replicas() -> list[list[float]]:
     """What dropout leaves of ones, on each of two replicas, and on one device."""
-    from trainers.replica_step import ReplicaStep
+    from trainers.distribution.replica_step import ReplicaStep
 
     strategy = mirrored_strategy(2)
     with strategy.scope():

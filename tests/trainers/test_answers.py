@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trainers.answers import (
+from trainers.report.answers import (
     answer_scores,
     answer_tokens,
     exact_match,

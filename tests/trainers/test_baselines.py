@@ -5,9 +5,9 @@ import warnings
 import numpy as np
 import pytest
 
-from trainers import baselines
-from trainers.baselines import ridge_baseline, tagging_baseline, tfidf_baseline
-from trainers.question_baseline import question_baseline
+from trainers.report import baselines
+from trainers.report.baselines import ridge_baseline, tagging_baseline, tfidf_baseline
+from trainers.report.question_baseline import question_baseline
 
 GOOD, BAD = ["good film !", "very good", "a good one"], ["bad film", "very bad", "a bad one ."]
 TEXTS, LABELS = GOOD + BAD, ["+"] * 3 + ["-"] * 3

@@ -15,12 +15,12 @@ from trainers import checkpoints as checkpoints_module
 from trainers.background import InOrder
 from trainers.checkpoints import Checkpoints
 from trainers.metrics import MetricsLog
-from trainers.optimizer_config import OptimizerConfig
-from trainers.optimizers import make_optimizer
+from trainers.optim.config import OptimizerConfig
+from trainers.optim.optimizers import make_optimizer
 from trainers.progress import Progress
 from trainers.tasks.carried_state import CarriedState
 from trainers.variables_file import read_variables, snapshot, write_values
-from zoo.configs import GPTConfig, LSTMConfig
+from zoo.models.configs import GPTConfig, LSTMConfig
 from zoo.presets import build
 
 

@@ -18,7 +18,7 @@ from trainers.__main__ import main
 from trainers.config import with_overrides
 from trainers.interruption import Preempted
 from trainers.loop import train
-from trainers.recipes import RECIPES, find_recipe
+from trainers.recipes.registry import RECIPES, find_recipe
 from trainers.recorder import TrainingDiverged
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from trainers.optimizers import AdamW
+from trainers.optim.optimizers import AdamW
 
 numpy = ops.convert_to_numpy
 

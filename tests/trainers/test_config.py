@@ -12,9 +12,9 @@ from trainers.config import (
     read_config,
     with_overrides,
 )
-from trainers.data_config import DataConfig
-from trainers.optimizer_config import OptimizerConfig
-from trainers.recipes import find_recipe
+from trainers.data.config import DataConfig
+from trainers.optim.config import OptimizerConfig
+from trainers.recipes.registry import find_recipe
 from zoo.strict_config import ConfigError, from_dict, to_dict
 
 

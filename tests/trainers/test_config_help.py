@@ -4,7 +4,7 @@ import json
 
 from trainers.config import with_overrides
 from trainers.config_help import config_keys, describe_keys
-from trainers.recipes import find_recipe
+from trainers.recipes.registry import find_recipe
 
 
 def test_every_key_has_a_meaning():

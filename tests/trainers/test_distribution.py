@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from trainers.config import TrainConfig
-from trainers.data_config import DataConfig
+from trainers.data.config import DataConfig
 from trainers.distribution import Distribution, make_distribution
 from trainers.distribution.hardware import compiles, precision_policy
 from trainers.distribution.rows import whole_rows

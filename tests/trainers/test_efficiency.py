@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 import zoo
-from trainers.efficiency import (
+from trainers.loop import train
+from trainers.report.efficiency import (
     efficiency,
     peak_flops,
     peak_memory,
     pipeline_tokens_per_second,
     training_flops_per_token,
 )
-from trainers.loop import train
 from trainers.tasks import make_task
 
 

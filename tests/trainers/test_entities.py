@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from seqeval import metrics
 from seqeval.metrics.sequence_labeling import get_entities
 
-from trainers.entities import entity_scores, entity_spans
+from trainers.report.entities import entity_scores, entity_spans
 
 TAGS = st.sampled_from(
     ["O", "B", "I", "E", "S", "B-", "I-", "I-_", "E-_", "O-a", "I-a-b", "B-a-b", "Ia"]

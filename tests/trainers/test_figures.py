@@ -7,9 +7,9 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from trainers import figures
-from trainers.figures import draw_calibration, draw_confusion
-from trainers.scores import calibration
+from trainers.report import figures
+from trainers.report.figures import draw_calibration, draw_confusion
+from trainers.report.scores import calibration
 
 
 @pytest.fixture(autouse=True)

@@ -6,15 +6,15 @@ import keras
 import numpy as np
 import pytest
 
-from trainers.finetuning import (
+from trainers.optim.finetuning import (
     FineTuneConfig,
     apply_freezing,
     backbone_weights,
     load_initial,
     should_stop,
 )
-from zoo.configs import BertConfig, GPTConfig, LSTMConfig
-from zoo.lora import enable_lora, merge_lora
+from zoo.models.configs import BertConfig, GPTConfig, LSTMConfig
+from zoo.models.lora import enable_lora, merge_lora
 from zoo.presets import build
 from zoo.strict_config import ConfigError
 

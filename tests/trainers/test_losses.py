@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from trainers.losses import (
+from trainers.optim.losses import (
     InBatchContrastiveLoss,
     SpanLoss,
     SparseCrossentropy,

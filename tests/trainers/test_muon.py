@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keras import ops
 
-from trainers.muon import Muon, orthogonalized
+from trainers.optim.muon import Muon, orthogonalized
 
 numpy = ops.convert_to_numpy
 SHAPES = [(3, 7), (3, 3), (9, 3), (4, 2), (2, 6), (5, 5)]

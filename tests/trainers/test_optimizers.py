@@ -6,10 +6,10 @@ import keras
 import numpy as np
 import pytest
 
-from trainers.muon import Muon
-from trainers.optimizer_config import OptimizerConfig
-from trainers.optimizers import AdamW, WarmupDecay, make_optimizer, rate_scales, stack_index
-from zoo.configs import BertConfig, GPTConfig, LSTMConfig
+from trainers.optim.config import OptimizerConfig
+from trainers.optim.muon import Muon
+from trainers.optim.optimizers import AdamW, WarmupDecay, make_optimizer, rate_scales, stack_index
+from zoo.models.configs import BertConfig, GPTConfig, LSTMConfig
 from zoo.presets import build
 from zoo.strict_config import ConfigError
 

@@ -1,4 +1,4 @@
-"""`trainers.prepare`: the text arrives whole, once, however the work was parted or interrupted."""
+"""`trainers.data.prepare`: the text arrives whole, once, however the work was parted."""
 
 import dataclasses
 import gzip
@@ -19,17 +19,17 @@ from absl import flags
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import trainers.prepare.__main__ as command
+import trainers.data.prepare.__main__ as command
 from trainers.config import TrainConfig
 from trainers.data import blocks, shards
+from trainers.data.config import DataConfig
+from trainers.data.prepare import folder as job
+from trainers.data.prepare import local
+from trainers.data.prepare.local import prepare
+from trainers.data.prepare.plan import make_plan
+from trainers.data.prepare.settings import PrepareConfig
 from trainers.data.shards import open_prepared
-from trainers.data_config import DataConfig
 from trainers.loop import train
-from trainers.prepare import folder as job
-from trainers.prepare import local
-from trainers.prepare.local import prepare
-from trainers.prepare.plan import make_plan
-from trainers.prepare.settings import PrepareConfig
 from trainers.tasks import make_task
 from trainers.tasks.language_model import LanguageModelTask
 from zoo.strict_config import ConfigError, from_dict
@@ -489,7 +489,7 @@ def test_killed_at_any_time_it_goes_on(tmp_path, processes):
     arguments = [
         sys.executable,
         "-m",
-        "trainers.prepare",
+        "trainers.data.prepare",
         f"--source={path}",
         f"--out={out}",
         "--tokenizer=byte",

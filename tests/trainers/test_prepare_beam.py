@@ -4,16 +4,16 @@ import filecmp
 
 import pytest
 
+from trainers.data.config import DataConfig
+from trainers.data.prepare import local
+from trainers.data.prepare.local import prepare
+from trainers.data.prepare.settings import PrepareConfig
 from trainers.data.shards import open_prepared, verify
-from trainers.data_config import DataConfig
-from trainers.prepare import local
-from trainers.prepare.local import prepare
-from trainers.prepare.settings import PrepareConfig
 
 pytest.importorskip("apache_beam")
 pytestmark = pytest.mark.slow
 
-from trainers.prepare import beam_job  # noqa: E402
+from trainers.data.prepare import beam_job  # noqa: E402 (after importorskip)
 
 
 @pytest.fixture(scope="module")

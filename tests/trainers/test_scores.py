@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import matthews_corrcoef
 
-from trainers.figures import draw_confusion
-from trainers.scores import (
+from trainers.report.figures import draw_confusion
+from trainers.report.scores import (
     Predictions,
     calibration,
     classification_scores,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from trainers.data_config import DataConfig
+from trainers.data.config import DataConfig
 from trainers.tasks.tagging import spaced
 from trainers.tokenizers import encoder_tokenizer, language_model_tokenizer
 from zoo.strict_config import ConfigError

@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from trainers.entities import tag_scores
-from trainers.understanding_report import (
+from trainers.report.entities import tag_scores
+from trainers.report.understanding import (
     classification_section,
     question_section,
     regression_section,

@@ -14,12 +14,12 @@ from trainers.config import TrainConfig, with_overrides
 from trainers.data.examples import LabeledTexts, Questions, TaggedTexts
 from trainers.loop import train
 from trainers.metrics import MetricsLog
-from trainers.recipes import find_recipe
+from trainers.recipes.registry import find_recipe
+from trainers.recipes.understanding import UNDERSTANDING_RECIPES
 from trainers.recorder import Recorder
 from trainers.tasks import make_task
 from trainers.tasks.masked_language_model import texts_of
 from trainers.tasks.tagging import tag_labels, tag_words, tagged_tokens
-from trainers.understanding_recipes import UNDERSTANDING_RECIPES
 from zoo.strict_config import ConfigError, from_dict
 
 NAMES, CITIES = ["Ada", "Bob", "Eve"], ["Rome", "Oslo"]

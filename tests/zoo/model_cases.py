@@ -4,7 +4,7 @@ import functools
 
 import keras
 
-from zoo.configs import BertConfig, GPTConfig, LSTMConfig
+from zoo.models.configs import BertConfig, GPTConfig, LSTMConfig
 from zoo.presets import build
 
 VOCABULARY_SIZE = 13

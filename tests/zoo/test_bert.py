@@ -8,8 +8,8 @@ import pytest
 from keras import ops
 from model_cases import ENCODER_CONFIGS, VOCABULARY_SIZE, compiled, encode
 
-from zoo.bert import BertBackbone
-from zoo.configs import BertConfig
+from zoo.models.bert import BertBackbone
+from zoo.models.configs import BertConfig
 from zoo.presets import BACKBONES, preset_config
 
 numpy = ops.convert_to_numpy

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
-from zoo.packing import pack
+from zoo.text.packing import pack
 from zoo.tokenizers import BytePairTokenizer, load_tokenizer
-from zoo.tokenizers.bytepair_alphabet import ALPHABET
+from zoo.tokenizers.bytepair.alphabet import ALPHABET
 
 TEXTS = ["hello world, the cat's 12 dogs  aren't here\n naïve 世界 hello  the\t"] * 20
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]

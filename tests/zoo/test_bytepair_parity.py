@@ -9,8 +9,8 @@ import pytest
 from test_wordpiece_parity import fuzzed
 
 from zoo.tokenizers import BytePairTokenizer
-from zoo.tokenizers.bytepair_alphabet import to_bytes
-from zoo.tokenizers.bytepair_rules import LETTER, NUMBER, SPACE, classes, paged_classes, unpack
+from zoo.tokenizers.bytepair.alphabet import to_bytes
+from zoo.tokenizers.bytepair.rules import LETTER, NUMBER, SPACE, classes, paged_classes, unpack
 
 SHARED = os.environ.get("ZOO_DATA")
 PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
@@ -99,7 +99,7 @@ def test_the_stored_classes():
 
 @pytest.mark.slow
 def test_the_classes_are_those_of_the_installed_libraries():
-    from zoo.tokenizers.make_bytepair_rules import PATTERNS, measure
+    from tools.make_bytepair_rules import PATTERNS, measure
 
     np.testing.assert_array_equal(unpack(measure()), classes())
     tiktoken = pytest.importorskip("tiktoken")

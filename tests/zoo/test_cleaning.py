@@ -9,8 +9,8 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoo.cleaning import ENGLISH_STOP_WORDS, CleaningConfig, clean
 from zoo.strict_config import ConfigError, from_dict, to_dict
+from zoo.text.cleaning import ENGLISH_STOP_WORDS, CleaningConfig, clean
 
 EVERYTHING = CleaningConfig(
     html=True,

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from zoo.configs import BertConfig, GPTConfig, LSTMConfig
+from zoo.models.configs import BertConfig, GPTConfig, LSTMConfig
 from zoo.presets import PRESETS, build, preset_config
 from zoo.strict_config import ConfigError, from_dict, to_dict
 

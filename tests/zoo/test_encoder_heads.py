@@ -8,9 +8,9 @@ import pytest
 from keras import ops
 from model_cases import ENCODER_CONFIGS, VOCABULARY_SIZE, compiled, encode, forward, make_encoder
 
-from zoo.configs import GPTConfig
-from zoo.encoder_heads import MaskedLM
-from zoo.pooling import pool
+from zoo.models.configs import GPTConfig
+from zoo.models.encoder_heads import MaskedLM
+from zoo.models.pooling import pool
 from zoo.presets import HEADS, build
 from zoo.strict_config import ConfigError
 

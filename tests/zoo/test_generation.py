@@ -6,8 +6,9 @@ import pytest
 from keras import ops
 from model_cases import CONFIGS, VOCABULARY_SIZE, compiled, forward, make_model
 
-from zoo import generation, scoring
-from zoo.generation import SamplingOptions, greedy_options, last_tokens
+from zoo.generation import loop as generation
+from zoo.generation import scoring
+from zoo.generation.loop import SamplingOptions, greedy_options, last_tokens
 from zoo.presets import build
 
 numpy = ops.convert_to_numpy

@@ -5,8 +5,8 @@ import pytest
 from keras import ops
 from model_cases import ENCODER_CONFIGS, VOCABULARY_SIZE, encode, make_encoder
 
-from zoo.heads import CausalLM
-from zoo.lstm import LSTMBackbone
+from zoo.models.heads import CausalLM
+from zoo.models.lstm import LSTMBackbone
 from zoo.presets import build
 from zoo.strict_config import ConfigError
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keras import ops
 
-from zoo.lstm_layer import LSTM
+from zoo.models.lstm_layer import LSTM
 
 numpy = ops.convert_to_numpy
 # dtype -> largest difference: of sums in another order, and of numbers of 8 bits.

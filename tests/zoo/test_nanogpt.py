@@ -16,7 +16,7 @@ from scipy.special import erf
 
 import zoo
 from zoo.bundle_error import BundleError
-from zoo.layers import activate
+from zoo.models.blocks import activate
 from zoo.tokenizers import ByteTokenizer
 from zoo.weights import nanogpt
 from zoo.weights.mingpt_json import TensorJson

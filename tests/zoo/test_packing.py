@@ -6,7 +6,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoo.packing import (
+from zoo.text.packing import (
     central,
     cut_windows,
     pack,

@@ -9,7 +9,7 @@ import tensorflow as tf
 from model_cases import make_encoder, make_model
 
 import zoo
-from zoo.text_lm import TextLM
+from zoo.text.lm import TextLM
 from zoo.tokenizers.base import cut_character_bytes
 
 pytestmark = pytest.mark.tensorflow_only

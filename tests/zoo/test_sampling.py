@@ -6,7 +6,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from keras import ops
 
-from zoo.sampling import filter_logits, penalize_repetition, sample, uniform
+from zoo.generation.sampling import filter_logits, penalize_repetition, sample, uniform
 
 numpy = ops.convert_to_numpy
 

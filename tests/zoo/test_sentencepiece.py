@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from zoo.packing import pack
+from zoo.text.packing import pack
 from zoo.tokenizers import SentencePieceTokenizer, load_tokenizer
 from zoo.tokenizers.sentencepiece_model import NORMAL, read_pieces
 

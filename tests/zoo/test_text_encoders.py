@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import zoo
-from zoo.cleaning import CleaningConfig
-from zoo.text_encoder import TextConfig
-from zoo.text_models import TEXT_MODELS
-from zoo.text_tagging import bio_tables
+from zoo.text.cleaning import CleaningConfig
+from zoo.text.encoder import TextConfig
+from zoo.text.models import TEXT_MODELS
+from zoo.text.tag import bio_tables
 from zoo.tokenizers import WordPieceTokenizer
 
 LETTERS = [*string.ascii_lowercase, *string.digits, *".,?!'中国"]
@@ -188,7 +188,7 @@ def test_answers_are_slices_of_the_context(models):
 
 def test_the_best_span_is_the_best_of_all():
     """Against every pair of places, scored by hand."""
-    from zoo.text_answers import _best_span
+    from zoo.text.answer import _best_span
 
     random = np.random.default_rng(0)
     start, end = random.normal(size=(2, 3, 7)).astype("float32")

@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import zoo
-from zoo import generation
 from zoo.bundle import CONFIG_FILE, WEIGHTS_FILE
-from zoo.generation import greedy_options
-from zoo.request_options import MAX_NEW_TOKENS, complete_options, options_by_row
-from zoo.text_lm import _write_in_place
+from zoo.generation import loop as generation
+from zoo.generation.loop import greedy_options
+from zoo.generation.options import MAX_NEW_TOKENS, complete_options, options_by_row
+from zoo.text.lm import _write_in_place
 
 pytestmark = pytest.mark.tensorflow_only
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zoo.tokenizers import WordPieceTokenizer, load_tokenizer
-from zoo.tokenizers.bert_rules import hangul
+from zoo.tokenizers.wordpiece.rules import hangul
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LETTERS = "abcdefghijklmnopqrstuvwxyzß0123456789"

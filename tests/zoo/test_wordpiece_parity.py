@@ -10,7 +10,7 @@ import tensorflow as tf
 from tokenizers import BertWordPieceTokenizer
 
 from zoo.tokenizers import WordPieceTokenizer
-from zoo.tokenizers.bert_rules import _data, unpack
+from zoo.tokenizers.wordpiece.rules import _data, unpack
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SHARED = os.environ.get("ZOO_DATA")
@@ -115,7 +115,7 @@ def test_the_short_way_agrees_with_the_long_way_on_every_plain_character():
 
 @pytest.mark.slow
 def test_the_rules_are_those_of_the_installed_library():
-    from zoo.tokenizers.make_bert_rules import measure
+    from tools.make_bert_rules import measure
 
     measured, stored = unpack(measure()), _data()
     assert measured.keys() == stored.keys()

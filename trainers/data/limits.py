@@ -17,7 +17,8 @@ class Limits:
 
     Attributes:
         source_bytes: int, text of a source (a file, folder or glob, unpacked) that is held in
-            memory. Defaults to 1 GiB. `python -m trainers.prepare` reads larger ones in pieces.
+            memory. Defaults to 1 GiB. `python -m trainers.data.prepare` reads larger ones in
+            pieces.
         row_bytes: int, one row of a table, line of JSON, CoNLL or running text, or record, as
             UTF-8. Defaults to 16 MiB.
         download_bytes: int, a file from an address. Defaults to 16 GiB.
@@ -42,7 +43,7 @@ class Limits:
             size,
             f"{where}: more than {{limit:,}} bytes of text, unpacked, are to be held in memory. "
             "Read a part of running text with --set=data.max_bytes=..., or prepare it in pieces "
-            "with python -m trainers.prepare",
+            "with python -m trainers.data.prepare",
         )
 
     def check_row(self, row: str | int, where: str) -> None:

@@ -1,6 +1,7 @@
 """The text of one file, document by document, a large document in pieces.
 
-What `sources.read_documents` puts together for memory and `trainers.prepare` streams to shards.
+What `sources.read_documents` puts together for memory and `trainers.data.prepare` streams to
+shards.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _COLUMN = "text_column"  # what messages call the option that names the field
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """How files become documents; the fields are those of `trainers.data_config.DataConfig`."""
+    """How files become documents; the fields are those of `trainers.data.config.DataConfig`."""
 
     encoding: str = "utf-8"
     invalid: Literal["replace", "strict"] = "replace"

@@ -74,7 +74,7 @@ class Index:
             does not in a corpus of one.
         dtype: "uint16" or "int32". record_tokens: int, ids of a record.
         shards: all of them, in the order of the stream.
-        settings: how it was prepared, a dict of `trainers.prepare`. sources: its files.
+        settings: how it was prepared, a dict of `trainers.data.prepare`. sources: its files.
     """
 
     __pydantic_config__: ClassVar[dict] = STRICT

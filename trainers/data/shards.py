@@ -181,7 +181,7 @@ class TokenShards:
     def _damaged(self, shard: Shard, what: str) -> DamagedShard:
         return DamagedShard(
             f"{self._folder / shard.file}: damaged shard: {what}. Delete the file and run the same "
-            "`python -m trainers.prepare` again: it makes only what is missing"
+            "`python -m trainers.data.prepare` again: it makes only what is missing"
         )
 
 

@@ -7,14 +7,14 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainers.baselines import MOST_CLASSES, ridge_baseline, tfidf_baseline
 from trainers.data.splits import class_weights, label_classes, label_ids, label_numbers
-from trainers.losses import SparseCrossentropy
 from trainers.metrics import write_scores
-from trainers.scores import Predictions, classification_scores, regression_scores
+from trainers.optim.losses import SparseCrossentropy
+from trainers.report.baselines import MOST_CLASSES, ridge_baseline, tfidf_baseline
+from trainers.report.scores import Predictions, classification_scores, regression_scores
+from trainers.report.understanding import classification_section, regression_section
 from trainers.tasks.encoder import EncoderTask, digest_of, predict_all
 from trainers.tasks.labeled import TextBatches, read_splits
-from trainers.understanding_report import classification_section, regression_section
 from zoo import bundle
 from zoo.strict_config import ConfigError
 

@@ -9,15 +9,15 @@ from keras import ops
 
 from trainers.data.buckets import BucketPlan, default_buckets
 from trainers.data.pipeline import mapped
-from trainers.losses import InBatchContrastiveLoss, in_batch_contrastive_loss
 from trainers.metrics import write_scores
-from trainers.scores import retrieval_scores
+from trainers.optim.losses import InBatchContrastiveLoss, in_batch_contrastive_loss
+from trainers.report.scores import retrieval_scores
+from trainers.report.understanding import retrieval_section
 from trainers.tasks.encoder import EncoderTask, digest_of, predict_all, token_counts
 from trainers.tasks.labeled import clean_all, read_splits
-from trainers.understanding_report import retrieval_section
 from zoo import bundle
-from zoo.packing import pack, special_count, truncate
 from zoo.strict_config import ConfigError
+from zoo.text.packing import pack, special_count, truncate
 
 
 class EmbedTask(EncoderTask):

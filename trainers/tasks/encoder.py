@@ -13,16 +13,16 @@ import numpy as np
 import tensorflow as tf
 
 from trainers.config import TrainConfig
+from trainers.data.config import DataConfig
 from trainers.data.sources import read_documents
-from trainers.data_config import DataConfig
 from trainers.tasks.base import Task
 from trainers.tasks.initial import build_from, read_initial
 from trainers.tokenizers import encoder_tokenizer
 from zoo import bundle
-from zoo.lora import merge_lora
+from zoo.models.lora import merge_lora
 from zoo.presets import build
 from zoo.strict_config import ConfigError
-from zoo.text_models import TEXT_MODELS
+from zoo.text.models import TEXT_MODELS
 from zoo.tokenizers import Tokenizer
 from zoo.tokenizers.roles import require_roles
 
@@ -31,7 +31,7 @@ ENCODE_BATCH = 4096
 
 
 class EncoderTask(Task):
-    """A task whose model reads token ids with `zoo.text_encoder`.
+    """A task whose model reads token ids with `zoo.text.encoder`.
 
     A subclass reads its data, names the head's options and makes the batches.
 

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from trainers.config import TrainConfig
-from trainers.finetuning import apply_freezing, load_initial
+from trainers.optim.finetuning import apply_freezing, load_initial
 from zoo import bundle
 from zoo.presets import build
 from zoo.strict_config import ConfigError, from_dict, to_dict

@@ -13,8 +13,15 @@ from trainers.data.examples import LabeledTexts
 from trainers.data.pipeline import mapped
 from trainers.data.splits import random_split, stratified_split
 from trainers.tasks.encoder import ENCODE_BATCH, read_three, token_counts
-from zoo.packing import cut_windows, pack, row_windows, special_count, take_windows, truncate_pair
-from zoo.text_encoder import TextEncoder
+from zoo.text.encoder import TextEncoder
+from zoo.text.packing import (
+    cut_windows,
+    pack,
+    row_windows,
+    special_count,
+    take_windows,
+    truncate_pair,
+)
 
 
 def read_splits(

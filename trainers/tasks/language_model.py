@@ -24,7 +24,7 @@ from trainers.tasks.running_text import RunningText, reading_options
 from trainers.tasks.running_text_task import RunningTextTask
 from trainers.tokenizers import language_model_tokenizer
 from zoo import bundle
-from zoo.lora import merge_lora
+from zoo.models.lora import merge_lora
 from zoo.presets import build
 from zoo.strict_config import ConfigError
 from zoo.tokenizers import Tokenizer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 from keras import ops
 
-from zoo.heads import CausalLM
+from zoo.models.heads import CausalLM
 
 
 class PackedDocuments(keras.Model):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from trainers.config import TrainConfig
+from trainers.data.config import DataConfig
 from trainers.data.corpora import Mixture
 from trainers.data.corpus import (
     Corpus,
@@ -17,7 +18,6 @@ from trainers.data.corpus import (
 )
 from trainers.data.shards import Prepared, find_prepared, open_prepared
 from trainers.data.sources import Document
-from trainers.data_config import DataConfig
 from zoo.strict_config import ConfigError
 from zoo.tokenizers import Tokenizer
 
@@ -100,7 +100,7 @@ class RunningText:
                 raise ConfigError(
                     f"data.mixture: {first!r} was prepared with a {one.kind} tokenizer with "
                     f"fingerprint {one.fingerprint}, {name!r} with a {other.kind} tokenizer with "
-                    f"{other.fingerprint}. Prepare both with one: python -m trainers.prepare "
+                    f"{other.fingerprint}. Prepare both with one: python -m trainers.data.prepare "
                     f"--tokenizer={prepared[first].folder}/tokenizer ..."
                 )
         return None if first is None else prepared[first].tokenizer
@@ -152,7 +152,7 @@ def open_named(data: DataConfig, tokenizer: Any, data_dir: str | None) -> Prepar
     if data.validation is not None:
         raise ConfigError(
             f"data.validation={data.validation!r} cannot be set: {folder} holds its own validation "
-            "split, chosen by --validation of trainers.prepare"
+            "split, chosen by --validation of trainers.data.prepare"
         )
     prepared = open_prepared(folder, tokenizer if isinstance(tokenizer, Tokenizer) else None)
     if not isinstance(tokenizer, Tokenizer) and prepared.index.tokenizer != data.tokenizer:

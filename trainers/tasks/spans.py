@@ -8,20 +8,20 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainers.answers import question_scores
 from trainers.data.buckets import BucketPlan, default_buckets
 from trainers.data.datasets import read_questions_source
 from trainers.data.examples import Questions
 from trainers.data.pipeline import mapped
 from trainers.data.splits import grouped_split
-from trainers.losses import SpanLoss
 from trainers.metrics import write_scores
-from trainers.question_baseline import question_baseline
+from trainers.optim.losses import SpanLoss
+from trainers.report.answers import question_scores
+from trainers.report.question_baseline import question_baseline
+from trainers.report.understanding import question_section
 from trainers.tasks.encoder import EncoderTask, digest_of, predict_all, read_three
-from trainers.understanding_report import question_section
 from zoo import bundle
-from zoo.packing import pack, special_count
-from zoo.text_answers import question_windows
+from zoo.text.answer import question_windows
+from zoo.text.packing import pack, special_count
 
 # Questions encoded at once: their contexts are long.
 _QUESTIONS = 256

@@ -5,20 +5,20 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from trainers.baselines import tagging_baseline
 from trainers.data.augment import augment_tagged
 from trainers.data.buckets import BucketPlan, default_buckets
 from trainers.data.datasets import read_tagged_source
 from trainers.data.examples import TaggedTexts
 from trainers.data.pipeline import mapped
 from trainers.data.splits import check_tags, random_split
-from trainers.entities import tag_scores
-from trainers.losses import SparseCrossentropy
 from trainers.metrics import write_scores
+from trainers.optim.losses import SparseCrossentropy
+from trainers.report.baselines import tagging_baseline
+from trainers.report.entities import tag_scores
+from trainers.report.understanding import tagging_section
 from trainers.tasks.encoder import EncoderTask, digest_of, predict_all, read_three, token_counts
-from trainers.understanding_report import tagging_section
 from zoo import bundle
-from zoo.packing import cut_windows, pack, row_windows, special_count, take_windows
+from zoo.text.packing import cut_windows, pack, row_windows, special_count, take_windows
 
 OUTSIDE = "O"
 

@@ -15,10 +15,10 @@ import os
 from zoo.json_fields import read_json
 from zoo.tokenizers.base import FILE_NAME, FORMAT_VERSION, Tokenizer
 from zoo.tokenizers.byte import ByteTokenizer
-from zoo.tokenizers.bytepair import BytePairTokenizer
+from zoo.tokenizers.bytepair.tokenizer import BytePairTokenizer
 from zoo.tokenizers.character import CharacterTokenizer
 from zoo.tokenizers.sentencepiece import SentencePieceTokenizer
-from zoo.tokenizers.wordpiece import WordPieceTokenizer
+from zoo.tokenizers.wordpiece.tokenizer import WordPieceTokenizer
 
 TOKENIZERS: dict[str, type[Tokenizer]] = {
     CharacterTokenizer.kind: CharacterTokenizer,

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from zoo.tokenizers.bytepair_special import flags
+from zoo.tokenizers.bytepair.special import flags
 
 # Letters of English, the commonest first.
 _COMMONEST = "etaoinshrdlucmfwypvbgkjqxz"

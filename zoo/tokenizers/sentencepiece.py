@@ -20,9 +20,9 @@ from zoo.tokenizers.base import (
     cut_character_bytes,
     string_vector,
 )
-from zoo.tokenizers.bytepair_rules import SPACE as SPACE_CLASS
-from zoo.tokenizers.bytepair_special import flags
-from zoo.tokenizers.bytepair_words import classes_of
+from zoo.tokenizers.bytepair.rules import SPACE as SPACE_CLASS
+from zoo.tokenizers.bytepair.special import flags
+from zoo.tokenizers.bytepair.words import classes_of
 from zoo.tokenizers.roles import set_roles
 from zoo.tokenizers.segments import rows_of, splits_of
 from zoo.tokenizers.sentencepiece_model import (
@@ -34,7 +34,7 @@ from zoo.tokenizers.sentencepiece_model import (
     PieceList,
     read_pieces,
 )
-from zoo.tokenizers.wordpiece import Encoding
+from zoo.tokenizers.wordpiece.tokenizer import Encoding
 
 
 class SentencePieceTokenizer(Tokenizer):

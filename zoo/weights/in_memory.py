@@ -11,9 +11,9 @@ from zoo.bundle import Bundle
 from zoo.bundle_config import FORMAT_VERSION, BundleConfig, current_versions
 from zoo.serialization import quantization_config
 from zoo.strict_config import to_dict
-from zoo.text_encoder import TextConfig
-from zoo.text_lm import TextLM
-from zoo.text_models import TEXT_MODELS
+from zoo.text.encoder import TextConfig
+from zoo.text.lm import TextLM
+from zoo.text.models import TEXT_MODELS
 from zoo.tokenizers import Tokenizer
 
 
@@ -29,7 +29,7 @@ def bundle_in_memory(
 
     Args:
         source: where the model came from, for messages.
-        model: CausalLM or a model of `zoo.encoder_heads`.
+        model: CausalLM or a model of `zoo.models.encoder_heads`.
         tokenizer: whose ids are the model's.
         start_id: int, what an empty text reads, for a language model. Defaults to the tokenizer's
             `end_id`.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 import numpy as np
 
 from zoo.bundle_error import BundleError
-from zoo.configs import BertConfig, GPTConfig
+from zoo.models.configs import BertConfig, GPTConfig
 from zoo.weights.assign import Source
 
 Read = Callable[[str], np.ndarray]

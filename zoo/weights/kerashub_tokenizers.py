@@ -11,7 +11,7 @@ from zoo.bundle_error import BundleError
 from zoo.inner_paths import inside
 from zoo.json_fields import Fields
 from zoo.tokenizers import Tokenizer, WordPieceTokenizer
-from zoo.tokenizers.bytepair import END_OF_TEXT, BytePairTokenizer
+from zoo.tokenizers.bytepair.tokenizer import END_OF_TEXT, BytePairTokenizer
 
 
 def convert_tokenizer(tokenizer: Any, where: str) -> Tokenizer:

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from zoo.bundle_error import BundleError
-from zoo.configs import GPTConfig
+from zoo.models.configs import GPTConfig
 from zoo.presets import build
 from zoo.strict_config import STRICT, ConfigError, from_dict
 from zoo.weights.assign import Source, assign_weights

@@ -20,8 +20,8 @@ from tornado import httputil, iostream, netutil, web
 from tornado.http1connection import HTTP1ServerConnection
 from tornado.httpserver import HTTPServer
 
-from export.server.manager import Manager
 from export.server.metrics import Metrics
+from export.server.models.manager import Manager
 from export.server.rest.answers import PHRASES, Answer, error_answer, page, timed_out, unavailable
 from export.server.rest.limits import Budget, Limits, TooLarge, too_busy
 from export.server.rest.routes import METHODS, RestApi

@@ -18,11 +18,11 @@ from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import input_pb2
 
-from export.server.inference import invalid, wrong_shapes
+from export.server.api.inference import invalid, wrong_shapes
+from export.server.api.tensors import dtype_name
 from export.server.rest.json_reading import printable, text_bytes
 from export.server.rest.json_writing import echo
 from export.server.status import ServingError
-from export.server.tensors import dtype_name
 
 # The dtypes of numbers that JSON can fill: numpy's dtype, and the one whose range is allowed.
 _NUMBERS: dict[int, tuple[type, type]] = {

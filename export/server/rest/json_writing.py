@@ -20,8 +20,8 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from export.server.inference import invalid
-from export.server.tensors import decode_tensor, dtype_name
+from export.server.api.inference import invalid
+from export.server.api.tensors import decode_tensor, dtype_name
 
 # TensorFlow Serving repeats a request of any size in an error. Nested objects take indentation, so
 # that a small request could ask for gigabytes; no honest reader goes on after this.

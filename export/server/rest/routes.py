@@ -24,8 +24,8 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from export.server.classification import classify_on, regress_on
-from export.server.inference import (
+from export.server.api.classification import classify_on, regress_on
+from export.server.api.inference import (
     DEFAULT_SIGNATURE,
     acquire_spec,
     invalid,
@@ -34,7 +34,6 @@ from export.server.inference import (
     predict_on,
 )
 from export.server.metrics import Metrics
-from export.server.request_clock import due_in, run_seconds
 from export.server.rest.answers import Answer, error_answer, page, timed_out
 from export.server.rest.json_reading import JsonError, read_json
 from export.server.rest.json_tensors import fill_examples, fill_tensors, signature_name
@@ -47,11 +46,12 @@ from export.server.rest.json_writing import (
     status_json,
 )
 from export.server.rest.limits import Budget, Limits, Share, TooLarge
-from export.server.servable import Servable
+from export.server.run.request_clock import due_in, run_seconds
+from export.server.run.servable import Servable
 from export.server.status import ServingError, unexpected
 
 if TYPE_CHECKING:
-    from export.server.manager import Manager
+    from export.server.models.manager import Manager
 
 _PREFIX = re.compile(r"/v1/.*", re.IGNORECASE)
 _WHICH = r"(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?"

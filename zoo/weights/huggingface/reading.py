@@ -13,14 +13,14 @@ from absl import logging
 
 from zoo.bundle import Bundle, check_size
 from zoo.bundle_error import BundleError
-from zoo.configs import BertConfig
 from zoo.inner_paths import inside
 from zoo.json_fields import Fields, read_json
+from zoo.models.configs import BertConfig
+from zoo.models.weight_counts import count_backbone_weights
 from zoo.presets import build
 from zoo.strict_config import ConfigError
-from zoo.text_encoder import TextConfig
+from zoo.text.encoder import TextConfig
 from zoo.tokenizers import Tokenizer
-from zoo.weight_counts import count_backbone_weights
 from zoo.weights.assign import Source, assign_weights
 from zoo.weights.huggingface.architectures import SAME_HEAD
 from zoo.weights.huggingface.reading_configs import Description, describe

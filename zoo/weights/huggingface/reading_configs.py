@@ -7,8 +7,8 @@ import dataclasses
 from typing import Any
 
 from zoo.bundle_error import BundleError
-from zoo.configs import BertConfig, GPTConfig, ModelConfig
 from zoo.json_fields import Fields
+from zoo.models.configs import BertConfig, GPTConfig, ModelConfig
 from zoo.strict_config import ConfigError
 from zoo.weights.huggingface.architectures import BARE, SAME_HEAD, task_of
 

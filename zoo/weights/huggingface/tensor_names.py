@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from zoo.configs import BertConfig, GPTConfig
+from zoo.models.configs import BertConfig, GPTConfig
 
 # In front of every tensor of the backbone, where the file is of a model with a head.
 PREFIX = {

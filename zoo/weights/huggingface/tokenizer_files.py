@@ -13,7 +13,7 @@ from zoo.bundle_error import BundleError
 from zoo.inner_paths import inside
 from zoo.json_fields import Fields
 from zoo.tokenizers import BytePairTokenizer, Tokenizer, WordPieceTokenizer
-from zoo.tokenizers.bytepair_files import read_vocabulary
+from zoo.tokenizers.bytepair.files import read_vocabulary
 from zoo.weights.huggingface.added_tokens import AddedToken, read_added_tokens, with_added
 from zoo.weights.huggingface.wordpiece_json import read_wordpiece_json, wordpiece_json
 

@@ -13,7 +13,7 @@ from absl import logging
 
 from zoo.atomic_write import replacing
 from zoo.bundle import Bundle
-from zoo.cleaning import CleaningConfig
+from zoo.text.cleaning import CleaningConfig
 from zoo.weights.huggingface.architectures import BARE, SAME_HEAD, architecture_for
 from zoo.weights.huggingface.sentence_modules import write_sentence_modules
 from zoo.weights.huggingface.tensor_names import PREFIX, Tensors, backbone_tensors, head_tensors

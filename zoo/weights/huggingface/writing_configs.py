@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from zoo.bundle import Bundle
-from zoo.configs import BertConfig, GPTConfig
+from zoo.models.configs import BertConfig, GPTConfig
 from zoo.weights.huggingface.architectures import architecture_for
 from zoo.weights.huggingface.tokenizer_files import KINDS
 

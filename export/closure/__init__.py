@@ -1,0 +1,1 @@
+"""Will this SavedModel run on a TensorFlow Serving release? Its ops, attributes and signatures."""

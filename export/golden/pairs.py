@@ -1,0 +1,198 @@
+"""Golden pairs: requests with the Keras model's own answers, stored inside the SavedModel.
+
+`MODEL/VERSION/assets.extra/golden_pairs.jsonl` holds one pair a line. Whoever runs the model
+(this machine, another one, a TensorFlow Serving of another release) can replay them and see
+whether it still says what the trained model said. Strings are base64, because a prompt may be any
+bytes; `repr` beside it is for people.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from export.golden.requests import lm_requests, strings, text_requests
+from zoo.bundle import Bundle
+
+GOLDEN_FILE = Path("assets.extra") / "golden_pairs.jsonl"
+
+# Floats pass if |answer - golden| <= ATOL + RTOL * |golden|: other machines sum in another order.
+RTOL = 1e-4
+ATOL = 1e-5
+# Fields of a pair that say where it allows more; most pairs have none.
+_LOOSER = ("atol", "changes")
+
+
+@dataclasses.dataclass(frozen=True)
+class GoldenPair:
+    """One request and its answer; arrays have the batch as first axis.
+
+    Attributes:
+        signature: str.
+        inputs, outputs: name -> numpy array; strings as dtype object holding bytes.
+        atol: output name -> float, where floats may be further off than `ATOL`.
+        changes: output name -> int, how many of its strings or integers may be others.
+    """
+
+    signature: str
+    inputs: dict[str, np.ndarray]
+    outputs: dict[str, np.ndarray]
+    atol: dict[str, float] = dataclasses.field(default_factory=dict)
+    changes: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """Size of the batch."""
+        return len(next(iter(self.inputs.values())))
+
+    def row(self, index: int) -> GoldenPair:
+        """One row of the batch as a request of its own."""
+        return self.part(index, index + 1)
+
+    def part(self, begin: int, end: int) -> GoldenPair:
+        """The rows from `begin` to before `end` as a request of their own."""
+        inputs, outputs = (
+            {name: value[begin:end] for name, value in arrays.items()}
+            for arrays in (self.inputs, self.outputs)
+        )
+        return dataclasses.replace(self, inputs=inputs, outputs=outputs)
+
+
+def make_golden_pairs(bundle: Bundle) -> list[GoldenPair]:
+    """Asks the Keras model about texts of every kind it may meet."""
+    requests = lm_requests(bundle) if bundle.config.task == "lm" else text_requests(bundle)
+    return [GoldenPair(*request) for request in requests]
+
+
+def write_golden_pairs(pairs: list[GoldenPair], path: Path) -> None:
+    """Writes JSON lines; the folder is created."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", encoding="utf-8") as file:
+        for pair in pairs:
+            record = {
+                "signature": pair.signature,
+                "inputs": {name: _to_json(value) for name, value in pair.inputs.items()},
+                "outputs": {name: _to_json(value) for name, value in pair.outputs.items()},
+            }
+            record |= {name: value for name in _LOOSER if (value := getattr(pair, name))}
+            file.write(json.dumps(record) + "\n")
+
+
+def read_golden_pairs(path: Path) -> list[GoldenPair]:
+    """Reads what `write_golden_pairs` wrote.
+
+    Raises:
+        ValueError: missing or damaged; the message names file and line.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no golden pairs; export the model again with `python -m export`")
+    pairs = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            record = json.loads(line)
+            pairs.append(
+                GoldenPair(
+                    record["signature"],
+                    {name: _from_json(value) for name, value in record["inputs"].items()},
+                    {name: _from_json(value) for name, value in record["outputs"].items()},
+                    **{name: record[name] for name in _LOOSER if name in record},
+                )
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}:{number}: not a golden pair ({error!r})") from error
+    return pairs
+
+
+def differences(
+    pair: GoldenPair, answer: dict[str, np.ndarray], cut_padding: bool = False
+) -> list[str]:
+    """What in `answer` departs from the pair: one readable line each, none if they agree.
+
+    Args:
+        pair: what was asked, and what ought to be answered.
+        answer: output name -> array.
+        cut_padding: bool. Whether one may be narrower than the other where that one has padding
+            alone, "", 0 or -1: a row is as wide as the widest of the batch that it was in.
+    """
+    lines = []
+    for name in sorted(set(pair.outputs) | set(answer)):
+        if name not in answer or name not in pair.outputs:
+            side = "missing" if name not in answer else "not expected"
+            lines.append(f"{pair.signature}.{name}: output {side}")
+            continue
+        golden, got = pair.outputs[name], np.asarray(answer[name])
+        if cut_padding and golden.ndim > 1 and got.ndim > 1:
+            golden = _without_padding(golden, got.shape[1])
+            got = _without_padding(got, golden.shape[1])
+        if golden.shape != got.shape:
+            lines.append(f"{pair.signature}.{name}: shape {got.shape}, golden {golden.shape}")
+            continue
+        if golden.dtype.kind == "f":
+            atol = max(ATOL, pair.atol.get(name, 0))
+            wrong = ~np.isclose(got, golden, rtol=RTOL, atol=atol, equal_nan=True)
+        else:
+            wrong = got != golden
+            if np.count_nonzero(wrong) <= pair.changes.get(name, 0):
+                continue
+        for index in np.argwhere(wrong):
+            place = tuple(int(i) for i in index)
+            lines.append(
+                f"{pair.signature}.{name}{list(place)}: got {got[place]!r}, "
+                f"golden {golden[place]!r}, for {_request(pair, place[0])}"
+            )
+    return lines
+
+
+def deviation(pair: GoldenPair, answer: dict[str, np.ndarray]) -> float:
+    """The largest |answer - golden| of a float, over what is tolerated there; 1 is the limit.
+
+    For an answer without `differences`; padding that only one of them has is left out.
+    """
+    worst = 0.0
+    for name, golden in pair.outputs.items():
+        if golden.dtype.kind == "f" and golden.size:
+            width = tuple(map(min, golden.shape, np.shape(answer[name])))
+            part = tuple(slice(size) for size in width)
+            golden, got = golden[part], np.asarray(answer[name])[part]
+            atol = max(ATOL, pair.atol.get(name, 0))
+            off = np.abs(got - golden) / (atol + RTOL * np.abs(golden))
+            worst = max(worst, float(np.max(off, initial=0.0, where=np.isfinite(off))))
+    return worst
+
+
+def _without_padding(array: np.ndarray, width: int) -> np.ndarray:
+    """`array` (B, W, ...) cut to (B, width, ...), unless that cuts more than padding."""
+    beyond = array[:, width:]
+    padding = beyond == b"" if array.dtype == object else (beyond == 0) | (beyond == -1)
+    return array[:, :width] if padding.all() else array
+
+
+def _request(pair: GoldenPair, row: int) -> str:
+    """The row's texts, for a message."""
+    texts = {name: value[row] for name, value in pair.inputs.items() if value.dtype == object}
+    return ", ".join(f"{name} {value!r:.60}" for name, value in texts.items())
+
+
+def _to_json(array: np.ndarray) -> dict:
+    dtype = tf.as_dtype(array.dtype).name if array.dtype != object else "string"
+    record = {"dtype": dtype, "shape": list(array.shape)}
+    if dtype == "string":
+        flat = array.reshape(-1)
+        record["b64"] = [base64.b64encode(value).decode("ascii") for value in flat]
+        record["repr"] = [repr(value)[:80] for value in flat]
+    else:
+        record["values"] = array.reshape(-1).tolist()
+    return record
+
+
+def _from_json(record: dict) -> np.ndarray:
+    if record["dtype"] == "string":
+        flat = strings([base64.b64decode(value) for value in record["b64"]])
+    else:
+        flat = np.array(record["values"], tf.as_dtype(record["dtype"]).as_numpy_dtype)
+    return flat.reshape(record["shape"])

@@ -1,0 +1,155 @@
+"""What golden pairs ask: every kind of text that a model may meet."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from export.signatures import input_names
+from zoo.bundle import Bundle
+from zoo.generation.options import OPTIONS
+
+Arrays = dict[str, np.ndarray]
+
+
+class GoldenRequest(NamedTuple):
+    """One request, and the Keras model's answer to it.
+
+    Attributes:
+        signature: str. inputs: name -> array, as a client sends them.
+        outputs: name -> array.
+    """
+
+    signature: str
+    inputs: Arrays
+    outputs: Arrays
+
+
+def lm_requests(bundle: Bundle) -> list[GoldenRequest]:
+    """Short, empty, longer than the context, several scripts, bytes that are no UTF-8; alone and in
+    one batch with mixed options; greedy and sampled with a seed."""
+    context = bundle.model.context_length
+    batch = strings(
+        [
+            b"The ",
+            b"",
+            b"To be, or not to be\n" * (1 + context // 10),
+            "\u6625\u7720\u4e0d\u89c9\u6653".encode(),
+            b"\xff\x00 not UTF-8",
+        ]
+    )
+    several = {
+        "max_new_tokens": [24, 8, 16, 0, 8],
+        "temperature": [0.0, 0.8, 1.0, 0.0, 1.2],
+        "top_k": [0, 0, 5, 0, 0],
+        "top_p": [1.0, 0.9, 1.0, 1.0, 0.5],
+        "seed": [0, 1, 2, 3, 4],
+    }
+    options = {
+        name: np.array(value, OPTIONS[name].dtype.as_numpy_dtype) for name, value in several.items()
+    }
+    requests = [
+        ("generate", {"text": batch[:1]}),
+        ("generate", {"text": batch[:1], **{name: value[2:3] for name, value in options.items()}}),
+        ("generate", {"text": batch, **options}),
+        ("score", {"text": batch}),
+        ("next_token", {"text": batch}),
+    ]
+    functions = {
+        "generate": bundle.lm.generate,
+        "score": bundle.lm.score,
+        "next_token": bundle.lm.next_token,
+    }
+    return [
+        GoldenRequest(signature, inputs, _arrays(functions[signature](**inputs)))
+        for signature, inputs in requests
+    ]
+
+
+def text_requests(bundle: Bundle) -> list[GoldenRequest]:
+    """The understanding tasks: each signature with one row, and with a batch of mixed lengths.
+
+    Signatures of tf.Examples get the same texts, and their answers from `predict`.
+    """
+    text_model = bundle.text_model
+    requests = []
+    for signature, function in text_model.functions.items():
+        names = input_names(function)
+        prompts = _prompts(bundle)
+        # Several inputs meet in other combinations: each list begins elsewhere.
+        batch = {
+            name: strings(prompts[3 * place :] + prompts[: 3 * place])
+            for place, name in enumerate(names)
+        }
+        for rows in (1, len(prompts)):
+            inputs = {name: values[:rows] for name, values in batch.items()}
+            outputs = _arrays(function(*map(tf.constant, inputs.values())))
+            requests.append(GoldenRequest(signature, inputs, outputs))
+            if signature == "predict":
+                requests += _example_requests(bundle, inputs, outputs)
+    return requests
+
+
+def _example_requests(bundle: Bundle, inputs: Arrays, predicted: Arrays) -> list[GoldenRequest]:
+    examples = {"inputs": strings(to_examples(inputs))}
+    if bundle.config.task == "regress":
+        return [GoldenRequest("regress", examples, predicted)]
+    outputs = {name: predicted[name] for name in ("classes", "scores")}
+    requests = [GoldenRequest("classify", examples, outputs)]
+    if len(bundle.config.labels) == 2:
+        requests.append(GoldenRequest("regress", examples, {"outputs": predicted["scores"][:, 1]}))
+    return requests
+
+
+def to_examples(inputs: Arrays) -> list[bytes]:
+    """Rows of strings as serialized tf.Examples; an empty text is a missing feature."""
+    examples = []
+    for row in zip(*inputs.values()):
+        example = tf.train.Example()
+        for name, value in zip(inputs, row):
+            if value:
+                example.features.feature[name].bytes_list.value.append(value)
+        examples.append(example.SerializeToString(deterministic=True))
+    return examples
+
+
+def _prompts(bundle: Bundle) -> list[bytes]:
+    context = bundle.model.context_length
+    prompts = [
+        b"Ada Lovelace wrote the first program in London.",
+        b"",
+        b" \t\n ",
+        b"A long text that goes on and on, much like this one. " * (1 + context // 6),
+        "\u00c9lodie's na\u00efve cafe\u0301 in Z\u00fcrich".encode(),
+        "\U0001f469\u200d\U0001f680 flies to \U0001f1ef\U0001f1f5!".encode(),
+        "\u6625\u7720\u4e0d\u89c9\u6653\uff0cLi Bai \u8bf4\u3002".encode(),
+        b"\xff\xfe not \xc3 UTF-8 \x00.",
+        b"<p>AT&amp;T &lt;b&gt; http://example.org/?a=b</p>",
+    ]
+    if bundle.config.task == "mlm":
+        # Without a mask, with one, with two, and with one far behind the first window.
+        mask = _mask(bundle)
+        prompts = [
+            mask + b" wrote the first " + mask + b".",
+            *prompts[1:3],
+            prompts[3] + mask,
+            *(prompt + b" " + mask for prompt in prompts[4:]),
+        ]
+    return prompts
+
+
+def _mask(bundle: Bundle) -> bytes:
+    tokenizer = bundle.tokenizer
+    (name,) = (n for n, i in tokenizer.special_tokens.items() if i == tokenizer.mask_id)
+    return name.encode()
+
+
+def strings(values: list[bytes]) -> np.ndarray:
+    """An array of bytes objects: numpy's own string dtype would cut trailing NULs."""
+    return np.array(values, dtype=object)
+
+
+def _arrays(outputs: dict[str, tf.Tensor]) -> Arrays:
+    return {name: value.numpy() for name, value in outputs.items()}

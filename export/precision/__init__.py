@@ -1,0 +1,1 @@
+"""Exports with weights in fewer bits, and what they cost and give."""

@@ -1,0 +1,1 @@
+"""What each request means, whatever brought it: Predict, Classify, Regress, MultiInference."""

@@ -1,0 +1,288 @@
+"""What each request means: a proto in, a proto out, or a ServingError. No transport here.
+
+Predict and the questions about models; `classification` has the requests that bring tf.Examples.
+
+The rules, and the wording of the errors, are those of TensorFlow Serving, so that a client cannot
+tell this server from that one.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import grpc
+import numpy as np
+from tensorflow.core.framework import tensor_pb2
+from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_pb2,
+    predict_pb2,
+)
+
+from export.server.api.tensor_content import encode_content
+from export.server.api.tensors import decode_tensor, dtype_name, encode_tensor
+from export.server.run.servable import Servable, ServingError
+from zoo.generation.options import MAX_NEW_TOKENS
+
+if TYPE_CHECKING:
+    from export.server.models.manager import Manager
+
+DEFAULT_SIGNATURE = "serving_default"
+_NEW_TOKENS = "max_new_tokens"  # the input by which a signature is known to generate
+
+
+def predict(manager: "Manager", request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:
+    """Answers Predict.
+
+    Raises:
+        ServingError: with the code and message of TensorFlow Serving for the same request.
+    """
+    with acquire(manager, request) as servable:
+        return predict_on(servable, request)
+
+
+def predict_on(
+    servable: Servable, request: predict_pb2.PredictRequest
+) -> predict_pb2.PredictResponse:
+    """Answers Predict on a servable at hand, whatever model the request names."""
+    name = request.model_spec.signature_name or DEFAULT_SIGNATURE
+    signature = servable.signatures.get(name)
+    if signature is None:
+        raise ServingError(
+            grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.'
+        )
+    inputs = _inputs(signature, request.inputs)
+    aliases = _outputs(signature, request.output_filter)
+    feeds = checked_feeds(servable, inputs)
+    _check_work(servable, signature, feeds)
+    values = _named(servable, signature, feeds, [signature.outputs[a].name for a in aliases])
+    response = predict_pb2.PredictResponse()
+    encode = encode_content if servable.tensor_content else encode_tensor
+    for alias, value in zip(aliases, values, strict=True):
+        encode(value, response.outputs[alias])
+    response.model_spec.name = request.model_spec.name
+    response.model_spec.version.value = servable.version
+    response.model_spec.signature_name = name
+    return response
+
+
+def _check_work(
+    servable: Servable, signature: meta_graph_pb2.SignatureDef, feeds: Mapping[str, np.ndarray]
+) -> None:
+    """Refuses to generate more than the server's limit: rows x the largest `max_new_tokens`."""
+    if not servable.max_generated_tokens or _NEW_TOKENS not in signature.inputs:
+        return
+    wanted = feeds[signature.inputs[_NEW_TOKENS].name]
+    if wanted.dtype.kind not in "iu" or not wanted.size:
+        return
+    rows = max(len(value) if value.ndim else 1 for value in feeds.values())
+    each = min(int(wanted.max()), MAX_NEW_TOKENS)
+    if rows * each > servable.max_generated_tokens:
+        raise invalid(
+            f"{rows} rows of up to {each} tokens ({_NEW_TOKENS}) are {rows * each} tokens, more "
+            f"than the {servable.max_generated_tokens} of --max_generated_tokens; send fewer rows "
+            f"at a time, or a smaller {_NEW_TOKENS}"
+        )
+
+
+def _named(
+    servable: Servable,
+    signature: meta_graph_pb2.SignatureDef,
+    feeds: Mapping[str, np.ndarray],
+    fetches: list[str],
+) -> list[np.ndarray]:
+    """Runs; an INVALID_ARGUMENT says first which inputs have another shape than is declared.
+
+    Only then: TensorFlow Serving does not check declared shapes, and what runs is answered.
+    """
+    try:
+        return servable.run(feeds, fetches)
+    except ServingError as error:
+        if error.code is not grpc.StatusCode.INVALID_ARGUMENT:
+            raise
+        shapes = {alias: feeds[info.name].shape for alias, info in signature.inputs.items()}
+        wrong = wrong_shapes(signature.inputs, shapes)
+        if not wrong and servable.batching is not None:
+            wrong = _uneven(shapes)
+        if not wrong:
+            raise
+        raise invalid(f"{wrong}: {error.message}") from error
+
+
+def wrong_shapes(
+    inputs: Mapping[str, meta_graph_pb2.TensorInfo], shapes: Mapping[str, Sequence[int]]
+) -> str:
+    """Says which shapes are not those that the inputs of a signature declare; empty for none."""
+    wrong = []
+    for alias in sorted({*inputs} & {*shapes}):
+        declared = inputs[alias].tensor_shape
+        needed, shape = [dim.size for dim in declared.dim], [*shapes[alias]]
+        fits = len(needed) == len(shape) and all(
+            need in (-1, size) for need, size in zip(needed, shape)
+        )
+        if not (declared.unknown_rank or fits):
+            wrong.append(
+                f'input "{alias}" has shape {shape}, but the model needs {needed} (-1 is any size)'
+            )
+    return "; ".join(wrong)
+
+
+def _uneven(shapes: Mapping[str, Sequence[int]]) -> str:
+    """Says how many rows each input has, where they must be as many; empty where they are."""
+    if len({shape[:1] for shape in shapes.values()}) < 2:
+        return ""
+    rows = ", ".join(f'"{alias}" has {shape[0]}' for alias, shape in sorted(shapes.items()))
+    return f"requests are batched here, so that all inputs need as many rows: {rows}"
+
+
+def model_metadata(
+    manager: "Manager", request: get_model_metadata_pb2.GetModelMetadataRequest
+) -> get_model_metadata_pb2.GetModelMetadataResponse:
+    """Answers GetModelMetadata: the one field there is, `signature_def`.
+
+    Raises:
+        ServingError: no field or another field is asked for, or the model is not served.
+    """
+    _require_spec(request)
+    if not request.metadata_field:
+        raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
+    for field in request.metadata_field:
+        if field != "signature_def":
+            raise invalid(f"Metadata field {field} is not supported")
+    response = get_model_metadata_pb2.GetModelMetadataResponse()
+    with acquire(manager, request) as servable:
+        signatures = get_model_metadata_pb2.SignatureDefMap(signature_def=servable.signatures)
+        response.metadata["signature_def"].Pack(signatures)
+        response.model_spec.name = servable.name
+        response.model_spec.version.value = servable.version
+    return response
+
+
+def model_status(
+    manager: "Manager", request: get_model_status_pb2.GetModelStatusRequest
+) -> get_model_status_pb2.GetModelStatusResponse:
+    """Answers GetModelStatus: one version, or all that were ever seen, newest first.
+
+    A version label is ignored, as TensorFlow Serving ignores it.
+
+    Raises:
+        ServingError: NOT_FOUND when the model or the version was never seen.
+    """
+    _require_spec(request)
+    spec = request.model_spec
+    statuses = manager.statuses(spec.name)
+    if spec.WhichOneof("version_choice") == "version":
+        statuses = [status for status in statuses if status.number == spec.version.value]
+        missing = f"Could not find version {spec.version.value} of model {spec.name}"
+    else:
+        missing = f"Could not find any versions of model {spec.name}"
+    if not statuses:
+        raise ServingError(grpc.StatusCode.NOT_FOUND, missing)
+    response = get_model_status_pb2.GetModelStatusResponse()
+    for status in statuses:
+        answer = response.model_version_status.add(version=status.number, state=status.state)
+        answer.status.SetInParent()
+        if status.error:
+            answer.status.error_code = status.error.code.value[0]
+            answer.status.error_message = status.error.message
+    return response
+
+
+def _require_spec(request) -> None:
+    if not request.HasField("model_spec"):
+        raise invalid("Missing ModelSpec")
+
+
+def acquire(manager: "Manager", request):
+    """A context with the servable that a request's model_spec points at.
+
+    Raises:
+        ServingError: the request has no model_spec, or it points at nothing that is served.
+    """
+    _require_spec(request)
+    return acquire_spec(manager, request.model_spec)
+
+
+def acquire_spec(manager: "Manager", spec: model_pb2.ModelSpec):
+    """A context with the servable that a model_spec points at; raises as `acquire` does."""
+    if not spec.name:
+        raise invalid("ModelSpec has no name specified.")
+    choice = spec.WhichOneof("version_choice")
+    return manager.acquire(
+        spec.name,
+        version=spec.version.value if choice == "version" else None,
+        label=spec.version_label if choice == "version_label" else None,
+    )
+
+
+def _inputs(
+    signature: meta_graph_pb2.SignatureDef, sent: Mapping[str, tensor_pb2.TensorProto]
+) -> dict[str, tuple[int, np.ndarray | None]]:
+    """Tensor name -> (dtype, value) of every input, from the request or from the defaults."""
+    names, expected = sorted(sent), sorted(signature.inputs)
+    if not signature.defaults and len(names) != len(expected):
+        extra, missing = sorted({*names} - {*expected}), sorted({*expected} - {*names})
+        raise invalid(
+            f"input size does not match signature: {len(names)}!={len(expected)} "
+            f"len({{{','.join(names)}}}) != len({{{','.join(expected)}}}). "
+            f"Sent extra: {{{','.join(extra)}}}. Missing but required: {{{','.join(missing)}}}."
+        )
+    inputs = {}
+    for alias in expected:
+        tensor = signature.inputs[alias].name
+        # get, never []: looking a key up by [] adds it to a proto's map.
+        proto = sent.get(alias) or signature.defaults.get(alias)
+        if proto is None:
+            raise invalid(
+                f"Signature input alias: {alias}(feed name: {tensor}) not found in request and "
+                "no default value provided. Inputs expected to be in the request "
+                f"{{{','.join(names)}}}, or default input alias set: "
+                f"{','.join(sorted(signature.defaults))}"
+            )
+        try:
+            inputs[tensor] = proto.dtype, decode_tensor(proto)
+        except ValueError as error:
+            raise invalid(f"tensor parsing error: {alias}") from error
+    used = [name for name in names if name in signature.inputs]
+    if used != names:
+        raise invalid(
+            f"Inputs contains invalid name. Used request inputs: {','.join(used)}, "
+            f"request input: {','.join(names)}"
+        )
+    return inputs
+
+
+def _outputs(signature: meta_graph_pb2.SignatureDef, wanted) -> list[str]:
+    """The output names to compute: those of the filter, else all."""
+    aliases: list[str] = []
+    for alias in wanted:
+        if alias not in signature.outputs:
+            known = ",".join(sorted(signature.outputs))
+            raise invalid(
+                f"output tensor alias not found in signature: {alias} "
+                f"Outputs expected to be in the set {{{known}}}."
+            )
+        if alias in aliases:
+            raise invalid(f"duplicate output tensor alias: {alias}")
+        aliases.append(alias)
+    return aliases or sorted(signature.outputs)
+
+
+def checked_feeds(
+    servable: Servable, inputs: Mapping[str, tuple[int, np.ndarray | None]]
+) -> dict[str, np.ndarray]:
+    """The values alone, once their dtypes are those of the graph (shapes are not checked)."""
+    for position, tensor in enumerate(sorted(inputs)):
+        given, expected = inputs[tensor][0], servable.input_dtype(tensor)
+        if expected is not None and given != expected:
+            raise invalid(
+                f"Expects arg[{position}] to be {dtype_name(expected)} "
+                f"but {dtype_name(given)} is provided"
+            )
+    return {tensor: value for tensor, (_, value) in inputs.items()}
+
+
+def invalid(message: str) -> ServingError:
+    """The error for a request that is at fault."""
+    return ServingError(grpc.StatusCode.INVALID_ARGUMENT, message)

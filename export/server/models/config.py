@@ -1,0 +1,193 @@
+"""Which models a ModelServerConfig asks for, from a file, from flags or from a request."""
+
+import threading
+from collections.abc import Callable
+
+import grpc
+from absl import logging
+from tensorflow_serving.apis import model_management_pb2
+from tensorflow_serving.config import (
+    file_system_storage_path_source_pb2,
+    model_server_config_pb2,
+)
+
+from export.server.models.manager import Manager
+from export.server.models.models import (
+    Policy,
+    ServedModel,
+    check_base_path,
+    every_version,
+    latest,
+    specific,
+)
+from export.server.status import ServingError
+from export.server.text_protos import read_text_proto
+
+ModelServerConfig = model_server_config_pb2.ModelServerConfig
+_PLATFORM = "tensorflow"
+_VersionPolicy = (
+    file_system_storage_path_source_pb2.FileSystemStoragePathSourceConfig.ServableVersionPolicy
+)
+
+
+def read_model_config(path: str) -> ModelServerConfig:
+    """Reads a file for `--model_config_file`; raises as `read_text_proto`."""
+    return read_text_proto(path, ModelServerConfig)
+
+
+def single_model_config(name: str, base_path: str) -> ModelServerConfig:
+    """The configuration that `--model_name` and `--model_base_path` stand for."""
+    config = ModelServerConfig()
+    config.model_config_list.config.add(name=name, base_path=base_path, model_platform=_PLATFORM)
+    return config
+
+
+def models_of(config: ModelServerConfig) -> list[ServedModel]:
+    """The models of a configuration.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, for what TensorFlow Serving refuses and in its words: a
+            name that is there twice, a relative base path, a platform other than `tensorflow`.
+    """
+    models = _listed(config)
+    _check_platforms(config)
+    return models
+
+
+def reload(
+    manager: Manager,
+    config: ModelServerConfig,
+    is_cancelled: Callable[[], bool] = lambda: False,
+    wait: bool = True,
+) -> None:
+    """Serves the models of this configuration from now on; `wait` as in `Manager.reload`.
+
+    Nothing is changed when the configuration is at fault.
+
+    Raises:
+        ServingError: as `models_of` and `Manager.reload`.
+    """
+    if config.WhichOneof("config") is None:
+        logging.info("the model configuration is empty: nothing is changed")
+        return
+    models = _listed(config)
+    manager.check_labels(models)  # in this order, so that of two faults the same one is named
+    _check_platforms(config)
+    manager.reload(models, is_cancelled, wait)
+
+
+def handle_reload(
+    manager: Manager,
+    request: model_management_pb2.ReloadConfigRequest,
+    is_cancelled: Callable[[], bool] = lambda: False,
+) -> model_management_pb2.ReloadConfigResponse:
+    """Answers HandleReloadConfigRequest, once the new models can be asked.
+
+    The increase of a metric that was asked for is 0, as it is in TensorFlow Serving for all that a
+    reload does not count; this server has no metric that a reload changes.
+
+    Raises:
+        ServingError: as `reload`; INVALID_ARGUMENT when the request holds no list of models.
+    """
+    if request.config.WhichOneof("config") != "model_config_list":
+        raise _invalid(
+            "ServerModelConfig type not supported by HandleReloadConfigRequest. Only "
+            "ModelConfigList is currently supported"
+        )
+    reload(manager, request.config, is_cancelled)
+    response = model_management_pb2.ReloadConfigResponse()
+    response.status.SetInParent()
+    for name in request.metric_names:
+        response.metric.add(name=name, int64_value_increase=0)
+    return response
+
+
+class ConfigFilePoller:
+    """Reads the file of `--model_config_file` again and again, and reloads what it says.
+
+    A file that does not parse, or that the manager refuses, is logged and changes nothing.
+
+    Args:
+        path: str. The file.
+        manager: Manager. What is told.
+        seconds: float. Pause between two looks.
+    """
+
+    def __init__(self, path: str, manager: Manager, seconds: float):
+        self._path, self._manager, self._seconds = path, manager, seconds
+        self._stopping = threading.Event()
+        self._told = ""
+        self._thread = threading.Thread(target=self._keep_polling, name="config", daemon=True)
+
+    def start(self) -> None:
+        """Begins, in a thread of its own; the first look is after the pause."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the looking, and waits until a reload that runs is over or given up."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _keep_polling(self) -> None:
+        while not self._stopping.wait(self._seconds):
+            try:
+                # Without a wait, so that a file that is corrected is read while models are missing.
+                reload(self._manager, read_model_config(self._path), wait=False)
+                self._told = ""
+            except ServingError as error:
+                message = f"the models of {self._path} are not served: {error}"
+                if not self._stopping.is_set() and message != self._told:  # once
+                    logging.error("%s", message)
+                self._told = message
+
+
+def _listed(config: ModelServerConfig) -> list[ServedModel]:
+    if config.WhichOneof("config") == "custom_model_config":
+        raise _invalid("custom_model_config is not supported: give a model_config_list")
+    models, names = [], set()
+    for entry in config.model_config_list.config:
+        if entry.name in names:
+            raise _invalid(f"Illegal to list model {entry.name} multiple times in config list")
+        names.add(entry.name)
+    for entry in config.model_config_list.config:
+        try:
+            check_base_path(entry.name, entry.base_path)
+        except ValueError as error:
+            raise _invalid(str(error)) from error
+        policy = _policy(entry.model_version_policy)
+        models.append(ServedModel(entry.name, entry.base_path, policy, dict(entry.version_labels)))
+    return models
+
+
+def _check_platforms(config: ModelServerConfig) -> None:
+    fields = "ModelServerConfig::model_type (deprecated)", "ModelServerConfig::model_platform"
+    for entry in config.model_config_list.config:
+        if entry.model_type and entry.model_platform:
+            where = f"both {fields[0]} and {fields[1]}"
+            raise _invalid(f"Illegal setting {where}, model name is {entry.name}")
+        if not entry.model_type and not entry.model_platform:
+            where = f"neither {fields[0]} nor {fields[1]}"
+            raise _invalid(f"Illegal setting {where}, model name is {entry.name}")
+        if entry.model_type == model_server_config_pb2.OTHER:
+            raise _invalid(
+                f"Illegal setting ModelServerConfig::model_type (deprecated) to OTHER, "
+                f"model name is {entry.name}"
+            )
+        if entry.model_platform and entry.model_platform != _PLATFORM:
+            raise _invalid(
+                f"Model {entry.name} requests unsupported platform {entry.model_platform}"
+            )
+
+
+def _policy(policy: _VersionPolicy) -> Policy:
+    choice = policy.WhichOneof("policy_choice")
+    if choice == "all":
+        return every_version()
+    if choice == "specific":
+        return specific(policy.specific.versions)
+    return latest(policy.latest.num_versions)
+
+
+def _invalid(message: str) -> ServingError:
+    return ServingError(grpc.StatusCode.INVALID_ARGUMENT, message)

@@ -1,0 +1,1 @@
+"""A loaded SavedModel and the runs of its session, batched or not."""

@@ -1,0 +1,1 @@
+"""Programs for developers: they make the tables and descriptors that the packages hold."""

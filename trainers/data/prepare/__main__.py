@@ -1,0 +1,165 @@
+"""Tokenizes text once, into sharded TFRecords that training reads.
+
+python -m trainers.data.prepare --source=TEXT --out=FOLDER [--tokenizer=KIND or FOLDER]
+[--processes=N]
+python -m trainers.data.prepare --beam --source=TEXT --out=FOLDER [--runner=NAME] [--
+--runner_option=X] python -m trainers.data.prepare --verify=FOLDER
+
+Run the same command again to go on where it was. Then: python -m trainers --set=data.train=FOLDER
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+
+from trainers.output_pipe import outlive_readers
+
+
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+    """Declares the command's flags; not at import, where those of another command may be."""
+    flags.DEFINE_string(
+        "source", None, "The text: file, folder, glob, address or name.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "out", None, "Folder of the result; a job there is resumed.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "verify", None, "Check every byte of a prepared folder, and stop.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "validation", None, "Text to validate on, in place of a share.", flag_values=values
+    )
+    flags.DEFINE_float(
+        "validation_fraction", 0.1, "Share held out for validation.", flag_values=values
+    )
+    flags.DEFINE_enum("task", "lm", ["lm", "mlm"], "What the tokenizer is for.", flag_values=values)
+    flags.DEFINE_string(
+        "tokenizer",
+        "bytepair",
+        "Kind (byte, character, bytepair, wordpiece, sentencepiece), or the "
+        "folder of a tokenizer or bundle.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "vocabulary_size", None, "Of a vocabulary that is trained.", flag_values=values
+    )
+    flags.DEFINE_enum(
+        "split",
+        "files",
+        ["files", "lines", "rows"],
+        "What a document is. --field means rows.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "field", None, "Field or column of rows that holds the text.", flag_values=values
+    )
+    flags.DEFINE_string("encoding", "utf-8", "Codec of the files.", flag_values=values)
+    flags.DEFINE_float("shard_mb", 64.0, "Megabytes of text that make a shard.", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "Chooses the documents that validate.", flag_values=values)
+    flags.DEFINE_integer(
+        "processes",
+        None,
+        "Processes that work beside each other. Default: the cores there are.",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "data_dir", None, "Folder with named corpora. Default: $ZOO_DATA.", flag_values=values
+    )
+    flags.DEFINE_multi_string(
+        "set",
+        [],
+        "data.KEY=value or KEY=value, edits one further setting; may be repeated.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool("beam", False, "Run as an Apache Beam pipeline.", flag_values=values)
+    flags.DEFINE_string("runner", "DirectRunner", "The Beam runner.", flag_values=values)
+
+
+def main(argv: list[str]) -> None:
+    """Reads flags, prepares, says where the result lies.
+
+    Exit codes: 1 for bad input, 130 if stopped by Ctrl-C.
+    """
+    if flags.FLAGS["verbosity"].using_default_value:
+        logging.set_verbosity(logging.INFO)
+    run(flags.FLAGS, argv)
+
+
+def run(values: flags.FlagValues, argv: list[str]) -> None:
+    """Does what the flags ask for; exits as `main` does."""
+    if len(argv) > 1 and not values.beam:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}; flags are --name=value")
+    try:
+        _run(values, argv[1:])
+    except KeyboardInterrupt:
+        print("\nprepare: stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError) as error:
+        logging.debug("where it was raised", exc_info=True)
+        sys.exit(f"prepare: {error}")
+
+
+def _run(values: flags.FlagValues, options: list[str]) -> None:
+    if values.verify:
+        from trainers.data.shards import verify
+
+        print(f"{values.verify}: {len(verify(Path(values.verify)).shards)} shards are whole")
+        return
+    if not values.source or not values.out:
+        sys.exit("prepare: --source and --out are needed")
+    # Imported here so that --help and a mistyped flag answer at once.
+    config = _config(values)
+    if values.beam:
+        from trainers.data.prepare.beam_job import prepare_with_beam
+
+        prepare_with_beam(
+            config,
+            Path(values.out),
+            runner=values.runner,
+            options=options,
+            data_dir=values.data_dir,
+        )
+    else:
+        from trainers.data.prepare.local import prepare
+
+        processes = values.processes or len(os.sched_getaffinity(0))
+        prepare(config, Path(values.out), processes=processes, data_dir=values.data_dir)
+    print(f"train on it: python -m trainers --set=data.train={values.out} ...")
+
+
+def _config(values: flags.FlagValues):
+    from trainers.config import with_overrides
+    from trainers.data.config import DataConfig
+    from trainers.data.prepare.settings import PrepareConfig
+    from trainers.data.prepare.vocabulary import read_tokenizer
+    from zoo.tokenizers import TOKENIZERS
+
+    kind, tokenizer_from = values.tokenizer, None
+    if kind not in TOKENIZERS:
+        tokenizer_from = kind
+        kind = read_tokenizer(kind).kind
+    data = DataConfig(
+        train=values.source,
+        validation=values.validation,
+        validation_fraction=values.validation_fraction,
+        encoding=values.encoding,
+        split="rows" if values.field else values.split,
+        text_column=values.field or "text",
+        tokenizer=kind,
+        max_vocabulary_size=values.vocabulary_size,
+    )
+    config = PrepareConfig(
+        data, values.task, tokenizer_from, shard_mb=values.shard_mb, seed=values.seed
+    )
+    return with_overrides(config, values.set)
+
+
+if __name__ == "__main__":
+    outlive_readers()
+    define_flags()
+    app.run(main)

@@ -1,0 +1,1 @@
+"""What a run was worth: scores, baselines, figures and the report."""

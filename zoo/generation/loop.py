@@ -1,0 +1,283 @@
+"""Prefill and a cached decoding loop: knows the cache protocol, no family and no tokenizer.
+
+Runs eagerly, inside `tf.function` with dynamic shapes (that is what TensorFlow Serving runs), and
+under `jax.jit` with static ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from zoo.generation.sampling import penalize_repetition, sample
+
+
+class SamplingOptions(NamedTuple):
+    """How each row chooses its tokens; see `zoo.generation.sampling`. All (B,)."""
+
+    max_new_tokens: object  # int32, at least 0
+    temperature: object  # float32, 0 is greedy
+    top_k: object  # int32, 0 is off
+    top_p: object  # float32 in (0, 1], 1 is off
+    seed: object  # int32
+    repetition_penalty: object = None  # float32, None is off
+
+
+class Generated(NamedTuple):
+    """What `generate` returns."""
+
+    token_ids: object  # (B, N) int32, the new tokens, then padding (id 0)
+    lengths: object  # (B,) int32, new tokens of each row; the end token is not one of them
+    log_probability: object  # (B,) float32, sum of log p(token), the end token's included
+
+
+# A cache of dynamic size starts with room for the prompt and this many tokens, and grows by as
+# many: writing a token copies the cache (TensorFlow's scatter is not in place), so that a token's
+# cost would otherwise grow with what the request might still become.
+_CACHE_BLOCK = 32
+
+
+class _State(NamedTuple):
+    step: object  # () int32, tokens chosen so far
+    tokens: object  # (B, W + N) prompt and new tokens
+    total: object  # (B,) tokens of each row in `tokens`
+    last: object  # (B,) the newest token, not yet read by the model
+    position: object  # (B,) tokens that the cache holds
+    finished: object  # (B,) bool
+    log_probability: object  # (B,)
+    room: object  # () int32, slots of the cache
+    cache: object
+
+
+def last_tokens(token_ids, lengths, width):
+    """The last `width` real tokens of each row, moved to the left edge.
+
+    Args:
+        token_ids: (B, P) int32, right-padded. lengths: (B,) int32. width: int or scalar.
+
+    Returns:
+        (B, width) int32 and the remaining lengths (B,), at most `width`.
+    """
+    first = ops.maximum(lengths - width, 0)
+    columns = first[:, None] + ops.arange(width, dtype="int32")  # (B, width)
+    columns = ops.minimum(columns, ops.shape(token_ids)[1] - 1)
+    return ops.take_along_axis(token_ids, columns, axis=1), ops.minimum(lengths, width)
+
+
+def generate(
+    model,
+    token_ids,
+    lengths,
+    options: SamplingOptions,
+    max_steps,
+    end_id: int | None = None,
+    banned_ids: tuple[int, ...] = (),
+):
+    """Continues each row by up to its own `max_new_tokens` tokens.
+
+    A prompt longer than `model.context_length` keeps its last tokens. Where the cache is bounded
+    (GPT) and a row fills it, the row's last `context_length // 2` tokens are read again as a
+    fresh context and generation goes on; so completions may be longer than the context, each
+    token seeing at least half a context of past.
+
+    Args:
+        model: a model with the cache protocol (`zoo.models.heads.CausalLM`).
+        token_ids: (B, P) int32, P >= 1, padded on the right.
+        lengths: (B,) int32, real tokens of each row, at least 1.
+        options: SamplingOptions.
+        max_steps: int or scalar int32, at least `max(options.max_new_tokens)`; its value is the
+            width N of the result. Must be a Python int where shapes are static (JAX).
+        end_id: int or None. A row that chooses this token stops.
+        banned_ids: tuple of ints. Tokens that are never chosen, such as the unknown one.
+
+    Returns:
+        Generated. Equal for a row whatever its batch neighbours are.
+
+    Example:
+        prompt = np.array([[5, 6, 7]], "int32")
+        generate(model, prompt, np.array([3], "int32"), greedy_options(1, 20), 20).token_ids
+    """
+    batch_size, prompt_width = ops.shape(token_ids)
+    window = minimum(prompt_width, model.context_length)
+    prompt, lengths = last_tokens(token_ids, lengths, window)
+    capacity = window + max_steps
+    if model.cache_is_bounded:
+        capacity = minimum(capacity, model.context_length)
+    # Static shapes (JAX, or a graph traced for one shape) cannot grow: all room at once.
+    grows_later = model.cache_is_bounded and not isinstance(capacity, int)
+    room = ops.minimum(window + _CACHE_BLOCK, capacity) if grows_later else capacity
+    columns = ops.arange(window + max_steps, dtype="int32")  # (W + N,)
+    ban = np.zeros((model.vocabulary_size,), "float32")
+    ban[list(banned_ids)] = -1e9
+
+    def choose(logits, state: _State) -> _State:
+        """Appends one token to each row that is not finished."""
+        if options.repetition_penalty is not None:
+            seen = _seen_tokens(state.tokens, state.total, logits.shape[-1])
+            logits = penalize_repetition(logits, seen, options.repetition_penalty)
+        token = sample(
+            logits + ban,
+            temperature=options.temperature,
+            top_k=options.top_k,
+            top_p=options.top_p,
+            seed=options.seed,
+            step=state.step,
+        )
+        log_probabilities = ops.log_softmax(logits, axis=-1)
+        chosen = ops.take_along_axis(log_probabilities, token[:, None], axis=1)[:, 0]
+        active = ops.logical_not(state.finished)
+        log_probability = state.log_probability + ops.where(active, chosen, 0.0)
+        finished = state.finished
+        if end_id is not None:
+            finished = ops.logical_or(finished, token == end_id)
+        grows = ops.logical_not(finished)
+        here = ops.logical_and(columns[None] == state.total[:, None], grows[:, None])
+        step = state.step + 1
+        return state._replace(
+            step=step,
+            tokens=ops.where(here, token[:, None], state.tokens),
+            total=state.total + ops.cast(grows, "int32"),
+            last=token,
+            finished=ops.logical_or(finished, step >= options.max_new_tokens),
+            log_probability=log_probability,
+        )
+
+    def slide(state: _State) -> _State:
+        """Reads the last half context again, for the rows whose cache is full."""
+        full = state.position >= model.context_length
+        kept = model.context_length // 2
+        # The newest token (at total - 1) is read by the step that follows.
+        recent, _ = last_tokens(state.tokens, state.total - 1, kept)
+        empty = model.initial_cache(batch_size, state.room if grows_later else room)
+        _, fresh = model.decode(recent, empty, ops.zeros_like(state.position))
+
+        def select(new, old):
+            return ops.where(ops.reshape(full, (-1,) + (1,) * (len(new.shape) - 1)), new, old)
+
+        return state._replace(
+            cache=keras.tree.map_structure(select, fresh, state.cache),
+            position=ops.where(full, kept, state.position),
+        )
+
+    def grow(state: _State) -> _State:
+        """Gives the cache more slots."""
+        more = ops.minimum(_CACHE_BLOCK, capacity - state.room)
+        return state._replace(cache=model.extend_cache(state.cache, more), room=state.room + more)
+
+    def make_room(state: _State) -> _State:
+        """Now and then: so that every row can write its next token."""
+        state = _when(ops.any(state.position >= model.context_length), slide, state)
+        if grows_later:
+            state = _when(ops.any(state.position >= state.room), grow, state)
+        return state
+
+    def advance(*state):
+        """For every token: read the newest one, choose the next."""
+        state = _State(*state)
+        with _in_token_loop():
+            logits, cache = model.decode(state.last[:, None], state.cache, state.position)
+        # A finished row writes over its own start: it must not run past the cache.
+        position = ops.where(state.finished, 0, state.position + 1)
+        return tuple(choose(logits, state._replace(cache=cache, position=position)))
+
+    def unfinished(*state):
+        return ops.logical_not(ops.all(_State(*state).finished))
+
+    def can_advance(*state):
+        has_room = ops.all(_State(*state).position < _State(*state).room)
+        return ops.logical_and(unfinished(*state), has_room)
+
+    def advance_until_full(*state):
+        return ops.while_loop(can_advance, advance, tuple(make_room(_State(*state))))
+
+    zeros = ops.zeros_like(lengths)
+    cache = model.initial_cache(batch_size, room)
+    logits, cache = model.decode(prompt, cache, zeros, lengths)
+    padded = ops.pad(prompt, [[0, 0], [0, max_steps]])
+    state = _State(
+        step=ops.cast(0, "int32"),
+        tokens=padded,
+        total=lengths,
+        last=zeros,
+        position=lengths,
+        finished=options.max_new_tokens <= 0,
+        log_probability=ops.zeros_like(options.temperature),
+        room=ops.cast(room, "int32"),
+        cache=cache,
+    )
+    state = tuple(choose(logits, state))
+    if model.cache_is_bounded:
+        # Two loops, so that the inner one, which runs for every token, has no branches.
+        state = ops.while_loop(unfinished, advance_until_full, state)
+    else:
+        state = ops.while_loop(unfinished, advance, state)
+    state = _State(*state)
+    places = lengths[:, None] + ops.arange(max_steps, dtype="int32")  # (B, N)
+    new_tokens = ops.take_along_axis(state.tokens, places, axis=1)
+    new_lengths = state.total - lengths
+    is_new = ops.arange(max_steps, dtype="int32")[None] < new_lengths[:, None]
+    return Generated(ops.where(is_new, new_tokens, 0), new_lengths, state.log_probability)
+
+
+def greedy_options(batch_size: int, max_new_tokens: int) -> SamplingOptions:
+    """Options that choose the likeliest token in every row.
+
+    Example: `generate(model, ids, lengths, greedy_options(2, 20), max_steps=20)`
+    """
+    return SamplingOptions(
+        max_new_tokens=ops.full((batch_size,), max_new_tokens, "int32"),
+        temperature=ops.zeros((batch_size,), "float32"),
+        top_k=ops.zeros((batch_size,), "int32"),
+        top_p=ops.ones((batch_size,), "float32"),
+        seed=ops.zeros((batch_size,), "int32"),
+    )
+
+
+def _when(condition, change, state: _State) -> _State:
+    """`change(state)` where the scalar `condition` holds, else `state`."""
+    return _State(*ops.cond(condition, lambda: tuple(change(state)), lambda: tuple(state)))
+
+
+_IN_TOKEN_LOOP = contextvars.ContextVar("in_token_loop", default=False)
+
+
+@contextlib.contextmanager
+def _in_token_loop():
+    token = _IN_TOKEN_LOOP.set(True)
+    try:
+        yield
+    finally:
+        _IN_TOKEN_LOOP.reset(token)
+
+
+def reads_one_token() -> bool:
+    """Whether what is being traced is the loop of `generate`, which runs once for every token.
+
+    A weight may be worth more preparation there than where a prompt is read.
+    """
+    return _IN_TOKEN_LOOP.get()
+
+
+def minimum(a, b):
+    """The smaller one: of Python ints an int (static shapes stay static), else a tensor."""
+    if isinstance(a, int) and isinstance(b, int):
+        return min(a, b)
+    return ops.minimum(a, b)
+
+
+def _seen_tokens(tokens, total, vocabulary_size: int):
+    """(B, V) bool: which ids occur among the first `total` entries of each row."""
+    real = ops.arange(ops.shape(tokens)[1], dtype="int32")[None] < total[:, None]
+    # Padding goes to an extra class that is cut off again.
+    ids = ops.where(real, tokens, vocabulary_size)
+    rows = ops.arange(ops.shape(tokens)[0], dtype="int32")
+    rows = ops.broadcast_to(rows[:, None], ops.shape(ids))
+    indices = ops.stack([ops.reshape(rows, (-1,)), ops.reshape(ids, (-1,))], axis=-1)
+    seen = ops.zeros((ops.shape(tokens)[0], vocabulary_size + 1), "int32")
+    ones = ops.ones_like(indices[:, 0])
+    return ops.scatter_update(seen, indices, ones)[:, :vocabulary_size] > 0

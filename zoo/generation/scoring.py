@@ -1,0 +1,90 @@
+"""How likely a text is under a causal model: log-likelihood in windows of bounded memory."""
+
+from __future__ import annotations
+
+from keras import ops
+
+from zoo.generation.loop import last_tokens, minimum
+
+
+def log_likelihood(model, token_ids, lengths, start_id):
+    """Sum of log p(token | all before it) of each row, in nats.
+
+    Every token counts once, the first one given `start_id`. Up to `model.context_length` tokens
+    the value is that of one forward pass. Longer rows of a GPT are read in overlapping windows,
+    so that every token sees at least half a context of past; an LSTM carries its state and
+    forgets nothing.
+
+    Args:
+        model: `zoo.models.heads.CausalLM`.
+        token_ids: (B, P) int32, padded on the right; P may be 0.
+        lengths: (B,) int32, real tokens of each row.
+        start_id: int. What an empty context reads.
+
+    Returns:
+        (B,) float32, 0 for an empty row.
+    """
+    batch_size = ops.shape(token_ids)[0]
+    context = model.context_length
+    start = ops.full((batch_size, 1), start_id, "int32")
+    # Input column i predicts column i + 1.
+    sequence = ops.concatenate([start, token_ids], axis=1)
+    # Short texts do not pay for a whole context.
+    window = minimum(context, ops.shape(sequence)[1])
+    # Padded so that every window lies inside.
+    sequence = ops.pad(sequence, [[0, 0], [0, context + 1]])
+    columns = ops.arange(window, dtype="int32")
+    stride = max(context // 2, 1)
+
+    def tokens_of(index):
+        """Which tokens a window counts: from, up to; and the column that it reads first."""
+        if not model.cache_is_bounded:
+            return index * window, (index + 1) * window, index * window
+        # The first window counts all that it reads; later ones read half of it as past.
+        up_to = (index + 2) * stride
+        first = ops.maximum(up_to - context, 0)
+        return ops.where(index > 0, up_to - stride, 0), up_to, first
+
+    def read(index, state, total):
+        fresh_from, up_to, first = tokens_of(index)
+        inputs = ops.take(sequence, first + columns, axis=1)  # (B, window)
+        targets = ops.take(sequence, first + columns + 1, axis=1)
+        if model.cache_is_bounded:
+            hidden = model.backbone(inputs, training=False)
+        else:
+            hidden, state = model.backbone.decode(inputs, state, ops.zeros_like(lengths))
+        log_probabilities = ops.log_softmax(model.backbone.logits(hidden), axis=-1)
+        chosen = ops.take_along_axis(log_probabilities, targets[..., None], axis=-1)[..., 0]
+        place = first + columns  # of the target, counted in the row's own tokens
+        fresh = ops.logical_and(place >= fresh_from, place < up_to)
+        counted = ops.logical_and(fresh[None], place[None] < lengths[:, None])
+        return index + 1, state, total + ops.sum(ops.where(counted, chosen, 0.0), axis=1)
+
+    def more(index, state, total):
+        return tokens_of(index)[0] < ops.max(lengths)
+
+    state = () if model.cache_is_bounded else model.initial_cache(batch_size, window)
+    zeros = ops.zeros((batch_size,), "float32")
+    return ops.while_loop(more, read, (ops.cast(0, "int32"), state, zeros))[2]
+
+
+def next_token_probabilities(model, token_ids, lengths, k: int):
+    """The k likeliest next tokens of each row.
+
+    Args:
+        model: `zoo.models.heads.CausalLM`.
+        token_ids: (B, P) int32, P >= 1, padded on the right; of a prompt longer than
+            `model.context_length` the last tokens count.
+        lengths: (B,) int32, at least 1.
+        k: int, candidates; at most the vocabulary size.
+
+    Returns:
+        ids (B, k) int32 and probabilities (B, k) float32, likeliest first.
+    """
+    batch_size, width = ops.shape(token_ids)
+    window = minimum(width, model.context_length)
+    prompt, lengths = last_tokens(token_ids, lengths, window)
+    cache = model.initial_cache(batch_size, window)
+    logits, _ = model.decode(prompt, cache, ops.zeros_like(lengths), lengths)
+    values, ids = ops.top_k(ops.softmax(logits, axis=-1), k)
+    return ops.cast(ids, "int32"), values

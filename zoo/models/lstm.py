@@ -1,0 +1,215 @@
+"""A stacked LSTM: token embedding, layers of one or two directions, an optional projection."""
+
+from __future__ import annotations
+
+import math
+
+import keras
+from keras import ops
+
+from zoo.models.configs import LSTMConfig
+from zoo.models.lstm_layer import LSTM
+from zoo.serialization import config_from_kwargs, config_kwargs
+
+
+@keras.saving.register_keras_serializable(package="zoo")
+class LSTMBackbone(keras.Model):
+    """Token ids (B, T) to hidden states (B, T, D), each a function of the past.
+
+    Hochreiter & Schmidhuber (1997). The cache is the state `(h, c)` of each layer: it has no
+    length limit, and carrying it from one training window to the next is truncated
+    back-propagation through time.
+
+    With `config.bidirectional` it is an encoder: each hidden state is a function of the whole
+    text, and there is no cache.
+
+    Args:
+        config: LSTMConfig.
+
+    Example:
+        backbone = LSTMBackbone(LSTMConfig(vocabulary_size=65, hidden_dim=32))
+        backbone(np.zeros((2, 10), "int32")).shape  # (2, 10, 32)
+    """
+
+    cache_is_bounded = False
+
+    def __init__(self, config: LSTMConfig, **kwargs):
+        super().__init__(**kwargs)
+        self.config = config
+        self.token_embedding = keras.layers.ReversibleEmbedding(
+            config.vocabulary_size,
+            config.token_dim,
+            tie_weights=config.tie_embeddings,
+            embeddings_initializer=keras.initializers.RandomNormal(stddev=config.initializer_range),
+            reverse_dtype="float32",
+            name="token_embedding",
+        )
+        self.dropout = keras.layers.Dropout(config.dropout)
+        layers = range(config.num_layers)
+        self.recurrent_layers = [self._layer(f"lstm_{i}") for i in layers]
+        self.projection = None
+        if config.bidirectional:
+            self.backward_layers = [self._layer(f"backward_lstm_{i}") for i in layers]
+        elif config.token_dim != config.hidden_dim:
+            self.projection = keras.layers.Dense(config.token_dim, name="projection")
+
+    def _layer(self, name: str) -> LSTM:
+        return LSTM(self.config.hidden_dim, self.config.forget_bias, name=name)
+
+    def build(self, input_shape):
+        # With shapes, part by part, so that `summary()` knows them.
+        batch_size, length = input_shape
+        units, width = self.config.hidden_dim, self.config.token_dim
+        self.token_embedding.build((length, batch_size))
+        self.dropout.build((length, batch_size, width))
+        both = self.config.bidirectional
+        for i, layer in enumerate(self.recurrent_layers):
+            for part in (layer, self.backward_layers[i]) if both else (layer,):
+                part.build((length, batch_size, width))
+            width = 2 * units if both else units
+        if self.projection is not None:
+            self.projection.build((batch_size, length, units))
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape, self.output_dim)
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether a hidden state depends on the past only."""
+        return not self.config.bidirectional
+
+    @property
+    def output_dim(self) -> int:
+        """Width of a hidden state."""
+        config = self.config
+        return 2 * config.hidden_dim if config.bidirectional else config.token_dim
+
+    def call(self, token_ids, padding_mask=None, segment_ids=None, training=None):
+        """Hidden states (B, T, output_dim).
+
+        Args:
+            token_ids: (B, T) int32.
+            padding_mask: (B, T) bool or int32, True or 1 at real tokens: at padding the state of
+                either direction stands still. `None` means all are real: padding is then read as
+                text, and in a bidirectional model the hidden states of the whole row change.
+            segment_ids: ignored, an LSTM knows no segments.
+            training: bool, whether dropout is on.
+        """
+        del segment_ids
+        if padding_mask is not None:
+            padding_mask = ops.cast(padding_mask, "bool")
+        if self.config.bidirectional:
+            return self._read_both_ways(token_ids, padding_mask, training)
+        zeros = self.initial_cache(ops.shape(token_ids)[0])
+        return self.call_with_state(token_ids, zeros, mask=padding_mask, training=training)[0]
+
+    def encode(self, token_ids, padding_mask=None, segment_ids=None, training=None):
+        """`call` by the name that all encoders share."""
+        return self(
+            token_ids, padding_mask=padding_mask, segment_ids=segment_ids, training=training
+        )
+
+    def _read_both_ways(self, token_ids, mask, training):
+        inputs, rows = self._inputs(token_ids, training)
+        mask = None if mask is None else ops.transpose(mask)  # (T, B)
+        for forward, backward in zip(self.recurrent_layers, self.backward_layers):
+            ahead = forward(inputs, padding_mask=mask, rows=rows, training=training)[0]
+            # Padding on the right comes first here, and the masked state stays zero through it:
+            # the backward direction starts at each row's last real token.
+            mirrored = {"padding_mask": _flip(mask), "rows": _flip(rows), "training": training}
+            behind = backward(inputs if rows is not None else _flip(inputs), **mirrored)[0]
+            x = ops.concatenate([ahead, _flip(behind)], axis=-1)  # (T, B, 2 units)
+            inputs, rows = self.dropout(x, training=training), None
+        return ops.transpose(inputs, (1, 0, 2))
+
+    def call_with_state(self, token_ids, state, mask=None, training=None):
+        """Hidden states (B, T, D) and the state after the last token.
+
+        Args:
+            token_ids: (B, T) int32.
+            state: for each layer `(h, c)`, each (B, units); from `initial_cache` or an earlier
+                call.
+            mask: (B, T) bool, optional: where False the state stands still.
+            training: bool, whether dropout is on.
+        """
+        inputs, rows = self._inputs(token_ids, training)
+        mask = None if mask is None else ops.transpose(mask)  # (T, B)
+        next_state = []
+        for layer, before in zip(self.recurrent_layers, state):
+            x, h, c = layer(inputs, before, padding_mask=mask, rows=rows, training=training)
+            inputs, rows = self.dropout(x, training=training), None
+            next_state.append((h, c))
+        x = ops.transpose(inputs, (1, 0, 2))  # (B, T, units)
+        if self.projection is not None:
+            x = self.projection(x)
+        return x, tuple(next_state)
+
+    def _inputs(self, token_ids, training):
+        """What the first layer reads, time first, and which rows of it if it is the table."""
+        token_ids = ops.transpose(token_ids)  # (T, B)
+        vocabulary_size = self.config.vocabulary_size
+        size = token_ids.shape[0] and token_ids.shape[1] and math.prod(token_ids.shape)
+        if training and not self.config.dropout and size and vocabulary_size < size:
+            # What a layer makes of a token does not depend on its place: once for each of the
+            # vocabulary is less than once for each of the text.
+            return self.token_embedding(ops.arange(vocabulary_size, dtype="int32")), token_ids
+        return self.dropout(self.token_embedding(token_ids), training=training), None
+
+    def logits(self, hidden):
+        """Hidden states (..., D) to next-token logits (..., V), float32."""
+        return self.token_embedding(hidden, reverse=True)
+
+    def initial_cache(self, batch_size, length=None):
+        """The zero state, `(h, c)` of (B, units) for each layer; `length` does not matter."""
+        del length
+        zeros = ops.zeros((batch_size, self.config.hidden_dim), self.compute_dtype)
+        return tuple((zeros, zeros) for _ in self.recurrent_layers)
+
+    def extend_cache(self, cache, extra):
+        """The state itself: it has room for any number of tokens."""
+        del extra
+        return cache
+
+    def decode(self, token_ids, cache, position, lengths=None):
+        """Hidden states of T new tokens that follow what the state has read.
+
+        Args:
+            token_ids: (B, T) int32.
+            cache: from `initial_cache` or an earlier `decode`.
+            position: unused here: the state knows no positions.
+            lengths: (B,) int32, real tokens of each row; the state stops after them. `None`
+                means all T.
+
+        Returns:
+            (B, T, D) hidden states and the new state.
+        """
+        del position
+        mask = None
+        if lengths is not None:
+            steps = ops.arange(ops.shape(token_ids)[1], dtype="int32")
+            mask = steps[None] < lengths[:, None]  # (B, T)
+        elif token_ids.shape[1] == 1:
+            return self._step(token_ids, cache)
+        return self.call_with_state(token_ids, cache, mask=mask, training=False)
+
+    def _step(self, token_ids, cache):
+        # One token needs no loop over time: the cells alone do.
+        x = self.token_embedding(token_ids)[:, 0]  # (B, D)
+        next_state = []
+        for layer, (h, c) in zip(self.recurrent_layers, cache):
+            x, (h, c) = layer.cell(x, [h, c], training=False)
+            next_state.append((h, c))
+        if self.projection is not None:
+            x = self.projection(x)
+        return x[:, None], tuple(next_state)
+
+    def get_config(self):
+        return config_kwargs(self)
+
+    @classmethod
+    def from_config(cls, config):
+        return config_from_kwargs(cls, LSTMConfig, config)
+
+
+def _flip(x):
+    return None if x is None else ops.flip(x, axis=0)

@@ -1,0 +1,1 @@
+"""Strings in, answers out, as graph functions: one text model for each task."""

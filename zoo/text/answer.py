@@ -1,0 +1,153 @@
+"""Question and context to the span of the context that answers."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from zoo.text.batches import Outputs, at_least_one, require_same_rows, rows_of, run, string_function
+from zoo.text.encoder import TextConfig, TextEncoder
+from zoo.text.packing import Packed, Windows, cut_windows, take_windows, truncate
+from zoo.tokenizers import Tokenizer
+
+_IMPOSSIBLE = -1e9
+
+
+class QuestionWindows(NamedTuple):
+    """The questions of a batch, each with every window of its context.
+
+    Attributes:
+        question: int32 ragged [W, None], cut to `max_question_length`.
+        context: int32 ragged [W, None]. windows: Windows into the context's tokens.
+        encoded: `Encoding` of the contexts, ragged [B, None].
+    """
+
+    question: tf.RaggedTensor
+    context: tf.RaggedTensor
+    windows: Windows
+    encoded: tuple
+
+
+def question_windows(
+    tokenizer: Tokenizer, config: TextConfig, question: tf.Tensor, context: tf.Tensor
+) -> QuestionWindows:
+    """Cuts contexts [B] so that each window fits behind its question [B].
+
+    The same for training and serving. Windows overlap by half unless `config.stride` says how far
+    apart they begin; the stride shrinks where a long question leaves a small window.
+    """
+    room = config.window_size(pairs=True, separators=tokenizer.pair_separators)
+    asked = truncate(tokenizer.encode(question), min(config.max_question_length, room // 2))
+    encoded = tokenizer.encode_with_offsets(context)
+    size = room - asked.row_lengths()  # (B,)
+    stride = tf.maximum(size // 2, 1)
+    if config.stride is not None:
+        stride = tf.minimum(tf.constant(config.stride, tf.int64), size)
+    windows = cut_windows(encoded.ids.row_lengths(), size, stride)
+    return QuestionWindows(
+        tf.gather(asked, windows.rows), take_windows(encoded.ids, windows), windows, encoded
+    )
+
+
+class TextAnswerer(TextEncoder):
+    """Answers to questions, as spans of a context: `answer`.
+
+    A span begins and ends with whole words and has at most `config.max_answer_length` tokens. Of
+    all windows of a long context the likeliest span wins.
+
+    Signature `answer`: `question`, `context` [B] to `answer` [B] string, `start`, `end` [B] int32
+    byte offsets with `context[start:end] == answer`, `score` [B] float32, the probability of
+    start times that of end within its window. No answer (an empty context, or where
+    `config.no_answer` allows it and it is likelier): "", -1, -1 and its score.
+
+    Example: `TextAnswerer(tokenizer, model).answer(["Who?"], ["Ada wrote it."])["answer"]`
+    """
+
+    reads_offsets = True
+
+    def make_functions(self):
+        return {"answer": string_function(self._answer, "question", "context")}
+
+    def answer(self, question, context) -> Outputs:
+        """Answers questions [B] from contexts [B]."""
+        return run(self.functions["answer"], question, context)
+
+    def _answer(self, question, context):
+        given = context
+        with tf.control_dependencies(require_same_rows(question=question, context=context)):
+            question, context = at_least_one(question), at_least_one(context)
+        cut = question_windows(self.tokenizer, self.config, question, context)
+        packed = self.pack(cut.question, cut.context)
+        # (W,) place of the context's first token
+        first = cut.question.row_lengths() + 1 + self.tokenizer.pair_separators
+        start, end, nothing = self._log_probabilities(packed, cut, first)
+        score, start_place, end_place = _best_span(start, end, self.config.max_answer_length)
+
+        # The best window of each text.
+        rows = cut.windows.rows
+        by_text = tf.RaggedTensor.from_value_rowids(score, rows, tf.shape(context, tf.int64)[0])
+        best = tf.argmax(by_text.to_tensor(2 * _IMPOSSIBLE), axis=1) + by_text.row_starts()  # (B,)
+        offset = tf.gather(cut.windows.starts - first, best)
+        found = tf.gather(score, best) > _IMPOSSIBLE / 2
+        score = tf.gather(score, best)
+        if self.config.no_answer:
+            none = tf.math.segment_min(nothing, rows)  # every window must say so
+            found, score = found & (score >= none), tf.maximum(score, none)
+        else:
+            score = tf.where(found, score, _IMPOSSIBLE)
+        start_byte = _at(cut.encoded.starts, tf.gather(start_place, best) + offset, found)
+        end_byte = _at(cut.encoded.ends, tf.gather(end_place, best) + offset, found)
+        outputs = {
+            "answer": tf.strings.substr(
+                context, tf.maximum(start_byte, 0), tf.where(found, end_byte - start_byte, 0)
+            ),
+            "start": start_byte,
+            "end": end_byte,
+            "score": tf.exp(score),
+        }
+        return rows_of(given, outputs)
+
+    def _log_probabilities(self, packed: Packed, cut: QuestionWindows, first: tf.Tensor):
+        """Start and end (W, T), impossible outside the context's words, and no answer (W,)."""
+        logits = self.forward(packed)  # (W, T, 2)
+        places = tf.range(tf.shape(packed.token_ids)[1], dtype=tf.int64)  # (T,)
+        place = places[None] - first[:, None]  # in the window's context
+        inside = (place >= 0) & (place < cut.windows.lengths[:, None])  # (W, T)
+        candidates = inside | (places == 0)  # [CLS] stands for "not in this window"
+        log_probability = tf.nn.log_softmax(
+            tf.where(candidates[..., None], logits, _IMPOSSIBLE), axis=1
+        )
+        nothing = tf.reduce_sum(log_probability[:, 0], axis=-1)
+        begins = cut.encoded.word_starts
+        # A word ends where the next one begins, or the text ends.
+        ends = tf.concat([begins[:, 1:], tf.ones_like(begins[:, :1])], axis=1)
+        allowed = []
+        for flags in (begins, ends):
+            window = take_windows(flags, cut.windows).to_tensor(False)  # (W, longest)
+            window = tf.pad(window, [[0, 0], [0, 1]])  # also where every window is empty
+            index = tf.clip_by_value(place, 0, tf.shape(window, tf.int64)[1] - 1)
+            allowed.append(inside & tf.gather(window, index, batch_dims=1))
+        start = tf.where(allowed[0], log_probability[..., 0], _IMPOSSIBLE)
+        end = tf.where(allowed[1], log_probability[..., 1], _IMPOSSIBLE)
+        return start, end, nothing
+
+
+def _best_span(start: tf.Tensor, end: tf.Tensor, longest: int):
+    """The best `start[i] + end[j]` with `0 <= j - i < longest`: score, i and j, each (W,)."""
+    length = tf.shape(start)[1]
+    padded = tf.pad(end, [[0, 0], [0, longest]], constant_values=_IMPOSSIBLE)
+    # One sum for each span length: (W, longest, T) would be T x T with all pairs.
+    spans = tf.stack([start + padded[:, d : d + length] for d in range(longest)], axis=1)
+    flat = tf.reshape(spans, [tf.shape(start)[0], -1])  # (W, longest * T)
+    best = tf.argmax(flat, axis=1)
+    score = tf.gather(flat, best, batch_dims=1)
+    length = tf.cast(length, tf.int64)
+    return score, best % length, best % length + best // length
+
+
+def _at(offsets: tf.RaggedTensor, token: tf.Tensor, found: tf.Tensor) -> tf.Tensor:
+    """Byte offset of one token (B,) a text, -1 where nothing was found."""
+    flat = tf.concat([offsets.flat_values, [0]], axis=0)  # never empty
+    place = tf.where(found, offsets.row_starts() + token, 0)
+    return tf.where(found, tf.gather(flat, place), -1)

@@ -1,0 +1,231 @@
+"""A causal language model with strings on both sides: the one path for Python and for serving.
+
+`TextLM` joins tokenizer and model in TensorFlow graph operations. `Bundle` calls its functions
+from Python and `export` writes the very same functions into a SavedModel.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import keras
+import tensorflow as tf
+
+from zoo.generation.loop import SamplingOptions, generate
+from zoo.generation.options import OPTIONS, complete_options, options_by_row
+from zoo.generation.scoring import log_likelihood, next_token_probabilities
+from zoo.models.cached_attention import writing_tokens_by
+from zoo.text.batches import at_least_one, rows_of, run, to_backend, to_tensorflow
+from zoo.tokenizers import Tokenizer
+from zoo.tokenizers.base import cut_character_bytes
+
+# `next_token` gives this many candidates, or the whole vocabulary where it is smaller.
+CANDIDATES = 10
+TEXT = tf.TensorSpec([None], tf.string, name="text")
+
+
+class TextLM(tf.Module):
+    """Generates, scores and predicts the next token of strings.
+
+    Args:
+        tokenizer: zoo.tokenizers.Tokenizer.
+        model: zoo.models.heads.CausalLM.
+        start_id: int. What an empty text reads, since a model needs something to continue.
+            Defaults to the tokenizer's `end_id`, which stands before every document.
+
+    Example:
+        lm = TextLM(tokenizer, model)
+        lm.generate(["ROMEO:"], max_new_tokens=[20])["text"]
+    """
+
+    def __init__(self, tokenizer: Tokenizer, model: keras.Model, start_id: int | None = None):
+        super().__init__(name="text_lm")
+        if tokenizer.vocabulary_size > model.vocabulary_size:
+            raise ValueError(
+                f"the tokenizer has {tokenizer.vocabulary_size} ids but the model only "
+                f"{model.vocabulary_size}: they do not belong together"
+            )
+        self.tokenizer = tokenizer
+        self.model = model
+        self.start_id = tokenizer.end_id if start_id is None else start_id
+        if not 0 <= self.start_id < model.vocabulary_size:
+            raise ValueError(
+                f"start_id={self.start_id} is no id: the model has 0 to {model.vocabulary_size - 1}"
+            )
+
+    def generate(self, text, **options) -> dict[str, tf.Tensor]:
+        """Continues each text.
+
+        Args:
+            text: [B] strings, any bytes. "" starts from `start_id`. Of a text longer than
+                `model.context_length` tokens the last ones are read.
+            max_new_tokens: [B] or [1] int, at least 0; clamped to 4096. Defaults to 64.
+            temperature: [B] or [1] float, finite, at least 0; 0 is greedy. Defaults to 0.
+            top_k: [B] or [1] int, at least 0; 0 is off. Defaults to 0.
+            top_p: [B] or [1] float in (0, 1]; 1 is off. Defaults to 1.
+            seed: [B] or [1] int. The same seed draws the same tokens; negative draws afresh each
+                time. Defaults to -1.
+
+        Returns:
+            dict of [B] tensors: `text` (the text given, byte for byte, and its completion),
+            `completion`, `token_count` (int32, new tokens, end of text not counted),
+            `log_probability` (float32, of the new tokens under the model itself, at temperature 1
+            without top-k or top-p; end of text counted). A UTF-8 character that generation stopped
+            in the middle of is left out of `text` and `completion`; its tokens count in the other
+            two. Bytes of the prompt, and others that are no UTF-8, stay as they are.
+
+        Raises:
+            tf.errors.InvalidArgumentError: an option is out of range; the message names it.
+            TypeError: unknown option.
+        """
+        return run(self.generate_function, text, **complete_options(options))
+
+    def score(self, text) -> dict[str, tf.Tensor]:
+        """How likely each text is, as the continuation of an empty one.
+
+        Args:
+            text: [B] strings, any bytes and any length.
+
+        Returns:
+            dict of [B] tensors: `log_likelihood` (float32, nats, sum over tokens), `token_count`
+            (int32), `perplexity` (float32, exp(-log_likelihood / token_count); 1 for "").
+        """
+        return run(self.score_function, text)
+
+    def next_token(self, text) -> dict[str, tf.Tensor]:
+        """The likeliest next tokens of each text.
+
+        Returns:
+            dict: `tokens` [B, K] strings (special ids by name), `probabilities` [B, K] float32,
+            likeliest first; K is 10 or the vocabulary size, whichever is smaller. A token of a
+            byte-level tokenizer may be a part of a character: its bytes stand there as they are,
+            so that text and token are the continuation; JSON cannot hold them, gRPC can.
+        """
+        return run(self.next_token_function, text)
+
+    @functools.cached_property
+    def generate_function(self) -> tf.types.experimental.PolymorphicFunction:
+        """`generate` as a graph function of `text` and all options, each [B] or [1]."""
+
+        @tf.function(input_signature=[TEXT, *OPTIONS.values()], autograph=False)
+        def generate_text(text, max_new_tokens, temperature, top_k, top_p, seed):
+            return self._generate(text, max_new_tokens, temperature, top_k, top_p, seed)
+
+        return generate_text
+
+    @functools.cached_property
+    def score_function(self) -> tf.types.experimental.PolymorphicFunction:
+        """`score` as a graph function of `text`."""
+
+        @tf.function(input_signature=[TEXT], autograph=False)
+        def score_text(text):
+            return self._score(text)
+
+        return score_text
+
+    @functools.cached_property
+    def next_token_function(self) -> tf.types.experimental.PolymorphicFunction:
+        """`next_token` as a graph function of `text`."""
+
+        @tf.function(input_signature=[TEXT], autograph=False)
+        def predict_next_token(text):
+            return self._next_token(text)
+
+        return predict_next_token
+
+    def _generate(self, text, max_new_tokens, temperature, top_k, top_p, seed):
+        options = {
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "seed": seed,
+        }
+        given_text, text = text, at_least_one(text)
+        options = options_by_row(options, tf.shape(given_text)[0], tf.shape(text)[0])
+        max_steps = tf.maximum(tf.reduce_max(options["max_new_tokens"]), 0)
+        token_ids, lengths = self._prompt(text)
+        on_tensorflow = keras.backend.backend() == "tensorflow"
+        with writing_tokens_by(_write_in_place if on_tensorflow else keras.ops.scatter_update):
+            result = generate(
+                self.model,
+                to_backend(token_ids),
+                to_backend(lengths),
+                SamplingOptions(**{name: to_backend(value) for name, value in options.items()}),
+                max_steps if on_tensorflow else int(max_steps),
+                end_id=self.tokenizer.end_id,
+                banned_ids=self._ids_without_text(),
+            )
+        new_ids = tf.RaggedTensor.from_tensor(
+            to_tensorflow(result.token_ids), to_tensorflow(result.lengths)
+        )
+        completion = self.tokenizer.decode(self.tokenizer.whole_characters(new_ids))
+        joined = tf.strings.join([text, completion])
+        # The prompt may have begun the character: its own bytes stay.
+        size = tf.strings.length(completion)
+        cut = tf.minimum(cut_character_bytes(joined), size)
+        completion = tf.strings.substr(completion, tf.zeros_like(size), size - cut)
+        outputs = {
+            "text": tf.strings.join([text, completion]),
+            "completion": completion,
+            "token_count": to_tensorflow(result.lengths),
+            "log_probability": to_tensorflow(result.log_probability),
+        }
+        return rows_of(given_text, outputs)
+
+    def _ids_without_text(self) -> tuple[int, ...]:
+        """The unknown token, and what a model with room for more ids has beyond the tokenizer's."""
+        spare = range(self.tokenizer.vocabulary_size, self.model.vocabulary_size)
+        unknown_id = self.tokenizer.unknown_id
+        return (*spare, *([] if unknown_id is None else [unknown_id]))
+
+    def _score(self, text):
+        given_text, text = text, at_least_one(text)
+        ids = self.tokenizer.encode(text)
+        lengths = tf.cast(ids.row_lengths(), tf.int32)
+        total = to_tensorflow(
+            log_likelihood(
+                self.model, to_backend(ids.to_tensor()), to_backend(lengths), self.start_id
+            )
+        )
+        mean = total / tf.cast(tf.maximum(lengths, 1), tf.float32)
+        outputs = {
+            "log_likelihood": total,
+            "token_count": lengths,
+            "perplexity": tf.exp(-mean),
+        }
+        return rows_of(given_text, outputs)
+
+    def _next_token(self, text):
+        given_text, text = text, at_least_one(text)
+        token_ids, lengths = self._prompt(text)
+        ids, probabilities = next_token_probabilities(
+            self.model,
+            to_backend(token_ids),
+            to_backend(lengths),
+            min(CANDIDATES, self.model.vocabulary_size),
+        )
+        outputs = {
+            "tokens": self.tokenizer.tokens(to_tensorflow(ids)),
+            "probabilities": to_tensorflow(probabilities),
+        }
+        return rows_of(given_text, outputs)
+
+    def _prompt(self, text):
+        """Token ids (B, P), padded on the right, and lengths (B,), at least 1."""
+        ids = self.tokenizer.encode(text)
+        is_empty = tf.cast(tf.equal(ids.row_lengths(), 0), tf.int64)
+        starts = tf.RaggedTensor.from_row_lengths(
+            tf.fill([tf.reduce_sum(is_empty)], self.start_id), is_empty
+        )
+        ids = tf.concat([starts, ids], axis=1)
+        return ids.to_tensor(), tf.cast(ids.row_lengths(), tf.int32)
+
+
+def _write_in_place(cache, indices, rows):
+    """`tf.tensor_scatter_nd_update` without the copy that its kernel always makes.
+
+    This one writes into its input where nobody else holds that, but can only add.
+    """
+    updates = rows - tf.gather_nd(cache, indices)
+    return tf.raw_ops.ScatterNdNonAliasingAdd(input=cache, indices=indices, updates=updates)

@@ -1,0 +1,172 @@
+"""Token ids of texts to what an encoder reads: [CLS] a [SEP], or [CLS] a [SEP] b [SEP].
+
+RoBERTa's kind has two separators between the texts: `Tokenizer.pair_separators`.
+
+One implementation for training, evaluation and serving. Texts that are too long are cut into
+overlapping windows (`cut_windows`, `take_windows`) or truncated (`truncate_pair`).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from zoo.tokenizers import Tokenizer
+from zoo.tokenizers.roles import require_roles
+
+
+class Packed(NamedTuple):
+    """A padded batch, as `zoo.models.encoder_heads` takes it.
+
+    Attributes:
+        token_ids: (B, T) int32, padded with the tokenizer's pad id.
+        padding_mask: (B, T) bool, True where there is a token.
+        segment_ids: (B, T) int32, 1 for the second text and the [SEP] after it, else 0.
+    """
+
+    token_ids: tf.Tensor
+    padding_mask: tf.Tensor
+    segment_ids: tf.Tensor
+
+    def inputs(self) -> dict[str, tf.Tensor]:
+        """The dict that a model of `zoo.models.encoder_heads` is called with."""
+        return self._asdict()
+
+
+class Windows(NamedTuple):
+    """Where the W windows of a batch of texts lie; each int64 (W,), windows of a text in order.
+
+    Attributes:
+        rows: which text. starts: first token in it. lengths: tokens. ordinals: 0, 1, ... within
+        the text. counts: how many windows the text has.
+    """
+
+    rows: tf.Tensor
+    starts: tf.Tensor
+    lengths: tf.Tensor
+    ordinals: tf.Tensor
+    counts: tf.Tensor
+
+
+def pack(
+    tokenizer: Tokenizer,
+    first: tf.RaggedTensor,
+    second: tf.RaggedTensor | None = None,
+    length: int | tf.Tensor | None = None,
+) -> Packed:
+    """Adds the special tokens and pads on the right.
+
+    Args:
+        tokenizer: for the special ids and the number of separators.
+        first, second: int32 ragged [B, None]; the caller has made them fit.
+        length: T, an int (then static) or a scalar; what is longer is cut. Defaults to the
+            longest row.
+
+    Raises ValueError for a tokenizer that has no special tokens for an encoder.
+
+    Example: `pack(tokenizer, tokenizer.encode(["a b"]), length=8).token_ids`
+    """
+    rows = first.nrows(out_type=tf.int32)
+    cls, sep = (tf.fill([rows, 1], tf.constant(i, tf.int32)) for i in _specials(tokenizer))
+    ids = tf.concat([cls, first, sep], axis=1)
+    if second is not None:
+        ids = tf.concat([ids, *[sep] * (tokenizer.pair_separators - 1)], axis=1)
+    split = ids.row_lengths()
+    if second is not None:
+        ids = tf.concat([ids, second, sep], axis=1)
+    lengths = ids.row_lengths()
+    shape = [None, length] if isinstance(length, int | None) else tf.stack([-1, length])
+    token_ids = ids.to_tensor(tokenizer.pad_id, shape=shape)  # (B, T)
+    places = tf.range(tf.shape(token_ids)[1], dtype=tf.int64)  # (T,)
+    padding_mask = places < lengths[:, None]
+    segment_ids = tf.cast(padding_mask & (places >= split[:, None]), tf.int32)
+    if isinstance(length, int):
+        padding_mask = tf.ensure_shape(padding_mask, [None, length])
+        segment_ids = tf.ensure_shape(segment_ids, [None, length])
+    return Packed(token_ids, padding_mask, segment_ids)
+
+
+def _specials(tokenizer: Tokenizer) -> tuple[int, int]:
+    require_roles(tokenizer, "cls", "sep", "pad")
+    return tokenizer.cls_id, tokenizer.sep_id
+
+
+def special_count(pairs: bool, separators: int = 1) -> int:
+    """Tokens that `pack` adds: 2 to a single text, 3 or more to a pair.
+
+    Args:
+        pairs: whether there is a second text.
+        separators: the tokenizer's `pair_separators`.
+    """
+    return 2 + separators if pairs else 2
+
+
+def truncate(ids: tf.RaggedTensor, size) -> tf.RaggedTensor:
+    """The first `size` (scalar or (B,)) tokens of each row."""
+    return take_windows(ids, row_windows(ids, tf.zeros([ids.nrows()], tf.int64), size))
+
+
+def row_windows(ids: tf.RaggedTensor, starts: tf.Tensor, size) -> Windows:
+    """One window of each row: from `starts` (B,) at most `size` (scalar or (B,)) tokens.
+
+    A start behind the end of its row gives an empty window.
+    """
+    lengths = ids.row_lengths()
+    starts = tf.minimum(starts, lengths)
+    zeros = tf.zeros_like(starts)
+    size = tf.minimum(lengths - starts, tf.cast(size, tf.int64))
+    return Windows(tf.range(ids.nrows()), starts, size, zeros, zeros + 1)
+
+
+def truncate_pair(
+    first: tf.RaggedTensor, second: tf.RaggedTensor, size: int
+) -> tuple[tf.RaggedTensor, tf.RaggedTensor]:
+    """Both texts together in `size` tokens: the longer one loses first, then both alike."""
+    a, b = first.row_lengths(), second.row_lengths()
+    half = size // 2
+    keep_a = tf.minimum(a, tf.maximum(size - b, size - half))
+    keep_b = tf.minimum(b, size - keep_a)
+    return truncate(first, keep_a), truncate(second, keep_b)
+
+
+def cut_windows(lengths: tf.Tensor, size, stride) -> Windows:
+    """Windows of `size` tokens that begin every `stride` tokens and cover each text.
+
+    Args:
+        lengths: (B,) int64, tokens of each text. An empty one has one empty window.
+        size: int or (B,) int64, at least 1. stride: likewise, 1 to `size`.
+    """
+    size = tf.broadcast_to(tf.cast(size, tf.int64), tf.shape(lengths))
+    stride = tf.broadcast_to(tf.cast(stride, tf.int64), tf.shape(lengths))
+    beyond = tf.maximum(lengths - size, 0)
+    counts = 1 + (beyond + stride - 1) // stride  # (B,)
+    ordinals = tf.ragged.range(counts)
+    rows, ordinal = ordinals.value_rowids(), ordinals.flat_values
+    starts = ordinal * tf.gather(stride, rows)
+    remaining = tf.gather(lengths, rows) - starts
+    return Windows(
+        rows,
+        starts,
+        tf.minimum(remaining, tf.gather(size, rows)),
+        ordinal,
+        tf.gather(counts, rows),
+    )
+
+
+def take_windows(values: tf.RaggedTensor, windows: Windows) -> tf.RaggedTensor:
+    """The windows' own values: ragged [B, None] to ragged [W, None]."""
+    first = tf.gather(values.row_starts(), windows.rows) + windows.starts
+    places = tf.ragged.range(first, first + windows.lengths)
+    return places.with_flat_values(tf.gather(values.flat_values, places.flat_values))
+
+
+def central(windows: Windows, stride: int, size: int) -> tf.RaggedTensor:
+    """Which tokens of each window (bool ragged [W, None]) are nearer its middle than its
+    neighbours': every token of a text is so in exactly one window, where most context is seen."""
+    place = tf.ragged.range(windows.lengths)
+    window = place.value_rowids()
+    margin = (size - stride) // 2
+    after_start = (place.flat_values >= margin) | tf.gather(windows.ordinals == 0, window)
+    is_last = tf.gather(windows.ordinals == windows.counts - 1, window)
+    return place.with_flat_values(after_start & ((place.flat_values < margin + stride) | is_last))
