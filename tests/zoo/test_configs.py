@@ -5,9 +5,10 @@ import json
 
 import pytest
 
+from zoo.config import ConfigError, from_dict, to_dict
+from zoo.models.build import build
 from zoo.models.configs import BertConfig, GPTConfig, LSTMConfig
-from zoo.presets import PRESETS, build, preset_config
-from zoo.strict_config import ConfigError, from_dict, to_dict
+from zoo.presets import PRESETS, preset_config
 
 
 @pytest.mark.parametrize("preset", PRESETS)
