@@ -17,8 +17,8 @@ from export.client.answers import (
     VersionStatus,
 )
 from export.client.examples import Row, build_example
-from export.client.messages import METHODS, MODEL_STATE, Method, SignatureDefMap
-from export.client.tensors import decode_tensor, dtype_name, encode_tensor
+from export.client.messages import DATA_TYPE, METHODS, MODEL_STATE, Method, SignatureDefMap
+from export.tensors import DTYPES, as_array, decode_tensor, encode_tensor
 
 Answer = TypeVar("Answer")
 # A version's number, or one of the labels that the server gives to versions.
@@ -51,12 +51,16 @@ def predict(
     _specify(request.model_spec, model, version, signature)
     for name, value in inputs.items():
         try:
-            encode_tensor(value, request.inputs[name])
+            array = as_array(value)
+            encode_tensor(array, request.inputs[name], as_content=array.dtype.kind != "O")
         except ValueError as error:
             raise ValueError(f"input {name}: {error}") from error
 
     def read(response) -> Prediction:
-        arrays = {name: decode_tensor(proto) for name, proto in response.outputs.items()}
+        arrays = {
+            name: np.require(decode_tensor(proto), requirements="W")
+            for name, proto in response.outputs.items()
+        }
         return Prediction(*_served(response.model_spec), arrays)
 
     return Question(method, request, read)
@@ -207,4 +211,12 @@ def _info(info: message.Message) -> TensorInfo:
     shape = None
     if not info.tensor_shape.unknown_rank:
         shape = tuple(None if dim.size < 0 else dim.size for dim in info.tensor_shape.dim)
-    return TensorInfo(info.name, dtype_name(info.dtype), shape)
+    return TensorInfo(info.name, _dtype_name(info.dtype), shape)
+
+
+def _dtype_name(number: int) -> str:
+    """numpy's name of a DataType, "string" for strings, TensorFlow's for what numpy has not."""
+    if number in DTYPES and DTYPES[number].kind != "O":
+        return DTYPES[number].name
+    value = DATA_TYPE.values_by_number.get(number)
+    return value.name.removeprefix("DT_").lower() if value else f"dtype {number}"
