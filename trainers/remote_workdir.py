@@ -16,7 +16,7 @@ import tensorflow as tf
 from absl import logging
 
 from trainers.workdir import WorkdirError
-from zoo.weights.object_store import download, temporary_folder
+from zoo.weights.locations import download, temporary_folder
 
 _SCHEME = "://"
 # Later names are copied later.
