@@ -62,8 +62,12 @@ def load(folder: str | os.PathLike[str], task: str | None = None) -> Bundle:
             names the file.
 
     Example:
-        >>> zoo.load("runs/shakespeare").model.summary()
-        >>> zoo.load("hf://sentence-transformers/all-MiniLM-L6-v2").text_model.embed(["good"])
+        >>> import zoo
+        >>> tokenizer = zoo.CharacterTokenizer("abc")
+        >>> model = zoo.build("lstm_char_cpu", vocabulary_size=tokenizer.vocabulary_size)
+        >>> _ = zoo.save("mine", model, tokenizer)
+        >>> zoo.load("mine").lm.generate(["ab"], max_new_tokens=[4])["text"].shape
+        TensorShape([1])
     """
     if os.fspath(folder).startswith(PREFIX):
         bundle = load_kerashub(folder)

@@ -10,26 +10,18 @@ from zoo.config import Fields
 from zoo.files import BundleError, inside
 
 # Lists of special tokens that have no role; the second name is that of transformers 5.
-_MORE = ("additional_special_tokens", "extra_special_tokens")
+_ROLELESS = ("additional_special_tokens", "extra_special_tokens")
 
 
 @dataclasses.dataclass(frozen=True)
 class AddedToken:
-    """A name that is found in a text before the text is cut into pieces.
-
-    Attributes:
-        name: as it is written.
-        id: int, or None for what comes after all others.
-        special: bool, whether it stands for no text.
-        normalized: bool, whether it is looked for in the normalised text.
-        where: the file and field that it comes from, for messages.
-    """
+    """A name that is found in a text before the text is cut into pieces."""
 
     name: str
-    id: int | None
-    special: bool
-    normalized: bool
-    where: str
+    id: int | None  # None comes after all others
+    special: bool  # it stands for no text
+    normalized: bool  # it is looked for in the normalised text
+    where: str  # file and field, for messages
 
 
 def read_token(token: Fields, index: int | None = None) -> AddedToken:
@@ -75,7 +67,7 @@ def read_added_tokens(folder: Path, config: Fields) -> list[AddedToken]:
             added.append(AddedToken(name, index, name in special, name not in special, ids.where))
     known = {token.name for token in added}
     for source in sources:
-        for field in _MORE:
+        for field in _ROLELESS:
             for name in _names(source, field):
                 if name not in known:
                     known.add(name)
@@ -105,7 +97,7 @@ def with_added(ids: dict[str, int], added: list[AddedToken], where: str) -> list
 
 
 def _special_names(source: Fields) -> set[str]:
-    names = {name for field in _MORE for name in _names(source, field)}
+    names = {name for field in _ROLELESS for name in _names(source, field)}
     for field, value in source.values.items():
         if field.endswith("_token"):
             value = value.get("content") if isinstance(value, dict) else value

@@ -24,11 +24,8 @@ _TYPES = "sentence_transformers.models."
 class SentenceModules:
     """What stands in `modules.json` and the folders it names.
 
-    Attributes:
-        head: options of our `SentenceEncoder`.
-        max_length: int, tokens of a text that are read, or None.
-        lowercase: bool, whether texts are lowercased before the tokenizer sees them.
-        dense: folder of a projection's weights, or None.
+    `head` are options of our `SentenceEncoder`; at most `max_length` tokens of a text are read,
+    lowercased first if `lowercase`; `dense` is the folder of a projection's weights.
     """
 
     head: dict[str, Any]
