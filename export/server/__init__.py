@@ -12,34 +12,21 @@ import importlib
 
 # Imported when first used: `__main__` has something to say before TensorFlow is imported.
 _HOMES = {
-    "BatchingParameters": "batching",
-    "Loader": "loading",
-    "Manager": "manager",
-    "RestOptions": "server",
-    "Retries": "versions",
-    "Servable": "servable",
-    "ServedModel": "models",
+    "BatchingParameters": "run.batching",
+    "Loader": "models.loading",
+    "Manager": "models.manager",
+    "RestOptions": "rest.http",
+    "Retries": "models.versions",
+    "Servable": "run.servable",
+    "ServedModel": "models.versions",
     "Server": "server",
     "ServingError": "status",
-    "every_version": "models",
-    "latest": "models",
-    "specific": "models",
+    "every_version": "models.versions",
+    "latest": "models.versions",
+    "specific": "models.versions",
 }
 
-__all__ = [
-    "BatchingParameters",
-    "Loader",
-    "Manager",
-    "RestOptions",
-    "Retries",
-    "Servable",
-    "ServedModel",
-    "Server",
-    "ServingError",
-    "every_version",
-    "latest",
-    "specific",
-]
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str):

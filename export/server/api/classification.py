@@ -1,11 +1,10 @@
 """Classify, Regress and MultiInference: tf.Examples in, class scores and numbers out.
 
 As in `inference`, the rules and the wording of the errors are TensorFlow Serving's. It looks at
-what a signature has, not at its method name, and so does this module.
+what a signature has and, unless it is told to, not at its method name.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import grpc
 import numpy as np
@@ -16,84 +15,56 @@ from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import (
     classification_pb2,
     inference_pb2,
+    input_pb2,
     model_pb2,
     regression_pb2,
 )
 
-from export.methods import CLASSIFY_METHOD, REGRESS_METHOD
-from export.server.api.examples import serialized_examples
-from export.server.api.inference import (
-    DEFAULT_SIGNATURE,
-    acquire,
-    acquire_spec,
-    checked_feeds,
-    invalid,
-)
-from export.server.run.servable import Servable, ServingError
+from export.server.api.inference import DEFAULT_SIGNATURE, checked_feeds
+from export.server.run.servable import Servable
+from export.server.status import RequestClock, ServingError, invalid
 
-if TYPE_CHECKING:
-    from export.server.models.manager import Manager
+_CLASSIFY, _REGRESS = tf.saved_model.CLASSIFY_METHOD_NAME, tf.saved_model.REGRESS_METHOD_NAME
 
 
 def classify(
-    manager: "Manager", request: classification_pb2.ClassificationRequest
+    servable: Servable,
+    request: classification_pb2.ClassificationRequest,
+    clock: RequestClock | None = None,
 ) -> classification_pb2.ClassificationResponse:
-    """Answers Classify.
-
-    Raises:
-        ServingError: with the code and message of TensorFlow Serving for the same request.
-    """
-    with acquire(manager, request) as servable:
-        return classify_on(servable, request)
-
-
-def regress(
-    manager: "Manager", request: regression_pb2.RegressionRequest
-) -> regression_pb2.RegressionResponse:
-    """Answers Regress; raises as `classify` does."""
-    with acquire(manager, request) as servable:
-        return regress_on(servable, request)
-
-
-def multi_inference(
-    manager: "Manager", request: inference_pb2.MultiInferenceRequest
-) -> inference_pb2.MultiInferenceResponse:
-    """Answers MultiInference, several signatures on one input; raises as `classify` does."""
-    spec = request.tasks[0].model_spec if request.tasks else model_pb2.ModelSpec()
-    with acquire_spec(manager, spec) as servable:
-        return multi_inference_on(servable, request)
-
-
-def classify_on(
-    servable: Servable, request: classification_pb2.ClassificationRequest
-) -> classification_pb2.ClassificationResponse:
-    """Answers Classify on a servable at hand, whatever model the request names."""
+    """Answers Classify on this servable, whatever model the request names."""
     signature = _signature(servable, request.model_spec)
-    tensors = _classify_tensors(signature)
-    examples, values = _run(servable, request.input, {_input(signature)}, {*tensors.values()})
+    tensors = _classify_tensors(servable, signature)
+    examples, values = _run(
+        servable, request.input, {_input(signature)}, {*tensors.values()}, clock
+    )
     response = classification_pb2.ClassificationResponse()
     _write_classes(tensors, values, len(examples), response.result)
     _answer_spec(response.model_spec, request.model_spec, servable)
     return response
 
 
-def regress_on(
-    servable: Servable, request: regression_pb2.RegressionRequest
+def regress(
+    servable: Servable,
+    request: regression_pb2.RegressionRequest,
+    clock: RequestClock | None = None,
 ) -> regression_pb2.RegressionResponse:
-    """Answers Regress on a servable at hand, whatever model the request names."""
+    """Answers Regress on this servable, whatever model the request names."""
     signature = _signature(servable, request.model_spec)
-    tensor = _regress_tensor(signature)
-    examples, values = _run(servable, request.input, {_input(signature)}, {tensor})
+    tensor = _regress_tensor(servable, signature)
+    examples, values = _run(servable, request.input, {_input(signature)}, {tensor}, clock)
     response = regression_pb2.RegressionResponse()
     _write_numbers(values[tensor], len(examples), response.result)
     _answer_spec(response.model_spec, request.model_spec, servable)
     return response
 
 
-def multi_inference_on(
-    servable: Servable, request: inference_pb2.MultiInferenceRequest
+def multi_inference(
+    servable: Servable,
+    request: inference_pb2.MultiInferenceRequest,
+    clock: RequestClock | None = None,
 ) -> inference_pb2.MultiInferenceResponse:
-    """Answers MultiInference on a servable at hand: one run of the graph for all tasks."""
+    """Answers MultiInference on this servable: one run of the graph for all tasks."""
     inputs, fetches, plans, seen = set(), set(), [], set()
     for task in request.tasks:
         spec = task.model_spec
@@ -110,11 +81,11 @@ def multi_inference_on(
         signature = servable.signatures.get(name)
         if signature is None:
             raise invalid(f"Requested signature not found in model graph: {name}")
-        if task.method_name == CLASSIFY_METHOD:
-            tensors = _classify_tensors(signature)
+        if task.method_name == _CLASSIFY:
+            tensors = _classify_tensors(servable, signature)
             fetches.update(tensors.values())
-        elif task.method_name == REGRESS_METHOD:
-            tensors = _regress_tensor(signature)
+        elif task.method_name == _REGRESS:
+            tensors = _regress_tensor(servable, signature)
             fetches.add(tensors)
         else:
             raise ServingError(
@@ -123,7 +94,7 @@ def multi_inference_on(
             )
         inputs.add(_input(signature))
         plans.append((spec, tensors))
-    examples, values = _run(servable, request.input, inputs, fetches)
+    examples, values = _run(servable, request.input, inputs, fetches, clock)
     response = inference_pb2.MultiInferenceResponse()
     for spec, tensors in plans:
         result = response.results.add()
@@ -142,9 +113,9 @@ def _signature(servable: Servable, spec: model_pb2.ModelSpec) -> meta_graph_pb2.
     return servable.signatures[name]
 
 
-def _classify_tensors(signature: meta_graph_pb2.SignatureDef) -> dict[str, str]:
+def _classify_tensors(servable: Servable, signature: meta_graph_pb2.SignatureDef) -> dict[str, str]:
     """Which tensors hold `classes` and `scores`, once the signature is found fit to classify."""
-    _require_one_input(signature)
+    _check_signature(servable, signature, "classification", _CLASSIFY)
     if len(signature.outputs) not in (1, 2):
         raise invalid(f"Expected one or two output Tensors, found {len(signature.outputs)}")
     if "inputs" not in signature.inputs:
@@ -162,9 +133,9 @@ def _classify_tensors(signature: meta_graph_pb2.SignatureDef) -> dict[str, str]:
     return found
 
 
-def _regress_tensor(signature: meta_graph_pb2.SignatureDef) -> str:
+def _regress_tensor(servable: Servable, signature: meta_graph_pb2.SignatureDef) -> str:
     """Which tensor holds `outputs`, once the signature is found fit to regress."""
-    _require_one_input(signature)
+    _check_signature(servable, signature, "regression", _REGRESS)
     if len(signature.outputs) != 1:
         raise invalid("Expected one output Tensor.")
     if "inputs" not in signature.inputs:
@@ -174,7 +145,13 @@ def _regress_tensor(signature: meta_graph_pb2.SignatureDef) -> str:
     return signature.outputs["outputs"].name
 
 
-def _require_one_input(signature: meta_graph_pb2.SignatureDef) -> None:
+def _check_signature(
+    servable: Servable, signature: meta_graph_pb2.SignatureDef, kind: str, method: str
+) -> None:
+    if servable.checks_method_names and signature.method_name != method:
+        raise invalid(
+            f"Expected {kind} signature method_name to be {method}. Was: {signature.method_name}"
+        )
     if len(signature.inputs) != 1:
         raise invalid("Expected one input Tensor.")
 
@@ -187,15 +164,37 @@ def _input(signature: meta_graph_pb2.SignatureDef) -> str:
     return signature.inputs["inputs"].name
 
 
+def serialized_examples(request_input: input_pb2.Input) -> np.ndarray:
+    """The examples of a request, (B,) serialized tf.Example; raises when there is none.
+
+    A context is merged into each example by putting its bytes before the example's: a feature that
+    both have is the example's, because parsers take the last one.
+    """
+    kind = request_input.WhichOneof("kind")
+    chosen = getattr(request_input, kind) if kind else None
+    if chosen is None or not chosen.examples:
+        raise invalid("Input is empty.")
+    context = b""
+    if kind == "example_list_with_context":
+        context = chosen.context.SerializeToString()
+    rows = np.empty(len(chosen.examples), dtype=object)
+    rows[:] = [context + example.SerializeToString() for example in chosen.examples]
+    return rows
+
+
 def _run(
-    servable: Servable, request_input, inputs: set[str], fetches: set[str]
+    servable: Servable,
+    request_input: input_pb2.Input,
+    inputs: set[str],
+    fetches: set[str],
+    clock: RequestClock | None,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The examples, and the value of each tensor in `fetches` when every input reads them."""
     examples = serialized_examples(request_input)
     # A SavedModel of TensorFlow 2 has an input tensor for each signature: each is fed.
     given = dict.fromkeys(inputs, (types_pb2.DT_STRING, examples))
     names = sorted(fetches)
-    values = servable.run(checked_feeds(servable, given), names)
+    values = servable.run(checked_feeds(servable, given), names, clock)
     return examples, dict(zip(names, values, strict=True))
 
 
