@@ -1,4 +1,4 @@
-"""Asks a server, the embedded one or TensorFlow Serving, and prints what it answers.
+"""Sends a request to a server, the embedded one or TensorFlow Serving, and prints the response.
 
 python -m export.client --server=localhost:8500 --model=writer --text="Once upon" \
     --set=max_new_tokens=64

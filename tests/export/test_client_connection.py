@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from export.client import AsyncClient, Client, RequestError, Tls, connection
+from export.client import AsyncClient, Client, RequestError, Tls, client
 from export.server import ServedModel, Server
-from export.server.security import read_credentials
+from export.server.config_files import read_credentials
 
 CERTIFICATES = pathlib.Path(__file__).parent / "certificates"
 Code = grpc.StatusCode
@@ -183,8 +183,8 @@ def counting(*codes, port=0):
 
 @pytest.fixture
 def short_pauses(monkeypatch):
-    pauses = {**connection._RETRY_PAUSES, "initialBackoff": "0.01s"}
-    monkeypatch.setattr(connection, "_RETRY_PAUSES", pauses)
+    pauses = {**client._RETRY_PAUSES, "initialBackoff": "0.01s"}
+    monkeypatch.setattr(client, "_RETRY_PAUSES", pauses)
 
 
 def ask(client, **kwargs):

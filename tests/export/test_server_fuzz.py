@@ -24,7 +24,7 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from export.methods import CLASSIFY_METHOD, REGRESS_METHOD
+from export import CLASSIFY_METHOD, REGRESS_METHOD
 from export.server import BatchingParameters, Loader, RestOptions, ServedModel, Server
 
 pytestmark = pytest.mark.timeout(120)
@@ -271,7 +271,7 @@ def test_malformed_requests_get_their_codes(base, batching, count):
             after = taken()
             for method, call in calls.items():
                 assert call(valid(method, rng).SerializeToString(), timeout=60)
-        (version,) = server.manager._served.of_model("m")
+        (version,) = server.manager.versions_of("m")
         assert version.users == 0
     assert {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "INTERNAL"} <= seen
     assert after["threads"] <= before["threads"] + 16  # those of the pool come one by one

@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from export.server import RestOptions, ServedModel, Server, ServingError
-from export.server.security import read_credentials
+from export.server.config_files import read_credentials
 
 CERTIFICATES = pathlib.Path(__file__).parent / "certificates"
 

@@ -13,6 +13,7 @@ from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import predict_pb2
 
+from export import CLASSIFY_METHOD, REGRESS_METHOD
 from export.server.api.tensors import decode_tensor, dtype_name, encode_tensor
 from export.server.run.servable import Servable
 from export.server.status import RequestClock, ServingError, invalid
@@ -22,8 +23,8 @@ DEFAULT_SIGNATURE = "serving_default"
 _NEW_TOKENS = "max_new_tokens"  # the input by which a signature is known to generate
 _METHODS = (
     tf.saved_model.PREDICT_METHOD_NAME,
-    tf.saved_model.CLASSIFY_METHOD_NAME,
-    tf.saved_model.REGRESS_METHOD_NAME,
+    CLASSIFY_METHOD,
+    REGRESS_METHOD,
 )
 
 

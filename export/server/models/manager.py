@@ -37,7 +37,7 @@ class Manager:
     """Keeps the wanted versions of some models loaded, and lends them to requests.
 
     Args:
-        models: The models to serve; their names must differ.
+        models: The models to serve; their names must differ, else ValueError is raised.
         poll_wait_seconds: float. Pause between two looks at the base paths; 0 looks only once.
         retries: Retries. What is done when a version does not load.
         loader: Loader. How versions are loaded: batched or not, with which warm-up.
@@ -46,9 +46,6 @@ class Manager:
         load_threads: int. Versions that are loaded at one time; 0 loads one after the other.
         unload_threads: int. Versions that are unloaded at one time; 0 for no limit.
 
-    Raises:
-        ValueError: two models have one name.
-
     Example:
         >>> manager = Manager([ServedModel("writer", "/models/writer")])
         >>> manager.start()
@@ -56,7 +53,6 @@ class Manager:
         True
         >>> with manager.acquire("writer") as servable:
         ...     print(servable.version)
-        >>> manager.stop()
     """
 
     def __init__(
@@ -92,20 +88,15 @@ class Manager:
     def start(self) -> None:
         """Begins to look for versions, in a thread of its own; returns at once.
 
-        Raises:
-            ServingError: FAILED_PRECONDITION, there are labels, and `label_unavailable` is off.
+        Raises ServingError, FAILED_PRECONDITION, for labels when `label_unavailable` is off.
         """
         self._configure(self._first)
         self._thread.start()
 
     def wait_until_available(self, timeout: float | None = None) -> bool:
-        """Waits until every model has a version that answers requests.
+        """Whether every model has a version that answers before `timeout` seconds are over.
 
-        Returns:
-            Whether that came true before `timeout` seconds were over.
-
-        Raises:
-            ServingError: UNKNOWN, a model does not load; the message says why.
+        Raises ServingError, UNKNOWN, when a model does not load; the message says why.
         """
         done = self._wait_until_settled(timeout)
         if done:
@@ -121,19 +112,11 @@ class Manager:
         """Serves these models from now on, and no others; waits until the new ones answer.
 
         A new model that has no version yet is waited for until another reload comes, which takes
-        the place of this one. Models that go are unloaded without a wait.
+        the place of this one, or `is_cancelled`. Models that go are unloaded without a wait.
 
-        Args:
-            models: The models; their names must differ.
-            is_cancelled: Asked while waiting: whether nobody waits for this reload any more.
-            wait: bool. Whether to wait at all; what does not load is logged in any case.
-
-        Raises:
-            ServingError: FAILED_PRECONDITION when a label may not be given (nothing is changed);
-                UNKNOWN when a new model does not load (the others are served); DEADLINE_EXCEEDED
-                when it is cancelled; ABORTED when another reload took its place; UNAVAILABLE when
-                the manager stops.
-            ValueError: two models have one name.
+        Raises ServingError: FAILED_PRECONDITION when a label may not be given (nothing is changed);
+        UNKNOWN when a new model does not load (the others are served); DEADLINE_EXCEEDED when it is
+        cancelled; ABORTED when another reload took its place; UNAVAILABLE when the manager stops.
         """
         awaited, configuration = self._configure(_by_name(models))
         self._wake.set()
@@ -147,9 +130,8 @@ class Manager:
     def stop(self, timeout: float | None = None) -> bool:
         """Stops polling and unloads everything, once no request holds it any more.
 
-        Returns:
-            Whether all is unloaded; False when a load or a request took longer than `timeout`
-            seconds more, which leaves what it uses loaded.
+        False when a load or a request took longer than `timeout` seconds more, which leaves what it
+        uses loaded.
         """
         end = None if timeout is None else time.monotonic() + timeout
 
@@ -160,7 +142,7 @@ class Manager:
         self._wake.set()
         if self._thread.ident is not None:
             self._thread.join(left())
-        every = [(name, v) for name in self.model_names() for v in self.versions_of(name)]
+        every = self._every_version()
         with self._changed:
             loaded = self._changed.wait_for(lambda: not any(v.is_loading for _, v in every), left())
         for name, version in every:
@@ -180,16 +162,10 @@ class Manager:
     def acquire(
         self, name: str, version: int | None = None, label: str | None = None
     ) -> Iterator[Servable]:
-        """Lends a servable: it stays loaded until the context ends.
+        """Lends a version, by default the newest available one: it stays loaded meanwhile.
 
-        Args:
-            name: str. The model.
-            version: int | None. A version, else the newest one that is available.
-            label: str | None. A version by its label.
-
-        Raises:
-            ServingError: as the context begins, NOT_FOUND when it is not served, INVALID_ARGUMENT
-                for an unknown label.
+        Raises ServingError as the context begins: NOT_FOUND when it is not served, INVALID_ARGUMENT
+        for an unknown label.
         """
         with self._changed:
             found = self._find(name, version, label)
@@ -213,18 +189,8 @@ class Manager:
 
     def available_versions(self) -> list[tuple[str, int]]:
         """Name and version of all that answers requests."""
-        with self._changed:
-            return [
-                (name, number)
-                for name, versions in sorted(self._versions.items())
-                for number in sorted(versions)
-                if versions[number].state == State.AVAILABLE
-            ]
-
-    def model_names(self) -> set[str]:
-        """The names of all models of which a version is remembered."""
-        with self._changed:
-            return {*self._versions}
+        every = self._every_version()
+        return sorted((name, v.number) for name, v in every if v.state == State.AVAILABLE)
 
     def versions_of(self, name: str) -> list[Version]:
         """The versions of one model that are remembered."""
@@ -347,7 +313,7 @@ class Manager:
                 if now >= next_look or model.name not in self._found:
                     self._look(model)
                 self._update(model.name, model)
-            for name in {*self.model_names(), *self._found, *self._logged} - {*models}:
+            for name in {*self._versions, *self._found, *self._logged} - {*models}:
                 self._found.pop(name, None)
                 self._logged.pop(name, None)
                 self._update(name, None)
@@ -357,9 +323,12 @@ class Manager:
             self._wake.wait(max(0.0, min(next_look - time.monotonic(), self._seconds_to_retry())))
             self._wake.clear()
 
+    def _every_version(self) -> list[tuple[str, Version]]:
+        with self._changed:
+            return [(name, v) for name, found in self._versions.items() for v in found.values()]
+
     def _seconds_to_retry(self) -> float:
-        versions = [version for name in self.model_names() for version in self.versions_of(name)]
-        pauses = [version.seconds_to_retry() for version in versions]
+        pauses = [version.seconds_to_retry() for _, version in self._every_version()]
         return min((pause for pause in pauses if pause is not None), default=_FOREVER)
 
     def _look(self, model: ServedModel) -> None:

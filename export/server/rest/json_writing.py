@@ -91,7 +91,9 @@ def _pieces(
             separator = "," + inner
         yield outer + "}" if value else "{}"
     elif isinstance(value, list):
-        begin, between, end = ("[", ", ", "]") if one_line else ("[" + inner, "," + inner, outer + "]")
+        begin, between, end = (
+            ("[", ", ", "]") if one_line else ("[" + inner, "," + inner, outer + "]")
+        )
         if not value:
             yield "[]"
         elif leaf is None and isinstance(value[0], str):

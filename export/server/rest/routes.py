@@ -151,7 +151,7 @@ class RestApi:
                 text = f"Unexpected path: {target}. Should be {self._metrics_path}"
                 return Answer(400, text.encode(), "text/plain")
             return Answer(200, self._metrics.text().encode(), "text/plain")
-        if not target[:4].lower() == "/v1/":
+        if target[:4].lower() != "/v1/":
             return page(404)
         if method == "OPTIONS":
             cors = _CORS if self._cors else ()

@@ -13,8 +13,8 @@ import grpc
 import numpy as np
 import tensorflow as tf
 import tensorflow_text  # noqa: F401  registers the TF-Text ops that a model's graph may hold
-from tensorflow.core.framework import function_pb2, graph_pb2, node_def_pb2
-from tensorflow.core.protobuf import config_pb2, rewriter_config_pb2
+from tensorflow.core.framework import node_def_pb2
+from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, rewriter_config_pb2
 from tensorflow.python.client import pywrap_tf_session
 
 from export.closure.graph_calls import called, compiled_functions, is_xla, node_name
@@ -96,7 +96,7 @@ class Servable:
             for info in signature.inputs.values()
             if not info.tensor_shape.unknown_rank
         }
-        self._compiled = None if compiles else _CompiledNodes(meta_graph.graph_def)
+        self._compiled = {} if compiles else _compiled_nodes(meta_graph)
         self._lock = threading.Lock()
         self._ways: dict[tuple, _Way] = {}
         self._callables: dict[tuple, object] = {}
@@ -138,10 +138,10 @@ class Servable:
         """
         clock = clock or RequestClock()
         way = self._way(feeds, fetches)
-        if way.compiled_node:
-            raise ServingError(
-                grpc.StatusCode.INTERNAL, f"XLA compilation disabled\n\t [[{way.compiled_node}]]"
-            )
+        for name in way.fetches if self._compiled else ():
+            if name in self._compiled:
+                where = f"\n\t [[{self._compiled[name]}]]"
+                raise ServingError(grpc.StatusCode.INTERNAL, f"XLA compilation disabled{where}")
         values = None
         try:
             with clock.running():
@@ -166,10 +166,7 @@ class Servable:
             with self._lock:
                 if len(self._ways) >= _MAX_WAYS:
                     key = key[0], self._all_outputs(*key)
-                if key not in self._ways:
-                    reached = self._compiled.reached_from(key[1]) if self._compiled else ""
-                    self._ways[key] = _Way(*key, compiled_node=reached)
-                way = self._ways[key]
+                way = self._ways.setdefault(key, _Way(*key))
         return way
 
     def _all_outputs(self, feeds: tuple[str, ...], fetches: tuple[str, ...]) -> tuple[str, ...]:
@@ -232,9 +229,8 @@ class Servable:
 class _Way:
     """From which tensors to which ones a run goes, and whether the graph is prepared for it."""
 
-    def __init__(self, feeds: tuple[str, ...], fetches: tuple[str, ...], compiled_node: str):
+    def __init__(self, feeds: tuple[str, ...], fetches: tuple[str, ...]):
         self.feeds, self.fetches = feeds, fetches
-        self.compiled_node = compiled_node  # one that only XLA can run; empty for none
         self._prepared, self._lock = False, threading.Lock()
 
     @contextlib.contextmanager
@@ -265,10 +261,10 @@ def _as_array(value) -> np.ndarray:
 
 def _load_error(path: str, tags: Sequence[str], error: BaseException) -> BaseException:
     """The loader's exception as the status TensorFlow Serving reports for the same folder."""
-    code = grpc.StatusCode
+    code, text = grpc.StatusCode, str(error)
     if isinstance(error, (tf.errors.OpError, UnicodeDecodeError)):
         return ServingError.from_tensorflow(error)
-    if isinstance(error, OSError) and "does not exist" in str(error):
+    if isinstance(error, OSError) and "does not exist" in text:
         return ServingError(
             code.NOT_FOUND,
             "Specified file path does not appear to contain a SavedModel bundle (should have a "
@@ -276,62 +272,55 @@ def _load_error(path: str, tags: Sequence[str], error: BaseException) -> BaseExc
         )
     if isinstance(error, OSError):  # half copied: the file ends before the message does
         return ServingError(code.OUT_OF_RANGE, "Read less bytes than requested")
-    if isinstance(error, RuntimeError) and "MetaGraphDef" in str(error):
+    if isinstance(error, RuntimeError) and "MetaGraphDef" in text:
         return ServingError(
             code.NOT_FOUND,
             "Could not find meta graph def matching supplied tags: "
             f"{{ {' '.join(sorted(tags))} }}. To inspect available tag-sets in the SavedModel, "
             "please use the SavedModel CLI: `saved_model_cli`",
         )
-    if isinstance(error, ValueError) and "checkpoint" in str(error):
+    if isinstance(error, ValueError) and "checkpoint" in text:
         return ServingError(
             code.NOT_FOUND, f"The variables of the SavedModel are missing or incomplete: {error}"
         )
     return error
 
 
-class _CompiledNodes:
-    """Finds what a served graph may not hold: nodes that only XLA can run.
+def _compiled_nodes(meta_graph: meta_graph_pb2.MetaGraphDef) -> dict[str, str]:
+    """Output tensor -> the first node that it may reach and that only XLA can run.
 
-    TensorFlow's Python package compiles them, TensorFlow Serving (by default) refuses. A model
-    that was tried here must not fail there, so this server refuses too.
+    TensorFlow's Python package compiles such nodes, TensorFlow Serving (by default) refuses. A
+    model that was tried here must not fail there, so this server refuses too.
     """
+    graph = meta_graph.graph_def
+    functions = {f.signature.name: f for f in graph.library.function}
+    compiled = compiled_functions(functions)
+    every_node = [*graph.node, *(node for f in functions.values() for node in f.node_def)]
+    if not compiled and not any(map(is_xla, every_node)):
+        return {}
+    nodes = {node.name: node for node in graph.node}
 
-    def __init__(self, graph: graph_pb2.GraphDef):
-        self._functions = {f.signature.name: f for f in graph.library.function}
-        self._compiled = compiled_functions(self._functions)
-        every_node = [*graph.node, *(node for f in self._functions.values() for node in f.node_def)]
-        self._any = bool(self._compiled) or any(map(is_xla, every_node))
-        # Kept only for the rare model that needs the search below.
-        self._nodes = {node.name: node for node in graph.node} if self._any else {}
-
-    def reached_from(self, fetches: Sequence[str]) -> str:
-        """Names the first such node that running `fetches` may reach; empty when there is none."""
-        if not self._any:
-            return ""
-        return next(self._search(fetches), "")
-
-    def _search(self, fetches: Sequence[str]) -> Iterator[str]:
-        pending, seen = [node_name(fetch) for fetch in fetches], set()
-        searched: set[str] = set()
-        while pending:
-            name = pending.pop()
-            if name in seen or name not in self._nodes:
-                continue
-            seen.add(name)
-            yield from self._inside(self._nodes[name], "", searched)
-            pending.extend(map(node_name, self._nodes[name].input))
-
-    def _inside(
-        self, node: node_def_pb2.NodeDef, function: str, searched: set[str]
-    ) -> Iterator[str]:
-        callees = [name for name in called(node) if name in self._functions]
-        if is_xla(node) or any(name in self._compiled for name in callees):
+    def inside(node: node_def_pb2.NodeDef, function: str, searched: set[str]) -> Iterator[str]:
+        callees = [name for name in called(node) if name in functions]
+        if is_xla(node) or any(name in compiled for name in callees):
             prefix = f"{{{{function_node {function}}}}}" if function else ""
             yield f"{prefix}{{{{node {node.name}}}}}"
         for name in callees:
             if name not in searched:
                 searched.add(name)
-                definition: function_pb2.FunctionDef = self._functions[name]
-                for inner in definition.node_def:
-                    yield from self._inside(inner, name, searched)
+                for inner in functions[name].node_def:
+                    yield from inside(inner, name, searched)
+
+    def reached_from(tensor: str) -> Iterator[str]:
+        pending, seen, searched = [node_name(tensor)], set(), set()
+        while pending:
+            name = pending.pop()
+            if name not in seen and name in nodes:
+                seen.add(name)
+                yield from inside(nodes[name], "", searched)
+                pending.extend(map(node_name, nodes[name].input))
+
+    signatures = meta_graph.signature_def.values()
+    outputs = {info.name for signature in signatures for info in signature.outputs.values()}
+    found = {tensor: next(reached_from(tensor), "") for tensor in outputs}
+    return {tensor: node for tensor, node in found.items() if node}
