@@ -112,6 +112,8 @@ def _add(server: grpc.Server, service, behaviors: dict[str, Callable]) -> None:
     }
     handlers = {}
     for method in service.methods:
+        if method.name not in behaviors:
+            continue
         behavior = behaviors[method.name]
         if method.name in _THREADS:
             behavior.experimental_thread_pool = _THREADS[method.name]

@@ -18,6 +18,7 @@ import tensorflow as tf
 from google.protobuf import text_format
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import (
+    classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
     model_service_pb2_grpc,
@@ -26,7 +27,9 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from export.server import Retries, ServedModel, Server, ServingError
+from export.server import Loader, Retries, ServedModel, Server, ServingError
+from export.server.api.classification import classify
+from export.server.api.inference import predict
 from export.server.grpc_service import answer, truncated
 from export.server.status import RequestClock
 
@@ -179,6 +182,21 @@ def test_compiled_graph_is_refused_as_in_tensorflow_serving(toy):
     code, message = code_and_message(Client(toy).predict, "toy", "compiled", x=np.float32([1]))
     assert code == "INTERNAL"
     assert message.startswith("XLA compilation disabled")
+
+
+def test_method_names_are_checked_when_asked_for(template):
+    """TensorFlow 2 writes the name of Predict into every signature."""
+    servable, _ = Loader(checks_method_names=True).load("m", 1, str(template[0]))
+    request = predict_pb2.PredictRequest()
+    request.inputs["x"].CopyFrom(tf.make_tensor_proto(np.float32([1])))
+    assert predict(servable, request).outputs["y"].float_val[0] == 2
+    message = "Expected classification signature method_name to be tensorflow/serving/classify"
+    with pytest.raises(ServingError, match=message):
+        classify(servable, classification_pb2.ClassificationRequest())
+    servable.signatures["serving_default"].method_name = "mine"
+    with pytest.raises(ServingError, match="INTERNAL: Expected prediction signature method_name"):
+        predict(servable, request)
+    servable.close()
 
 
 def test_a_call_that_is_not_offered_is_unimplemented(toy):

@@ -1,6 +1,7 @@
 """Batching in the embedded server: TensorFlow's scheduler with TensorFlow Serving's parameters."""
 
 import contextlib
+import itertools
 import os
 import pathlib
 import re
@@ -359,13 +360,19 @@ def test_every_request_gets_its_own_answer(small_batches, requests):
 
 
 def test_ever_new_filters_do_not_grow_the_graph_for_ever(folder, monkeypatch):
-    monkeypatch.setattr("export.server.run.batched_runs._MAX_QUEUES", 2)
+    monkeypatch.setattr("export.server.run.servable._MAX_WAYS", 2)
+    sizes = []
     with batched(folder, max_batch_size=4, batch_timeout_micros=0) as servable:
         signature = servable.signatures["sums"]
         feeds = {signature.inputs["x"].name: np.float32([[1]])}
-        for name in ("sum", "rows", "columns", "x"):
-            servable.run(feeds, [signature.outputs[name].name])
-        assert len(servable._batched._queues) == 2
+        wanted = {"sum": [2], "rows": [1], "columns": [1], "x": [[1]]}
+        for count in range(1, 5):
+            for names in itertools.combinations(wanted, count):
+                fetches = [signature.outputs[name].name for name in names]
+                found = [value.tolist() for value in servable.run(feeds, fetches)]
+                assert found == [wanted[name] for name in names]
+                sizes.append(len(servable._graph.as_graph_def().node))
+    assert sizes[2] == sizes[-1]  # two as they were asked for, and one of all outputs
 
 
 def test_closing_frees_the_threads(folder):

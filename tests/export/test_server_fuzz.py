@@ -25,7 +25,7 @@ from tensorflow_serving.apis import (
 )
 
 from export import CLASSIFY_METHOD, REGRESS_METHOD
-from export.server import BatchingParameters, Loader, RestOptions, ServedModel, Server
+from export.server import BatchingParameters, Loader, RestOptions, ServedModel, Server, ServingError
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -344,6 +344,19 @@ def test_errors_that_quote_bytes_reach_the_client(base, batching):
                     found, text = ask("number", "text", garbage)
                     assert found == code, text
                     assert "StringToNumberOp could not correctly convert string: " in text
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        (b"Could not parse example input, value: '\xff'", "INVALID_ARGUMENT"),
+        (b"/m/\xff; No such file or directory\n\t [[{{node ReadFile}}]]", "NOT_FOUND"),
+        (b"/m/\xff; Permission denied", "PERMISSION_DENIED"),
+    ],
+)
+def test_the_code_of_a_text_that_python_cannot_read(text, code):
+    error = ServingError.from_tensorflow(UnicodeDecodeError("utf-8", text, 0, 1, "no"))
+    assert (error.code.name, error.message) == (code, text.decode(errors="replace"))
 
 
 @pytest.mark.parametrize(

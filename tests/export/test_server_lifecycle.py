@@ -326,6 +326,55 @@ def test_of_several_versions_the_newest_answers_first(versions, monkeypatch):
     assert manager.stop()
 
 
+class Together(Loader):
+    """Loads a version only while another one loads."""
+
+    barrier = threading.Barrier(2)
+
+    def load(self, name, number, path):
+        self.barrier.wait(20)
+        return super().load(name, number, path)
+
+
+def test_versions_load_and_unload_side_by_side(versions):
+    models = [ServedModel(name, str(versions)) for name in ("a", "b")]
+    manager = Manager(models, loader=Together(), load_threads=2, unload_threads=1)
+    manager.start()
+    assert manager.wait_until_available(60)
+    assert manager.available_versions() == [("a", 3), ("b", 3)]
+    assert manager.stop(20)
+
+
+class Refused(Loader):
+    """Loads nothing."""
+
+    tries = 0
+
+    def load(self, name, number, path):
+        Refused.tries += 1
+        raise ServingError(grpc.StatusCode.UNKNOWN, "no")
+
+
+def test_a_negative_number_of_retries_never_gives_up(versions):
+    manager = Manager([ServedModel("m", str(versions))], retries=Retries(-1, 0.0), loader=Refused())
+    manager.start()
+    wait_until(lambda: Refused.tries > 20)
+    assert {status.state for status in manager.statuses("m")} == {State.LOADING}
+    manager.stop()
+
+
+def test_models_that_are_gone_are_forgotten_in_the_end(versions, monkeypatch):
+    monkeypatch.setattr("export.server.models.manager._MAX_ENDED", 2)
+    manager = Manager([], retries=Retries(0), loader=Refused())
+    manager.start()
+    for number in range(6):
+        with pytest.raises(ServingError, match="did not become available"):
+            manager.reload([ServedModel(f"m{number}", str(versions))])
+    wait_until(lambda: not manager.statuses("m1"))
+    assert [bool(manager.statuses(f"m{number}")) for number in range(6)][-2:] == [True, True]
+    manager.stop()
+
+
 # --- Signals, reloads and streams that would hold everybody up
 
 
