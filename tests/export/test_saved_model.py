@@ -34,7 +34,7 @@ from export.server import (
     Server,
     ServingError,
 )
-from export.server.models.warmup import warm_up
+from export.server.models.loading import warm_up
 from export.server.run.batching import read_batching_parameters
 from export.verify import ask_servable, newest_version, replay_locally, replay_remotely
 from export.warmup_file import WARMUP_FILE
