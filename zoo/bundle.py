@@ -31,8 +31,8 @@ from zoo.text.encoder import TextEncoder
 from zoo.text.lm import TextLM
 from zoo.text.models import TEXT_MODELS
 from zoo.tokenizers import Tokenizer
+from zoo.weights.huggingface.configs import is_huggingface
 from zoo.weights.huggingface.writing import write_huggingface
-from zoo.weights.safetensors_files import is_huggingface
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.weights.h5"

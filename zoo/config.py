@@ -219,9 +219,9 @@ class Fields:
         """A whole number from `least` to 2**31 - 1."""
         value = self._typed(name, int, "a whole number", default)
         if value is not None and (isinstance(value, bool) or not least <= value < 2**31):
-            reach = "on" if isinstance(value, bool) or value < least else "to 2147483647"
+            limit = "on" if isinstance(value, bool) or value < least else "to 2147483647"
             raise BundleError(
-                f"{self.where}: {name} must be a whole number from {least} {reach}. "
+                f"{self.where}: {name} must be a whole number from {least} {limit}. "
                 f"Received: {value!r:.80}"
             )
         return value

@@ -27,11 +27,11 @@ from zoo.tokenizers import Tokenizer, load_tokenizer
 from zoo.tokenizers.base import FILE_NAME
 from zoo.weights.assign import backbone_weights, check_size, model_weights
 from zoo.weights.hdf5_files import count_stored
+from zoo.weights.huggingface.configs import is_huggingface
 from zoo.weights.huggingface.reading import read_huggingface
 from zoo.weights.kerashub import PREFIX, load_kerashub
 from zoo.weights.kerashub_folders import is_kerashub
 from zoo.weights.locations import locate
-from zoo.weights.safetensors_files import is_huggingface
 
 _LABELLED = {"classify": "num_classes", "pair": "num_classes", "tag": "num_tags"}
 _ONE_NETWORK = {"classify", "pair"}

@@ -89,11 +89,11 @@ def _sources(backbone: keras.Model, tables: dict[str, Tensors], where: str) -> d
     weights = {weight.path: weight for weight in backbone.weights}
     used = {path for table in tables.values() for path in table.names}
     # A pooler that sentence vectors do not need is left out.
-    strange = [path for path in {*weights} ^ used if not path.startswith("pooled_dense/")]
-    if strange:
+    unmatched = [path for path in {*weights} ^ used if not path.startswith("pooled_dense/")]
+    if unmatched:
         raise BundleError(
             f"{where}: this version of KerasHub has other weights than the one that this release "
-            f"knows: {listed(sorted(strange))}"
+            f"knows: {listed(sorted(unmatched))}"
         )
     for path, weight in weights.items():
         if "float" not in keras.backend.standardize_dtype(weight.dtype):

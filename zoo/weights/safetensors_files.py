@@ -16,7 +16,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from zoo.config import Fields, read_json
+from zoo.config import Fields
 from zoo.files import BundleError, inside, replacing
 
 WEIGHTS_FILE = "model.safetensors"
@@ -151,17 +151,6 @@ def write_weights(
             raise OSError(f"{target}: cannot be written: {error}") from error
         os.chmod(temporary, 0o644)  # the writer makes its own file, readable by nobody else
     return target
-
-
-def is_huggingface(folder: Path) -> bool:
-    """Whether a folder holds a model of transformers: its config.json says so."""
-    try:
-        content = read_json(inside(folder, "config.json"))
-    except BundleError:
-        return False
-    if not isinstance(content, dict) or "format_version" in content:
-        return False
-    return "model_type" in content or "architectures" in content
 
 
 def _opened(file: Path):

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
 
-from zoo.config import ConfigError, Fields
-from zoo.files import BundleError
+from zoo.config import ConfigError, Fields, read_json
+from zoo.files import BundleError, inside
 from zoo.models.configs import BertConfig, ModelConfig
 from zoo.tokenizers import Tokenizer
 from zoo.weights.families import HUGGINGFACE, Family, Option
@@ -34,6 +35,17 @@ _REFUSED = (
 )
 # Labels that a number alone makes, where nothing else in the file must agree with it.
 _MAX_UNNAMED_LABELS = 100_000
+
+
+def is_huggingface(folder: Path) -> bool:
+    """Whether a folder holds a model of transformers: its config.json says so."""
+    try:
+        content = read_json(inside(folder, "config.json"))
+    except BundleError:
+        return False
+    if not isinstance(content, dict) or "format_version" in content:
+        return False
+    return "model_type" in content or "architectures" in content
 
 
 @dataclasses.dataclass(frozen=True)
