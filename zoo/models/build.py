@@ -67,7 +67,7 @@ def build(
     Example:
         >>> import zoo
         >>> zoo.build("gpt_char_cpu", vocabulary_size=65).count_params()
-        803072
+        800256
         >>> zoo.build("bert_tiny", "classify", {"num_classes": 4}, vocabulary_size=90).task
         'classify'
     """
