@@ -11,7 +11,7 @@ import time
 
 from absl import app, flags, logging
 
-from export.closure.op_registry import DEFAULT_SERVING_VERSION
+from export.closure.history import DEFAULT_SERVING_VERSION
 from export.output_pipe import outlive_readers
 from export.quick_start import leave_out_unused
 

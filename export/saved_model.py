@@ -18,9 +18,8 @@ import tensorflow as tf
 from absl import logging
 
 from export.batching_file import write_batching_parameters
-from export.closure.closure import check
-from export.closure.op_origin import DEBUG_INFO
-from export.closure.op_registry import DEFAULT_SERVING_VERSION, registry_of
+from export.closure.check import check
+from export.closure.history import DEFAULT_SERVING_VERSION, registry_of
 from export.golden.pairs import GOLDEN_FILE, GoldenPair, write_golden_pairs
 from export.golden.replay import problems_of
 from export.model_card import write_model_card

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from export.closure.op_registry import DEFAULT_SERVING_VERSION
+from export.closure.history import DEFAULT_SERVING_VERSION
 from export.golden.compare import Deviation, deviations, loosened
 from export.golden.evaluation_data import Examples, evaluate, read_examples
 from export.golden.pairs import GoldenPair, make_golden_pairs

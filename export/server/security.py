@@ -65,7 +65,7 @@ def risks(*, tls: bool, rest: bool, reloads: bool) -> list[str]:
     """
     told = [
         "a SavedModel is a program: its ops, ReadFile and WriteFile among them, run with the "
-        "rights of this server. Serve only models that you trust; python -m export.closure.closure "
+        "rights of this server. Serve only models that you trust; python -m export.closure "
         "names such ops"
     ]
     if reloads:

@@ -18,7 +18,7 @@ import pytest
 import tensorflow as tf
 
 import zoo
-from export.closure.closure import check
+from export.closure.check import check
 from export.golden.pairs import GOLDEN_FILE, differences, read_golden_pairs
 from export.saved_model import export_saved_model
 from zoo.presets import build
