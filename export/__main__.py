@@ -54,6 +54,7 @@ def main(argv: list[str]) -> None:
     # Imported here so that --help and a mistyped flag answer at once.
     import tensorflow as tf
 
+    from export.model_folder import PRECISION_REPORT_FILE
     from export.saved_model import ExportError, export_saved_model
     from zoo.files import BundleError
     from zoo.loading import load
@@ -73,7 +74,7 @@ def main(argv: list[str]) -> None:
         )
     except (BundleError, ExportError) as error:
         sys.exit(f"export: {error}")
-    report = path / "assets.extra" / "precision_report.md"
+    report = path / PRECISION_REPORT_FILE
     if report.is_file():
         print(report.read_text(encoding="utf-8"))
     print(f"exported {path} in {time.monotonic() - started:.1f} s, golden answers verified")

@@ -1,4 +1,4 @@
-"""The folder of a served model, `MODEL/VERSION/`: which versions there are, and what lies in one."""
+"""The folder of a served model, `MODEL/VERSION/`: its versions, and what lies in one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes `export/closure/op_history.json`: the ops that each TensorFlow Serving release links, read from wheels.
+"""Writes `export/closure/op_history.json`: the ops that TensorFlow Serving releases link.
 
 A release of TensorFlow Serving links the ops of the TensorFlow of the same number, those of one
 TF-Text, and those that run TensorFlow Decision Forests. The wheels of the first two tell what is

@@ -1,7 +1,4 @@
-"""Output whose reader may leave, as `head` does when it has seen enough.
-
-`export` has the same: neither imports the other, and its client imports nothing of `zoo`.
-"""
+"""Output whose reader may leave, as `head` does when it has seen enough."""
 
 import io
 import os

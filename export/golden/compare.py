@@ -102,7 +102,11 @@ def _compare(old: GoldenPair, new: GoldenPair) -> Iterator[tuple[str, str, float
         # What is chosen now leaves at most 1 - after to what was chosen then.
         left = before[probability] - (1 - after[probability])
         changed = before[choice] != after[choice]
-        yield probability, "probability", _largest(np.where(changed, np.maximum(moved, left), moved))
+        yield (
+            probability,
+            "probability",
+            _largest(np.where(changed, np.maximum(moved, left), moved)),
+        )
         yield choice, "share that differs", 1 - _agreement(before[choice], after[choice])
     elif signature == "embed":
         angles = 1 - _cosines(before["embedding"], after["embedding"])
@@ -219,7 +223,7 @@ def read_examples(path: str | os.PathLike[str], bundle: Bundle) -> Examples:
     |---|---|---|---|
     | lm | `text` | | perplexity |
     | classify, pair | `text` (`text_pair`) | `label` | accuracy |
-    | regress | `text` (`text_pair`) | `target`, a number | mean squared error, Pearson correlation |
+    | regress | `text` (`text_pair`) | `target`, a number | mean squared error, Pearson's r |
     | tag | `text` | `tags`, one for each word | share of right tags |
     | span | `question`, `context` | `answer`, or a list of them | exact match, ignoring case |
     | mlm | `text` with masks | `tokens`, one for each mask | share of right first candidates |

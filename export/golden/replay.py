@@ -1,4 +1,4 @@
-"""Golden requests sent again, in the ways that real clients send them, and what came out otherwise."""
+"""Golden requests sent again, in the ways that real clients send them, and what differs."""
 
 from __future__ import annotations
 
