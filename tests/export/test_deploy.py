@@ -20,9 +20,9 @@ import yaml
 from google.protobuf import text_format
 
 from export.model_folder import ALLOWED_BATCH_SIZES
-from export.server.command import make_server
-from export.server.command_flags import parse
-from export.server.text_protos import BatchingParametersProto
+from export.server.config_files import BatchingParametersProto
+from export.server.flags import parse
+from export.server.program import make_server
 
 DEPLOY = pathlib.Path(__file__).resolve().parents[2] / "deploy"
 

@@ -45,7 +45,7 @@ from export.server import (
     Server,
     ServingError,
 )
-from export.server.models.warmup import warm_up
+from export.server.models.loading import warm_up
 from export.server.run.batching import read_batching_parameters
 from export.warmup import warmup_requests
 

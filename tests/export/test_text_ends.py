@@ -12,8 +12,7 @@ import zoo
 from export.closure.check import check
 from export.closure.history import SERVING_VERSIONS
 from export.saved_model import export_saved_model
-from export.server import ServedModel, Server
-from export.server.server import RestOptions
+from export.server import RestOptions, ServedModel, Server
 from zoo.text.lm import TextLM
 from zoo.tokenizers import BytePairTokenizer, SentencePieceTokenizer
 
