@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from trainers.tasks.carried_state import ResetValidationState
+from trainers.tasks.training_models import ResetValidationState
 
 
 class KerasLoop:

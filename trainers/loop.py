@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from trainers.batches import training_batches, validation_batches
+from trainers.batches import validation_batches
 from trainers.checkpoints import Checkpoints
 from trainers.config import TrainConfig
 from trainers.distribution import Distribution
@@ -29,7 +29,7 @@ from trainers.recorder import Recorder
 from trainers.remote_workdir import is_remote, local_copy
 from trainers.report.report import REPORT_FILE, write_report
 from trainers.tasks import Task, make_task
-from trainers.tasks.carried_state import ResetValidationState
+from trainers.tasks.training_models import ResetValidationState
 from trainers.workdir import WorkdirError, claimed
 from zoo import bundle
 
@@ -214,7 +214,7 @@ def _fit(
         loop = StrategyLoop(task.trained_model, distribution)
     # An "epoch" is the stretch between two evaluations; one iterator serves all that are whole.
     for first_step, steps, epochs in _stretches(task.config, recorder.progress):
-        batches = training_batches(task, first_step, distribution)
+        batches = task.training_data(first_step, distribution.worker, distribution.workers)
         if first_step % task.config.evaluate_every:
             loop.build_metrics(next(iter(batches)))
         loop.fit(batches, steps, epochs, validation, callbacks, verbose)

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 import zoo
-from trainers.batches import training_batches, validation_batches
+from trainers.batches import validation_batches
 from trainers.config import TrainConfig
 from trainers.data.config import DataConfig, MixedCorpus
 from trainers.distribution import Distribution, make_distribution
@@ -104,7 +104,7 @@ def fit(task: Task, distribution: Distribution) -> dict:
     loop = KerasLoop(model) if distribution.strategy is None else StrategyLoop(model, distribution)
     every = task.config.evaluate_every
     epochs = range(task.config.steps // every)
-    batches = training_batches(task, 0, distribution)
+    batches = task.training_data(0, distribution.worker, distribution.workers)
     loop.fit(batches, every, epochs, validation, [losses])
     return {
         "steps": losses.steps,

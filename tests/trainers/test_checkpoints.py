@@ -18,7 +18,7 @@ from trainers.metrics import MetricsLog
 from trainers.optim.config import OptimizerConfig
 from trainers.optim.optimizers import make_optimizer
 from trainers.progress import Progress
-from trainers.tasks.carried_state import CarriedState
+from trainers.tasks.training_models import CarriedState
 from trainers.variables_file import read_variables, snapshot, write_values
 from zoo.models.configs import GPTConfig, LSTMConfig
 from zoo.presets import build
