@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from sklearn.calibration import CalibrationDisplay
 from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
 
-from zoo.atomic_write import replacing
+from zoo.files import replacing
 
 matplotlib.use("Agg")  # scikit-learn imports pyplot; no screen is needed, or there
 _MOST_CLASSES = 40  # more names than this cannot be read on one picture

@@ -18,10 +18,10 @@ from trainers.progress import Progress
 from trainers.report.efficiency import efficiency
 from trainers.report.figures import progress_figure, save, title
 from trainers.tasks.base import Task
-from zoo.atomic_write import replacing
 from zoo.bundle import Bundle
+from zoo.config import to_dict
+from zoo.files import replacing
 from zoo.markdown import table
-from zoo.strict_config import to_dict
 
 REPORT_FILE = "report.md"
 

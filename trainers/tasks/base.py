@@ -15,8 +15,9 @@ from trainers.distribution.hardware import compiles
 from trainers.optim.finetuning import apply_freezing, load_initial
 from trainers.report.sections import Comparison
 from zoo import bundle
-from zoo.presets import build
-from zoo.strict_config import ConfigError, from_dict, to_dict
+from zoo.config import ConfigError, from_dict, to_dict
+from zoo.loading import load
+from zoo.models.build import build
 from zoo.tokenizers import Tokenizer
 
 
@@ -128,7 +129,7 @@ def read_initial(config: TrainConfig) -> bundle.Bundle | None:
     start = config.finetune.init_from
     if start is None:
         return None
-    initial = bundle.load(start)
+    initial = load(start)
     if (initial.config.task == "lm") != (config.task == "lm"):
         kind = "a language model" if initial.config.task == "lm" else "an encoder"
         raise ConfigError(f"finetune.init_from={start!r} holds {kind}: no start for {config.task}")

@@ -33,12 +33,12 @@ from trainers.tasks.encoder import (
     read_splits,
     token_counts,
 )
-from zoo.strict_config import ConfigError
+from zoo.config import ConfigError
+from zoo.text.config import special_count
 from zoo.text.packing import (
     cut_windows,
     pack,
     row_windows,
-    special_count,
     take_windows,
     truncate_pair,
 )

@@ -15,8 +15,9 @@ from trainers.report.sections import Comparison, retrieval_sections
 from trainers.tasks.classify import read_tables
 from trainers.tasks.encoder import EncoderTask, clean_all, predict_all, token_counts
 from trainers.tasks.training_models import PairedEmbeddings
-from zoo.strict_config import ConfigError
-from zoo.text.packing import pack, special_count, truncate
+from zoo.config import ConfigError
+from zoo.text.config import special_count
+from zoo.text.packing import pack, truncate
 
 
 class EmbedTask(EncoderTask):

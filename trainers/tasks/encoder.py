@@ -22,8 +22,8 @@ from trainers.report.sections import Comparison
 from trainers.tasks.base import Task, build_model, read_initial
 from trainers.tokenizers import encoder_tokenizer
 from zoo import bundle
+from zoo.config import ConfigError
 from zoo.models.lora import merge_lora
-from zoo.strict_config import ConfigError
 from zoo.text.encoder import TextEncoder
 from zoo.text.models import TEXT_MODELS
 from zoo.tokenizers import Tokenizer

@@ -20,9 +20,9 @@ from trainers.tasks.running_text import RunningText, RunningTextTask, reading_op
 from trainers.tasks.training_models import CarriedState, PackedDocuments
 from trainers.tokenizers import language_model_tokenizer
 from zoo import bundle
+from zoo.config import ConfigError
 from zoo.models.lora import merge_lora
 from zoo.presets import preset_config
-from zoo.strict_config import ConfigError
 from zoo.tokenizers import Tokenizer
 
 

@@ -19,7 +19,8 @@ from trainers.report.sections import Comparison, question_sections
 from trainers.report.squad_scores import question_scores
 from trainers.tasks.encoder import EncoderTask, predict_all, read_splits
 from zoo.text.answer import question_windows
-from zoo.text.packing import pack, special_count
+from zoo.text.config import special_count
+from zoo.text.packing import pack
 
 # Questions encoded at once: their contexts are long.
 _QUESTIONS = 256

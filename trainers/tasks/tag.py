@@ -18,7 +18,8 @@ from trainers.report.baselines import tagging_baseline
 from trainers.report.sections import Comparison, tagging_sections
 from trainers.report.tag_scores import tag_scores
 from trainers.tasks.encoder import EncoderTask, predict_all, read_splits, token_counts
-from zoo.text.packing import cut_windows, pack, row_windows, special_count, take_windows
+from zoo.text.config import special_count
+from zoo.text.packing import cut_windows, pack, row_windows, take_windows
 
 OUTSIDE = "O"
 
