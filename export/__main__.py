@@ -13,7 +13,7 @@ from absl import app, flags, logging
 
 from export.closure.op_registry import DEFAULT_SERVING_VERSION
 from export.quick_start import leave_out_unused
-from zoo.output_pipe import outlive_readers
+from zoo.output_pipe import outlive_readers, quiet_imports
 
 _WORKDIR = flags.DEFINE_string(
     "workdir",
@@ -52,11 +52,12 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     # Imported here so that --help and a mistyped flag answer at once.
-    import tensorflow as tf
+    with quiet_imports():
+        import tensorflow as tf
 
-    from export.saved_model import ExportError, export_saved_model
-    from zoo.files import BundleError
-    from zoo.loading import load
+        from export.saved_model import ExportError, export_saved_model
+        from zoo.files import BundleError
+        from zoo.loading import load
 
     tf.get_logger().setLevel("ERROR")  # it tells of its own steps and deprecations otherwise
     logging.set_verbosity(logging.WARNING)

@@ -12,9 +12,9 @@ from pathlib import Path
 import keras
 from absl import logging
 
+from trainers.checkpoints import Progress
 from trainers.config import TrainConfig
 from trainers.metrics import write_scores
-from trainers.progress import Progress
 from trainers.report.efficiency import efficiency
 from trainers.report.figures import progress_figure, save, title
 from trainers.tasks.base import Task

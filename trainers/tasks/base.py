@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from trainers.config import TrainConfig
 from trainers.distribution.hardware import compiles
-from trainers.optim.finetuning import apply_freezing, load_initial
+from trainers.optim.finetune import apply_freezing, load_initial
 from trainers.report.sections import Comparison
 from zoo import bundle
 from zoo.config import ConfigError, from_dict, to_dict

@@ -22,7 +22,6 @@ from trainers.tokenizers import language_model_tokenizer
 from zoo import bundle
 from zoo.config import ConfigError
 from zoo.models.lora import merge_lora
-from zoo.presets import preset_config
 from zoo.tokenizers import Tokenizer
 
 
@@ -39,11 +38,10 @@ def load_corpus(
 
     if initial is None:
         tokenizer = language_model_tokenizer(config.data)
-        context_length = preset_config(config.preset).context_length
+        context_length = config.model_config().context_length
     else:
         tokenizer = initial.tokenizer
-        context_length = initial.model.context_length
-    context_length = config.model.get("context_length", context_length)
+        context_length = config.model.get("context_length", initial.model.context_length)
     return RunningText(config, read, tokenizer, data_dir).corpus(tokenizer, context_length)
 
 
