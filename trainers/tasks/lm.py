@@ -2,47 +2,35 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 from pathlib import Path
 
-import keras
 import tensorflow as tf
 
 from trainers.config import TrainConfig
 from trainers.data import pipeline
-from trainers.data.corpora import Mixture, corpora_of
+from trainers.data.corpora import Mixture
 from trainers.data.corpus import Corpus
 from trainers.data.order import WindowOrder
 from trainers.data.shards import TokenStream
 from trainers.data.sources import read_documents
-from trainers.tasks.carried_state import CarriedState
-from trainers.tasks.initial import build_from, read_initial
-from trainers.tasks.packed_documents import PackedDocuments
-from trainers.tasks.running_text import RunningText, reading_options
-from trainers.tasks.running_text_task import RunningTextTask
+from trainers.tasks.base import build_model, read_initial
+from trainers.tasks.running_text import RunningText, RunningTextTask, reading_options
+from trainers.tasks.training_models import CarriedState, PackedDocuments
 from trainers.tokenizers import language_model_tokenizer
 from zoo import bundle
 from zoo.config import ConfigError
-from zoo.models.build import build
 from zoo.models.lora import merge_lora
 from zoo.tokenizers import Tokenizer
 
-# Tokens of a validation batch: large enough to keep two cores busy, small enough for memory.
-_VALIDATION_TOKENS = 8192
-
 
 def load_corpus(
-    config: TrainConfig, data_dir: str | None, initial: bundle.Bundle | None = None
+    config: TrainConfig, data_dir: str | None = None, initial: bundle.Bundle | None = None
 ) -> Corpus | Mixture:
     """Reads, splits and encodes the text of a run, or opens what was prepared before.
 
-    Args:
-        initial: the bundle that the run starts from, whose tokenizer and context are kept.
-
-    Raises:
-        ValueError, OSError: from `trainers.data`; the message names the file and the fix.
+    With `initial`, the bundle that the run starts from, its tokenizer and context are kept.
     """
 
     def read(data, source):
@@ -57,16 +45,12 @@ def load_corpus(
     return RunningText(config, read, tokenizer, data_dir).corpus(tokenizer, context_length)
 
 
-@dataclasses.dataclass
 class LanguageModelTask(RunningTextTask):
     """Next-token prediction over a corpus.
 
-    Attributes:
-        config: TrainConfig. corpus: Corpus, or Mixture.
+    Args:
+        corpus: from `load_corpus`.
         initial: Bundle the weights and the tokenizer come from, or None.
-        model: CausalLM, what the bundle will hold.
-        trained_model: what `fit` runs: `model`, or `model` with a carried state, or with documents
-            that do not see each other.
 
     Raises:
         ConfigError: `data.start_text` is no token; `data.document_mask` with a tokenizer that has
@@ -75,38 +59,24 @@ class LanguageModelTask(RunningTextTask):
 
     loss_unit = "nats a token"
 
-    config: TrainConfig
-    corpus: Corpus | Mixture
-    initial: bundle.Bundle | None = None
-
-    def __post_init__(self):
-        self.tokenizer = self.corpus.tokenizer
+    def __init__(
+        self, config: TrainConfig, corpus: Corpus | Mixture, initial: bundle.Bundle | None = None
+    ):
+        self.config, self.corpus = config, corpus
+        self.tokenizer = corpus.tokenizer
         # A bad start_text should not wait for the end of training.
-        self.start_id = start_id(self.config.data.start_text, self.tokenizer)
-        if self.initial is None:
-            self.model = build(self.config.model_config(self.tokenizer.vocabulary_size))
-        else:
-            self.model = build_from(self.initial, self.config)
+        self.start_id = start_id(config.data.start_text, self.tokenizer)
+        self.model = build_model(config, self.tokenizer, initial)
         self.length = self.model.context_length
-        self.segment = 1
-        self.trained_model = self.model
-        if self._carries_state:
-            self.segment = self.config.data.segment_windows
-            self.trained_model = CarriedState(self.model, self.config.batch_size, self.segment)
-        elif self.config.data.document_mask:
+        self.carries_state = config.data.order == "segments"
+        self.segment = config.data.segment_windows if self.carries_state else 1
+        if self.carries_state:
+            self.trained_model = CarriedState(self.model, config.batch_size, self.segment)
+        elif config.data.document_mask:
             self.trained_model = PackedDocuments(self.model, _end_id(self.tokenizer))
+        else:
+            self.trained_model = self.model
         self.validation_data = self.validation_sets(self._validation)
-
-    @property
-    def _carries_state(self) -> bool:
-        return self.config.data.order == "segments"
-
-    def _validation(self, ids: TokenStream) -> tf.data.Dataset:
-        if self._carries_state:
-            rows = self.config.batch_size
-            return pipeline.validation_streams(ids, rows, self.length).dataset
-        rows = self.validation_rows(_VALIDATION_TOKENS, self.length)
-        return pipeline.validation_windows(ids, rows, self.length, at_least=rows).dataset
 
     @classmethod
     def from_config(cls, config: TrainConfig, data_dir: str | None) -> LanguageModelTask:
@@ -114,8 +84,13 @@ class LanguageModelTask(RunningTextTask):
         initial = read_initial(config)
         return cls(config, load_corpus(config, data_dir, initial), initial)
 
+    def _validation(self, ids: TokenStream) -> tf.data.Dataset:
+        if self.carries_state:
+            return pipeline.validation_streams(ids, self.config.batch_size, self.length).dataset
+        rows = self.validation_rows(self.length)
+        return pipeline.validation_windows(ids, rows, self.length, at_least=rows).dataset
+
     def training_data(self, start_step: int, host: int = 0, num_hosts: int = 1) -> tf.data.Dataset:
-        """Batches of the steps from `start_step` to the end of the run."""
         config = self.config
         return pipeline.training_windows(
             self.corpus.train_ids,
@@ -130,65 +105,47 @@ class LanguageModelTask(RunningTextTask):
         )
 
     def order(self) -> WindowOrder:
-        """The order in which `training_data` reads."""
         config, ids = self.config, self.corpus.train_ids
         return pipeline.window_order(ids, config.batch_size, self.length, config.seed, self.segment)
 
-    def compile(self, optimizer: keras.optimizers.Optimizer) -> None:
-        """Sets optimizer, loss and metrics on `trained_model`."""
-        self.trained_model.compile(
-            optimizer=optimizer,
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            weighted_metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-            jit_compile=self.jit_compile(),
-        )
-
     def evaluate(self, logs: dict[str, float]) -> dict[str, float]:
-        """Loss and accuracy of `fit`; perplexity, and bits a character, which compares tokenizers.
+        """As `RunningTextTask`, and bits a character, which compares tokenizers.
 
         Bits per character = loss / ln 2 x tokens / characters, on the validation split.
         """
-        means = self.validation_means(logs)
-        characters = {  # of a token
-            name: part.validation_characters / (len(part.validation_ids) - 1)
-            for name, part in corpora_of(self.corpus).items()
-        }
-        mixed = isinstance(self.corpus, Mixture)
-        per_token = self.corpus.mean(characters) if mixed else characters[""]
-        return {
-            **means,
-            "val_bits_per_character": means["val_loss"] / math.log(2) / per_token,
-            **self.losses_of_corpora(logs),
-        }
+        found = super().evaluate(logs)
+        per_token = self.mean_over_corpora(
+            lambda part: part.validation_characters / (len(part.validation_ids) - 1)
+        )
+        found["val_bits_per_character"] = found["val_loss"] / math.log(2) / per_token
+        return found
 
     def trained_tokens(self, start_step: int, stop_step: int) -> int:
         """Every slot of a window is a token."""
         return (stop_step - start_step) * self.config.batch_size * self.length
 
     def save(self, workdir: Path) -> bundle.Bundle:
-        """Writes the bundle, low-rank factors merged into plain weights."""
         merge_lora(self.model)
         return bundle.save(workdir, self.model, self.tokenizer, self.start_id)
 
-    def report_sections(self, bundle: bundle.Bundle) -> list[str]:
-        """What was read of a mixture; continuations of the config's prompts."""
-        config, sections = self.config, self.mixture_sections(bundle.folder)
+    def samples(self, saved: bundle.Bundle) -> list[str]:
+        """Continuations of the config's prompts, or of the opening of the validation text."""
+        config = self.config
         prompts = config.sample_prompts
         if prompts is None:
             prompts = ("", self.opening_of_validation(24))
         if not prompts:
-            return sections
-        outputs = bundle.lm.generate(
+            return []
+        outputs = saved.lm.generate(
             list(prompts),
             max_new_tokens=[config.sample_tokens],
             temperature=[config.sample_temperature],
             seed=list(range(len(prompts))),
         )
-        texts = [text.decode("utf-8", "replace") for text in outputs["text"].numpy()]
-        sections.append(f"## Samples (temperature {config.sample_temperature})")
-        for prompt, text in zip(prompts, texts):
+        sections = [f"## Samples (temperature {config.sample_temperature})"]
+        for prompt, text in zip(prompts, outputs["text"].numpy()):
             title = f"Prompt {prompt!r}:" if prompt else "No prompt:"
-            sections.append(f"{title}\n\n{fenced(text)}")
+            sections.append(f"{title}\n\n{fenced(text.decode('utf-8', 'replace'))}")
         return sections
 
 

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainers.data.buckets import BucketPlan, default_buckets
+from trainers.config import TrainConfig
 from trainers.data.datasets import read_questions_source
 from trainers.data.examples import Questions
-from trainers.data.pipeline import mapped
 from trainers.data.splits import grouped_split
-from trainers.metrics import write_scores
 from trainers.optim.losses import SpanLoss
-from trainers.report.answers import question_scores
-from trainers.report.question_baseline import question_baseline
-from trainers.report.understanding import question_section
-from trainers.tasks.encoder import EncoderTask, digest_of, predict_all, read_three
-from zoo import bundle
+from trainers.report.baselines import question_baseline
+from trainers.report.sections import Comparison, question_sections
+from trainers.report.squad_scores import question_scores
+from trainers.tasks.encoder import EncoderTask, predict_all, read_splits
 from zoo.text.answer import question_windows
 from zoo.text.config import special_count
 from zoo.text.packing import pack
@@ -32,8 +30,9 @@ class SpanExamples(NamedTuple):
     """Windows of questions, ready to be packed; N of them.
 
     Attributes:
-        question, context: int32 ragged [N, None]. labels: int32 (N, 2), packed places of the
-        answer's first and last token; 0, 0 ([CLS]) where the window does not hold it.
+        question, context: int32 ragged [N, None].
+        labels: int32 (N, 2), packed places of the answer's first and last token; 0, 0 ([CLS])
+            where the window does not hold it.
     """
 
     question: tf.RaggedTensor
@@ -48,45 +47,39 @@ class SpanTask(EncoderTask):
     """
 
     metrics = {"val_f1": "max", "val_exact_match": "max"}  # noqa: RUF012
+    unit = "questions"
+    fingerprint_columns = ("question", "context", "answers", "starts")
 
-    def read(self, data_dir):
-        data = self.config.data
-
-        def read(source):
-            return read_questions_source(
-                source,
-                data_dir=data_dir,
-                pattern=data.pattern,
-                mismatched=data.mismatched,
-                encoding=data.encoding,
-                invalid=data.invalid,
-                limits=data.limits,
-            )
-
+    def __init__(self, config: TrainConfig, data_dir: str | None):
+        data = config.data
+        read = functools.partial(
+            read_questions_source,
+            data_dir=data_dir,
+            pattern=data.pattern,
+            mismatched=data.mismatched,
+            encoding=data.encoding,
+            invalid=data.invalid,
+            limits=data.limits,
+        )
         # Questions about one text stay together, or the text would be known.
-        self.train, self.validation, self.test = read_three(
-            data,
-            read,
-            lambda rows, fraction: grouped_split(rows.context, fraction, self.config.seed),
+        splits = read_splits(
+            data, read, lambda rows, fraction: grouped_split(rows.context, fraction, config.seed)
         )
 
-    def training_texts(self):
-        return [*self.train.question, *dict.fromkeys(self.train.context)]
+        def texts():
+            return [*splits.train.question, *dict.fromkeys(splits.train.context)]
 
-    def prepare(self):
-        config = self.config
+        super().__init__(config, data_dir, splits, texts)
         examples = span_examples(self.tokenizer, config.text, self.train)
         keep = examples.labels[:, 1] > 0
         share = np.random.default_rng(config.seed).random(len(keep))
-        keep |= share < config.data.negative_windows
+        keep |= share < data.negative_windows
         chosen = np.flatnonzero(keep)
         self.question = tf.gather(examples.question, chosen)
         self.context = tf.gather(examples.context, chosen)
         self.span_labels = tf.constant(examples.labels[chosen])
         lengths = (self.question.row_lengths() + self.context.row_lengths()).numpy()
-        lengths += special_count(True, self.tokenizer.pair_separators)
-        buckets = config.data.buckets or default_buckets(lengths, config.text.max_length)
-        self.plan = BucketPlan(lengths, config.batch_size, buckets, config.seed)
+        self.plan_batches(lengths + special_count(True, self.tokenizer.pair_separators))
         logging.info(
             "%d windows of %d questions, %d of them hold the answer",
             len(chosen),
@@ -94,14 +87,9 @@ class SpanTask(EncoderTask):
             int((examples.labels[chosen][:, 1] > 0).sum()),
         )
 
-    def training_data(self, start_step: int) -> tf.data.Dataset:
-        batches = self.plan.batches(start_step, self.config.steps)
-        return mapped(batches, self._batch)
-
-    def _batch(self, step, examples, length):
-        del step
-        real = tf.cast(examples >= 0, tf.float32)
-        rows = tf.maximum(examples, 0)
+    def make_batch(self, step, rows, length):
+        real = tf.cast(rows >= 0, tf.float32)
+        rows = tf.maximum(rows, 0)
         packed = pack(
             self.tokenizer, tf.gather(self.question, rows), tf.gather(self.context, rows), length
         )
@@ -110,69 +98,51 @@ class SpanTask(EncoderTask):
     def loss_target(self):
         return SpanLoss(reduction="mean_with_sample_weight")
 
-    def trained_tokens(self, start_step, stop_step):
-        return self.plan.real_tokens(start_step, stop_step)
-
     def evaluate(self, logs):
-        predictions, _ = self.ask(self.text_model, self.validation)
-        found = question_scores(self.validation.answers, predictions, self.language)
+        predictions, _ = self._answers(self.validation)
+        found = question_scores(self.validation.answers, predictions, self._language())
         return {f"val_{name}": value for name, value in found.items()}
 
-    @property
-    def language(self) -> str:
+    def _language(self) -> str:
         """How answers are compared: by characters where the contexts are Chinese."""
         sample = "".join(self.validation.context[:100])
         chinese = sum("\u4e00" <= character <= "\u9fff" for character in sample)
         return "chinese" if chinese > len(sample) / 3 else "english"
 
-    def ask(self, text_model, examples: Questions) -> tuple[list[str], np.ndarray]:
+    def _answers(self, examples: Questions) -> tuple[list[str], np.ndarray]:
         """The served answer to every question, and its score."""
-        answers = predict_all(text_model.answer, examples.question, examples.context, batch_size=16)
+        answers = predict_all(
+            self.text_model.answer, examples.question, examples.context, batch_size=16
+        )
         texts = [answer.decode("utf-8", "replace") for answer in answers["answer"]]
         return texts, np.array(answers["score"])
 
-    def fingerprint(self):
-        splits = (self.train, self.validation)
-        return digest_of(*(c for s in splits for c in (s.question, s.context, s.answers, s.starts)))
-
-    def data_summary(self):
-        test = (
-            ""
-            if self.test is None
-            else f", {len(self.test):,} test questions"
-            + (f" ({self.test.left_out:,} left out)" if self.test.left_out else "")
-        )
-        return (
-            f"{len(self.train):,} training and {len(self.validation):,} validation questions{test}"
-            f", vocabulary {self.tokenizer.vocabulary_size}"
-        )
-
-    def report_sections(self, bundle: bundle.Bundle) -> list[str]:
-        split, examples = self.reported()
-        predictions, confidence = self.ask(self.text_model, examples)
-        baseline = None
+    def compare(self, split, examples, folder):
+        predictions, confidence = self._answers(examples)
+        language, baseline = self._language(), None
         if self.config.baseline:
             guesses = question_baseline(examples.question, examples.context)
-            baseline = question_scores(examples.answers, guesses, self.language)
-        scores = question_scores(examples.answers, predictions, self.language)
-        write_scores(
-            bundle.folder,
-            split=split,
-            model=scores,
-            baseline=baseline,
-            left_out=examples.left_out,
+            baseline = question_scores(examples.answers, guesses, language)
+        rows = f"{len(examples):,} questions"
+        if examples.left_out:
+            rows += f" ({examples.left_out:,} more of the file left out: answers not at their"
+            rows += " offsets)"
+        comparison = Comparison(
+            split,
+            rows,
+            question_scores(examples.answers, predictions, language),
+            baseline,
+            "shared words, untrained",
         )
-        section = question_section(
+        return comparison, question_sections(
+            comparison,
             examples.question,
             examples.answers,
             predictions,
-            language=self.language,
-            confidence=confidence,
-            baseline=baseline,
-            where=examples.where,
-            left_out=examples.left_out,
+            confidence,
+            language,
+            examples.where,
         )
-        return [f"## On the {split} questions", section]
 
 
 def span_examples(tokenizer, config, questions: Questions) -> SpanExamples:
@@ -197,8 +167,8 @@ def span_examples(tokenizer, config, questions: Questions) -> SpanExamples:
         place = span - cut.windows.starts.numpy()[:, None]
         inside = (place[:, :1] >= 0) & (place[:, 1:] < cut.windows.lengths.numpy()[:, None])
         inside &= span[:, :1] >= 0
-        first = cut.question.row_lengths().numpy()[:, None] + 1 + tokenizer.pair_separators
-        labels = np.where(inside, place + first, 0)
+        before = cut.question.row_lengths().numpy()[:, None] + 1 + tokenizer.pair_separators
+        labels = np.where(inside, place + before, 0)
         parts.append(SpanExamples(cut.question, cut.context, labels.astype(np.int32)))
     return SpanExamples(
         tf.concat([part.question for part in parts], axis=0),

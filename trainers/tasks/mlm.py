@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
-import keras
 import numpy as np
 import tensorflow as tf
 
+from trainers.config import TrainConfig
 from trainers.data import pipeline
 from trainers.data.config import DataConfig
-from trainers.data.corpora import corpora_of
 from trainers.data.datasets import NAMED_DATASETS, Examples
 from trainers.data.examples import Questions, TaggedTexts
 from trainers.data.files import find_data_dir
 from trainers.data.masking import mask_tokens
 from trainers.data.order import WindowOrder
-from trainers.data.shards import TokenShards, TokenStream
+from trainers.data.shards import TokenStream
 from trainers.data.sources import Document, read_documents
-from trainers.tasks.encoder import EncoderTask
-from trainers.tasks.language_model import fenced
-from trainers.tasks.running_text import RunningText, reading_options
-from trainers.tasks.running_text_task import RunningTextTask
+from trainers.tasks.base import build_model, read_initial
+from trainers.tasks.encoder import make_tokenizer
+from trainers.tasks.lm import fenced
+from trainers.tasks.running_text import RunningText, RunningTextTask, reading_options
 from zoo import bundle
+from zoo.models.lora import merge_lora
+from zoo.text.models import TEXT_MODELS
 from zoo.tokenizers.roles import require_roles
 
-_VALIDATION_TOKENS = 8192
 
-
-class MaskedLanguageModelTask(RunningTextTask, EncoderTask):
+class MaskedLanguageModelTask(RunningTextTask):
     """Windows of running text, some tokens hidden; the model says which they were.
 
     Documents are packed end to end with [SEP] between them, and a window is [CLS], tokens, [SEP],
@@ -38,60 +38,47 @@ class MaskedLanguageModelTask(RunningTextTask, EncoderTask):
 
     loss_unit = "nats a masked token"
 
-    def read(self, data_dir):
-        def read(data, source):
-            return read_running_text(data, source, data_dir)
-
-        known = self.initial and self.initial.tokenizer
-        self.running_text = RunningText(self.config, read, known, data_dir)
-
-    def _make_tokenizer(self, data_dir):
-        if self.running_text.tokenizer is None:
-            return super()._make_tokenizer(data_dir)
-        require_roles(self.running_text.tokenizer, "mask")
-        return self.running_text.tokenizer
-
-    def training_texts(self):
-        return [document.text for document in self.running_text.documents]
-
-    def prepare(self):
-        config = self.config
+    def __init__(self, config: TrainConfig, data_dir: str | None):
+        self.config = config
+        self.monitor  # noqa: B018  a wrong `monitor` should not wait for the first evaluation
+        initial = read_initial(config)
+        text = RunningText(
+            config,
+            lambda data, source: read_running_text(data, source, data_dir),
+            initial and initial.tokenizer,
+            data_dir,
+        )
+        self.tokenizer = text.tokenizer
+        if self.tokenizer is None:
+            documents = text.documents
+            self.tokenizer = make_tokenizer(
+                config, initial, lambda: [document.text for document in documents], data_dir
+            )
+        require_roles(self.tokenizer, "mask")
+        self.model = build_model(config, self.tokenizer, initial, config.head)
+        self.trained_model = self.model
+        self.text_model = TEXT_MODELS["mlm"](self.tokenizer, self.model, config.text, ())
         self.window = config.text.window_size()
-        self.corpus = self.running_text.corpus(self.tokenizer, self.window)
+        self.corpus = text.corpus(self.tokenizer, self.window)
         self.max_predictions = max(math.ceil(config.data.masking.rate * self.window), 1)
         special = [*self.tokenizer.special_tokens.values()]
         self.is_special = np.isin(np.arange(self.tokenizer.vocabulary_size), special)
-        self._begin_head()
+        self._begin_head(initial)
         self.validation_data = self.validation_sets(self._validation)
 
-    def _begin_head(self):
+    def _begin_head(self, initial: bundle.Bundle | None) -> None:
         """Goes on with the head of an earlier masked LM, or begins with how frequent tokens are.
 
         A bias of zeros would leave the frequencies to be learned through the tied embeddings,
         which bend towards one direction for it: text classifiers that started from such weights
         were worse than from random ones.
         """
-        if self.initial is not None and self.initial.config.task == "mlm":
-            there = self.initial.model.head_weights()
-            for weight, initial in zip(self.model.head_weights(), there, strict=True):
-                weight.assign(initial)
+        if initial is not None and initial.config.task == "mlm":
+            there = initial.model.head_weights()
+            for weight, value in zip(self.model.head_weights(), there, strict=True):
+                weight.assign(value)
         else:
-            counts = self._token_counts()
-            smoothed = counts + 0.5  # special tokens and others that never come
-            self.model.output_bias.assign(np.log(smoothed / smoothed.sum()))
-
-    def _token_counts(self) -> np.ndarray:
-        """How often each token comes in training, (V,): of a mixture, in an even share of it."""
-        size, parts = self.tokenizer.vocabulary_size, corpora_of(self.corpus)
-        counts = {}
-        for name, part in parts.items():
-            ids = part.train_ids
-            chunks = ids.chunks() if isinstance(ids, TokenShards) else [ids]
-            counts[name] = sum(np.bincount(chunk, minlength=size) for chunk in chunks)
-        if len(parts) == 1:
-            return next(iter(counts.values()))
-        tokens = sum(len(part.train_ids) for part in parts.values())
-        return self.corpus.mean({name: tokens * c / c.sum() for name, c in counts.items()})
+            self.model.output_bias.assign(np.log(self.token_frequencies()))
 
     def training_data(self, start_step: int, host: int = 0, num_hosts: int = 1) -> tf.data.Dataset:
         config = self.config
@@ -153,7 +140,7 @@ class MaskedLanguageModelTask(RunningTextTask, EncoderTask):
         return inputs, masked.labels, masked.weights * scale
 
     def _validation(self, ids: TokenStream) -> tf.data.Dataset:
-        rows = self.validation_rows(_VALIDATION_TOKENS, self.window)
+        rows = self.validation_rows(self.window)
         windows = pipeline.validation_windows(ids, rows, self.window, at_least=rows)
         numbered = windows.dataset.enumerate()
 
@@ -168,23 +155,15 @@ class MaskedLanguageModelTask(RunningTextTask, EncoderTask):
         # Batches are of one size, so their mean is exact with one scale for all.
         return pipeline.fixed_schedule(masked(slots / max(total, 1.0)).cache())
 
-    def compile(self, optimizer):
-        self.trained_model.compile(
-            optimizer=optimizer,
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            weighted_metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-            jit_compile=self.jit_compile(),
-        )
-
-    def evaluate(self, logs):
-        return {**self.validation_means(logs), **self.losses_of_corpora(logs)}
-
     def trained_tokens(self, start_step, stop_step):
         return (stop_step - start_step) * self.config.batch_size * self.window
 
-    def report_sections(self, bundle: bundle.Bundle) -> list[str]:
-        """What was read of a mixture; the config's prompts with their masks filled."""
-        sections = self.mixture_sections(bundle.folder)
+    def save(self, workdir: Path) -> bundle.Bundle:
+        merge_lora(self.model)
+        return bundle.save(workdir, self.model, self.tokenizer, text=self.config.text)
+
+    def samples(self, saved: bundle.Bundle) -> list[str]:
+        """The config's prompts, or the opening of the validation text, with their masks filled."""
         mask = self.tokenizer.tokens([self.tokenizer.mask_id]).numpy()[0].decode()
         prompts = self.config.sample_prompts
         if prompts is None:
@@ -193,7 +172,7 @@ class MaskedLanguageModelTask(RunningTextTask, EncoderTask):
             prompts = [" ".join(words)]
         prompts = [prompt for prompt in prompts if mask in prompt]
         if not prompts:
-            return sections
+            return []
         outputs = self.text_model.fill_mask(prompts)
         lines = []
         for text, tokens, shares in zip(
@@ -201,7 +180,7 @@ class MaskedLanguageModelTask(RunningTextTask, EncoderTask):
         ):
             best = (f"{t.decode('utf-8', 'replace')} {p:.3f}" for t, p in zip(tokens[0], shares[0]))
             lines.append(f"{text}\n    " + ", ".join(best))
-        return [*sections, "## Masks filled", fenced("\n".join(lines))]
+        return ["## Masks filled", fenced("\n".join(lines))]
 
 
 def read_running_text(data: DataConfig, source: str, data_dir: str | None) -> list[Document]:

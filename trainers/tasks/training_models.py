@@ -1,4 +1,4 @@
-"""Truncated back-propagation through time: an LSTM that goes on where the last window ended."""
+"""What `fit` runs around a model that is saved without it: state, document masks, pairs."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ class CarriedState(keras.Model):
     """A recurrent language model that goes on from the state of the batch before.
 
     Truncated back-propagation through time: the state is carried, its gradient is not. In
-    training it starts from zero at every new segment, in validation when it is told to. The
+    training it starts from zero at every new segment, in validation when it is reset. The
     states live here, in non-trainable variables, so they are part of a checkpoint but not of the
     model that is exported.
 
     Args:
         model: CausalLM on an LSTM backbone.
-        batch_size: int, rows of every batch, in training and validation. On several replicas,
-            which have some of the rows each, the rows of the others are written as zeros: the sum
-            over the replicas is the whole state, see `row_states`.
-        segment: int, training steps through which the state is carried.
+        batch_size: rows of every batch, in training and validation. On several replicas, which
+            have some of the rows each, the rows of the others are written as zeros: the sum over
+            the replicas is the whole state, see `row_states`.
+        segment: training steps through which the state is carried.
     """
 
     def __init__(self, model: CausalLM, batch_size: int, segment: int, **kwargs):
@@ -50,7 +50,7 @@ class CarriedState(keras.Model):
 
     def call(self, token_ids, training=None):
         state = self.train_state if training else self.validation_state
-        carried = ops.convert_to_tensor(state)
+        carried = ops.convert_to_tensor(state)  # (L, 2, B, D)
         layers, _, batch_size, _ = state.shape
         rows = token_ids.shape[0] or batch_size
         if rows < batch_size:
@@ -79,3 +79,37 @@ class ResetValidationState(keras.callbacks.Callback):
     def on_test_begin(self, logs=None):
         if isinstance(self.model, CarriedState):
             self.model.reset_validation_state()
+
+
+class PackedDocuments(keras.Model):
+    """A language model whose tokens see their own document only, in training and in validation.
+
+    An end-of-text token, `end_id`, begins the document that follows it, as it does in generation
+    from an empty text: it is that document's position 0, and is predicted by the one before it.
+    """
+
+    def __init__(self, model: CausalLM, end_id: int, **kwargs):
+        super().__init__(name="packed_documents", **kwargs)
+        self.model = model
+        self.end_id = end_id
+        self.built = True
+
+    def call(self, token_ids, training=None):
+        ends = ops.cast(ops.equal(token_ids, self.end_id), "int32")
+        return self.model(token_ids, document_ids=ops.cumsum(ends, axis=1), training=training)
+
+
+class PairedEmbeddings(keras.Model):
+    """A SentenceEncoder over pairs: inputs (B, 2, T) to vectors (B, 2, D)."""
+
+    def __init__(self, model: keras.Model, **kwargs):
+        super().__init__(name="paired_embeddings", **kwargs)
+        self.model = model
+        self.built = True
+
+    def call(self, inputs, training=None):
+        flat = {
+            name: ops.reshape(value, (-1, ops.shape(value)[-1])) for name, value in inputs.items()
+        }
+        vectors = self.model(flat, training=training)  # (2B, D)
+        return ops.reshape(vectors, (-1, 2, vectors.shape[-1]))
