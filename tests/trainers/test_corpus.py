@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from trainers.data import corpus as corpus_module
 from trainers.data.corpus import build_corpus
-from trainers.data.sources import Document
+from trainers.data.documents import Document
 from zoo.tokenizers import ByteTokenizer, CharacterTokenizer
 
 

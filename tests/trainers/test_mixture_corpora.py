@@ -10,9 +10,8 @@ import tensorflow as tf
 
 import zoo
 from trainers.config import TrainConfig, read_config, with_overrides
-from trainers.data.config import DataConfig, MixedCorpus
+from trainers.data.config import DataConfig, MixedCorpus, PrepareConfig
 from trainers.data.prepare.local import prepare
-from trainers.data.prepare.settings import PrepareConfig
 from trainers.interruption import Preempted
 from trainers.loop import train
 from trainers.metrics import MetricsLog

@@ -21,13 +21,13 @@ from hypothesis import strategies as st
 
 import trainers.data.prepare.__main__ as command
 from trainers.config import TrainConfig
-from trainers.data import blocks, shards
-from trainers.data.config import DataConfig
+from trainers.data import shards
+from trainers.data import text as text_module
+from trainers.data.config import DataConfig, PrepareConfig
 from trainers.data.prepare import folder as job
 from trainers.data.prepare import local
 from trainers.data.prepare.local import prepare
 from trainers.data.prepare.plan import make_plan
-from trainers.data.prepare.settings import PrepareConfig
 from trainers.data.shards import open_prepared
 from trainers.loop import train
 from trainers.tasks import make_task
@@ -100,8 +100,8 @@ def test_files_arrive_whole(tmp_path_factory, texts, shard_mb, block_bytes, suff
         name = source / f"{number}.txt{suffix if text else ''}"
         name.write_bytes(gzip.compress(content) if suffix and text else content)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "BLOCK_BYTES", block_bytes)
-        patch.setattr(blocks, "_LOOK_BYTES", 8)
+        patch.setattr(text_module, "BLOCK_BYTES", block_bytes)
+        patch.setattr(text_module, "LOOK_BYTES", 8)
         index = prepare(config(source, shard_mb=shard_mb, validation_fraction=0.3), out)
     kept, held = documents(out)
     assert sorted(kept + held) == sorted(filter(None, texts))
@@ -178,7 +178,7 @@ def test_byte_pairs_are_those_of_the_whole_text(tmp_path, monkeypatch):
     text = "".join(f"the fox {number}\n\n  says the  thing\n" for number in range(300))
     path.write_text(text)
     BytePairTokenizer.train([text], 300).save(tmp_path / "bpe")
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 700)
+    monkeypatch.setattr(text_module, "BLOCK_BYTES", 700)
     settings = config(
         path, tokenizer="bytepair", tokenizer_from=str(tmp_path / "bpe"), shard_mb=0.003
     )

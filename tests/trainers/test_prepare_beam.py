@@ -4,10 +4,9 @@ import filecmp
 
 import pytest
 
-from trainers.data.config import DataConfig
+from trainers.data.config import DataConfig, PrepareConfig
 from trainers.data.prepare import local
 from trainers.data.prepare.local import prepare
-from trainers.data.prepare.settings import PrepareConfig
 from trainers.data.shards import open_prepared, verify
 
 pytest.importorskip("apache_beam")

@@ -11,10 +11,10 @@ from typing import Literal
 
 from absl import logging
 
+from trainers.data.config import DEFAULT_LIMITS, Limits
 from trainers.data.conll_lines import PREFIXED, ConllLines
 from trainers.data.examples import TaggedTexts
-from trainers.data.files import find_files, read_files
-from trainers.data.limits import DEFAULT_LIMITS, Limits
+from trainers.data.sources import find_files, read_files
 
 Scheme = Literal["bio", "iob1", "iob2", "bioes", "bioul", "raw"]
 
@@ -58,7 +58,7 @@ def read_tagged(
             touch), "bioes" (= "bioul"), or "raw" for tags that are no entities (parts of
             speech), which are kept as they are. "auto" looks at all tags of the source.
         encoding: of the files.
-        invalid: what becomes of invalid bytes, rule 3 of decoding.py.
+        invalid: what becomes of invalid bytes, see `text.decode`.
         limits: of all files together, and of a line.
 
     Raises FileNotFoundError if nothing is there; ValueError, naming file and line, for a line

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 from absl import logging
 
-from trainers.data.columns import find_column, is_number
-from trainers.data.limits import Limits
+from trainers.data.config import Limits
+from trainers.data.rows import find_column, is_number
 
 PREFIXED = re.compile(r"([BIESLU])-(.+)", re.DOTALL)
 _CONLL_U = ["ID", "FORM", "LEMMA", "UPOS", "XPOS", "FEATS", "HEAD", "DEPREL", "DEPS", "MISC"]

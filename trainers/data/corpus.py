@@ -7,8 +7,8 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from trainers.data.documents import Document
 from trainers.data.shards import Prepared, TokenStream
-from trainers.data.sources import Document
 from zoo.tokenizers import Tokenizer
 
 # Bounds the memory of encoding: one batch is about a million characters.

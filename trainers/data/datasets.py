@@ -11,9 +11,9 @@ from typing import Any
 
 from trainers.data.conll import read_tagged
 from trainers.data.examples import LabeledTexts, Questions, TaggedTexts
-from trainers.data.files import File, find_data_dir, find_published, read_files
+from trainers.data.labeled import read_labeled
+from trainers.data.sources import File, find_data_dir, find_published, read_files
 from trainers.data.squad import read_questions
-from trainers.data.tables import read_labeled
 
 Examples = LabeledTexts | TaggedTexts | Questions
 

@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from trainers.data.files import find_data_dir
 from trainers.data.shard_format import (
     FEATURE,
     INDEX_FILE,
@@ -32,6 +31,7 @@ from trainers.data.shard_format import (
     read_index,
     record_bytes,
 )
+from trainers.data.sources import find_data_dir
 from zoo.tokenizers import Tokenizer, load_tokenizer
 
 _BATCHES_AT_ONCE = 16

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainers.data.splits import class_weights, label_classes, label_ids, label_numbers
+from trainers.data.examples import class_weights, label_classes, label_ids, label_numbers
 from trainers.metrics import write_scores
 from trainers.optim.losses import SparseCrossentropy
 from trainers.report.baselines import MOST_CLASSES, ridge_baseline, tfidf_baseline

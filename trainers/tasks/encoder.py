@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from trainers.config import TrainConfig
 from trainers.data.config import DataConfig
-from trainers.data.sources import read_documents
+from trainers.data.documents import read_documents
 from trainers.tasks.base import Task
 from trainers.tasks.initial import build_from, read_initial
 from trainers.tokenizers import encoder_tokenizer

@@ -9,9 +9,8 @@ from trainers.config import TrainConfig
 from trainers.data.augment import augment_texts
 from trainers.data.buckets import BucketPlan, default_buckets
 from trainers.data.datasets import read_labeled_source
-from trainers.data.examples import LabeledTexts
+from trainers.data.examples import LabeledTexts, random_split, stratified_split
 from trainers.data.pipeline import mapped
-from trainers.data.splits import random_split, stratified_split
 from trainers.tasks.encoder import ENCODE_BATCH, read_three, token_counts
 from zoo.text.encoder import TextEncoder
 from zoo.text.packing import (
@@ -49,6 +48,7 @@ def read_splits(
             id_column=data.id_column,
             header=data.header,
             quotes=data.quotes,
+            separator=data.separator,
             numeric_labels=numeric_labels,
             encoding=data.encoding,
             invalid=data.invalid,

@@ -14,9 +14,9 @@ from trainers.config import TrainConfig
 from trainers.data import pipeline
 from trainers.data.corpora import Mixture, corpora_of
 from trainers.data.corpus import Corpus
+from trainers.data.documents import read_documents
 from trainers.data.order import WindowOrder
 from trainers.data.shards import TokenStream
-from trainers.data.sources import read_documents
 from trainers.tasks.carried_state import CarriedState
 from trainers.tasks.initial import build_from, read_initial
 from trainers.tasks.packed_documents import PackedDocuments

@@ -16,8 +16,8 @@ from trainers.data.corpus import (
     prepared_corpus,
     split_documents,
 )
+from trainers.data.documents import Document
 from trainers.data.shards import Prepared, find_prepared, open_prepared
-from trainers.data.sources import Document
 from zoo.strict_config import ConfigError
 from zoo.tokenizers import Tokenizer
 
@@ -119,7 +119,7 @@ def _told_of(corpus: str) -> Iterator[None]:
 
 
 def reading_options(data: DataConfig) -> dict[str, Any]:
-    """The options of `sources.read_documents` that a config sets."""
+    """The options of `documents.read_documents` that a config sets."""
     return {
         "encoding": data.encoding,
         "invalid": data.invalid,
@@ -130,6 +130,7 @@ def reading_options(data: DataConfig) -> dict[str, Any]:
         "text_column": data.text_column,
         "header": data.header,
         "quotes": data.quotes,
+        "separator": data.separator,
         "limits": data.limits,
     }
 

@@ -10,9 +10,8 @@ from absl import logging
 
 from trainers.data.buckets import BucketPlan, default_buckets
 from trainers.data.datasets import read_questions_source
-from trainers.data.examples import Questions
+from trainers.data.examples import Questions, grouped_split
 from trainers.data.pipeline import mapped
-from trainers.data.splits import grouped_split
 from trainers.metrics import write_scores
 from trainers.optim.losses import SpanLoss
 from trainers.report.answers import question_scores

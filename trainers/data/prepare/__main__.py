@@ -134,8 +134,7 @@ def _run(values: flags.FlagValues, options: list[str]) -> None:
 
 def _config(values: flags.FlagValues):
     from trainers.config import with_overrides
-    from trainers.data.config import DataConfig
-    from trainers.data.prepare.settings import PrepareConfig
+    from trainers.data.config import DataConfig, PrepareConfig
     from trainers.data.prepare.vocabulary import read_tokenizer
     from zoo.tokenizers import TOKENIZERS
 

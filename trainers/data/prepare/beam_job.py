@@ -15,9 +15,9 @@ from types import ModuleType
 
 from absl import logging
 
+from trainers.data.config import PrepareConfig
 from trainers.data.prepare import folder as job
 from trainers.data.prepare.plan import Plan
-from trainers.data.prepare.settings import PrepareConfig
 from trainers.data.prepare.unit import prepare_unit
 from trainers.data.prepare.vocabulary import job_tokenizer
 from trainers.data.shard_format import Index, read_index

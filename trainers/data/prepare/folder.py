@@ -18,8 +18,8 @@ from typing import Any
 from absl import logging
 
 from trainers.config import differing_keys
+from trainers.data.config import PrepareConfig
 from trainers.data.prepare.plan import Plan, make_plan
-from trainers.data.prepare.settings import PrepareConfig
 from trainers.data.shard_format import (
     INDEX_FILE,
     TOKENIZER_FOLDER,

@@ -12,15 +12,14 @@ import math
 import os
 from collections.abc import Iterator
 
-from trainers.data.blocks import content_size, keeps_lines, line_start
-from trainers.data.compressed import is_compressed
+from trainers.data.config import PrepareConfig
 from trainers.data.corpus import held_out
-from trainers.data.files import File
-from trainers.data.pieces import Reading
-from trainers.data.prepare.settings import PrepareConfig
-from trainers.data.records import HUGGING_FACE, open_dataset, record_format, row_group_sizes
+from trainers.data.documents import Reading, find_source
+from trainers.data.records import open_dataset, row_group_sizes
+from trainers.data.rows import HUGGING_FACE, row_format
 from trainers.data.shard_format import Split
-from trainers.data.sources import find_source
+from trainers.data.sources import File
+from trainers.data.text import content_size, is_compressed, keeps_lines, line_start
 
 _ROW_BYTES = 1000  # guessed of a data set by name, whose rows are not measured before they are read
 
@@ -217,7 +216,7 @@ def _has_seams(file: SourceFile, reading: Reading) -> bool:
     if is_compressed(file.path) or not keeps_lines(reading.encoding):
         return False
     if reading.split == "rows":
-        return record_format(file.path, reading.format) == "jsonl"
+        return row_format(file.path, reading.format) == "jsonl"
     return reading.split in ("files", "lines")
 
 
@@ -225,7 +224,7 @@ def _parts(
     file: SourceFile, reading: Reading, start: int, stop: int | None, target: int
 ) -> Iterator[tuple[int, int | None, int]]:
     """(start, stop, bytes) of parts of about `target` bytes, as far as a file has seams."""
-    format = record_format(file.path, reading.format) if reading.split == "rows" else None
+    format = row_format(file.path, reading.format) if reading.split == "rows" else None
     end = file.size if stop is None else stop
     if format == "hfds":
         cuts = _even(0, end, end * _ROW_BYTES // target)
