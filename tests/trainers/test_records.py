@@ -78,7 +78,7 @@ def test_csv_and_tsv(tmp_path):
     (tmp_path / "t.txt").write_text("a\tb\n")
     options = {"format": "tsv", "text_column": "1", "header": "none"}
     assert rows(tmp_path / "t.txt", **options) == [Document("t.txt:1", "b")]
-    with pytest.raises(ValueError, match=r"t\.txt: cannot tell its format.*jsonl, csv"):
+    with pytest.raises(ValueError, match=r"t\.txt: cannot tell its format.*csv, tsv, jsonl"):
         rows(tmp_path / "t.txt")
     with pytest.raises(ValueError, match=r"data.format='lines' has no rows"):
         rows(tmp_path / "t.txt", format="lines")

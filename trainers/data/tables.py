@@ -119,15 +119,15 @@ def inspect_table(path: str, task: str) -> TableLayout:
 def _encoding(content: bytes, is_cut: bool) -> tuple[str, list[str]]:
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16", ["it starts with a UTF-16 byte order mark"]
+    for encoding in ("utf-16-le", "utf-16-be"):
+        nul = content[1 if encoding == "utf-16-le" else 0 :: 2].count(0)
+        if nul > len(content) / 8:
+            return encoding, [f"half of its bytes are 0, as in {encoding}"]
     try:
         codecs.getincrementaldecoder("utf-8")().decode(content, final=not is_cut)
         return "utf-8", []
     except UnicodeDecodeError as error:
         place = error.start
-    for encoding in ("utf-16-le", "utf-16-be"):
-        nul = content[1 if encoding == "utf-16-le" else 0 :: 2].count(0)
-        if nul > len(content) / 8:
-            return encoding, [f"half of its bytes are 0, as in {encoding}"]
     high = sum(byte > 127 for byte in content) / len(content)
     encoding = "gb18030" if high > 0.3 else "cp1252"
     try:
@@ -275,5 +275,6 @@ def _label_column(cells, lower, numeric: bool) -> tuple[str | None, str]:
         different = {name: len(set(cells[name])) for name in candidates}
         # Labels come again and again; texts and ids do not.
         candidates = [n for n in candidates if different[n] <= max(len(cells[n]) / 2, 2)]
-        found = sorted(candidates, key=different.get)[:1]
+        length = {name: sum(map(len, cells[name])) for name in candidates}
+        found = sorted(candidates, key=lambda name: (different[name], length[name]))[:1]
     return (found[0], f"column {found[0]!r} is {kind}") if found else (None, "")
