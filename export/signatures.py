@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from export.methods import CLASSIFY_METHOD, REGRESS_METHOD
+from export import CLASSIFY_METHOD, REGRESS_METHOD
 from zoo.bundle import Bundle
 from zoo.generation.options import DEFAULT_OPTIONS, OPTIONS
 from zoo.text.encoder import TextEncoder

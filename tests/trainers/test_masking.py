@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from trainers.data.config import MaskingConfig
 from trainers.data.masking import mask_tokens
-from zoo.strict_config import ConfigError, from_dict
+from zoo.config import ConfigError, from_dict
 
 SPECIAL = (0, 1, 2, 3, 7)  # [PAD] [UNK] [CLS] [SEP], and [MASK] among the ordinary ids
 MASK, VOCABULARY = 7, 50

@@ -110,7 +110,7 @@ def test_columns_by_task(tmp_path):
     found = look(tmp_path, scores, "regress")
     assert (found.text_columns, found.label_column) == (("a",), "c")
     unlabelled = look(tmp_path, "text\n" + "some words\n" * 5, "classify")
-    assert (unlabelled.format, unlabelled.label_column) == ("lines", None)
+    assert (unlabelled.text_columns, unlabelled.label_column) == (("text",), None)
     assert look(
         tmp_path, "A story, told\nin lines. Of, course, commas\n", "lm", "a.txt"
     ).format == ("lines")

@@ -8,12 +8,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
-from zoo.strict_config import STRICT, ConfigError
+from zoo.config import ConfigError, Fraction, config_dataclass
 
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 # The longest block of a mixture: a share below one in so many cannot be kept.
 MAX_BLOCK = 10_000
 _EXACT, _CLOSE = 1e-9, 5e-3
@@ -35,7 +38,7 @@ def _columns_as_text(config: Any, *names: str) -> None:
             object.__setattr__(config, name, str(getattr(config, name)))
 
 
-@dataclasses.dataclass(frozen=True)
+@config_dataclass
 class Limits:
     """Sizes beyond which reading stops with an error, as bytes arrive; None is no limit.
 
@@ -48,17 +51,9 @@ class Limits:
         download_bytes: int, a file from an address. Defaults to 16 GiB.
     """
 
-    __pydantic_config__: ClassVar[dict] = STRICT
-
-    source_bytes: int | None = 1 << 30
-    row_bytes: int | None = 1 << 24
-    download_bytes: int | None = 1 << 34
-
-    def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            rule = f"data.limits.{field.name} must be at least 1"
-            require(value is None or value >= 1, rule, value)
+    source_bytes: Positive | None = 1 << 30
+    row_bytes: Positive | None = 1 << 24
+    download_bytes: Positive | None = 1 << 34
 
     def check_source(self, size: int, where: str) -> None:
         """Raises ValueError if a source has more than `source_bytes` so far."""
@@ -101,7 +96,7 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 
-@dataclasses.dataclass(frozen=True)
+@config_dataclass
 class AugmentConfig:
     """How often words of training texts change; by default never. EDA's rates are 0.05 to 0.1.
 
@@ -124,26 +119,20 @@ class AugmentConfig:
             only one of these, so that each keeps its rate.
     """
 
-    __pydantic_config__: ClassVar[dict] = STRICT
-
-    delete: float = 0.0
-    swap: float = 0.0
-    insert: float = 0.0
-    replace: float = 0.0
-    mask: float = 0.0
+    delete: Fraction = 0.0
+    swap: Fraction = 0.0
+    insert: Fraction = 0.0
+    replace: Fraction = 0.0
+    mask: Fraction = 0.0
     mask_token: str = "[MASK]"
     unit: Literal["word", "character"] = "word"
-    probability: float = 1.0
+    probability: Share = 1.0
     vocabulary: tuple[str, ...] = ()
 
     def __post_init__(self):
-        for name in _RATES:
-            rate = getattr(self, name)
-            require(0 <= rate < 1, f"{name} must be in [0, 1)", rate)
         shares = (self.delete, self.replace, self.mask)
         rule = "delete, replace and mask must sum to at most 1: a word suffers only one"
         require(sum(shares) <= 1, rule, shares)
-        require(0 <= self.probability <= 1, "probability must be in [0, 1]", self.probability)
         for word in (self.mask_token, *self.vocabulary):
             rule = "mask_token and vocabulary must be words without spaces"
             require(word.split() == [word], rule, word)
@@ -154,7 +143,7 @@ class AugmentConfig:
         return self.probability == 0 or not any(getattr(self, name) for name in _RATES)
 
 
-@dataclasses.dataclass(frozen=True)
+@config_dataclass
 class MaskingConfig:
     """How much is masked for a masked language model, and how.
 
@@ -170,23 +159,17 @@ class MaskingConfig:
         ConfigError: a share is out of range, or the two sum to more than 1.
     """
 
-    __pydantic_config__: ClassVar[dict] = STRICT
-
-    rate: float = 0.15
-    mask_share: float = 0.8
-    random_share: float = 0.1
+    rate: Annotated[float, Field(gt=0, le=1)] = 0.15
+    mask_share: Share = 0.8
+    random_share: Share = 0.1
     whole_words: bool = False
 
     def __post_init__(self):
-        require(0 < self.rate <= 1, "rate must be in (0, 1]", self.rate)
-        for name in ("mask_share", "random_share"):
-            share = getattr(self, name)
-            require(0 <= share <= 1, f"{name} must be in [0, 1]", share)
         shares = (self.mask_share, self.random_share)
         require(sum(shares) <= 1, "mask_share and random_share must sum to at most 1", shares)
 
 
-@dataclasses.dataclass(frozen=True)
+@config_dataclass
 class MixedCorpus:
     """A corpus of `data.mixture`.
 
@@ -199,8 +182,6 @@ class MixedCorpus:
         encoding, split, pattern, max_bytes, format, text_column: as in `DataConfig`, for this
             corpus; None is what `data` says.
     """
-
-    __pydantic_config__: ClassVar[dict] = STRICT
 
     train: str
     weight: float = 1.0
@@ -226,7 +207,7 @@ class MixedCorpus:
         return self.name or self.train
 
 
-@dataclasses.dataclass(frozen=True)
+@config_dataclass
 class DataConfig:
     """Where the data comes from, how it is read, and how it becomes batches.
 
@@ -298,14 +279,12 @@ class DataConfig:
         limits: Limits, sizes beyond which reading stops with an error.
     """
 
-    __pydantic_config__: ClassVar[dict] = STRICT
-
     train: str
     mixture: tuple[MixedCorpus, ...] = ()
     validation: str | None = None
     test: str | None = None
-    validation_fraction: float = 0.1
-    test_fraction: float = 0.0
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    test_fraction: Fraction = 0.0
     encoding: str = "utf-8"
     invalid: Literal["replace", "strict"] = "replace"
 
@@ -314,12 +293,12 @@ class DataConfig:
     max_bytes: int | None = None
     start_text: str = ""
     order: Literal["windows", "segments"] = "windows"
-    segment_windows: int = 16
+    segment_windows: Positive = 16
     document_mask: bool = False
 
     tokenizer: Literal["character", "byte", "wordpiece", "bytepair", "sentencepiece"] = "character"
     max_vocabulary_size: int | None = None
-    min_count: int = 1
+    min_count: Positive = 1
     vocabulary: str | None = None
     vocabulary_from: str | None = None
     lowercase: bool = True
@@ -342,7 +321,7 @@ class DataConfig:
     class_weights: Literal["none", "balanced", "sqrt"] = "none"
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     masking: MaskingConfig = dataclasses.field(default_factory=MaskingConfig)
-    negative_windows: float = 1.0
+    negative_windows: Share = 1.0
     limits: Limits = dataclasses.field(default_factory=Limits)
 
     def __post_init__(self):
@@ -351,19 +330,10 @@ class DataConfig:
             self._check_mixture()
         else:
             require(bool(self.train), "data.train must name a text", self.train)
-        require(self.min_count >= 1, "data.min_count must be at least 1", self.min_count)
-        windows = self.segment_windows
-        require(windows >= 1, "data.segment_windows must be at least 1", windows)
         ascending = (
             list(self.buckets) == sorted(set(self.buckets)) and min(self.buckets, default=4) >= 4
         )
         require(ascending, "data.buckets must ascend from at least 4", self.buckets)
-        share = self.negative_windows
-        require(0 <= share <= 1, "data.negative_windows must be in [0, 1]", share)
-        fraction = self.validation_fraction
-        require(0 < fraction < 1, "data.validation_fraction must be in (0, 1)", fraction)
-        fraction = self.test_fraction
-        require(0 <= fraction < 1, "data.test_fraction must be in [0, 1)", fraction)
 
     def _check_mixture(self) -> None:
         titles = [corpus.title for corpus in self.mixture]
@@ -444,7 +414,7 @@ def block_counts(weights: Mapping[str, float]) -> dict[str, int]:
     return chosen
 
 
-@dataclasses.dataclass(frozen=True)
+@config_dataclass
 class PrepareConfig:
     """Settings of `python -m trainers.data.prepare`; they decide every byte of the result.
 
@@ -459,23 +429,17 @@ class PrepareConfig:
         seed: int, chooses the documents that validate.
     """
 
-    __pydantic_config__: ClassVar[dict] = STRICT
-
     data: DataConfig
     task: Literal["lm", "mlm"] = "lm"
     tokenizer_from: str | None = None
-    tokenizer_mb: float = 64.0
-    shard_mb: float = 64.0
-    record_tokens: int = 1024
-    seed: int = 0
+    tokenizer_mb: Annotated[float, Field(gt=0)] = 64.0
+    shard_mb: Annotated[float, Field(gt=0)] = 64.0
+    record_tokens: Positive = 1024
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
     def __post_init__(self):
         alone = not self.data.mixture
         require(alone, "data.mixture: prepare each corpus by itself", self.data.named)
-        require(self.shard_mb > 0, "shard_mb must be above 0", self.shard_mb)
-        require(self.tokenizer_mb > 0, "tokenizer_mb must be above 0", self.tokenizer_mb)
-        require(self.record_tokens >= 1, "record_tokens must be at least 1", self.record_tokens)
-        require(0 <= self.seed < 2**32, "seed must be in [0, 2^32)", self.seed)
         fits = (*_OWN_TOKENIZERS[self.task], "bytepair", "sentencepiece")
         require(
             self.tokenizer_from is not None or self.data.tokenizer in fits,

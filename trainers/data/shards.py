@@ -27,11 +27,11 @@ from trainers.data.shard_format import (
     Index,
     Shard,
     Split,
-    file_sha256,
     read_index,
     record_bytes,
 )
 from trainers.data.sources import find_data_dir
+from zoo.files import file_sha256
 from zoo.tokenizers import Tokenizer, load_tokenizer
 
 _BATCHES_AT_ONCE = 16

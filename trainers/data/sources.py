@@ -21,7 +21,7 @@ from absl import logging
 
 from trainers.data.config import DEFAULT_LIMITS, Limits
 from trainers.data.text import check_encoding, decode, plain_name, read_bytes
-from zoo.atomic_write import replacing
+from zoo.files import file_sha256, replacing
 
 _NOT_LIBRARY = frozenset(
     ["test", "tests", "idlelib", "lib2to3", "turtledemo", "site-packages", "dist-packages"]
@@ -166,9 +166,8 @@ def download(url: str, path: str, sha256: str, limits: Limits = DEFAULT_LIMITS) 
     # /tmp in silence when the cache is not writable.
     sha256 = sha256.lower()
     if os.path.exists(path):
-        with open(path, "rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() == sha256:
-                return path
+        if file_sha256(path) == sha256:
+            return path
         logging.warning("%s: checksum is not %s, downloading again", path, sha256)
     with replacing(path) as partial:
         digest = hashlib.sha256()

@@ -12,12 +12,12 @@ from trainers.data.datasets import read_labeled_source
 from trainers.data.examples import LabeledTexts, random_split, stratified_split
 from trainers.data.pipeline import mapped
 from trainers.tasks.encoder import ENCODE_BATCH, read_three, token_counts
+from zoo.text.config import special_count
 from zoo.text.encoder import TextEncoder
 from zoo.text.packing import (
     cut_windows,
     pack,
     row_windows,
-    special_count,
     take_windows,
     truncate_pair,
 )
