@@ -31,8 +31,6 @@ def augment_texts(strings: Any, config: AugmentConfig, seed: Any) -> tf.Tensor:
 
     Returns:
         string tensor [B].
-
-    Example: `augment_texts(["a small cat"], AugmentConfig(delete=0.3), seed=(0, 1))`
     """
     strings = tf.convert_to_tensor(strings, tf.string)
     if config.is_off:
@@ -71,8 +69,6 @@ def augment_tagged(
 
     Returns:
         (words, tags), both RaggedTensors [B, None].
-
-    Example: `augment_tagged(words, tags, AugmentConfig(swap=0.1, replace=0.1), seed=(0, step))`
     """
     if config.is_off:
         return words, tags

@@ -60,11 +60,6 @@ def read_tagged(
         encoding: of the files.
         invalid: what becomes of invalid bytes, see `text.decode`.
         limits: of all files together, and of a line.
-
-    Raises FileNotFoundError if nothing is there; ValueError, naming file and line, for a line
-    with too few columns, an empty word or tag, a tag that is not of the scheme, and no sentences.
-
-    Example: `read_tagged("train.conll").tags[0]  # ["O", "B-person", "I-person"]`
     """
     scheme = _known(scheme)
     if separator not in ("auto", "tab", "space"):
@@ -122,12 +117,7 @@ def read_tagged(
 
 
 def to_bio(tags: Sequence[str], scheme: Scheme = "bio") -> list[str]:
-    """The tags of one sentence as BIO, broken sequences repaired; "raw" ones as they are.
-
-    Raises ValueError for a tag that is not of the scheme.
-
-    Example: `to_bio(["I-x", "E-x", "S-x"], "bioes")` is `["B-x", "I-x", "B-x"]`
-    """
+    """The tags of one sentence as BIO, broken sequences repaired; "raw" ones as they are."""
     if _known(scheme) == "raw":
         return list(tags)
     return [
@@ -141,8 +131,6 @@ def bio_problems(tags: Sequence[str], scheme: Scheme = "bio") -> list[int]:
 
     These are: an inside or end without a start; under "iob1", a B- that touches no entity of its
     type; under "bioes", an entity without its end (the position of its last word).
-
-    Example: `bio_problems(["O", "I-x", "I-x"])` is `[1]`
     """
     if _known(scheme) == "raw":
         return []

@@ -31,8 +31,6 @@ class ConllLines:
         path: names the file in messages. text: of the file.
         separator: "auto", "tab" or "space". token_column, tag_column: name or number.
         limits: of a line.
-
-    Raises ValueError, naming file and line, for a column that is not there.
     """
 
     def __init__(
@@ -63,11 +61,7 @@ class ConllLines:
         self.comments = self._comments(sorted(marked), words)
 
     def sentences(self) -> Iterator[list[Word]]:
-        """The sentences; lines of -DOCSTART- and blank ones end them.
-
-        Raises ValueError, naming file and line, for a line with too few columns, an empty word or
-        an empty tag.
-        """
+        """The sentences; lines of -DOCSTART- and blank ones end them."""
         sentence: list[Word] = []
         for index, line in enumerate(self.lines):
             if _ends(line):

@@ -61,36 +61,22 @@ def read_labeled_source(
         source: a key of `NAMED_DATASETS`, or a path, folder or glob.
         data_dir: where both are looked for. Default: the environment variable ZOO_DATA.
         options: of `read_labeled`; a named data set knows its own columns and ignores them.
-
-    Raises ValueError for a name of another kind and as `read_labeled`; FileNotFoundError, with
-    the names that fit, if nothing is there.
-
-    Example: `read_labeled_source("banking77/train").label[0]  # "card_arrival"`
     """
     return _read("classify", read_labeled, source, data_dir, options)
 
 
 def read_tagged_source(source: str, *, data_dir: str | None = None, **options: Any) -> TaggedTexts:
-    """A named data set of tagged words, or `read_tagged` of a path; as `read_labeled_source`.
-
-    Example: `read_tagged_source("wnut17/train").words[0][0]  # "@paulwalk"`
-    """
+    """A named data set of tagged words, or `read_tagged` of a path; as `read_labeled_source`."""
     return _read("tag", read_tagged, source, data_dir, options)
 
 
 def read_questions_source(source: str, *, data_dir: str | None = None, **options: Any) -> Questions:
-    """A named data set of questions, or `read_questions` of a path; as `read_labeled_source`.
-
-    Example: `read_questions_source("xquad_en", data_dir="/data").id[0]`
-    """
+    """A named data set of questions, or `read_questions` of a path; as `read_labeled_source`."""
     return _read("span", read_questions, source, data_dir, options)
 
 
 def describe_datasets() -> str:
-    """One line per data set: name, kind, number of examples, licence, and what it is.
-
-    Example: `print(describe_datasets())`
-    """
+    """One line per data set: name, kind, number of examples, licence, and what it is."""
     width = max(map(len, NAMED_DATASETS))
     return "\n".join(
         f"{name:{width}}  {data.kind:8}  {data.size:6}  {data.licence:12}  {data.about}"

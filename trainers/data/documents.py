@@ -99,9 +99,6 @@ def read_documents(
         reading: fields of `Reading`: encoding, invalid ("replace" or "strict"), split ("files"
             makes a document of each file, "lines" of each line that is not blank, "rows" of each
             row's `text_column`), format, text_column, header, quotes, separator, limits.
-
-    Raises FileNotFoundError, listing the paths tried, if nothing is there; ValueError, naming
-    the file, for text that cannot be read, and for unknown option values.
     """
     if max_bytes is not None and max_bytes <= 0:
         raise ValueError(f"max_bytes={max_bytes}: use a positive number, or None for no limit.")

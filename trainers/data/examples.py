@@ -30,10 +30,7 @@ class _Columns:
         return len(self.where)
 
     def select(self, indices: Iterable[int]) -> Self:
-        """The examples at `indices` (ints, or an int array [n]), in that order.
-
-        Example: `train = examples.select(stratified_split(examples.label, 0.1, seed=0)[0])`
-        """
+        """The examples at `indices` (ints, or an int array [n]), in that order."""
         indices = [int(index) for index in indices]
         return dataclasses.replace(
             self, **{name: [column[i] for i in indices] for name, column in self._columns().items()}
@@ -99,10 +96,7 @@ class Questions(_Columns):
 
 
 def warn_blank(what: str, values: Sequence[str], where: Sequence[str]) -> None:
-    """One warning if some of `values` hold nothing but whitespace; they are kept.
-
-    Example: `warn_blank("text", ["good", " "], ["a.csv:2", "a.csv:3"])`
-    """
+    """One warning if some of `values` hold nothing but whitespace; they are kept."""
     blank = [place for value, place in zip(values, where) if not value.strip()]
     if blank:
         logging.warning(
@@ -119,12 +113,7 @@ def warn_blank(what: str, values: Sequence[str], where: Sequence[str]) -> None:
 
 
 def label_classes(labels: Sequence[str], where: Sequence[str]) -> tuple[str, ...]:
-    """The different labels, sorted (as numbers if all are whole numbers).
-
-    Raises ValueError if there is only one: nothing could be learned.
-
-    Example: `label_classes(["2", "10"], ["a.csv:2", "a.csv:3"])` is `("2", "10")`
-    """
+    """The different labels, sorted (as numbers if all are whole numbers)."""
     classes = sorted(set(labels))
     if len(classes) < 2:
         found = f"all {len(labels)} labels are {classes[0]!r}" if classes else "there are no labels"
@@ -146,10 +135,6 @@ def label_ids(
         labels: [n].
         classes: what the model knows, such as `label_classes` of the training data.
         where: "name:line" of each label, for the message.
-
-    Raises ValueError, naming the place, for a label that is not in `classes`.
-
-    Example: `label_ids(["b", "a"], ("a", "b")).tolist()` is `[1, 0]`
     """
     ids = {name: index for index, name in enumerate(classes)}
     unknown = [index for index, label in enumerate(labels) if label not in ids]
@@ -175,10 +160,6 @@ def check_tags(examples: TaggedTexts, known: Sequence[str], source: str | None =
     Args:
         examples: to evaluate on. known: tags of the training data.
         source: where the examples are from, None if they were held out of the training data.
-
-    Raises ValueError if no tag of `source` but O is known: these are other data.
-
-    Example: `check_tags(dev, ("O", "B-LOC", "I-LOC"), "dev.conll")`
     """
     places = {}
     for tags, place in zip(examples.tags, examples.where):
@@ -205,12 +186,7 @@ def check_tags(examples: TaggedTexts, known: Sequence[str], source: str | None =
 
 
 def label_numbers(labels: Sequence[str], where: Sequence[str] | None = None) -> np.ndarray:
-    """The labels of a regression as float32 [n].
-
-    Raises ValueError, naming the place, for one that is not a finite float32.
-
-    Example: `label_numbers(["2.5", "-1e3"]).tolist()` is `[2.5, -1000.0]`
-    """
+    """The labels of a regression as float32 [n]."""
     numbers = np.empty(len(labels), np.float32)
     for index, label in enumerate(labels):
         try:
@@ -235,10 +211,6 @@ def random_split(count: int, fraction: float, seed: int) -> tuple[np.ndarray, np
         count: number of examples.
         fraction: share that validates, above 0 and below 1.
         seed: of the shuffle.
-
-    Raises ValueError if there are fewer than two examples, or for another fraction.
-
-    Example: `random_split(10, 0.2, seed=0)[1].shape` is `(2,)`
     """
     _check_split(count, fraction)
     return _cut([np.arange(count)], count, fraction, seed)
@@ -251,10 +223,6 @@ def stratified_split(
 
     A class of two examples or more is in both parts; the only example of a class trains. Classes
     so small that this takes more than their share make the validation part larger.
-
-    Raises ValueError as `random_split`, and if no class has two examples.
-
-    Example: `train, validation = stratified_split(["a", "a", "b", "b"], 0.5, seed=0)`
     """
     _check_split(len(labels), fraction)
     # scikit-learn's train_test_split refuses classes of one, and may leave rare ones out.
@@ -272,12 +240,7 @@ def stratified_split(
 def grouped_split(
     groups: Sequence[Hashable], fraction: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `random_split`, with equal `groups` kept together: the questions about one text.
-
-    Raises ValueError as `random_split`, and if all examples are of one group.
-
-    Example: `train, validation = grouped_split(questions.context, 0.1, seed=0)`
-    """
+    """As `random_split`, with equal `groups` kept together: the questions about one text."""
     _check_split(len(groups), fraction)
     number = _numbered(groups)
     if not number.any():
@@ -336,10 +299,6 @@ def class_weights(
         classes: [C].
         how: "balanced" weighs a class by one over its frequency (as scikit-learn), "sqrt" by the
             square root of that; None gives ones. A class without examples has weight 1.
-
-    Raises ValueError for another `how`, and as `label_ids`.
-
-    Example: `class_weights(["a", "a", "a", "b"], ("a", "b")).tolist()  # [0.667, 2.0]`
     """
     if how not in ("balanced", "sqrt", None):
         raise ValueError(f"class_weights={how!r}: use 'balanced', 'sqrt' or None.")

@@ -63,17 +63,6 @@ def mask_tokens(
 
     Returns:
         Masked.
-
-    Raises:
-        ValueError: max_predictions below 1, or all ids are special.
-
-    Example:
-
-    ```python
-    masked = mask_tokens(ids, real, starts, seed=(7, step), mask_id=103, vocabulary_size=30522,
-                         special_ids=(0, 100, 101, 102, 103), config=MaskingConfig(),
-                         max_predictions=20)
-    ```
     """
     if max_predictions < 1:
         raise ValueError(f"max_predictions must be at least 1. Received: {max_predictions}")

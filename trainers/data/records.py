@@ -40,8 +40,6 @@ def stored_rows(
         path: a file, or the address of a data set.
         columns: option -> feature of a `tf.train.Example`, or column by name or number.
         start, stop: row groups of a Parquet file, rows of a data set. None: to the end.
-
-    Raises ValueError, naming file, place and column, for what cannot be read.
     """
     read = {"parquet": _parquet, "tfrecord": _tfrecord, "hfds": _hugging_face}[format]
     return read(path, columns, start, stop, limits)
@@ -85,10 +83,7 @@ def row_group_sizes(path: str) -> list[int]:
 
 
 def open_dataset(address: str) -> Any:
-    """The `datasets.Dataset` of an address `hfds://PATH?split=train&name=CONFIG`.
-
-    Raises ValueError if `datasets` is not installed or cannot load it, or for an unknown option.
-    """
+    """The `datasets.Dataset` of an address `hfds://PATH?split=train&name=CONFIG`."""
     path, _, query = address.removeprefix(HUGGING_FACE).partition("?")
     options = dict(parse_qsl(query))
     known = {"name", "split", "revision", "data_dir"}

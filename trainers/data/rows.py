@@ -64,10 +64,7 @@ def table_format(path: str) -> str | None:
 
 
 def row_format(path: str, format: str) -> str:
-    """The format of a file of which rows are read: as asked, or by its name.
-
-    Raises ValueError, naming the file, if it cannot be told.
-    """
+    """The format of a file of which rows are read: as asked, or by its name."""
     if format != "auto" and not path.startswith(HUGGING_FACE):
         if format not in FORMATS:
             raise ValueError(
@@ -105,8 +102,6 @@ def find_column(
     Args:
         names: of all columns, None where they have none. width: number of columns.
         option: the setting that names the column. place: where the columns stand, for the message.
-
-    Raises ValueError if there is none, or if several have the name.
     """
     if names is not None and names.count(column) > 1:
         raise ValueError(
@@ -248,9 +243,6 @@ def json_rows(
     """The objects of a text with one JSON object per line ("jsonl"), or of one array ("json").
 
     Numbers keep the spelling of the file, true and false are labels of that name.
-
-    Raises ValueError, naming file and line, for what is no JSON object or over the limit, a
-    missing field, and a field that is neither a string, a finite number nor a boolean.
     """
     replaced = 0
     for number, record in json_objects(path, text, limits, format):

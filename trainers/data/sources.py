@@ -48,10 +48,7 @@ def find_data_dir(data_dir: str | None) -> str | None:
 def find_files(
     source: str, data_dir: str | None, pattern: str | None = None, names: Iterable[str] = ()
 ) -> list[File]:
-    """The files of a path, folder or glob, sorted; see `documents.read_documents`.
-
-    Raises FileNotFoundError, listing the paths tried and the named data (`names`), if none.
-    """
+    """The files of a path, folder or glob, sorted; see `documents.read_documents`."""
     data_dir = find_data_dir(data_dir)
     source = os.path.expanduser(source)
     tried = []
@@ -102,11 +99,7 @@ def read_files(
     invalid: Literal["replace", "strict"] = "replace",
     limits: Limits = DEFAULT_LIMITS,
 ) -> Iterator[tuple[File, str]]:
-    """Each file with its text (`text.decode`); an empty file has the text "".
-
-    Raises ValueError for unknown options and, naming the file, for text that cannot be read and
-    for more text in all files than `limits` allow.
-    """
+    """Each file with its text (`text.decode`); an empty file has the text ""."""
     check_invalid(invalid)
     check_encoding(encoding)
     left = limits.source_bytes
@@ -119,7 +112,7 @@ def read_files(
 
 
 def check_invalid(invalid: str) -> None:
-    """Raises ValueError unless `invalid` is an option of `text.decode`."""
+    """"""
     if invalid not in ("replace", "strict"):
         raise ValueError(f"invalid={invalid!r}: use 'replace' or 'strict'.")
 
@@ -157,9 +150,6 @@ def download(url: str, path: str, sha256: str, limits: Limits = DEFAULT_LIMITS) 
     """Downloads `url` to `path`, unless a file with this checksum (hex) is there; returns `path`.
 
     The file appears only when complete and verified. Progress goes to stderr.
-
-    Raises ValueError if the checksum differs or the file is larger than `limits` allow, OSError if
-    the URL cannot be read; neither leaves a file behind.
     """
     # Not keras.utils.get_file: it writes straight to the target (an interrupted or wrong
     # download stays there under its final name for another process to read), and it moves to

@@ -44,11 +44,6 @@ def read_questions(
         encoding: of the files.
         invalid: what becomes of invalid bytes, see `text.decode`.
         limits: of all files together.
-
-    Raises FileNotFoundError if nothing is there; ValueError, naming the file and the place in
-    it, for broken JSON, missing fields, ids that repeat, and no questions.
-
-    Example: `read_questions("dev.json").answers[0]  # ["歐洲", "歐洲"]`
     """
     if mismatched not in ("error", "skip"):
         raise ValueError(f"mismatched={mismatched!r}: use 'error' or 'skip'.")

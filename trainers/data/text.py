@@ -131,7 +131,7 @@ def read_bytes(path: str, limit: int | None) -> tuple[bytearray, bool]:
 
 
 def check_encoding(encoding: str) -> None:
-    """Raises ValueError unless `encoding` is the name of a Python text encoding."""
+    """"""
     try:
         codecs.getincrementaldecoder(encoding)
         b"a".decode(encoding, "replace")  # Also refuses codecs that are not text, such as hex.

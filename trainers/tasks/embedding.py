@@ -7,8 +7,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from trainers.data.buckets import BucketPlan, default_buckets
-from trainers.data.pipeline import mapped
+from trainers.data.pipeline import BucketPlan, default_buckets, mapped
 from trainers.metrics import write_scores
 from trainers.optim.losses import InBatchContrastiveLoss, in_batch_contrastive_loss
 from trainers.report.scores import retrieval_scores

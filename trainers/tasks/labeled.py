@@ -7,10 +7,9 @@ import tensorflow as tf
 
 from trainers.config import TrainConfig
 from trainers.data.augment import augment_texts
-from trainers.data.buckets import BucketPlan, default_buckets
 from trainers.data.datasets import read_labeled_source
 from trainers.data.examples import LabeledTexts, random_split, stratified_split
-from trainers.data.pipeline import mapped
+from trainers.data.pipeline import BucketPlan, default_buckets, mapped
 from trainers.tasks.encoder import ENCODE_BATCH, read_three, token_counts
 from zoo.text.config import special_count
 from zoo.text.encoder import TextEncoder

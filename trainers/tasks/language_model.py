@@ -12,10 +12,9 @@ import tensorflow as tf
 
 from trainers.config import TrainConfig
 from trainers.data import pipeline
-from trainers.data.corpora import Mixture, corpora_of
-from trainers.data.corpus import Corpus
+from trainers.data.corpus import Corpus, Mixture, corpora_of
 from trainers.data.documents import read_documents
-from trainers.data.order import WindowOrder
+from trainers.data.mixture import WindowOrder
 from trainers.data.shards import TokenStream
 from trainers.tasks.carried_state import CarriedState
 from trainers.tasks.initial import build_from, read_initial

@@ -10,12 +10,12 @@ import tensorflow as tf
 
 from trainers.data import pipeline
 from trainers.data.config import DataConfig
-from trainers.data.corpora import corpora_of
+from trainers.data.corpus import corpora_of
 from trainers.data.datasets import NAMED_DATASETS, Examples
 from trainers.data.documents import Document, read_documents
 from trainers.data.examples import Questions, TaggedTexts
 from trainers.data.masking import mask_tokens
-from trainers.data.order import WindowOrder
+from trainers.data.mixture import WindowOrder
 from trainers.data.shards import TokenShards, TokenStream
 from trainers.data.sources import find_data_dir
 from trainers.tasks.encoder import EncoderTask

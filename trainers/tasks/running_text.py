@@ -8,9 +8,9 @@ from typing import Any
 
 from trainers.config import TrainConfig
 from trainers.data.config import DataConfig
-from trainers.data.corpora import Mixture
 from trainers.data.corpus import (
     Corpus,
+    Mixture,
     SplitTexts,
     encode_texts,
     prepared_corpus,

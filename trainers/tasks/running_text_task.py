@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from trainers.data.corpora import (
+from trainers.data.corpus import (
+    Corpus,
     Mixture,
     check_streams,
     corpora_of,
     corpus_summary,
     streams_fingerprint,
 )
-from trainers.data.corpus import Corpus
-from trainers.data.order import WindowOrder
+from trainers.data.mixture import WindowOrder
 from trainers.data.shards import TokenStream
 from trainers.metrics import MetricsLog
 from trainers.tasks.base import Task

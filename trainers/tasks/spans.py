@@ -8,10 +8,9 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainers.data.buckets import BucketPlan, default_buckets
 from trainers.data.datasets import read_questions_source
 from trainers.data.examples import Questions, grouped_split
-from trainers.data.pipeline import mapped
+from trainers.data.pipeline import BucketPlan, default_buckets, mapped
 from trainers.metrics import write_scores
 from trainers.optim.losses import SpanLoss
 from trainers.report.answers import question_scores

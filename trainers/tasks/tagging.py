@@ -6,10 +6,9 @@ import numpy as np
 import tensorflow as tf
 
 from trainers.data.augment import augment_tagged
-from trainers.data.buckets import BucketPlan, default_buckets
 from trainers.data.datasets import read_tagged_source
 from trainers.data.examples import TaggedTexts, check_tags, random_split
-from trainers.data.pipeline import mapped
+from trainers.data.pipeline import BucketPlan, default_buckets, mapped
 from trainers.metrics import write_scores
 from trainers.optim.losses import SparseCrossentropy
 from trainers.report.baselines import tagging_baseline

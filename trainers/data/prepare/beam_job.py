@@ -20,7 +20,7 @@ from trainers.data.prepare import folder as job
 from trainers.data.prepare.plan import Plan
 from trainers.data.prepare.unit import prepare_unit
 from trainers.data.prepare.vocabulary import job_tokenizer
-from trainers.data.shard_format import Index, read_index
+from trainers.data.shards import Index, read_index
 from zoo.config import ConfigError
 from zoo.tokenizers import Tokenizer, load_tokenizer
 

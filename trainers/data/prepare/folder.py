@@ -18,7 +18,7 @@ from absl import logging
 from trainers.config import differing_keys
 from trainers.data.config import PrepareConfig
 from trainers.data.prepare.plan import Plan, make_plan
-from trainers.data.shard_format import (
+from trainers.data.shards import (
     INDEX_FILE,
     TOKENIZER_FOLDER,
     Index,

@@ -17,7 +17,7 @@ from trainers.data.corpus import held_out
 from trainers.data.documents import Reading, find_source
 from trainers.data.records import open_dataset, row_group_sizes
 from trainers.data.rows import HUGGING_FACE, row_format
-from trainers.data.shard_format import Split
+from trainers.data.shards import Split
 from trainers.data.sources import File
 from trainers.data.text import content_size, is_compressed, keeps_lines, line_start
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from trainers.data.corpus import StreamEncoder
 from trainers.data.documents import Meter, Piece, read_pieces
 from trainers.data.prepare.plan import Plan, Stretch, check_unchanged
-from trainers.data.shard_format import Shard, Split, token_dtype
-from trainers.data.shard_writer import writing_shard
+from trainers.data.shards import Shard, Split, token_dtype, writing_shard
 from trainers.data.sources import File
 from zoo.tokenizers import Tokenizer
 
