@@ -174,7 +174,7 @@ class ShardWriter:
         self._pending: list[np.ndarray] = []
         self._waiting = 0
 
-    def add(self, ids: np.ndarray, *, characters: int, documents: int) -> None:
+    def add(self, ids: np.ndarray, characters: int, documents: int) -> None:
         """Puts ids behind those that are there, and counts what they were made of."""
         self.tokens += len(ids)
         self.characters += characters

@@ -37,7 +37,7 @@ class SourceFile:
 
 @dataclasses.dataclass(frozen=True)
 class Stretch:
-    """A part of a file, as `pieces.read_pieces` counts it; None goes to the end of the file.
+    """A part of a file, as `documents.read_pieces` counts it; None goes to the end of the file.
 
     Attributes:
         file: int, its number in the plan. start, stop: of the part.
@@ -94,23 +94,10 @@ def make_plan(config: PrepareConfig, data_dir: str | None = None) -> Plan:
 
     Args:
         config: PrepareConfig. data_dir: where relative paths and named corpora are looked for.
-
-    Raises:
-        ValueError, OSError: the source; the message names the file and the fix.
-
-    Example: `len(make_plan(PrepareConfig(DataConfig(train="books"))).units)`
     """
     data = config.data
-    asked = Reading(
-        data.encoding,
-        data.invalid,
-        data.split,
-        data.format,
-        data.text_column,
-        data.header,
-        data.quotes,
-        data.limits,
-    )
+    fields = (field.name for field in dataclasses.fields(Reading))
+    asked = Reading(**{name: getattr(data, name) for name in fields})
     files, reading = _find(data.train, asked, data, data_dir, validates=False)
     single = reading.split == "files" and len(files) == 1
     validation_reading = reading
@@ -167,7 +154,7 @@ def _source_file(file: File, validates: bool) -> SourceFile:
 
 
 def check_unchanged(file: SourceFile) -> None:
-    """Raises ValueError unless the file is as it was when the plan was made."""
+    """"""
     now = _source_file(File(file.name, file.path), file.validates)
     if (now.size, now.version) != (file.size, file.version):
         raise ValueError(
