@@ -100,7 +100,7 @@ def test_a_published_file_is_downloaded_once(tmp_path, monkeypatch):
         os.link(source, path)
 
     monkeypatch.setattr("trainers.data.sources.download", download)
-    file = Published("set/a.csv", "owner/repository/0123", "data/a.csv", checksum).find(None)
+    file = Published("set/a.csv", "owner/repository/0123/data/a.csv", checksum).find(None)
     url = "https://raw.githubusercontent.com/owner/repository/0123/data/a.csv"
     assert asked == [(url, checksum)]
     assert file.name == "set/a.csv" and file.path == str(tmp_path / "cache" / "set" / "a.csv")
