@@ -12,10 +12,9 @@ import zoo
 from trainers.config import TrainConfig, read_config, with_overrides
 from trainers.data.config import DataConfig, MixedCorpus, PrepareConfig
 from trainers.data.prepare.job import prepare
-from trainers.interruption import Preempted
 from trainers.loop import train
 from trainers.metrics import MetricsLog
-from trainers.recorder import Recorder
+from trainers.recorder import Preempted, Recorder
 from trainers.tasks import make_task
 from trainers.tasks.language_model import LanguageModelTask, load_corpus
 from trainers.workdir import WorkdirError

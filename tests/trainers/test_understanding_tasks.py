@@ -15,7 +15,6 @@ from trainers.data.examples import LabeledTexts, Questions, TaggedTexts
 from trainers.loop import train
 from trainers.metrics import MetricsLog
 from trainers.recipes.registry import find_recipe
-from trainers.recipes.understanding import UNDERSTANDING_RECIPES
 from trainers.recorder import Recorder
 from trainers.tasks import make_task
 from trainers.tasks.masked_language_model import texts_of
@@ -420,13 +419,6 @@ def test_what_does_not_fit_is_refused(tiny, task, fields, message):
 def test_a_task_needs_its_tokenizer(tiny, task):
     with pytest.raises(ConfigError, match=r"needs data\.tokenizer="):
         tiny(task, data={"tokenizer": "wordpiece" if task == "lm" else "byte"})
-
-
-@pytest.mark.parametrize("recipe", UNDERSTANDING_RECIPES, ids=lambda recipe: recipe.__name__)
-def test_recipes_are_whole(recipe):
-    config = recipe()
-    assert config.recipe == recipe.__name__
-    assert "python -m trainers" in recipe.__doc__
 
 
 def test_a_masked_language_model_begins_with_the_frequencies_of_its_tokens(tiny):

@@ -13,8 +13,8 @@ import keras
 import matplotlib
 import matplotlib.ticker
 
+from trainers.checkpoints import Progress
 from trainers.metrics import write_scores
-from trainers.progress import Progress
 from trainers.report.efficiency import efficiency
 from trainers.tasks.base import Task
 from zoo.bundle import Bundle

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from trainers.config import TrainConfig
-from trainers.optim.finetuning import apply_freezing, load_initial
+from trainers.optim.finetune import apply_freezing, load_initial
 from zoo.bundle import Bundle
 from zoo.config import ConfigError, from_dict, to_dict
 from zoo.loading import load

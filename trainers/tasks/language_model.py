@@ -49,7 +49,7 @@ def load_corpus(
 
     if initial is None:
         tokenizer = language_model_tokenizer(config.data)
-        context_length = config.model_config(2).context_length
+        context_length = config.model_config().context_length
     else:
         tokenizer = initial.tokenizer
         context_length = config.model.get("context_length", initial.model.context_length)

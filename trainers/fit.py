@@ -1,4 +1,4 @@
-"""Keras' `fit` for one device, and for an epoch of which only the evaluation is left."""
+"""Keras' `fit` over this worker's rows of each batch, and for an epoch whose evaluation is left."""
 
 from __future__ import annotations
 
@@ -7,28 +7,48 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from trainers.distribution import Distribution
+from trainers.distribution.keras_internals import build_metrics
+from trainers.distribution.rows import whole_rows, worker_rows
+from trainers.tasks import Task
 from trainers.tasks.carried_state import ResetValidationState
 
 
-class KerasLoop:
-    """Trains a compiled model by `keras.Model.fit`.
+def training_batches(task: Task, start_step: int, distribution: Distribution) -> tf.data.Dataset:
+    """This worker's rows of the batches from `start_step` to the end of the run.
 
-    Args:
-        model: keras.Model, compiled.
-
-    Example: `KerasLoop(model).fit(batches, 100, range(5), callbacks=[recorder])`
+    Rows of other workers are not read, where the task can leave them out; the batches are the same.
     """
+    worker, workers = distribution.worker, distribution.workers
+    if not task.reads_rows:
+        return worker_rows(task.training_data(start_step), worker, workers)
+    return task.training_data(start_step, host=worker, num_hosts=workers)
+
+
+def validation_batches(
+    task: Task, distribution: Distribution
+) -> tf.data.Dataset | dict[str, tf.data.Dataset] | None:
+    """This worker's rows of what `fit` validates on, with empty rows so that they divide."""
+    data = task.validation_data
+
+    def own(batches):
+        whole = whole_rows(batches, distribution.replicas)
+        return worker_rows(whole, distribution.worker, distribution.workers)
+
+    if isinstance(data, dict):
+        return {name: own(batches) for name, batches in data.items()}
+    return None if data is None else own(data)
+
+
+class KerasLoop:
+    """Trains a compiled model by `keras.Model.fit`; `StrategyLoop` does it for several replicas."""
 
     def __init__(self, model: keras.Model):
         self.model = model
 
     def build_metrics(self, batch: tuple) -> None:
-        """Makes the sums of the training metrics, which `fit` makes at its first step.
-
-        For a run that goes on between two evaluations: it sets them before that step.
-        """
-        parts = keras.utils.unpack_x_y_sample_weight(batch)
-        self.model._symbolic_build(data_batch=parts)
+        """Makes the sums of the training metrics before the first step."""
+        build_metrics(self.model, batch)
 
     def fit(
         self,
@@ -42,7 +62,8 @@ class KerasLoop:
         """`keras.Model.fit` for some epochs, each with `steps_per_epoch` batches.
 
         Args:
-            batches: training batches; one iterator serves all epochs.
+            batches: `(inputs, targets)` or `(inputs, targets, weights)`; one iterator serves all
+                epochs.
             steps_per_epoch: int; with 0 each epoch is its evaluation alone.
             epochs: numbers of the epochs to do.
             validation_data: evaluated at the end of each epoch; several by name are evaluated one
@@ -51,7 +72,7 @@ class KerasLoop:
             verbose: 0, 1 or 2, as in `fit`.
         """
         if isinstance(validation_data, dict):
-            callbacks, validation_data = [EvaluateEach(validation_data), *callbacks], None
+            callbacks, validation_data = [_EvaluateEach(validation_data), *callbacks], None
         if not steps_per_epoch:
             self._evaluate(epochs, validation_data, callbacks)
             return
@@ -68,10 +89,10 @@ class KerasLoop:
 
     def _evaluate(self, epochs: range, validation_data, callbacks) -> None:
         self.model.stop_training = False
-        told = keras.callbacks.CallbackList(
+        called = keras.callbacks.CallbackList(
             list(callbacks), epochs=epochs.stop, steps=0, model=self.model
         )
-        told.on_train_begin()
+        called.on_train_begin()
         for epoch in epochs:
             logs = {}
             if validation_data is not None:
@@ -79,16 +100,12 @@ class KerasLoop:
                     validation_data, callbacks=list(callbacks), verbose=0, return_dict=True
                 )
                 logs = {f"val_{name}": value for name, value in found.items()}
-            told.on_epoch_end(epoch, logs)
-        told.on_train_end()
+            called.on_epoch_end(epoch, logs)
+        called.on_train_end()
 
 
-class EvaluateEach(keras.callbacks.Callback):
-    """Evaluates on several sets at the end of an epoch, and adds what it finds to the logs.
-
-    Args:
-        sets: name -> batches.
-    """
+class _EvaluateEach(keras.callbacks.Callback):
+    """Evaluates on several sets by name at the end of an epoch; the logs get what it finds."""
 
     def __init__(self, sets: dict[str, tf.data.Dataset]):
         super().__init__()

@@ -1,14 +1,13 @@
-"""The server's configuration files: protos in text form.
+"""The server's configuration files, protos in text form, and the TLS credentials in one of them.
 
-Three of their messages are not in the tensorflow-serving-api package. They are declared here, with
-the names and numbers of TensorFlow Serving's protos.
+Messages that the tensorflow-serving-api package lacks are declared here, with the names and numbers
+of TensorFlow Serving's protos.
 """
 
 from typing import TypeVar
 
 import grpc
 import tensorflow as tf
-from absl import logging
 from google.protobuf import (
     descriptor_pb2,
     descriptor_pool,
@@ -18,12 +17,13 @@ from google.protobuf import (
     wrappers_pb2,
 )
 
-from export.server.status import ServingError
+from export.server.status import LOG, ServingError, invalid
 
 _Message = TypeVar("_Message", bound=message.Message)
 
 _PACKAGE = "tensorflow.serving"
 _Field = descriptor_pb2.FieldDescriptorProto
+_KEY_MARK, _CERTIFICATE_MARK = "PRIVATE KEY-----", "-----BEGIN CERTIFICATE-----"
 _WRAPPED = {"Int64Value", "StringValue", "BoolValue"}
 # Message -> field -> (number, type): a scalar, a wrapper, or another message of the package.
 _DECLARED = {
@@ -89,19 +89,8 @@ MonitoringConfigProto = _message_class("MonitoringConfig")
 def read_text_proto(path: str, kind: type[_Message]) -> _Message:
     """Reads a text proto.
 
-    Args:
-        path: str. The file.
-        kind: The class of the message.
-
-    Raises:
-        ServingError: NOT_FOUND or another code when the file cannot be read, INVALID_ARGUMENT when
-            it is empty or does not parse; where and why it does not is logged.
-
-    Example:
-        >>> read_text_proto("/etc/monitoring.config", MonitoringConfigProto)
-        prometheus_config {
-          enable: true
-        }
+    Raises ServingError: NOT_FOUND or another code when the file cannot be read, INVALID_ARGUMENT
+    when it is empty or does not parse; where and why it does not is logged.
     """
     try:
         with tf.io.gfile.GFile(path, "rb") as file:
@@ -109,13 +98,34 @@ def read_text_proto(path: str, kind: type[_Message]) -> _Message:
     except tf.errors.OpError as error:
         raise ServingError.from_tensorflow(error) from error
     if not content:  # TensorFlow Serving maps the file into memory, which it cannot when empty
-        raise ServingError(grpc.StatusCode.INVALID_ARGUMENT, f"{path}; Invalid argument")
+        raise invalid(f"{path}; Invalid argument")
     try:
         return text_format.Parse(content.decode(), kind())
     except (text_format.ParseError, UnicodeDecodeError) as error:
-        logging.error(
-            "Error parsing text-format %s: %s: %s", kind.DESCRIPTOR.full_name, path, error
+        LOG.error("Error parsing text-format %s: %s: %s", kind.DESCRIPTOR.full_name, path, error)
+        raise invalid(f"Invalid protobuf file: '{path}'") from error
+
+
+def read_credentials(path: str) -> grpc.ServerCredentials:
+    """Reads the file of `--ssl_config_file`, whose fields hold PEM text, not paths.
+
+    They are `server_key`, `server_cert`, and `custom_ca`, whose certificates sign those of clients;
+    with `client_verify` a client without one is refused. Raises as `read_text_proto`, and
+    INVALID_ARGUMENT for what is missing or not PEM.
+    """
+    config = read_text_proto(path, SSLConfigProto)
+    for field, mark in (("server_key", _KEY_MARK), ("server_cert", _CERTIFICATE_MARK)):
+        if mark not in getattr(config, field):
+            raise invalid(f"{path}: {field} must be PEM text with {mark.strip('-')}, not a path")
+    if config.custom_ca and _CERTIFICATE_MARK not in config.custom_ca:
+        raise invalid(f"{path}: custom_ca must be PEM text with a certificate, not a path")
+    if config.client_verify and not config.custom_ca:
+        # gRPC would take the authorities that browsers trust: any of their customers could ask.
+        raise invalid(
+            f"{path}: client_verify needs custom_ca, the authority that signs clients' certificates"
         )
-        raise ServingError(
-            grpc.StatusCode.INVALID_ARGUMENT, f"Invalid protobuf file: '{path}'"
-        ) from error
+    return grpc.ssl_server_credentials(
+        [(config.server_key.encode(), config.server_cert.encode())],
+        root_certificates=config.custom_ca.encode() or None,
+        require_client_auth=config.client_verify,
+    )

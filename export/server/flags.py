@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-from absl import flags, logging
+from absl import flags
 
-# Flags of their own, so that a program may import this beside modules with flags of these names.
-_Values = flags.FlagValues
+from export.server.status import LOG
 
 _MOST = 2**63 - 1
 
@@ -38,6 +37,10 @@ _SWITCHES = {
     ),
     "enable_model_warmup": (True, "Run the warm-up requests of a version before it answers."),
     "enable_serialization_as_tensor_content": (False, "Answer Predict with tensor_content."),
+    "enable_signature_method_name_check": (
+        False,
+        "Let signatures answer only requests of the kind that their method name says.",
+    ),
     "xla_cpu_compilation_enabled": (False, "Run graphs that only XLA can run."),
     "xla_gpu_compilation_enabled": (False, "The same, on GPUs, too."),
     "enable_grpc_healthcheck_service": (False, "Serve grpc.health.v1.Health."),
@@ -45,16 +48,13 @@ _SWITCHES = {
     "rest_api_enable_cors_support": (False, "Let browsers ask from pages of other origins."),
 }
 # Flags of tensorflow_model_server that change nothing here, so that its start lines work; each is
-# told of in one line when it is given.
+# logged in one line when it is given.
 _WITHOUT_EFFECT = (
     "enable_profiler",
-    "enable_signature_method_name_check",
     "flush_filesystem_caches",
     "mixed_precision",
-    "num_load_threads",
     "num_tflite_interpreters_per_pool",
     "num_tflite_pools",
-    "num_unload_threads",
     "platform_config_file",
     "prefer_tflite_model",
     "remove_unused_fields_from_bundle_metagraph",
@@ -68,9 +68,19 @@ _INTEGERS = {
     "grpc_max_threads": (None, 1, "Requests at one time; by default 4 per CPU, 16 at least."),
     "grpc_max_queued": (1024, 0, "Requests that wait for a thread; more are refused."),
     "rest_api_port": (0, 0, "Port of the REST API; 0 for none."),
-    "rest_api_timeout_in_ms": (30000, 1, "How long a REST request may take."),
+    "rest_api_timeout_in_ms": (
+        30000,
+        -_MOST,
+        "How long a REST request may take; any time if it is 0 or less.",
+    ),
     "rest_api_num_threads": (None, 1, "REST requests at one time."),
-    "max_num_load_retries": (5, 0, "Tries after a load that failed, before it is given up."),
+    "max_num_load_retries": (
+        5,
+        -(2**31),
+        "Tries after a load that failed, before it is given up; a negative number never gives up.",
+    ),
+    "num_load_threads": (0, 0, "Versions that load at one time; 0 for one after the other."),
+    "num_unload_threads": (0, 0, "Versions that are unloaded at one time; 0 for all."),
     "load_retry_interval_micros": (
         60_000_000,
         -_MOST,
@@ -110,24 +120,13 @@ _NUMBERS = {
 }
 
 
-def parse(argv: Sequence[str]) -> tuple[_Values, list[str]]:
-    """Reads a command line.
+def parse(argv: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
+    """Reads a command line: the flags, as attributes, and the arguments that are none of them.
 
-    Args:
-        argv: The program's name and its arguments.
-
-    Returns:
-        The flags, as attributes, and the arguments that are none of them.
-
-    Raises:
-        flags.Error: a flag has a value that it cannot have.
-
-    Example:
-        >>> values, unknown = parse(["server", "--port=0", "--nosuchflag"])
-        >>> values.port, unknown
-        (0, ['--nosuchflag'])
+    Raises flags.Error when a flag has a value that it cannot have.
     """
-    values = _Values()
+    # Flags of their own, so that a program may import this beside modules with flags of these names
+    values = flags.FlagValues()
     for name, (default, text) in _TEXT.items():
         flags.DEFINE_string(name, default, text, flag_values=values)
     for name, (default, text) in _SWITCHES.items():
@@ -144,7 +143,7 @@ def parse(argv: Sequence[str]) -> tuple[_Values, list[str]]:
     for argument in values(list(argv), known_only=True)[1:]:
         name = argument.removeprefix("-").removeprefix("-").partition("=")[0]
         if argument.startswith("-") and name.removeprefix("no") in _WITHOUT_EFFECT:
-            logging.warning("--%s has no effect on this server", name)
+            LOG.warning("--%s has no effect on this server", name)
         else:
             unknown.append(argument)
     return values, unknown
@@ -153,12 +152,7 @@ def parse(argv: Sequence[str]) -> tuple[_Values, list[str]]:
 def channel_arguments(text: str) -> dict[str, int | str]:
     """Reads `--grpc_channel_arguments`; what looks like an integer is one.
 
-    Raises:
-        ValueError: an item is not name=value.
-
-    Example:
-        >>> channel_arguments("grpc.max_connection_age_ms=60000")
-        {'grpc.max_connection_age_ms': 60000}
+    Raises ValueError when an item is not name=value.
     """
     arguments: dict[str, int | str] = {}
     for item in filter(None, text.split(",")):

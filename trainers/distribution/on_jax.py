@@ -1,4 +1,4 @@
-"""Tensor parallelism on JAX: which axis of which weight is cut over the devices.
+"""JAX: the batch over the devices, or also the weights (tensor parallelism).
 
 Megatron's cut (Shoeybi et al., 2019, arXiv:1909.08053): the first product of a pair by its
 columns, the second by its rows, so that one sum over the devices follows each pair; embeddings by
@@ -8,16 +8,17 @@ their hidden axis. XLA adds the communication; results do not depend on the cut 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import keras
+from absl import logging
 
 from zoo.config import ConfigError
 
 DATA_AXIS, MODEL_AXIS = "batch", "model"
 # End of a variable's path -> the axes of its shape. Each path matches one of them at most.
 _COLUMNS, _ROWS, _VECTOR = (None, MODEL_AXIS), (MODEL_AXIS, None), (MODEL_AXIS,)
-_RULES = {
+LAYOUTS = {
     # Blocks of GPT and BERT.
     r".*block_\d+/attention/qkv/kernel": _COLUMNS,
     r".*block_\d+/attention/qkv/bias": _VECTOR,
@@ -41,53 +42,55 @@ _RULES = {
 }
 
 
-def layout_rule(path: str) -> tuple[str | None, ...] | None:
-    """The axes along which the variable at `path` is cut; None: every device has all of it.
-
-    Example: `layout_rule("gpt/backbone/block_0/attention/qkv/kernel")  # (None, "model")`
-    """
-    found = [axes for pattern, axes in _RULES.items() if re.fullmatch(pattern, path)]
-    return found[0] if found else None
+def layout_of(path: str) -> tuple[str | None, ...] | None:
+    """The axes along which the variable at `path` is cut; None: every device has all of it."""
+    return next((axes for rule, axes in LAYOUTS.items() if re.fullmatch(rule, path)), None)
 
 
-def model_parallel(
-    devices: Sequence[str], shards: int | None
-) -> tuple[keras.distribution.ModelParallel, int]:
-    """The distribution, and how many replicas share the batch.
-
-    Args:
-        devices: names of all devices. shards: devices that hold one model together; None: all.
+def jax_layout(
+    name: str, model_shards: int | None
+) -> tuple[str, int, keras.distribution.Distribution | None]:
+    """The name with "auto" resolved, replicas that share the batch, and Keras' distribution.
 
     Raises:
-        ConfigError: the devices do not divide into such groups.
+        ConfigError: several processes; the devices do not divide into groups of `model_shards`.
     """
-    shards = len(devices) if shards is None else shards
+    import jax
+
+    if jax.process_count() > 1:
+        raise ConfigError(
+            f"{jax.process_count()} JAX processes: training on several machines is for the "
+            "TensorFlow backend, --strategy=multi_worker"
+        )
+    devices = keras.distribution.list_devices()
+    if name == "auto":
+        name = "data_parallel" if len(devices) > 1 else "one_device"
+    if name == "one_device":
+        return name, 1, None
+    if name == "data_parallel":
+        layout = keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False)
+        return name, len(devices), layout
+    shards = len(devices) if model_shards is None else model_shards
     if shards < 1 or len(devices) % shards:
         raise ConfigError(
             f"--model_shards={shards} does not divide the {len(devices)} devices of this machine"
         )
+    logging.info("weights in %d parts", shards)
     replicas = len(devices) // shards
     mesh = keras.distribution.DeviceMesh((replicas, shards), (DATA_AXIS, MODEL_AXIS), devices)
-    layout_map = keras.distribution.LayoutMap(mesh)
-    for pattern, axes in _RULES.items():
-        layout_map[pattern] = axes
-    return (
-        keras.distribution.ModelParallel(
-            layout_map=layout_map, batch_dim_name=DATA_AXIS, auto_shard_dataset=False
-        ),
-        replicas,
+    layouts = keras.distribution.LayoutMap(mesh)
+    for rule, axes in LAYOUTS.items():
+        layouts[rule] = axes
+    layout = keras.distribution.ModelParallel(
+        layout_map=layouts, batch_dim_name=DATA_AXIS, auto_shard_dataset=False
     )
+    return name, replicas, layout
 
 
 def check_shards(variables: Iterable[keras.Variable], shards: int) -> None:
-    """Refuses a cut that does not come out even.
-
-    Raises:
-        ConfigError: an axis does not divide by `shards`; names the variable.
-    """
+    """Raises ConfigError, which names the variable, where a cut does not come out even."""
     for variable in variables:
-        axes = layout_rule(variable.path) or ()
-        for size, axis in zip(variable.shape, axes):
+        for size, axis in zip(variable.shape, layout_of(variable.path) or ()):
             if axis == MODEL_AXIS and size % shards:
                 raise ConfigError(
                     f"{variable.path} is {tuple(variable.shape)}: {size} does not divide by "

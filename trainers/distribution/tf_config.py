@@ -1,27 +1,28 @@
-"""Several machines: TF_CONFIG, and waiting for the workers that it names."""
+"""Several machines: the workers that TF_CONFIG names, and which of them TensorFlow misses."""
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
 import os
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import tensorflow as tf
 from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
 from tensorflow.python.eager import context
 
-from trainers.distribution.roll_call import call_roll
 from zoo.config import ConfigError
 
 _ADDRESS = re.compile(r"(?P<host>[^\s:/\[\]]+|\[[0-9a-fA-F:.]+\]):(?P<port>\d{1,5})")
+# How TensorFlow writes a worker in its messages.
+_TASK = re.compile(r"/job:(\w+)(?:/replica:\d+)?/task:(\d+)")
 # How long workers wait for each other at the start: machines of a job start minutes apart.
-JOIN_VARIABLE = "ZOO_JOIN_SECONDS"
-_JOIN_SECONDS = 600
+_JOIN_VARIABLE, _JOIN_SECONDS = "ZOO_JOIN_SECONDS", 600
 # How long a worker may be silent before the others stop.
-HEARTBEAT_VARIABLE = "ZOO_HEARTBEAT_SECONDS"
-_HEARTBEAT_SECONDS = 60
+_HEARTBEAT_VARIABLE, _HEARTBEAT_SECONDS = "ZOO_HEARTBEAT_SECONDS", 60
 # At the end a worker waits so long for the others to say that they end, too.
 _SHUTDOWN_SECONDS = 10
 
@@ -49,19 +50,22 @@ class Cluster:
         """Name and address of a worker, for messages."""
         return f"{self.names[worker]} ({self.addresses[worker]})"
 
+    def others_in(self, message: str) -> list[str]:
+        """Titles of the other workers that a message of TensorFlow names."""
+        named = {f"{job} {number}" for job, number in _TASK.findall(message)}
+        return [
+            self.title(worker)
+            for worker, name in enumerate(self.names)
+            if name in named and worker != self.worker
+        ]
+
 
 def read_cluster(environ: Mapping[str, str]) -> Cluster | None:
     """The cluster that TF_CONFIG describes, None if it is not set or empty.
 
-    Args:
-        environ: such as `os.environ`.
-
     Raises:
         ConfigError: not JSON, a key is missing or of another type, no "host:port", an index that
             is none of the workers, a task that is no worker.
-
-    Example: `read_cluster({"TF_CONFIG": '{"cluster": {"worker": ["a:1", "b:1"]}, "task": '
-        '{"type": "worker", "index": 1}}'}).worker  # 1`
     """
     text = environ.get("TF_CONFIG", "")
     if not text.strip():
@@ -78,48 +82,70 @@ def read_cluster(environ: Mapping[str, str]) -> Cluster | None:
     _require(isinstance(cluster, dict), '"cluster" must be an object', cluster)
     unknown = sorted(set(cluster) - {"chief", "worker"})
     _require(not unknown, f'"cluster" may have "chief" and "worker", not {unknown}', cluster)
-    members = [
-        (job, address) for job in ("chief", "worker") for address in _addresses(cluster, job)
-    ]
-    addresses = [address for _, address in members]
+    jobs = {job: _addresses(cluster, job) for job in ("chief", "worker") if job in cluster}
+    addresses = tuple(address for each in jobs.values() for address in each)
     _require(len(set(addresses)) == len(addresses), '"cluster" has an address twice', cluster)
-    _require(len(_addresses(cluster, "chief")) <= 1, '"cluster.chief" must be one address', cluster)
+    _require(len(jobs.get("chief", ())) <= 1, '"cluster.chief" must be one address', cluster)
     _require(isinstance(task, dict), '"task" must be an object with "type" and "index"', task)
     job, index = task.get("type"), task.get("index")
-    _require(job in cluster, f'"task.type" must be one of {sorted(cluster)}', job)
-    count = len(cluster[job])
+    _require(job in jobs, f'"task.type" must be one of {sorted(cluster)}', job)
     whole = isinstance(index, int) and not isinstance(index, bool)
-    _require(whole and 0 <= index < count, f'"task.index" must be 0 to {count - 1}', index)
-    first = 0 if job == "chief" else len(cluster.get("chief", ()))
-    numbers = {job: iter(range(len(cluster[job]))) for job in cluster}
-    names = tuple(f"{job} {next(numbers[job])}" for job, _ in members)
-    return Cluster(tuple(addresses), first + index, names)
+    last = len(jobs[job]) - 1
+    _require(whole and 0 <= index <= last, f'"task.index" must be 0 to {last}', index)
+    names = tuple(f"{job} {number}" for job, each in jobs.items() for number in range(len(each)))
+    return Cluster(addresses, names.index(f"{job} {index}"), names)
 
 
 def join_cluster(cluster: Cluster) -> tf.distribute.Strategy:
     """Waits until all workers are there, then makes the strategy.
 
     Raises:
-        ConfigError: a worker is missing after `ZOO_JOIN_SECONDS` (600); the message names it.
+        ConfigError: a worker is missing after `ZOO_JOIN_SECONDS` (600), and which; another process
+            has this worker's port.
     """
-    if cluster.size > 1:
-        call_roll(cluster, _seconds(JOIN_VARIABLE, _JOIN_SECONDS))
-    jobs = {name.split()[0]: 0 for name in cluster.names}
-    for name in cluster.names:
-        jobs[name.split()[0]] += 1
-    # TensorFlow's own limits are an hour to come and none to leave.
-    context.context().configure_coordination_service(
+    jobs = collections.Counter(name.split()[0] for name in cluster.names)
+    seconds = _seconds(_JOIN_VARIABLE, _JOIN_SECONDS)
+    service = context.context()
+    service.configure_coordination_service(
         service_type="standalone",
         service_leader=f"/job:{cluster.names[0].split()[0]}/replica:0/task:0",
-        cluster_register_timeout_in_ms=_seconds(JOIN_VARIABLE, _JOIN_SECONDS) * 1000,
-        heartbeat_timeout_in_ms=_seconds(HEARTBEAT_VARIABLE, _HEARTBEAT_SECONDS) * 1000,
+        cluster_register_timeout_in_ms=seconds * 1000,
+        heartbeat_timeout_in_ms=_seconds(_HEARTBEAT_VARIABLE, _HEARTBEAT_SECONDS) * 1000,
         shutdown_barrier_timeout_in_ms=_SHUTDOWN_SECONDS * 1000,
         coordinated_jobs=[
             coordination_config_pb2.CoordinatedJob(name=job, num_tasks=count)
             for job, count in jobs.items()
         ],
     )
-    return tf.distribute.MultiWorkerMirroredStrategy()
+    # Without it the time-out does not count, and the leader waits for its workers without end.
+    service.coordination_service.cluster_register_with_barrier = True
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except tf.errors.OpError as error:
+        raise join_failure(cluster, seconds, error) from error
+
+
+def join_failure(cluster: Cluster, seconds: int, error: tf.errors.OpError) -> ConfigError:
+    """What TensorFlow says where the workers did not come together, in words, and what to do."""
+    advice = f"another time to wait: the environment variable {_JOIN_VARIABLE}"
+    if not isinstance(error, tf.errors.DeadlineExceededError):
+        return ConfigError(
+            f"{cluster.title(cluster.worker)} cannot start ({error.message.splitlines()[0]}): if "
+            "another process has its port, stop that one, or take another port in TF_CONFIG"
+        )
+    # The workers that came are named too, before those that did not.
+    _, found, names = error.message.partition("timed out task names")
+    if not found:
+        return ConfigError(
+            f"{cluster.title(0)}, the chief, did not answer in {seconds} s. Start it, or correct "
+            f"its address in TF_CONFIG; {advice}"
+        )
+    missing = cluster.others_in(names)
+    return ConfigError(
+        f"after {seconds} s {len(missing)} of {cluster.size} workers did not come: "
+        f"{', '.join(missing)}. Start them with the same TF_CONFIG and their own task.index, and "
+        f"see that they reach {cluster.addresses[0]}; {advice}"
+    )
 
 
 class WorkerLost(ConnectionError):
@@ -128,20 +154,11 @@ class WorkerLost(ConnectionError):
 
 def lost_worker(cluster: Cluster, error: tf.errors.OpError) -> WorkerLost:
     """The error of a collective operation, in words: who is gone and what to do."""
-    named = {
-        f"{job} {number}"
-        for job, number in re.findall(r"/job:(\w+)(?:/replica:\d+)?/task:(\d+)", error.message)
-    }
-    gone = [
-        cluster.title(worker)
-        for worker, name in enumerate(cluster.names)
-        if name in named and worker != cluster.worker
-    ]
     return WorkerLost(
         f"{cluster.names[cluster.worker]} cannot go on: "
-        f"{', '.join(gone) or 'another worker'} stopped or cannot be reached "
-        f"({type(error).__name__}). See its log; then start the same command on all workers: the "
-        "run goes on from the last checkpoint"
+        f"{', '.join(cluster.others_in(error.message)) or 'another worker'} stopped or cannot be "
+        f"reached ({type(error).__name__}). See its log; then start the same command on all "
+        "workers: the run goes on from the last checkpoint"
     )
 
 
@@ -153,7 +170,7 @@ def _seconds(variable: str, default: int) -> int:
 
 
 def _addresses(cluster: dict, job: str) -> list[str]:
-    addresses = cluster.get(job, [])
+    addresses = cluster[job]
     _require(isinstance(addresses, list), f'"cluster.{job}" must be a list', addresses)
     for address in addresses:
         match = _ADDRESS.fullmatch(address) if isinstance(address, str) else None
@@ -162,7 +179,7 @@ def _addresses(cluster: dict, job: str) -> list[str]:
     return addresses
 
 
-def _require(holds: bool, rule: str, received) -> None:
+def _require(holds: bool, rule: str, received: Any) -> None:
     if not holds:
         raise _wrong(f"has a mistake: {rule}", json.dumps(received))
 
