@@ -6,14 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainers.data import corpus as corpus_module
-from trainers.data.corpus import build_corpus
-from trainers.data.sources import Document
-from zoo.tokenizers import ByteTokenizer, CharacterTokenizer
+from trainers.data.corpus import encode_texts, split_documents
+from trainers.data.documents import Document
+from zoo.tokenizers import ByteTokenizer, CharacterTokenizer, Tokenizer
 
 
 def build(*texts, tokenizer=CharacterTokenizer.train, context_length=2, **options):
     documents = [Document(str(index), text) for index, text in enumerate(texts)]
-    return build_corpus(documents, tokenizer, context_length=context_length, **options)
+    split = split_documents(documents, **options)
+    if not isinstance(tokenizer, Tokenizer):
+        tokenizer = tokenizer(split.train)
+    return encode_texts(split, tokenizer, context_length)
 
 
 def decoded(corpus, ids):

@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 from absl import logging
 
-from trainers.data.decoding import replace_surrogates
+from trainers.data.config import DEFAULT_LIMITS, Limits
 from trainers.data.examples import Questions, warn_blank
-from trainers.data.files import find_files, read_files
-from trainers.data.limits import DEFAULT_LIMITS, Limits
+from trainers.data.sources import find_files, read_files
+from trainers.data.text import replace_surrogates
 
 _FORM = "SQuAD is {data: [{paragraphs: [{context, qas: [{id, question, answers}]}]}]}"
 
@@ -42,13 +42,8 @@ def read_questions(
             other answer, with a warning; the numbers are `Questions.mismatched` and
             `Questions.left_out`.
         encoding: of the files.
-        invalid: what becomes of invalid bytes, rule 3 of decoding.py.
+        invalid: what becomes of invalid bytes, see `text.decode`.
         limits: of all files together.
-
-    Raises FileNotFoundError if nothing is there; ValueError, naming the file and the place in
-    it, for broken JSON, missing fields, ids that repeat, and no questions.
-
-    Example: `read_questions("dev.json").answers[0]  # ["歐洲", "歐洲"]`
     """
     if mismatched not in ("error", "skip"):
         raise ValueError(f"mismatched={mismatched!r}: use 'error' or 'skip'.")
