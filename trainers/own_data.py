@@ -313,8 +313,8 @@ def _columns(task, path, layout: TableLayout, given, lines: list[str]) -> dict[s
             what = "numbers" if task == "regress" else "labels"
             other = "; words as labels are for --task=classify" if task == "regress" else ""
             raise ValueError(
-                f"{path}: no column of {what} found among {', '.join(layout.columns)}; name it with "
-                f"--label_column=...{other}"
+                f"{path}: no column of {what} found among {', '.join(layout.columns)}; name it "
+                f"with --label_column=...{other}"
             )
         found["label_column"] = _known(path, label, layout, "label_column")
         told += f", {label!r} as {'number' if task == 'regress' else 'label'}"
