@@ -131,7 +131,7 @@ def read_bytes(path: str, limit: int | None) -> tuple[bytearray, bool]:
 
 
 def check_encoding(encoding: str) -> None:
-    """"""
+    """Refuses what is no name of a Python text encoding."""
     try:
         codecs.getincrementaldecoder(encoding)
         b"a".decode(encoding, "replace")  # Also refuses codecs that are not text, such as hex.
@@ -221,13 +221,7 @@ def _refusal(path: str, encoding: str, content: bytes, reason: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """A stretch of a file.
-
-    Attributes:
-        content: bytes. offset: int, where it begins in the (decompressed) file.
-        is_cut: bool, whether the file goes on behind it where reading was told to stop.
-        is_last: bool, whether it is the last of what was asked for.
-    """
+    """A stretch of a file."""
 
     content: bytes
     offset: int
