@@ -23,7 +23,7 @@ def decoded(corpus, ids):
     return corpus.tokenizer.decode(ids[None]).numpy()[0].decode()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     st.text(st.characters(exclude_categories=["Cs"]), min_size=40),
     st.floats(0.2, 0.8),
@@ -44,7 +44,7 @@ def test_one_document_loses_and_doubles_nothing(text, fraction, chunk):
             assert tokenizer.end_id not in corpus.train_ids
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     st.lists(st.text("abc", min_size=4, max_size=30), min_size=2, max_size=9),
     st.integers(0, 3),

@@ -83,7 +83,7 @@ def write_lines(path, count=60):
 # What arrives.
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(
     st.lists(st.text("ab \n\u00e9", max_size=60), min_size=1, max_size=5).filter(
         lambda texts: sum(map(bool, texts)) >= 2

@@ -140,7 +140,7 @@ def test_a_file_that_is_too_short_is_no_shard(tmp_path, monkeypatch):
 # Reading.
 
 
-@settings(max_examples=30)
+@settings(max_examples=12)
 @given(
     st.lists(st.integers(0, 30), min_size=1, max_size=5).filter(any),
     st.integers(1, 7),

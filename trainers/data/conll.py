@@ -197,13 +197,7 @@ def _detect(sentences: list[list[str]]) -> str:
 
 
 class _Lines:
-    """Splits one file into sentences of (word, tag, line).
-
-    Args:
-        path: names the file in messages. text: of the file.
-        separator: "auto", "tab" or "space". token_column, tag_column: name or number.
-        limits: of a line.
-    """
+    """Splits one file into sentences of (word, tag, line)."""
 
     def __init__(
         self,

@@ -43,16 +43,11 @@ class Corpus:
 
 @dataclasses.dataclass(frozen=True)
 class SplitTexts:
-    """Texts to train on and to validate on.
-
-    Attributes:
-        train, validation: the texts.
-        ends: bool, whether an end-of-text token follows each: there are several documents.
-    """
+    """Texts to train on and to validate on."""
 
     train: list[str]
     validation: list[str]
-    ends: bool
+    ends: bool  # whether an end-of-text token follows each: there are several documents
 
 
 def split_documents(
@@ -61,7 +56,14 @@ def split_documents(
     validation_documents: Sequence[Document] | None = None,
     seed: int = 0,
 ) -> SplitTexts:
-    """What trains and what validates, by the rule of `build_corpus`, whose arguments these are."""
+    """What trains and what validates.
+
+    One document is cut: its first `int(n * (1 - validation_fraction))` characters train, the
+    rest validates. Several documents are shuffled by `seed`, and the last ones that together
+    hold at most `validation_fraction` of the characters validate (at least one: the shortest if
+    all exceed it); the end-of-text token follows each, in both streams. `validation_documents`
+    validate instead, and then all of `documents` train.
+    """
     documents = [document for document in documents if document.text]
     if not documents:
         raise ValueError("no text in the training documents; pass a source that is not empty.")
@@ -132,11 +134,7 @@ def prepared_corpus(prepared: Prepared, context_length: int) -> Corpus:
 
 
 def held_out(sizes: Sequence[int], fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Which documents train and which validate, in shuffled order; the rule of `build_corpus`.
-
-    Args:
-        sizes: of the documents, two or more. fraction: at most this share validates. seed: int.
-    """
+    """Which documents train and which validate, in shuffled order; see `split_documents`."""
     order = np.random.default_rng(seed).permutation(len(sizes)).tolist()
     room = fraction * sum(sizes)
     chosen: list[int] = []
@@ -163,13 +161,7 @@ def _encode(tokenizer: Tokenizer, texts: list[str], end_id: int | None) -> np.nd
 
 
 class StreamEncoder:
-    """Encodes a stream of documents, about a million characters at once.
-
-    Args:
-        tokenizer: Tokenizer. end_id: int put after each document, or None.
-        sink: called with the ids of each batch (int32), its characters and the documents that end
-            in it.
-    """
+    """Encodes a stream of documents, about a million characters at once."""
 
     def __init__(
         self,
@@ -215,12 +207,7 @@ class StreamEncoder:
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """Corpora of one tokenizer that are read in proportion.
-
-    Attributes:
-        corpora: name -> Corpus.
-        block: name -> examples of it in every block, see `mixture.block_counts`.
-    """
+    """Corpora of one tokenizer that are read in proportion."""
 
     corpora: dict[str, Corpus]
     block: dict[str, int]

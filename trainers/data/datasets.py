@@ -34,15 +34,7 @@ class Published:
 
 @dataclasses.dataclass(frozen=True)
 class NamedDataset:
-    """A data set: what it is for, what it holds, under which licence, how to read it.
-
-    Attributes:
-        kind: "classify", "tag" or "span".
-        about: one line.
-        size: number of examples.
-        licence: of the data.
-        read: data_dir -> the examples.
-    """
+    """A data set: what it is for, what it holds, under which licence, how to read it."""
 
     kind: str
     about: str
@@ -54,13 +46,7 @@ class NamedDataset:
 def read_labeled_source(
     source: str, *, data_dir: str | None = None, **options: Any
 ) -> LabeledTexts:
-    """A named data set of texts with labels, or `read_labeled` of a path.
-
-    Args:
-        source: a key of `NAMED_DATASETS`, or a path, folder or glob.
-        data_dir: where both are looked for. Default: the environment variable ZOO_DATA.
-        options: of `read_labeled`; a named data set knows its own columns and ignores them.
-    """
+    """A named data set of texts with labels, or `read_labeled` of a path."""
     return _read("classify", read_labeled, source, data_dir, options)
 
 

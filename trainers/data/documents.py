@@ -168,13 +168,10 @@ def read_pieces(
     stop: int | None = None,
     limit: int | None = None,
 ) -> Iterator[Piece]:
-    """The documents of a file, or of a part of it, in order; empty ones and blank lines are none.
+    """The documents of a file in order; empty ones and blank lines are none.
 
-    Args:
-        meter: is kept up to date with what was read.
-        start, stop: bytes of text and JSON lines, row groups of a Parquet file, rows of a
-            Hugging Face data set; None reads to the end.
-        limit: of the bytes.
+    `start` and `stop` limit it to bytes of text and JSON lines, row groups of a Parquet file, or
+    rows of a Hugging Face data set; `limit` to so many bytes. `meter` counts what was read.
     """
     format = row_format(file.path, reading.format) if reading.split == "rows" else None
     limits = reading.limits

@@ -39,14 +39,7 @@ class _Columns:
 
 @dataclasses.dataclass(frozen=True)
 class LabeledTexts(_Columns):
-    """Texts or text pairs to classify, compare or score.
-
-    Attributes:
-        text: the (first) texts.
-        text_pair: the second texts, or None.
-        label: label of each, as written; None if the data has none.
-        where: "name:line" of each.
-    """
+    """Texts or text pairs to classify, compare or score."""
 
     text: list[str]
     text_pair: list[str] | None
@@ -56,13 +49,7 @@ class LabeledTexts(_Columns):
 
 @dataclasses.dataclass(frozen=True)
 class TaggedTexts(_Columns):
-    """Sentences of words with a tag each.
-
-    Attributes:
-        words: words of each sentence; none is empty.
-        tags: as many tags; BIO ("O", "B-type", "I-type") unless the scheme was "raw".
-        where: "name:line" of each sentence's first word.
-    """
+    """Sentences of words with a tag each."""
 
     words: list[list[str]]
     tags: list[list[str]]
@@ -129,13 +116,7 @@ def label_classes(labels: Sequence[str], where: Sequence[str]) -> tuple[str, ...
 def label_ids(
     labels: Sequence[str], classes: Sequence[str], where: Sequence[str] | None = None
 ) -> np.ndarray:
-    """The index of each label in `classes`: int32 [n].
-
-    Args:
-        labels: [n].
-        classes: what the model knows, such as `label_classes` of the training data.
-        where: "name:line" of each label, for the message.
-    """
+    """The index of each label in `classes`: int32 [n]."""
     ids = {name: index for index, name in enumerate(classes)}
     unknown = [index for index, label in enumerate(labels) if label not in ids]
     if unknown:
@@ -156,10 +137,6 @@ def check_tags(examples: TaggedTexts, known: Sequence[str], source: str | None =
     """Tells of tags that training does not know, whose words can only be got wrong.
 
     Some, such as rare parts of speech, are warned about.
-
-    Args:
-        examples: to evaluate on. known: tags of the training data.
-        source: where the examples are from, None if they were held out of the training data.
     """
     places = {}
     for tags, place in zip(examples.tags, examples.where):
@@ -205,13 +182,7 @@ def label_numbers(labels: Sequence[str], where: Sequence[str] | None = None) -> 
 
 
 def random_split(count: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(training, validation) indices of `count` examples, both sorted int64, each at least one.
-
-    Args:
-        count: number of examples.
-        fraction: share that validates, above 0 and below 1.
-        seed: of the shuffle.
-    """
+    """(training, validation) indices of `count` examples, both sorted int64, each at least one."""
     _check_split(count, fraction)
     return _cut([np.arange(count)], count, fraction, seed)
 
@@ -292,14 +263,7 @@ def class_weights(
     classes: Sequence[str],
     how: Literal["balanced", "sqrt"] | None = "balanced",
 ) -> np.ndarray:
-    """A loss weight per class: float32 [C], of mean 1 over the examples.
-
-    Args:
-        labels: of the training examples, all in `classes`.
-        classes: [C].
-        how: "balanced" weighs a class by one over its frequency (as scikit-learn), "sqrt" by the
-            square root of that; None gives ones. A class without examples has weight 1.
-    """
+    """A loss weight per class: float32 [C], of mean 1 over the examples."""
     if how not in ("balanced", "sqrt", None):
         raise ValueError(f"class_weights={how!r}: use 'balanced', 'sqrt' or None.")
     counts = np.bincount(label_ids(labels, classes), minlength=len(classes)).astype(np.float64)

@@ -18,25 +18,13 @@ from trainers.data.shards import TokenShards, TokenStream, plain
 
 @dataclasses.dataclass(frozen=True)
 class MixedStream:
-    """Token streams that are read in proportion.
-
-    Attributes:
-        streams: int32 arrays or TokenShards.
-        counts: int, examples of each in every block.
-    """
+    """Token streams that are read in proportion."""
 
     streams: tuple[TokenStream, ...]
     counts: tuple[int, ...]
 
     def windows(self, places: tf.data.Dataset, rows: int, length: int) -> tf.data.Dataset:
-        """Stretches of the streams, none of which reaches beyond the end of its stream.
-
-        Args:
-            places: dataset of `(stream (rows,), start (rows,))` int64. rows, length: int.
-
-        Returns:
-            Dataset of int32 (rows, length).
-        """
+        """Stretches of the streams, none of which reaches beyond the end of its stream."""
         if not any(isinstance(ids, TokenShards) for ids in self.streams):
             joined = tf.constant(np.concatenate(self.streams), tf.int32)
             sizes = [len(ids) for ids in self.streams]

@@ -102,12 +102,7 @@ def host_rows(batch_size: int, host: int, num_hosts: int) -> slice:
 def validation_windows(
     ids: TokenStream, batch_size: int, length: int, at_least: int = 1
 ) -> ValidationSet:
-    """Non-overlapping windows in order: every token but the first is predicted once.
-
-    Args:
-        ids: TokenStream. batch_size: int, rows of a batch, fewer where there are fewer windows.
-        length: int, T. at_least: int, rows however few windows there are.
-    """
+    """Non-overlapping windows in order: every token but the first is predicted once."""
     tokens = len(ids) - 1
     starts = np.arange(0, tokens, length, dtype=np.int64)
     batch_size = max(min(batch_size, len(starts)), at_least)
@@ -203,17 +198,11 @@ class BucketPlan:
     one, and the last batch of the epoch is filled with empty rows. So an epoch has every example
     exactly once, always has as many batches, and a run that goes on at step 500 reads what an
     uninterrupted one would have read.
-
-    Attributes:
-        lengths: int (N,), tokens of each example, special ones included.
-        batch_size: int, rows a batch.
-        buckets: ascending lengths; longer examples go into the last one, to be cut.
-        seed: int.
     """
 
-    lengths: np.ndarray
+    lengths: np.ndarray  # (N,) tokens of each example, special ones included
     batch_size: int
-    buckets: tuple[int, ...]
+    buckets: tuple[int, ...]  # ascending; longer examples go into the last one, to be cut
     seed: int
 
     def __post_init__(self):
@@ -274,10 +263,6 @@ class BucketPlan:
 
 
 def default_buckets(lengths: np.ndarray, longest: int, count: int = 4) -> tuple[int, ...]:
-    """Lengths that split the examples about evenly, in multiples of 8, up to what is needed.
-
-    Args:
-        lengths: int (N,) tokens of each example. longest: the model's limit. count: at most.
-    """
+    """Lengths that split the examples about evenly, in multiples of 8, up to what is needed."""
     shares = np.quantile(lengths, np.arange(1, count + 1) / count, method="higher")
     return tuple(sorted({min(int(-(-share // 8) * 8), longest) for share in shares}))

@@ -34,13 +34,7 @@ def stored_rows(
     stop: int | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Iterator[Row]:
-    """The rows of a file of one of the `STORED` formats, numbered from 0.
-
-    Args:
-        path: a file, or the address of a data set.
-        columns: option -> feature of a `tf.train.Example`, or column by name or number.
-        start, stop: row groups of a Parquet file, rows of a data set. None: to the end.
-    """
+    """The rows of a file of one of the `STORED` formats, numbered from 0."""
     read = {"parquet": _parquet, "tfrecord": _tfrecord, "hfds": _hugging_face}[format]
     return read(path, columns, start, stop, limits)
 

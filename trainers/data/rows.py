@@ -98,10 +98,6 @@ def find_column(
 
     A name stands before a number: a column that is called "2" is found by "2". Numbers count from
     0, from the end with a minus sign.
-
-    Args:
-        names: of all columns, None where they have none. width: number of columns.
-        option: the setting that names the column. place: where the columns stand, for the message.
     """
     if names is not None and names.count(column) > 1:
         raise ValueError(

@@ -159,12 +159,7 @@ def _checksum(values: dict[str, Any]) -> str:
 
 
 class ShardWriter:
-    """What `writing_shard` yields.
-
-    Attributes:
-        shard: Shard, what was written, once the block has ended; None if there were no tokens,
-            which leaves no file.
-    """
+    """What `writing_shard` yields."""
 
     def __init__(self, records: tf.io.TFRecordWriter, dtype: str, record_tokens: int):
         self.shard: Shard | None = None
@@ -210,12 +205,7 @@ class ShardWriter:
 def writing_shard(
     path: Path, unit: int, split: Split, dtype: str, record_tokens: int
 ) -> Iterator[ShardWriter]:
-    """Writes one shard, which appears under its name when the block ends well.
-
-    Args:
-        path: of the shard. unit: int, see `Shard`. split: "train" or "validation".
-        dtype: "uint16" or "int32". record_tokens: int, ids of a record.
-    """
+    """Writes one shard, which appears under its name when the block ends well."""
     with replacing(path) as temporary:
         records = tf.io.TFRecordWriter(str(temporary))
         try:
@@ -255,13 +245,6 @@ class TokenShards:
 
     Reading happens in TensorFlow's graph: a Python function in a pipeline would wait for the
     interpreter's lock, and hang a process that ends while a batch is under way.
-
-    Args:
-        folder: Path of the prepared data. index: Index. split: "train" or "validation".
-
-    Attributes:
-        fingerprint: digest of the tokens, without reading them.
-        documents, characters: int, behind the tokens.
     """
 
     def __init__(self, folder: Path, index: Index, split: Split):
@@ -286,16 +269,7 @@ class TokenShards:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def windows(self, starts: tf.data.Dataset, rows: int, length: int) -> tf.data.Dataset:
-        """Stretches of the stream, each read from its place.
-
-        Args:
-            starts: dataset of int64 (rows,), each at least 0. rows: int. length: int, tokens of
-                each stretch.
-
-        Returns:
-            Dataset of int32 (rows, length); 0 beyond the end of the stream. Iterating raises
-            tf.errors.DataLossError for a record that is not what was written; `check` tells which.
-        """
+        """Stretches of the stream, each read from its place."""
 
         def one(starts):
             return tf.data.Dataset.from_tensor_slices(tf.reshape(starts, [-1]))
@@ -396,12 +370,7 @@ TokenStream = np.ndarray | TokenShards
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A prepared folder, opened.
-
-    Attributes:
-        folder: Path. index: Index. tokenizer: Tokenizer that made the ids.
-        train, validation: TokenShards.
-    """
+    """A prepared folder, opened."""
 
     folder: Path
     index: Index
@@ -411,12 +380,7 @@ class Prepared:
 
 
 def find_prepared(source: str, data_dir: str | None = None) -> Path | None:
-    """The prepared folder that a source names, None if it names none.
-
-    Args:
-        source: path; a relative one is looked for in the working directory, then in `data_dir`.
-        data_dir: Default: the environment variable ZOO_DATA.
-    """
+    """The prepared folder that a source names, None if it names none."""
     data_dir = find_data_dir(data_dir)
     path = Path(source).expanduser()
     for base in (Path(), *([Path(data_dir)] if data_dir else [])):
@@ -426,12 +390,7 @@ def find_prepared(source: str, data_dir: str | None = None) -> Path | None:
 
 
 def open_prepared(folder: Path, tokenizer: Tokenizer | None = None) -> Prepared:
-    """Opens a prepared folder.
-
-    Args:
-        folder: Path. tokenizer: what a model reads with, which must have made the ids; None takes
-            the folder's own.
-    """
+    """Opens a prepared folder."""
     index = read_index(folder)
     own = load_tokenizer(folder / TOKENIZER_FOLDER)
     for other, what in ((own, f"{folder / TOKENIZER_FOLDER} holds"), (tokenizer, "this run has")):

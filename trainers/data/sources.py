@@ -112,7 +112,7 @@ def read_files(
 
 
 def check_invalid(invalid: str) -> None:
-    """"""
+    """Refuses what is no option of `text.decode`."""
     if invalid not in ("replace", "strict"):
         raise ValueError(f"invalid={invalid!r}: use 'replace' or 'strict'.")
 
@@ -226,12 +226,7 @@ def find_address(source: str, data_dir: str | None, limits: Limits) -> File:
 
 @dataclasses.dataclass(frozen=True)
 class NamedSource:
-    """A corpus known by name: what it is, its licence, how to find its files.
-
-    Attributes:
-        find: data_dir -> files.
-        split: how documents are told apart, None as the caller asks.
-    """
+    """A corpus known by name: what it is, its licence, how to find its files."""
 
     about: str
     licence: str

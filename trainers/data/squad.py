@@ -160,10 +160,12 @@ def _answers(
 
 def _report(source: str, problems: list[str], left_out: int, mismatched: str) -> None:
     lines = "\n  ".join(problems[:3] + (["..."] if len(problems) > 3 else []))
-    told = f"{len(problems)} answer(s) do not stand at their offset in the text:\n  {lines}"
+    message = f"{len(problems)} answer(s) do not stand at their offset in the text:\n  {lines}"
     if mismatched == "error":
         raise ValueError(
-            f"{source}: {told}\nCorrect them (offsets count characters, not bytes), or leave "
+            f"{source}: {message}\nCorrect them (offsets count characters, not bytes), or leave "
             "these answers out with --set=data.mismatched=skip."
         )
-    logging.warning("%s: left out %s\n%d question(s) have no other answer", source, told, left_out)
+    logging.warning(
+        "%s: left out %s\n%d question(s) have no other answer", source, message, left_out
+    )

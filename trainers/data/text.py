@@ -116,22 +116,8 @@ class _ZstandardReader(io.RawIOBase):
         return b"".join(parts)
 
 
-def read_bytes(path: str, limit: int | None) -> tuple[bytearray, bool]:
-    """The first `limit` bytes of a file (None: all), and whether there was more."""
-    with open_bytes(path) as file:
-        content = bytearray()  # a read of all at once would hold it twice
-        while limit is None or len(content) <= limit:
-            left = BLOCK_BYTES if limit is None else limit + 1 - len(content)
-            chunk = file.read(min(left, BLOCK_BYTES))
-            if not chunk:
-                return content, False
-            content += chunk
-    del content[limit:]
-    return content, True
-
-
 def check_encoding(encoding: str) -> None:
-    """"""
+    """Refuses what is no name of a Python text encoding."""
     try:
         codecs.getincrementaldecoder(encoding)
         b"a".decode(encoding, "replace")  # Also refuses codecs that are not text, such as hex.
@@ -221,18 +207,12 @@ def _refusal(path: str, encoding: str, content: bytes, reason: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """A stretch of a file.
+    """A stretch of a file."""
 
-    Attributes:
-        content: bytes. offset: int, where it begins in the (decompressed) file.
-        is_cut: bool, whether the file goes on behind it where reading was told to stop.
-        is_last: bool, whether it is the last of what was asked for.
-    """
-
-    content: bytes
-    offset: int
-    is_cut: bool
-    is_last: bool
+    content: bytes | bytearray
+    offset: int  # where it begins in the (decompressed) file
+    is_cut: bool  # whether the file goes on behind it where reading had to stop
+    is_last: bool  # whether it is the last of what was asked for
 
 
 def keeps_lines(encoding: str) -> bool:
@@ -296,7 +276,14 @@ def read_blocks(
                 f"{path}: ends {remaining} byte(s) before {stop}, where it went on earlier. The "
                 "file has changed: restore it, or prepare it anew in another folder."
             )
-        yield Block(bytes(buffer), offset, is_limited and bool(file.read(1)), True)
+        # The buffer itself: a copy of a whole file would hold it twice.
+        yield Block(buffer, offset, is_limited and bool(file.read(1)), True)
+
+
+def read_bytes(path: str, limit: int | None) -> tuple[bytes | bytearray, bool]:
+    """The first `limit` bytes of a file (None: all), and whether there was more."""
+    block = next(read_blocks(path, limit=limit, whole=True))
+    return block.content, block.is_cut
 
 
 def line_start(path: str, position: int) -> int:

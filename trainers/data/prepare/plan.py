@@ -90,11 +90,7 @@ class Plan:
 
 
 def make_plan(config: PrepareConfig, data_dir: str | None = None) -> Plan:
-    """Finds the files of a job and parts them into units of about `shard_mb`.
-
-    Args:
-        config: PrepareConfig. data_dir: where relative paths and named corpora are looked for.
-    """
+    """Finds the files of a job and parts them into units of about `shard_mb`."""
     data = config.data
     fields = (field.name for field in dataclasses.fields(Reading))
     asked = Reading(**{name: getattr(data, name) for name in fields})
@@ -154,7 +150,7 @@ def _source_file(file: File, validates: bool) -> SourceFile:
 
 
 def check_unchanged(file: SourceFile) -> None:
-    """"""
+    """Refuses a file that is not as it was when the plan was made."""
     now = _source_file(File(file.name, file.path), file.validates)
     if (now.size, now.version) != (file.size, file.version):
         raise ValueError(
