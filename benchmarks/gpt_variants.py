@@ -12,7 +12,7 @@ from keras import ops
 from zoo import presets
 from zoo.models import blocks as layers
 from zoo.models import gpt, heads
-from zoo.models.token_shift import shift_tokens
+from zoo.models.blocks import shift_tokens
 
 
 def attention_shift():

@@ -15,7 +15,7 @@ from export.golden.pairs import GoldenPair
 from export.golden.requests import strings
 from export.signatures import input_names
 from zoo.bundle import Bundle
-from zoo.generation.options import DEFAULT_OPTIONS, OPTIONS
+from zoo.generation.options import OPTIONS
 
 # Sizes that a server fills a batch up to; the last one is the largest batch. Powers of two waste
 # less than half of a batch.
@@ -71,11 +71,11 @@ def warmup_requests(
 
 def _options(rows: int) -> dict[str, np.ndarray]:
     """All of them, one for each text: a server that batches puts no defaults beside several."""
-    values = {**DEFAULT_OPTIONS, "max_new_tokens": _NEW_TOKENS}
-    return {
-        name: np.full([rows], value, OPTIONS[name].dtype.as_numpy_dtype)
-        for name, value in values.items()
+    options = {
+        name: np.full([rows], option.default, option.dtype.as_numpy_dtype)
+        for name, option in OPTIONS.items()
     }
+    return {**options, "max_new_tokens": np.full([rows], _NEW_TOKENS, np.int32)}
 
 
 def _signatures(bundle: Bundle) -> dict[str, list[str]]:

@@ -19,7 +19,7 @@ from trainers.optim.finetuning import FineTuneConfig
 from zoo.models.configs import ModelConfig
 from zoo.presets import preset_config
 from zoo.strict_config import STRICT, ConfigError, from_dict, to_dict
-from zoo.text.encoder import TextConfig
+from zoo.text.base import TextConfig
 
 CONFIG_FILE = "train_config.json"
 _TEST_FRACTION = 0.1

@@ -11,6 +11,7 @@ imported when first used, so `import zoo` and `zoo.build` work without it.
 import importlib
 
 from zoo.models.bert import BertBackbone
+from zoo.models.causal_lm import CausalLM
 from zoo.models.configs import BertConfig, GPTConfig, LSTMConfig
 from zoo.models.encoder_heads import (
     Classifier,
@@ -22,7 +23,6 @@ from zoo.models.encoder_heads import (
     Tagger,
 )
 from zoo.models.gpt import GPTBackbone
-from zoo.models.heads import CausalLM
 from zoo.models.lstm import LSTMBackbone
 from zoo.presets import HEADS, PRESETS, build, preset_config
 from zoo.strict_config import ConfigError
@@ -33,7 +33,7 @@ _NEED_TENSORFLOW = {
     "load": "zoo.bundle",
     "save": "zoo.bundle",
     "CleaningConfig": "zoo.text.cleaning",
-    "TextConfig": "zoo.text.encoder",
+    "TextConfig": "zoo.text.base",
     "TextLM": "zoo.text.lm",
     "BytePairTokenizer": "zoo.tokenizers",
     "ByteTokenizer": "zoo.tokenizers",

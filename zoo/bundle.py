@@ -36,9 +36,9 @@ from zoo.models.weight_counts import count_weights
 from zoo.presets import build, check_task
 from zoo.serialization import quantize_layers
 from zoo.strict_config import ConfigError, from_dict, to_dict
-from zoo.text.encoder import TextConfig, TextEncoder
+from zoo.text import TEXT_MODELS
+from zoo.text.base import TextConfig, TextEncoder
 from zoo.text.lm import TextLM
-from zoo.text.models import TEXT_MODELS
 from zoo.tokenizers import Tokenizer, load_tokenizer
 from zoo.tokenizers.base import FILE_NAME
 from zoo.weights.hdf5_files import count_stored
@@ -128,7 +128,7 @@ def save(
 
     Args:
         folder: created if missing.
-        model: zoo.models.heads.CausalLM or a model of zoo.models.encoder_heads, trained in
+        model: zoo.models.causal_lm.CausalLM or a model of zoo.models.encoder_heads, trained in
         whatever way. tokenizer: the tokenizer it was trained with.
         start_id: int, the token that an empty text reads, for a language model. Defaults to the
             tokenizer's `end_id`.

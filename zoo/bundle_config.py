@@ -13,7 +13,7 @@ from zoo.bundle_error import BundleError
 from zoo.inner_paths import inside
 from zoo.json_fields import read_json
 from zoo.strict_config import STRICT, ConfigError, from_dict
-from zoo.text.encoder import TextConfig
+from zoo.text.base import TextConfig
 
 FORMAT_VERSION = 2
 # Version 1 had language models only; every field since then has a default.
@@ -28,7 +28,7 @@ class BundleConfig:
     Attributes:
         format_version: int, raised when older code could not read the folder.
         family: "gpt", "lstm" or "bert".
-        task: "lm", or one of `zoo.text.models.TEXT_MODELS`.
+        task: "lm", or one of `zoo.text.TEXT_MODELS`.
         model: the model config as a dict.
         tokenizer_kind, tokenizer_fingerprint: which tokenizer the weights were trained with.
         start_id: int, the token that an empty text reads; None but for task "lm".
@@ -38,7 +38,7 @@ class BundleConfig:
         versions: package name -> version that wrote the bundle.
         head: options of the task's head, such as {"num_classes": 2}.
         labels: names of classes or tags, in the order of the model's outputs.
-        text: how text is read, a `zoo.text.encoder.TextConfig`; None for task "lm".
+        text: how text is read, a `zoo.text.base.TextConfig`; None for task "lm".
         quantization: what `model.quantize` did, as `zoo.serialization.quantization_config` says.
     """
 

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from zoo.models.bert import BertBackbone
+from zoo.models.causal_lm import CausalLM
 from zoo.models.configs import BertConfig, GPTConfig, LSTMConfig, ModelConfig
 from zoo.models.encoder_heads import (
     Classifier,
@@ -21,7 +22,6 @@ from zoo.models.encoder_heads import (
     Tagger,
 )
 from zoo.models.gpt import GPTBackbone
-from zoo.models.heads import CausalLM
 from zoo.models.lstm import LSTMBackbone
 from zoo.strict_config import ConfigError
 

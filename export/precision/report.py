@@ -15,7 +15,7 @@ from export.closure.op_registry import DEFAULT_SERVING_VERSION
 from export.golden.compare import Deviation, deviations, loosened
 from export.golden.evaluation_data import Examples, evaluate, read_examples
 from export.golden.pairs import GoldenPair, make_golden_pairs
-from export.precision.precision import may_depend_on_batch, reduce_bundle
+from export.precision.reduce import may_depend_on_batch, reduce_bundle
 from export.server.run.servable import Servable
 from export.verify import ask_servable
 from zoo.bundle import Bundle

@@ -16,7 +16,7 @@ import zoo
 from export.golden.pairs import GOLDEN_FILE, read_golden_pairs
 from export.golden.replay import problems_of
 from export.model_card import CARD_FILE
-from export.precision.precision import reduce_bundle
+from export.precision.reduce import reduce_bundle
 from export.precision.report import REPORT_DATA_FILE, REPORT_FILE
 from export.saved_model import ExportError, export_saved_model
 from export.verify import replay_locally

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 from model_cases import CONFIGS, VOCABULARY_SIZE, decode, forward, make_model
 
-from zoo.models.positions import rotate
+from zoo.models.attention import rotate
 from zoo.presets import build, preset_config
 
 numpy = ops.convert_to_numpy

@@ -9,8 +9,7 @@ from keras import ops
 from model_cases import ENCODER_CONFIGS, VOCABULARY_SIZE, compiled, encode, forward, make_encoder
 
 from zoo.models.configs import GPTConfig
-from zoo.models.encoder_heads import MaskedLM
-from zoo.models.pooling import pool
+from zoo.models.encoder_heads import MaskedLM, pool
 from zoo.presets import HEADS, build
 from zoo.strict_config import ConfigError
 

@@ -8,7 +8,7 @@ from huggingface_cases import answer, copy_model, expected, tokenizer_folder
 
 import zoo
 from zoo.bundle import Bundle
-from zoo.text.encoder import TextConfig
+from zoo.text.base import TextConfig
 from zoo.weights.huggingface.tokenizer_files import read_tokenizer
 from zoo.weights.in_memory import bundle_in_memory
 

@@ -5,7 +5,7 @@ import pytest
 from keras import ops
 from model_cases import ENCODER_CONFIGS, VOCABULARY_SIZE, encode, make_encoder
 
-from zoo.models.heads import CausalLM
+from zoo.models.causal_lm import CausalLM
 from zoo.models.lstm import LSTMBackbone
 from zoo.presets import build
 from zoo.strict_config import ConfigError

@@ -22,7 +22,7 @@ from zoo import bundle
 from zoo.models.lora import merge_lora
 from zoo.presets import build
 from zoo.strict_config import ConfigError
-from zoo.text.models import TEXT_MODELS
+from zoo.text import TEXT_MODELS
 from zoo.tokenizers import Tokenizer
 from zoo.tokenizers.roles import require_roles
 
@@ -31,7 +31,7 @@ ENCODE_BATCH = 4096
 
 
 class EncoderTask(Task):
-    """A task whose model reads token ids with `zoo.text.encoder`.
+    """A task whose model reads token ids with `zoo.text.base`.
 
     A subclass reads its data, names the head's options and makes the batches.
 

@@ -13,7 +13,7 @@ from trainers.data.examples import LabeledTexts
 from trainers.data.pipeline import mapped
 from trainers.data.splits import random_split, stratified_split
 from trainers.tasks.encoder import ENCODE_BATCH, read_three, token_counts
-from zoo.text.encoder import TextEncoder
+from zoo.text.base import TextEncoder
 from zoo.text.packing import (
     cut_windows,
     pack,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 from keras import ops
 
-from zoo.models.heads import CausalLM
+from zoo.models.causal_lm import CausalLM
 
 
 class PackedDocuments(keras.Model):

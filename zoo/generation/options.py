@@ -1,4 +1,4 @@
-"""The options a generation request may carry: names, defaults, rules, and how they are checked.
+"""The options a generation request may carry: the one list of names, types, defaults and rules.
 
 TensorFlow graph code: the same checks run in Python and inside a served model, where a broken
 rule answers INVALID_ARGUMENT with the option's name.
@@ -6,44 +6,82 @@ rule answers INVALID_ARGUMENT with the option's name.
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+from collections.abc import Callable
+
 import tensorflow as tf
 
 # A request for more is clamped to this, so that no single request holds a server for minutes.
 MAX_NEW_TOKENS = 4096
 
-DEFAULT_OPTIONS = {
-    "max_new_tokens": 64,
-    "temperature": 0.0,
-    "top_k": 0,
-    "top_p": 1.0,
-    "seed": -1,
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One option: a vector with one value, or one for each text.
+
+    Attributes:
+        dtype: tf.DType.
+        default: number.
+        rule: str, what a value must be; "" means any.
+        is_valid: (values) -> bool tensor.
+    """
+
+    dtype: tf.DType
+    default: float
+    rule: str = ""
+    is_valid: Callable = tf.ones_like
+
+
+OPTIONS = {
+    "max_new_tokens": Option(tf.int32, 64, "at least 0", lambda n: n >= 0),
+    "temperature": Option(
+        tf.float32, 0.0, "finite and at least 0", lambda t: tf.math.is_finite(t) & (t >= 0)
+    ),
+    "top_k": Option(tf.int32, 0, "at least 0 (0 is off)", lambda k: k >= 0),
+    "top_p": Option(
+        tf.float32, 1.0, "above 0 and at most 1 (1 is off)", lambda p: (p > 0) & (p <= 1)
+    ),
+    "seed": Option(tf.int32, -1),
 }
-OPTION_DTYPES = {
-    "max_new_tokens": tf.int32,
-    "temperature": tf.float32,
-    "top_k": tf.int32,
-    "top_p": tf.float32,
-    "seed": tf.int32,
-}
-OPTIONS = {name: tf.TensorSpec([None], dtype, name) for name, dtype in OPTION_DTYPES.items()}
+
+
+def text_function(body: Callable) -> tf.types.experimental.PolymorphicFunction:
+    """`body(text, options)` as a graph function of `text` [B] string and each of the options.
+
+    The options' defaults become `SignatureDef.defaults` when it is exported, which TensorFlow
+    Serving fills in for inputs that a gRPC request leaves out.
+    """
+
+    def generate(text, *values):
+        return body(text, dict(zip(OPTIONS, values)))
+
+    def parameter(name, default=inspect.Parameter.empty):
+        return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default)
+
+    # What TensorFlow reads names and defaults from.
+    generate.__signature__ = inspect.Signature(
+        [
+            parameter("text"),
+            *(parameter(name, tf.constant([o.default], o.dtype)) for name, o in OPTIONS.items()),
+        ]
+    )
+    specs = [tf.TensorSpec([None], tf.string, "text")]
+    specs += [tf.TensorSpec([None], option.dtype, name) for name, option in OPTIONS.items()]
+    return tf.function(generate, input_signature=specs, autograph=False)
 
 
 def complete_options(given: dict[str, object]) -> dict[str, tf.Tensor]:
     """Every option as a vector of its dtype, defaults for those that are not given.
 
-    Raises:
-        TypeError: unknown option; the known ones are listed.
-
-    Example: `complete_options({"temperature": 0.8})["max_new_tokens"]  # [64]`
+    Raises TypeError for an unknown option; the known ones are listed.
     """
-    unknown = set(given) - set(DEFAULT_OPTIONS)
+    unknown = set(given) - set(OPTIONS)
     if unknown:
-        raise TypeError(
-            f"unknown option {', '.join(sorted(unknown))}; known: {', '.join(DEFAULT_OPTIONS)}"
-        )
+        raise TypeError(f"unknown option {', '.join(sorted(unknown))}; known: {', '.join(OPTIONS)}")
     return {
-        name: tf.reshape(tf.cast(given.get(name, default), OPTION_DTYPES[name]), [-1])
-        for name, default in DEFAULT_OPTIONS.items()
+        name: tf.reshape(tf.cast(given.get(name, option.default), option.dtype), [-1])
+        for name, option in OPTIONS.items()
     }
 
 
@@ -68,7 +106,7 @@ def options_by_row(
         resolved = {}
         for name, value in options.items():
             # The stand-in row of an empty request has no values of its own.
-            default = tf.constant([DEFAULT_OPTIONS[name]], OPTION_DTYPES[name])
+            default = tf.constant([OPTIONS[name].default], OPTIONS[name].dtype)
             value = tf.cond(requested > 0, lambda v=value: v, lambda d=default: d)
             resolved[name] = tf.broadcast_to(value, [rows])
     resolved["max_new_tokens"] = tf.minimum(resolved["max_new_tokens"], MAX_NEW_TOKENS)
@@ -80,24 +118,15 @@ def options_by_row(
 
 
 def _assertions(options: dict[str, tf.Tensor], requested: tf.Tensor) -> list:
-    temperature, top_p = options["temperature"], options["top_p"]
-    rules = {
-        "max_new_tokens": ("at least 0", options["max_new_tokens"] >= 0),
-        "temperature": (
-            "finite and at least 0",
-            tf.math.is_finite(temperature) & (temperature >= 0),
-        ),
-        "top_k": ("at least 0 (0 is off)", options["top_k"] >= 0),
-        "top_p": ("above 0 and at most 1 (1 is off)", (top_p > 0) & (top_p <= 1)),
-    }
     assertions = []
     for name, value in options.items():
         size = tf.size(value)
         fits = tf.logical_or(tf.equal(size, 1), tf.equal(size, requested))
         message = f"{name} must have one value, or one for each text. Number of values:"
         assertions.append(tf.debugging.Assert(fits, [message, size]))
-        if name in rules:
-            rule, valid = rules[name]
-            message = f"{name} must be {rule}. Received:"
-            assertions.append(tf.debugging.Assert(tf.reduce_all(valid), [message, value]))
+        option = OPTIONS[name]
+        if option.rule:
+            message = f"{name} must be {option.rule}. Received:"
+            valid = tf.reduce_all(option.is_valid(value))
+            assertions.append(tf.debugging.Assert(valid, [message, value]))
     return assertions

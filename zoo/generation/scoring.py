@@ -8,7 +8,7 @@ from zoo.generation.loop import last_tokens, minimum
 
 
 def log_likelihood(model, token_ids, lengths, start_id):
-    """Sum of log p(token | all before it) of each row, in nats.
+    """Sum of log p(token | all before it) of each row, in nats: (B,) float32, 0 for an empty row.
 
     Every token counts once, the first one given `start_id`. Up to `model.context_length` tokens
     the value is that of one forward pass. Longer rows of a GPT are read in overlapping windows,
@@ -16,13 +16,10 @@ def log_likelihood(model, token_ids, lengths, start_id):
     forgets nothing.
 
     Args:
-        model: `zoo.models.heads.CausalLM`.
+        model: `zoo.models.causal_lm.CausalLM`.
         token_ids: (B, P) int32, padded on the right; P may be 0.
         lengths: (B,) int32, real tokens of each row.
         start_id: int. What an empty context reads.
-
-    Returns:
-        (B,) float32, 0 for an empty row.
     """
     batch_size = ops.shape(token_ids)[0]
     context = model.context_length
@@ -69,17 +66,14 @@ def log_likelihood(model, token_ids, lengths, start_id):
 
 
 def next_token_probabilities(model, token_ids, lengths, k: int):
-    """The k likeliest next tokens of each row.
+    """The k likeliest next tokens of each row: ids (B, k) int32, probabilities (B, k) float32.
 
     Args:
-        model: `zoo.models.heads.CausalLM`.
+        model: `zoo.models.causal_lm.CausalLM`.
         token_ids: (B, P) int32, P >= 1, padded on the right; of a prompt longer than
             `model.context_length` the last tokens count.
         lengths: (B,) int32, at least 1.
-        k: int, candidates; at most the vocabulary size.
-
-    Returns:
-        ids (B, k) int32 and probabilities (B, k) float32, likeliest first.
+        k: int, at most the vocabulary size.
     """
     batch_size, width = ops.shape(token_ids)
     window = minimum(width, model.context_length)

@@ -1,7 +1,6 @@
 """Model configurations: frozen dataclasses that survive a round trip through JSON.
 
-A config is the whole truth about a model's shape. It is checked when it is made, so a typing
-mistake is told at once, by field name, and not as a shape error deep inside a layer.
+Checked when made, so a typing mistake is told by field name, not as a shape error in a layer.
 """
 
 from __future__ import annotations
@@ -11,17 +10,82 @@ from typing import ClassVar, Literal
 
 import pydantic
 
-from zoo.config_checks import (
-    require_fraction,
-    require_positive,
-    require_whole_heads,
-    shrunk_with_depth,
-)
 from zoo.strict_config import STRICT, ConfigError
+
+_LARGEST = 2**31 - 1  # ids, positions and sizes are int32 in a graph
+
+
+def _require_positive(config, *names: str) -> None:
+    """Each named field is from 1 to 2**31 - 1, or None where that is its default."""
+    fields = type(config).__dataclass_fields__
+    for name in names:
+        value = getattr(config, name)
+        if value is None and fields[name].default is None:
+            continue
+        if value is None or value < 1:
+            raise ConfigError(f"{name} must be at least 1. Received: {value}")
+        if value > _LARGEST:
+            raise ConfigError(f"{name} must be at most {_LARGEST}. Received: {value}")
+
+
+def _require_dropout(config) -> None:
+    if not 0 <= config.dropout < 1:
+        raise ConfigError(f"dropout must be in [0, 1). Received: {config.dropout}")
+
+
+class _Transformer:
+    """What GPTConfig and BertConfig share: checks, and values that follow from the fields."""
+
+    def _check(self, *sizes: str) -> None:
+        _require_positive(
+            self,
+            "vocabulary_size",
+            "context_length",
+            "num_layers",
+            "num_heads",
+            "hidden_dim",
+            "intermediate_dim",
+            *sizes,
+        )
+        _require_dropout(self)
+        if self.hidden_dim % self.num_heads:
+            raise ConfigError(
+                "hidden_dim must be a multiple of num_heads. "
+                f"Received: hidden_dim={self.hidden_dim}, num_heads={self.num_heads}"
+            )
+        if self.positions == "rotary" and self.head_dim % 2:
+            raise ConfigError(
+                "rotary positions turn pairs of channels, so hidden_dim / num_heads must be even. "
+                f"Received: {self.head_dim}"
+            )
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one attention head."""
+        return self.hidden_dim // self.num_heads
+
+    @property
+    def key_value_heads(self) -> int:
+        """Key/value heads, with `None` resolved."""
+        return getattr(self, "num_kv_heads", None) or self.num_heads
+
+    @property
+    def feedforward_dim(self) -> int:
+        """Feed-forward width, with `None` resolved."""
+        return 4 * self.hidden_dim if self.intermediate_dim is None else self.intermediate_dim
+
+    @property
+    def residual_stddev(self) -> float:
+        """Standard deviation of weights that write to the residual stream."""
+        if getattr(self, "norm_placement", "pre") == "post":
+            # Post-norm rescales the stream after every sublayer: no growth to hold back.
+            return self.initializer_range
+        # Radford et al., 2019: the variance of the stream does not grow with the layer count.
+        return self.initializer_range / (2 * self.num_layers) ** 0.5
 
 
 @dataclasses.dataclass(frozen=True)
-class GPTConfig:
+class GPTConfig(_Transformer):
     """Shape and options of a GPT-style decoder.
 
     The defaults are today's choices, which train faster than GPT-2's own. GPT-2 itself is
@@ -46,7 +110,7 @@ class GPTConfig:
         activation: "gelu", "gelu_tanh" (GPT-2's approximation), "squared_relu" (So et al., 2021)
             or "swiglu" (Shazeer, 2020). Defaults to "squared_relu".
         token_shift: int. How many tokens before each one its feed-forward network reads beside
-            it, each with its part of the channels (`zoo.models.token_shift`). Defaults to 0.
+            it, each with its part of the channels. Defaults to 0.
         use_bias: bool. Bias in dense layers and layer norms. Defaults to False.
         tie_embeddings: bool. Output projection shares the token embedding. Defaults to True.
         dropout: float in [0, 1). On embeddings, attention and residuals. Defaults to 0.
@@ -79,14 +143,9 @@ class GPTConfig:
     initializer_range: float = 0.02
 
     def __post_init__(self):
-        require_positive(
-            self, "vocabulary_size", "context_length", "num_layers", "num_heads", "hidden_dim"
-        )
-        require_positive(self, "intermediate_dim", "num_kv_heads", optional=True)
-        require_fraction(self, "dropout")
+        self._check("num_kv_heads")
         if self.context_length < 2:
             raise ConfigError(f"context_length must be at least 2. Received: {self.context_length}")
-        require_whole_heads(self)
         if not 0 <= self.token_shift < self.hidden_dim:
             raise ConfigError(
                 "token_shift must be at least 0, and below hidden_dim: each of its tokens has a "
@@ -99,29 +158,9 @@ class GPTConfig:
                 f"Received: num_heads={self.num_heads}, num_kv_heads={self.num_kv_heads}"
             )
 
-    @property
-    def head_dim(self) -> int:
-        """Channels of one attention head."""
-        return self.hidden_dim // self.num_heads
-
-    @property
-    def key_value_heads(self) -> int:
-        """Key/value heads, with `None` resolved."""
-        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
-
-    @property
-    def feedforward_dim(self) -> int:
-        """Feed-forward width, with `None` resolved."""
-        return 4 * self.hidden_dim if self.intermediate_dim is None else self.intermediate_dim
-
-    @property
-    def residual_stddev(self) -> float:
-        """Standard deviation of weights that write to the residual stream."""
-        return shrunk_with_depth(self)
-
 
 @dataclasses.dataclass(frozen=True)
-class BertConfig:
+class BertConfig(_Transformer):
     """Shape and options of a BERT-style encoder, where each token sees all the others.
 
     The defaults are BERT's own but for size (Devlin et al., 2018). A modern encoder is
@@ -184,39 +223,11 @@ class BertConfig:
     initializer_range: float = 0.02
 
     def __post_init__(self):
-        require_positive(
-            self, "vocabulary_size", "context_length", "num_layers", "num_heads", "hidden_dim"
-        )
-        require_positive(self, "intermediate_dim", optional=True)
-        require_fraction(self, "dropout")
+        self._check()
         if self.num_segments < 0:
             raise ConfigError(f"num_segments must be at least 0. Received: {self.num_segments}")
         if self.num_segments:
-            require_positive(self, "num_segments")
-        require_whole_heads(self)
-
-    @property
-    def head_dim(self) -> int:
-        """Channels of one attention head."""
-        return self.hidden_dim // self.num_heads
-
-    @property
-    def key_value_heads(self) -> int:
-        """Key/value heads: one for each query head."""
-        return self.num_heads
-
-    @property
-    def feedforward_dim(self) -> int:
-        """Feed-forward width, with `None` resolved."""
-        return 4 * self.hidden_dim if self.intermediate_dim is None else self.intermediate_dim
-
-    @property
-    def residual_stddev(self) -> float:
-        """Standard deviation of weights that write to the residual stream.
-
-        Post-norm rescales the stream after every sublayer: there is no growth to hold back.
-        """
-        return self.initializer_range if self.norm_placement == "post" else shrunk_with_depth(self)
+            _require_positive(self, "num_segments")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,9 +270,10 @@ class LSTMConfig:
     bidirectional: bool = False
 
     def __post_init__(self):
-        require_positive(self, "vocabulary_size", "context_length", "num_layers", "hidden_dim")
-        require_positive(self, "embedding_dim", optional=True)
-        require_fraction(self, "dropout")
+        _require_positive(
+            self, "vocabulary_size", "context_length", "num_layers", "hidden_dim", "embedding_dim"
+        )
+        _require_dropout(self)
 
     @property
     def token_dim(self) -> int:
@@ -271,3 +283,4 @@ class LSTMConfig:
 
 MODEL_CONFIGS = {config.family: config for config in (GPTConfig, BertConfig, LSTMConfig)}
 ModelConfig = GPTConfig | BertConfig | LSTMConfig
+TransformerConfig = GPTConfig | BertConfig

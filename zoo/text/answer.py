@@ -6,8 +6,16 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from zoo.text.batches import Outputs, at_least_one, require_same_rows, rows_of, run, string_function
-from zoo.text.encoder import TextConfig, TextEncoder
+from zoo.text.base import (
+    Outputs,
+    TextConfig,
+    TextEncoder,
+    at_least_one,
+    require_same_rows,
+    rows_of,
+    run,
+    string_function,
+)
 from zoo.text.packing import Packed, Windows, cut_windows, take_windows, truncate
 from zoo.tokenizers import Tokenizer
 
@@ -61,7 +69,8 @@ class TextAnswerer(TextEncoder):
     start times that of end within its window. No answer (an empty context, or where
     `config.no_answer` allows it and it is likelier): "", -1, -1 and its score.
 
-    Example: `TextAnswerer(tokenizer, model).answer(["Who?"], ["Ada wrote it."])["answer"]`
+    Example:
+        >>> TextAnswerer(tokenizer, model).answer(["Who?"], ["Ada wrote it."])["answer"]
     """
 
     reads_offsets = True

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from zoo.text.batches import Outputs, at_least_one, rows_of, run, string_function
-from zoo.text.encoder import TextEncoder
+from zoo.text.base import Outputs, TextEncoder, at_least_one, rows_of, run, string_function
 from zoo.text.packing import central, take_windows
 
 # Candidates for each mask, or the whole vocabulary where it is smaller.
@@ -22,7 +21,8 @@ class MaskFiller(TextEncoder):
     likeliest piece stands for each mask; the likeliest of whole characters, where pieces may be
     parts of one. Special tokens are no candidates.
 
-    Example: `MaskFiller(tokenizer, model).fill_mask(["The [MASK] barks."])["tokens"]`
+    Example:
+        >>> MaskFiller(tokenizer, model).fill_mask(["The [MASK] barks."])["tokens"]
     """
 
     reads_offsets = True  # the text around the masks comes back as it was sent

@@ -6,22 +6,26 @@ from Python and `export` writes the very same functions into a SavedModel.
 
 from __future__ import annotations
 
-import functools
-
 import keras
 import tensorflow as tf
 
 from zoo.generation.loop import SamplingOptions, generate
-from zoo.generation.options import OPTIONS, complete_options, options_by_row
+from zoo.generation.options import complete_options, options_by_row, text_function
 from zoo.generation.scoring import log_likelihood, next_token_probabilities
-from zoo.models.cached_attention import writing_tokens_by
-from zoo.text.batches import at_least_one, rows_of, run, to_backend, to_tensorflow
+from zoo.text.base import (
+    at_least_one,
+    require_known_ids,
+    rows_of,
+    run,
+    string_function,
+    to_backend,
+    to_tensorflow,
+)
 from zoo.tokenizers import Tokenizer
 from zoo.tokenizers.base import cut_character_bytes
 
 # `next_token` gives this many candidates, or the whole vocabulary where it is smaller.
 CANDIDATES = 10
-TEXT = tf.TensorSpec([None], tf.string, name="text")
 
 
 class TextLM(tf.Module):
@@ -29,22 +33,20 @@ class TextLM(tf.Module):
 
     Args:
         tokenizer: zoo.tokenizers.Tokenizer.
-        model: zoo.models.heads.CausalLM.
+        model: zoo.models.causal_lm.CausalLM.
         start_id: int. What an empty text reads, since a model needs something to continue.
             Defaults to the tokenizer's `end_id`, which stands before every document.
 
+    Attributes:
+        functions: signature name -> graph function; the first one is the default signature.
+
     Example:
-        lm = TextLM(tokenizer, model)
-        lm.generate(["ROMEO:"], max_new_tokens=[20])["text"]
+        >>> TextLM(tokenizer, model).generate(["ROMEO:"], max_new_tokens=[20])["text"]
     """
 
     def __init__(self, tokenizer: Tokenizer, model: keras.Model, start_id: int | None = None):
         super().__init__(name="text_lm")
-        if tokenizer.vocabulary_size > model.vocabulary_size:
-            raise ValueError(
-                f"the tokenizer has {tokenizer.vocabulary_size} ids but the model only "
-                f"{model.vocabulary_size}: they do not belong together"
-            )
+        require_known_ids(tokenizer, model)
         self.tokenizer = tokenizer
         self.model = model
         self.start_id = tokenizer.end_id if start_id is None else start_id
@@ -52,6 +54,11 @@ class TextLM(tf.Module):
             raise ValueError(
                 f"start_id={self.start_id} is no id: the model has 0 to {model.vocabulary_size - 1}"
             )
+        self.functions = {
+            "generate": text_function(self._generate),
+            "score": string_function(self._score, "text"),
+            "next_token": string_function(self._next_token, "text"),
+        }
 
     def generate(self, text, **options) -> dict[str, tf.Tensor]:
         """Continues each text.
@@ -78,7 +85,7 @@ class TextLM(tf.Module):
             tf.errors.InvalidArgumentError: an option is out of range; the message names it.
             TypeError: unknown option.
         """
-        return run(self.generate_function, text, **complete_options(options))
+        return run(self.functions["generate"], text, **complete_options(options))
 
     def score(self, text) -> dict[str, tf.Tensor]:
         """How likely each text is, as the continuation of an empty one.
@@ -90,7 +97,7 @@ class TextLM(tf.Module):
             dict of [B] tensors: `log_likelihood` (float32, nats, sum over tokens), `token_count`
             (int32), `perplexity` (float32, exp(-log_likelihood / token_count); 1 for "").
         """
-        return run(self.score_function, text)
+        return run(self.functions["score"], text)
 
     def next_token(self, text) -> dict[str, tf.Tensor]:
         """The likeliest next tokens of each text.
@@ -101,61 +108,24 @@ class TextLM(tf.Module):
             byte-level tokenizer may be a part of a character: its bytes stand there as they are,
             so that text and token are the continuation; JSON cannot hold them, gRPC can.
         """
-        return run(self.next_token_function, text)
+        return run(self.functions["next_token"], text)
 
-    @functools.cached_property
-    def generate_function(self) -> tf.types.experimental.PolymorphicFunction:
-        """`generate` as a graph function of `text` and all options, each [B] or [1]."""
-
-        @tf.function(input_signature=[TEXT, *OPTIONS.values()], autograph=False)
-        def generate_text(text, max_new_tokens, temperature, top_k, top_p, seed):
-            return self._generate(text, max_new_tokens, temperature, top_k, top_p, seed)
-
-        return generate_text
-
-    @functools.cached_property
-    def score_function(self) -> tf.types.experimental.PolymorphicFunction:
-        """`score` as a graph function of `text`."""
-
-        @tf.function(input_signature=[TEXT], autograph=False)
-        def score_text(text):
-            return self._score(text)
-
-        return score_text
-
-    @functools.cached_property
-    def next_token_function(self) -> tf.types.experimental.PolymorphicFunction:
-        """`next_token` as a graph function of `text`."""
-
-        @tf.function(input_signature=[TEXT], autograph=False)
-        def predict_next_token(text):
-            return self._next_token(text)
-
-        return predict_next_token
-
-    def _generate(self, text, max_new_tokens, temperature, top_k, top_p, seed):
-        options = {
-            "max_new_tokens": max_new_tokens,
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "seed": seed,
-        }
+    def _generate(self, text, options):
         given_text, text = text, at_least_one(text)
         options = options_by_row(options, tf.shape(given_text)[0], tf.shape(text)[0])
         max_steps = tf.maximum(tf.reduce_max(options["max_new_tokens"]), 0)
         token_ids, lengths = self._prompt(text)
         on_tensorflow = keras.backend.backend() == "tensorflow"
-        with writing_tokens_by(_write_in_place if on_tensorflow else keras.ops.scatter_update):
-            result = generate(
-                self.model,
-                to_backend(token_ids),
-                to_backend(lengths),
-                SamplingOptions(**{name: to_backend(value) for name, value in options.items()}),
-                max_steps if on_tensorflow else int(max_steps),
-                end_id=self.tokenizer.end_id,
-                banned_ids=self._ids_without_text(),
-            )
+        result = generate(
+            self.model,
+            to_backend(token_ids),
+            to_backend(lengths),
+            SamplingOptions(**{name: to_backend(value) for name, value in options.items()}),
+            max_steps if on_tensorflow else int(max_steps),
+            end_id=self.tokenizer.end_id,
+            banned_ids=self._ids_without_text(),
+            write=write_in_place if on_tensorflow else keras.ops.scatter_update,
+        )
         new_ids = tf.RaggedTensor.from_tensor(
             to_tensorflow(result.token_ids), to_tensorflow(result.lengths)
         )
@@ -222,7 +192,7 @@ class TextLM(tf.Module):
         return ids.to_tensor(), tf.cast(ids.row_lengths(), tf.int32)
 
 
-def _write_in_place(cache, indices, rows):
+def write_in_place(cache, indices, rows):
     """`tf.tensor_scatter_nd_update` without the copy that its kernel always makes.
 
     This one writes into its input where nobody else holds that, but can only add.

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from zoo.text.batches import Outputs, at_least_one, rows_of, run, string_function
-from zoo.text.encoder import TextEncoder
+from zoo.text.base import Outputs, TextEncoder, at_least_one, rows_of, run, string_function
 from zoo.text.packing import central, take_windows
 
 
@@ -22,7 +21,8 @@ class TextTagger(TextEncoder):
     tag that the model chose, also where an I- of it is written as B-; rows are padded with "", -1
     and 0.
 
-    Example: `TextTagger(tokenizer, model, labels=("O", "B-PER", "I-PER")).tag(["Ada spoke"])`
+    Example:
+        >>> TextTagger(tokenizer, model, labels=("O", "B-PER", "I-PER")).tag(["Ada spoke"])
     """
 
     reads_offsets = True

@@ -23,7 +23,7 @@ def assign_weights(model: keras.Model, sources: Mapping[str, Source], where: str
     One tensor is in memory at a time beside the model.
 
     Args:
-        model: of `zoo.models.heads` or `zoo.models.encoder_heads`.
+        model: of `zoo.models.causal_lm` or `zoo.models.encoder_heads`.
         sources: variable name, as `zoo.weights.variables.model_weights` gives it ->
             function that returns the array.
         where: the file to blame in messages.

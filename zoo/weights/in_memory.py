@@ -11,9 +11,9 @@ from zoo.bundle import Bundle
 from zoo.bundle_config import FORMAT_VERSION, BundleConfig, current_versions
 from zoo.serialization import quantization_config
 from zoo.strict_config import to_dict
-from zoo.text.encoder import TextConfig
+from zoo.text import TEXT_MODELS
+from zoo.text.base import TextConfig
 from zoo.text.lm import TextLM
-from zoo.text.models import TEXT_MODELS
 from zoo.tokenizers import Tokenizer
 
 

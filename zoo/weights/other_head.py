@@ -8,7 +8,7 @@ from zoo.bundle import Bundle
 from zoo.bundle_error import BundleError
 from zoo.presets import build
 from zoo.strict_config import ConfigError
-from zoo.text.encoder import TextConfig
+from zoo.text.base import TextConfig
 from zoo.weights.in_memory import bundle_in_memory
 from zoo.weights.variables import backbone_weights, model_weights
 

@@ -19,7 +19,7 @@ from zoo.models.configs import BertConfig
 from zoo.models.weight_counts import count_backbone_weights
 from zoo.presets import build
 from zoo.strict_config import ConfigError
-from zoo.text.encoder import TextConfig
+from zoo.text.base import TextConfig
 from zoo.tokenizers import Tokenizer
 from zoo.weights.assign import Source, assign_weights
 from zoo.weights.huggingface.architectures import SAME_HEAD

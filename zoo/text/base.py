@@ -1,27 +1,112 @@
-"""An encoder with strings at its input: what the text-level class of every task is made of.
+"""Strings in, named outputs out: what the text-level class of every task is made of.
 
-Each task has one class (`zoo.text.classify`, `text_tagging`, `text_answers`,
-`text_embedding`, `fill_mask`) with `functions`, graph functions of strings. Evaluation, report,
-golden pairs and the exported SavedModel call those very functions.
+Each has `functions`, graph functions of strings. Evaluation, report, golden pairs and the exported
+SavedModel call those very functions.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import ClassVar
 
 import keras
 import tensorflow as tf
+from keras import ops
 
 from zoo.strict_config import STRICT, ConfigError
-from zoo.text.batches import to_backend, to_tensorflow
 from zoo.text.cleaning import CleaningConfig, clean
 from zoo.text.packing import Packed, cut_windows, pack, special_count
 from zoo.tokenizers import Tokenizer
+from zoo.tokenizers.base import string_vector
 from zoo.tokenizers.roles import require_roles
+
+Outputs = dict[str, tf.Tensor]
 
 # Backends that compile for fixed shapes get token axes in multiples of this.
 _LENGTH_STEP = 32
+
+
+def string_function(body: Callable[..., Outputs], *names: str):
+    """`body` as a graph function of string vectors [B], one for each name.
+
+    Autograph is off: the bodies hold no Python control flow over tensors, and reading their
+    source was more than half of the time to trace them.
+    """
+    specs = [tf.TensorSpec([None], tf.string, name=name) for name in names]
+    return tf.function(body, input_signature=specs, autograph=False)
+
+
+def run(function, *strings, **options) -> Outputs:
+    """Calls a graph function, on the TensorFlow backend as a graph, on others eagerly.
+
+    Another backend cannot run inside a TensorFlow graph; eagerly it takes the same path.
+    """
+    names = [spec.name for spec in function.input_signature]
+    strings = [_string_batch(name, value) for name, value in zip(names, strings)]
+    if keras.backend.backend() != "tensorflow":
+        function = function.python_function
+    return function(*strings, *options.values())
+
+
+def _string_batch(name: str, value) -> tf.Tensor:
+    if isinstance(value, str | bytes):
+        raise ValueError(
+            f"{name} takes a list of strings. Received one string: pass [{value!r:.80}]"
+        )
+    try:
+        return string_vector(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"{name} takes strings with one axis, such as ['a', 'b']. Received: {value!r:.80}"
+        ) from error
+
+
+def at_least_one(text: tf.Tensor) -> tf.Tensor:
+    """`text`, or one empty text in place of none: not every operation takes an empty batch."""
+    missing = tf.cast(tf.equal(tf.size(text), 0), tf.int32)
+    return tf.concat([text, tf.fill([missing], "")], axis=0)
+
+
+def rows_of(text: tf.Tensor, outputs: Outputs) -> Outputs:
+    """The outputs of the texts that were given, without the stand-in of an empty batch."""
+    return {name: value[: tf.shape(text)[0]] for name, value in outputs.items()}
+
+
+def require_same_rows(**inputs: tf.Tensor) -> list[tf.Operation]:
+    """Assertions, for `tf.control_dependencies`, that all inputs have as many rows."""
+    (first_name, first), *others = inputs.items()
+    return [
+        tf.debugging.assert_equal(
+            tf.shape(first)[0],
+            tf.shape(other)[0],
+            message=f"{first_name} and {name} must have the same number of rows",
+        )
+        for name, other in others
+    ]
+
+
+def to_backend(tensor):
+    """A TensorFlow tensor as a tensor of Keras' backend (itself on TensorFlow)."""
+    if keras.backend.backend() == "tensorflow":
+        return tensor
+    return ops.convert_to_tensor(tensor.numpy())
+
+
+def to_tensorflow(tensor):
+    """The way back from `to_backend`."""
+    if keras.backend.backend() == "tensorflow":
+        return tensor
+    return tf.convert_to_tensor(ops.convert_to_numpy(tensor))
+
+
+def require_known_ids(tokenizer: Tokenizer, model: keras.Model) -> None:
+    """Raises ValueError if the tokenizer has ids that the model has not."""
+    if tokenizer.vocabulary_size > model.vocabulary_size:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocabulary_size} ids but the model only "
+            f"{model.vocabulary_size}: they do not belong together"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,11 +192,7 @@ class TextEncoder(tf.Module):
         super().__init__(name=type(self).__name__.lower())
         require_roles(tokenizer, "cls", "sep", "pad")
         config = TextConfig(max_length=min(128, model.context_length)) if config is None else config
-        if tokenizer.vocabulary_size > model.vocabulary_size:
-            raise ValueError(
-                f"the tokenizer has {tokenizer.vocabulary_size} ids but the model only "
-                f"{model.vocabulary_size}: they do not belong together"
-            )
+        require_known_ids(tokenizer, model)
         if config.max_length > model.context_length:
             raise ValueError(
                 f"text.max_length is {config.max_length}, but the model's context_length is only "
@@ -135,9 +216,9 @@ class TextEncoder(tf.Module):
         """The task's graph functions by signature name."""
         raise NotImplementedError(f"{type(self).__name__} names no functions")
 
-    def clean(self, text: tf.Tensor) -> tf.Tensor:
-        """Strings [B], cleaned as `config.cleaning` says."""
-        return clean(text, self.config.cleaning)
+    def encode(self, text: tf.Tensor) -> tf.RaggedTensor:
+        """Token ids of strings [B], cleaned as `config.cleaning` says."""
+        return self.tokenizer.encode(clean(text, self.config.cleaning))
 
     def pack(self, first: tf.RaggedTensor, second: tf.RaggedTensor | None = None) -> Packed:
         """`zoo.text.packing.pack`, as long as the longest row or as the backend likes it."""
