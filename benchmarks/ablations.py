@@ -1,8 +1,8 @@
 """What is each part of a character model's recipe worth? The recipe, with one thing changed.
 
 Every run is `shakespeare_gpt_cpu` or `shakespeare_lstm_cpu` to its end, in a process of its own on
-one pinned thread, with `--set` settings or one of `benchmarks.gpt_variants`; its validation loss is
-that of the whole last tenth of the text. ABLATION_SEEDS (0,1,2) and ABLATION_STEPS (2000; fewer
+one pinned thread, with `--set` settings; its validation loss is that of the whole last tenth of the
+text. ABLATION_SEEDS (0,1,2) and ABLATION_STEPS (2000; fewer
 steps have the whole schedule too) set how much is run: one seed of all rows of the GPT takes an
 hour of a core with 2000 steps, and 25 minutes with 800; of the LSTM, 20 minutes and 9 minutes.
 A run that was measured is not run again: lines are kept in `benchmarks/results/ablations_*.jsonl`;
@@ -23,7 +23,7 @@ from benchmarks.measure import circumstances, pin
 from benchmarks.table import results_folder
 
 RECIPES = {"gpt": "shakespeare_gpt_cpu", "lstm": "shakespeare_lstm_cpu"}
-# Row -> `--set` settings, and a variant. Feed-forward widths keep the number of weights.
+# Row -> `--set` settings. Feed-forward widths keep the number of weights.
 _PLAIN = '"intermediate_dim": 516'
 GPT_ROWS: dict[str, list[str]] = {
     "recipe": [],
@@ -46,14 +46,6 @@ GPT_ROWS: dict[str, list[str]] = {
     "Newton-Schulz 3 times": ["optimizer.newton_schulz_steps=3"],
     "cosine to a tenth": ["optimizer.schedule=cosine", "optimizer.final_fraction=0.1"],
     "weight decay 0.1": ["optimizer.weight_decay=0.1"],
-    "attention shift": ["variant=attention_shift"],
-    "convolution, not shift": ["variant=convolution", 'model={"token_shift": 0}'],
-    "smeared embeddings": ["variant=smear"],
-    "embedding norm": ["variant=embedding_norm"],
-    "value residual": ["variant=value_residual"],
-    "zeros write to the stream": ["variant=zero_init"],
-    "logits below 15": ["variant=softcap"],
-    "z-loss": ["variant=z_loss"],
 }
 LSTM_ROWS: dict[str, list[str]] = {
     "recipe": [],
@@ -122,18 +114,12 @@ def _ablate(model: str, names: list[str]) -> None:
 def run(model: str, name: str, seed: int, steps: int, path: Path) -> None:
     """Trains one row with one seed and appends what it found to `path`."""
     pin(1)
-    from benchmarks import gpt_variants
     from benchmarks.training_runs import KerasRun
     from trainers.config import with_overrides
     from trainers.recipes.registry import find_recipe
 
     settings = [f"seed={seed}", f"steps={steps}", f"evaluate_every={steps}"]
-    for setting in ROWS[model][name]:
-        key, _, value = setting.partition("=")
-        if key == "variant":
-            gpt_variants.VARIANTS[value]()
-        else:
-            settings.append(setting)
+    settings += ROWS[model][name]
     trained = KerasRun(with_overrides(find_recipe(RECIPES[model]), settings))
     trained.train(steps)
     line = {

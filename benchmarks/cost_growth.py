@@ -5,7 +5,7 @@ graph as it is served), each point in a process of its own on one pinned core; a
 answers growing numbers of clients. In each series one thing grows. The exponent is the slope of
 log(cost) over log(what grows) through the largest half of the points: 1 doubles with it, 2
 quadruples, 0 does not care. What a process holds before there is a model is not in its MB.
-Writes `benchmarks/cost_growth.png`. COST_QUICK=1 leaves the largest points out.
+Writes `docs/cost_growth.png`. COST_QUICK=1 leaves the largest points out.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from benchmarks.measure import circumstances
 from benchmarks.server_process import ServerProcess
 from benchmarks.serving_load import measure, prepare
 
-PICTURE = Path(__file__).with_suffix(".png")
+PICTURE = Path(__file__).parent.parent / "docs/cost_growth.png"
 SHAPES = [(4, 128), (6, 256), (6, 384), (8, 512), (12, 640), (12, 768), (12, 896)]
 CLIENTS = [1, 2, 4, 8, 16, 32, 64, 128, 256]
 CLIENT_SECONDS = 5

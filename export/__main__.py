@@ -12,8 +12,8 @@ import time
 from absl import app, flags, logging
 
 from export.closure.op_registry import DEFAULT_SERVING_VERSION
-from export.output_pipe import outlive_readers
 from export.quick_start import leave_out_unused
+from zoo.output_pipe import outlive_readers
 
 _WORKDIR = flags.DEFINE_string(
     "workdir",
@@ -55,7 +55,8 @@ def main(argv: list[str]) -> None:
     import tensorflow as tf
 
     from export.saved_model import ExportError, export_saved_model
-    from zoo.bundle import BundleError, load
+    from zoo.files import BundleError
+    from zoo.loading import load
 
     tf.get_logger().setLevel("ERROR")  # it tells of its own steps and deprecations otherwise
     logging.set_verbosity(logging.WARNING)

@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
+from export import CLASSIFY_METHOD, REGRESS_METHOD
 from export.golden.pairs import ATOL, RTOL, GoldenPair
-from export.methods import CLASSIFY_METHOD, REGRESS_METHOD
 from zoo.bundle import Bundle
 from zoo.markdown import cell, table
 

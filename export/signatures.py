@@ -27,10 +27,10 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from export.methods import CLASSIFY_METHOD, REGRESS_METHOD
+from export import CLASSIFY_METHOD, REGRESS_METHOD
 from zoo.bundle import Bundle
-from zoo.text import TEXT_MODELS
 from zoo.text.base import TextEncoder
+from zoo.text.models import TEXT_MODELS
 
 _Functions = dict[str, tf.types.experimental.PolymorphicFunction]
 

@@ -20,14 +20,14 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
+from export import CLASSIFY_METHOD, REGRESS_METHOD
 from export.batching_file import BATCHING_FILE
 from export.client import Client, Tls
 from export.golden.pairs import GOLDEN_FILE, read_golden_pairs
 from export.golden.replay import Replay, problems_of, replay, summary
-from export.methods import CLASSIFY_METHOD, REGRESS_METHOD
-from export.output_pipe import outlive_readers
 from export.server.run.batching import BatchingParameters, read_batching_parameters
 from export.server.run.servable import Servable
+from zoo.output_pipe import outlive_readers
 
 
 def replay_locally(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from export import CLASSIFY_METHOD, REGRESS_METHOD
 from export.golden.pairs import GoldenPair
-from export.methods import CLASSIFY_METHOD, REGRESS_METHOD
 
 WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 

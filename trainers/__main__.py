@@ -16,7 +16,7 @@ import time
 
 from absl import app, flags, logging
 
-from trainers.output_pipe import outlive_readers
+from zoo.output_pipe import outlive_readers
 
 _RECIPE = flags.DEFINE_string("recipe", None, "Name of a recipe; --list shows them.")
 _WORKDIR = flags.DEFINE_string(

@@ -24,8 +24,7 @@ from absl import logging
 from trainers.background import InOrder
 from trainers.progress import Progress, read_progress, write_progress
 from trainers.variables_file import read_variables, snapshot, write_values
-from zoo.atomic_write import replacing
-from zoo.bundle import sha256_of
+from zoo.files import file_sha256, replacing
 
 
 class Checkpoints:
@@ -68,7 +67,7 @@ class Checkpoints:
             path = self.path(progress.step)
             with _writing(path) as temporary:
                 write_values(temporary, values)
-                self._digests[path] = sha256_of(temporary)
+                self._digests[path] = file_sha256(temporary)
             self._write_progress(progress)
 
         self._writing.add(write)
@@ -90,7 +89,7 @@ class Checkpoints:
             path = self.best(step)
             with _writing(path) as temporary:
                 write_values(temporary, values)
-                self._digests[path] = sha256_of(temporary)
+                self._digests[path] = file_sha256(temporary)
 
         self._writing.add(write)
 
@@ -163,7 +162,7 @@ class Checkpoints:
         if progress.best_sha256:
             digests[self.best(progress.best_step)] = progress.best_sha256
         for file, digest in digests.items():
-            if not file.is_file() or sha256_of(file) != digest:
+            if not file.is_file() or file_sha256(file) != digest:
                 raise ValueError(
                     f"{file}: missing or damaged, its checksum is not the one in {path.name}"
                 )

@@ -16,10 +16,10 @@ from absl import logging
 from trainers.data.config import DataConfig, require
 from trainers.optim.config import OptimizerConfig
 from trainers.optim.finetuning import FineTuneConfig
+from zoo.config import STRICT, ConfigError, from_dict, to_dict
 from zoo.models.configs import ModelConfig
 from zoo.presets import preset_config
-from zoo.strict_config import STRICT, ConfigError, from_dict, to_dict
-from zoo.text.base import TextConfig
+from zoo.text.config import TextConfig
 
 CONFIG_FILE = "train_config.json"
 _TEST_FRACTION = 0.1

@@ -32,6 +32,7 @@ from trainers.tasks import Task, make_task
 from trainers.tasks.carried_state import ResetValidationState
 from trainers.workdir import WorkdirError, claimed
 from zoo import bundle
+from zoo.loading import load
 
 # Steps before a profile.
 _WARM_UP = 5
@@ -99,7 +100,7 @@ def _finished(workdir: Path) -> bundle.Bundle | None:
     if not (workdir / REPORT_FILE).is_file():
         return None
     try:
-        return bundle.load(workdir)
+        return load(workdir)
     except bundle.BundleError as error:
         logging.warning("%s The run is finished: its end is done again, from the checkpoint", error)
         return None

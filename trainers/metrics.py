@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import logging
 
-from zoo.atomic_write import replacing
+from zoo.files import replacing
 
 SCORES_FILE = "scores.json"
 

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any, ClassVar
 
-from zoo.strict_config import STRICT, from_dict, to_dict
+from zoo.config import STRICT, from_dict, to_dict
 
 _DIGEST = "digest"  # of all that is in the file beside it
 

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from trainers.checkpoints import Checkpoints
 from trainers.config import CONFIG_FILE, TrainConfig, differing_keys, read_config
 from trainers.report.report import REPORT_FILE
-from zoo.atomic_write import replacing
-from zoo.strict_config import to_dict
+from zoo.config import to_dict
+from zoo.files import locked_folder, own_files, replacing
 
-_LOCK_FILE = ".lock"
 # What may change where a run is made longer.
 _EXTENDING = ("steps", "evaluate_every", "patience")
-_PARTIAL = ".partial-"  # how `zoo.atomic_write` calls files under way
 
 
 class WorkdirError(ValueError):
@@ -45,14 +41,9 @@ def claimed(
             with another config that is finished or has a checkpoint.
     """
     _refuse_foreign(workdir)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        lock = open(workdir / _LOCK_FILE, "a")  # noqa: SIM115  closed below, which unlocks
-    except OSError as error:
-        raise _not_writable(workdir, error) from error
-    with lock:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(locked_folder(workdir))
         except BlockingIOError:
             raise WorkdirError(f"--workdir={workdir}: another process is training there") from None
         except OSError as error:
@@ -62,7 +53,6 @@ def claimed(
         try:
             if before is not None and _longer(before, config):
                 (workdir / REPORT_FILE).unlink(missing_ok=True)
-            _remove_leftovers(workdir)
             with replacing(workdir / CONFIG_FILE) as temporary:
                 temporary.write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
         except OSError as error:
@@ -77,10 +67,9 @@ def _not_writable(workdir: Path, error: OSError) -> WorkdirError:
 def _refuse_foreign(workdir: Path) -> None:
     if not workdir.is_dir() or (workdir / CONFIG_FILE).is_file():
         return
-    # A process killed before its config was written leaves no more than these two.
-    foreign = [n for n in os.listdir(workdir) if n != _LOCK_FILE and not n.startswith(_PARTIAL)]
+    foreign = own_files(workdir)  # a process killed before its config was written leaves none
     if foreign:
-        shown = ", ".join(sorted(foreign)[:3]) + (", ..." if len(foreign) > 3 else "")
+        shown = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
         raise WorkdirError(
             f"--workdir={workdir} is not empty ({shown}) and holds no training run: choose another"
         )
@@ -120,10 +109,3 @@ def _longer(before: TrainConfig, config: TrainConfig) -> bool:
     """Whether a config is another one with more steps."""
     changed = {name: getattr(config, name) for name in (*_EXTENDING, "sample_prompts")}
     return config.steps > before.steps and dataclasses.replace(before, **changed) == config
-
-
-def _remove_leftovers(workdir: Path) -> None:
-    """Files that a killed process was writing; under the lock nobody else is."""
-    for path in workdir.rglob(f"{_PARTIAL}*"):
-        if path.is_file():
-            path.unlink()

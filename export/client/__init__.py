@@ -1,17 +1,15 @@
 """A client of TensorFlow Serving, ours or the official one, that needs no TensorFlow."""
 
-from export.client.answers import (
+from export.client.client import AsyncClient, Client, Tls
+from export.client.responses import (
     Classification,
     Prediction,
     Regression,
+    RequestError,
     Signature,
     TensorInfo,
     VersionStatus,
 )
-from export.client.asynchronous import AsyncClient
-from export.client.connection import Tls
-from export.client.errors import RequestError
-from export.client.synchronous import Client
 
 __all__ = [
     "AsyncClient",

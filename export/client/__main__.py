@@ -1,4 +1,4 @@
-"""Asks a server, the embedded one or TensorFlow Serving, and prints what it answers.
+"""Sends a request to a server, the embedded one or TensorFlow Serving, and prints the response.
 
 python -m export.client --server=localhost:8500 --model=writer --text="Once upon" \
     --set=max_new_tokens=64
@@ -8,7 +8,7 @@ python -m export.client --model=reader --set=question="Who?" --set=context="Ada 
 from absl import app, flags
 
 from export.client import command
-from export.output_pipe import outlive_readers
+from zoo.output_pipe import outlive_readers
 
 if __name__ == "__main__":
     outlive_readers()

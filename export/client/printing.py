@@ -1,15 +1,41 @@
-"""Answers for people: a row of outputs as a few lines of text."""
+"""Outputs for people: a row as a few lines of text."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 _SHOWN = 5  # classes, or candidates for a mask
 _NUMBERS = 8  # of a vector
 
 
+def rows(outputs: Mapping[str, np.ndarray]) -> list[dict[str, object]]:
+    """Splits a batch into rows of plain Python values, strings decoded.
+
+    Bytes that are not UTF-8 are shown as escapes. An output without a batch dimension is repeated
+    in each row.
+    """
+    batch = max((len(array) for array in outputs.values() if array.ndim), default=1)
+    return [
+        {
+            name: _plain(array[row] if array.ndim and len(array) == batch else array)
+            for name, array in sorted(outputs.items())
+        }
+        for row in range(batch)
+    ]
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
+
+
 def readable(row: Mapping[str, object]) -> str:
-    """One row, as `conversion.rows` gives it, in the form that suits what was asked.
+    """One of the `rows`, in the form that suits its outputs.
 
     Example:
         >>> print(readable({"label": "good", "classes": ["bad", "good"], "scores": [0.1, 0.9]}))
@@ -17,9 +43,9 @@ def readable(row: Mapping[str, object]) -> str:
           0.900  good
           0.100  bad
     """
-    for needed, form in _FORMS.items():
+    for needed, text in _FORMS.items():
         if {*needed} <= {*row}:
-            return form(row)
+            return text(row)
     return "\n".join(f"{name}: {value}" for name, value in row.items())
 
 

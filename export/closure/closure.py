@@ -33,7 +33,7 @@ from export.closure.op_registry import (
     registry_of,
 )
 from export.closure.signatures import signature_problems
-from export.output_pipe import outlive_readers
+from zoo.output_pipe import outlive_readers
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,7 +35,7 @@ from pathlib import Path
 from tensorflow.core.framework import attr_value_pb2, kernel_def_pb2, op_def_pb2, types_pb2
 
 from export.closure.op_registry import HISTORY_FILE
-from zoo.atomic_write import replacing
+from zoo.files import replacing
 
 # From tensorflow_decision_forests/tensorflow/ops/inference/op.cc.
 DECISION_FORESTS = (

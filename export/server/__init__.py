@@ -12,18 +12,18 @@ import importlib
 
 # Imported when first used: `__main__` has something to say before TensorFlow is imported.
 _HOMES = {
-    "BatchingParameters": "batching",
-    "Loader": "loading",
-    "Manager": "manager",
+    "BatchingParameters": "run.batching",
+    "Loader": "models.loading",
+    "Manager": "models.manager",
     "RestOptions": "server",
-    "Retries": "versions",
-    "Servable": "servable",
-    "ServedModel": "models",
+    "Retries": "models.versions",
+    "Servable": "run.servable",
+    "ServedModel": "models.models",
     "Server": "server",
     "ServingError": "status",
-    "every_version": "models",
-    "latest": "models",
-    "specific": "models",
+    "every_version": "models.models",
+    "latest": "models.models",
+    "specific": "models.models",
 }
 
 __all__ = [

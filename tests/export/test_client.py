@@ -11,7 +11,7 @@ import tensorflow as tf
 from absl import flags
 
 from export.client import command as client_command
-from export.client import conversion
+from export.client import printing
 from export.server import ServedModel, Server
 from export.server.security import read_credentials
 
@@ -191,7 +191,7 @@ def test_tls(command, model, tmp_path):
 
 def test_rows_repeat_what_has_no_batch_dimension():
     outputs = {"a": np.array([1, 2]), "b": np.float32(3), "c": np.array([[b"x"], [b"y"]], object)}
-    assert conversion.rows(outputs) == [
+    assert printing.rows(outputs) == [
         {"a": 1, "b": 3.0, "c": ["x"]},
         {"a": 2, "b": 3.0, "c": ["y"]},
     ]

@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from export import CLASSIFY_METHOD, REGRESS_METHOD
 from export.client import AsyncClient, Client, RequestError, TensorInfo
-from export.methods import CLASSIFY_METHOD, REGRESS_METHOD
 from export.server import ServedModel, Server
 
 pytestmark = pytest.mark.timeout(120)

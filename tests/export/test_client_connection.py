@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from export.client import AsyncClient, Client, RequestError, Tls, connection
+from export.client import AsyncClient, Client, RequestError, Tls, client
 from export.server import ServedModel, Server
 from export.server.security import read_credentials
 
@@ -183,8 +183,8 @@ def counting(*codes, port=0):
 
 @pytest.fixture
 def short_pauses(monkeypatch):
-    pauses = {**connection._RETRY_PAUSES, "initialBackoff": "0.01s"}
-    monkeypatch.setattr(connection, "_RETRY_PAUSES", pauses)
+    pauses = {**client._RETRY_PAUSES, "initialBackoff": "0.01s"}
+    monkeypatch.setattr(client, "_RETRY_PAUSES", pauses)
 
 
 def ask(client, **kwargs):

@@ -21,9 +21,8 @@ import zoo
 from export.closure.closure import check
 from export.golden.pairs import GOLDEN_FILE, differences, read_golden_pairs
 from export.saved_model import export_saved_model
-from zoo.presets import build
-from zoo.text.base import TextConfig
-from zoo.text.cleaning import CleaningConfig
+from zoo.models.build import build
+from zoo.text.config import CleaningConfig, TextConfig
 from zoo.tokenizers import BytePairTokenizer, SentencePieceTokenizer, WordPieceTokenizer
 
 SCRIPT = Path(__file__).with_name("session_replay.py")

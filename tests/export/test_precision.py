@@ -20,9 +20,9 @@ from export.precision.reduce import reduce_bundle
 from export.precision.report import REPORT_DATA_FILE, REPORT_FILE
 from export.saved_model import ExportError, export_saved_model
 from export.verify import replay_locally
-from zoo.presets import build
+from zoo.bundle import bundle_in_memory
+from zoo.models.build import build
 from zoo.tokenizers import WordPieceTokenizer
-from zoo.weights.in_memory import bundle_in_memory
 
 pytestmark = [pytest.mark.tensorflow_only, pytest.mark.timeout(600)]
 

@@ -18,7 +18,7 @@ from export.golden.pairs import (
     write_golden_pairs,
 )
 from export.golden.requests import strings
-from zoo.weights.in_memory import bundle_in_memory
+from zoo.bundle import bundle_in_memory
 
 pytestmark = pytest.mark.tensorflow_only
 

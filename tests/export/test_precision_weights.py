@@ -14,10 +14,10 @@ from export.precision import weights
 from export.precision.integer_product import OP
 from export.precision.reduce import SMALLEST, may_depend_on_batch, reduce_bundle
 from export.precision.weights import Bfloat16Product, Bfloat16Weight, Int8Weight
+from zoo.bundle import bundle_in_memory
+from zoo.models.build import build
 from zoo.models.lora import enable_lora, merge_lora
-from zoo.presets import build
 from zoo.tokenizers import WordPieceTokenizer
-from zoo.weights.in_memory import bundle_in_memory
 
 pytestmark = pytest.mark.tensorflow_only
 

@@ -24,7 +24,7 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from export.methods import CLASSIFY_METHOD, REGRESS_METHOD
+from export import CLASSIFY_METHOD, REGRESS_METHOD
 from export.server import BatchingParameters, Loader, RestOptions, ServedModel, Server
 
 pytestmark = pytest.mark.timeout(120)

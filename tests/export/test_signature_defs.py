@@ -7,8 +7,8 @@ import tensorflow as tf
 from google.protobuf import text_format
 from tensorflow_serving.apis import prediction_log_pb2
 
+from export import CLASSIFY_METHOD, REGRESS_METHOD
 from export.client import Client
-from export.methods import CLASSIFY_METHOD, REGRESS_METHOD
 from export.server import Servable, ServedModel, Server, ServingError
 from export.server.models.warmup import WARMUP_FILE, warm_up
 from export.signature_defs import declare

@@ -18,7 +18,7 @@ from export.golden.requests import to_examples
 from export.saved_model import export_saved_model
 from export.server import ServedModel, Server
 from export.verify import replay_remotely
-from zoo.presets import build
+from zoo.models.build import build
 from zoo.tokenizers import WordPieceTokenizer
 
 pytestmark = pytest.mark.timeout(240)

@@ -20,7 +20,7 @@ from trainers.config import TrainConfig
 from trainers.distribution import Distribution
 from trainers.distribution.strategies import mirrored_strategy
 from trainers.tasks import make_task
-from zoo.strict_config import from_dict
+from zoo.config import from_dict
 
 TASKS = ("mlm", "classify", "pair", "regress", "embed", "tag", "span")
 FILE = {"tag": "tags.conll", "span": "questions.json", "mlm": "text.txt"}

@@ -24,7 +24,7 @@ from trainers import checkpoints, loop, recorder
 from trainers.config import TrainConfig
 from trainers.interruption import Preempted
 from trainers.metrics import MetricsLog
-from zoo.strict_config import from_dict
+from zoo.config import from_dict
 
 PREEMPTED = 75
 

@@ -20,8 +20,8 @@ from trainers.optim.optimizers import make_optimizer
 from trainers.progress import Progress
 from trainers.tasks.carried_state import CarriedState
 from trainers.variables_file import read_variables, snapshot, write_values
+from zoo.models.build import build
 from zoo.models.configs import GPTConfig, LSTMConfig
-from zoo.presets import build
 
 
 def compiled_model(family="gpt", optimizer="adamw"):

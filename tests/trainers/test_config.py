@@ -15,7 +15,7 @@ from trainers.config import (
 from trainers.data.config import DataConfig
 from trainers.optim.config import OptimizerConfig
 from trainers.recipes.registry import find_recipe
-from zoo.strict_config import ConfigError, from_dict, to_dict
+from zoo.config import ConfigError, from_dict, to_dict
 
 
 def config(**options):

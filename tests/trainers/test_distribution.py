@@ -16,7 +16,7 @@ from trainers.distribution.hardware import compiles, precision_policy
 from trainers.distribution.rows import whole_rows
 from trainers.distribution.strategies import STRATEGIES
 from trainers.distribution.tpu import resolver_address, tpu_is_there
-from zoo.strict_config import ConfigError
+from zoo.config import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # Most of the time of these processes would be compiling what runs once.

@@ -6,7 +6,7 @@ import pytest
 
 import zoo
 from trainers.distribution.layouts import _RULES, MODEL_AXIS, check_shards, layout_rule
-from zoo.strict_config import ConfigError
+from zoo.config import ConfigError
 
 SMALL = {"hidden_dim": 8, "num_layers": 2, "context_length": 8}
 HEADS = {

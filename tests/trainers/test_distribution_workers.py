@@ -16,7 +16,7 @@ import pytest
 from trainers.checkpoints import Checkpoints
 from trainers.distribution.cluster import Cluster, lost_worker, read_cluster
 from trainers.distribution.roll_call import call_roll
-from zoo.strict_config import ConfigError
+from zoo.config import ConfigError
 
 pytestmark = pytest.mark.tensorflow_only
 ROOT = Path(__file__).resolve().parent.parent.parent

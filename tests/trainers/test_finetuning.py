@@ -13,10 +13,10 @@ from trainers.optim.finetuning import (
     load_initial,
     should_stop,
 )
+from zoo.config import ConfigError
+from zoo.models.build import build
 from zoo.models.configs import BertConfig, GPTConfig, LSTMConfig
 from zoo.models.lora import enable_lora, merge_lora
-from zoo.presets import build
-from zoo.strict_config import ConfigError
 
 BERT = BertConfig(9, 6, num_layers=2, num_heads=2, hidden_dim=4)
 MODERN_BERT = BertConfig(

@@ -23,7 +23,7 @@ from trainers.tasks.language_model import (
     load_corpus,
 )
 from trainers.workdir import WorkdirError
-from zoo.strict_config import ConfigError
+from zoo.config import ConfigError
 
 TIMES = {"seconds", "cpu_seconds", "tokens_per_second"}
 FAMILIES = ["gpt", "lstm"]

@@ -20,7 +20,7 @@ from trainers.recorder import Recorder
 from trainers.tasks import make_task
 from trainers.tasks.language_model import LanguageModelTask, load_corpus
 from trainers.workdir import WorkdirError
-from zoo.strict_config import ConfigError, from_dict
+from zoo.config import ConfigError, from_dict
 
 TEXTS = {"numbers": "one two three four five six.\n", "letters": "abc def ghi jkl mno pqr.\n"}
 

@@ -9,7 +9,7 @@ import zoo
 from trainers.loop import train
 from trainers.tasks import make_task
 from trainers.tasks.packed_documents import PackedDocuments
-from zoo.strict_config import ConfigError
+from zoo.config import ConfigError
 
 
 @pytest.fixture

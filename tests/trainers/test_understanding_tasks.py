@@ -20,7 +20,7 @@ from trainers.recorder import Recorder
 from trainers.tasks import make_task
 from trainers.tasks.masked_language_model import texts_of
 from trainers.tasks.tagging import tag_labels, tag_words, tagged_tokens
-from zoo.strict_config import ConfigError, from_dict
+from zoo.config import ConfigError, from_dict
 
 NAMES, CITIES = ["Ada", "Bob", "Eve"], ["Rome", "Oslo"]
 

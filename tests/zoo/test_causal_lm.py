@@ -7,7 +7,8 @@ from keras import ops
 from model_cases import CONFIGS, VOCABULARY_SIZE, decode, forward, make_model
 
 from zoo.models.attention import rotate
-from zoo.presets import build, preset_config
+from zoo.models.build import build
+from zoo.presets import preset_config
 
 numpy = ops.convert_to_numpy
 

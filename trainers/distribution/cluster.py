@@ -13,7 +13,7 @@ from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
 from tensorflow.python.eager import context
 
 from trainers.distribution.roll_call import call_roll
-from zoo.strict_config import ConfigError
+from zoo.config import ConfigError
 
 _ADDRESS = re.compile(r"(?P<host>[^\s:/\[\]]+|\[[0-9a-fA-F:.]+\]):(?P<port>\d{1,5})")
 # How long workers wait for each other at the start: machines of a job start minutes apart.

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import keras
 
-from zoo.strict_config import ConfigError
+from zoo.config import ConfigError
 
 DATA_AXIS, MODEL_AXIS = "batch", "model"
 # End of a variable's path -> the axes of its shape. Each path matches one of them at most.

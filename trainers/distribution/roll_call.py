@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from absl import logging
 
-from zoo.strict_config import ConfigError
+from zoo.config import ConfigError
 
 if TYPE_CHECKING:
     from trainers.distribution.cluster import Cluster

@@ -17,7 +17,7 @@ from trainers.config import TrainConfig
 from trainers.distribution.cluster import Cluster, join_cluster, lost_worker, read_cluster
 from trainers.distribution.layouts import check_shards, model_parallel
 from trainers.distribution.tpu import connect_tpu, tpu_is_there
-from zoo.strict_config import ConfigError
+from zoo.config import ConfigError
 
 ON_TENSORFLOW = ("one_device", "mirrored", "multi_worker", "tpu")
 ON_JAX = ("one_device", "data_parallel", "model_parallel")

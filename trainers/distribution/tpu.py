@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from zoo.strict_config import ConfigError
+from zoo.config import ConfigError
 
 # Character devices of TPU chips on TPU VMs: v2 to v4, and v5e on.
 _DEVICES = ("/dev/accel0", "/dev/vfio/0")

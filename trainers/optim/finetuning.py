@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Literal
 import keras
 
 from trainers.optim.optimizers import stack_index
+from zoo.config import STRICT, ConfigError, to_dict
 from zoo.models.lora import enable_lora
-from zoo.strict_config import STRICT, ConfigError, to_dict
-from zoo.weights.variables import backbone_weights
+from zoo.weights.assign import backbone_weights
 
 # Settings that two models may differ in and still share weights.
 _FREE = {

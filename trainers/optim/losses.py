@@ -11,7 +11,7 @@ import keras
 from keras import ops
 
 from trainers.distribution.rows import of_all_replicas
-from zoo.strict_config import ConfigError
+from zoo.config import ConfigError
 
 
 @keras.saving.register_keras_serializable(package="trainers")

@@ -12,7 +12,7 @@ from keras import ops
 from trainers.optim.clipping import GlobalNormClipping
 from trainers.optim.config import OptimizerConfig
 from trainers.optim.muon import Muon
-from zoo.strict_config import ConfigError
+from zoo.config import ConfigError
 
 # Decaying a norm's scale or a bias pulls it to 0, which regularises nothing. Keras compares with
 # a variable's own name, not with its layer's: these are the names of norms' weights and of biases.

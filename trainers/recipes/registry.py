@@ -14,7 +14,7 @@ from trainers.data.config import DataConfig
 from trainers.optim.config import OptimizerConfig, muon
 from trainers.recipes.pretrained import PRETRAINED_RECIPES
 from trainers.recipes.understanding import UNDERSTANDING_RECIPES
-from zoo.strict_config import ConfigError
+from zoo.config import ConfigError
 
 _SHAKESPEARE_PROMPTS = ("", "ROMEO:", "To be, or not to be")
 

@@ -11,7 +11,7 @@ import dataclasses
 from trainers.config import TrainConfig
 from trainers.data.config import DataConfig
 from trainers.optim.config import OptimizerConfig, muon
-from zoo.text.base import TextConfig
+from zoo.text.config import TextConfig
 
 
 def _adamw(learning_rate: float, **changes) -> OptimizerConfig:

@@ -12,7 +12,7 @@ import matplotlib.font_manager
 import numpy as np
 
 from trainers.report.scores import Calibration
-from zoo.atomic_write import replacing
+from zoo.files import replacing
 
 MOST_CLASSES = 40  # more names than this cannot be read on one picture
 SHOWN_OF_MANY = 20

@@ -17,9 +17,9 @@ from trainers.metrics import write_scores
 from trainers.progress import Progress
 from trainers.report.efficiency import efficiency
 from trainers.tasks.base import Task
-from zoo.atomic_write import replacing
 from zoo.bundle import Bundle
-from zoo.strict_config import to_dict
+from zoo.config import to_dict
+from zoo.files import replacing
 
 REPORT_FILE = "report.md"
 matplotlib.use("Agg")  # no screen is needed, or there

@@ -13,7 +13,7 @@ import tensorflow as tf
 from trainers.config import TrainConfig
 from trainers.distribution.hardware import compiles
 from zoo.bundle import Bundle
-from zoo.strict_config import ConfigError
+from zoo.config import ConfigError
 from zoo.tokenizers import Tokenizer
 
 

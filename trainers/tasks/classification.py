@@ -16,7 +16,7 @@ from trainers.report.understanding import classification_section, regression_sec
 from trainers.tasks.encoder import EncoderTask, digest_of, predict_all
 from trainers.tasks.labeled import TextBatches, read_splits
 from zoo import bundle
-from zoo.strict_config import ConfigError
+from zoo.config import ConfigError
 
 # Probabilities are clipped here for the log likelihood.
 _SMALLEST = 1e-7

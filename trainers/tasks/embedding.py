@@ -16,8 +16,9 @@ from trainers.report.understanding import retrieval_section
 from trainers.tasks.encoder import EncoderTask, digest_of, predict_all, token_counts
 from trainers.tasks.labeled import clean_all, read_splits
 from zoo import bundle
-from zoo.strict_config import ConfigError
-from zoo.text.packing import pack, special_count, truncate
+from zoo.config import ConfigError
+from zoo.text.config import special_count
+from zoo.text.packing import pack, truncate
 
 
 class EmbedTask(EncoderTask):

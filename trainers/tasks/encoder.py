@@ -19,10 +19,10 @@ from trainers.tasks.base import Task
 from trainers.tasks.initial import build_from, read_initial
 from trainers.tokenizers import encoder_tokenizer
 from zoo import bundle
+from zoo.config import ConfigError
+from zoo.models.build import build
 from zoo.models.lora import merge_lora
-from zoo.presets import build
-from zoo.strict_config import ConfigError
-from zoo.text import TEXT_MODELS
+from zoo.text.models import TEXT_MODELS
 from zoo.tokenizers import Tokenizer
 from zoo.tokenizers.roles import require_roles
 

@@ -8,12 +8,13 @@ import keras
 
 from trainers.config import TrainConfig
 from trainers.optim.finetuning import apply_freezing, load_initial
-from zoo import bundle
-from zoo.presets import build
-from zoo.strict_config import ConfigError, from_dict, to_dict
+from zoo.bundle import Bundle
+from zoo.config import ConfigError, from_dict, to_dict
+from zoo.loading import load
+from zoo.models.build import build
 
 
-def read_initial(config: TrainConfig) -> bundle.Bundle | None:
+def read_initial(config: TrainConfig) -> Bundle | None:
     """The bundle that `finetune.init_from` names, or None.
 
     Raises:
@@ -22,7 +23,7 @@ def read_initial(config: TrainConfig) -> bundle.Bundle | None:
     start = config.finetune.init_from
     if start is None:
         return None
-    initial = bundle.load(start)
+    initial = load(start)
     if (initial.config.task == "lm") != (config.task == "lm"):
         kind = "a language model" if initial.config.task == "lm" else "an encoder"
         raise ConfigError(f"finetune.init_from={start!r} holds {kind}: no start for {config.task}")
@@ -30,7 +31,7 @@ def read_initial(config: TrainConfig) -> bundle.Bundle | None:
 
 
 def build_from(
-    initial: bundle.Bundle, config: TrainConfig, head: dict[str, Any] | None = None
+    initial: Bundle, config: TrainConfig, head: dict[str, Any] | None = None
 ) -> keras.Model:
     """A model for `config.task` with the initial backbone's weights, some of them frozen.
 

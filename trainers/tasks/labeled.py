@@ -14,11 +14,11 @@ from trainers.data.pipeline import mapped
 from trainers.data.splits import random_split, stratified_split
 from trainers.tasks.encoder import ENCODE_BATCH, read_three, token_counts
 from zoo.text.base import TextEncoder
+from zoo.text.config import special_count
 from zoo.text.packing import (
     cut_windows,
     pack,
     row_windows,
-    special_count,
     take_windows,
     truncate_pair,
 )

@@ -24,9 +24,9 @@ from trainers.tasks.running_text import RunningText, reading_options
 from trainers.tasks.running_text_task import RunningTextTask
 from trainers.tokenizers import language_model_tokenizer
 from zoo import bundle
+from zoo.config import ConfigError
+from zoo.models.build import build
 from zoo.models.lora import merge_lora
-from zoo.presets import build
-from zoo.strict_config import ConfigError
 from zoo.tokenizers import Tokenizer
 
 # Tokens of a validation batch: large enough to keep two cores busy, small enough for memory.

@@ -18,7 +18,7 @@ from trainers.data.corpus import (
 )
 from trainers.data.shards import Prepared, find_prepared, open_prepared
 from trainers.data.sources import Document
-from zoo.strict_config import ConfigError
+from zoo.config import ConfigError
 from zoo.tokenizers import Tokenizer
 
 TokenizerOrTrainer = Tokenizer | Callable[[Iterable[str]], Tokenizer]

@@ -21,7 +21,8 @@ from trainers.report.understanding import question_section
 from trainers.tasks.encoder import EncoderTask, digest_of, predict_all, read_three
 from zoo import bundle
 from zoo.text.answer import question_windows
-from zoo.text.packing import pack, special_count
+from zoo.text.config import special_count
+from zoo.text.packing import pack
 
 # Questions encoded at once: their contexts are long.
 _QUESTIONS = 256

@@ -18,7 +18,8 @@ from trainers.report.entities import tag_scores
 from trainers.report.understanding import tagging_section
 from trainers.tasks.encoder import EncoderTask, digest_of, predict_all, read_three, token_counts
 from zoo import bundle
-from zoo.text.packing import cut_windows, pack, row_windows, special_count, take_windows
+from zoo.text.config import special_count
+from zoo.text.packing import cut_windows, pack, row_windows, take_windows
 
 OUTSIDE = "O"
 

@@ -8,7 +8,7 @@ from keras import ops
 from zoo.models.attention import SelfAttention
 from zoo.models.blocks import FeedForward, make_dense, make_norm, rematerialized
 from zoo.models.configs import BertConfig
-from zoo.serialization import config_from_kwargs, config_kwargs
+from zoo.models.serialization import config_from_kwargs, config_kwargs
 
 
 @keras.saving.register_keras_serializable(package="zoo")

@@ -6,12 +6,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from zoo.serialization import model_from_config, quantization_config
-from zoo.strict_config import ConfigError
+from zoo.config import ConfigError
+from zoo.models.serialization import model_from_config, quantization_config
 
 _USE_STRINGS = (
     "For strings use the bundle, zoo.load(folder).lm or .text_model, or put a tokenizer before the "
-    "model: zoo.text.lm.TextLM(tokenizer, model), zoo.text.TEXT_MODELS[model.task]"
+    "model: zoo.text.lm.TextLM(tokenizer, model), zoo.text.models.TEXT_MODELS[model.task]"
     "(tokenizer, model)."
 )
 

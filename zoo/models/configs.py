@@ -1,53 +1,22 @@
 """Model configurations: frozen dataclasses that survive a round trip through JSON.
 
-Checked when made, so a typing mistake is told by field name, not as a shape error in a layer.
+A config is the whole truth about a model's shape. It is checked when it is made, so that a mistake
+is an error with the field's name, and not one of shapes deep inside a layer.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-import pydantic
+from pydantic import Field
 
-from zoo.strict_config import STRICT, ConfigError
-
-_LARGEST = 2**31 - 1  # ids, positions and sizes are int32 in a graph
-
-
-def _require_positive(config, *names: str) -> None:
-    """Each named field is from 1 to 2**31 - 1, or None where that is its default."""
-    fields = type(config).__dataclass_fields__
-    for name in names:
-        value = getattr(config, name)
-        if value is None and fields[name].default is None:
-            continue
-        if value is None or value < 1:
-            raise ConfigError(f"{name} must be at least 1. Received: {value}")
-        if value > _LARGEST:
-            raise ConfigError(f"{name} must be at most {_LARGEST}. Received: {value}")
-
-
-def _require_dropout(config) -> None:
-    if not 0 <= config.dropout < 1:
-        raise ConfigError(f"dropout must be in [0, 1). Received: {config.dropout}")
+from zoo.config import ConfigError, Fraction, Size, config_dataclass
 
 
 class _Transformer:
-    """What GPTConfig and BertConfig share: checks, and values that follow from the fields."""
+    """What GPTConfig and BertConfig share: a check, and values that follow from the fields."""
 
-    def _check(self, *sizes: str) -> None:
-        _require_positive(
-            self,
-            "vocabulary_size",
-            "context_length",
-            "num_layers",
-            "num_heads",
-            "hidden_dim",
-            "intermediate_dim",
-            *sizes,
-        )
-        _require_dropout(self)
+    def _require_whole_heads(self) -> None:
         if self.hidden_dim % self.num_heads:
             raise ConfigError(
                 "hidden_dim must be a multiple of num_heads. "
@@ -84,7 +53,7 @@ class _Transformer:
         return self.initializer_range / (2 * self.num_layers) ** 0.5
 
 
-@dataclasses.dataclass(frozen=True)
+@config_dataclass
 class GPTConfig(_Transformer):
     """Shape and options of a GPT-style decoder.
 
@@ -121,15 +90,14 @@ class GPTConfig(_Transformer):
     """
 
     family: ClassVar[str] = "gpt"
-    __pydantic_config__: ClassVar[pydantic.ConfigDict] = STRICT
 
-    vocabulary_size: int
-    context_length: int = 256
-    num_layers: int = 4
-    num_heads: int = 4
-    num_kv_heads: int | None = None
-    hidden_dim: int = 128
-    intermediate_dim: int | None = None
+    vocabulary_size: Size
+    context_length: Annotated[Size, Field(ge=2)] = 256
+    num_layers: Size = 4
+    num_heads: Size = 4
+    num_kv_heads: Size | None = None
+    hidden_dim: Size = 128
+    intermediate_dim: Size | None = None
     positions: Literal["learned", "rotary"] = "rotary"
     rotary_base: float = 10000.0
     norm: Literal["layer_norm", "rms_norm"] = "rms_norm"
@@ -139,13 +107,11 @@ class GPTConfig(_Transformer):
     token_shift: int = 0
     use_bias: bool = False
     tie_embeddings: bool = True
-    dropout: float = 0.0
+    dropout: Fraction = 0.0
     initializer_range: float = 0.02
 
     def __post_init__(self):
-        self._check("num_kv_heads")
-        if self.context_length < 2:
-            raise ConfigError(f"context_length must be at least 2. Received: {self.context_length}")
+        self._require_whole_heads()
         if not 0 <= self.token_shift < self.hidden_dim:
             raise ConfigError(
                 "token_shift must be at least 0, and below hidden_dim: each of its tokens has a "
@@ -159,7 +125,7 @@ class GPTConfig(_Transformer):
             )
 
 
-@dataclasses.dataclass(frozen=True)
+@config_dataclass
 class BertConfig(_Transformer):
     """Shape and options of a BERT-style encoder, where each token sees all the others.
 
@@ -200,15 +166,14 @@ class BertConfig(_Transformer):
     """
 
     family: ClassVar[str] = "bert"
-    __pydantic_config__: ClassVar[pydantic.ConfigDict] = STRICT
 
-    vocabulary_size: int
-    context_length: int = 512
-    num_layers: int = 4
-    num_heads: int = 4
-    hidden_dim: int = 256
-    intermediate_dim: int | None = None
-    num_segments: int = 2
+    vocabulary_size: Size
+    context_length: Size = 512
+    num_layers: Size = 4
+    num_heads: Size = 4
+    hidden_dim: Size = 256
+    intermediate_dim: Size | None = None
+    num_segments: Annotated[int, Field(ge=0, le=2**31 - 1)] = 2
     norm_placement: Literal["post", "pre"] = "post"
     norm: Literal["layer_norm", "rms_norm"] = "layer_norm"
     norm_epsilon: float = 1e-12
@@ -219,18 +184,14 @@ class BertConfig(_Transformer):
     use_bias: bool = True
     use_pooler: bool = True
     pooler_activation: Literal["tanh", "relu"] = "tanh"
-    dropout: float = 0.1
+    dropout: Fraction = 0.1
     initializer_range: float = 0.02
 
     def __post_init__(self):
-        self._check()
-        if self.num_segments < 0:
-            raise ConfigError(f"num_segments must be at least 0. Received: {self.num_segments}")
-        if self.num_segments:
-            _require_positive(self, "num_segments")
+        self._require_whole_heads()
 
 
-@dataclasses.dataclass(frozen=True)
+@config_dataclass
 class LSTMConfig:
     """Shape and options of a stacked LSTM: a language model, or an encoder of whole texts.
 
@@ -256,24 +217,17 @@ class LSTMConfig:
     """
 
     family: ClassVar[str] = "lstm"
-    __pydantic_config__: ClassVar[pydantic.ConfigDict] = STRICT
 
-    vocabulary_size: int
-    context_length: int = 256
-    num_layers: int = 2
-    hidden_dim: int = 224
-    embedding_dim: int | None = None
+    vocabulary_size: Size
+    context_length: Size = 256
+    num_layers: Size = 2
+    hidden_dim: Size = 224
+    embedding_dim: Size | None = None
     tie_embeddings: bool = True
-    dropout: float = 0.0
+    dropout: Fraction = 0.0
     forget_bias: float = 1.0
     initializer_range: float = 0.05
     bidirectional: bool = False
-
-    def __post_init__(self):
-        _require_positive(
-            self, "vocabulary_size", "context_length", "num_layers", "hidden_dim", "embedding_dim"
-        )
-        _require_dropout(self)
 
     @property
     def token_dim(self) -> int:

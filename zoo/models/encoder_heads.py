@@ -16,9 +16,9 @@ from __future__ import annotations
 import keras
 from keras import ops
 
+from zoo.config import ConfigError
 from zoo.models.blocks import activate, make_norm
 from zoo.models.causal_lm import TokenModel
-from zoo.strict_config import ConfigError
 
 POOLINGS = ("cls", "mean", "max")
 

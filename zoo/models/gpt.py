@@ -15,7 +15,7 @@ from zoo.models.blocks import (
     shift_tokens,
 )
 from zoo.models.configs import GPTConfig
-from zoo.serialization import config_from_kwargs, config_kwargs
+from zoo.models.serialization import config_from_kwargs, config_kwargs
 
 
 @keras.saving.register_keras_serializable(package="zoo")

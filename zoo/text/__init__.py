@@ -1,18 +1,1 @@
-"""Text in, answers out, as graph functions: one class for each task, `TEXT_MODELS`."""
-
-from zoo.text.answer import TextAnswerer
-from zoo.text.base import TextEncoder
-from zoo.text.classify import TextClassifier, TextEmbedder, TextRegressor
-from zoo.text.fill_mask import MaskFiller
-from zoo.text.tag import TextTagger
-
-# Task -> the class that puts strings around a model of that task; "lm" has `zoo.text.lm.TextLM`.
-TEXT_MODELS: dict[str, type[TextEncoder]] = {
-    "mlm": MaskFiller,
-    "classify": TextClassifier,
-    "pair": TextClassifier,
-    "tag": TextTagger,
-    "span": TextAnswerer,
-    "embed": TextEmbedder,
-    "regress": TextRegressor,
-}
+"""Text in, answers out, as graph functions: what Python users and served models call."""

@@ -8,7 +8,6 @@ import tensorflow as tf
 
 from zoo.text.base import (
     Outputs,
-    TextConfig,
     TextEncoder,
     at_least_one,
     require_same_rows,
@@ -16,6 +15,7 @@ from zoo.text.base import (
     run,
     string_function,
 )
+from zoo.text.config import TextConfig
 from zoo.text.packing import Packed, Windows, cut_windows, take_windows, truncate
 from zoo.tokenizers import Tokenizer
 

@@ -12,7 +12,7 @@ saved as one `tokenizer.json`:
 
 import os
 
-from zoo.json_fields import read_json
+from zoo.config import read_json
 from zoo.tokenizers.base import FILE_NAME, FORMAT_VERSION, Tokenizer
 from zoo.tokenizers.byte import ByteTokenizer
 from zoo.tokenizers.bytepair.tokenizer import BytePairTokenizer

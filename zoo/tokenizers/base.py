@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import tensorflow as tf
 
-from zoo.atomic_write import replacing
+from zoo.files import replacing
 
 FILE_NAME = "tokenizer.json"
 FORMAT_VERSION = 1

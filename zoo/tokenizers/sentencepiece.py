@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_text.python.ops.sentencepiece_tokenizer import gen_sentencepiece_tokenizer
 
-from zoo.atomic_write import replacing
+from zoo.files import replacing
 from zoo.tokenizers.base import (
     REPLACEMENT,
     Tokenizer,

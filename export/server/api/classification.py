@@ -20,7 +20,7 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from export.methods import CLASSIFY_METHOD, REGRESS_METHOD
+from export import CLASSIFY_METHOD, REGRESS_METHOD
 from export.server.api.examples import serialized_examples
 from export.server.api.inference import (
     DEFAULT_SIGNATURE,

@@ -6,8 +6,8 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from zoo.atomic_write import replacing
-from zoo.json_fields import Fields, read_json
+from zoo.config import Fields, read_json
+from zoo.files import replacing
 
 if TYPE_CHECKING:
     from zoo.tokenizers.bytepair.tokenizer import BytePairTokenizer

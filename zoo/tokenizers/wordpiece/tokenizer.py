@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import tensorflow as tf
 
-from zoo.atomic_write import replacing
+from zoo.files import replacing
 from zoo.tokenizers.added_tokens import NameFinder, characters_of
 from zoo.tokenizers.base import REPLACEMENT, Tokenizer, check_kind, string_vector
 from zoo.tokenizers.segments import lengths_of, rows_of

@@ -1,4 +1,4 @@
-"""What a server answers. Strings are `bytes` everywhere: a model may write any."""
+"""What a server responds. Strings are `bytes` everywhere: a model may write any."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ class _Served:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prediction(_Served):
-    """The answer to Predict.
+    """The response to Predict.
 
     Args:
-        model, signature: str. What answered.
+        model, signature: str. What was run.
         version: int | None. None if the server does not say.
         outputs: Output name to array; strings are arrays of `bytes` objects.
     """
@@ -29,7 +29,7 @@ class Prediction(_Served):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Classification(_Served):
-    """The answer to Classify.
+    """The response to Classify.
 
     Args:
         model, version, signature: as for `Prediction`.
@@ -48,7 +48,7 @@ class Classification(_Served):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Regression(_Served):
-    """The answer to Regress.
+    """The response to Regress.
 
     Args:
         model, version, signature: as for `Prediction`.
@@ -80,7 +80,7 @@ class TensorInfo:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Signature:
-    """What a model can be asked.
+    """A signature of a model.
 
     Args:
         method_name: str. "tensorflow/serving/predict", ".../classify" or ".../regress".
@@ -96,7 +96,7 @@ class Signature:
 
 @dataclasses.dataclass(frozen=True)
 class VersionStatus:
-    """How far a version of a model is.
+    """The state of a version of a model.
 
     Args:
         version: int.
@@ -109,3 +109,34 @@ class VersionStatus:
     state: str
     code: grpc.StatusCode
     message: str
+
+
+class RequestError(grpc.RpcError):
+    """A request that was refused, did not get through, or was not answered in time.
+
+    It is a `grpc.RpcError`, with `code()` and `details()`, from both clients; the error that gRPC
+    itself raised is its `__cause__`.
+
+    Example:
+        >>> try:
+        ...     client.predict("nosuch", {})
+        ... except RequestError as error:
+        ...     print(error.code().name, error.details(), error.server)
+        NOT_FOUND Servable not found for request: Latest(nosuch) localhost:8500
+    """
+
+    def __init__(self, code: grpc.StatusCode, details: str, server: str):
+        super().__init__(code, details, server)
+        self._code, self._details = code, details
+        self.server = server
+
+    def code(self) -> grpc.StatusCode:
+        """Why it failed, in gRPC's terms."""
+        return self._code
+
+    def details(self) -> str:
+        """The server's message, or gRPC's own when the server was not reached."""
+        return self._details
+
+    def __str__(self) -> str:
+        return f"{self._code.name}: {self._details} ({self.server})"

@@ -6,8 +6,8 @@ from typing import Any
 
 import keras
 
+from zoo.config import from_dict, to_dict
 from zoo.models.configs import ModelConfig
-from zoo.strict_config import from_dict, to_dict
 
 
 def config_kwargs(backbone: keras.Model) -> dict[str, Any]:

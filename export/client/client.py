@@ -1,0 +1,456 @@
+"""The two clients, one for threads and one for asyncio; TLS, retries and deadlines are gRPC's."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import ssl
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self, TypedDict, TypeVar, Unpack
+
+import grpc
+
+from export.client import requests
+from export.client.messages import SERVICES
+from export.client.requests import Request, Row, Task, Version
+from export.client.responses import (
+    Classification,
+    Prediction,
+    Regression,
+    RequestError,
+    Signature,
+    VersionStatus,
+)
+
+Response = TypeVar("Response")
+Metadata = Sequence[tuple[str, str | bytes]]
+
+_MAX_RETRIES = 4  # gRPC makes five attempts at most
+_RETRY_PAUSES = {"initialBackoff": "0.1s", "maxBackoff": "1s", "backoffMultiplier": 2}
+_CHANNEL_OPTIONS = {
+    # gRPC keeps 256 KiB of a request for a retry by default, and does not repeat longer ones.
+    "grpc.per_rpc_retry_buffer_size": 2**31 - 1,
+    # A name server must not be able to change what is retried.
+    "grpc.service_config_disable_resolution": 1,
+    # Between two tries to connect gRPC would wait 1 s at first and 2 minutes later: a retry would
+    # meet the same failure, and `wait_for_ready` find a server long after it came.
+    "grpc.initial_reconnect_backoff_ms": 100,
+    "grpc.max_reconnect_backoff_ms": 2000,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tls:
+    """TLS, by PEM files.
+
+    Args:
+        ca_file: Certificates of the authorities that may have signed the server's. By default those
+            that gRPC brings along.
+        cert_file, key_file: The client's own certificate and key, for servers that verify clients.
+        server_name: str. The name that the server's certificate must have. By default the one in
+            the server's address.
+
+    Example:
+        >>> Client("serving.example.org:8500", tls=Tls("ca.pem", "client.pem", "client.key"))
+    """
+
+    ca_file: str | os.PathLike[str] | None = None
+    cert_file: str | os.PathLike[str] | None = None
+    key_file: str | os.PathLike[str] | None = None
+    server_name: str = ""
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Reads the files.
+
+        Raises:
+            ValueError: a file cannot be read or is no PEM file of its kind, the certificate does
+                not fit the key, or one of the two is missing.
+        """
+        if (self.cert_file is None) != (self.key_file is None):
+            missing = "key_file" if self.key_file is None else "cert_file"
+            raise ValueError(f"cert_file and key_file belong together: {missing} is missing")
+        ca, cert, key = map(self._read, ("ca_file", "cert_file", "key_file"))
+        # gRPC would open the channel, and then fail each request with a message of BoringSSL's.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        if ca is not None:
+            try:
+                context.load_verify_locations(self.ca_file)
+            except ssl.SSLError as error:
+                raise ValueError(f"ca_file: {self.ca_file} has no PEM certificate") from error
+        if cert is not None:
+            try:
+                context.load_cert_chain(self.cert_file, self.key_file, password="")
+            except ssl.SSLError as error:
+                raise ValueError(
+                    f"cert_file {self.cert_file} and key_file {self.key_file} must be a PEM "
+                    f"certificate and its key, not encrypted: {error.reason or error}"
+                ) from error
+        return grpc.ssl_channel_credentials(ca, key, cert)
+
+    def _read(self, name: str) -> bytes | None:
+        path = getattr(self, name)
+        if path is None:
+            return None
+        try:
+            with open(path, "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise ValueError(f"{name}: cannot read {path}: {error.strerror}") from error
+
+
+class CallOptions(TypedDict, total=False):
+    """What each method takes beside its own arguments; `Client` says what they mean."""
+
+    timeout: float | None
+    metadata: Metadata
+
+
+class _Connection:
+    """The settings of a client, checked, as arguments of gRPC."""
+
+    _asyncio = False
+
+    def __init__(
+        self,
+        server: str,
+        *,
+        timeout: float = 60.0,
+        retries: int = 3,
+        tls: Tls | None = None,
+        max_message_bytes: int | None = None,
+        metadata: Metadata = (),
+        wait_for_ready: bool = False,
+    ):
+        if not server or "://" in server.removeprefix("dns://").removeprefix("unix://"):
+            raise ValueError(f"server must be host:port of the gRPC port, not {server!r}")
+        if not 0 <= retries <= _MAX_RETRIES:
+            raise ValueError(f"retries must be 0 to {_MAX_RETRIES}, not {retries}")
+        if max_message_bytes is not None and not 0 < max_message_bytes < 2**31:
+            raise ValueError(f"max_message_bytes must be 1 to 2**31 - 1, not {max_message_bytes}")
+        self.server, self.timeout = server, _checked_timeout(timeout)
+        self._metadata, self._wait_for_ready = (*metadata,), wait_for_ready
+        self._credentials = tls.credentials() if tls is not None else None
+        limit = -1 if max_message_bytes is None else max_message_bytes
+        options = {
+            **_CHANNEL_OPTIONS,
+            "grpc.max_receive_message_length": limit,
+            "grpc.max_send_message_length": limit,
+            "grpc.service_config": _service_config(retries),
+        }
+        if tls is not None and tls.server_name:
+            options["grpc.ssl_target_name_override"] = tls.server_name
+        self._options = [*options.items()]
+        # With asyncio not before the first request: gRPC ties a channel to the event loop that runs
+        # when it is made.
+        self._channel: Any = None if self._asyncio else self._opened(grpc)
+
+    def _opened(self, library: Any) -> Any:
+        """A channel of `grpc` or of `grpc.aio`."""
+        if self._credentials is None:
+            return library.insecure_channel(self.server, self._options)
+        return library.secure_channel(self.server, self._credentials, self._options)
+
+    def _call(self, request: Request, timeout: float | None = None, metadata: Metadata = ()) -> Any:
+        """What gRPC returns for a call: the response, or with asyncio what to wait for."""
+        method = request.method
+        call = self._channel.unary_unary(
+            method.path, method.request.SerializeToString, method.response.FromString
+        )
+        return call(
+            request.message,
+            timeout=self.timeout if timeout is None else _checked_timeout(timeout),
+            metadata=(*self._metadata, *metadata),
+            wait_for_ready=self._wait_for_ready,
+        )
+
+    def _error(self, error: grpc.RpcError) -> RequestError:
+        return RequestError(error.code(), error.details() or "", self.server)
+
+
+def _checked_timeout(timeout: float) -> float:
+    if not 0 < timeout < math.inf:
+        raise ValueError(f"timeout must be a number of seconds above 0, not {timeout}")
+    return timeout
+
+
+def _service_config(retries: int) -> str:
+    method: dict[str, Any] = {"name": [{"service": service} for service in SERVICES]}
+    if retries:
+        method["retryPolicy"] = {
+            **_RETRY_PAUSES,
+            "maxAttempts": retries + 1,
+            "retryableStatusCodes": ["UNAVAILABLE"],
+        }
+    return json.dumps({"methodConfig": [method]})
+
+
+class Client(_Connection):
+    """A client of a server. Threads may share one; the first request opens the connection.
+
+    Args:
+        server: str. Its gRPC address, `host:port` or `unix:/path`.
+        timeout: float. Seconds for a request and all its retries, where the call names no other.
+        retries: int. How often a request that ends with UNAVAILABLE, and no other code, is sent
+            again, 0 to 4: after 0.1, 0.2, 0.4 and 0.8 seconds, each a fifth longer or shorter by
+            chance. It never outlasts the timeout.
+        tls: Tls | None. None for a plain connection.
+        max_message_bytes: int | None. A longer request or response is RESOURCE_EXHAUSTED. By
+            default there is no limit but protobuf's own, 2 GiB.
+        metadata: Headers of each request, as ("authorization", "Bearer ...").
+        wait_for_ready: bool. Whether a request waits, until its timeout, for a server that cannot
+            be reached; by default it ends with UNAVAILABLE once the retries are used up.
+
+    All methods take, beside their own arguments,
+
+        version: The version's number, or one of its labels; None for the newest.
+        timeout: float | None. Seconds for the call and its retries; None for the client's own.
+        metadata: Headers of this request, beside the client's own.
+
+    Raises:
+        RequestError: the server cannot be reached, refuses, or does not answer in time.
+        ValueError: a setting is out of its range, a file of `tls` cannot be used, or an argument
+            cannot be sent; the message names the input or the example.
+
+    Example:
+        >>> with Client("localhost:8500") as client:
+        ...     client.predict("writer", {"text": ["Once upon"]}).outputs["text"]
+        array([b'Once upon a time'], dtype=object)
+    """
+
+    def predict(
+        self,
+        model: str,
+        inputs: Mapping[str, Any],
+        signature: str = "",
+        version: Version = None,
+        *,
+        outputs: Sequence[str] = (),
+        **call: Unpack[CallOptions],
+    ) -> Prediction:
+        """Runs a signature.
+
+        Args:
+            model: str. The name the model is served under.
+            inputs: Input name to array, list or scalar. Python numbers become int32 and float32;
+                give numpy arrays where the signature asks for another dtype.
+            signature: str. Defaults to `serving_default`.
+            outputs: Names of the outputs to send back. Defaults to all.
+
+        Example:
+            >>> client.predict("writer", {"text": ["Once upon"], "seed": [7]}).outputs["text"]
+            array([b'Once upon a time'], dtype=object)
+        """
+        return self._send(requests.predict(model, inputs, signature, version, outputs), **call)
+
+    def classify(
+        self,
+        model: str,
+        examples: Iterable[Row],
+        signature: str = "",
+        version: Version = None,
+        **call: Unpack[CallOptions],
+    ) -> Classification:
+        """Classifies tf.Examples.
+
+        Args:
+            model, signature: as for `predict`.
+            examples: Rows, each a mapping of feature names to values, a tf.Example or its bytes.
+
+        Example:
+            >>> client.classify("judge", [{"text": "a fine film"}], "classify").classes
+            array([[b'bad', b'good']], dtype=object)
+        """
+        return self._send(requests.classify(model, examples, signature, version), **call)
+
+    def regress(
+        self,
+        model: str,
+        examples: Iterable[Row],
+        signature: str = "",
+        version: Version = None,
+        **call: Unpack[CallOptions],
+    ) -> Regression:
+        """Gives each tf.Example a number; arguments as for `classify`.
+
+        Example:
+            >>> client.regress("judge", [{"text": "a fine film"}], "regress").values
+            array([0.97], dtype=float32)
+        """
+        return self._send(requests.regress(model, examples, signature, version), **call)
+
+    def multi_inference(
+        self,
+        model: str,
+        examples: Iterable[Row],
+        signatures: Mapping[str, Task],
+        version: Version = None,
+        **call: Unpack[CallOptions],
+    ) -> dict[str, Classification | Regression]:
+        """Runs several signatures on the same tf.Examples, in one run of the model.
+
+        Args:
+            model, examples: as for `classify`.
+            signatures: Signature name to "classify" or "regress".
+
+        Returns:
+            Signature name to response.
+
+        Example:
+            >>> tasks = {"classify": "classify", "regress": "regress"}
+            >>> client.multi_inference("judge", [{"text": "a fine film"}], tasks)["regress"].values
+            array([0.97], dtype=float32)
+        """
+        return self._send(requests.multi_inference(model, examples, signatures, version), **call)
+
+    def signatures(
+        self, model: str, version: Version = None, **call: Unpack[CallOptions]
+    ) -> dict[str, Signature]:
+        """Looks up the signatures of a model: name to inputs and outputs.
+
+        Example:
+            >>> client.signatures("writer")["generate"].inputs["text"]
+            TensorInfo(name='generate_text:0', dtype='string', shape=(None,))
+        """
+        return self._send(requests.signatures(model, version), **call)
+
+    def status(
+        self, model: str, version: Version = None, **call: Unpack[CallOptions]
+    ) -> list[VersionStatus]:
+        """Looks up the states of a model's versions: of all of them, or of one.
+
+        Example:
+            >>> [(one.version, one.state) for one in client.status("writer")]
+            [(2, 'AVAILABLE'), (1, 'END')]
+        """
+        return self._send(requests.status(model, version), **call)
+
+    def reload(self, config: str, **call: Unpack[CallOptions]) -> None:
+        """Has the server serve these models in place of its own; returns when they are loaded.
+
+        Args:
+            config: str. A ModelServerConfig in text form, as in `--model_config_file`.
+
+        Example:
+            >>> client.reload('model_config_list { config { name: "a" base_path: "/models/a" } }')
+        """
+        self._send(requests.reload(config), **call)
+
+    def _send(self, request: Request[Response], **call: Unpack[CallOptions]) -> Response:
+        try:
+            response = self._call(request, **call)
+        except grpc.RpcError as error:
+            raise self._error(error) from error
+        return request.read(response)
+
+    def close(self) -> None:
+        """Closes the connection; requests that run are cancelled."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class AsyncClient(_Connection):
+    """A client for coroutines: `Client`, with an `await` before each request.
+
+    It belongs to the event loop of its first request. A request whose task is cancelled is
+    cancelled at the server, too.
+
+    Example:
+        >>> async def ask(texts):
+        ...     async with AsyncClient("localhost:8500") as client:
+        ...         calls = [client.predict("writer", {"text": [text]}) for text in texts]
+        ...         return await asyncio.gather(*calls)
+        >>> asyncio.run(ask(["Once upon", "It was"]))
+    """
+
+    _asyncio = True
+
+    async def predict(
+        self,
+        model: str,
+        inputs: Mapping[str, Any],
+        signature: str = "",
+        version: Version = None,
+        *,
+        outputs: Sequence[str] = (),
+        **call: Unpack[CallOptions],
+    ) -> Prediction:
+        """As `Client.predict`."""
+        sent = requests.predict(model, inputs, signature, version, outputs)
+        return await self._send(sent, **call)
+
+    async def classify(
+        self,
+        model: str,
+        examples: Iterable[Row],
+        signature: str = "",
+        version: Version = None,
+        **call: Unpack[CallOptions],
+    ) -> Classification:
+        """As `Client.classify`."""
+        return await self._send(requests.classify(model, examples, signature, version), **call)
+
+    async def regress(
+        self,
+        model: str,
+        examples: Iterable[Row],
+        signature: str = "",
+        version: Version = None,
+        **call: Unpack[CallOptions],
+    ) -> Regression:
+        """As `Client.regress`."""
+        return await self._send(requests.regress(model, examples, signature, version), **call)
+
+    async def multi_inference(
+        self,
+        model: str,
+        examples: Iterable[Row],
+        signatures: Mapping[str, Task],
+        version: Version = None,
+        **call: Unpack[CallOptions],
+    ) -> dict[str, Classification | Regression]:
+        """As `Client.multi_inference`."""
+        sent = requests.multi_inference(model, examples, signatures, version)
+        return await self._send(sent, **call)
+
+    async def signatures(
+        self, model: str, version: Version = None, **call: Unpack[CallOptions]
+    ) -> dict[str, Signature]:
+        """As `Client.signatures`."""
+        return await self._send(requests.signatures(model, version), **call)
+
+    async def status(
+        self, model: str, version: Version = None, **call: Unpack[CallOptions]
+    ) -> list[VersionStatus]:
+        """As `Client.status`."""
+        return await self._send(requests.status(model, version), **call)
+
+    async def reload(self, config: str, **call: Unpack[CallOptions]) -> None:
+        """As `Client.reload`."""
+        await self._send(requests.reload(config), **call)
+
+    async def _send(self, request: Request[Response], **call: Unpack[CallOptions]) -> Response:
+        if self._channel is None:
+            self._channel = self._opened(grpc.aio)
+        try:
+            response = await self._call(request, **call)
+        except grpc.RpcError as error:
+            raise self._error(error) from error
+        return request.read(response)
+
+    async def close(self) -> None:
+        """Closes the connection; requests that run are cancelled."""
+        if self._channel is not None:
+            await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()

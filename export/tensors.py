@@ -1,0 +1,241 @@
+"""TensorProto to numpy and back, for client and server, without TensorFlow.
+
+The messages may be TensorFlow's or those of `export.client.messages`. Reading is as lenient as
+TensorFlow's reader in C++, against which the tests hold it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import ml_dtypes
+import numpy as np
+from google.protobuf import message
+
+
+class _Storage(NamedTuple):
+    """Where a TensorProto keeps values of a dtype, one by one."""
+
+    dtype: np.dtype
+    field: str
+    item: np.dtype  # what the field's items become: a value is one of them, or two if complex
+
+
+def _storage(dtype: type, field: str, item: type | None = None) -> _Storage:
+    return _Storage(np.dtype(dtype), field, np.dtype(item or dtype))
+
+
+# By the numbers of TensorFlow's enum DataType. `tensor_content` is in the order of this machine's
+# bytes: TensorFlow knows no other either.
+_STORAGE = {
+    1: _storage(np.float32, "float_val"),
+    2: _storage(np.float64, "double_val"),
+    3: _storage(np.int32, "int_val"),
+    4: _storage(np.uint8, "int_val"),
+    5: _storage(np.int16, "int_val"),
+    6: _storage(np.int8, "int_val"),
+    7: _storage(np.object_, "string_val"),
+    8: _storage(np.complex64, "scomplex_val", np.float32),
+    9: _storage(np.int64, "int64_val"),
+    10: _storage(np.bool_, "bool_val"),
+    14: _storage(ml_dtypes.bfloat16, "half_val", np.uint16),
+    17: _storage(np.uint16, "int_val"),
+    18: _storage(np.complex128, "dcomplex_val", np.float64),
+    19: _storage(np.float16, "half_val", np.uint16),
+    22: _storage(np.uint32, "uint32_val"),
+    23: _storage(np.uint64, "uint64_val"),
+}
+# DataType -> numpy dtype, of all that can be read and written here; strings are object arrays.
+DTYPES = {number: storage.dtype for number, storage in _STORAGE.items()}
+_NUMBERS = {dtype: number for number, dtype in DTYPES.items()}
+_MAX_RANK = 64  # numpy's limit
+_WRITTEN_AT_ONCE = 2**16  # as Python numbers, each of which takes 32 bytes
+# A tensor may name a large shape and bring one value to fill it with. No message is longer than
+# 2 GiB, so nothing honest is lost by not filling up more elements than this.
+_MAX_FILLED = 2**28
+
+
+def decode_tensor(proto: message.Message, max_filled: int = _MAX_FILLED) -> np.ndarray:
+    """Reads a tensor.
+
+    Values may be missing: the last one is repeated, zero where there is none. Values beyond the
+    shape are dropped. A missing shape is a scalar. Integers that the dtype cannot hold
+    wrap around.
+
+    Args:
+        proto: TensorProto, with its values in the field of their dtype, or in `tensor_content`.
+        max_filled: how many missing elements may be filled in.
+
+    Returns:
+        An array, strings as `bytes` objects. It may be a read-only view of the message.
+
+    Raises:
+        ValueError: the dtype is none of `DTYPES`, the shape is negative or too large, or
+            `tensor_content` does not fit to dtype and shape.
+
+    Example:
+        >>> decode_tensor(TensorProto(dtype=3, int_val=[7]))
+        array(7, dtype=int32)
+    """
+    storage = _STORAGE.get(proto.dtype)
+    if storage is None:
+        raise ValueError(f"dtype {proto.dtype} cannot be read")
+    shape = [dim.size for dim in proto.tensor_shape.dim]
+    count = math.prod(shape)
+    if len(shape) > _MAX_RANK or min(shape, default=0) < 0:
+        raise ValueError(f"shape {shape} cannot be read")
+    content, dtype = proto.tensor_content if count else b"", storage.dtype
+    if content and dtype.kind != "O":
+        if len(content) != count * dtype.itemsize:
+            raise ValueError(
+                f"tensor_content has {len(content)} bytes, where {dtype.name} of shape "
+                f"{shape} has {count * dtype.itemsize}"
+            )
+        if dtype.kind == "b" and max(content) > 1:
+            raise ValueError("tensor_content has bytes that are no bool")
+        return np.frombuffer(content, dtype).reshape(shape)
+    if dtype.kind == "O":
+        strings = _split_strings(content, count) if content else proto.string_val[:count]
+        values, missing = np.array(strings, dtype=object), b""
+    else:
+        values, missing = _field_values(proto, storage)[:count], 0
+    if len(values) < count:
+        if count - len(values) > max_filled:
+            raise ValueError(f"shape {shape} needs more memory than a message may claim")
+        last = values[-1] if len(values) else missing
+        values = np.concatenate([values, np.full(count - len(values), last, dtype)])
+    return values.reshape(shape)
+
+
+def encode_tensor(array: np.ndarray, proto: message.Message, as_content: bool = False) -> None:
+    """Writes an array into an empty TensorProto.
+
+    Args:
+        array: of numbers, or an object array of `bytes`.
+        proto: TensorProto.
+        as_content: whether to write `tensor_content`, in place of the field of the dtype.
+
+    Raises:
+        ValueError: numpy's dtype is none of `DTYPES`.
+
+    Example:
+        >>> proto = TensorProto()
+        >>> encode_tensor(np.float32([1.5, 2]), proto)
+        >>> proto.dtype, proto.float_val
+        (1, [1.5, 2.0])
+    """
+    array = np.asarray(array, array.dtype.newbyteorder("="))
+    number = _NUMBERS.get(array.dtype)
+    if number is None:
+        raise ValueError(f"a tensor cannot hold {array.dtype.name}")
+    proto.dtype = number
+    proto.tensor_shape.SetInParent()  # a scalar has a shape, too
+    for size in array.shape:
+        proto.tensor_shape.dim.add(size=size)
+    if not as_content:
+        storage = _STORAGE[number]
+        field = getattr(proto, storage.field)
+        items = array.reshape(-1)
+        if storage.item != array.dtype:
+            items = items.view(storage.item)
+        for start in range(0, len(items), _WRITTEN_AT_ONCE):
+            field.extend(items[start : start + _WRITTEN_AT_ONCE].tolist())
+    elif array.dtype.kind == "O":
+        strings = array.reshape(-1).tolist()
+        proto.tensor_content = b"".join([*(_varint(len(s)) for s in strings), *strings])
+    else:
+        proto.tensor_content = array.tobytes()
+
+
+def as_array(value: object) -> np.ndarray:
+    """What a user gives for a tensor, as an array that `encode_tensor` takes.
+
+    Args:
+        value: an array, or what numpy makes one of: numbers, truth values, str and bytes, lists of
+            them. Python's integers become int32 where they fit, its floats float32, as TensorFlow
+            has it; arrays keep their dtype. str becomes UTF-8.
+
+    Raises:
+        ValueError: lists of unequal lengths, or elements that no tensor can hold.
+
+    Example:
+        >>> as_array(["é", b"a"])
+        array([b'\\xc3\\xa9', b'a'], dtype=object)
+    """
+    leaf = value
+    while isinstance(leaf, list | tuple) and leaf:
+        leaf = leaf[0]
+    if isinstance(leaf, str | bytes):
+        # numpy's own choice would make all strings as long as the longest, and b"a\0" to b"a".
+        array = np.array(value, dtype=object)
+    else:
+        array = np.asarray(value)
+        if array.dtype.kind in "SU" and not isinstance(value, np.ndarray | np.generic):
+            array = np.array(value, dtype=object)  # else 1 beside "a" were "1"
+    if array.dtype.kind in "OSTU":
+        strings = np.empty(array.size, object)
+        strings[:] = [_to_bytes(element) for element in array.astype(object).ravel().tolist()]
+        return strings.reshape(array.shape)
+    if isinstance(value, int | float | list | tuple):
+        if array.dtype == np.float64 and not isinstance(value, np.generic):
+            return array.astype(np.float32)
+        if array.dtype == np.int64 and (array == array.astype(np.int32)).all():
+            return array.astype(np.int32)
+    return array
+
+
+def _to_bytes(element: object) -> bytes:
+    if isinstance(element, bytes):
+        return element
+    if isinstance(element, str):
+        return element.encode()
+    if isinstance(element, list | tuple):
+        raise ValueError("lists of unequal lengths make no tensor")
+    raise ValueError(f"a tensor cannot hold {element!r}: {type(element).__name__}")
+
+
+def _field_values(proto: message.Message, storage: _Storage) -> np.ndarray:
+    values = getattr(proto, storage.field)
+    if storage.field in ("int_val", "half_val"):
+        # Of the 32 bits on the wire the lowest ones count, whatever the others are.
+        values = np.array(values, np.int32).astype(storage.item)
+    else:
+        values = np.array(values, storage.item)
+    if storage.dtype.kind == "c":
+        values = values[: len(values) // 2 * 2]
+    return values.view(storage.dtype)
+
+
+def _varint(number: int) -> bytes:
+    """Seven bits a byte, the lowest first; all but the last byte are above 127."""
+    groups = bytearray()
+    while number > 0x7F:
+        groups.append(number & 0x7F | 0x80)
+        number >>= 7
+    groups.append(number)
+    return bytes(groups)
+
+
+def _split_strings(content: bytes, count: int) -> list[bytes]:
+    """Strings from `tensor_content`: all lengths as varints, then all bytes."""
+    lengths, position = [], 0
+    try:
+        for _ in range(count):
+            length = shift = 0
+            while content[position] > 0x7F:
+                length |= (content[position] & 0x7F) << shift
+                shift, position = shift + 7, position + 1
+            lengths.append(length | content[position] << shift)
+            position += 1
+    except IndexError:
+        raise ValueError(f"tensor_content ends within the lengths of {count} strings") from None
+    if len(content) - position != sum(lengths):
+        raise ValueError(
+            f"tensor_content has {len(content) - position} bytes for strings of {sum(lengths)}"
+        )
+    strings = []
+    for length in lengths:
+        strings.append(content[position : position + length])
+        position += length
+    return strings
