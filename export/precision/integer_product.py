@@ -38,18 +38,11 @@ def column_offsets(weights: tf.Tensor, outputs_first: bool) -> tf.Tensor:
 def integer_product(
     x: tf.Tensor, weights: tf.Tensor, offsets: tf.Tensor, outputs_first: bool
 ) -> tf.Tensor:
-    """`x` (N, inputs) float32 times int8 weights: (N, outputs) float32.
+    """`x` (N, inputs) float32 times int8 weights, with `column_offsets`: (N, outputs) float32.
 
-    The kernel keeps a copy of the weights in the order in which it reads them: as many bytes
-    again for each product of a graph that runs. What it computes takes several times the memory
-    of its answer: it is for few rows.
-
-    Args:
-        x: rows, each with its own step.
-        weights: (inputs, outputs) int8, or (outputs, inputs) with `outputs_first`; they must
-            never change.
-        offsets: from `column_offsets`.
-        outputs_first: bool.
+    The kernel keeps a copy of the weights, which must never change, in the order in which it reads
+    them: as many bytes again for each product of a graph that runs. What it computes takes several
+    times the memory of its answer: it is for few rows.
     """
     largest = tf.reduce_max(tf.abs(x), axis=1, keepdims=True)
     steps = tf.maximum(largest / _LARGEST_DIGIT, _SMALLEST_STEP)  # (N, 1)

@@ -256,14 +256,7 @@ def greedy_options(batch_size: int, max_new_tokens: int) -> SamplingOptions:
 
 
 def last_tokens(token_ids, lengths, width):
-    """The last `width` real tokens of each row, moved to the left edge.
-
-    Args:
-        token_ids: (B, P) int32, right-padded. lengths: (B,) int32. width: int or scalar.
-
-    Returns:
-        (B, width) int32 and the remaining lengths (B,), at most `width`.
-    """
+    """The last `width` real tokens of each row, moved to the left edge, and how many they are."""
     first = ops.maximum(lengths - width, 0)
     columns = first[:, None] + ops.arange(width, dtype="int32")  # (B, width)
     columns = ops.minimum(columns, ops.shape(token_ids)[1] - 1)

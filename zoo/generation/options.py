@@ -7,7 +7,6 @@ rule answers INVALID_ARGUMENT with the option's name.
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -18,19 +17,12 @@ MAX_NEW_TOKENS = 4096
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """One option: a vector with one value, or one for each text.
-
-    Attributes:
-        dtype: tf.DType.
-        default: number.
-        rule: str, what a value must be; "" means any.
-        is_valid: (values) -> bool tensor.
-    """
+    """One option: a vector with one value, or one for each text."""
 
     dtype: tf.DType
     default: float
-    rule: str = ""
-    is_valid: Callable = tf.ones_like
+    rule: str = ""  # what a value must be; "" means any
+    is_valid: Callable = tf.ones_like  # of the values
 
 
 OPTIONS = {
@@ -46,36 +38,8 @@ OPTIONS = {
 }
 
 
-def text_function(body: Callable) -> tf.types.experimental.PolymorphicFunction:
-    """`body(text, options)` as a graph function of `text` [B] string and each of the options.
-
-    The options' defaults become `SignatureDef.defaults` when it is exported, which TensorFlow
-    Serving fills in for inputs that a gRPC request leaves out.
-    """
-
-    def generate(text, *values):
-        return body(text, dict(zip(OPTIONS, values)))
-
-    def parameter(name, default=inspect.Parameter.empty):
-        return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default)
-
-    # What TensorFlow reads names and defaults from.
-    generate.__signature__ = inspect.Signature(
-        [
-            parameter("text"),
-            *(parameter(name, tf.constant([o.default], o.dtype)) for name, o in OPTIONS.items()),
-        ]
-    )
-    specs = [tf.TensorSpec([None], tf.string, "text")]
-    specs += [tf.TensorSpec([None], option.dtype, name) for name, option in OPTIONS.items()]
-    return tf.function(generate, input_signature=specs, autograph=False)
-
-
 def complete_options(given: dict[str, object]) -> dict[str, tf.Tensor]:
-    """Every option as a vector of its dtype, defaults for those that are not given.
-
-    Raises TypeError for an unknown option; the known ones are listed.
-    """
+    """Every option as a vector of its dtype, defaults for those that are not given."""
     unknown = set(given) - set(OPTIONS)
     if unknown:
         raise TypeError(f"unknown option {', '.join(sorted(unknown))}; known: {', '.join(OPTIONS)}")
@@ -88,19 +52,11 @@ def complete_options(given: dict[str, object]) -> dict[str, tf.Tensor]:
 def options_by_row(
     options: dict[str, tf.Tensor], requested: tf.Tensor, rows: tf.Tensor
 ) -> dict[str, tf.Tensor]:
-    """Checked options with one value a row.
+    """Checked options with one value a row: (rows,) from [1] or [requested].
 
-    Args:
-        options: each [1] (for all rows) or [requested].
-        requested: scalar int32, texts in the request; 0 is possible.
-        rows: scalar int32, rows to answer: `requested`, or 1 stand-in row for an empty request.
-
-    Returns:
-        Each option (rows,); `max_new_tokens` clamped to 4096, negative seeds replaced by fresh
-        random ones.
-
-    Raises:
-        tf.errors.InvalidArgumentError: when run, if a value breaks its rule.
+    `requested` texts are in the request, 0 is possible; `rows` are answered: as many, or 1 stand-in
+    row. `max_new_tokens` is clamped to 4096, negative seeds are replaced by fresh random ones. A
+    value that breaks its rule raises InvalidArgumentError when it is run.
     """
     with tf.control_dependencies(_assertions(options, requested)):
         resolved = {}

@@ -13,13 +13,7 @@ def log_likelihood(model, token_ids, lengths, start_id):
     Every token counts once, the first one given `start_id`. Up to `model.context_length` tokens
     the value is that of one forward pass. Longer rows of a GPT are read in overlapping windows,
     so that every token sees at least half a context of past; an LSTM carries its state and
-    forgets nothing.
-
-    Args:
-        model: `zoo.models.causal_lm.CausalLM`.
-        token_ids: (B, P) int32, padded on the right; P may be 0.
-        lengths: (B,) int32, real tokens of each row.
-        start_id: int. What an empty context reads.
+    forgets nothing. Token ids (B, P) int32 are padded on the right; P may be 0.
     """
     batch_size = ops.shape(token_ids)[0]
     context = model.context_length
@@ -66,15 +60,7 @@ def log_likelihood(model, token_ids, lengths, start_id):
 
 
 def next_token_probabilities(model, token_ids, lengths, k: int):
-    """The k likeliest next tokens of each row: ids (B, k) int32, probabilities (B, k) float32.
-
-    Args:
-        model: `zoo.models.causal_lm.CausalLM`.
-        token_ids: (B, P) int32, P >= 1, padded on the right; of a prompt longer than
-            `model.context_length` the last tokens count.
-        lengths: (B,) int32, at least 1.
-        k: int, at most the vocabulary size.
-    """
+    """The k likeliest next tokens of each row: ids (B, k) int32, probabilities (B, k) float32."""
     batch_size, width = ops.shape(token_ids)
     window = minimum(width, model.context_length)
     prompt, lengths = last_tokens(token_ids, lengths, window)

@@ -18,12 +18,9 @@ from zoo.models.configs import TransformerConfig
 
 
 def attend(query, key, value, bias=None, dropout=None, training=None):
-    """Each query's mix of the values: (B, N, T, H).
+    """Each query's mix of the values, (B, N, T, H): queries like it, keys and values (B, K, L, H).
 
-    Args:
-        query: (B, N, T, H). key, value: (B, K, L, H).
-        bias: float32, added to the scores (B, K, G*T, L); see `attention_bias`.
-        dropout: layer, on the weights. training: bool, whether it is on.
+    `bias` is added to the scores (B, K, G*T, L), `dropout` a layer for the weights.
     """
     heads, length, head_dim = query.shape[1], ops.shape(query)[2], query.shape[3]
     kv_heads = key.shape[1]
@@ -59,23 +56,16 @@ def attention_bias(visible, groups: int):
 
 
 class CacheSlots(NamedTuple):
-    """Where the new tokens go in a cache: the same in every layer, so made once for all.
+    """Where the new tokens go in a cache: the same in every layer, so made once for all."""
 
-    Attributes:
-        length: int or scalar, T. An int where it is known when the graph is made: 1 in the loop.
-        positions: (B, T) int32, the slot of each new token, and its place in the text.
-        indices: (B*K*T, 3) int32, row, head and slot that each new key and value goes to.
-        bias: (B, 1, T or G*T, L) float32: a token sees the slots up to its own.
-        lengths: (B,) int32, how many of a row's new tokens are real; `None` means all.
-        write: as `keras.ops.scatter_update`.
-    """
-
-    length: object
-    positions: object
-    indices: object
-    bias: object
-    lengths: object
-    write: Callable
+    length: (
+        object  # int or scalar, T; an int where it is known when the graph is made: 1 in the loop
+    )
+    positions: object  # (B, T) int32, the slot of each new token, and its place in the text
+    indices: object  # (B*K*T, 3) int32, row, head and slot that each new key and value goes to
+    bias: object  # (B, 1, T or G*T, L) float32: a token sees the slots up to its own
+    lengths: object  # (B,) int32, how many of a row's new tokens are real; None means all
+    write: Callable  # as keras.ops.scatter_update
 
 
 def cache_slots(
@@ -97,10 +87,7 @@ def cache_slots(
 class SelfAttention(keras.layers.Layer):
     """Multi-head, multi-query or grouped-query self-attention.
 
-    Args:
-        config: GPTConfig or BertConfig.
-        causal: bool. Whether a token sees only itself and the past, or all that `padding_mask`
-            allows.
+    A `causal` one sees a token's past, others all that `padding_mask` allows.
     """
 
     def __init__(self, config: TransformerConfig, causal: bool, **kwargs):
@@ -128,14 +115,9 @@ class SelfAttention(keras.layers.Layer):
     def call(self, x, padding_mask=None, document_ids=None, training=None):
         """Attends over the tokens of `x` (B, T, D) themselves; returns (B, T, D).
 
-        Args:
-            x: (B, T, D) hidden states.
-            padding_mask: (B, T) bool, False at padding, which nobody sees; `None` means no
-                padding. Not causal only: padding after a text is in nobody's past.
-            document_ids: (B, T) int32, ascending in each row. Tokens see those of their own
-                document only, and their positions count from its start. Causal only; `None` means
-                one document a row.
-            training: bool, whether dropout is on.
+        `padding_mask` (B, T) bool is for what is not causal: padding after a text is in nobody's
+        past. `document_ids` (B, T) int32, ascending in each row, is for what is: tokens see those of
+        their own document only, and their positions count from its start.
         """
         length = ops.shape(x)[1]
         steps = ops.arange(length, dtype="int32")[None]  # (1, T)
@@ -155,19 +137,11 @@ class SelfAttention(keras.layers.Layer):
         return ops.reshape(self.output_projection(_merge_heads(mixed)), ops.shape(x))
 
     def decode(self, x, cache, slots: CacheSlots):
-        """Writes the new tokens into the cache and attends over all of it.
+        """Writes the new tokens into the cache and attends over all of it: output and new cache.
 
         All slots are read, also those behind the newest token: `zoo.generation.loop` keeps few of
-        them, and cutting them off would copy the others.
-
-        Args:
-            x: (B*T, D) hidden states of T new tokens a row: a dense layer multiplies rows without
-                reshaping them, and for one token an operation costs as much as its arithmetic.
-            cache: keys and values, each (B, K, L, H); slots at and after a row's first new
-                position may hold anything.
-
-        Returns:
-            Output (B*T, D) and the extended cache.
+        them, and cutting them off would copy the others. `x` is rows (B*T, D), which a dense layer
+        multiplies without reshaping: for one token an operation costs as much as its arithmetic.
         """
         query, *new = self._project(x, slots.positions, slots.length)
         cache = tuple(_write(old, one, slots) for old, one in zip(cache, new))
@@ -228,12 +202,8 @@ def is_one(length) -> bool:
 def rotate(x, positions, base: float):
     """Rotary position embedding (Su et al., 2021) of queries or keys (B, heads, T, H).
 
-    Channel i is paired with channel i + H/2; wavelengths run from 2 pi to 2 pi x base.
-
-    Args:
-        x: (B, heads, T, H).
-        positions: (B, T) or (1, T) int32, place of each token in its sequence.
-        base: float.
+    Channel i is paired with channel i + H/2; wavelengths run from 2 pi to 2 pi x base. `positions`
+    (B, T) or (1, T) int32 is the place of each token in its sequence.
     """
     half = x.shape[-1] // 2
     frequencies = base ** (-ops.arange(half, dtype="float32") / half)  # (H/2,)
@@ -244,10 +214,7 @@ def rotate(x, positions, base: float):
 
 
 def document_positions(document_ids):
-    """Place of each token in its document: (B, T) int32, for ids (B, T) that ascend in each row.
-
-    Example: `document_positions(np.array([[0, 0, 1, 1, 1, 2]]))  # [[0, 1, 0, 1, 2, 0]]`
-    """
+    """Place of each token in its document, (B, T) int32: of ids 0 0 1 1 1 2, 0 1 0 1 2 0."""
     # A document starts after all the tokens whose ids are smaller.
     before = document_ids[:, None, :] < document_ids[:, :, None]  # (B, T, T)
     starts = ops.sum(ops.cast(before, "int32"), axis=-1)  # (B, T)

@@ -82,18 +82,13 @@ class FeedForward(keras.layers.Layer):
 
 
 def shift_tokens(x, shift: int, positions=None):
-    """Part i of the channels from i tokens before, for i from 0 to `shift`: (B, T, D).
+    """Part i of the channels of `x` (B, T, D) from i tokens before, for i from 0 to `shift`.
 
     A feed-forward network, which looks at each token alone, then sees a few tokens at once, without
     a weight and almost without arithmetic. Half the channels from one token before is what RWKV
     began with (Peng et al., 2023, arXiv:2305.13048); moving parts of the channels along time is Lin
-    et al., 2019 (arXiv:1811.08383).
-
-    Args:
-        x: (B, T, D).
-        shift: int, at least 1. The D channels are cut into `shift` + 1 parts.
-        positions: (B, T) int32, place of each token in its document: what would come from before
-            its start is 0. `None` means that each row starts at its left edge.
+    et al., 2019 (arXiv:1811.08383). `positions` (B, T) is the place of each token in its document:
+    what would come from before its start is 0.
     """
     shifted = []
     for distance, (start, end) in enumerate(_parts(x.shape[-1], shift)):
@@ -108,17 +103,10 @@ def shift_tokens(x, shift: int, positions=None):
 
 
 def shift_new_tokens(x, past, shift: int, length, lengths=None):
-    """`shift_tokens` for new tokens that follow others.
+    """`shift_tokens` for rows (B*T, D) of T = `length` new tokens that follow others.
 
-    Args:
-        x: (B*T, D), T new tokens a row.
-        past: (B, shift, D), what came before them, zeros before the start.
-        shift: int, at least 1.
-        length: int or scalar, T.
-        lengths: (B,) int32, how many of a row's new tokens are real; `None` means all.
-
-    Returns:
-        (B*T, D), and the past of what follows: the last `shift` real tokens of each row.
+    `past` (B, shift, D) is what came before them, zeros before the start; `lengths` (B,) how many
+    of a row's new tokens are real. Returns rows, and the past of what follows.
     """
     width = x.shape[-1]
     known = ops.concatenate([past, ops.reshape(x, (-1, length, width))], axis=1)  # (B, shift+T, D)
@@ -149,11 +137,6 @@ def rematerialized(block: keras.layers.Layer, x, **arguments):
     alone would not do: on TensorFlow it loses the gradients of weights that are not variables at
     that moment, on JAX it may not change a variable inside, and dropout would draw other masks the
     second time. So weights and seeds go in as arguments, and new seeds come out.
-
-    Args:
-        block: built layer; changes no variables but the seeds of its random numbers.
-        x: tensor.
-        **arguments: further arguments of `block`, without gradients.
     """
     variables = block.variables
     state = [variable for variable in variables if not variable.trainable]

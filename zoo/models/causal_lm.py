@@ -159,17 +159,13 @@ class CausalLM(TokenModel):
         return self.backbone.extend_cache(cache, slots)
 
     def decode(self, token_ids, cache, position, lengths=None):
-        """Reads new tokens and predicts the one after them.
+        """Logits (B, V) for the token after each row's last new one, and the new cache.
 
         Args:
             token_ids: (B, T) int32, padded on the right.
             cache: from `initial_cache` or an earlier `decode`.
             position: (B,) int32, number of tokens each row's cache already holds.
-            lengths: (B,) int32, how many of the T tokens are real, at least 1 in each row; `None`
-                means all.
-
-        Returns:
-            Logits (B, V), float32, for the token after each row's last real one; the new cache.
+            lengths: (B,) int32, how many of the T tokens are real, at least 1; `None` means all.
         """
         hidden, cache = self.backbone.decode(token_ids, cache, position, lengths)
         if lengths is None:
@@ -182,9 +178,7 @@ class CausalLM(TokenModel):
     def decode_token(self, token_ids, cache, position, write=ops.scatter_update):
         """`decode` of one token a row (B,): what the loop of `generate` runs for every token.
 
-        Args:
-            token_ids, cache, position: as in `decode`.
-            write: how the token goes into the cache, as `keras.ops.scatter_update`.
+        `write` puts it into the cache, as `keras.ops.scatter_update`.
         """
         hidden, cache = self.backbone.decode(token_ids[:, None], cache, position, write=write)
         return self.backbone.logits(hidden[:, -1]), cache

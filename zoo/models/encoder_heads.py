@@ -40,9 +40,7 @@ class EncoderHead(TokenModel):
     def finish(self, uses_pooler: bool = False, **extra_inputs: str):
         """Builds the model on symbolic inputs; called last in a subclass's `__init__`.
 
-        Args:
-            uses_pooler: bool, whether the head reads the backbone's pooler, if there is one.
-            **extra_inputs: name to dtype of inputs besides the usual three.
+        `extra_inputs` are names and dtypes of inputs besides the usual three.
         """
         pooler = getattr(self.backbone, "pooler", None)
         if pooler is not None:
@@ -89,14 +87,7 @@ class EncoderHead(TokenModel):
 
 
 def pool(hidden, padding_mask, pooling: str):
-    """Hidden states (B, T, D) to (B, D), float32, over real tokens only.
-
-    Args:
-        hidden: (B, T, D).
-        padding_mask: (B, T) bool, True at real tokens, or `None`: all are real.
-        pooling: "cls" (the first token), "mean" or "max". An empty row gives zeros for the
-            latter two.
-    """
+    """Hidden states (B, T, D) to (B, D), float32, over real tokens; an empty row gives zeros."""
     if pooling == "cls":
         return ops.cast(hidden[:, 0], "float32")
     # Before summing: half precision loses digits over many tokens.
@@ -191,14 +182,7 @@ class MaskedLM(EncoderHead):
 
 
 class _DenseHead(EncoderHead):
-    """Dropout and a dense layer, on the pooled vector or on each token's hidden state.
-
-    Args:
-        backbone: BertBackbone or LSTMBackbone.
-        outputs: int. Width of the dense layer.
-        dropout: float in [0, 1).
-        pooling: None for each token's; else as in `Classifier`.
-    """
+    """Dropout and a dense layer, on the pooled vector or, without `pooling`, on each token."""
 
     def __init__(
         self, backbone: keras.Model, outputs: int, dropout: float, pooling: str | None, **kwargs

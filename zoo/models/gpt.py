@@ -106,11 +106,7 @@ class GPTBackbone(keras.Model):
         return self.token_embedding(hidden, reverse=True)
 
     def initial_cache(self, batch_size, slots):
-        """An empty cache: for each block a tuple of zeros.
-
-        Keys and values (B, K, slots, H), and with `config.token_shift` the inputs of the
-        feed-forward network before the start (B, token_shift, D).
-        """
+        """For each block empty keys and values (B, K, slots, H); with token shift its past, too."""
         config = self.config
         shapes = [(batch_size, config.key_value_heads, slots, config.head_dim)] * 2
         if config.token_shift:
@@ -128,7 +124,7 @@ class GPTBackbone(keras.Model):
         )
 
     def decode(self, token_ids, cache, position, lengths=None, write=ops.scatter_update):
-        """Hidden states of T new tokens that follow what the cache holds.
+        """Hidden states (B, T, D) of T new tokens after what the cache holds, and the new cache.
 
         Args:
             token_ids: (B, T) int32.
@@ -138,9 +134,6 @@ class GPTBackbone(keras.Model):
             lengths: (B,) int32, how many of a row's new tokens are real; `None` means all. Slots
                 past a row's real tokens are masked until overwritten, so only token shift asks.
             write: how keys and values go into the cache, as `keras.ops.scatter_update`.
-
-        Returns:
-            (B, T, D) hidden states and the extended cache.
         """
         steps = ops.arange(ops.shape(token_ids)[1], dtype="int32")
         positions = position[:, None] + steps  # (B, T)
@@ -195,7 +188,7 @@ class DecoderBlock(keras.layers.Layer):
         return x + self.dropout(self.feedforward(normed), training=training)
 
     def decode(self, x, cache: tuple, slots: CacheSlots):
-        """`call` for new tokens only: rows (B*T, D) and one block's cache to the same."""
+        """`call` for new tokens only, rows (B*T, D), with one block's cache."""
         keys_and_values, past = cache[:2], cache[2:]
         attended, keys_and_values = self.attention.decode(
             self.attention_norm(x), keys_and_values, slots

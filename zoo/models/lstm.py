@@ -126,12 +126,8 @@ class LSTMBackbone(keras.Model):
     def call_with_state(self, token_ids, state, mask=None, training=None):
         """Hidden states (B, T, D) and the state after the last token.
 
-        Args:
-            token_ids: (B, T) int32.
-            state: for each layer `(h, c)`, each (B, units); from `initial_cache` or an earlier
-                call.
-            mask: (B, T) bool, optional: where False the state stands still.
-            training: bool, whether dropout is on.
+        `state` is `(h, c)`, each (B, units), for each layer; where `mask` (B, T) is False it stands
+        still.
         """
         inputs, rows = self._inputs(token_ids, training)
         mask = None if mask is None else ops.transpose(mask)  # (T, B)
@@ -172,18 +168,7 @@ class LSTMBackbone(keras.Model):
         return cache
 
     def decode(self, token_ids, cache, position, lengths=None, write=None):
-        """Hidden states of T new tokens that follow what the state has read.
-
-        Args:
-            token_ids: (B, T) int32.
-            cache: from `initial_cache` or an earlier `decode`.
-            position, write: unused here: the state knows no positions.
-            lengths: (B,) int32, real tokens of each row; the state stops after them. `None`
-                means all T.
-
-        Returns:
-            (B, T, D) hidden states and the new state.
-        """
+        """`GPTBackbone.decode`: the state knows no positions, and stops after a row's real tokens."""
         del position, write
         mask = None
         if lengths is not None:

@@ -5,8 +5,8 @@ step by step, spends its time on reading and writing matrices. Here all that doe
 step before is done for all steps at once: the product of the inputs before the loop, those of the
 weights' gradients after it. What stays in the loop is one product of the state, a step.
 
-Shape letters: T time steps, B rows, E width of the inputs, U units. Time comes first: a step is
-then one piece of memory.
+Shape letters: T time steps, first, so that a step is one piece of memory; B rows, E width of the
+inputs, U units.
 """
 
 from __future__ import annotations
@@ -26,13 +26,6 @@ class LSTM(keras.layers.Layer):
 
     The weights are those of `keras.layers.LSTM`, in a `keras.layers.LSTMCell`, which alone does a
     single step.
-
-    Args:
-        units: int. Width of the state.
-        forget_bias: float. Initial bias of the forget gate. Defaults to 1.
-
-    Example:
-        >>> hidden, h, c = LSTM(4)(np.ones((5, 2, 3), "float32"))  # (5, 2, 4), (2, 4), (2, 4)
     """
 
     def __init__(self, units: int, forget_bias: float = 1.0, **kwargs):
@@ -59,8 +52,7 @@ class LSTM(keras.layers.Layer):
         Args:
             inputs: (T, B, E) float; with `rows` a table (V, E).
             state: h and c before the first step, each (B, U). `None` means zeros.
-            padding_mask: (T, B) bool, True at real steps, `None` if all are: at padding the state
-                stands still, and what comes out is h.
+            padding_mask: (T, B) bool, True at real steps: at padding the state stands still.
             rows: (T, B) int32, which row of the table is each input. Cheaper than `inputs` of
                 that shape where the table has fewer rows.
             training: bool, whether what the gradient needs is kept.
@@ -114,8 +106,7 @@ def _reader(kernel, keep: int):
 def read_steps(step, inputs, first: tuple, real):
     """`step` for each of the inputs, from h and c at the end of `first` on.
 
-    Returns:
-        What the last step gave, and all that the steps gave, each (T, B, U).
+    Returns what the last step gave, and all that the steps gave, each (T, B, U).
     """
 
     def body(before, now):

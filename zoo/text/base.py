@@ -6,7 +6,7 @@ SavedModel call those very functions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import keras
@@ -27,13 +27,19 @@ _LENGTH_STEP = 32
 
 
 def string_function(body: Callable[..., Outputs], *names: str):
-    """`body` as a graph function of string vectors [B], one for each name.
+    """`body` as a graph function of string vectors [B], one for each name, also of no rows.
 
     Autograph is off: the bodies hold no Python control flow over tensors, and reading their
     source was more than half of the time to trace them.
     """
+
+    def answer(*texts):
+        with tf.control_dependencies(_require_same_rows(names, texts)):
+            padded = [at_least_one(text) for text in texts]
+        return rows_of(texts[0], body(*padded))
+
     specs = [tf.TensorSpec([None], tf.string, name=name) for name in names]
-    return tf.function(body, input_signature=specs, autograph=False)
+    return tf.function(answer, input_signature=specs, autograph=False)
 
 
 def run(function, *strings, **options) -> Outputs:
@@ -72,16 +78,14 @@ def rows_of(text: tf.Tensor, outputs: Outputs) -> Outputs:
     return {name: value[: tf.shape(text)[0]] for name, value in outputs.items()}
 
 
-def require_same_rows(**inputs: tf.Tensor) -> list[tf.Operation]:
-    """Assertions, for `tf.control_dependencies`, that all inputs have as many rows."""
-    (first_name, first), *others = inputs.items()
+def _require_same_rows(names: Sequence[str], texts: Sequence[tf.Tensor]) -> list[tf.Operation]:
     return [
         tf.debugging.assert_equal(
-            tf.shape(first)[0],
+            tf.shape(texts[0])[0],
             tf.shape(other)[0],
-            message=f"{first_name} and {name} must have the same number of rows",
+            message=f"{names[0]} and {name} must have the same number of rows",
         )
-        for name, other in others
+        for name, other in zip(names[1:], texts[1:])
     ]
 
 
@@ -111,18 +115,11 @@ def require_known_ids(tokenizer: Tokenizer, model: keras.Model) -> None:
 class TextEncoder(tf.Module):
     """Tokenizer, model and labels of an understanding task.
 
-    Args:
-        tokenizer: Tokenizer with the special tokens of an encoder: WordPiece, or byte pairs or
-            SentencePiece with roles.
-        model: of `zoo.models.encoder_heads`.
-        config: TextConfig.
-        labels: names of the classes or tags, in the order of the model's outputs.
+    Raises ValueError where tokenizer, labels (names of classes or tags, in the order of the model's
+    outputs) or lengths do not fit the model.
 
     Attributes:
         functions: signature name -> graph function; the first one is the default signature.
-
-    Raises:
-        ValueError: tokenizer, labels or lengths do not fit the model.
     """
 
     reads_offsets: ClassVar[bool] = False

@@ -4,15 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from zoo.text.base import (
-    Outputs,
-    TextEncoder,
-    at_least_one,
-    require_same_rows,
-    rows_of,
-    run,
-    string_function,
-)
+from zoo.text.base import Outputs, TextEncoder, run, string_function
 from zoo.text.packing import take_windows, truncate, truncate_pair
 
 
@@ -38,19 +30,16 @@ class _WholeText(TextEncoder):
         return run(self.functions["predict"], text, *([] if text_pair is None else [text_pair]))
 
     def _predict(self, text, text_pair=None):
-        given, text = text, at_least_one(text)
         if text_pair is None:
             ids = self.encode(text)
             windows = self.windows_of(ids)
             outputs = self.forward(self.pack(take_windows(ids, windows)))  # (W, C)
             outputs = tf.math.segment_mean(outputs, windows.rows)  # (B, C)
         else:
-            with tf.control_dependencies(require_same_rows(text=given, text_pair=text_pair)):
-                pair = at_least_one(text_pair)
             size = self.config.window_size(True, self.tokenizer.pair_separators)
-            pair = truncate_pair(self.encode(text), self.encode(pair), size)
+            pair = truncate_pair(self.encode(text), self.encode(text_pair), size)
             outputs = self.forward(self.pack(*pair))  # (B, C)
-        return rows_of(given, self._answer(outputs))
+        return self._answer(outputs)
 
     def _answer(self, outputs: tf.Tensor) -> Outputs:
         """The named outputs of a row each, from the model's outputs (B, C)."""
@@ -104,6 +93,5 @@ class TextEmbedder(TextEncoder):
         return run(self.functions["embed"], text)
 
     def _embed(self, text):
-        given, text = text, at_least_one(text)
         packed = self.pack(truncate(self.encode(text), self.config.window_size()))
-        return rows_of(given, {"embedding": self.forward(packed)})
+        return {"embedding": self.forward(packed)}

@@ -6,13 +6,17 @@ from Python and `export` writes the very same functions into a SavedModel.
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+
 import keras
 import tensorflow as tf
 
 from zoo.generation.loop import SamplingOptions, generate
-from zoo.generation.options import complete_options, options_by_row, text_function
+from zoo.generation.options import OPTIONS, complete_options, options_by_row
 from zoo.generation.scoring import log_likelihood, next_token_probabilities
 from zoo.text.base import (
+    Outputs,
     at_least_one,
     require_known_ids,
     rows_of,
@@ -55,7 +59,7 @@ class TextLM(tf.Module):
                 f"start_id={self.start_id} is no id: the model has 0 to {model.vocabulary_size - 1}"
             )
         self.functions = {
-            "generate": text_function(self._generate),
+            "generate": _generate_function(self._generate),
             "score": string_function(self._score, "text"),
             "next_token": string_function(self._next_token, "text"),
         }
@@ -111,8 +115,6 @@ class TextLM(tf.Module):
         return run(self.functions["next_token"], text)
 
     def _generate(self, text, options):
-        given_text, text = text, at_least_one(text)
-        options = options_by_row(options, tf.shape(given_text)[0], tf.shape(text)[0])
         max_steps = tf.maximum(tf.reduce_max(options["max_new_tokens"]), 0)
         token_ids, lengths = self._prompt(text)
         on_tensorflow = keras.backend.backend() == "tensorflow"
@@ -135,13 +137,12 @@ class TextLM(tf.Module):
         size = tf.strings.length(completion)
         cut = tf.minimum(cut_character_bytes(joined), size)
         completion = tf.strings.substr(completion, tf.zeros_like(size), size - cut)
-        outputs = {
+        return {
             "text": tf.strings.join([text, completion]),
             "completion": completion,
             "token_count": to_tensorflow(result.lengths),
             "log_probability": to_tensorflow(result.log_probability),
         }
-        return rows_of(given_text, outputs)
 
     def _ids_without_text(self) -> tuple[int, ...]:
         """The unknown token, and what a model with room for more ids has beyond the tokenizer's."""
@@ -150,7 +151,6 @@ class TextLM(tf.Module):
         return (*spare, *([] if unknown_id is None else [unknown_id]))
 
     def _score(self, text):
-        given_text, text = text, at_least_one(text)
         ids = self.tokenizer.encode(text)
         lengths = tf.cast(ids.row_lengths(), tf.int32)
         total = to_tensorflow(
@@ -159,15 +159,9 @@ class TextLM(tf.Module):
             )
         )
         mean = total / tf.cast(tf.maximum(lengths, 1), tf.float32)
-        outputs = {
-            "log_likelihood": total,
-            "token_count": lengths,
-            "perplexity": tf.exp(-mean),
-        }
-        return rows_of(given_text, outputs)
+        return {"log_likelihood": total, "token_count": lengths, "perplexity": tf.exp(-mean)}
 
     def _next_token(self, text):
-        given_text, text = text, at_least_one(text)
         token_ids, lengths = self._prompt(text)
         ids, probabilities = next_token_probabilities(
             self.model,
@@ -175,11 +169,10 @@ class TextLM(tf.Module):
             to_backend(lengths),
             min(CANDIDATES, self.model.vocabulary_size),
         )
-        outputs = {
+        return {
             "tokens": self.tokenizer.tokens(to_tensorflow(ids)),
             "probabilities": to_tensorflow(probabilities),
         }
-        return rows_of(given_text, outputs)
 
     def _prompt(self, text):
         """Token ids (B, P), padded on the right, and lengths (B,), at least 1."""
@@ -190,6 +183,32 @@ class TextLM(tf.Module):
         )
         ids = tf.concat([starts, ids], axis=1)
         return ids.to_tensor(), tf.cast(ids.row_lengths(), tf.int32)
+
+
+def _generate_function(body: Callable[..., Outputs]):
+    """`body(text, options)` as a graph function of `text` [B] string and each of `OPTIONS`.
+
+    Their defaults become `SignatureDef.defaults` when it is exported, which TensorFlow Serving
+    fills in for inputs that a gRPC request leaves out.
+    """
+
+    def generate(text, *values):
+        padded = at_least_one(text)
+        rows = tf.shape(text)[0], tf.shape(padded)[0]
+        options = options_by_row(dict(zip(OPTIONS, values)), *rows)
+        return rows_of(text, body(padded, options))
+
+    def parameter(name, default=inspect.Parameter.empty):
+        return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default)
+
+    # What TensorFlow reads names and defaults from.
+    defaults = {name: tf.constant([o.default], o.dtype) for name, o in OPTIONS.items()}
+    generate.__signature__ = inspect.Signature(
+        [parameter("text"), *(parameter(name, value) for name, value in defaults.items())]
+    )
+    specs = [tf.TensorSpec([None], tf.string, "text")]
+    specs += [tf.TensorSpec([None], option.dtype, name) for name, option in OPTIONS.items()]
+    return tf.function(generate, input_signature=specs, autograph=False)
 
 
 def write_in_place(cache, indices, rows):
