@@ -116,8 +116,8 @@ class SelfAttention(keras.layers.Layer):
         """Attends over the tokens of `x` (B, T, D) themselves; returns (B, T, D).
 
         `padding_mask` (B, T) bool is for what is not causal: padding after a text is in nobody's
-        past. `document_ids` (B, T) int32, ascending in each row, is for what is: tokens see those of
-        their own document only, and their positions count from its start.
+        past. `document_ids` (B, T) int32, ascending in each row, is for what is: tokens see those
+        of their own document only, and their positions count from its start.
         """
         length = ops.shape(x)[1]
         steps = ops.arange(length, dtype="int32")[None]  # (1, T)

@@ -168,7 +168,7 @@ class LSTMBackbone(keras.Model):
         return cache
 
     def decode(self, token_ids, cache, position, lengths=None, write=None):
-        """`GPTBackbone.decode`: the state knows no positions, and stops after a row's real tokens."""
+        """`GPTBackbone.decode`; the state knows no positions and stops after the real tokens."""
         del position, write
         mask = None
         if lengths is not None:
