@@ -1,15 +1,15 @@
-"""Output whose reader may leave, as `head` does when it has seen enough.
+"""What a command prints: readers that leave, and libraries that talk while they are imported."""
 
-`export` has the same: neither imports the other, and its client imports nothing of `zoo`.
-"""
-
+import contextlib
 import io
 import os
 import sys
+import tempfile
+from collections.abc import Iterator
 
 
 class _Output(io.FileIO):
-    """Takes what is written after the reader has left, and drops it."""
+    """Takes what is written after the reader has left, as `head` does, and drops it."""
 
     def write(self, data) -> int:
         try:
@@ -39,3 +39,31 @@ def outlive_readers() -> None:
             write_through=stream.write_through,
         )
         setattr(sys, name, wrapped)
+
+
+@contextlib.contextmanager
+def quiet_imports() -> Iterator[None]:
+    """Holds back what is written to stderr, by C++ too, while the block imports TensorFlow.
+
+    Its notes on oneDNN and on GPUs that are not there come before any setting counts. If the block
+    fails, all of it is printed.
+    """
+    try:
+        descriptor = os.dup(2)
+    except OSError:  # stderr is closed
+        yield
+        return
+    with tempfile.TemporaryFile() as held:
+        sys.stderr.flush()
+        os.dup2(held.fileno(), 2)
+        failed = True
+        try:
+            yield
+            failed = False
+        finally:
+            sys.stderr.flush()
+            os.dup2(descriptor, 2)
+            os.close(descriptor)
+            if failed:
+                held.seek(0)
+                sys.stderr.write(held.read().decode("utf-8", "replace"))
