@@ -56,10 +56,10 @@ def warmup_requests(bundle: Bundle, pairs: Sequence[GoldenPair]) -> list[GoldenP
 def _options() -> dict[str, np.ndarray]:
     """All of them: a server that batches puts no defaults beside several texts."""
     options = {
-        name: np.full([rows], option.default, option.dtype.as_numpy_dtype)
+        name: np.array([option.default], option.dtype.as_numpy_dtype)
         for name, option in OPTIONS.items()
     }
-    return {**options, "max_new_tokens": np.full([rows], _NEW_TOKENS, np.int32)}
+    return {**options, "max_new_tokens": np.array([_NEW_TOKENS], np.int32)}
 
 
 def _texts(bundle: Bundle) -> dict[int, bytes]:
