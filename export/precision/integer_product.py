@@ -5,12 +5,11 @@ Each row of inputs is written in three digits, 21 bits of its largest value in a
     x = step * (first + second / 126 + third / 126^2),   whole numbers from -63 to 63
 
 and the digits are rows of one product of integers, which reads the weights once. The sums are
-exact. Three digits, because with fewer the last bits, in which a row's other operations differ from
-batch to batch, would grow: with two, sampled texts came out otherwise in a batch than alone. 7 bits
-and not 8, because CPUs without VNNI add two products in 16 bits, and 2 x 126 x 127 still fits.
+exact. With two digits sampled texts came out otherwise in a batch than alone. 7 bits and not 8,
+because CPUs without VNNI add two products in 16 bits, and 2 x 126 x 127 still fits.
 
-The op is internal to TensorFlow, the one that its own graph rewriting puts in place of quantized
-products. It is part of TensorFlow and TensorFlow Serving on x86 from 2.17 on.
+The op is the one that TensorFlow's own graph rewriting puts in place of quantized products, part of
+TensorFlow and TensorFlow Serving on x86 from 2.17 on.
 """
 
 from __future__ import annotations

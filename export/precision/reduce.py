@@ -53,15 +53,9 @@ def reduce_bundle(
         serving_version: the release that is to run it. Those before 2.17 have no products of
             integers: there int8 weights are widened to float32, which is slower.
 
-    Returns:
-        Bundle, the one given for "float32".
-
     Raises:
         ValueError: unknown precision; LoRA factors that are not merged; a model that Keras has
             quantized already.
-
-    Example:
-        >>> reduce_bundle(zoo.load("runs/topics"), "int8").text_model.predict(["a text"])
     """
     if precision not in PRECISIONS:
         raise ValueError(

@@ -1,10 +1,10 @@
 """Weights held in fewer bits than float32, and the two things a model does with them.
 
-A model multiplies by a matrix, or looks up rows of a table. Both are written here for weights of
-two bytes (bfloat16) and of one (int8 with a float32 scale for each output). `Int8Weight` and
-`Bfloat16Weight` are made of operations that every TensorFlow Serving links: Cast, MatMul, Mul,
-Gather. They widen nothing ahead of time: a float32 copy lives for one product. `IntegerWeight` and
-`Bfloat16Product` multiply the small numbers themselves, where the CPU and the release can.
+A model multiplies by a matrix, or looks up rows of a table. `Int8Weight` (with a float32 scale for
+each output) and `Bfloat16Weight` are made of operations that every TensorFlow Serving links: Cast,
+MatMul, Mul, Gather. They widen nothing ahead of time: a float32 copy lives for one product.
+`IntegerWeight` and `Bfloat16Product` multiply the small numbers themselves, where the CPU and the
+release can.
 """
 
 from __future__ import annotations
@@ -22,10 +22,8 @@ _PIECE = 1 << 21
 class ReducedWeight(keras.layers.Layer):
     """A matrix that a layer multiplies by, or a table whose rows it looks up, or both.
 
-    Args:
-        name: str.
-        outputs_first: bool. The matrix is (outputs, inputs), as tables of embeddings are and as a
-            wide projection is read fastest; else (inputs, outputs), as kernels are.
+    With `outputs_first` it is (outputs, inputs), as tables of embeddings are and as a wide projection
+    is read fastest; else (inputs, outputs), as kernels are.
     """
 
     def __init__(self, name: str, outputs_first: bool):
