@@ -22,8 +22,8 @@ _PIECE = 1 << 21
 class ReducedWeight(keras.layers.Layer):
     """A matrix that a layer multiplies by, or a table whose rows it looks up, or both.
 
-    With `outputs_first` it is (outputs, inputs), as tables of embeddings are and as a wide projection
-    is read fastest; else (inputs, outputs), as kernels are.
+    With `outputs_first` it is (outputs, inputs), as tables of embeddings are and as a wide
+    projection is read fastest; else (inputs, outputs), as kernels are.
     """
 
     def __init__(self, name: str, outputs_first: bool):
