@@ -125,13 +125,8 @@ def declare(
     of fed and fetched tensors by itself, which for `generate` takes seconds: so the second name
     gets the tensors of the first.
 
-    Args:
-        folder: the SavedModel, which no server may be reading.
-        methods: signature name -> method name. Each has one input, and reads the same requests.
-        aliases: second name of a signature -> the first one, whose tensors it gets.
-
-    Raises:
-        ValueError: no such signature, or it has several inputs, or an alias is another function.
+    `methods` are by signature name; all these have one input and read the same requests. `aliases`
+    are second names of signatures, to the first ones.
     """
     model = read_saved_model(folder)
     for meta_graph in model.meta_graphs:
