@@ -24,7 +24,7 @@ from trainers.tokenizers import encoder_tokenizer
 from zoo import bundle
 from zoo.config import ConfigError
 from zoo.models.lora import merge_lora
-from zoo.text.encoder import TextEncoder
+from zoo.text.base import TextEncoder
 from zoo.text.models import TEXT_MODELS
 from zoo.tokenizers import Tokenizer
 from zoo.tokenizers.roles import require_roles
@@ -42,7 +42,7 @@ class Splits(NamedTuple):
 
 
 class EncoderTask(Task):
-    """A task on labelled examples whose model reads token ids with `zoo.text.encoder`.
+    """A task on labelled examples whose model reads token ids with `zoo.text.base`.
 
     A subclass reads its splits, calls this constructor, and then `plan_batches`.
 
