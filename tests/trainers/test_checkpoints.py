@@ -36,6 +36,12 @@ def compiled_model(family="gpt", optimizer="adamw"):
     return model
 
 
+@pytest.fixture(scope="module")
+def model():
+    """For tests that train no step."""
+    return compiled_model()
+
+
 def step(model):
     ids = np.array([[1, 2, 3, 4], [4, 3, 2, 1]], "int32")
     return float(model.train_on_batch(ids, ids))
@@ -83,8 +89,7 @@ def test_bfloat16_comes_back(tmp_path):
     np.testing.assert_array_equal(np.array(variable.numpy(), "float32"), expected)
 
 
-def test_the_newest_and_the_best_are_kept(tmp_path):
-    model = compiled_model()
+def test_the_newest_and_the_best_are_kept(model, tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
     assert checkpoints.latest() is None
     for number in (1, 2, 3, 4):
@@ -205,9 +210,8 @@ def test_checkpoints_of_an_older_release_are_not_overwritten(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"half a file", None])
-def test_weights_that_cannot_be_read_are_named(tmp_path, content):
+def test_weights_that_cannot_be_read_are_named(model, tmp_path, content):
     checkpoints = Checkpoints(tmp_path)
-    model = compiled_model()
     if content is None:  # another model's
         checkpoints.save_best(compiled_model("lstm"), 3)
         checkpoints.wait()
@@ -233,9 +237,8 @@ def small_files(monkeypatch):
 
 
 @pytest.mark.parametrize("fill", [full_disk, small_files])
-def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, fill):
+def test_a_full_disk_leaves_what_was_there(model, tmp_path, monkeypatch, fill):
     checkpoints = Checkpoints(tmp_path)
-    model = compiled_model()
     checkpoints.save_best(model, 2)
     checkpoints.save(model, Progress(step=2, best_step=2))
     saved = checkpoints.latest()
@@ -290,8 +293,7 @@ def test_a_damaged_log_is_named(tmp_path, line):
 
 
 @pytest.mark.parametrize("change", [("best_value", 0.25), ("step", 6), ("evaluated_step", 0)])
-def test_a_changed_number_in_the_json_is_damage(tmp_path, change):
-    model = compiled_model()
+def test_a_changed_number_in_the_json_is_damage(model, tmp_path, change):
     checkpoints = Checkpoints(tmp_path)
     for number in (6, 7):
         checkpoints.save(model, Progress(number, number, best_value=0.5))
@@ -301,8 +303,7 @@ def test_a_changed_number_in_the_json_is_damage(tmp_path, change):
     assert checkpoints.latest().step == 6
 
 
-def test_damaged_best_weights_belong_to_the_checkpoint(tmp_path):
-    model = compiled_model()
+def test_damaged_best_weights_belong_to_the_checkpoint(model, tmp_path):
     checkpoints = Checkpoints(tmp_path)
     for number in (6, 7):
         checkpoints.save(model, Progress(number))
@@ -313,8 +314,7 @@ def test_damaged_best_weights_belong_to_the_checkpoint(tmp_path):
     assert checkpoints.latest().step == 6
 
 
-def test_a_checkpoint_without_the_digest_of_an_older_release_is_taken(tmp_path):
-    model = compiled_model()
+def test_a_checkpoint_without_the_digest_of_an_older_release_is_taken(model, tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(model, Progress(6))
     checkpoints.wait()
