@@ -265,22 +265,22 @@ def test_a_full_disk_leaves_what_was_there(model, tmp_path, monkeypatch, fill):
     assert Checkpoints(tmp_path).latest() == saved
 
 
-def test_the_log_rewinds(tmp_path):
+def test_the_log_is_read_up_to_a_step(tmp_path, warnings):
     log = MetricsLog(tmp_path)
     assert log.read() == []
-    log.rewind(0)
+    log.restore([])
     for number in (10, 20, 30):
         log.append({"step": number})
     with open(log.path, "a", encoding="utf-8") as file:
         file.write('{"ste')
     with pytest.raises(ValueError, match=r"metrics\.jsonl:4: not JSON"):
         log.read()
-    log.rewind(20)
+    assert log.read(20) == [{"step": 10}, {"step": 20}]
+    log.restore(log.read(20))
     assert log.read() == [{"step": 10}, {"step": 20}]
     with pytest.raises(ValueError, match="has no line of step 25"):
-        log.rewind(25)
-    log.rewind(0)
-    assert log.read() == []
+        log.read(25)
+    assert warnings == []
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"stop": 1}'])
@@ -289,7 +289,7 @@ def test_a_damaged_log_is_named(tmp_path, line):
     log.append({"step": 10})
     log.path.write_text(log.path.read_text() + line + "\n" + json.dumps({"step": 20}) + "\n")
     with pytest.raises(ValueError, match=r"metrics\.jsonl:2: .*remove it"):
-        log.rewind(20)
+        log.read(20)
 
 
 @pytest.mark.parametrize("change", [("best_value", 0.25), ("step", 6), ("evaluated_step", 0)])
@@ -330,6 +330,5 @@ def test_a_log_that_is_no_utf8_is_named(tmp_path):
     log = MetricsLog(tmp_path)
     log.append({"step": 10})
     log.path.write_bytes(log.path.read_bytes() + b'{"step": \xff}\n')
-    for read in (log.read, lambda: log.rewind(10)):
-        with pytest.raises(ValueError, match=r"metrics\.jsonl:2: not JSON"):
-            read()
+    with pytest.raises(ValueError, match=r"metrics\.jsonl:2: not JSON"):
+        log.read()
