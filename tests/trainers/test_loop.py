@@ -18,7 +18,7 @@ from trainers.data.corpora import streams_fingerprint
 from trainers.loop import train
 from trainers.recorder import Recorder, TrainingDiverged, process_age
 from trainers.tasks import make_task
-from trainers.tasks.language_model import (
+from trainers.tasks.lm import (
     LanguageModelTask,
     load_corpus,
 )

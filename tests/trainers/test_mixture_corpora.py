@@ -17,7 +17,7 @@ from trainers.loop import train
 from trainers.metrics import MetricsLog
 from trainers.recorder import Preempted, Recorder
 from trainers.tasks import make_task
-from trainers.tasks.language_model import LanguageModelTask, load_corpus
+from trainers.tasks.lm import LanguageModelTask, load_corpus
 from trainers.workdir import WorkdirError
 from zoo.config import ConfigError, from_dict
 
