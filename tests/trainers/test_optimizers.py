@@ -118,7 +118,7 @@ def test_clipping_can_be_off():
     ("values", "message"),
     [
         ({"schedule": "exponential", "final_fraction": 0.0}, "final_fraction must be above 0"),
-        ({"layer_decay": 0.0}, r"layer_decay must be in \(0, 1\]"),
+        ({"layer_decay": 0.0}, "layer_decay must be above 0"),
         ({"accumulation_steps": 0}, "accumulation_steps must be at least 1"),
     ],
 )
