@@ -12,9 +12,9 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 from tokenizers import models
 
 from zoo.tokenizers import BytePairTokenizer
-from zoo.tokenizers.bytepair.alphabet import ALPHABET, from_bytes, to_bytes
 from zoo.tokenizers.bytepair.merges import last_merges
 from zoo.tokenizers.bytepair.units import joined_bytes, part
+from zoo.tokenizers.bytepair.vocabulary import ALPHABET, from_bytes, to_bytes
 
 
 def merged(text, merges):

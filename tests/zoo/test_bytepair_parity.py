@@ -9,8 +9,8 @@ import pytest
 from test_wordpiece_parity import fuzzed
 
 from zoo.tokenizers import BytePairTokenizer
-from zoo.tokenizers.bytepair.alphabet import to_bytes
 from zoo.tokenizers.bytepair.rules import LETTER, NUMBER, SPACE, classes, paged_classes, unpack
+from zoo.tokenizers.bytepair.vocabulary import to_bytes
 
 SHARED = os.environ.get("ZOO_DATA")
 PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""

@@ -24,7 +24,7 @@ from zoo.presets import build
 from zoo.strict_config import ConfigError
 from zoo.text.models import TEXT_MODELS
 from zoo.tokenizers import Tokenizer
-from zoo.tokenizers.roles import require_roles
+from zoo.tokenizers.base import require_roles
 
 # Texts that are encoded at once, before training: bounds the memory of it.
 ENCODE_BATCH = 4096

@@ -23,7 +23,7 @@ from trainers.tasks.language_model import fenced
 from trainers.tasks.running_text import RunningText, reading_options
 from trainers.tasks.running_text_task import RunningTextTask
 from zoo import bundle
-from zoo.tokenizers.roles import require_roles
+from zoo.tokenizers.base import require_roles
 
 _VALIDATION_TOKENS = 8192
 

@@ -18,7 +18,7 @@ from zoo.text.batches import to_backend, to_tensorflow
 from zoo.text.cleaning import CleaningConfig, clean
 from zoo.text.packing import Packed, cut_windows, pack, special_count
 from zoo.tokenizers import Tokenizer
-from zoo.tokenizers.roles import require_roles
+from zoo.tokenizers.base import require_roles
 
 # Backends that compile for fixed shapes get token axes in multiples of this.
 _LENGTH_STEP = 32
