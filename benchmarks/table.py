@@ -38,7 +38,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.measure import Timing, circumstances, commit, load, machine, versions
-from zoo.atomic_write import replacing
+from zoo.files import replacing
 
 RESULTS = Path(__file__).parent / "results"
 _GOAL = re.compile(r"(?P<sign><=|>=) (?P<limit>\d+(?:\.\d+)?)(?P<ratio>x(?: (?P<peer>.+))?)?")

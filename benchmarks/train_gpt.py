@@ -50,7 +50,7 @@ def main(names: list[str] | None = None) -> None:
 
 def nanogpt_config():
     """Our recipe with nanoGPT's architecture and optimizer."""
-    from trainers.optim.config import OptimizerConfig
+    from trainers.config import OptimizerConfig
     from trainers.recipes.registry import find_recipe
 
     return dataclasses.replace(find_recipe(RECIPE), model=NANOGPT, optimizer=OptimizerConfig())

@@ -39,7 +39,7 @@ def main(names: list[str] | None = None) -> None:
 def plain_config():
     """Our recipe without what PyTorch's run has not: windows from the zero state, AdamW."""
     from benchmarks.torch_lstm import PEAK_RATE
-    from trainers.optim.config import OptimizerConfig
+    from trainers.config import OptimizerConfig
     from trainers.recipes.registry import find_recipe
 
     recipe = find_recipe(RECIPE)

@@ -13,9 +13,9 @@ import pytest
 from absl import flags, logging
 from absl.testing import flagsaver
 
-from export.model_card import CARD_FILE
+from export.golden.replay import ask_servable
+from export.model_folder import CARD_FILE
 from export.server.run.servable import Servable
-from export.verify import ask_servable
 from trainers.metrics import MetricsLog
 
 pytestmark = [pytest.mark.tensorflow_only, pytest.mark.timeout(240)]
@@ -202,7 +202,7 @@ def test_train_export_verify_ask(task, command, tmp_path, capsys):
     if task.startswith("tag"):
         assert kept["scores"].keys() == names
         assert scores["model"].keys() == scores["baseline"].keys() == names | {"types"}
-        assert ("## Scores (entities)" in report) == (names == BY_ENTITY)
+        assert ("## Scores (entities), " in report) == (names == BY_ENTITY)
         assert set(scores["baseline"]["types"]) <= TYPES[task]
     if task in ("tag_parts_of_speech", "tag_raw"):
         # So regular that word forms tell every tag.

@@ -134,6 +134,32 @@ def test_there_are_three():
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_clone_needs_no_install_and_other_folders_install_the_repository(path, tmp_path):
+    notebook = nbformat.read(path, as_version=4)
+    cell = next(cell.source for cell in notebook.cells if "REPOSITORY =" in cell.source)
+    code = f"""
+import subprocess
+subprocess.run = lambda command, check: print("installs", command[-1])
+exec({cell!r})
+import importlib.util
+print("found", importlib.util.find_spec("trainers") is not None)
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    found = {}
+    for folder in (FOLDER, tmp_path):
+        found[folder] = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    assert found[FOLDER] == "found True\n"
+    assert found[tmp_path] == "installs /content/keras-lm-zoo\nfound False\n"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_is_stored_clean_and_explained(path):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from trainers.metrics import MetricsLog
-from trainers.recipes.registry import RECIPES
+from trainers.recipes.registry import RECIPES, describe_recipes, find_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -31,7 +31,7 @@ def test_recipe_reaches_its_score(recipe, validation_loss, tmp_path):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_is_a_valid_config(name):
-    config = RECIPES[name]()
+    config = find_recipe(name)
     assert config.recipe == name
     assert config.model_config(100).vocabulary_size == 100
-    assert f"--recipe={name} " in RECIPES[name].__doc__
+    assert f"    python -m trainers --recipe={name} --workdir=" in describe_recipes()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from google.protobuf import descriptor_pb2
 
-from zoo.atomic_write import replacing
+from zoo.files import replacing
 
 # Not from export.client, whose import needs the file.
 _FILE = Path(__file__).parent.parent / "export/client/serving.binpb"

@@ -16,7 +16,9 @@ import time
 
 from absl import app, flags, logging
 
-from trainers.output_pipe import outlive_readers
+from trainers.config import TrainConfig, describe_keys, with_overrides
+from trainers.recipes.registry import describe_recipes, find_recipe
+from zoo.output_pipe import outlive_readers, quiet_imports
 
 _RECIPE = flags.DEFINE_string("recipe", None, "Name of a recipe; --list shows them.")
 _WORKDIR = flags.DEFINE_string(
@@ -71,67 +73,51 @@ def main(argv: list[str]) -> None:
     if flags.FLAGS["verbosity"].using_default_value:
         logging.set_verbosity(logging.INFO)
     try:
-        _run()
+        if _LIST.value:
+            # Imported here: it reads files, for which TensorFlow is loaded.
+            from trainers.data.datasets import describe_datasets
+
+            print(f"{describe_recipes()}\n\nLabelled data sets by name:\n{describe_datasets()}")
+        elif _HELP_CONFIG.value:
+            print(describe_keys())
+        elif not _RECIPE.value or not _WORKDIR.value:
+            sys.exit("trainers: --recipe and --workdir are needed; --list shows the recipes")
+        else:
+            _train(with_overrides(find_recipe(_RECIPE.value), _SET.value), _WORKDIR.value)
     except KeyboardInterrupt:
-        print(
-            "\ntrainers: stopped; the same command goes on from the last checkpoint",
-            file=sys.stderr,
-        )
+        message = "stopped; the same command goes on from the last checkpoint"
+        print(f"\ntrainers: {message}", file=sys.stderr)
         sys.exit(130)
-
-
-def _run() -> None:
-    started = time.monotonic()
-    # Imported here so that --help and a mistyped flag answer at once.
-    from trainers.config import with_overrides
-    from trainers.data.datasets import describe_datasets
-    from trainers.recipes.registry import describe_recipes, find_recipe
-
-    if _LIST.value:
-        print(f"{describe_recipes()}\n\nLabelled data sets by name:\n{describe_datasets()}")
-        return
-    if _HELP_CONFIG.value:
-        from trainers.config_help import describe_keys
-
-        print(describe_keys())
-        return
-    if not _RECIPE.value or not _WORKDIR.value:
-        sys.exit("trainers: --recipe and --workdir are needed; --list shows the recipes")
-    try:
-        config = with_overrides(find_recipe(_RECIPE.value), _SET.value)
-        from trainers.distribution import make_distribution
-
-        distribution = make_distribution(_STRATEGY.value, _MODEL_SHARDS.value)
-        from trainers.interruption import Preempted
-        from trainers.loop import train
-        from trainers.recorder import TrainingDiverged
-
-        try:
-            bundle = train(
-                config,
-                _WORKDIR.value,
-                _DATA_DIR.value,
-                distribution,
-                _PROFILE.value,
-                _EXTEND.value,
-            )
-        except TrainingDiverged as error:
-            print(f"trainers: {error}", file=sys.stderr)
-            sys.exit(3)
-        except Preempted:
-            print(
-                "trainers: told to stop, and saved; the same command goes on from here",
-                file=sys.stderr,
-            )
-            sys.exit(_PREEMPTED)
     except (ValueError, OSError) as error:
         logging.debug("where it was raised", exc_info=True)
         sys.exit(f"trainers: {error}")
+
+
+def _train(config: TrainConfig, workdir: str) -> None:
+    started = time.monotonic()
+    # Imported here, so that all mistakes in the command are answered without TensorFlow.
+    with quiet_imports():
+        from trainers.distribution import make_distribution
+        from trainers.loop import train
+        from trainers.recorder import Preempted, TrainingDiverged
+    distribution = make_distribution(_STRATEGY.value, _MODEL_SHARDS.value)
+    try:
+        bundle = train(
+            config, workdir, _DATA_DIR.value, distribution, _PROFILE.value, _EXTEND.value
+        )
+    except TrainingDiverged as error:
+        print(f"trainers: {error}", file=sys.stderr)
+        sys.exit(3)
+    except Preempted:
+        message = "told to stop, and saved; the same command goes on from here"
+        print(f"trainers: {message}", file=sys.stderr)
+        sys.exit(_PREEMPTED)
+    seconds = time.monotonic() - started
     if bundle is None:
-        print(f"worker {distribution.worker} finished in {time.monotonic() - started:.0f} s")
+        print(f"worker {distribution.worker} finished in {seconds:.0f} s")
         return
-    print(f"finished in {time.monotonic() - started:.0f} s: {_WORKDIR.value}/report.md")
-    print(f"export it: python -m export --workdir={_WORKDIR.value} --out=served/NAME")
+    print(f"finished in {seconds:.0f} s: {workdir}/report.md")
+    print(f"export it: python -m export --workdir={workdir} --out=served/NAME")
 
 
 if __name__ == "__main__":

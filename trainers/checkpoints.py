@@ -12,38 +12,138 @@ training goes on.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
+import hashlib
+import json
 import re
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, ClassVar
 
 import keras
+import numpy as np
 from absl import logging
 
-from trainers.background import InOrder
-from trainers.progress import Progress, read_progress, write_progress
-from trainers.variables_file import read_variables, snapshot, write_values
-from zoo.atomic_write import replacing
-from zoo.bundle import sha256_of
+from zoo.config import STRICT, from_dict, to_dict
+from zoo.files import file_sha256, replacing
+
+_DIGEST = "digest"  # of all that is in the .json beside it
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """How far a run is: what a checkpoint says beside the values of the variables.
+
+    Attributes:
+        step: int, optimizer steps done.
+        evaluated_step: int, step of the last evaluation that is in the log; 0 before the first.
+        tokens: int, tokens trained on.
+        best_step: int, step of the best evaluation; 0 before the first one.
+        best_value: float, its monitored metric; None before.
+        seconds: float, wall time of training, over all processes of the run.
+        cpu_seconds: float, processor time likewise.
+        corpus: str, fingerprint of the data.
+        metric_values: of the training metrics' sums, where the step is between two evaluations:
+            the mean that the next one logs has the steps before the interruption in it.
+        training_logs: training metrics of a step whose evaluation is still to be done.
+        sha256: digest of the checkpoint's values, "" before the first.
+        best_sha256: digest of the best weights; "" before the first, and in older checkpoints.
+        records: the evaluations so far, as `metrics.jsonl` has them, which is written anew from
+            here where it was damaged; older checkpoints have none.
+        planned_steps: int, `steps` of the config at that time; 0 in older checkpoints.
+        extensions: (step, planned_steps before) of each time that the run was made longer.
+    """
+
+    __pydantic_config__: ClassVar[dict] = STRICT
+
+    step: int = 0
+    evaluated_step: int = 0
+    tokens: int = 0
+    best_step: int = 0
+    best_value: float | None = None
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    corpus: str = ""
+    metric_values: tuple[float, ...] = ()
+    training_logs: dict[str, float] = dataclasses.field(default_factory=dict)
+    sha256: str = ""
+    best_sha256: str = ""
+    records: tuple[dict[str, int | float], ...] = ()
+    planned_steps: int = 0
+    extensions: tuple[tuple[int, int], ...] = ()
+
+
+def read_progress(path: Path) -> Progress:
+    """What `write_progress` wrote; ValueError for anything else."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError("not a JSON object")
+    # Checkpoints of older releases have no digest of their own.
+    digest = values.pop(_DIGEST, None)
+    if digest is not None and digest != _digest(values):
+        raise ValueError(f"its values are not those that {_DIGEST!r} was computed from")
+    return from_dict(Progress, values)
+
+
+def write_progress(progress: Progress, path: Path) -> None:
+    """Writes JSON, whose numbers come back to the last bit, with a digest of all of it."""
+    values = to_dict(progress)
+    text = json.dumps({**values, _DIGEST: _digest(values)}, indent=2)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _digest(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def snapshot(variables: Iterable[keras.Variable]) -> list[np.ndarray]:
+    """Copies of the values, which later steps do not change; bfloat16 as float32."""
+    values = (np.array(variable.numpy()) for variable in variables)
+    # NumPy's format does not know bfloat16, whose kind is that of unknown bytes.
+    return [value.astype("float32") if value.dtype.kind == "V" else value for value in values]
+
+
+def write_values(path: Path, values: Sequence[np.ndarray]) -> None:
+    """Writes arrays, in order, in NumPy's .npz format.
+
+    Not Keras' HDF5: on a full disk that library prints pages and ends in a segmentation fault,
+    where this raises an OSError.
+    """
+    with open(path, "wb") as file, zipfile.ZipFile(file, "w") as archive:
+        for index, value in enumerate(values):
+            with archive.open(f"{index:05d}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, value, allow_pickle=False)
+
+
+def read_variables(path: Path, variables: Sequence[keras.Variable]) -> None:
+    """Assigns what `write_values` wrote; ValueError if it is damaged, or another model's."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            shapes = [arrays[name].shape for name in arrays.files]
+            if shapes != [tuple(variable.shape) for variable in variables]:
+                raise ValueError("its variables are not this model's; use the release it is from")
+            for name, variable in zip(arrays.files, variables):
+                variable.assign(arrays[name])
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: cannot be restored: {error}") from error
 
 
 class Checkpoints:
     """The `checkpoints` folder of a workdir.
 
     An error in writing, OSError for no room or no permission, is raised by the next method that
-    writes, or by `wait`; the checkpoint before stays.
-
-    Args:
-        workdir: Path. keep: int, newest checkpoints kept.
-        publish: called, in that thread, when a checkpoint is whole.
+    writes, or by `wait`; the checkpoint before stays. The `keep` newest checkpoints are kept;
+    `publish` is called, in the writing thread, when one is whole.
     """
 
     def __init__(self, workdir: Path, keep: int = 2, publish: Callable[[], None] = lambda: None):
         self.folder = workdir / "checkpoints"
         self.keep = keep
         self._publish = publish
-        self._writing = InOrder()
+        self._writer = _Writer()
         self._digests: dict[Path, str] = {}  # of what this process wrote
 
     def path(self, step: int) -> Path:
@@ -55,62 +155,40 @@ class Checkpoints:
         return self.folder / f"best-{step:08d}.npz"
 
     def save(self, trained_model: keras.Model, progress: Progress) -> None:
-        """Writes a checkpoint of the values of now, then drops the ones too many.
-
-        Args:
-            trained_model: compiled model. progress: with the best step that `save_best` wrote.
-        """
-        # At most one copy of all values is in memory.
-        self._writing.wait()
-        values = snapshot(_state(trained_model))
-
-        def write():
-            path = self.path(progress.step)
-            with _writing(path) as temporary:
-                write_values(temporary, values)
-                self._digests[path] = sha256_of(temporary)
-            self._write_progress(progress)
-
-        self._writing.add(write)
+        """Writes a checkpoint of the compiled model's values of now, then drops those too many."""
+        self._write_values(self.path(progress.step), _state(trained_model))
+        self.update(progress)
 
     def update(self, progress: Progress) -> None:
-        """Tells of a checkpoint, written before, what is known since: its evaluation.
-
-        Args:
-            progress: with the digests that `latest` gave, where another process wrote the files.
-        """
-        self._writing.add(lambda: self._write_progress(progress))
+        """Adds to a checkpoint that was written before what is known since: its evaluation."""
+        self._writer.add(lambda: self._write_progress(progress))
 
     def save_best(self, model: keras.Model, step: int) -> None:
         """Writes the weights that the bundle will hold. The ones before stay until `update`."""
-        self._writing.wait()
-        values = snapshot(model.weights)
+        self._write_values(self.best(step), model.weights)
+
+    def _write_values(self, path: Path, variables: Sequence[keras.Variable]) -> None:
+        self._writer.wait()  # at most one copy of all values is in memory
+        values = snapshot(variables)
 
         def write():
-            path = self.best(step)
             with _writing(path) as temporary:
                 write_values(temporary, values)
-                self._digests[path] = sha256_of(temporary)
+                self._digests[path] = file_sha256(temporary)
 
-        self._writing.add(write)
+        self._writer.add(write)
 
     def wait(self) -> None:
-        """Returns when all is written.
-
-        Raises:
-            OSError: something could not be written.
-        """
-        self._writing.wait()
+        """Returns when all is written; OSError if something could not be."""
+        self._writer.wait()
 
     def latest(self) -> Progress | None:
         """The newest checkpoint that is whole; None if there is none.
 
-        Damaged ones are told of and passed over: the run goes on from the one before.
-
-        Raises:
-            ValueError: there are checkpoints, and none is whole.
+        Damaged ones are passed over with a warning: the run goes on from the one before. ValueError
+        if there are checkpoints, and none is whole.
         """
-        self._writing.wait()
+        self._writer.wait()
         damaged = []
         for path in sorted(self.folder.glob("step-*.json"), reverse=True):
             try:
@@ -131,11 +209,7 @@ class Checkpoints:
         return None
 
     def restore(self, trained_model: keras.Model, step: int) -> None:
-        """Loads what `save` wrote into a compiled model.
-
-        Raises:
-            ValueError: the checkpoint is another model's.
-        """
+        """Loads what `save` wrote into a compiled model; ValueError if it is another model's."""
         trained_model.optimizer.build(trained_model.trainable_variables)
         read_variables(self.path(step), _state(trained_model))
         logging.info("resumed at step %d from %s", step, self.path(step))
@@ -148,7 +222,7 @@ class Checkpoints:
 
     def restore_best(self, model: keras.Model, step: int) -> None:
         """Loads the best weights, and leaves the optimizer of a compiled model alone."""
-        self._writing.wait()
+        self._writer.wait()
         read_variables(self.best(step), model.weights)
 
     def _read_whole(self, path: Path) -> Progress:
@@ -163,7 +237,7 @@ class Checkpoints:
         if progress.best_sha256:
             digests[self.best(progress.best_step)] = progress.best_sha256
         for file, digest in digests.items():
-            if not file.is_file() or sha256_of(file) != digest:
+            if not file.is_file() or file_sha256(file) != digest:
                 raise ValueError(
                     f"{file}: missing or damaged, its checksum is not the one in {path.name}"
                 )
@@ -176,7 +250,7 @@ class Checkpoints:
             sha256=self._digests.get(checkpoint, progress.sha256),
             best_sha256=self._digests.get(best, progress.best_sha256),
         )
-        with _writing(_progress_of(self.path(progress.step))) as temporary:
+        with _writing(checkpoint.with_suffix(".json")) as temporary:
             write_progress(progress, temporary)
         written = sorted(self.folder.glob("step-*.json"))[-self.keep :]
         kept = {_step_of(path) for path in written}
@@ -188,8 +262,39 @@ class Checkpoints:
         self._publish()
 
 
-def _progress_of(checkpoint: Path) -> Path:
-    return checkpoint.with_suffix(".json")
+class _Writer:
+    """Runs functions one after the other in a thread of its own.
+
+    An error ends what was to come: functions added after the one that failed are not run, and each
+    `add` and `wait` from then on raises it.
+    """
+
+    def __init__(self):
+        self._pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
+        self._last: concurrent.futures.Future | None = None
+        self._failed: Exception | None = None
+
+    def add(self, function: Callable[[], None]) -> None:
+        """Runs `function` after all that were added before."""
+        self._raise_failure()
+        self._last = self._pool.submit(self._run, function)
+
+    def wait(self) -> None:
+        """Returns when all is done."""
+        if self._last is not None:
+            self._last.result()
+        self._raise_failure()
+
+    def _run(self, function: Callable[[], None]) -> None:
+        if self._failed is None:
+            try:
+                function()
+            except Exception as error:  # noqa: BLE001  raised where training can stop for it
+                self._failed = error
+
+    def _raise_failure(self) -> None:
+        if self._failed is not None:
+            raise self._failed
 
 
 def _best_step(path: Path) -> int:

@@ -1,34 +1,174 @@
 """What a training run is: one nested dataclass, written to the workdir as `train_config.json`.
 
-A recipe gives it, `--set=key.path=value` edits it, and a run under way refuses another one.
+A recipe gives it, `--set=key.path=value` edits it, and a run under way refuses another one. What is
+read of data is in `trainers.data.config`, how text is read in `zoo.text.config`. Nothing here
+imports TensorFlow or Keras: a mistake in a command is answered in half a second.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
+import re
+import textwrap
 from pathlib import Path
 from types import UnionType
-from typing import Any, ClassVar, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from absl import logging
+from pydantic import Field
 
-from trainers.data.config import DataConfig, require
-from trainers.optim.config import OptimizerConfig
-from trainers.optim.finetuning import FineTuneConfig
+from trainers.data.config import DataConfig
+from zoo.config import ConfigError, Fraction, Size, config_dataclass, from_dict, to_dict
 from zoo.models.configs import ModelConfig
 from zoo.presets import preset_config
-from zoo.strict_config import STRICT, ConfigError, from_dict, to_dict
-from zoo.text.encoder import TextConfig
+from zoo.text.config import TextConfig
 
 CONFIG_FILE = "train_config.json"
 _TEST_FRACTION = 0.1
 _REPLACED = "data.train=%s: %s of it, drawn by chance, are the %s examples in place of %s"
 # Groups whose keys depend on the model; what a list of known keys says of them.
-_FREE = {"model": {"<field of the model config>": 0}, "head": {"<option of the head>": 0}}
+_OPEN_GROUPS = {"model": {"<field of the model config>": 0}, "head": {"<option of the head>": 0}}
+_HELP_WIDTH = 100
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=0)]
+# Shares that may be all of it.
+Share = Annotated[float, Field(gt=0, le=1)]
 
 
-@dataclasses.dataclass(frozen=True)
+def tokenizers_for(task: str) -> tuple[str, ...]:
+    """What `data.tokenizer` may be for a task."""
+    own = ("character", "byte") if task == "lm" else ("wordpiece",)
+    return (*own, "bytepair", "sentencepiece")
+
+
+@config_dataclass
+class OptimizerConfig:
+    """Optimizer and learning-rate schedule; see `trainers.optim`.
+
+    Attributes:
+        name: "adamw" or "muon" (matrices by Muon, the rest by AdamW).
+        learning_rate: float, the peak.
+        schedule: "cosine", "linear", "exponential" or "constant" after the warm-up.
+        warmup_steps: int, steps of linear rise from 0.
+        final_fraction: float, share of the peak that the schedule ends at; "exponential" needs
+            it above 0.
+        decay_fraction: float in (0, 1], share of the run that decays: 1 decays from the end of
+            the warm-up, 0.4 holds the peak until the last 40 % of the steps.
+        weight_decay: float, decoupled; norms and biases are left out.
+        beta_1, beta_2: float, Adam's decay rates.
+        momentum: float, Muon's.
+        newton_schulz_steps: int, Muon's iterations towards an orthogonal update. Defaults to 5.
+        adam_lr_ratio: float, learning rate of Muon's AdamW part over that of its matrices.
+        global_clipnorm: float, gradients are scaled to this norm at most; None is off.
+        layer_decay: float in (0, 1], learning rate of a block over that of the one above it, for
+            fine-tuning: the lower, the slower. Defaults to 1, the same rate everywhere.
+        accumulation_steps: int, batches whose gradients are averaged into one update. A step is
+            still one batch, here and in the whole config. Defaults to 1.
+
+    Raises:
+        ConfigError: a value is out of range; the message names the field.
+
+    Example: `OptimizerConfig(learning_rate=5e-5, schedule="linear", layer_decay=0.9)`
+    """
+
+    name: Literal["adamw", "muon"] = "adamw"
+    learning_rate: Positive = 1e-3
+    schedule: Literal["cosine", "linear", "exponential", "constant"] = "cosine"
+    warmup_steps: Count = 100
+    final_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
+    decay_fraction: Share = 1.0
+    weight_decay: NotNegative = 0.1
+    beta_1: Fraction = 0.9
+    beta_2: Fraction = 0.99
+    momentum: Fraction = 0.95
+    newton_schulz_steps: Size = 5
+    adam_lr_ratio: NotNegative = 1.0
+    global_clipnorm: Positive | None = 1.0
+    layer_decay: Share = 1.0
+    accumulation_steps: Size = 1
+
+    def __post_init__(self):
+        if self.schedule == "exponential" and not self.final_fraction:
+            raise ConfigError(
+                'optimizer.final_fraction must be above 0 where optimizer.schedule is "exponential"'
+                f", which never reaches 0. Received: {self.final_fraction!r}"
+            )
+
+
+def muon(
+    learning_rate: float,
+    warmup_steps: int = 100,
+    weight_decay: float = 0.0,
+    newton_schulz_steps: int = 5,
+) -> OptimizerConfig:
+    """Muon with a linear decay to zero; BUILD_NOTES.md has the search that chose it."""
+    return OptimizerConfig(
+        name="muon",
+        learning_rate=learning_rate,
+        schedule="linear",
+        warmup_steps=warmup_steps,
+        final_fraction=0.0,
+        weight_decay=weight_decay,
+        newton_schulz_steps=newton_schulz_steps,
+    )
+
+
+@config_dataclass
+class FineTuneConfig:
+    """What of an earlier model is kept, and what of it is trained.
+
+    Attributes:
+        init_from: bundle folder whose backbone's weights are the initial ones; None begins with
+            random weights. Heads always begin anew.
+        freeze: "none", "embeddings" (with their norm) or "backbone" (all but the head; a BERT
+            pooler counts as the head's: masked-LM training leaves it as it began).
+        freeze_layers: int, the lowest blocks to freeze, and the embeddings under them.
+        drop_layers: int, top blocks of the initial model to leave out: the first ones carry most
+            of what a small data set needs (Sajjad et al., 2020, arXiv:2004.03844).
+        lora_rank: int, trains low-rank factors of the backbone's dense layers in place of the
+            layers (see `zoo.models.lora`); None trains the layers themselves.
+        lora_alpha: float, weight of the factors times `lora_rank`. None means `lora_rank`.
+
+    Raises:
+        ConfigError: a value is out of range, or settings that exclude each other.
+
+    Example: `FineTuneConfig(init_from="runs/bert", freeze_layers=2)`
+    """
+
+    init_from: str | None = None
+    freeze: Literal["none", "embeddings", "backbone"] = "none"
+    freeze_layers: Count = 0
+    drop_layers: Count = 0
+    lora_rank: Size | None = None
+    lora_alpha: Positive | None = None
+
+    def __post_init__(self):
+        freezes = self.freeze != "none" or self.freeze_layers > 0
+        if self.init_from == "":
+            raise ConfigError("finetune.init_from must be a bundle folder, or null. Received: ''")
+        if self.lora_alpha is not None and self.lora_rank is None:
+            raise ConfigError(
+                "finetune.lora_alpha must be null where lora_rank is null. "
+                f"Received: {self.lora_alpha!r}"
+            )
+        if self.lora_rank is not None and freezes:
+            raise ConfigError(
+                "finetune.lora_rank must be null where finetune.freeze or finetune.freeze_layers "
+                f"is set: LoRA freezes the backbone itself. Received: {self.lora_rank!r}"
+            )
+        starts_anew = self.init_from is None
+        if starts_anew and (freezes or self.drop_layers or self.lora_rank is not None):
+            raise ConfigError(
+                "finetune.freeze, freeze_layers, drop_layers and lora_rank are for weights that "
+                "were trained before: set finetune.init_from to the bundle they come from"
+            )
+
+
+@config_dataclass
 class TrainConfig:
     """A whole training run.
 
@@ -39,8 +179,8 @@ class TrainConfig:
         preset: name of the model's shape, `zoo.presets`; a model that starts from
             `finetune.init_from` has that one's shape.
         model: fields of the preset's config to replace, such as {"dropout": 0.1}.
-        head: options of the task's head, such as {"pooling": "mean"}; see
-        `zoo.models.encoder_heads`. data: DataConfig.
+        head: options of the task's head, such as {"pooling": "mean"}.
+        data: DataConfig.
         text: TextConfig, how text is read, in training and when served (not task lm).
         optimizer: OptimizerConfig.
         finetune: FineTuneConfig, what to start from and what to train of it.
@@ -70,8 +210,6 @@ class TrainConfig:
         sample_temperature: float.
     """
 
-    __pydantic_config__: ClassVar[dict] = STRICT
-
     recipe: str
     data: DataConfig
     preset: str
@@ -81,43 +219,25 @@ class TrainConfig:
     text: TextConfig = dataclasses.field(default_factory=TextConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     finetune: FineTuneConfig = dataclasses.field(default_factory=FineTuneConfig)
-    batch_size: int = 12
-    steps: int = 2000
-    evaluate_every: int = 250
-    keep_checkpoints: int = 2
+    batch_size: Size = 12
+    steps: Size = 2000
+    evaluate_every: Size = 250
+    keep_checkpoints: Size = 2
     select: Literal["best", "last"] = "best"
     monitor: str = ""
-    patience: int | None = None
-    label_smoothing: float = 0.0
-    temperature: float = 0.05
-    seed: int = 0
+    patience: Size | None = None
+    label_smoothing: Fraction = 0.0
+    temperature: Positive = 0.05
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16", "bfloat16"] = "float32"
     jit_compile: bool = True
     remat: bool = False
     baseline: bool = True
     sample_prompts: tuple[str, ...] | None = ("",)
-    sample_tokens: int = 200
-    sample_temperature: float = 0.8
+    sample_tokens: Size = 200
+    sample_temperature: NotNegative = 0.8
 
     def __post_init__(self):
-        for name in ("batch_size", "steps", "evaluate_every", "keep_checkpoints", "sample_tokens"):
-            value = getattr(self, name)
-            require(value >= 1, f"{name} must be at least 1", value)
-        require(0 <= self.seed < 2**32, "seed must be in [0, 2^32)", self.seed)
-        require(
-            self.sample_temperature >= 0,
-            "sample_temperature must be 0 or more",
-            self.sample_temperature,
-        )
-        require(
-            0 <= self.label_smoothing < 1, "label_smoothing must be in [0, 1)", self.label_smoothing
-        )
-        require(self.temperature > 0, "temperature must be above 0", self.temperature)
-        require(
-            self.patience is None or self.patience >= 1,
-            "patience must be at least 1",
-            self.patience,
-        )
         if "vocabulary_size" in self.model:
             raise ConfigError("model.vocabulary_size cannot be set: the tokenizer decides it")
         if self.steps % self.evaluate_every:
@@ -125,45 +245,44 @@ class TrainConfig:
                 "steps must be a multiple of evaluate_every. "
                 f"Received: steps={self.steps}, evaluate_every={self.evaluate_every}"
             )
-        self._check_tokenizer()
-        model = self.model_config(2)
-        if self.data.order == "segments" and model.family != "lstm":
-            raise ConfigError(
-                'data.order="segments" carries a recurrent state, which only an LSTM has. '
-                f"Received: preset={self.preset!r}; use data.order=windows"
-            )
-        if self.remat and model.family == "lstm":
-            raise ConfigError("remat is for transformer blocks; an LSTM has none")
-
-        if self.data.mixture and self.task not in ("lm", "mlm"):
-            raise ConfigError(
-                "data.mixture is for running text, tasks lm and mlm. "
-                f"Received: task={self.task!r}; use data.train"
-            )
-        if self.data.document_mask and (self.task != "lm" or model.family != "gpt"):
-            raise ConfigError(
-                "data.document_mask is for task lm with a GPT, which has attention to mask. "
-                f"Received: task={self.task!r}, preset={self.preset!r}"
-            )
-
-    def _check_tokenizer(self) -> None:
-        own = ("character", "byte") if self.task == "lm" else ("wordpiece",)
-        fits = (*own, "bytepair", "sentencepiece")
+        fits = tokenizers_for(self.task)
         if self.data.tokenizer not in fits:
             raise ConfigError(
                 f"task {self.task!r} needs data.tokenizer={' or '.join(fits)}. "
                 f"Received: {self.data.tokenizer!r}"
             )
+        family = self.model_config().family
+        if self.data.order == "segments" and family != "lstm":
+            raise ConfigError(
+                'data.order="segments" carries a recurrent state, which only an LSTM has. '
+                f"Received: preset={self.preset!r}; use data.order=windows"
+            )
+        if self.remat and family == "lstm":
+            raise ConfigError("remat is for transformer blocks; an LSTM has none")
+        if self.data.mixture and self.task not in ("lm", "mlm"):
+            raise ConfigError(
+                "data.mixture is for running text, tasks lm and mlm. "
+                f"Received: task={self.task!r}; use data.train"
+            )
+        if self.data.document_mask and (self.task != "lm" or family != "gpt"):
+            raise ConfigError(
+                "data.document_mask is for task lm with a GPT, which has attention to mask. "
+                f"Received: task={self.task!r}, preset={self.preset!r}"
+            )
 
-    def model_config(self, vocabulary_size: int) -> ModelConfig:
+    def model_config(self, vocabulary_size: int | None = None) -> ModelConfig:
         """The preset with `model`'s fields replaced, for a tokenizer's vocabulary.
+
+        None keeps the preset's own size of the vocabulary: enough to know all else of the shape.
 
         Raises:
             ConfigError: unknown preset or field, wrong type.
         """
-        config = preset_config(self.preset)
-        values = {**to_dict(config), **self.model, "vocabulary_size": vocabulary_size}
-        return from_dict(type(config), values, where="model")
+        preset = preset_config(self.preset)
+        values = {**to_dict(preset), **self.model}
+        if vocabulary_size is not None:
+            values["vocabulary_size"] = vocabulary_size
+        return from_dict(type(preset), values, where="model")
 
 
 def with_overrides(config: TrainConfig, settings: list[str]) -> TrainConfig:
@@ -176,7 +295,10 @@ def with_overrides(config: TrainConfig, settings: list[str]) -> TrainConfig:
     Raises:
         ConfigError: no "=", unknown key (the known ones are listed), wrong type.
 
-    Example: `with_overrides(config, ["steps=500", "model.num_layers=2", "data.train=my.txt"])`
+    Example:
+        >>> config = TrainConfig("mine", DataConfig(train="my.txt"), "gpt_char_cpu")
+        >>> with_overrides(config, ["steps=500", "model.num_layers=2"]).steps
+        500
     """
     values, given = to_dict(config), set()
     for setting in settings:
@@ -189,8 +311,8 @@ def with_overrides(config: TrainConfig, settings: list[str]) -> TrainConfig:
             if not isinstance(owner.get(parent), dict):
                 raise ConfigError(f"--set={setting}: no group {parent!r}; known: {_keys(values)}")
             owner, kind = owner[parent], _hint(kind, parent)
-        free = any(owner is values.get(group) for group in _FREE)
-        if not free and key not in owner:
+        is_open = any(owner is values.get(group) for group in _OPEN_GROUPS)
+        if not is_open and key not in owner:
             raise ConfigError(f"--set={setting}: no key {path!r}; known: {_keys(values)}")
         owner[key] = _parse(text, _hint(kind, key))
         group = isinstance(owner[key], dict)
@@ -219,11 +341,7 @@ def _replace_splits(recipe: DataConfig, data: Any, given: set[str]) -> None:
 
 
 def read_config(workdir: Path) -> TrainConfig | None:
-    """The config of the run in `workdir`, None if there is no run.
-
-    Raises:
-        ConfigError: the file is damaged.
-    """
+    """The config of the run in `workdir`, None if there is no run; ConfigError if it is damaged."""
     path = workdir / CONFIG_FILE
     if not path.is_file():
         return None
@@ -233,7 +351,8 @@ def read_config(workdir: Path) -> TrainConfig | None:
         raise ConfigError(
             f"{path}: not valid JSON ({error}); restore it or take another --workdir"
         ) from None
-    require(isinstance(values, dict), f"{path} must hold a JSON object", values)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold a JSON object. Received: {values!r:.80}")
     return from_dict(TrainConfig, values, where=str(path))
 
 
@@ -248,7 +367,7 @@ def differing_keys(old: TrainConfig, new: TrainConfig) -> list[str]:
 
 
 def _hint(owner: Any, key: str) -> Any:
-    """The declared type of a field, Any of one that is free or unknown."""
+    """The declared type of a field, Any of one that is unknown."""
     return get_type_hints(owner).get(key, Any) if dataclasses.is_dataclass(owner) else Any
 
 
@@ -258,12 +377,12 @@ def _parse(text: str, hint: Any) -> Any:
     except ValueError:
         return text
     # --set=data.test=2024 names a file, not a number; where both may stand it is a number.
-    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     return text if str in kinds and type(value) not in (str, *kinds) else value
 
 
 def _keys(values: dict[str, Any]) -> str:
-    return ", ".join(sorted(_leaves({**values, **_FREE})))
+    return ", ".join(sorted(_leaves({**values, **_OPEN_GROUPS})))
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -274,3 +393,47 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             leaves[prefix + key] = list(value) if isinstance(value, tuple) else value
     return leaves
+
+
+def config_keys(kind: type = TrainConfig, prefix: str = "") -> dict[str, tuple[str, str]]:
+    """Every key of `--set` -> its default, "" where a value must be given, and its meaning."""
+    keys, meanings = {}, _meanings(kind)
+    hints = get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(hints[field.name]):
+            keys |= config_keys(hints[field.name], f"{prefix}{field.name}.")
+            continue
+        default = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        shown = "" if default is dataclasses.MISSING else repr(default)
+        keys[prefix + field.name] = shown, meanings.get(field.name, "")
+    return keys
+
+
+def describe_keys() -> str:
+    """What `--help_config` prints: every key with its default and meaning."""
+    lines = ["Keys of --set=key=value with their defaults; recipes set some of them otherwise."]
+    for key, (default, meaning) in config_keys().items():
+        lines.append(f"\n{key}" + (f" = {default}" if default else ""))
+        lines.append(textwrap.indent(textwrap.fill(meaning, _HELP_WIDTH - 4), "    "))
+    return "\n".join(lines)
+
+
+def _meanings(kind: type) -> dict[str, str]:
+    """Field -> what the class's docstring says of it under "Attributes:"."""
+    doc = inspect.getdoc(kind) or ""
+    block = re.search(r"^Attributes:\n((?:[ ]{4,}.*\n?|\n)*)", doc, re.MULTILINE)
+    if block is None:
+        return {}
+    text = block[1]
+    names = "|".join(field.name for field in dataclasses.fields(kind))
+    # Several may share a line, "first: int. second: int", or a meaning, "first, second: int".
+    start = re.compile(rf"(?:^[ ]{{4}}|\. |; )((?:{names})(?:, (?:{names}))*):[ ]", re.MULTILINE)
+    found = list(start.finditer(text))
+    meanings = {}
+    for number, match in enumerate(found):
+        end = found[number + 1].start() if number + 1 < len(found) else len(text)
+        meaning = " ".join(text[match.end() : end].split())
+        meanings |= dict.fromkeys(match[1].split(", "), meaning)
+    return meanings

@@ -12,29 +12,25 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from trainers.batches import training_batches, validation_batches
-from trainers.checkpoints import Checkpoints
+from trainers.checkpoints import Checkpoints, Progress
 from trainers.config import TrainConfig
 from trainers.distribution import Distribution
 from trainers.distribution.hardware import hardware, precision_policy
 from trainers.distribution.strategy_loop import StrategyLoop
-from trainers.follower import Follower
-from trainers.interruption import Interruption, Preempted
-from trainers.keras_loop import KerasLoop
-from trainers.metrics import MetricsLog
-from trainers.optim.finetuning import should_stop
-from trainers.optim.optimizers import make_optimizer, schedule_of
-from trainers.progress import Progress
-from trainers.recorder import Recorder
-from trainers.remote_workdir import is_remote, local_copy
+from trainers.fit import KerasLoop, validation_batches
+from trainers.metrics import MetricsLog, should_stop
+from trainers.optim.optimizers import make_optimizer
+from trainers.optim.schedule import schedule_of
+from trainers.recorder import Follower, Interruption, Preempted, Recorder
 from trainers.report.report import REPORT_FILE, write_report
 from trainers.tasks import Task, make_task
-from trainers.tasks.carried_state import ResetValidationState
-from trainers.workdir import WorkdirError, claimed
+from trainers.tasks.training_models import ResetValidationState
+from trainers.workdir import WorkdirError, claimed, is_remote, local_copy
 from zoo import bundle
+from zoo.loading import load
 
-# Steps before a profile.
-_WARM_UP = 5
+# The first steps compile, which is not what a profile is looked at for.
+_STEPS_BEFORE_PROFILE = 5
 
 
 def train(
@@ -49,7 +45,7 @@ def train(
 
     Args:
         config: TrainConfig. workdir: created if missing; one run each. Several workers share it.
-            A string such as "gs://bucket/run" is kept up to date there; see `remote_workdir`.
+            A string such as "gs://bucket/run" is kept up to date there; see `workdir`.
         data_dir: where named corpora lie; see `trainers.data.sources`.
         distribution: devices to train on, from `make_distribution`. Default: one device. Another
             run of the same workdir may have another one.
@@ -70,22 +66,22 @@ def train(
         Preempted: SIGTERM came; a checkpoint of that step was written.
         ValueError, OSError: the corpus; the message names the file and the fix.
 
-    Example: `train(recipes.shakespeare_gpt_cpu(), Path("runs/shakespeare"))`
+    Example: `train(find_recipe("shakespeare_gpt_cpu"), Path("runs/shakespeare"))`
     """
     distribution = distribution or Distribution("one_device")
     distribution.check(config)
-    publish = _nothing
+    publish = _publish_nothing
     if is_remote(workdir):
         remote = local_copy(str(workdir))
-        # One copy goes back: what the other workers have is only read.
-        workdir, publish = remote.local, remote.upload if distribution.is_chief else _nothing
+        workdir = remote.local
+        if distribution.is_chief:  # what the other workers have is only read
+            publish = remote.upload
     workdir = Path(workdir)
-    claim = contextlib.nullcontext()
-    if distribution.is_chief:
-        claim = claimed(workdir, config, extend)
+    is_chief = distribution.is_chief
+    claim = claimed(workdir, config, extend) if is_chief else contextlib.nullcontext()
     with claim as before, distribution.active():
-        finished = _finished(workdir) if distribution.is_chief else None
-        if distribution.from_chief(int(finished is not None))[0]:
+        finished = _finished(workdir) if is_chief else None
+        if distribution.from_chief(int(finished is not None)):
             _check_data_of_finished(config, workdir, data_dir, distribution)
             return finished
         trained = _train(config, workdir, data_dir, distribution, publish, profile_steps, before)
@@ -99,7 +95,7 @@ def _finished(workdir: Path) -> bundle.Bundle | None:
     if not (workdir / REPORT_FILE).is_file():
         return None
     try:
-        return bundle.load(workdir)
+        return load(workdir)
     except bundle.BundleError as error:
         logging.warning("%s The run is finished: its end is done again, from the checkpoint", error)
         return None
@@ -183,8 +179,8 @@ def _train(
     return finished
 
 
-def _nothing() -> None:
-    """What keeps a local workdir up to date."""
+def _publish_nothing() -> None:
+    """No-op upload for local workdirs."""
 
 
 def _fit(
@@ -199,8 +195,8 @@ def _fit(
     verbose = 1 if sys.stdout.isatty() else 2
     if distribution.is_chief:
         # The recorder before TensorBoard, which shows the metrics that it adds.
-        # The first steps compile, which is not what a profile is looked at for.
-        profiled = (_WARM_UP + 1, _WARM_UP + profile_steps) if profile_steps else 0
+        first = _STEPS_BEFORE_PROFILE + 1
+        profiled = (first, first + profile_steps - 1) if profile_steps else 0
         board = keras.callbacks.TensorBoard(
             workdir / "tensorboard", write_graph=False, profile_batch=profiled
         )
@@ -214,12 +210,13 @@ def _fit(
         loop = StrategyLoop(task.trained_model, distribution)
     # An "epoch" is the stretch between two evaluations; one iterator serves all that are whole.
     for first_step, steps, epochs in _stretches(task.config, recorder.progress):
-        batches = training_batches(task, first_step, distribution)
+        batches = task.training_data(first_step, distribution.worker, distribution.workers)
         if first_step % task.config.evaluate_every:
+            # The run goes on between two evaluations: the recorder sets the sums of their metrics.
             loop.build_metrics(next(iter(batches)))
         loop.fit(batches, steps, epochs, validation, callbacks, verbose)
         if task.trained_model.stop_training:
-            # Told to stop at the last step before an evaluation, which was done and saved.
+            # Asked to stop at the last step before an evaluation, which was done and saved.
             if distribution.any_worker(recorder.interruption.requested):
                 raise Preempted
             return
@@ -255,7 +252,7 @@ def _resume(
     fingerprint = task.fingerprint()
     progress = checkpoints.latest()
     step = 0 if progress is None else progress.step
-    (chiefs_step,) = distribution.from_chief(step)
+    chiefs_step = distribution.from_chief(step)
     if chiefs_step != step:
         raise WorkdirError(
             f"--workdir={checkpoints.folder.parent}: this worker finds a checkpoint of step {step} "
@@ -287,7 +284,7 @@ def _resume(
 
 
 def _extended(progress: Progress, config: TrainConfig, before: TrainConfig | None) -> Progress:
-    """Notes where a run was made longer, and tells what becomes of the learning rate."""
+    """Notes where a run was made longer, and logs what becomes of the learning rate."""
     planned = progress.planned_steps or (config.steps if before is None else before.steps)
     if not progress.step or planned == config.steps:
         return progress

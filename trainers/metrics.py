@@ -9,7 +9,8 @@ from typing import Any
 
 from absl import logging
 
-from zoo.atomic_write import replacing
+from zoo.config import ConfigError
+from zoo.files import replacing
 
 SCORES_FILE = "scores.json"
 
@@ -17,14 +18,10 @@ SCORES_FILE = "scores.json"
 def write_scores(folder: Path, **scores: Any) -> None:
     """Adds to `scores.json`, which the model card of an export and other programs read.
 
-    Args:
-        folder: of the run.
-        **scores: "validation", the evaluation whose weights were kept ("step" and "scores" by
-            name); of an understanding task also "split" ("test" or "validation"), and what
-            "model" and "baseline" (None: there is none) reach on it; of questions "left_out", the
-            number of those in the file that could not be asked.
-
-    Example: `write_scores(folder, split="test", model={"accuracy": 0.9}, baseline=None)`
+    `scores` are "validation", the evaluation whose weights were kept ("step" and "scores" by name);
+    of an understanding task also "split" ("test" or "validation"), and what "model" and "baseline"
+    (None: there is none) reach on it; of questions "left_out", the number of those in the file that
+    could not be asked.
     """
     path = folder / SCORES_FILE
     there = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -33,11 +30,7 @@ def write_scores(folder: Path, **scores: Any) -> None:
 
 
 class MetricsLog:
-    """Appends to and reads `metrics.jsonl`.
-
-    Args:
-        workdir: Path.
-    """
+    """Appends to and reads `metrics.jsonl` of a workdir."""
 
     def __init__(self, workdir: Path):
         self.path = workdir / "metrics.jsonl"
@@ -48,11 +41,7 @@ class MetricsLog:
             file.write(_line(record))
 
     def read(self) -> list[dict[str, float]]:
-        """All lines; none if there is no file.
-
-        Raises:
-            ValueError: a line is not JSON with a "step"; the message has its number.
-        """
+        """All lines, none if there is no file; ValueError names a line that is damaged."""
         if not self.path.is_file():
             return []
         lines = self.path.read_bytes().splitlines()
@@ -78,10 +67,8 @@ class MetricsLog:
     def rewind(self, step: int) -> None:
         """Drops what was logged after `step`: a resumed run does those steps again.
 
-        A last line that a killed process left half written goes too.
-
-        Raises:
-            ValueError: a line is damaged, or the line of `step` is missing.
+        A last line that a killed process left half written goes too. ValueError where another line
+        is damaged, or the line of `step` is missing.
         """
         content = self.path.read_bytes() if self.path.is_file() else b""
         whole = content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
@@ -104,6 +91,22 @@ class MetricsLog:
         if not isinstance(record, dict) or "step" not in record:
             raise ValueError(f'{self.path}:{number}: no "step" in it; remove it')
         return record
+
+
+def should_stop(records: Sequence[dict[str, float]], metric: str, mode: str, patience: int) -> bool:
+    """Whether the last `patience` evaluations brought nothing better than the best before them.
+
+    A function of the records alone, so a resumed run stops where an undisturbed one does. `mode` is
+    "min" if a lower metric is better, "max" if a higher one; ConfigError if a record has no such
+    metric.
+    """
+    for record in records:
+        if metric not in record:
+            known = ", ".join(sorted(record))
+            raise ConfigError(f"no metric {metric!r} was measured; known: {known}")
+    sign = 1 if mode == "min" else -1
+    values = [sign * record[metric] for record in records]
+    return len(values) > patience and min(values[-patience:]) >= min(values[:-patience])
 
 
 def _line(record: dict[str, float]) -> str:

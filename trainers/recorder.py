@@ -5,19 +5,19 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import signal
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
 import keras
 import numpy as np
 from absl import logging
 
-from trainers.checkpoints import Checkpoints
-from trainers.interruption import Interruption, Preempted
-from trainers.metrics import MetricsLog
-from trainers.optim.finetuning import should_stop
-from trainers.progress import Progress
+from trainers.checkpoints import Checkpoints, Progress
+from trainers.metrics import MetricsLog, should_stop
 from trainers.tasks.base import Task, is_better
 
 
@@ -25,11 +25,51 @@ class TrainingDiverged(RuntimeError):
     """The loss became NaN or infinite."""
 
 
+class Preempted(Exception):
+    """The run was asked to stop by SIGTERM, and has saved what it had."""
+
+
+class Interruption:
+    """A context that turns SIGTERM into a request that the training loop answers at its next step.
+
+    Clusters and notebooks take a machine back by SIGTERM. In a thread that is not the main one,
+    signals are left as they are.
+
+    Args:
+        together: bool. Whether other workers train with this one: they leave after the same step.
+
+    Attributes:
+        requested: bool. Whether the signal came.
+        may_leave_at_once: bool, set by the loop where all is saved, as in an evaluation, which may
+            take longer than the machine stays: there the signal raises `Preempted` where it comes.
+    """
+
+    def __init__(self, together: bool = False):
+        self.together = together
+        self.requested = False
+        self.may_leave_at_once = False
+        self._before = None
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._on_signal)
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+        if self.may_leave_at_once:
+            raise Preempted
+
+
 class Recorder(keras.callbacks.Callback):
     """Stops on NaN; logs the metrics of each evaluation; writes checkpoints.
 
-    A checkpoint is written before each evaluation, while it runs, and when `interruption` asks for
-    it: after that step the run ends with `Preempted`.
+    A checkpoint is written before each evaluation, and when `interruption` asks for it: after that
+    step the run ends with `Preempted`.
 
     Args:
         task: Task. checkpoints: Checkpoints. log: MetricsLog.
@@ -55,36 +95,37 @@ class Recorder(keras.callbacks.Callback):
         self.log = log
         self.progress = progress
         self.interruption = interruption or Interruption()
-        self.first_step = progress.step + 1
         self.step = progress.step
+        self._first_step = progress.step + 1
         self._saved_step = progress.step
-        self._training_wall = 0.0
+        self._training_seconds = 0.0
         self._start_clocks()
 
     def on_epoch_begin(self, epoch, logs=None):
         self.interruption.may_leave_at_once = False
-        if self.progress.metric_values and not self._is_ahead():
+        if self.progress.metric_values and not self._has_unevaluated_steps():
             # Keras has just set them to 0, but the run was stopped between two evaluations.
             _assign(self.model.metrics_variables, self.progress.metric_values)
 
     def on_train_batch_end(self, batch, logs=None):
         self.step += 1
-        if self.step == self.first_step:
+        if self.step == self._first_step:
             _log_first_step(self.step, self._elapsed()[0])
         self._require_finite("loss", float(logs["loss"]))
         if self.step % self.task.config.evaluate_every == 0:
-            self._training_wall = self._elapsed()[0]
+            self._training_seconds = self._elapsed()[0]
             self._checkpoint(training_logs={k: float(value) for k, value in logs.items()})
             # Until the next step nothing can be lost: an evaluation can be done again.
             self.interruption.may_leave_at_once = True
         if self.interruption.requested:
             if self.interruption.together:
-                self.model.stop_training = True  # told to all workers by their next step
+                self.model.stop_training = True  # all workers hear of it in their next step
             else:
                 self._leave()
 
     def on_train_end(self, logs=None):
-        if self.interruption.together and self.model.stop_training and self._is_ahead():
+        together = self.interruption.together
+        if together and self.model.stop_training and self._has_unevaluated_steps():
             self._leave()
 
     def on_epoch_end(self, epoch, logs=None):
@@ -101,7 +142,7 @@ class Recorder(keras.callbacks.Callback):
             **{name: float(value) for name, value in logs.items() if not name.startswith("val_")},
             **metrics,
             "learning_rate": float(self.model.optimizer.learning_rate),
-            "tokens_per_second": tokens / self._training_wall if tokens else 0.0,
+            "tokens_per_second": tokens / self._training_seconds if tokens else 0.0,
             "seconds": now.seconds,
             "cpu_seconds": now.cpu_seconds,
         }
@@ -113,8 +154,7 @@ class Recorder(keras.callbacks.Callback):
             logging.info("no better %s in %d evaluations: stopped", self.task.monitor[0], patience)
             self.model.stop_training = True
 
-    def _is_ahead(self) -> bool:
-        """Whether there are steps after the last evaluation."""
+    def _has_unevaluated_steps(self) -> bool:
         return self.step != self.progress.step
 
     def _leave(self) -> None:
@@ -156,7 +196,7 @@ class Recorder(keras.callbacks.Callback):
         )
 
     def _start_clocks(self) -> None:
-        self.wall, self.cpu = time.perf_counter(), time.process_time()
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
 
     def _require_finite(self, name: str, loss: float) -> None:
         if not math.isfinite(loss):
@@ -168,7 +208,39 @@ class Recorder(keras.callbacks.Callback):
             )
 
     def _elapsed(self) -> tuple[float, float]:
-        return time.perf_counter() - self.wall, time.process_time() - self.cpu
+        return time.perf_counter() - self._wall, time.process_time() - self._cpu
+
+
+class Follower(keras.callbacks.Callback):
+    """What a worker that is not the chief does: it writes nothing, and stops where the chief's
+    `Recorder` stops, because all workers see the same loss.
+
+    Args:
+        step: int, steps done before.
+        interruption: Interruption. Any worker that is asked to stop stops all of them.
+    """
+
+    def __init__(self, step: int, interruption: Interruption):
+        super().__init__()
+        self.step = step
+        self.interruption = interruption
+        self._evaluated_step = step
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.step += 1
+        if not math.isfinite(logs["loss"]):
+            raise TrainingDiverged(
+                f"the loss is {logs['loss']} at step {self.step}; the chief says what to try"
+            )
+        if self.interruption.requested:
+            self.model.stop_training = True  # all workers hear of it in their next step
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._evaluated_step = self.step
+
+    def on_train_end(self, logs=None):
+        if self.model.stop_training and self.step != self._evaluated_step:
+            raise Preempted
 
 
 def _flat(variables: Sequence[keras.Variable]) -> tuple[float, ...]:

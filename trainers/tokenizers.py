@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trainers.data.config import DataConfig
-from zoo.strict_config import ConfigError
+from zoo.config import ConfigError
 from zoo.tokenizers import (
     BytePairTokenizer,
     ByteTokenizer,

@@ -1,25 +1,34 @@
-"""The folder of a run: one run each, one process at a time, always the same config."""
+"""The folder of a run: one run each, one process at a time, always the same config.
+
+A workdir in an object store, such as `gs://bucket/run`, is a local folder and a copy kept there.
+Everything is written to the local folder, which is quick and atomic, and then copied by
+`tf.io.gfile`: after each checkpoint and at the end. Files whose presence says that others are whole
+(`checkpoints/*.json`, `config.json`, `report.md`) come last, so that a reader, or the run that goes
+on elsewhere, never finds half of something.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
+
+import tensorflow as tf
+from absl import logging
 
 from trainers.checkpoints import Checkpoints
 from trainers.config import CONFIG_FILE, TrainConfig, differing_keys, read_config
 from trainers.report.report import REPORT_FILE
-from zoo.atomic_write import replacing
-from zoo.strict_config import to_dict
+from zoo.config import to_dict
+from zoo.files import locked_folder, own_files, replacing
+from zoo.weights.object_store import download, temporary_folder
 
-_LOCK_FILE = ".lock"
 # What may change where a run is made longer.
 _EXTENDING = ("steps", "evaluate_every", "patience")
-_PARTIAL = ".partial-"  # how `zoo.atomic_write` calls files under way
+# Copied to an object store after all others, in this order.
+_COPIED_LAST = ("config.json", "report.md")
 
 
 class WorkdirError(ValueError):
@@ -32,27 +41,16 @@ def claimed(
 ) -> Iterator[TrainConfig | None]:
     """The workdir, made and locked while the block runs, with this config in it.
 
-    Args:
-        extend: whether `steps` of a run there may become more, with `evaluate_every` and
-            `patience`. A finished run is one under way then: its report goes, its bundle stays
-            until the longer run has a new one.
-
-    Yields:
-        The config that was there before; None if there was none.
-
-    Raises:
-        WorkdirError: not writable, in use by another process, not empty and no run, or a run
-            with another config that is finished or has a checkpoint.
+    With `extend`, `steps` of a run there may become more, with `evaluate_every` and `patience`. A
+    finished run is one under way then: its report goes, its bundle stays until the longer run has a
+    new one. Yields the config that was there before, None if there was none; raises WorkdirError
+    where it is not writable, in use by another process, not empty and no run, or a run with another
+    config that is finished or has a checkpoint.
     """
     _refuse_foreign(workdir)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        lock = open(workdir / _LOCK_FILE, "a")  # noqa: SIM115  closed below, which unlocks
-    except OSError as error:
-        raise _not_writable(workdir, error) from error
-    with lock:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(locked_folder(workdir))
         except BlockingIOError:
             raise WorkdirError(f"--workdir={workdir}: another process is training there") from None
         except OSError as error:
@@ -62,7 +60,6 @@ def claimed(
         try:
             if before is not None and _longer(before, config):
                 (workdir / REPORT_FILE).unlink(missing_ok=True)
-            _remove_leftovers(workdir)
             with replacing(workdir / CONFIG_FILE) as temporary:
                 temporary.write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
         except OSError as error:
@@ -77,10 +74,9 @@ def _not_writable(workdir: Path, error: OSError) -> WorkdirError:
 def _refuse_foreign(workdir: Path) -> None:
     if not workdir.is_dir() or (workdir / CONFIG_FILE).is_file():
         return
-    # A process killed before its config was written leaves no more than these two.
-    foreign = [n for n in os.listdir(workdir) if n != _LOCK_FILE and not n.startswith(_PARTIAL)]
+    foreign = own_files(workdir)  # a process killed before its config was written leaves none
     if foreign:
-        shown = ", ".join(sorted(foreign)[:3]) + (", ..." if len(foreign) > 3 else "")
+        shown = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
         raise WorkdirError(
             f"--workdir={workdir} is not empty ({shown}) and holds no training run: choose another"
         )
@@ -122,8 +118,81 @@ def _longer(before: TrainConfig, config: TrainConfig) -> bool:
     return config.steps > before.steps and dataclasses.replace(before, **changed) == config
 
 
-def _remove_leftovers(workdir: Path) -> None:
-    """Files that a killed process was writing; under the lock nobody else is."""
-    for path in workdir.rglob(f"{_PARTIAL}*"):
-        if path.is_file():
-            path.unlink()
+def is_remote(workdir: str | Path) -> bool:
+    """Whether a --workdir names an object store."""
+    return isinstance(workdir, str) and "://" in workdir
+
+
+class RemoteWorkdir:
+    """A remote folder, such as "gs://bucket/run", and its local copy, an empty folder at first.
+
+    One process at a time may train there: an object store has no locks. WorkdirError says that
+    there is no such file system, or no access.
+    """
+
+    def __init__(self, remote: str, local: Path):
+        self.remote = remote.rstrip("/")
+        self.local = local
+        self._copied: dict[str, tuple[int, int]] = {}
+
+    def download(self) -> None:
+        """Copies what is there; nothing if there is nothing yet."""
+        with self._naming_workdir("read"):
+            for relative, path in download(self.remote, self.local):
+                self._copied[relative] = _state(path)
+        logging.info("%s: %d files read", self.remote, len(self._copied))
+
+    def upload(self) -> None:
+        """Copies what is new or changed since, then removes what is no longer there."""
+        folders = [self.local, *(path for path in self.local.rglob("*") if path.is_dir())]
+        paths = [folder / name for folder in folders for name in own_files(folder)]
+        files = {str(path.relative_to(self.local)): path for path in paths if path.is_file()}
+        with self._naming_workdir("written"):
+            for relative in sorted(files, key=_copy_order):
+                try:
+                    state = _state(files[relative])
+                    if self._copied.get(relative) == state:
+                        continue
+                    target = f"{self.remote}/{relative}"
+                    tf.io.gfile.makedirs(target.rpartition("/")[0])
+                    # A copy to a name of its own and a rename would be two copies in such a store,
+                    # where a file appears whole or not at all.
+                    tf.io.gfile.copy(str(files[relative]), target, overwrite=True)
+                except (FileNotFoundError, tf.errors.NotFoundError):
+                    continue  # dropped meanwhile, as an old checkpoint
+                self._copied[relative] = state
+            for relative in [*self._copied]:
+                if relative not in files:
+                    with contextlib.suppress(tf.errors.NotFoundError):
+                        tf.io.gfile.remove(f"{self.remote}/{relative}")
+                    del self._copied[relative]
+
+    @contextlib.contextmanager
+    def _told(self, done: str) -> Iterator[None]:
+        try:
+            yield
+        except tf.errors.OpError as error:
+            reason = error.message.splitlines()[0]
+            raise WorkdirError(
+                f"--workdir={self.remote} cannot be {done}: {reason}. Check the name, the network "
+                "and the credentials of this machine; the same command goes on from the last "
+                "checkpoint there"
+            ) from error
+
+
+def local_copy(remote: str) -> RemoteWorkdir:
+    """A remote workdir with what it holds in a local folder, removed when this process ends."""
+    workdir = RemoteWorkdir(remote, temporary_folder())
+    workdir.download()
+    return workdir
+
+
+def _state(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_mtime_ns, stat.st_size
+
+
+def _copy_order(relative: str) -> tuple[bool, int, str]:
+    is_progress = relative.startswith("checkpoints/") and relative.endswith(".json")
+    last = _COPIED_LAST.index(relative) + 1 if relative in _COPIED_LAST else 0
+    return is_progress, last, relative

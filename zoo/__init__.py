@@ -4,44 +4,69 @@
     zoo.save("runs/mine", model, tokenizer)
     zoo.load("runs/mine").lm.generate(["ROMEO:"])
 
-Model code runs on every Keras backend. Names that need TensorFlow (tokenizers, bundles) are
-imported when first used, so `import zoo` and `zoo.build` work without it.
+Model code runs on every Keras backend. Each name is imported when it is first used: configs and
+presets need no Keras, models no TensorFlow, tokenizers and bundles both.
 """
 
 import importlib
+import sys
+from typing import TYPE_CHECKING
 
-from zoo.models.bert import BertBackbone
-from zoo.models.configs import BertConfig, GPTConfig, LSTMConfig
-from zoo.models.encoder_heads import (
-    Classifier,
-    MaskedLM,
-    PairClassifier,
-    Regressor,
-    SentenceEncoder,
-    SpanPredictor,
-    Tagger,
-)
-from zoo.models.gpt import GPTBackbone
-from zoo.models.heads import CausalLM
-from zoo.models.lstm import LSTMBackbone
-from zoo.presets import HEADS, PRESETS, build, preset_config
-from zoo.strict_config import ConfigError
+if TYPE_CHECKING:
+    from zoo.bundle import Bundle, save
+    from zoo.config import ConfigError
+    from zoo.files import BundleError
+    from zoo.loading import load
+    from zoo.models.bert import BertBackbone
+    from zoo.models.build import HEADS, build
+    from zoo.models.configs import BertConfig, GPTConfig, LSTMConfig
+    from zoo.models.encoder_heads import (
+        Classifier,
+        MaskedLM,
+        PairClassifier,
+        Regressor,
+        SentenceEncoder,
+        SpanPredictor,
+        Tagger,
+    )
+    from zoo.models.gpt import GPTBackbone
+    from zoo.models.heads import CausalLM
+    from zoo.models.lstm import LSTMBackbone
+    from zoo.presets import PRESETS, preset_config
+    from zoo.text.config import CleaningConfig, TextConfig
+    from zoo.text.lm import TextLM
+    from zoo.tokenizers import (
+        BytePairTokenizer,
+        ByteTokenizer,
+        CharacterTokenizer,
+        SentencePieceTokenizer,
+        WordPieceTokenizer,
+        load_tokenizer,
+    )
 
-_NEED_TENSORFLOW = {
-    "Bundle": "zoo.bundle",
-    "BundleError": "zoo.bundle",
-    "load": "zoo.bundle",
-    "save": "zoo.bundle",
-    "CleaningConfig": "zoo.text.cleaning",
-    "TextConfig": "zoo.text.encoder",
-    "TextLM": "zoo.text.lm",
-    "BytePairTokenizer": "zoo.tokenizers",
-    "ByteTokenizer": "zoo.tokenizers",
-    "CharacterTokenizer": "zoo.tokenizers",
-    "SentencePieceTokenizer": "zoo.tokenizers",
-    "WordPieceTokenizer": "zoo.tokenizers",
-    "load_tokenizer": "zoo.tokenizers",
+_NAMES_IN = {
+    "zoo.bundle": "Bundle save",
+    "zoo.config": "ConfigError",
+    "zoo.files": "BundleError",
+    "zoo.loading": "load",
+    "zoo.models.bert": "BertBackbone",
+    "zoo.models.build": "HEADS build",
+    "zoo.models.configs": "BertConfig GPTConfig LSTMConfig",
+    "zoo.models.encoder_heads": (
+        "Classifier MaskedLM PairClassifier Regressor SentenceEncoder SpanPredictor Tagger"
+    ),
+    "zoo.models.gpt": "GPTBackbone",
+    "zoo.models.heads": "CausalLM",
+    "zoo.models.lstm": "LSTMBackbone",
+    "zoo.presets": "PRESETS preset_config",
+    "zoo.text.config": "CleaningConfig TextConfig",
+    "zoo.text.lm": "TextLM",
+    "zoo.tokenizers": (
+        "BytePairTokenizer ByteTokenizer CharacterTokenizer SentencePieceTokenizer "
+        "WordPieceTokenizer load_tokenizer"
+    ),
 }
+_MODULE_OF = {name: module for module, names in _NAMES_IN.items() for name in names.split()}
 
 __all__ = [
     "HEADS",
@@ -80,10 +105,16 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_NEED_TENSORFLOW})
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str):
-    if name in _NEED_TENSORFLOW:
-        return getattr(importlib.import_module(_NEED_TENSORFLOW[name]), name)
-    raise AttributeError(f"module 'zoo' has no attribute {name!r}")
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'zoo' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+if sys.modules.get("keras"):  # then keras.models.load_model must find our classes
+    importlib.import_module("zoo.models.build")

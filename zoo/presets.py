@@ -1,44 +1,12 @@
-"""Named model shapes: preset name -> config, and `build`, which turns either into a model."""
+"""Named model shapes: preset name -> config. Importing it loads no Keras."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import inspect
-from typing import Any
 
-import keras
-
-from zoo.models.bert import BertBackbone
+from zoo.config import ConfigError
 from zoo.models.configs import BertConfig, GPTConfig, LSTMConfig, ModelConfig
-from zoo.models.encoder_heads import (
-    Classifier,
-    MaskedLM,
-    PairClassifier,
-    Regressor,
-    SentenceEncoder,
-    SpanPredictor,
-    Tagger,
-)
-from zoo.models.gpt import GPTBackbone
-from zoo.models.heads import CausalLM
-from zoo.models.lstm import LSTMBackbone
-from zoo.strict_config import ConfigError
-
-BACKBONES = {"gpt": GPTBackbone, "bert": BertBackbone, "lstm": LSTMBackbone}
-HEADS = {
-    head.task: head
-    for head in (
-        CausalLM,
-        MaskedLM,
-        Classifier,
-        PairClassifier,
-        Tagger,
-        SpanPredictor,
-        SentenceEncoder,
-        Regressor,
-    )
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,86 +148,11 @@ def preset_config(name: str, **overrides) -> ModelConfig:
     return dataclasses.replace(config, **overrides)
 
 
-def build(
-    preset_or_config: str | ModelConfig,
-    task: str = "lm",
-    head: dict[str, Any] | None = None,
-    **overrides,
-) -> keras.Model:
-    """A freshly initialised, built model for a task.
-
-    Args:
-        preset_or_config: preset name, or a GPTConfig / BertConfig / LSTMConfig.
-        task: a key of `HEADS`: "lm" (CausalLM), "mlm" (MaskedLM), "classify" and "pair"
-            (Classifier), "tag" (Tagger), "span" (SpanPredictor), "embed" (SentenceEncoder) or
-            "regress" (Regressor). Defaults to "lm".
-        head: the head's own options, such as {"num_classes": 4}; its class lists them.
-        **overrides: config fields to replace; a preset needs `vocabulary_size`.
-
-    Returns:
-        A `keras.Model` of the task's class: compile, fit, save, summary work as ever.
-
-    Raises:
-        ConfigError: unknown preset, field, task or head option, a preset without
-            `vocabulary_size`, a missing head option, or a task that the family cannot do.
-
-    Example:
-        model = zoo.build("gpt_char_cpu", vocabulary_size=65)
-        model = zoo.build("bert_mini", "classify", {"num_classes": 4}, vocabulary_size=8000)
-    """
-    if isinstance(preset_or_config, str):
-        config = preset_config(preset_or_config, **overrides)
-        if config.vocabulary_size == 1:
-            raise ConfigError(
-                f"preset {preset_or_config!r} needs vocabulary_size=..., "
-                "such as your tokenizer's vocabulary_size"
-            )
-    else:
-        config = dataclasses.replace(preset_or_config, **overrides)
-    head = head or {}
-    check_task(config, task, head)
-    backbone = BACKBONES[config.family](config, name="backbone")
-    return HEADS[task](backbone, name=config.family, **head)
-
-
 def tasks_for(config: ModelConfig) -> tuple[str, ...]:
-    """The tasks that a model of this config can be built for.
-
-    Example: `tasks_for(GPTConfig(vocabulary_size=9))  # ("lm",)`
-    """
+    """The tasks that a model of this config can be built for."""
     of_texts = ("classify", "pair", "tag", "span", "embed", "regress")
     if config.family == "gpt":
         return ("lm",)
     if config.family == "bert":
         return ("mlm", *of_texts)
     return of_texts if config.bidirectional else ("lm", *of_texts)
-
-
-def check_task(config: ModelConfig, task: str, head: dict[str, Any]):
-    """Checks, before a model is built, that config, task and head options fit together.
-
-    Args:
-        config: GPTConfig, BertConfig or LSTMConfig.
-        task: a key of `HEADS`.
-        head: the head's options.
-
-    Raises:
-        ConfigError: unknown task, a task that does not fit the config, unknown or missing option.
-    """
-    if task not in HEADS:
-        raise ConfigError(f"unknown task {task!r}; known tasks: {', '.join(HEADS)}")
-    possible = tasks_for(config)
-    if task not in possible:
-        kind = config.family
-        if getattr(config, "bidirectional", False):
-            kind += " with bidirectional=True"
-        raise ConfigError(f"{kind} cannot do task {task!r}; it can do: {', '.join(possible)}")
-    parameters = list(inspect.signature(HEADS[task]).parameters.values())
-    options = [p for p in parameters if p.name != "backbone" and p.kind != p.VAR_KEYWORD]
-    known = ", ".join(p.name for p in options) or "none"
-    for key in head:
-        if key not in [p.name for p in options]:
-            raise ConfigError(f"task {task!r} has no head option {key!r}; known options: {known}")
-    for option in options:
-        if option.default is option.empty and option.name not in head:
-            raise ConfigError(f"task {task!r} needs the head option {option.name!r}")

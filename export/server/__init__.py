@@ -15,31 +15,18 @@ _HOMES = {
     "BatchingParameters": "run.batching",
     "Loader": "models.loading",
     "Manager": "models.manager",
-    "RestOptions": "server",
+    "RestOptions": "rest.http",
     "Retries": "models.versions",
     "Servable": "run.servable",
-    "ServedModel": "models.models",
+    "ServedModel": "models.versions",
     "Server": "server",
     "ServingError": "status",
-    "every_version": "models.models",
-    "latest": "models.models",
-    "specific": "models.models",
+    "every_version": "models.versions",
+    "latest": "models.versions",
+    "specific": "models.versions",
 }
 
-__all__ = [
-    "BatchingParameters",
-    "Loader",
-    "Manager",
-    "RestOptions",
-    "Retries",
-    "Servable",
-    "ServedModel",
-    "Server",
-    "ServingError",
-    "every_version",
-    "latest",
-    "specific",
-]
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str):

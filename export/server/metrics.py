@@ -4,8 +4,12 @@ Names, labels and buckets are those of TensorFlow Serving, so that its dashboard
 """
 
 import bisect
+import contextlib
 import threading
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from export.server.status import RequestClock, ServingError
 
 # Microseconds, up to some 20 minutes; TensorFlow Serving's buckets.
 _BUCKETS = [10 * 1.8**power for power in range(33)]
@@ -14,7 +18,6 @@ _LATENCY = ":tensorflow:serving:request_latency"
 _RUNTIME = ":tensorflow:serving:runtime_latency"
 # Anybody may ask for any name: those that never got an answer share this one.
 _OTHERS = "(other)"
-_APIS = {"GRPC": "Predict", "REST": "predict"}  # each spelled as there
 
 
 class _Histogram:
@@ -22,9 +25,9 @@ class _Histogram:
         self.counts = [0] * (len(_BUCKETS) + 1)
         self.sum = 0.0
 
-    def add(self, value: float) -> None:
-        self.counts[bisect.bisect_right(_BUCKETS, value)] += 1
-        self.sum += value
+    def add(self, seconds: float) -> None:
+        self.counts[bisect.bisect_right(_BUCKETS, seconds * 1e6)] += 1
+        self.sum += seconds * 1e6
 
 
 class Metrics:
@@ -36,7 +39,7 @@ class Metrics:
 
     Example:
         >>> metrics = Metrics()
-        >>> metrics.record("writer", "OK", "GRPC", 0.002)
+        >>> metrics.record("writer", "OK", "GRPC", "Predict", 0.002)
         >>> print(metrics.text().splitlines()[1])
         :tensorflow:serving:request_count{model_name="writer",status="OK"} 1
     """
@@ -49,38 +52,51 @@ class Metrics:
         self._runtimes: dict[tuple[str, str, str], _Histogram] = {}
         self._served: set[str] = set()
 
+    @contextlib.contextmanager
+    def counting(self, model: str, entrypoint: str, api: str, clock: RequestClock) -> Iterator:
+        """Counts the request that is answered inside, and its run of the graph."""
+        status = "INTERNAL"
+        try:
+            yield
+            status = "OK"
+        except ServingError as error:
+            status = error.code.name
+            raise
+        finally:
+            seconds = time.monotonic() - clock.begin
+            self.record(model, status, entrypoint, api, seconds, clock.run_seconds)
+
     def record(
-        self, model: str, status: str, entrypoint: str, seconds: float, *, api: str | None = None
+        self,
+        model: str,
+        status: str,
+        entrypoint: str,
+        api: str,
+        seconds: float,
+        run_seconds: float = 0.0,
     ) -> None:
-        """Counts a request; the latency of those that were answered, as TensorFlow Serving does.
+        """Counts a request; its times only if it was answered, as TensorFlow Serving does.
 
         Args:
             model: str. The name of the model, as the client gave it.
             status: str. The name of the gRPC code, `OK` or another.
             entrypoint: str. `GRPC` or `REST`.
+            api: str. What was asked: `Predict`, `Classify`, ... over gRPC, `predict`, `classify`,
+                ... over REST.
             seconds: float. From the request to its answer.
-            api: str | None. What was asked: `Predict`, `Classify`, ... over gRPC, `predict`,
-                `classify`, ... over REST. Defaults to predict.
+            run_seconds: float. Of it, what the run of the graph took.
         """
-        api = api or _APIS.get(entrypoint, "Predict")
+        answered = status == "OK"
         with self._lock:
-            answered = status == "OK"
-            model = self._label(model, answered)
+            if answered or self._is_served(model):
+                self._served.add(model)
+            model = model if model in self._served else _OTHERS
             self._counts[model, status] = self._counts.get((model, status), 0) + 1
             if answered:
                 key = (model, api, entrypoint)
-                self._latencies.setdefault(key, _Histogram()).add(seconds * 1e6)
-
-    def record_runtime(self, model: str, seconds: float, *, api: str = "Predict") -> None:
-        """Adds the time that a run of the graph took."""
-        with self._lock:
-            key = (self._label(model, answered=True), api, "TF1")
-            self._runtimes.setdefault(key, _Histogram()).add(seconds * 1e6)
-
-    def _label(self, model: str, answered: bool) -> str:
-        if answered or self._is_served(model):
-            self._served.add(model)
-        return model if model in self._served else _OTHERS
+                self._latencies.setdefault(key, _Histogram()).add(seconds)
+                key = (model, api[:1].upper() + api[1:], "TF1")
+                self._runtimes.setdefault(key, _Histogram()).add(run_seconds)
 
     def text(self) -> str:
         """The page: the text format of Prometheus, version 0.0.4."""
@@ -103,9 +119,8 @@ def _histogram_lines(
     lines = [f"# TYPE {name} histogram"]
     for values, histogram in sorted(items, key=lambda item: item[0]):
         labels, total = _labels(keys, values), 0
-        for place, count in enumerate(histogram.counts):
+        for limit, count in zip([*map("{:.6g}".format, _BUCKETS), "+Inf"], histogram.counts):
             total += count
-            limit = f"{_BUCKETS[place]:.6g}" if place < len(_BUCKETS) else "+Inf"
             lines.append(f'{name}_bucket{{{labels},le="{limit}"}} {total}')
         lines.append(f"{name}_sum{{{labels}}} {histogram.sum!r}")
         lines.append(f"{name}_count{{{labels}}} {total}")

@@ -1,35 +1,43 @@
 """The program `python -m export.server`: from its command line to its end."""
 
-import logging as logging_module
+import ctypes
+import importlib.metadata
 import os
-import re
 import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 from absl import flags, logging
+from tensorflow.core.protobuf import config_pb2
 
-from export.server.command import make_server, version_text
-from export.server.command_flags import parse
-from export.server.models.config import ConfigFilePoller
-from export.server.run.freed_memory import FreedMemory, trimmer
-from export.server.server import Server
-from export.server.status import ServingError
+from export.server.config_files import MonitoringConfigProto, read_credentials, read_text_proto
+from export.server.flags import channel_arguments, parse
+from export.server.models.config import (
+    ConfigFilePoller,
+    ModelServerConfig,
+    models_of,
+    read_model_config,
+    single_model_config,
+)
+from export.server.models.loading import Loader
+from export.server.models.versions import Retries
+from export.server.run.batching import BatchingParameters, read_batching_parameters
+from export.server.server import RestOptions, Server
+from export.server.status import LOG, OneLine, ServingError, invalid
 
-# Line ends of Unicode, too; not the tab.
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
+_METRICS_PATH = "/monitoring/prometheus/metrics"
 _FAILED = 255  # what tensorflow_model_server exits with
+# What a process may keep unused; each look above it costs about 0.1 s for a gigabyte.
+_MOVED_BYTES = 128 * 2**20
 
 
 def main(argv: Sequence[str], usage: str) -> None:
     """Serves until SIGTERM or SIGINT; exits with 255 when a model, a file or a port is at fault.
 
-    Args:
-        argv: The program's name and its arguments.
-        usage: str. What `--help` prints above the flags.
+    `usage` is what `--help` prints above the flags.
     """
     try:
         values, unknown = parse(argv)
@@ -66,15 +74,14 @@ def main(argv: Sequence[str], usage: str) -> None:
             values.model_config_file, server.manager, values.model_config_file_poll_wait_seconds
         )
         poller.start()
-    trim = trimmer()
-    if trim is not None:
+    if (trim := trimmer()) is not None:
         FreedMemory(trim).start()
     print(_serving(server), flush=True)
     # Not stopping.wait(): a signal that comes while wait() holds the event's lock would have its
     # handler, in this same thread, wait for that lock for ever.
     while not stopping.is_set():
         time.sleep(0.1)
-    logging.info("stopping: requests that run may finish")
+    LOG.info("stopping: requests that run may finish")
     if poller is not None:
         poller.stop()
     _stop(server)
@@ -83,19 +90,6 @@ def main(argv: Sequence[str], usage: str) -> None:
 def _stop(server: Server) -> None:
     if not server.stop():
         os._exit(1)  # a plain exit would wait for the threads of what was abandoned
-
-
-class OneLine(logging_module.Filter):
-    """Escapes control characters in log messages: clients choose names that are logged."""
-
-    def filter(self, record: logging_module.LogRecord) -> bool:
-        """Changes the record; keeps all."""
-        record.msg, record.args = _CONTROL.sub(_escaped, record.getMessage()), ()
-        return True
-
-
-def _escaped(found: re.Match[str]) -> str:
-    return found[0].encode("unicode_escape").decode()
 
 
 def _serving(server: Server) -> str:
@@ -107,3 +101,211 @@ def _serving(server: Server) -> str:
 def _fail(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
     sys.exit(_FAILED)
+
+
+# --- from flags to a server, with the errors of tensorflow_model_server
+
+
+def version_text() -> str:
+    """What `--version` prints: this server, and the TensorFlow it runs on."""
+    try:
+        version = importlib.metadata.version("keras-lm-zoo")
+    except importlib.metadata.PackageNotFoundError:  # run from a checkout
+        version = "from source"
+    return (
+        f"TensorFlow ModelServer: export.server ({version})\nTensorFlow Library: {tf.__version__}"
+    )
+
+
+def make_server(values: flags.FlagValues) -> Server:
+    """The server that a command line asks for; it is not started.
+
+    Raises ServingError when a file, or the configuration in it, is at fault, and ValueError when
+    `--grpc_channel_arguments` is.
+    """
+    models, rest = models_of(_model_config(values)), _rest(values)
+    reloads, tls = values.allow_reload_over_grpc, bool(values.ssl_config_file)
+    _warn_of_risks(tls=tls, rest=rest is not None, reloads=reloads)
+    return Server(
+        models,
+        host=values.host,
+        port=values.port,
+        max_threads=values.grpc_max_threads,
+        max_queued=values.grpc_max_queued,
+        poll_wait_seconds=max(0.0, values.file_system_poll_wait_seconds),
+        retries=Retries(values.max_num_load_retries, values.load_retry_interval_micros / 1e6),
+        loader=Loader(
+            batching=_batching(values),
+            per_model_batching=values.enable_per_model_batching_parameters,
+            warm_up_iterations=(
+                max(1, values.num_request_iterations_for_warmup)
+                if values.enable_model_warmup
+                else 0
+            ),
+            tags=tuple(values.saved_model_tags.split(",")),
+            tensor_content=values.enable_serialization_as_tensor_content,
+            compiles=values.xla_cpu_compilation_enabled or values.xla_gpu_compilation_enabled,
+            max_generated_tokens=values.max_generated_tokens,
+            checks_method_names=values.enable_signature_method_name_check,
+            session_config=_session_config(values),
+        ),
+        label_unavailable=values.allow_version_labels_for_unavailable_models,
+        credentials=read_credentials(values.ssl_config_file) if tls else None,
+        socket_path=values.grpc_socket_path,
+        channel_arguments=channel_arguments(values.grpc_channel_arguments),
+        health=values.enable_grpc_healthcheck_service,
+        reflection=values.enable_grpc_reflection,
+        reloads=reloads,
+        load_threads=values.num_load_threads,
+        unload_threads=values.num_unload_threads,
+        rest=rest,
+    )
+
+
+def _model_config(values: flags.FlagValues) -> ModelServerConfig:
+    if values.model_config_file:
+        return read_model_config(values.model_config_file)
+    if values.model_base_path:
+        return single_model_config(values.model_name, values.model_base_path)
+    raise invalid(
+        "Both server_options.model_base_path and server_options.model_config_file are empty!"
+    )
+
+
+def _batching(values: flags.FlagValues) -> BatchingParameters | None:
+    if values.enable_batching:
+        if values.batching_parameters_file:
+            return read_batching_parameters(values.batching_parameters_file)
+        return BatchingParameters()
+    if values.batching_parameters_file:
+        raise invalid(
+            "server_options.batching_parameters_file is set without setting "
+            "server_options.enable_batching to true."
+        )
+    if values.enable_per_model_batching_parameters:
+        raise invalid(
+            "server_options.enable_per_model_batching_params is set without setting "
+            "server_options.enable_batching to true."
+        )
+    return None
+
+
+def _session_config(values: flags.FlagValues) -> config_pb2.ConfigProto:
+    config = config_pb2.ConfigProto()
+    if values.tensorflow_session_config_file:
+        config = read_text_proto(values.tensorflow_session_config_file, config_pb2.ConfigProto)
+    both = values.tensorflow_session_parallelism
+    intra, inter = values.tensorflow_intra_op_parallelism, values.tensorflow_inter_op_parallelism
+    if both > 0 and intra > 0 and inter > 0:
+        raise invalid(
+            "Either configure server_options.tensorflow_session_parallelism or "
+            "(server_options.tensorflow_intra_op_parallelism, "
+            "server_options.tensorflow_inter_op_parallelism) separately. You cannot configure all."
+        )
+    if intra > 0 or inter > 0:
+        both = 0
+    # Where neither is given, the file's numbers stay.
+    if threads := max(intra, both, 0):
+        config.intra_op_parallelism_threads = threads
+    if threads := max(inter, both, 0):
+        config.inter_op_parallelism_threads = threads
+    if values.per_process_gpu_memory_fraction:
+        fraction = values.per_process_gpu_memory_fraction
+        config.gpu_options.per_process_gpu_memory_fraction = fraction
+    return config
+
+
+def _rest(values: flags.FlagValues) -> RestOptions | None:
+    metrics_path = ""
+    if values.monitoring_config_file:
+        config = read_text_proto(values.monitoring_config_file, MonitoringConfigProto)
+        if config.prometheus_config.enable:
+            metrics_path = config.prometheus_config.path or _METRICS_PATH
+    if not values.rest_api_port:
+        return None
+    if values.rest_api_port == values.port:
+        LOG.error(
+            "server_options.http_port cannot be same as grpc_port. Please use a different port "
+            "for HTTP/REST API. Skipped exporting HTTP/REST API."
+        )
+        return None
+    return RestOptions(
+        port=values.rest_api_port,
+        timeout_ms=values.rest_api_timeout_in_ms,
+        max_threads=values.rest_api_num_threads,
+        cors=values.rest_api_enable_cors_support,
+        metrics_path=metrics_path,
+    )
+
+
+def _warn_of_risks(*, tls: bool, rest: bool, reloads: bool) -> None:
+    """Says at every start what an operator should know."""
+    LOG.warning(
+        "a SavedModel is a program: its ops, ReadFile and WriteFile among them, run with the "
+        "rights of this server. Serve only models that you trust; python -m export.closure "
+        "names such ops"
+    )
+    if reloads:
+        LOG.warning(
+            "whoever reaches the gRPC port may have any folder that this server can read served; "
+            "--noallow_reload_over_grpc refuses it"
+        )
+    if tls and rest:
+        LOG.warning(
+            "--ssl_config_file is for gRPC alone: the REST API has no TLS and asks for no "
+            "certificate. Leave --rest_api_port out, or put a proxy with TLS before it"
+        )
+
+
+# --- freed memory
+
+
+def trimmer() -> Callable[[int], int] | None:
+    """glibc's malloc_trim; None where the C library has none."""
+    return getattr(ctypes.CDLL(None), "malloc_trim", None)
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in RAM (Linux)."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+class FreedMemory:
+    """Gives freed memory back to the machine: glibc keeps it, 1.5 GB after a request of one.
+
+    Trims the heap when the process has grown or shrunk a lot since the last time. Shrunk too,
+    because a large request is still worked on when the growth is seen; what it leaves behind lies
+    between blocks that are in use, where free() does not give it back.
+    """
+
+    def __init__(
+        self,
+        trim: Callable[[int], int],
+        resident: Callable[[], int] = resident_bytes,
+        pause_seconds: float = 1.0,
+    ):
+        self._trim, self._resident, self._pause_seconds = trim, resident, pause_seconds
+        self._last = resident()
+
+    def start(self) -> None:
+        """Looks again and again, in a daemon thread that outlives a look that fails."""
+        threading.Thread(target=self._run, name="freed memory", daemon=True).start()
+
+    def look(self) -> bool:
+        """Trims if it may be worth it; whether it did."""
+        if abs(self._resident() - self._last) <= _MOVED_BYTES:
+            return False
+        self._trim(0)
+        self._last = self._resident()
+        return True
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(self._pause_seconds)
+            try:
+                self.look()
+            except OSError as error:  # clients may have taken all the files this process may open
+                logging.log_every_n_seconds(
+                    logging.WARNING, "cannot tell how large the process is: %s", 60, error
+                )

@@ -2,26 +2,23 @@
 
 import dataclasses
 import os
+import stat
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent import futures
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import grpc
-from absl import logging
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from grpc_health.v1.health import SERVICE_NAME as HEALTH_SERVICE
+from grpc_health.v1.health import HealthServicer
 
-from export.server.grpc_service import SERVICES, STATUS_THREADS, add_services
+from export.server.grpc_service import SERVICES, add_health, add_reflection, add_services
 from export.server.metrics import Metrics
 from export.server.models.loading import Loader
 from export.server.models.manager import Manager
-from export.server.models.models import ServedModel
-from export.server.models.versions import Retries
-from export.server.security import check_socket_path
-
-if TYPE_CHECKING:
-    from export.server.rest.http import RestServer
+from export.server.models.versions import Retries, ServedModel
+from export.server.rest.http import RestOptions, RestServer
+from export.server.status import LOG
 
 _CHANNEL_ARGUMENTS = {
     # Without this a second server on the port would start, and get half of the requests.
@@ -39,25 +36,6 @@ _MAX_BATCHING_THREADS = 256
 _USUAL_ROWS = 32
 
 
-@dataclasses.dataclass(frozen=True)
-class RestOptions:
-    """The REST API beside the gRPC services.
-
-    Args:
-        port: int. 0 takes a free one; `Server.rest_port` tells which, once started.
-        timeout_ms: int. What takes longer is answered with 504.
-        max_threads: int | None. Requests that run at one time. Defaults to those of `Server`.
-        cors: bool. Whether browsers may ask from pages of other origins.
-        metrics_path: str. Where Prometheus finds the metrics; empty for no metrics.
-    """
-
-    port: int = 8501
-    timeout_ms: int = 30000
-    max_threads: int | None = None
-    cors: bool = False
-    metrics_path: str = ""
-
-
 class Server:
     """Serves models over gRPC, and over REST when asked to, from this process.
 
@@ -73,13 +51,14 @@ class Server:
         retries: Retries | None. What is done when a version does not load.
         loader: Loader | None. How versions are loaded: batched or not, with which warm-up.
         label_unavailable: bool. Whether labels may be given to versions that are not loaded yet.
-        credentials: grpc.ServerCredentials | None. TLS, as `security.read_credentials` makes it;
-            None for none.
+        credentials: grpc.ServerCredentials | None. TLS, from `config_files.read_credentials`; None
+            for none.
         socket_path: str. A UNIX domain socket to listen on, too; never with TLS.
         channel_arguments: Further arguments of gRPC, or other values for those set here.
         health: bool. Whether to serve grpc.health.v1.Health.
         reflection: bool. Whether to serve gRPC reflection, by which clients can list the services.
         reloads: bool. Whether who reaches the gRPC port may change what is served.
+        load_threads: int. As in `Manager`, as is `unload_threads`.
         rest: RestOptions | None. The REST API; None for none.
 
     Raises:
@@ -108,6 +87,8 @@ class Server:
         health: bool = False,
         reflection: bool = False,
         reloads: bool = True,
+        load_threads: int = 0,
+        unload_threads: int = 0,
         rest: RestOptions | None = None,
     ):
         loader = loader or Loader()
@@ -117,18 +98,19 @@ class Server:
             retries=retries,
             loader=loader,
             label_unavailable=label_unavailable,
+            load_threads=load_threads,
+            unload_threads=unload_threads,
         )
         self.port = port
         # gRPC is content with one of the addresses of a name; with ::1 alone free, localhost would
         # start beside the server that has the port on 127.0.0.1.
         self._host = "127.0.0.1" if host == "localhost" else host
-        self._usual_threads = _threads(loader)
+        self._usual_threads = _usual_threads(loader)
         self._threads = max_threads or self._usual_threads
         self._max_queued = max_queued
         self._credentials, self._socket_path = credentials, socket_path
         self._channel_arguments = {**_CHANNEL_ARGUMENTS, **(channel_arguments or {})}
-        self._health = health_servicer() if health else None
-        self._reflection, self._reloads = reflection, reloads
+        self._serves_health, self._reflection, self._reloads = health, reflection, reloads
         self._metrics = (
             Metrics(lambda name: bool(self.manager.statuses(name)))
             if rest is not None and rest.metrics_path
@@ -136,6 +118,7 @@ class Server:
         )
         self._rest = rest
         self._server: grpc.Server | None = None
+        self._health: HealthServicer | None = None
         self._rest_server: RestServer | None = None
 
     @property
@@ -178,12 +161,11 @@ class Server:
         )
         add_services(server, self.manager, self._metrics, self._reloads)
         names = [*SERVICES]
-        if self._health is not None:
-            health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-            names.append(health.SERVICE_NAME)
+        if self._serves_health:
+            self._health = add_health(server)
+            names.append(HEALTH_SERVICE)
         if self._reflection:
-            servicer = Reflection((*names, reflection.SERVICE_NAME))
-            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
+            add_reflection(server, names)
         address = f"{self._host}:{self.port}"
         try:
             if self._credentials is not None:
@@ -197,32 +179,20 @@ class Server:
                 "any that is free"
             ) from error
         if self._socket_path:
-            check_socket_path(self._socket_path)
+            _remove_socket(self._socket_path)
             try:
                 server.add_insecure_port(f"unix:{self._socket_path}")
             except RuntimeError as error:
                 raise OSError(f"cannot listen at {self._socket_path}: {error}") from error
         if self._rest is not None:
-            self._start_rest(self._rest)
+            threads = self._rest.max_threads or self._usual_threads
+            options = dataclasses.replace(self._rest, max_threads=threads)
+            self._rest_server = RestServer(
+                self.manager, options, host=self._host, metrics=self._metrics
+            )
+            self._rest_server.start()
         server.start()
         self._server = server
-
-    def _start_rest(self, options: RestOptions) -> None:
-        # Here, so that a server without REST does not pay for importing an HTTP server.
-        from export.server.rest.http import RestServer
-
-        rest_server = RestServer(
-            self.manager,
-            host=self._host,
-            port=options.port,
-            timeout_ms=options.timeout_ms,
-            max_threads=options.max_threads or self._usual_threads,
-            cors=options.cors,
-            metrics=self._metrics,
-            metrics_path=options.metrics_path,
-        )
-        rest_server.start()
-        self._rest_server = rest_server
 
     def stop(self, grace: float = _GRACE_SECONDS) -> bool:
         """Takes no more requests, lets those that run finish for `grace` seconds, unloads.
@@ -243,7 +213,7 @@ class Server:
             stopped.wait()
         finished = self.manager.stop(timeout=_UNLOAD_SECONDS) and finished
         if not finished:
-            logging.error("a request or a load still runs after the stop: abandoned")
+            LOG.error("a request or a load still runs after the stop: abandoned")
         return finished
 
     def __enter__(self) -> Self:
@@ -254,42 +224,21 @@ class Server:
         self.stop()
 
 
-class Health(health.HealthServicer):
-    """Health whose checks have threads of their own, and whose watches hold none."""
-
-    def __init__(self):
-        super().__init__(experimental_non_blocking=True, experimental_thread_pool=STATUS_THREADS)
-
-    def Check(self, request, context):  # noqa: N802  the name is the protocol's
-        """Answers one check."""
-        return super().Check(request, context)
-
-    Check.experimental_thread_pool = STATUS_THREADS
-
-
-class Reflection(reflection.ReflectionServicer):
-    """Reflection whose streams, which may stay idle, have threads of their own."""
-
-    def ServerReflectionInfo(self, request_iterator, context):  # noqa: N802
-        """Answers the questions of a stream."""
-        yield from super().ServerReflectionInfo(request_iterator, context)
-
-    ServerReflectionInfo.experimental_thread_pool = futures.ThreadPoolExecutor(
-        16, thread_name_prefix="reflection"
-    )
-
-
-def health_servicer() -> health.HealthServicer:
-    """Health that says SERVING, for the server and for each service, until it is shut down."""
-    servicer = Health()
-    for name in (health.OVERALL_HEALTH, *SERVICES):
-        servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
-    return servicer
-
-
-def _threads(loader: Loader) -> int:
+def _usual_threads(loader: Loader) -> int:
     usual = max(16, 4 * (os.cpu_count() or 1))
     if loader.batching is None:
         return usual
     rows = _USUAL_ROWS if loader.per_model_batching else loader.batching.max_batch_size
     return max(usual, min(2 * rows, _MAX_BATCHING_THREADS))
+
+
+def _remove_socket(path: str) -> None:
+    """Removes a socket that is there, as TensorFlow Serving does, and nothing else.
+
+    A server that runs and listens there keeps the connections it has.
+    """
+    if not os.path.lexists(path):
+        return
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        raise OSError(f"cannot listen at {path}: there is something else")
+    os.unlink(path)

@@ -1,12 +1,27 @@
-"""How a request, or a load, ends when it fails: a status code and a message."""
+"""What every request has: a time limit, and a status code and a message when it fails."""
 
+import contextlib
+import logging
+import re
+import time
 import traceback
+from collections.abc import Iterator
 
 import grpc
 import tensorflow as tf
-from absl import logging
 
+LOG = logging.getLogger("export.server")
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
+# How TensorFlow's file systems end a message, where its code is lost.
+_FILE_ERRORS = {
+    "; No such file or directory": grpc.StatusCode.NOT_FOUND,
+    "; Permission denied": grpc.StatusCode.PERMISSION_DENIED,
+    "; Is a directory": grpc.StatusCode.FAILED_PRECONDITION,
+}
+# gRPC says of a call without a deadline that hundreds of years are left.
+_FOREVER_SECONDS = 1e9
+# Line ends of Unicode, too; not the tab.
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class ServingError(Exception):
@@ -25,20 +40,78 @@ class ServingError(Exception):
     def from_tensorflow(cls, error: tf.errors.OpError | UnicodeDecodeError) -> "ServingError":
         """Keeps the code and message of an error that a graph raised.
 
-        TensorFlow's Python layer fails on an error text with bytes that are no UTF-8, and loses the
-        code. Texts that quote such bytes quote a request, and tell of a fault in it.
+        TensorFlow's Python layer fails on an error text with bytes that are not UTF-8, and loses
+        the code. Such texts quote a request, which is at fault, or the name of a file.
         """
         if isinstance(error, UnicodeDecodeError):
             text = bytes(error.object).decode("utf-8", "replace")
-            return cls(grpc.StatusCode.INVALID_ARGUMENT, text)
+            for end, code in _FILE_ERRORS.items():
+                if text.split("\n")[0].endswith(end):
+                    return cls(code, text)
+            return invalid(text)
         return cls(_CODES.get(error.error_code, grpc.StatusCode.UNKNOWN), error.message)
 
 
-def unexpected(what: str) -> ServingError:
-    """Logs the exception that is being handled; its client is told nothing of it.
+def invalid(message: str) -> ServingError:
+    """The error for a request, or a configuration, that is at fault."""
+    return ServingError(grpc.StatusCode.INVALID_ARGUMENT, message)
 
-    It is logged as the text of one message, so that the log's filter escapes what clients sent.
-    """
+
+def timed_out() -> ServingError:
+    """The error for what took too long, in TensorFlow's words."""
+    return ServingError(grpc.StatusCode.DEADLINE_EXCEEDED, "Timed out waiting for notification")
+
+
+def unexpected(what: str) -> ServingError:
+    """Logs the exception that is being handled; the client learns nothing of it."""
     text = traceback.format_exc().encode("utf-8", "backslashreplace").decode()
-    logging.error("%s: %s", what, text)
+    LOG.error("%s: %s", what, text)
     return ServingError(grpc.StatusCode.INTERNAL, "the request failed inside the server")
+
+
+class RequestClock:
+    """How long a request may still take, and how long the graph has run for it.
+
+    Args:
+        seconds: From now; None, or over 30 years, for no limit.
+    """
+
+    def __init__(self, seconds: float | None = None):
+        self.begin = time.monotonic()
+        endless = seconds is None or seconds > _FOREVER_SECONDS
+        self._end = None if endless else self.begin + seconds
+        self.run_seconds = 0.0
+
+    def remaining(self) -> float | None:
+        """Seconds until the deadline, negative when it is over; None when there is none."""
+        return None if self._end is None else self._end - time.monotonic()
+
+    def check(self) -> None:
+        """Raises ServingError, DEADLINE_EXCEEDED, when the time is over."""
+        if self._end is not None and time.monotonic() > self._end:
+            raise timed_out()
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Counts what is inside as a run of the graph."""
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self.run_seconds += time.monotonic() - begin
+
+
+class OneLine(logging.Filter):
+    """Escapes control characters in log messages: clients choose names that are logged."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Changes the record; keeps all."""
+        record.msg, record.args = _CONTROL.sub(_escaped, record.getMessage()), ()
+        return True
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()
+
+
+LOG.addFilter(OneLine())  # for servers inside other programs, too

@@ -7,7 +7,7 @@ import pytest
 from benchmarks import ablations
 from trainers.config import with_overrides
 from trainers.recipes.registry import find_recipe
-from zoo import presets
+from zoo import build
 
 
 @pytest.mark.parametrize(
@@ -16,8 +16,8 @@ from zoo import presets
 def test_rows_are_valid_and_keep_the_size(model, row):
     settings = ablations.ROWS[model][row]
     recipe = find_recipe(ablations.RECIPES[model])
-    usual = presets.build(recipe.model_config(65)).count_params()
-    changed = presets.build(with_overrides(recipe, settings).model_config(65))
+    usual = build(recipe.model_config(65)).count_params()
+    changed = build(with_overrides(recipe, settings).model_config(65))
     assert abs(changed.count_params() / usual - 1) <= 0.05
 
 

@@ -37,7 +37,7 @@ def test_a_reader_that_leaves_ends_in_no_traceback(tmp_path):
     """As `... | head` does; also with 2>&1. Commands that import TensorFlow do as these do."""
     code = """
 import sys
-from export.output_pipe import outlive_readers
+from zoo.output_pipe import outlive_readers
 outlive_readers()
 for number in range(20_000):
     print(number)
@@ -70,7 +70,7 @@ sys.exit(7)
         assert not text or "BrokenPipe" not in text, name
     assert running["on"].returncode == 7
     assert (tmp_path / "went on").exists()
-    for module in ("export/server/__main__", "export/verify", "export/op_closure"):
+    for module in ("export/server/__main__", "export/verify", "export/closure/__main__"):
         assert "    outlive_readers()\n" in (ROOT / f"{module}.py").read_text()
 
 

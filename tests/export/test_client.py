@@ -13,7 +13,7 @@ from absl import flags
 from export.client import command as client_command
 from export.client import printing
 from export.server import ServedModel, Server
-from export.server.security import read_credentials
+from export.server.config_files import read_credentials
 
 CERTIFICATES = pathlib.Path(__file__).parent / "certificates"
 

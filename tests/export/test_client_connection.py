@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from export.client import AsyncClient, Client, RequestError, Tls, client
 from export.server import ServedModel, Server
-from export.server.security import read_credentials
+from export.server.config_files import read_credentials
 
 CERTIFICATES = pathlib.Path(__file__).parent / "certificates"
 Code = grpc.StatusCode

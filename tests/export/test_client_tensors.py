@@ -11,7 +11,6 @@ from tensorflow.core.framework import tensor_pb2, types_pb2
 
 from export.client.messages import TensorProto
 from export.client.requests import build_example
-from export.server.api.tensor_content import encode_content
 from export.tensors import as_array, decode_tensor, encode_tensor
 
 NUMBERS = {
@@ -84,7 +83,7 @@ def test_tensorflow_reads_what_is_encoded(array):
 def test_what_tensorflow_encodes_is_decoded(array):
     made = [tf.make_tensor_proto(array), tf.make_tensor_proto(array, shape=array.shape)]
     content = tensor_pb2.TensorProto()
-    encode_content(array, content)  # strings, too, as bytes
+    encode_tensor(array, content, as_content=True)  # strings, too, as bytes
     for proto in (*made, content):
         assert_same(decode_tensor(TensorProto.FromString(proto.SerializeToString())), array)
 

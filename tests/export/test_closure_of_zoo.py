@@ -18,12 +18,12 @@ import pytest
 import tensorflow as tf
 
 import zoo
-from export.closure.closure import check
-from export.golden.pairs import GOLDEN_FILE, differences, read_golden_pairs
+from export.closure.check import check
+from export.golden.pairs import differences, read_golden_pairs
+from export.model_folder import GOLDEN_FILE
 from export.saved_model import export_saved_model
-from zoo.presets import build
-from zoo.text.cleaning import CleaningConfig
-from zoo.text.encoder import TextConfig
+from zoo.models.build import build
+from zoo.text.config import CleaningConfig, TextConfig
 from zoo.tokenizers import BytePairTokenizer, SentencePieceTokenizer, WordPieceTokenizer
 
 SCRIPT = Path(__file__).with_name("session_replay.py")

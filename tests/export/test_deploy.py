@@ -19,10 +19,10 @@ import tensorflow as tf
 import yaml
 from google.protobuf import text_format
 
-from export.server.command import make_server
-from export.server.command_flags import parse
-from export.server.text_protos import BatchingParametersProto
-from export.warmup_requests import ALLOWED_BATCH_SIZES
+from export.model_folder import ALLOWED_BATCH_SIZES
+from export.server.config_files import BatchingParametersProto
+from export.server.flags import parse
+from export.server.program import make_server
 
 DEPLOY = pathlib.Path(__file__).resolve().parents[2] / "deploy"
 

@@ -16,11 +16,10 @@ def sample(text, name, **labels):
 
 def test_names_labels_and_buckets_are_those_of_tensorflow_serving():
     metrics = Metrics()
-    metrics.record("m", "OK", "GRPC", 15e-6)
-    metrics.record("m", "OK", "REST", 100e-6)
-    metrics.record("m", "OK", "REST", 3600, api="classify")
-    metrics.record("m", "INVALID_ARGUMENT", "REST", 1)
-    metrics.record_runtime("m", 10e-6)
+    metrics.record("m", "OK", "GRPC", "Predict", 15e-6, run_seconds=10e-6)
+    metrics.record("m", "OK", "REST", "predict", 100e-6)
+    metrics.record("m", "OK", "REST", "classify", 3600)
+    metrics.record("m", "INVALID_ARGUMENT", "REST", "predict", 1)
     text = metrics.text()
     assert text.splitlines()[:3] == [
         "# TYPE :tensorflow:serving:request_count counter",
@@ -40,26 +39,26 @@ def test_names_labels_and_buckets_are_those_of_tensorflow_serving():
     assert sample(text, latency + "_bucket", model_name="m", **classify, le="1.47476e+09") == 0
     assert sample(text, latency + "_count", model_name="m", **classify) == 1
     runtime = {"API": "Predict", "runtime": "TF1"}
-    assert sample(text, ":tensorflow:serving:runtime_latency_count", model_name="m", **runtime) == 1
-    assert text.count("le=") == 4 * 34
+    assert sample(text, ":tensorflow:serving:runtime_latency_count", model_name="m", **runtime) == 2
+    assert text.count("le=") == 5 * 34
 
 
 @given(st.text())
 def test_no_name_breaks_a_line(name):
     metrics = Metrics()
-    metrics.record(name, "OK", "REST", 0.1)
+    metrics.record(name, "OK", "REST", "predict", 0.1)
     line = metrics.text().split("\n")[1]
     value = r'(?:[^"\\\n]|\\\\|\\"|\\n)*'
     assert re.fullmatch(rf'\S+{{model_name="({value})",status="OK"}} 1', line)
-    assert metrics.text().count("\n") == 4 + 36  # the latency, too
+    assert metrics.text().count("\n") == 4 + 2 * 36  # the latencies, too
 
 
 def test_names_that_nobody_serves_are_counted_under_one():
     metrics = Metrics()
     for number in range(10):
-        metrics.record(f"none{number}" * 1000, "NOT_FOUND", "REST", 0)
-    metrics.record("late", "OK", "REST", 0)
-    metrics.record("late", "INVALID_ARGUMENT", "REST", 0)
+        metrics.record(f"none{number}" * 1000, "NOT_FOUND", "REST", "predict", 0)
+    metrics.record("late", "OK", "REST", "predict", 0)
+    metrics.record("late", "INVALID_ARGUMENT", "REST", "predict", 0)
     text = metrics.text()
     count = ":tensorflow:serving:request_count"
     assert sample(text, count, model_name="(other)", status="NOT_FOUND") == 10
@@ -73,8 +72,7 @@ def test_threads_lose_no_count():
 
     def work():
         for _ in range(500):
-            metrics.record("m", "OK", "GRPC", 1e-3)
-            metrics.record_runtime("m", 1e-3)
+            metrics.record("m", "OK", "GRPC", "Predict", 1e-3)
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:

@@ -19,11 +19,11 @@ from export.precision.reduced_weights import (
     Int8Product,
     Int8Weight,
 )
+from zoo.bundle import bundle_in_memory
 from zoo.generation.loop import _in_token_loop
+from zoo.models.build import build
 from zoo.models.lora import enable_lora, merge_lora
-from zoo.presets import build
 from zoo.tokenizers import WordPieceTokenizer
-from zoo.weights.in_memory import bundle_in_memory
 
 pytestmark = pytest.mark.tensorflow_only
 

@@ -18,14 +18,13 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2
 
-from export.server import ServedModel, every_version
-from export.server.api.inference import predict_on
+from export.server import RestOptions, ServedModel, every_version
+from export.server.api import inference
+from export.server.api.requests import INFERENCE
 from export.server.metrics import Metrics
 from export.server.models.manager import Manager
-from export.server.rest import routes
 from export.server.rest.http import RestServer
 from export.server.rest.limits import Limits
-from export.server.rest.routes import RestApi
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -92,9 +91,13 @@ def manager(tmp_path_factory):
     manager.stop()
 
 
+def rest_options(**options):
+    return RestOptions(port=0, metrics_path=METRICS, **options)
+
+
 @contextlib.contextmanager
-def serving(manager, **options):
-    server = RestServer(manager, host="localhost", port=0, **options)
+def serving(manager, metrics=None, **options):
+    server = RestServer(manager, rest_options(**options), host="localhost", metrics=metrics)
     server.start()
     try:
         yield server
@@ -131,17 +134,16 @@ class Hold:
     def __init__(self):
         self.entered, self.release = threading.Event(), threading.Event()
 
-    def __call__(self, servable, request):
+    def __call__(self, servable, request, clock):
         self.entered.set()
         assert self.release.wait(60)
-        return predict_on(servable, request)
+        return inference.predict(servable, request, clock)
 
 
 @pytest.fixture
 def hold(monkeypatch):
     hold = Hold()
-    make, _, show = routes._CALLS["predict"]
-    monkeypatch.setitem(routes._CALLS, "predict", (make, hold, show))
+    monkeypatch.setitem(INFERENCE, "Predict", hold)
     yield hold
     hold.release.set()
 
@@ -331,7 +333,7 @@ def test_a_gzip_bomb_is_refused(manager):
         code, answer = ask_gzip(server, b" " * 1_000_000)
         assert code == 413
         assert answer == {"error": "the body is larger than 1000 bytes once decompressed"}
-        assert server.buffered == 0
+        assert server.memory.used == 0
 
 
 def test_elements_count_against_the_limits(manager):
@@ -345,7 +347,7 @@ def test_elements_count_against_the_limits(manager):
         code, answer = ask_gzip(server, zeros)
         assert (code, answer["error"][:23]) == (503, "too many large requests")
         assert predict(server, GOOD) == DOUBLED
-        assert server.buffered == 0
+        assert server.memory.used == 0
 
 
 def test_nesting_has_a_limit(server):
@@ -415,7 +417,7 @@ def test_a_body_that_is_too_large_is_refused(manager):
             answer = raw(server, f"POST {path} HTTP/1.1\r\nHost: x\r\n{header}\r\n\r\n".encode())
             assert answer.startswith(b"HTTP/1.1 413 ")
         assert predict(server, GOOD) == DOUBLED
-        assert server.buffered == 0
+        assert server.memory.used == 0
 
 
 def test_bodies_may_take_so_much_memory_together(manager):
@@ -452,7 +454,7 @@ def test_slow_clients_are_dropped_and_hold_nobody_up(manager):
         assert time.monotonic() - begin < 15
         assert predict(server, GOOD) == DOUBLED
         until(lambda: not server.exchanges)
-        assert server.buffered == 0
+        assert server.memory.used == 0
 
 
 def test_a_client_that_does_not_read_is_dropped(manager):
@@ -485,14 +487,14 @@ def test_a_client_that_vanishes_leaves_nothing_behind(manager, hold):
         until(lambda: not server.exchanges)  # though two of them run on
         hold.release.set()
         assert predict(server, GOOD) == DOUBLED
-        until(lambda: server.buffered == 0)
+        until(lambda: server.memory.used == 0)
 
 
 def test_further_connections_take_the_place_of_the_idlest(manager, hold):
     with serving(manager, limits=Limits(connections=2)) as server:
         address = ("localhost", server.port)
         idlest, idle = (socket.create_connection(address, timeout=20) for _ in range(2))
-        until(lambda: len(server.streams) == 2)
+        until(lambda: len(server.idle) == 2)
         assert ask(server, "GET", "/v1/models/toy")[0] == 200
         assert idlest.recv(1) == b""
         idle.sendall(b"GET /v1/models/toy HTTP/1.0\r\n\r\n")
@@ -575,7 +577,7 @@ def test_what_has_a_wrong_shape_is_named(server, body, wrong, words):
 
 def test_what_takes_too_long_is_answered_so(manager, hold):
     wanted = (504, {"error": "Timed out waiting for notification"})
-    metrics = Metrics()
+    metrics = Metrics(lambda name: name == "toy")
     with serving(manager, timeout_ms=200, metrics=metrics, max_threads=1) as server:
         assert predict(server, GOOD) == wanted
         assert predict(server, GOOD) == wanted  # it waits for the thread that the first one has
@@ -607,7 +609,7 @@ def test_a_full_queue_is_answered_so(manager, hold):
 
 
 def test_a_stop_lets_requests_finish_and_takes_no_more(manager, hold):
-    server = RestServer(manager, host="localhost", port=0)
+    server = RestServer(manager, rest_options())
     server.start()
     idle = http.client.HTTPConnection("localhost", server.port, timeout=30)
     idle.request("GET", "/v1/models/toy")
@@ -624,7 +626,7 @@ def test_a_stop_lets_requests_finish_and_takes_no_more(manager, hold):
 
 
 def test_a_stop_does_not_wait_longer_than_its_grace(manager, hold):
-    server = RestServer(manager, host="localhost", port=0)
+    server = RestServer(manager, rest_options())
     server.start()
     thread, answers = in_thread(lambda: predict(server, GOOD))
     assert hold.entered.wait(20)
@@ -636,22 +638,9 @@ def test_a_stop_does_not_wait_longer_than_its_grace(manager, hold):
 
 
 def test_a_port_that_is_taken_is_named(manager, server):
-    other = RestServer(manager, host="localhost", port=server.port)
+    other = RestServer(manager, RestOptions(port=server.port))
     with pytest.raises(OSError, match=rf"cannot listen on .*: port {server.port} is in use"):
         other.start()
-
-
-def test_a_fault_of_ours_is_an_answer(manager, monkeypatch):
-    def broken(*_):
-        raise ZeroDivisionError("oops")
-
-    api = RestApi(manager)
-    monkeypatch.setattr("export.server.rest.routes.signature_name", broken)
-    answer = api.answer("POST", "/v1/models/toy:predict", b"{}")
-    assert (answer.code, json.loads(answer.body)) == (
-        500,
-        {"error": "the request failed inside the server"},
-    )
 
 
 SEEDS = [
@@ -708,5 +697,5 @@ def test_malformed_bodies_get_json_answers(manager, count):
             )
         connection.close()
         assert predict(server, GOOD) == DOUBLED
-        assert server.buffered == 0
+        assert server.memory.used == 0
     assert codes <= {200, 400}

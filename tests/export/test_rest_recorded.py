@@ -15,11 +15,11 @@ from google.protobuf import json_format, text_format
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import get_model_status_pb2, model_management_pb2, predict_pb2
 
-from export.server import ServingError
-from export.server.command import make_server
-from export.server.command_flags import parse
+from export.server import RestOptions, ServingError
+from export.server.flags import parse
 from export.server.models.config import ModelServerConfig, handle_reload, models_of
 from export.server.models.manager import Manager
+from export.server.program import make_server
 from export.server.rest.http import RestServer
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -122,7 +122,7 @@ def in_state(manager, done):
 
 @pytest.fixture(scope="module")
 def port(manager):
-    server = RestServer(manager, host="localhost", port=0)
+    server = RestServer(manager, RestOptions(port=0))
     server.start()
     yield server.port
     server.stop()

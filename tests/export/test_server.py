@@ -18,6 +18,7 @@ import tensorflow as tf
 from google.protobuf import text_format
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import (
+    classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
     model_service_pb2_grpc,
@@ -26,9 +27,11 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from export.server import Retries, ServedModel, Server, ServingError
+from export.server import Loader, Retries, ServedModel, Server, ServingError
+from export.server.api.classification import classify
+from export.server.api.inference import predict
 from export.server.grpc_service import answer, truncated
-from export.server.run import request_clock
+from export.server.status import RequestClock
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 State = get_model_status_pb2.ModelVersionStatus
@@ -181,6 +184,21 @@ def test_compiled_graph_is_refused_as_in_tensorflow_serving(toy):
     assert message.startswith("XLA compilation disabled")
 
 
+def test_method_names_are_checked_when_asked_for(template):
+    """TensorFlow 2 writes the name of Predict into every signature."""
+    servable, _ = Loader(checks_method_names=True).load("m", 1, str(template[0]))
+    request = predict_pb2.PredictRequest()
+    request.inputs["x"].CopyFrom(tf.make_tensor_proto(np.float32([1])))
+    assert predict(servable, request).outputs["y"].float_val[0] == 2
+    message = "Expected classification signature method_name to be tensorflow/serving/classify"
+    with pytest.raises(ServingError, match=message):
+        classify(servable, classification_pb2.ClassificationRequest())
+    servable.signatures["serving_default"].method_name = "mine"
+    with pytest.raises(ServingError, match="INTERNAL: Expected prediction signature method_name"):
+        predict(servable, request)
+    servable.close()
+
+
 def test_a_call_that_is_not_offered_is_unimplemented(toy):
     call = Client(toy).channel.unary_unary("/tensorflow.serving.SessionService/SessionRun")
     assert code_and_message(call, b"", timeout=20)[0] == "UNIMPLEMENTED"
@@ -259,7 +277,7 @@ def test_request_past_its_deadline_is_not_begun(toy):
     context.abort.side_effect = grpc.RpcError
     call = mock.Mock()
     with pytest.raises(grpc.RpcError):
-        answer(call, toy.manager, None, context)
+        answer(call, None, context)
     assert context.abort.call_args.args[0] is grpc.StatusCode.DEADLINE_EXCEEDED
     call.assert_not_called()
 
@@ -458,7 +476,5 @@ def test_command_serves_waits_and_stops(toy, template, tmp_path):
 
 
 def test_centuries_are_no_deadline():
-    with request_clock.due_in(9.2e15):  # what gRPC says of a call without one
-        assert request_clock.remaining() is None
-    with request_clock.due_in(60):
-        assert 0 < request_clock.remaining() <= 60
+    assert RequestClock(9.2e15).remaining() is None  # what gRPC says of a call without one
+    assert 0 < RequestClock(60).remaining() <= 60

@@ -1,6 +1,7 @@
 """Batching in the embedded server: TensorFlow's scheduler with TensorFlow Serving's parameters."""
 
 import contextlib
+import itertools
 import os
 import pathlib
 import re
@@ -17,12 +18,13 @@ from hypothesis import strategies as st
 from tensorflow.python.client import pywrap_tf_session
 from tensorflow_serving.apis import classification_pb2, predict_pb2, prediction_log_pb2
 
+from export.model_folder import BATCHING_FILE
 from export.server import BatchingParameters, Loader, Servable, ServingError
-from export.server.api.classification import classify_on
-from export.server.api.inference import predict_on
-from export.server.models.warmup import WARMUP_FILE
-from export.server.run.batching import PER_MODEL_FILE, read_batching_parameters
-from export.server.run.request_clock import due_in
+from export.server.api.classification import classify
+from export.server.api.inference import predict
+from export.server.models.loading import WARMUP_FILE
+from export.server.run.batching import read_batching_parameters
+from export.server.status import RequestClock
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -103,13 +105,14 @@ def batched(folder: pathlib.Path, **parameters):
         servable.close()
 
 
-def run(servable, signature, **inputs):
+def run(servable, signature, seconds=None, **inputs):
     """Output name to value, or code and message."""
     chosen = servable.signatures[signature]
     feeds = {chosen.inputs[name].name: value for name, value in inputs.items()}
     names = sorted(chosen.outputs)
     try:
-        values = servable.run(feeds, [chosen.outputs[name].name for name in names])
+        fetches = [chosen.outputs[name].name for name in names]
+        values = servable.run(feeds, fetches, RequestClock(seconds))
     except ServingError as error:
         return error.code.name, error.message
     return dict(zip(names, values, strict=True))
@@ -177,7 +180,7 @@ def test_an_input_that_cannot_be_batched_is_named(folder, times, message):
     request.inputs["times"].CopyFrom(tf.make_tensor_proto(times))
     with batched(folder, max_batch_size=8) as servable:
         with pytest.raises(ServingError) as caught:
-            predict_on(servable, request)
+            predict(servable, request)
         assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
         assert message in caught.value.message
 
@@ -274,15 +277,13 @@ def test_full_queue_refuses(folder):
 
 def test_deadline_in_the_queue_and_in_the_run(folder):
     with batched(folder, max_batch_size=8, batch_timeout_micros=200_000) as servable:
-        with due_in(0.05):  # over before the batch is closed
-            message = "Run() timeout exceeded while waiting in batching queue"
-            assert run(servable, "sums", **rows(1)) == ("RESOURCE_EXHAUSTED", message)
-        with due_in(20):
-            assert run(servable, "sums", **rows(1))["sum"].tolist() == [2]
+        # Over before the batch is closed.
+        message = "Run() timeout exceeded while waiting in batching queue"
+        assert run(servable, "sums", 0.05, **rows(1)) == ("RESOURCE_EXHAUSTED", message)
+        assert run(servable, "sums", 20, **rows(1))["sum"].tolist() == [2]
 
         def asks(seconds):
-            with due_in(seconds):
-                return run(servable, "sums", **rows(1))
+            return run(servable, "sums", seconds, **rows(1))
 
         # One that is not late keeps the batch alive; the late one is told so.
         with futures.ThreadPoolExecutor(2) as pool:
@@ -291,8 +292,7 @@ def test_deadline_in_the_queue_and_in_the_run(folder):
         assert late == ("DEADLINE_EXCEEDED", "Timed out waiting for notification")
     with batched(folder, max_batch_size=8, batch_timeout_micros=0) as servable:
         run(servable, "slow", steps=np.int32([1]))
-        with due_in(0.1):
-            assert run(servable, "slow", steps=np.int32([2000]))[0] == "DEADLINE_EXCEEDED"
+        assert run(servable, "slow", 0.1, steps=np.int32([2000]))[0] == "DEADLINE_EXCEEDED"
 
 
 def test_large_requests_are_split(folder):
@@ -360,13 +360,19 @@ def test_every_request_gets_its_own_answer(small_batches, requests):
 
 
 def test_ever_new_filters_do_not_grow_the_graph_for_ever(folder, monkeypatch):
-    monkeypatch.setattr("export.server.run.batched_runs._MAX_QUEUES", 2)
+    monkeypatch.setattr("export.server.run.servable._MAX_WAYS", 2)
+    sizes = []
     with batched(folder, max_batch_size=4, batch_timeout_micros=0) as servable:
         signature = servable.signatures["sums"]
         feeds = {signature.inputs["x"].name: np.float32([[1]])}
-        for name in ("sum", "rows", "columns", "x"):
-            servable.run(feeds, [signature.outputs[name].name])
-        assert len(servable._batched._queues) == 2
+        wanted = {"sum": [2], "rows": [1], "columns": [1], "x": [[1]]}
+        for count in range(1, 5):
+            for names in itertools.combinations(wanted, count):
+                fetches = [signature.outputs[name].name for name in names]
+                found = [value.tolist() for value in servable.run(feeds, fetches)]
+                assert found == [wanted[name] for name in names]
+                sizes.append(len(servable._graph.as_graph_def().node))
+    assert sizes[2] == sizes[-1]  # two as they were asked for, and one of all outputs
 
 
 def test_closing_frees_the_threads(folder):
@@ -453,13 +459,13 @@ def test_parameters_of_a_version(folder, tmp_path):
     copy.mkdir()
     for item in folder.iterdir():
         (copy / item.name).symlink_to(item)
-    (copy / PER_MODEL_FILE).write_text("max_batch_size{value:2} batch_timeout_micros{value:300000}")
+    (copy / BATCHING_FILE).write_text("max_batch_size{value:2} batch_timeout_micros{value:300000}")
     servable, _ = loader.load("m", 2, str(copy))
     assert servable._batched._parameters.num_batch_threads == 3
     answers = together(servable, "sums", [rows(value) for value in range(4)])
     assert [answer["rows"].tolist() for answer in answers] == [[2]] * 4
     servable.close()
-    (copy / PER_MODEL_FILE).write_text("max_batch_size{value:0}")
+    (copy / BATCHING_FILE).write_text("max_batch_size{value:0}")
     with pytest.raises(ServingError, match="max_batch_size must be positive"):
         loader.load("m", 2, str(copy))
 
@@ -561,12 +567,12 @@ def test_recorded_models_are_batched(tmp_path):
         example.features.feature["x"].float_list.value.append(1.0)
         request = classification_pb2.ClassificationRequest()
         request.input.example_list.examples.append(example)
-        classes = classify_on(servable, request).result.classifications[0].classes
+        classes = classify(servable, request).result.classifications[0].classes
         assert [one.label for one in classes] == ["low", "mid", "high"]
         assert [one.score for one in classes] == pytest.approx([0.090030566, 0.24472848, 0.6652409])
         request.input.example_list.examples.extend([example] * 8)
         with pytest.raises(ServingError, match="Task size 9 is larger than"):
-            classify_on(servable, request)
+            classify(servable, request)
 
 
 def test_many_threads_many_signatures(folder):

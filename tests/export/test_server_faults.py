@@ -19,7 +19,7 @@ from tensorflow_serving.apis import predict_pb2
 from benchmarks.server_process import ServerProcess
 from export.client import Client, RequestError
 from export.server import BatchingParameters, Loader, RestOptions, Servable, ServedModel, Server
-from export.server.run.freed_memory import FreedMemory, resident_bytes, trimmer
+from export.server.program import FreedMemory, resident_bytes, trimmer
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -58,7 +58,7 @@ class Served:
 
     def __init__(self, server: Server):
         self.server, self.address = server, f"127.0.0.1:{server.port}"
-        (self.version,) = server.manager._served.of_model("m")
+        (self.version,) = server.manager.versions_of("m")
 
     def over_grpc(self, steps: int, timeout: float = 60.0) -> str:
         """`OK`, or the code."""
@@ -84,7 +84,7 @@ class Served:
     def is_idle(self) -> bool:
         """Whether no request is being worked on."""
         rest = self.server._rest_server
-        return self.version.users == 0 and not rest.exchanges and not rest.buffered
+        return self.version.users == 0 and not rest.exchanges and not rest.memory.used
 
     def is_well(self) -> bool:
         return (self.over_grpc(1), self.over_rest(1)) == ("OK", 200)
@@ -161,13 +161,13 @@ def test_clients_that_vanish_leave_nothing_behind(base, batching, vanish):
 def test_what_waits_for_a_thread_never_starts_once_its_client_left(base, monkeypatch, transport):
     run, started, entered, release = Servable.run, [], threading.Event(), threading.Event()
 
-    def held(servable, feeds, fetches):
+    def held(servable, feeds, fetches, clock):
         (steps,) = feeds.values()
         started.append(steps.tolist())
         if steps.tolist() == [2]:
             entered.set()
             release.wait(60)
-        return run(servable, feeds, fetches)
+        return run(servable, feeds, fetches, clock)
 
     with serving(base, max_threads=1, rest_threads=1) as served:
         monkeypatch.setattr(Servable, "run", held)
@@ -292,8 +292,7 @@ def test_freed_memory_is_given_back_after_large_moves_alone():
     assert trims == [(0, 5500), (0, 1800)]
 
 
-def test_freed_memory_goes_on_after_a_look_that_fails(monkeypatch):
-    monkeypatch.setattr("export.server.run.freed_memory._PAUSE_SECONDS", 0.001)
+def test_freed_memory_goes_on_after_a_look_that_fails():
     looks = []
 
     def resident():
@@ -302,9 +301,8 @@ def test_freed_memory_goes_on_after_a_look_that_fails(monkeypatch):
             raise OSError(errno.EMFILE, "Too many open files")
         return 0
 
-    FreedMemory(lambda pad: 0, resident).start()
+    FreedMemory(lambda pad: 0, resident, pause_seconds=0.001).start()
     until(lambda: len(looks) > 3)
-    monkeypatch.setattr("export.server.run.freed_memory._PAUSE_SECONDS", 3600)  # the thread rests
 
 
 def test_freed_memory_asks_this_machine():

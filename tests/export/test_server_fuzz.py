@@ -25,7 +25,7 @@ from tensorflow_serving.apis import (
 )
 
 from export import CLASSIFY_METHOD, REGRESS_METHOD
-from export.server import BatchingParameters, Loader, RestOptions, ServedModel, Server
+from export.server import BatchingParameters, Loader, RestOptions, ServedModel, Server, ServingError
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -271,7 +271,7 @@ def test_malformed_requests_get_their_codes(base, batching, count):
             after = taken()
             for method, call in calls.items():
                 assert call(valid(method, rng).SerializeToString(), timeout=60)
-        (version,) = server.manager._served.of_model("m")
+        (version,) = server.manager.versions_of("m")
         assert version.users == 0
     assert {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "INTERNAL"} <= seen
     assert after["threads"] <= before["threads"] + 16  # those of the pool come one by one
@@ -344,6 +344,19 @@ def test_errors_that_quote_bytes_reach_the_client(base, batching):
                     found, text = ask("number", "text", garbage)
                     assert found == code, text
                     assert "StringToNumberOp could not correctly convert string: " in text
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        (b"Could not parse example input, value: '\xff'", "INVALID_ARGUMENT"),
+        (b"/m/\xff; No such file or directory\n\t [[{{node ReadFile}}]]", "NOT_FOUND"),
+        (b"/m/\xff; Permission denied", "PERMISSION_DENIED"),
+    ],
+)
+def test_the_code_of_a_text_that_python_cannot_read(text, code):
+    error = ServingError.from_tensorflow(UnicodeDecodeError("utf-8", text, 0, 1, "no"))
+    assert (error.code.name, error.message) == (code, text.decode(errors="replace"))
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ from export.server import (
     ServingError,
     every_version,
 )
-from export.server.run.request_clock import due_in, run_seconds
+from export.server.status import RequestClock
 
 State = get_model_status_pb2.ModelVersionStatus
 pytestmark = pytest.mark.timeout(120)
@@ -135,17 +135,18 @@ def test_run_ends_at_its_deadline(versions):
         begin = time.monotonic()
         assert code_and_message(client.predict, 100_000, timeout=0.2)[0] == "DEADLINE_EXCEEDED"
         # The run itself has ended, which would take a minute: nothing uses the version.
-        (version,) = (v for v in server.manager._served.of_model("m") if v.number == 3)
+        (version,) = (v for v in server.manager.versions_of("m") if v.number == 3)
         wait_until(lambda: version.users == 0)
         assert time.monotonic() - begin < 10
-        with server.manager.acquire("m") as servable, due_in(0.1):
+        with server.manager.acquire("m") as servable:
+            clock = RequestClock(0.1)
             signature = servable.signatures["slow"]
             feeds = {signature.inputs["steps"].name: np.int32([100_000])}
             with pytest.raises(ServingError) as caught:
-                servable.run(feeds, [signature.outputs["y"].name])
+                servable.run(feeds, [signature.outputs["y"].name], clock)
             assert caught.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
             assert caught.value.message == "Timed out waiting for notification"
-            assert 0.05 < run_seconds() < 10
+            assert 0.05 < clock.run_seconds < 10
         assert client.predict() == 3
 
 
@@ -156,7 +157,7 @@ def test_clients_that_vanish_leave_nothing_behind(versions):
             call = lost.prediction.Predict.future(lost.request(steps=300), timeout=20)
             time.sleep(0.05)
             call.cancel() if _ % 2 else lost.channel.close()
-        (version,) = (v for v in server.manager._served.of_model("m") if v.number == 3)
+        (version,) = (v for v in server.manager.versions_of("m") if v.number == 3)
         wait_until(lambda: version.users == 0)
         assert client.predict() == 3
         assert client.states() == {3: "AVAILABLE"}
@@ -170,7 +171,7 @@ def test_stop_lets_what_runs_finish(versions, batching):
             client.prediction.Predict.future(client.request(steps=400), timeout=20)
             for _ in range(4)
         ]
-        (version,) = (v for v in server.manager._served.of_model("m") if v.number == 3)
+        (version,) = (v for v in server.manager.versions_of("m") if v.number == 3)
         wait_until(lambda: version.users == 4)
         assert server.stop() is True
         assert [call.code().name for call in calls] == ["OK"] * 4
@@ -325,9 +326,53 @@ def test_of_several_versions_the_newest_answers_first(versions, monkeypatch):
     assert manager.stop()
 
 
-def test_retries_are_not_negative():
-    with pytest.raises(ValueError, match="may not be negative"):
-        Retries(-1)
+class Together(Loader):
+    """Loads a version only while another one loads."""
+
+    barrier = threading.Barrier(2)
+
+    def load(self, name, number, path):
+        self.barrier.wait(20)
+        return super().load(name, number, path)
+
+
+def test_versions_load_and_unload_side_by_side(versions):
+    models = [ServedModel(name, str(versions)) for name in ("a", "b")]
+    manager = Manager(models, loader=Together(), load_threads=2, unload_threads=1)
+    manager.start()
+    assert manager.wait_until_available(60)
+    assert manager.available_versions() == [("a", 3), ("b", 3)]
+    assert manager.stop(20)
+
+
+class Refused(Loader):
+    """Loads nothing."""
+
+    tries = 0
+
+    def load(self, name, number, path):
+        Refused.tries += 1
+        raise ServingError(grpc.StatusCode.UNKNOWN, "no")
+
+
+def test_a_negative_number_of_retries_never_gives_up(versions):
+    manager = Manager([ServedModel("m", str(versions))], retries=Retries(-1, 0.0), loader=Refused())
+    manager.start()
+    wait_until(lambda: Refused.tries > 20)
+    assert {status.state for status in manager.statuses("m")} == {State.LOADING}
+    manager.stop()
+
+
+def test_models_that_are_gone_are_forgotten_in_the_end(versions, monkeypatch):
+    monkeypatch.setattr("export.server.models.manager._MAX_ENDED", 2)
+    manager = Manager([], retries=Retries(0), loader=Refused())
+    manager.start()
+    for number in range(6):
+        with pytest.raises(ServingError, match="did not become available"):
+            manager.reload([ServedModel(f"m{number}", str(versions))])
+    wait_until(lambda: not manager.statuses("m1"))
+    assert [bool(manager.statuses(f"m{number}")) for number in range(6)][-2:] == [True, True]
+    manager.stop()
 
 
 # --- Signals, reloads and streams that would hold everybody up

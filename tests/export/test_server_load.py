@@ -27,7 +27,7 @@ from export.server import (
     ServedModel,
     Server,
 )
-from export.server.run.request_clock import due_in
+from export.server.status import RequestClock
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -257,8 +257,8 @@ def test_requests_run_what_the_warm_up_has_prepared(versions, monkeypatch):
     signature = servable.signatures["echo"]
     feed, fetch = signature.inputs["text"].name, signature.outputs["size"].name
     for seconds in (None, 60):
-        with due_in(seconds):
-            (sizes,) = servable.run({feed: np.array([b"abc"], object)}, [fetch])
+        feeds = {feed: np.array([b"abc"], object)}
+        (sizes,) = servable.run(feeds, [fetch], RequestClock(seconds))
         assert sizes.tolist() == [3]
     servable.close()
     assert not ways

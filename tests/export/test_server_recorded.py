@@ -24,9 +24,9 @@ from tensorflow_serving.apis import (
 )
 
 from export.server import Server, ServingError
-from export.server.command import make_server
-from export.server.command_flags import parse
+from export.server.flags import parse
 from export.server.models.config import ModelServerConfig, models_of
+from export.server.program import make_server
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RECORDED = pathlib.Path(os.environ.get("ZOO_SERVING", ROOT.parent / "shared" / "serving"))

@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from export.server import RestOptions, ServedModel, Server, ServingError
-from export.server.security import read_credentials
+from export.server.config_files import read_credentials
 
 CERTIFICATES = pathlib.Path(__file__).parent / "certificates"
 
@@ -215,6 +215,27 @@ def test_health_and_reflection_are_served_when_asked_for(model):
             health_pb2_grpc.HealthStub(opened).Check(health_pb2.HealthCheckRequest(), timeout=20)
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
         opened.close()
+
+
+def test_garbage_is_no_health_check_and_no_reflection(model, caplog):
+    methods = ["/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"]
+    methods += ["/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"]
+    with (
+        Server([model], port=0, health=True, reflection=True) as server,
+        grpc.insecure_channel(f"localhost:{server.port}") as opened,
+    ):
+        calls = [opened.unary_unary(methods[0]), opened.unary_stream(methods[1])]
+        reflect = opened.stream_stream(methods[2])
+        for call in (*calls, lambda garbage, timeout: reflect(iter([garbage]), timeout=timeout)):
+            with pytest.raises(grpc.RpcError) as caught:
+                list(call(b"\xff\xff", timeout=20))
+            assert caught.value.code() is grpc.StatusCode.INTERNAL
+            assert caught.value.details().startswith("the message is no grpc.")
+        answer = health_pb2_grpc.HealthStub(opened).Check(
+            health_pb2.HealthCheckRequest(), timeout=20
+        )
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    assert "Traceback" not in caplog.text
 
 
 def test_grpc_requests_are_counted(model):

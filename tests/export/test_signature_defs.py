@@ -10,8 +10,8 @@ from tensorflow_serving.apis import prediction_log_pb2
 from export import CLASSIFY_METHOD, REGRESS_METHOD
 from export.client import Client
 from export.server import Servable, ServedModel, Server, ServingError
-from export.server.models.warmup import WARMUP_FILE, warm_up
-from export.signature_defs import declare
+from export.server.models.loading import WARMUP_FILE, warm_up
+from export.signatures import declare
 
 METHODS = {"classify": CLASSIFY_METHOD, "regress": REGRESS_METHOD}
 

@@ -17,11 +17,12 @@ from export.server.api.tensors import decode_tensor, encode_tensor
     + ["complex64", "complex128"],
 )
 @pytest.mark.parametrize("shape", [(), (3,), (2, 0), (1, 2)])
-def test_tensors_survive_the_typed_fields(dtype, shape):
+@pytest.mark.parametrize("as_content", [False, True])
+def test_what_is_written_is_read(dtype, shape, as_content):
     values = tf.cast(tf.reshape(tf.range(np.prod(shape, dtype=int)), shape) % 2, dtype).numpy()
     proto = tensor_pb2.TensorProto()
-    encode_tensor(np.asarray(values), proto)
-    assert not proto.tensor_content
+    encode_tensor(np.asarray(values), proto, as_content)
+    assert bool(proto.tensor_content) == (as_content and values.size > 0)
     read = decode_tensor(proto)
     assert read.dtype == values.dtype
     np.testing.assert_array_equal(read, values)

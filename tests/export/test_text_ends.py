@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 import zoo
-from export.closure.closure import check
-from export.closure.op_registry import SERVING_VERSIONS
+from export.closure.check import check
+from export.closure.history import SERVING_VERSIONS
 from export.saved_model import export_saved_model
-from export.server import ServedModel, Server
-from export.server.server import RestOptions
+from export.server import RestOptions, ServedModel, Server
 from zoo.text.lm import TextLM
 from zoo.tokenizers import BytePairTokenizer, SentencePieceTokenizer
 

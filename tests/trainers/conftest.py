@@ -4,9 +4,8 @@ import random
 
 import pytest
 
-from trainers.config import TrainConfig
+from trainers.config import OptimizerConfig, TrainConfig
 from trainers.data.config import DataConfig
-from trainers.optim.config import OptimizerConfig
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "sleeps"]
 

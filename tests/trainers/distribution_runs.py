@@ -3,7 +3,8 @@
 python distribution_runs.py TEXT OUT RUN...  trains tiny models and writes their losses as JSON.
 A RUN is a model and a strategy with its number of devices, such as "gpt mirrored-4"; "reference" is
 one device. "mask-bool" and "mask-int32" are a classifier that Keras' own `fit` trains, with padding
-masks of that type. Weights begin as NumPy numbers, so that all backends begin alike.
+masks of that type; "muon" is a model that it must not train. Weights begin as NumPy numbers, so
+that all backends begin alike.
 """
 
 from __future__ import annotations
@@ -18,18 +19,17 @@ import numpy as np
 import tensorflow as tf
 
 import zoo
-from trainers.batches import training_batches, validation_batches
-from trainers.config import TrainConfig
+from trainers.config import OptimizerConfig, TrainConfig
 from trainers.data.config import DataConfig, MixedCorpus
 from trainers.distribution import Distribution, make_distribution
 from trainers.distribution.strategies import mirrored_strategy
 from trainers.distribution.strategy_loop import StrategyLoop
-from trainers.keras_loop import KerasLoop
-from trainers.optim.config import OptimizerConfig
+from trainers.fit import KerasLoop, validation_batches
+from trainers.optim.muon import Muon
 from trainers.optim.optimizers import make_optimizer
 from trainers.tasks import Task, make_task
 
-STEPS, EVERY = 50, 25
+STEPS, EVERY = 20, 10
 
 
 def configs(text: str) -> dict[str, TrainConfig]:
@@ -104,7 +104,7 @@ def fit(task: Task, distribution: Distribution) -> dict:
     loop = KerasLoop(model) if distribution.strategy is None else StrategyLoop(model, distribution)
     every = task.config.evaluate_every
     epochs = range(task.config.steps // every)
-    batches = training_batches(task, 0, distribution)
+    batches = task.training_data(0, distribution.worker, distribution.workers)
     loop.fit(batches, every, epochs, validation, [losses])
     return {
         "steps": losses.steps,
@@ -131,6 +131,18 @@ def fit_as_keras_users(distribution: Distribution, mask_type: str) -> dict:
     evaluation = model.evaluate(inputs, ids[:, 0] % 2, batch_size=8, verbose=0)
     logits = model.predict(inputs, batch_size=8, verbose=0)
     return {"steps": history.history["loss"], "evaluation": evaluation, "logits": logits.tolist()}
+
+
+def fit_muon_as_keras_users(distribution: Distribution) -> str:
+    """What `model.fit` says to our Muon."""
+    with distribution.scope():
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+        model.compile(Muon(0.1), "mse")
+    try:
+        model.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=0)
+    except RuntimeError as error:
+        return str(error)
+    return ""
 
 
 def split_cpu(parts: int) -> None:
@@ -161,6 +173,9 @@ def main(text: str, out: str, *runs: str) -> None:
         with distribution.active():
             if family.startswith("mask-"):
                 results[run] = fit_as_keras_users(distribution, family.removeprefix("mask-"))
+                continue
+            if family == "muon":
+                results[run] = fit_muon_as_keras_users(distribution)
                 continue
             results[run] = fit(make(configs(text)[family], distribution), distribution)
     Path(out).write_text(json.dumps(results), encoding="utf-8")

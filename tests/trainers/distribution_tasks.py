@@ -18,9 +18,11 @@ from distribution_runs import configs, fit, make, split_cpu
 
 from trainers.config import TrainConfig
 from trainers.distribution import Distribution
+from trainers.distribution.keras_internals import build_metrics
+from trainers.distribution.replica_step import ReplicaStep
 from trainers.distribution.strategies import mirrored_strategy
 from trainers.tasks import make_task
-from zoo.strict_config import from_dict
+from zoo.config import from_dict
 
 TASKS = ("mlm", "classify", "pair", "regress", "embed", "tag", "span")
 FILE = {"tag": "tags.conll", "span": "questions.json", "mlm": "text.txt"}
@@ -105,7 +107,7 @@ def count_programs(config: TrainConfig) -> dict:
 
     compiled = tf.function(step, jit_compile=True, autograph=False)
     batches = list(task.training_data(0).take(12))
-    model._symbolic_build(data_batch=keras.utils.unpack_x_y_sample_weight(batches[0]))
+    build_metrics(model, batches[0])
     shapes, counts = set(), []
     for batch in [*batches, *batches]:
         shapes.add(str([value.shape for value in tf.nest.flatten(batch)]))
@@ -117,8 +119,6 @@ def count_programs(config: TrainConfig) -> dict:
 
 def masks_of_replicas() -> list[list[float]]:
     """What dropout leaves of ones, on each of two replicas, and on one device."""
-    from trainers.distribution.replica_step import ReplicaStep
-
     strategy = mirrored_strategy(2)
     with strategy.scope():
         model = keras.Sequential([keras.Input((64,)), keras.layers.Dropout(0.5, seed=1)])
@@ -127,7 +127,7 @@ def masks_of_replicas() -> list[list[float]]:
     state = [tf.convert_to_tensor(v.value) for v in model.non_trainable_variables]
 
     def replica():
-        outputs, after = step._forward([], state, tf.ones((1, 64)), training=True)
+        outputs, after = step.forward([], state, tf.ones((1, 64)), training=True)
         return outputs, after["0"]
 
     outputs, after = tf.function(lambda: strategy.run(replica))()

@@ -17,16 +17,16 @@ from pathlib import Path
 from absl import logging
 from distribution_runs import configs
 
-from trainers import follower, loop, recorder
+from trainers import loop, recorder
 from trainers.distribution import make_distribution
-from trainers.interruption import Preempted
+from trainers.recorder import Preempted
 
 
 def main(text: str, workdir: str, out: str, kill_step: str = "0") -> None:
     """Trains; counts steps where `Recorder` and `Follower` do."""
     logging.set_verbosity(logging.INFO)
     losses = []
-    for kind in (recorder.Recorder, follower.Follower):
+    for kind in (recorder.Recorder, recorder.Follower):
 
         def on_train_batch_end(self, batch, logs=None, original=kind.on_train_batch_end):
             losses.append(logs["loss"])

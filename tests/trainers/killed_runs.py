@@ -22,9 +22,9 @@ import numpy as np
 
 from trainers import checkpoints, loop, recorder
 from trainers.config import TrainConfig
-from trainers.interruption import Preempted
 from trainers.metrics import MetricsLog
-from zoo.strict_config import from_dict
+from trainers.recorder import Preempted
+from zoo.config import from_dict
 
 PREEMPTED = 75
 

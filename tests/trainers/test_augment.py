@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainers.data.augment import AugmentConfig, augment_tagged, augment_texts
-from zoo.strict_config import ConfigError, from_dict
+from zoo.config import ConfigError, from_dict
 
 NEW = ("new0", "new1", "new2")
 ROWS, WORDS = 1000, 40

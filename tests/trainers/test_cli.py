@@ -16,10 +16,9 @@ from absl.testing import flagsaver
 import zoo
 from trainers.__main__ import main
 from trainers.config import with_overrides
-from trainers.interruption import Preempted
 from trainers.loop import train
 from trainers.recipes.registry import RECIPES, find_recipe
-from trainers.recorder import TrainingDiverged
+from trainers.recorder import Preempted, TrainingDiverged
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = "--recipe=shakespeare_lstm_cpu"

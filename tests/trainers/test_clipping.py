@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from trainers.optim.optimizers import AdamW
+from trainers.optim.adamw import AdamW
 
 numpy = ops.convert_to_numpy
 

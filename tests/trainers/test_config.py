@@ -7,15 +7,17 @@ import pytest
 
 from trainers.config import (
     CONFIG_FILE,
+    OptimizerConfig,
     TrainConfig,
+    config_keys,
+    describe_keys,
     differing_keys,
     read_config,
     with_overrides,
 )
 from trainers.data.config import DataConfig
-from trainers.optim.config import OptimizerConfig
 from trainers.recipes.registry import find_recipe
-from zoo.strict_config import ConfigError, from_dict, to_dict
+from zoo.config import ConfigError, from_dict, to_dict
 
 
 def config(**options):
@@ -134,15 +136,15 @@ def test_null_unsets_a_text():
         ("batch_size=0", "batch_size must be at least 1. Received: 0"),
         ("steps=2.5", "steps: .*integer.* Received: 2.5"),
         ("steps=1001", "steps must be a multiple of evaluate_every. Received: steps=1001"),
-        ("seed=-1", r"seed must be in \[0, 2\^32\). Received: -1"),
-        ("sample_temperature=-1", "sample_temperature must be 0 or more"),
+        ("seed=-1", "seed must be at least 0. Received: -1"),
+        ("sample_temperature=-1", "sample_temperature must be at least 0"),
         ("precision=float8", "precision: .*'float32', 'mixed_bfloat16'"),
         ("optimizer.name=sgd", "optimizer.name: .*'adamw' or 'muon'.* Received: 'sgd'"),
         ("optimizer.learning_rate=0", "optimizer.learning_rate must be above 0. Received: 0"),
         ("optimizer.learning_rate=NaN", "optimizer.learning_rate: "),
-        ("optimizer.warmup_steps=-5", "optimizer.warmup_steps must be 0 or more"),
+        ("optimizer.warmup_steps=-5", "optimizer.warmup_steps must be at least 0"),
         ("optimizer.global_clipnorm=0", "optimizer.global_clipnorm must be above 0"),
-        ("optimizer.decay_fraction=0", r"optimizer.decay_fraction must be in \(0, 1\]"),
+        ("optimizer.decay_fraction=0", "optimizer.decay_fraction must be above 0"),
         ("data.train=", "data.train must name a text"),
         ("preset=gpt_char_gpu", "unknown preset 'gpt_char_gpu'. Did you mean 'gpt_char_cpu'"),
         ("data.order=segments", 'data.order="segments" carries a recurrent state.*gpt_char_cpu'),
@@ -184,3 +186,22 @@ def test_a_damaged_config_file_is_named(tmp_path, content):
     (tmp_path / CONFIG_FILE).write_text(content)
     with pytest.raises(ConfigError, match=CONFIG_FILE):
         read_config(tmp_path)
+
+
+def test_every_key_has_a_meaning():
+    assert [key for key, (_, meaning) in config_keys().items() if len(meaning) < 5] == []
+
+
+def test_keys_are_those_that_set_takes():
+    config = find_recipe("polarity_bert")
+    for key, (default, _) in config_keys().items():
+        if default in ("True", "False"):
+            # Raises where the key is unknown.
+            with_overrides(config, [f"{key}={json.dumps(getattr_path(config, key))}"])
+    assert "data.limits.row_bytes = 16777216" in describe_keys()
+
+
+def getattr_path(config, key):
+    for name in key.split("."):
+        config = getattr(config, name)
+    return config

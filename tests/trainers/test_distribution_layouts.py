@@ -5,8 +5,8 @@ import math
 import pytest
 
 import zoo
-from trainers.distribution.layouts import _RULES, MODEL_AXIS, check_shards, layout_rule
-from zoo.strict_config import ConfigError
+from trainers.distribution.on_jax import LAYOUTS, MODEL_AXIS, check_shards, layout_of
+from zoo.config import ConfigError
 
 SMALL = {"hidden_dim": 8, "num_layers": 2, "context_length": 8}
 HEADS = {
@@ -38,9 +38,9 @@ def test_every_matrix_is_cut_once():
 
     for model in models():
         for weight in model.weights:
-            matching = [pattern for pattern in _RULES if re.fullmatch(pattern, weight.path)]
+            matching = [pattern for pattern in LAYOUTS if re.fullmatch(pattern, weight.path)]
             assert len(matching) <= 1, weight.path
-            axes = layout_rule(weight.path)
+            axes = layout_of(weight.path)
             if axes is not None:
                 assert len(axes) == len(weight.shape), weight.path
                 assert axes.count(MODEL_AXIS) == 1
@@ -52,9 +52,9 @@ def test_pairs_of_products_meet_in_one_sum():
     """First by columns, then by rows: what is between them never leaves its device."""
     for first, second in (("attention/qkv", "attention/output"), ("feedforward/expand",) * 2):
         block = "gpt/backbone/block_0/"
-        assert layout_rule(f"{block}{first}/kernel") == (None, MODEL_AXIS)
+        assert layout_of(f"{block}{first}/kernel") == (None, MODEL_AXIS)
         second = second.replace("expand", "contract")
-        assert layout_rule(f"{block}{second}/kernel") == (MODEL_AXIS, None)
+        assert layout_of(f"{block}{second}/kernel") == (MODEL_AXIS, None)
 
 
 def test_an_uneven_cut_is_refused():

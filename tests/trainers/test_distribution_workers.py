@@ -6,17 +6,15 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from trainers.checkpoints import Checkpoints
-from trainers.distribution.cluster import Cluster, lost_worker, read_cluster
-from trainers.distribution.roll_call import call_roll
-from zoo.strict_config import ConfigError
+from trainers.distribution.tf_config import join_failure, lost_worker, read_cluster
+from zoo.config import ConfigError
 
 pytestmark = pytest.mark.tensorflow_only
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -83,7 +81,7 @@ class Workers:
 
 
 def arrays(workdir: Path) -> dict[str, np.ndarray]:
-    with np.load(Checkpoints(workdir).path(50)) as values:
+    with np.load(Checkpoints(workdir).path(20)) as values:
         return {name: values[name] for name in values.files}
 
 
@@ -111,14 +109,14 @@ def test_two_workers_have_the_losses_of_one(undisturbed, text_file, tmp_path):
         stderr=subprocess.DEVNULL,
     )
     alone = json.loads((tmp_path / "0.json").read_text(encoding="utf-8"))
-    assert len(alone) == 50
+    assert len(alone) == 20
     np.testing.assert_allclose(workers.losses(0), alone, rtol=0, atol=1e-5)
     assert workers.losses(0) == workers.losses(1)
     # One has written, and what it has written is whole.
     assert (workdir / "report.md").is_file()
     assert len(list((workdir / "tensorboard").rglob("events.*"))) == 2  # train and validation
     lines = (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line)["step"] for line in lines] == [10, 20, 30, 40, 50]
+    assert [json.loads(line)["step"] for line in lines] == [10, 20]
 
 
 @pytest.mark.slow
@@ -127,14 +125,14 @@ def test_a_worker_that_dies_stops_the_others_and_nothing_is_lost(
     undisturbed, text_file, tmp_path, killed
 ):
     workdir = tmp_path / "run"
-    kill = [25 if worker == killed else 0 for worker in range(2)]
+    kill = [15 if worker == killed else 0 for worker in range(2)]
     workers = Workers(text_file, workdir, tmp_path, kill=kill)
     ended = workers.finish()
     assert ended[killed][0] == -signal.SIGKILL
     code, output = ended[1 - killed]
     assert code == 1
     assert f"worker {killed} ({workers.addresses[killed]}) stopped or cannot be reached" in output
-    assert Checkpoints(workdir).latest().step == 20
+    assert Checkpoints(workdir).latest().step == 10
     for code, output in Workers(text_file, workdir, tmp_path).finish().values():
         assert code == 0, output[-3000:]
     expected, found = arrays(undisturbed[1]), arrays(workdir)
@@ -166,7 +164,7 @@ def test_a_worker_that_is_told_to_stop_stops_all_and_nothing_is_lost(
 @pytest.mark.slow
 def test_workers_share_an_object_store(undisturbed, text_file, tmp_path):
     store = f"file://{tmp_path}/store/run"
-    workers = Workers(text_file, store, tmp_path, kill=(0, 25))
+    workers = Workers(text_file, store, tmp_path, kill=(0, 15))
     for code, output in workers.finish().values():
         assert code != 0, output[-3000:]
     for code, output in Workers(text_file, store, tmp_path).finish().values():
@@ -174,73 +172,6 @@ def test_workers_share_an_object_store(undisturbed, text_file, tmp_path):
     expected, found = arrays(undisturbed[1]), arrays(tmp_path / "store" / "run")
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value)
-
-
-def roll_call(cluster_of, workers, seconds) -> dict[int, str]:
-    """What each of some workers, in threads, is told; "" where all are there."""
-    told = {}
-
-    def come(worker):
-        try:
-            call_roll(cluster_of(worker), seconds)
-            told[worker] = ""
-        except ConfigError as error:
-            told[worker] = str(error)
-
-    threads = [threading.Thread(target=come, args=(worker,)) for worker in workers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    return told
-
-
-def clusters(count: int):
-    """Worker number -> its Cluster, on free ports."""
-    addresses = tuple(f"127.0.0.1:{port}" for port in free_ports(count))
-    names = tuple(f"worker {number}" for number in range(count))
-    return lambda worker: Cluster(addresses, worker, names)
-
-
-def test_the_roll_is_called():
-    cluster_of = clusters(3)
-    assert roll_call(cluster_of, range(3), 30) == {0: "", 1: "", 2: ""}
-    # The one who is missing is named to all who are there; and so is a chief.
-    told = roll_call(cluster_of, (0, 1), 1)
-    missing = f"1 of 3 workers did not come: worker 2 ({cluster_of(2).addresses[2]})"
-    assert all(missing in message for message in told.values())
-    (message,) = roll_call(cluster_of, (2,), 1).values()
-    assert f"worker 0 ({cluster_of(0).addresses[0]}), the chief, did not answer in 1 s" in message
-
-
-def test_workers_with_another_tf_config_are_refused():
-    mine, other = clusters(2), clusters(2)
-    stranger = Cluster((mine(0).addresses[0], other(1).addresses[1]), 1, mine(1).names)
-    told = roll_call(lambda worker: stranger if worker else mine(0), (0, 1), 20)
-    assert "started with another TF_CONFIG" in told[0]
-
-
-def test_a_taken_port_and_a_stranger_on_it():
-    cluster_of = clusters(2)
-    port = int(cluster_of(0).addresses[0].rpartition(":")[2])
-    with socket.create_server(("", port)):
-        (message,) = roll_call(cluster_of, (0,), 5).values()
-    assert f"cannot listen on port {port}" in message
-
-    def knock():
-        for _ in range(50):
-            try:
-                with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
-                    connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
-                return
-            except OSError:
-                time.sleep(0.1)
-
-    scanner = threading.Thread(target=knock)
-    scanner.start()
-    (message,) = roll_call(cluster_of, (0,), 3).values()
-    scanner.join()
-    assert "1 of 2 workers did not come" in message
 
 
 @pytest.mark.slow
@@ -291,9 +222,37 @@ def test_a_cluster_counts_its_chief_first():
     assert read_cluster({"TF_CONFIG": '{"environment": "cloud"}'}) is None
 
 
-def test_a_lost_worker_is_named_by_what_tensorflow_says():
-    import tensorflow as tf
+TIMED_OUT = """Barrier timed out. Id: [Init]Wait_for_all_tasks_to_register::0.
+# of tasks that reached the barrier: 1/2.
+The first task at the barrier: /job:worker/replica:0/task:1. Some timed out task names:
+/job:worker/replica:0/task:0
+"""
 
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            tf.errors.DeadlineExceededError(None, None, TIMED_OUT),
+            "after 9 s 1 of 2 workers did not come: worker 0 (a:1). Start them",
+        ),
+        (
+            tf.errors.DeadlineExceededError(None, None, "Deadline Exceeded"),
+            "worker 0 (a:1), the chief, did not answer in 9 s. Start it",
+        ),
+        (
+            tf.errors.UnknownError(None, None, "Could not start gRPC server"),
+            "worker 1 (b:2) cannot start (Could not start gRPC server): if another process has",
+        ),
+    ],
+)
+def test_workers_that_do_not_come_together(error, told):
+    """Said by what TensorFlow 2.21 says; the slow tests have it from TensorFlow itself."""
+    cluster = read_cluster({"TF_CONFIG": json.dumps(GOOD)})
+    assert str(join_failure(cluster, 9, error)).startswith(told)
+
+
+def test_a_lost_worker_is_named_by_what_tensorflow_says():
     cluster = read_cluster({"TF_CONFIG": json.dumps(GOOD)})
     told = "aborted: Error reported from /job:worker/replica:0/task:0: no heartbeat"
     message = str(lost_worker(cluster, tf.errors.UnavailableError(None, None, told)))

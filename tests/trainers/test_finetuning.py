@@ -6,17 +6,14 @@ import keras
 import numpy as np
 import pytest
 
-from trainers.optim.finetuning import (
-    FineTuneConfig,
-    apply_freezing,
-    backbone_weights,
-    load_initial,
-    should_stop,
-)
+from trainers.config import FineTuneConfig
+from trainers.metrics import should_stop
+from trainers.optim.finetune import apply_freezing, load_initial
+from zoo.config import ConfigError
+from zoo.models.build import build
 from zoo.models.configs import BertConfig, GPTConfig, LSTMConfig
 from zoo.models.lora import enable_lora, merge_lora
-from zoo.presets import build
-from zoo.strict_config import ConfigError
+from zoo.weights.assign import backbone_weights
 
 BERT = BertConfig(9, 6, num_layers=2, num_heads=2, hidden_dim=4)
 MODERN_BERT = BertConfig(
@@ -270,7 +267,7 @@ def test_lora_through_the_config():
         ({"freeze": "embeddings"}, "set finetune.init_from"),
         ({"lora_rank": 4}, "set finetune.init_from"),
         ({"init_from": ""}, "init_from must be a bundle folder"),
-        ({"init_from": START, "freeze_layers": -1}, "freeze_layers must be 0 or more"),
+        ({"init_from": START, "freeze_layers": -1}, "freeze_layers must be at least 0"),
         ({"init_from": START, "lora_rank": 0}, "lora_rank must be at least 1"),
         ({"init_from": START, "lora_alpha": 2.0}, "null where lora_rank is null"),
         ({"init_from": START, "lora_rank": 2, "freeze_layers": 1}, "LoRA freezes"),

@@ -12,7 +12,7 @@ from trainers.optim.losses import (
     SparseCrossentropy,
     in_batch_contrastive_loss,
 )
-from zoo.strict_config import ConfigError
+from zoo.config import ConfigError
 
 RANDOM = np.random.default_rng(0)
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainers.data.masking import MaskingConfig, mask_tokens
-from zoo.strict_config import ConfigError, from_dict
+from zoo.config import ConfigError, from_dict
 
 SPECIAL = (0, 1, 2, 3, 7)  # [PAD] [UNK] [CLS] [SEP], and [MASK] among the ordinary ids
 MASK, VOCABULARY = 7, 50

@@ -13,14 +13,13 @@ from trainers.config import TrainConfig, read_config, with_overrides
 from trainers.data.config import DataConfig, MixedCorpus
 from trainers.data.prepare.local import prepare
 from trainers.data.prepare.settings import PrepareConfig
-from trainers.interruption import Preempted
 from trainers.loop import train
 from trainers.metrics import MetricsLog
-from trainers.recorder import Recorder
+from trainers.recorder import Preempted, Recorder
 from trainers.tasks import make_task
-from trainers.tasks.language_model import LanguageModelTask, load_corpus
+from trainers.tasks.lm import LanguageModelTask, load_corpus
 from trainers.workdir import WorkdirError
-from zoo.strict_config import ConfigError, from_dict
+from zoo.config import ConfigError, from_dict
 
 TEXTS = {"numbers": "one two three four five six.\n", "letters": "abc def ghi jkl mno pqr.\n"}
 

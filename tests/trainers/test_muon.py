@@ -85,19 +85,6 @@ def test_training_equals_keras_own(nesterov, jit_compile):
     assert shapes[0] == shapes[1]
 
 
-@pytest.mark.tensorflow_only
-def test_keras_own_loop_on_replicas_is_refused():
-    class TwoReplicas:
-        num_replicas_in_sync = 2
-
-    optimizer = Muon(0.1)
-    optimizer._distribution_strategy = TwoReplicas()
-    with pytest.raises(RuntimeError, match="StrategyLoop"):
-        optimizer._with_updates([], [])
-    optimizer._all_reduce_sum_gradients = list
-    assert optimizer._with_updates([], []) == []
-
-
 def test_keras_can_serialize_it():
     again = keras.optimizers.deserialize(keras.optimizers.serialize(Muon(0.1, momentum=0.8)))
     assert type(again) is Muon

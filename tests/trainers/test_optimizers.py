@@ -6,12 +6,14 @@ import keras
 import numpy as np
 import pytest
 
-from trainers.optim.config import OptimizerConfig
+from trainers.config import OptimizerConfig
+from trainers.optim.adamw import AdamW, rate_scales, stack_index
 from trainers.optim.muon import Muon
-from trainers.optim.optimizers import AdamW, WarmupDecay, make_optimizer, rate_scales, stack_index
+from trainers.optim.optimizers import make_optimizer
+from trainers.optim.schedule import WarmupDecay
+from zoo.config import ConfigError
+from zoo.models.build import build
 from zoo.models.configs import BertConfig, GPTConfig, LSTMConfig
-from zoo.presets import build
-from zoo.strict_config import ConfigError
 
 MODELS = [
     GPTConfig(vocabulary_size=5, context_length=4, num_layers=1, num_heads=2, hidden_dim=8),

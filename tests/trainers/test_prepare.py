@@ -31,8 +31,8 @@ from trainers.data.prepare.settings import PrepareConfig
 from trainers.data.shards import open_prepared
 from trainers.loop import train
 from trainers.tasks import make_task
-from trainers.tasks.language_model import LanguageModelTask
-from zoo.strict_config import ConfigError, from_dict
+from trainers.tasks.lm import LanguageModelTask
+from zoo.config import ConfigError, from_dict
 from zoo.tokenizers import BytePairTokenizer, ByteTokenizer
 
 ROOT = Path(__file__).resolve().parents[2]

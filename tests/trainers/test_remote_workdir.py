@@ -8,13 +8,10 @@ import pytest
 import tensorflow as tf
 
 import zoo
-from trainers import remote_workdir
 from trainers.distribution import Distribution
-from trainers.interruption import Interruption, Preempted
 from trainers.loop import train
-from trainers.recorder import Recorder
-from trainers.remote_workdir import RemoteWorkdir, is_remote
-from trainers.workdir import WorkdirError
+from trainers.recorder import Interruption, Preempted, Recorder
+from trainers.workdir import RemoteWorkdir, WorkdirError, is_remote
 
 
 @pytest.fixture
@@ -65,7 +62,7 @@ def test_what_tells_that_others_are_whole_comes_last(store, tmp_path, monkeypatc
         (tmp_path / name).write_text(name)
     copied, copy = [], tf.io.gfile.copy
     monkeypatch.setattr(
-        remote_workdir.tf.io.gfile,
+        tf.io.gfile,
         "copy",
         lambda source, target, overwrite: (
             copied.append(target.removeprefix(store + "/")),

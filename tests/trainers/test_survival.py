@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import zoo
-from zoo.strict_config import to_dict
+from zoo.config import to_dict
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMES = {"seconds", "cpu_seconds", "tokens_per_second"}

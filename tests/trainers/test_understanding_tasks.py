@@ -15,12 +15,11 @@ from trainers.data.examples import LabeledTexts, Questions, TaggedTexts
 from trainers.loop import train
 from trainers.metrics import MetricsLog
 from trainers.recipes.registry import find_recipe
-from trainers.recipes.understanding import UNDERSTANDING_RECIPES
 from trainers.recorder import Recorder
 from trainers.tasks import make_task
-from trainers.tasks.masked_language_model import texts_of
-from trainers.tasks.tagging import tag_labels, tag_words, tagged_tokens
-from zoo.strict_config import ConfigError, from_dict
+from trainers.tasks.mlm import texts_of
+from trainers.tasks.tag import tag_labels, tag_words, tagged_tokens
+from zoo.config import ConfigError, from_dict
 
 NAMES, CITIES = ["Ada", "Bob", "Eve"], ["Rome", "Oslo"]
 
@@ -267,9 +266,8 @@ def test_long_texts_train_in_windows_that_share_their_weight(tiny, tmp_path):
     path = tmp_path / "long.csv"
     path.write_text("\n".join(lines), encoding="utf-8")
     task = make_task(tiny("classify", data={"train": str(path)}))
-    batches = task.batches
-    assert len(batches.rows) > len(task.train)
-    totals = np.bincount(batches.rows, weights=batches.weights.numpy())
+    assert len(task.rows) > len(task.train)
+    totals = np.bincount(task.rows, weights=task.weights.numpy())
     np.testing.assert_allclose(totals, 1, rtol=1e-5)
 
 
@@ -317,7 +315,7 @@ def test_one_tag_only_is_refused(tiny, tmp_path):
     path.write_text("a\tO\nb\tO\n\nc\tO\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"all words have the tag O"):
         make_task(tiny("tag", data={"train": str(path)}))
-    assert tag_labels(type("T", (), {"tags": [["NOUN", "O", "I-X"]]}), "x") == (
+    assert tag_labels([["NOUN", "O", "I-X"]], "x") == (
         "O",
         "NOUN",
         "B-X",
@@ -420,13 +418,6 @@ def test_what_does_not_fit_is_refused(tiny, task, fields, message):
 def test_a_task_needs_its_tokenizer(tiny, task):
     with pytest.raises(ConfigError, match=r"needs data\.tokenizer="):
         tiny(task, data={"tokenizer": "wordpiece" if task == "lm" else "byte"})
-
-
-@pytest.mark.parametrize("recipe", UNDERSTANDING_RECIPES, ids=lambda recipe: recipe.__name__)
-def test_recipes_are_whole(recipe):
-    config = recipe()
-    assert config.recipe == recipe.__name__
-    assert "python -m trainers" in recipe.__doc__
 
 
 def test_a_masked_language_model_begins_with_the_frequencies_of_its_tokens(tiny):

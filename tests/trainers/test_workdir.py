@@ -5,9 +5,8 @@ import fcntl
 
 import pytest
 
-from trainers.checkpoints import Checkpoints
+from trainers.checkpoints import Checkpoints, Progress
 from trainers.config import read_config
-from trainers.progress import Progress
 from trainers.workdir import WorkdirError, claimed
 
 

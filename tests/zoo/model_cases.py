@@ -4,8 +4,8 @@ import functools
 
 import keras
 
+from zoo.models.build import build
 from zoo.models.configs import BertConfig, GPTConfig, LSTMConfig
-from zoo.presets import build
 
 VOCABULARY_SIZE = 13
 

@@ -9,8 +9,9 @@ from keras import ops
 from model_cases import ENCODER_CONFIGS, VOCABULARY_SIZE, compiled, encode
 
 from zoo.models.bert import BertBackbone
+from zoo.models.build import BACKBONES
 from zoo.models.configs import BertConfig
-from zoo.presets import BACKBONES, preset_config
+from zoo.presets import preset_config
 
 numpy = ops.convert_to_numpy
 LENGTHS = np.array([7, 1, 4])

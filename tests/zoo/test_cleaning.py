@@ -9,8 +9,9 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoo.strict_config import ConfigError, from_dict, to_dict
-from zoo.text.cleaning import ENGLISH_STOP_WORDS, CleaningConfig, clean
+from zoo.config import ConfigError, from_dict, to_dict
+from zoo.text.cleaning import clean
+from zoo.text.config import ENGLISH_STOP_WORDS, CleaningConfig
 
 EVERYTHING = CleaningConfig(
     html=True,

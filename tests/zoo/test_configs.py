@@ -5,9 +5,10 @@ import json
 
 import pytest
 
+from zoo.config import ConfigError, from_dict, to_dict
+from zoo.models.build import build
 from zoo.models.configs import BertConfig, GPTConfig, LSTMConfig
-from zoo.presets import PRESETS, build, preset_config
-from zoo.strict_config import ConfigError, from_dict, to_dict
+from zoo.presets import PRESETS, preset_config
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -24,7 +25,7 @@ def test_round_trip_through_json(preset):
         ({"vocabulary_size": "9"}, "vocabulary_size: Input should be a valid integer"),
         ({"vocabulary_size": 9, "norm": "batch"}, "'layer_norm' or 'rms_norm'"),
         ({"vocabulary_size": 9, "num_layers": 1.5}, "num_layers"),
-        ({"vocabulary_size": 9, "dropout": 1.0}, r"dropout must be in \[0, 1\). Received: 1.0"),
+        ({"vocabulary_size": 9, "dropout": 1.0}, "dropout must be below 1. Received: 1.0"),
         ({"vocabulary_size": 0}, "vocabulary_size must be at least 1. Received: 0"),
         ({"vocabulary_size": 9, "hidden_dim": 6}, "hidden_dim must be a multiple of num_heads"),
         ({"vocabulary_size": 9, "num_kv_heads": 3}, "num_heads must be a multiple of num_kv_heads"),

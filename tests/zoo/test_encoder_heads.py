@@ -8,11 +8,11 @@ import pytest
 from keras import ops
 from model_cases import ENCODER_CONFIGS, VOCABULARY_SIZE, compiled, encode, forward, make_encoder
 
+from zoo.config import ConfigError
+from zoo.models.build import HEADS, build
 from zoo.models.configs import GPTConfig
 from zoo.models.encoder_heads import MaskedLM
 from zoo.models.pooling import pool
-from zoo.presets import HEADS, build
-from zoo.strict_config import ConfigError
 
 numpy = ops.convert_to_numpy
 OPTIONS = {"classify": {"num_classes": 3}, "pair": {"num_classes": 2}, "tag": {"num_tags": 4}}

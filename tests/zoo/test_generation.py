@@ -9,7 +9,7 @@ from model_cases import CONFIGS, VOCABULARY_SIZE, compiled, forward, make_model
 from zoo.generation import loop as generation
 from zoo.generation import scoring
 from zoo.generation.loop import SamplingOptions, greedy_options, last_tokens
-from zoo.presets import build
+from zoo.models.build import build
 
 numpy = ops.convert_to_numpy
 FAMILIES = ["gpt_defaults", "gpt_faithful", "lstm_defaults"]

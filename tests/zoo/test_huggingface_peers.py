@@ -154,7 +154,7 @@ import numpy as np
 import zoo
 from zoo.weights.huggingface.tensor_names import backbone_tensors
 from zoo.weights.safetensors_files import write_weights
-from zoo.weights.variables import model_weights
+from zoo.weights.assign import model_weights
 draw = np.random.default_rng(0)
 weights = {n: w.shape for n, w in model_weights(zoo.build("gpt2_small")).items()}
 names = backbone_tensors("gpt2", zoo.preset_config("gpt2_small"))

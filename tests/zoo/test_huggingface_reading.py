@@ -18,7 +18,7 @@ from huggingface_cases import (
 )
 
 import zoo
-from zoo.bundle_config import FORMAT_VERSION
+from zoo.bundle import FORMAT_VERSION
 from zoo.weights.huggingface.tokenizer_files import read_tokenizer
 
 

@@ -7,10 +7,9 @@ import pytest
 from huggingface_cases import answer, copy_model, expected, tokenizer_folder
 
 import zoo
-from zoo.bundle import Bundle
-from zoo.text.encoder import TextConfig
+from zoo.bundle import Bundle, bundle_in_memory
+from zoo.text.config import TextConfig
 from zoo.weights.huggingface.tokenizer_files import read_tokenizer
-from zoo.weights.in_memory import bundle_in_memory
 
 LIKE_BERT = {"context_length": 16, "num_layers": 1, "num_heads": 1, "hidden_dim": 4}
 LIKE_GPT2 = {

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import zoo
-from zoo.bundle_error import BundleError
+from zoo.files import BundleError
 from zoo.tokenizers.bytepair.vocabulary import ALPHABET
 from zoo.weights.kerashub import load_kerashub
 

@@ -5,10 +5,10 @@ import pytest
 from keras import ops
 from model_cases import ENCODER_CONFIGS, VOCABULARY_SIZE, encode, make_encoder
 
+from zoo.config import ConfigError
+from zoo.models.build import build
 from zoo.models.heads import CausalLM
 from zoo.models.lstm import LSTMBackbone
-from zoo.presets import build
-from zoo.strict_config import ConfigError
 
 numpy = ops.convert_to_numpy
 

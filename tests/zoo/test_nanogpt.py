@@ -15,13 +15,13 @@ import safetensors.numpy
 from scipy.special import erf
 
 import zoo
-from zoo.bundle_error import BundleError
+from zoo.files import BundleError
 from zoo.models.blocks import activate
 from zoo.tokenizers import ByteTokenizer
 from zoo.weights import nanogpt
+from zoo.weights.assign import model_weights
 from zoo.weights.mingpt_json import TensorJson
 from zoo.weights.special_ids import NEVER, add_special_ids
-from zoo.weights.variables import model_weights
 
 LAYERS, HEADS, WIDTH, BLOCK, VOCABULARY = 2, 2, 8, 7, 5
 CONFIG = {

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 import zoo
-from zoo.weights.assign import assign_weights
+from zoo.weights.assign import assign_weights, backbone_weights, model_weights
 from zoo.weights.safetensors_files import open_weights, write_weights
-from zoo.weights.variables import backbone_weights, model_weights
 
 FLOATS = [np.float16, np.float32, np.float64, ml_dtypes.bfloat16]
 

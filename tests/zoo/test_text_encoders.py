@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import zoo
-from zoo.text.cleaning import CleaningConfig
-from zoo.text.encoder import TextConfig
+from zoo.text.config import CleaningConfig, TextConfig
 from zoo.text.models import TEXT_MODELS
 from zoo.text.tag import bio_tables
 from zoo.tokenizers import WordPieceTokenizer

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import pydantic
 import tensorflow as tf
 
-from zoo.strict_config import STRICT, ConfigError
+from zoo.config import STRICT, ConfigError
 
 # What Python's str.split takes for whitespace.
 _SPACE = r"[\t-\r\x1c-\x1f\x{85}\p{Z}]"

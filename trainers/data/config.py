@@ -10,7 +10,7 @@ from trainers.data.augment import AugmentConfig
 from trainers.data.limits import Limits
 from trainers.data.masking import MaskingConfig
 from trainers.data.mixture import block_counts
-from zoo.strict_config import STRICT, ConfigError
+from zoo.config import STRICT, ConfigError
 
 
 def require(holds: bool, rule: str, value: Any) -> None:

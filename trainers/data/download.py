@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from absl import logging
 
 from trainers.data.limits import DEFAULT_LIMITS, Limits
-from zoo.atomic_write import replacing
+from zoo.files import replacing
 
 
 def download(url: str, path: str, sha256: str, limits: Limits = DEFAULT_LIMITS) -> str:

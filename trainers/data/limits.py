@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
-from zoo.strict_config import STRICT, ConfigError
+from zoo.config import STRICT, ConfigError
 
 
 @dataclasses.dataclass(frozen=True)

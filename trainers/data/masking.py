@@ -14,7 +14,7 @@ import numpy as np
 import pydantic
 import tensorflow as tf
 
-from zoo.strict_config import STRICT, ConfigError
+from zoo.config import STRICT, ConfigError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,8 +24,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import tensorflow as tf
 
-from zoo.atomic_write import replacing
-from zoo.strict_config import STRICT, ConfigError, from_dict, to_dict
+from zoo.config import STRICT, ConfigError, from_dict, to_dict
+from zoo.files import replacing
 
 INDEX_FILE = "index.json"
 TOKENIZER_FOLDER = "tokenizer"
@@ -122,12 +122,6 @@ def example_prefix(id_bytes: int) -> bytes:
 def example_of(ids: bytes) -> bytes:
     """The `tf.train.Example` of a record."""
     return example_prefix(len(ids)) + ids
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_index(folder: Path, index: Index) -> None:

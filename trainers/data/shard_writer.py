@@ -15,10 +15,9 @@ from trainers.data.shard_format import (
     Split,
     as_stored,
     example_of,
-    file_sha256,
     record_bytes,
 )
-from zoo.atomic_write import replacing
+from zoo.files import file_sha256, replacing
 
 
 class ShardWriter:

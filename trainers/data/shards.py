@@ -28,10 +28,10 @@ from trainers.data.shard_format import (
     Index,
     Shard,
     Split,
-    file_sha256,
     read_index,
     record_bytes,
 )
+from zoo.files import file_sha256
 from zoo.tokenizers import Tokenizer, load_tokenizer
 
 _BATCHES_AT_ONCE = 16

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keras
+import tensorflow as tf
 
 # NVIDIA GPUs from this compute capability on (Ampere) multiply bfloat16 in their tensor cores.
 _BFLOAT16_CAPABILITY = (8, 0)
@@ -19,8 +20,6 @@ def hardware() -> str:
         import torch
 
         return "gpu" if torch.cuda.is_available() else "cpu"
-    import tensorflow as tf
-
     kinds = {device.device_type for device in tf.config.list_logical_devices()}
     return next((kind.lower() for kind in ("TPU", "GPU") if kind in kinds), "cpu")
 
@@ -28,12 +27,7 @@ def hardware() -> str:
 def precision_policy(precision: str, kind: str) -> str:
     """The Keras dtype policy that `config.precision` stands for.
 
-    Args:
-        precision: a policy, kept as it is, or "auto": "mixed_bfloat16" on TPUs and on GPUs that
-            multiply it fast, else "float32".
-        kind: "cpu", "gpu" or "tpu", from `hardware`.
-
-    Example: `precision_policy("auto", "tpu")  # "mixed_bfloat16"`
+    "auto" is "mixed_bfloat16" on TPUs and on GPUs that multiply it fast, else "float32".
     """
     if precision != "auto":
         return precision
@@ -57,8 +51,6 @@ def _gpu_multiplies_bfloat16() -> bool:
 
         capability = getattr(jax.devices()[0], "compute_capability", "0.0")
         return tuple(int(part) for part in str(capability).split(".")) >= _BFLOAT16_CAPABILITY
-    import tensorflow as tf
-
     gpus = tf.config.list_physical_devices("GPU")
     capabilities = [
         tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0))

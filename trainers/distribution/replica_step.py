@@ -6,6 +6,12 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from trainers.distribution.keras_internals import (
+    apply_accumulated,
+    batches_seen,
+    expect_summed_gradients,
+)
+
 # Between the seeds of two replicas: any large number will do.
 _SEED_STRIDE = 1_000_003
 _SEED_STATE = "seed_generator_state"
@@ -15,11 +21,8 @@ class ReplicaStep:
     """Forward and backward pass on each replica, then one update of all.
 
     The passes are functions of the variables' values, so XLA can compile them; sums over the
-    replicas and the update come after. Metrics are returned as sums to be added.
-
-    Args:
-        model: compiled keras.Model, whose variables belong to `strategy`.
-        strategy: tf.distribute.Strategy.
+    replicas and the update come after. Metrics are returned as sums to be added. The variables of
+    the compiled model belong to `strategy`.
     """
 
     def __init__(self, model: keras.Model, strategy: tf.distribute.Strategy):
@@ -28,32 +31,26 @@ class ReplicaStep:
         self.replicas = strategy.num_replicas_in_sync
         self.gathered_steps = model.optimizer.gradient_accumulation_steps or 1
         on_tpu = isinstance(strategy, tf.distribute.TPUStrategy)  # it compiles the whole step
-        # XLA's own programs cannot talk to other replicas half-way.
-        self.compiled = model.jit_compile and not on_tpu and not reads_other_replicas(model)
+        # XLA's own programs cannot talk to other replicas half-way, as contrast in a batch does.
+        reads_others = getattr(model.loss, "reads_other_replicas", False)
+        self.compiled = model.jit_compile and not on_tpu and not reads_others
 
     def prepare(self) -> None:
         """Makes the optimizer's variables; called under the strategy's scope."""
         optimizer = self.model.optimizer
         if not optimizer.built:
             optimizer.build(self.model.trainable_variables)
-        # Keras sums over the replicas after clipping; here the sum comes first.
-        optimizer._all_reduce_sum_gradients = list
+        expect_summed_gradients(optimizer)
 
     def is_update(self) -> bool:
         """Whether the next step updates, or only gathers gradients."""
-        steps_done = int(self.model.optimizer._iterations.numpy())
-        return (steps_done + 1) % self.gathered_steps == 0
+        return (batches_seen(self.model.optimizer) + 1) % self.gathered_steps == 0
 
     def train(self, batch, leaving, is_update: bool) -> list[tf.Tensor]:
-        """A step in cross-replica context.
+        """A step in cross-replica context, over a PerReplica `(inputs, targets[, weights])`.
 
-        Args:
-            batch: PerReplica `(inputs, targets[, weights])`.
-            leaving: float32 scalar, above 0 where this worker wants to stop.
-            is_update: whether the gathered gradients are applied.
-
-        Returns:
-            What to add to each metric variable; last, the sum of `leaving`.
+        `leaving` is a float32 scalar, above 0 where this worker wants to stop. Returns what to add
+        to each metric variable; last, the sum of `leaving`.
         """
 
         def replica(batch):
@@ -106,7 +103,7 @@ class ReplicaStep:
     def _gradients(self, trainable, state, x, y, weights, share):
         with tf.GradientTape() as tape:
             tape.watch(trainable)
-            outputs, new_state = self._forward(trainable, state, x, training=True)
+            outputs, new_state = self.forward(trainable, state, x, training=True)
             loss = self._loss(x, y, outputs, weights, training=True) * share
         gradients = tape.gradient(loss, trainable)
         # Embeddings give the rows that were read; sums over replicas need them whole.
@@ -114,7 +111,7 @@ class ReplicaStep:
         return gradients, self._sums(x, y, outputs, weights, loss), new_state
 
     def _measures(self, trainable, state, x, y, weights, share):
-        outputs, new_state = self._forward(trainable, state, x, training=False)
+        outputs, new_state = self.forward(trainable, state, x, training=False)
         loss = self._loss(x, y, outputs, weights, training=False) * share
         return self._sums(x, y, outputs, weights, loss), new_state
 
@@ -124,7 +121,7 @@ class ReplicaStep:
             x=x, y=y, y_pred=outputs, sample_weight=weights, training=training
         )
 
-    def _forward(self, trainable, state, x, training):
+    def forward(self, trainable, state, x, training):
         """Outputs, and the new values of the variables that changed by their place."""
         variables = self.model.non_trainable_variables
         offsets = [self._seed_offset(variable) for variable in variables]
@@ -159,22 +156,11 @@ class ReplicaStep:
         return [scope.get_current_value(variable) for variable in variables]
 
     def _apply(self, gradients, variables, is_update: bool) -> None:
-        optimizer = self.model.optimizer
-        if self.gathered_steps == 1:
+        optimizer, gathered_steps = self.model.optimizer, self.gathered_steps
+        if gathered_steps == 1:
             optimizer.apply(gradients, variables)
-            return
-        gathered = [
-            optimizer._accumulated_gradients[optimizer._get_variable_index(v)] for v in variables
-        ]
-        # `apply` decides in a branch of the graph, where replicas cannot meet: its parts instead.
-        if is_update:
-            total = [value + before.value for value, before in zip(gradients, gathered)]
-            mean = optimizer._clip_gradients([value / self.gathered_steps for value in total])
-            optimizer._apply_weight_decay(variables)
-            optimizer._backend_update_step(mean, variables, optimizer.learning_rate)
-            gradients = [-before.value for before in gathered]  # back to zero
-        optimizer._backend_increment_gradient_accumulators(gradients, gathered)
-        optimizer._iterations.assign_add(1)
+        else:
+            apply_accumulated(optimizer, gradients, variables, gathered_steps, is_update)
 
     def _sum(self, values):
         return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
@@ -195,8 +181,3 @@ class ReplicaStep:
     def _first(self, value) -> tf.Tensor:
         """What all replicas have alike."""
         return self.strategy.experimental_local_results(value)[0]
-
-
-def reads_other_replicas(model: keras.Model) -> bool:
-    """Whether its loss looks at the whole batch, as contrast within a batch does."""
-    return bool(getattr(model.loss, "reads_other_replicas", False))

@@ -11,13 +11,12 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from absl import logging
 
 from trainers.config import TrainConfig
-from trainers.distribution.cluster import Cluster, join_cluster, lost_worker, read_cluster
-from trainers.distribution.layouts import check_shards, model_parallel
+from trainers.distribution.on_jax import check_shards, jax_layout
+from trainers.distribution.tf_config import Cluster, join_cluster, lost_worker, read_cluster
 from trainers.distribution.tpu import connect_tpu, tpu_is_there
-from zoo.strict_config import ConfigError
+from zoo.config import ConfigError
 
 ON_TENSORFLOW = ("one_device", "mirrored", "multi_worker", "tpu")
 ON_JAX = ("one_device", "data_parallel", "model_parallel")
@@ -61,11 +60,7 @@ class Distribution:
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
-        """Around a whole run.
-
-        Raises:
-            WorkerLost: TensorFlow says that another worker is gone.
-        """
+        """Around a whole run; raises WorkerLost where TensorFlow misses another worker."""
         try:
             with contextlib.nullcontext() if self.layout is None else self.layout.scope():
                 yield
@@ -75,11 +70,7 @@ class Distribution:
             raise lost_worker(self.cluster, error) from error
 
     def check(self, config: TrainConfig) -> None:
-        """Refuses a run that cannot be cut into the replicas.
-
-        Raises:
-            ConfigError: the batch does not divide, or the precision needs one device.
-        """
+        """Raises ConfigError where the batch does not divide, or the precision needs one device."""
         size, replicas = config.batch_size, self.replicas
         if size % replicas:
             below, above = size // replicas * replicas, -(-size // replicas) * replicas
@@ -97,11 +88,7 @@ class Distribution:
             )
 
     def check_model(self, model: keras.Model) -> None:
-        """Refuses a model whose weights cannot be cut evenly (model_parallel).
-
-        Raises:
-            ConfigError: names the weight.
-        """
+        """Raises ConfigError where a weight cannot be cut evenly (model_parallel)."""
         if self.name == "model_parallel":
             check_shards(model.variables, self.layout.device_mesh.shape[1])
 
@@ -113,31 +100,11 @@ class Distribution:
             f"{config.batch_size}, {config.batch_size // self.replicas} rows a replica"
         )
 
-    def worker_rows(self, batches: tf.data.Dataset) -> tf.data.Dataset:
-        """This worker's rows of every global batch: h of H reads [h B / H, (h + 1) B / H).
-
-        The global batch of a step is the same however many workers share it.
-        """
+    def from_chief(self, value: int) -> int:
+        """The chief's value; every worker calls it at the same place."""
         if self.workers == 1:
-            return batches
-
-        def own(*batch):
-            return tf.nest.map_structure(self._own_rows, batch)
-
-        return batches.map(own)
-
-    def _own_rows(self, value: tf.Tensor) -> tf.Tensor:
-        rows = tf.shape(value)[0] // self.workers
-        part = value[self.worker * rows : (self.worker + 1) * rows]
-        known = value.shape[0]
-        return tf.ensure_shape(part, [known and known // self.workers, *value.shape[1:]])
-
-    def from_chief(self, *values: int) -> tuple[int, ...]:
-        """What the chief says; every worker calls it at the same place."""
-        if self.workers == 1:
-            return values
-        told = [value if self.is_chief else 0 for value in values]
-        return tuple(int(value) for value in self._over_workers(told))
+            return value
+        return self._over_workers([value if self.is_chief else 0])[0]
 
     def any_worker(self, flag: bool) -> bool:
         """Whether it is so on any worker; every worker calls it at the same place."""
@@ -176,8 +143,6 @@ def make_distribution(name: str = "auto", model_shards: int | None = None) -> Di
     Raises:
         ConfigError: unknown name, not for this Keras backend, no such device, TF_CONFIG damaged,
             a worker that did not come.
-
-    Example: `make_distribution("mirrored").replicas`
     """
     if name not in STRATEGIES:
         raise ConfigError(f"--strategy={name}: unknown; known: {', '.join(STRATEGIES)}")
@@ -187,7 +152,13 @@ def make_distribution(name: str = "auto", model_shards: int | None = None) -> Di
     if backend == "tensorflow":
         return _on_tensorflow(_auto_tensorflow() if name == "auto" else name)
     if backend == "jax":
-        return _on_jax(name, model_shards)
+        if name not in ("auto", *ON_JAX):
+            raise ConfigError(
+                f"--strategy={name} is for the TensorFlow backend; on JAX use one of "
+                f"{', '.join(ON_JAX)} (on TPUs data_parallel)"
+            )
+        name, replicas, layout = jax_layout(name, model_shards)
+        return Distribution(name, replicas, layout=layout)
     if name not in ("auto", "one_device"):
         raise ConfigError(f"--strategy={name}: on the {backend} backend only one_device trains")
     return Distribution("one_device")
@@ -210,6 +181,7 @@ def _on_tensorflow(name: str) -> Distribution:
         )
     if name == "one_device":
         return Distribution(name)
+    workers, worker, cluster = 1, 0, None
     if name == "multi_worker":
         cluster = read_cluster(os.environ)
         if cluster is None:
@@ -218,53 +190,20 @@ def _on_tensorflow(name: str) -> Distribution:
                 'worker: TF_CONFIG=\'{"cluster": {"worker": ["host1:2222", "host2:2222"]}, '
                 '"task": {"type": "worker", "index": 0}}\''
             )
-        strategy = join_cluster(cluster)
-        return Distribution(
-            name,
-            strategy.num_replicas_in_sync,
-            cluster.size,
-            cluster.worker,
-            strategy,
-            cluster=cluster,
-        )
-    strategy = connect_tpu(os.environ) if name == "tpu" else mirrored_strategy()
-    return Distribution(name, strategy.num_replicas_in_sync, strategy=strategy)
+        workers, worker, strategy = cluster.size, cluster.worker, join_cluster(cluster)
+    else:
+        strategy = connect_tpu(os.environ) if name == "tpu" else mirrored_strategy()
+    return Distribution(
+        name, strategy.num_replicas_in_sync, workers, worker, strategy, cluster=cluster
+    )
 
 
 def mirrored_strategy(replicas: int | None = None) -> tf.distribute.MirroredStrategy:
-    """MirroredStrategy on GPUs, or without any on logical CPUs: one, unless somebody split it.
+    """On so many GPUs (None: all), or without any on logical CPUs: one, unless somebody split it.
 
-    Args:
-        replicas: how many of the devices. `None` means all.
+    TensorFlow's own choice of sums for CPUs ties a process to one number of devices.
     """
     gpus = tf.config.list_logical_devices("GPU")
     devices = [device.name for device in gpus or tf.config.list_logical_devices("CPU")][:replicas]
-    # TensorFlow's choice for CPUs ties a process to one number of devices.
     sums = None if gpus else tf.distribute.ReductionToOneDevice()
     return tf.distribute.MirroredStrategy(devices, cross_device_ops=sums)
-
-
-def _on_jax(name: str, model_shards: int | None) -> Distribution:
-    import jax
-
-    if name not in ("auto", *ON_JAX):
-        raise ConfigError(
-            f"--strategy={name} is for the TensorFlow backend; on JAX use one of "
-            f"{', '.join(ON_JAX)} (on TPUs data_parallel)"
-        )
-    if jax.process_count() > 1:
-        raise ConfigError(
-            f"{jax.process_count()} JAX processes: training on several machines is for the "
-            "TensorFlow backend, --strategy=multi_worker"
-        )
-    devices = keras.distribution.list_devices()
-    if name == "auto":
-        name = "data_parallel" if len(devices) > 1 else "one_device"
-    if name == "one_device":
-        return Distribution(name)
-    if name == "data_parallel":
-        layout = keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False)
-        return Distribution(name, len(devices), layout=layout)
-    layout, replicas = model_parallel(devices, model_shards)
-    logging.info("weights in %d parts", len(devices) // replicas)
-    return Distribution(name, replicas, layout=layout)

@@ -14,8 +14,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainers.distribution import Distribution
+from trainers.distribution.keras_internals import build_metrics
 from trainers.distribution.replica_step import ReplicaStep
+from trainers.distribution.strategies import Distribution
 
 
 class StrategyLoop:
@@ -25,8 +26,6 @@ class StrategyLoop:
         model: keras.Model, made under `distribution.scope()` like its optimizer, and compiled
             outside of it.
         distribution: Distribution with a strategy.
-
-    Example: `StrategyLoop(model, distribution).fit(batches, 100, range(5), callbacks=[recorder])`
     """
 
     def __init__(self, model: keras.Model, distribution: Distribution):
@@ -53,16 +52,8 @@ class StrategyLoop:
         callbacks: Sequence[keras.callbacks.Callback] = (),
         verbose: int = 0,
     ) -> None:
-        """`keras.Model.fit` over batches that have this worker's rows of the global ones.
-
-        Args:
-            batches: `(inputs, targets)` or `(inputs, targets, weights)`; rows must divide by the
-                replicas of this worker.
-            steps_per_epoch: int; with 0 each epoch is its evaluation alone.
-            epochs: numbers of the epochs to do.
-            validation_data: likewise, with rows that divide; or several by name.
-            callbacks: called as `fit` calls them.
-            verbose: 0, 1 or 2, as in `fit`.
+        """As `KerasLoop.fit`, over this worker's rows of the global batches, which must divide by
+        its replicas.
 
         A callback that sets `model.stop_training` at a step, on whichever worker, ends training
         on all workers after the step that follows, without the evaluation that `fit` would do.
@@ -93,11 +84,10 @@ class StrategyLoop:
                 break
             logs = dict(logs)
             several = isinstance(validation_data, dict)
-            sets = validation_data if several else {"": validation_data}
-            for name, data in sets.items():
+            for name, data in (validation_data if several else {"": validation_data}).items():
                 found = {} if data is None else self.evaluate(data, callbacks)
-                of = f"/{name}" if several else ""
-                logs |= {f"val_{metric}{of}": value for metric, value in found.items()}
+                suffix = f"/{name}" if several else ""
+                logs |= {f"val_{metric}{suffix}": value for metric, value in found.items()}
             callbacks.on_epoch_end(epoch, logs)
             # The chief alone evaluates what `fit` does not, and may have had enough.
             leaving = self.distribution.any_worker(model.stop_training)
@@ -130,7 +120,7 @@ class StrategyLoop:
         with self.strategy.scope():
             self.step.prepare()
         # Outside of the scope: metrics are sums that every worker has, not variables of replicas.
-        self.model._symbolic_build(data_batch=keras.utils.unpack_x_y_sample_weight(batch))
+        build_metrics(self.model, batch)
 
     def _train_step(self, batch) -> tuple[dict[str, float], bool]:
         self.build_metrics(batch)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from zoo.strict_config import ConfigError
+from zoo.config import ConfigError
 
 # Character devices of TPU chips on TPU VMs: v2 to v4, and v5e on.
 _DEVICES = ("/dev/accel0", "/dev/vfio/0")
@@ -23,24 +23,15 @@ def tpu_is_there(environ: Mapping[str, str]) -> bool:
 
 
 def resolver_address(environ: Mapping[str, str]) -> str:
-    """What `TPUClusterResolver` takes as `tpu`.
-
-    The old Colab gives an address; a TPU node has a name; on TPU VMs, which today's Colab and
-    Kaggle run on, the chips are local.
-
-    Example: `resolver_address({"TPU_NAME": "local"})  # "local"`
-    """
+    """What `TPUClusterResolver` takes as `tpu`: the old Colab gives an address, a TPU node has a
+    name; on TPU VMs, which today's Colab and Kaggle run on, the chips are "local"."""
     if environ.get("COLAB_TPU_ADDR"):
         return "grpc://" + environ["COLAB_TPU_ADDR"].removeprefix("grpc://")
     return environ.get("TPU_NAME") or "local"
 
 
 def connect_tpu(environ: Mapping[str, str]) -> tf.distribute.Strategy:
-    """TPUStrategy on all cores.
-
-    Raises:
-        ConfigError: no TPU was found; the message says what to try.
-    """
+    """TPUStrategy on all cores; ConfigError, which says what to try, where there is no TPU."""
     address = resolver_address(environ)
     if address == "local" and importlib.util.find_spec("libtpu") is None:
         raise _absent("the TPU driver, package libtpu, is not installed")
@@ -60,7 +51,7 @@ def _absent(reason: str) -> ConfigError:
         f"--strategy=tpu: no TPU that TensorFlow {tf.__version__} can use ({reason}; TPU devices "
         f"of this machine: {seen}). The tensorflow package from PyPI comes without TPU support: "
         "use the TensorFlow that the TPU machine brings (package tensorflow-tpu, with libtpu). Or "
-        " train on JAX, which newer TPUs need: pip install 'jax[tpu]', then "
+        "train on JAX, which newer TPUs need: pip install 'jax[tpu]', then "
         "KERAS_BACKEND=jax python -m trainers --strategy=data_parallel. In a notebook choose a "
         "TPU runtime first; a TPU node is named by the environment variable TPU_NAME"
     )

@@ -11,7 +11,7 @@ import keras
 from keras import ops
 
 from trainers.distribution.rows import of_all_replicas
-from zoo.strict_config import ConfigError
+from zoo.config import ConfigError
 
 
 @keras.saving.register_keras_serializable(package="trainers")
@@ -20,15 +20,6 @@ class SparseCrossentropy(keras.losses.Loss):
 
     The target gives `label_smoothing` to all C classes alike and the rest to the label (Szegedy
     et al., 2016, arXiv:1512.00567). At 0 it is Keras' `SparseCategoricalCrossentropy`.
-
-    Args:
-        label_smoothing: float in [0, 1). Defaults to 0.
-        reduction, name: as in `keras.losses.Loss`.
-
-    Raises:
-        ConfigError: `label_smoothing` is out of range.
-
-    Example: `model.compile("adamw", SparseCrossentropy(label_smoothing=0.1))`
     """
 
     def __init__(
@@ -61,11 +52,6 @@ class SpanLoss(keras.losses.Loss):
     """Mean cross entropy of an answer's first and last token (Devlin et al., 2018).
 
     Labels (B, 2) int, token indices of start and end; logits (B, T, 2).
-
-    Args:
-        reduction, name: as in `keras.losses.Loss`.
-
-    Example: `SpanLoss()(np.array([[3, 5]]), logits)`
     """
 
     def __init__(
@@ -89,16 +75,8 @@ def in_batch_contrastive_loss(
     van den Oord et al., 2018 (arXiv:1807.03748), in both directions as in CLIP (Radford et al.,
     2021, arXiv:2103.00020); the temperature is SimCSE's (Gao et al., 2021, arXiv:2104.08821).
     The other rows of the batch are the negatives, so two rows of one meaning work against it.
-
-    Args:
-        anchor: (B, D) float, unit length.
-        positive: (B, D) float, unit length; row i belongs to anchor i.
-        temperature: float, divides the similarities. Defaults to 0.05.
-        all_anchors, all_positives: (N, D), those to find each other among, where `anchor` and
-            `positive` are a part of them. Default: the given ones.
-
-    Returns:
-        (B,) float32.
+    `anchor` and `positive` are (B, D), unit length; `all_anchors` and `all_positives` (N, D) are
+    those to find each other among, where the given ones are a part of them. Returns (B,) float32.
     """
     anchor, positive = ops.cast(anchor, "float32"), ops.cast(positive, "float32")
     anchors = anchor if all_anchors is None else ops.cast(all_anchors, "float32")
@@ -115,15 +93,6 @@ class InBatchContrastiveLoss(keras.losses.Loss):
 
     `y_true` is not read: give any tensor of B rows, such as zeros. Replicas of a `tf.distribute`
     strategy show each other their rows: the batch is the global one.
-
-    Args:
-        temperature: float above 0. Defaults to 0.05.
-        reduction, name: as in `keras.losses.Loss`.
-
-    Raises:
-        ConfigError: `temperature` is not above 0.
-
-    Example: `model.compile("adamw", InBatchContrastiveLoss(temperature=0.1))`
     """
 
     def __init__(

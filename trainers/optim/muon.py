@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 from keras import ops
 
-from trainers.optim.clipping import GlobalNormClipping
+from trainers.optim.adamw import GlobalNormClipping, LayerwiseRates
 
 # From this ratio of its sides on, two iterations from one Gram matrix are fewer operations.
 _LONG = 2
@@ -22,14 +22,7 @@ def orthogonalized(
     (Amsel et al., 2025, arXiv:2505.16932, appendix F) would take fewer still, and lose in g what is
     small in x: after 50 steps the losses on one device and on several then differed by 3.5e-5.
 
-    Args:
-        matrices: 2D tensors. steps: iterations.
-        coefficients: a, b, c. Defaults to Jordan's.
-
-    Returns:
-        Tensors of the same shapes.
-
-    Example: `orthogonalized([np.eye(3, 5, dtype="float32")])`
+    `coefficients` are a, b, c; None is Jordan's.
     """
     a, b, c = coefficients or (3.4445, -4.7750, 2.0315)
 
@@ -71,14 +64,12 @@ def _by_shape(matrices: list) -> list[list[int]]:
 class Muon(GlobalNormClipping, keras.optimizers.Muon):
     """`keras.optimizers.Muon` that orthogonalises all matrices together.
 
-    The same update but for rounding; the same variables and arguments.
-
-    Raises:
-        RuntimeError: in Keras' own `fit` under a `tf.distribute` strategy of several replicas,
-            which sums gradients later: use `trainers.distribution.strategy_loop`.
-
-    Example: `model.compile(Muon(1e-2, exclude_layers=["output"]), "mse")`
+    The same update but for rounding; the same variables and arguments. Not for Keras' own `fit`
+    under a `tf.distribute` strategy of several replicas, which sums gradients later.
     """
+
+    # Whether the training loop gives gradients that are summed over the replicas.
+    gradients_are_summed = False
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
         grads = self._with_updates(list(grads), trainable_variables)
@@ -87,10 +78,8 @@ class Muon(GlobalNormClipping, keras.optimizers.Muon):
     def _with_updates(self, grads: list, variables) -> list:
         """Gradients; those of Muon's matrices (R, C) with their updates, (2, R, C)."""
         strategy = getattr(self, "_distribution_strategy", None)
-        # `trainers.distribution.replica_step` sums first and says so by an attribute of the
-        # instance.
-        summed_before = "_all_reduce_sum_gradients" in vars(self)
-        if strategy is not None and strategy.num_replicas_in_sync > 1 and not summed_before:
+        replicas = 1 if strategy is None else strategy.num_replicas_in_sync
+        if replicas > 1 and not self.gradients_are_summed:
             raise RuntimeError(
                 "this Muon needs gradients that are summed over the replicas: train by "
                 "trainers.distribution.strategy_loop.StrategyLoop, or with keras.optimizers.Muon"
@@ -117,3 +106,14 @@ class Muon(GlobalNormClipping, keras.optimizers.Muon):
         gradient, update = ops.unstack(gradient)
         self.assign(m, m * self.momentum + gradient)
         self.assign_sub(variable, self.lr_adjust(lr * update))
+
+
+@keras.saving.register_keras_serializable(package="trainers")
+class LayerwiseMuon(LayerwiseRates, Muon):
+    """`Muon` with a learning rate that falls from block to block, see `rate_scales`."""
+
+    def _decay_of(self, variable) -> float:
+        if not self._use_weight_decay(variable):
+            return 0.0
+        by_adam = self._should_use_adamw(variable)
+        return (self.adam_weight_decay if by_adam else self.weight_decay) or 0.0

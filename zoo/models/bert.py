@@ -8,7 +8,7 @@ from keras import ops
 from zoo.models.blocks import FeedForward, SelfAttention, make_dense, make_norm
 from zoo.models.configs import BertConfig
 from zoo.models.rematerialization import rematerialized
-from zoo.serialization import config_from_kwargs, config_kwargs
+from zoo.models.serialization import config_from_kwargs, config_kwargs
 
 
 @keras.saving.register_keras_serializable(package="zoo")

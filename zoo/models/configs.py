@@ -1,26 +1,19 @@
 """Model configurations: frozen dataclasses that survive a round trip through JSON.
 
-A config is the whole truth about a model's shape. It is checked when it is made, so a typing
-mistake is told at once, by field name, and not as a shape error deep inside a layer.
+A config is the whole truth about a model's shape. It is checked when it is made, so that a mistake
+is an error with the field's name, and not one of shapes deep inside a layer.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-import pydantic
+from pydantic import Field
 
-from zoo.config_checks import (
-    require_fraction,
-    require_positive,
-    require_whole_heads,
-    shrunk_with_depth,
-)
-from zoo.strict_config import STRICT, ConfigError
+from zoo.config import ConfigError, Fraction, Size, config_dataclass
 
 
-@dataclasses.dataclass(frozen=True)
+@config_dataclass
 class GPTConfig:
     """Shape and options of a GPT-style decoder.
 
@@ -57,15 +50,14 @@ class GPTConfig:
     """
 
     family: ClassVar[str] = "gpt"
-    __pydantic_config__: ClassVar[pydantic.ConfigDict] = STRICT
 
-    vocabulary_size: int
-    context_length: int = 256
-    num_layers: int = 4
-    num_heads: int = 4
-    num_kv_heads: int | None = None
-    hidden_dim: int = 128
-    intermediate_dim: int | None = None
+    vocabulary_size: Size
+    context_length: Annotated[Size, Field(ge=2)] = 256
+    num_layers: Size = 4
+    num_heads: Size = 4
+    num_kv_heads: Size | None = None
+    hidden_dim: Size = 128
+    intermediate_dim: Size | None = None
     positions: Literal["learned", "rotary"] = "rotary"
     rotary_base: float = 10000.0
     norm: Literal["layer_norm", "rms_norm"] = "rms_norm"
@@ -75,18 +67,11 @@ class GPTConfig:
     token_shift: int = 0
     use_bias: bool = False
     tie_embeddings: bool = True
-    dropout: float = 0.0
+    dropout: Fraction = 0.0
     initializer_range: float = 0.02
 
     def __post_init__(self):
-        require_positive(
-            self, "vocabulary_size", "context_length", "num_layers", "num_heads", "hidden_dim"
-        )
-        require_positive(self, "intermediate_dim", "num_kv_heads", optional=True)
-        require_fraction(self, "dropout")
-        if self.context_length < 2:
-            raise ConfigError(f"context_length must be at least 2. Received: {self.context_length}")
-        require_whole_heads(self)
+        _require_whole_heads(self)
         if not 0 <= self.token_shift < self.hidden_dim:
             raise ConfigError(
                 "token_shift must be at least 0, and below hidden_dim: each of its tokens has a "
@@ -117,10 +102,10 @@ class GPTConfig:
     @property
     def residual_stddev(self) -> float:
         """Standard deviation of weights that write to the residual stream."""
-        return shrunk_with_depth(self)
+        return _shrunk_with_depth(self)
 
 
-@dataclasses.dataclass(frozen=True)
+@config_dataclass
 class BertConfig:
     """Shape and options of a BERT-style encoder, where each token sees all the others.
 
@@ -161,15 +146,14 @@ class BertConfig:
     """
 
     family: ClassVar[str] = "bert"
-    __pydantic_config__: ClassVar[pydantic.ConfigDict] = STRICT
 
-    vocabulary_size: int
-    context_length: int = 512
-    num_layers: int = 4
-    num_heads: int = 4
-    hidden_dim: int = 256
-    intermediate_dim: int | None = None
-    num_segments: int = 2
+    vocabulary_size: Size
+    context_length: Size = 512
+    num_layers: Size = 4
+    num_heads: Size = 4
+    hidden_dim: Size = 256
+    intermediate_dim: Size | None = None
+    num_segments: Annotated[int, Field(ge=0, le=2**31 - 1)] = 2
     norm_placement: Literal["post", "pre"] = "post"
     norm: Literal["layer_norm", "rms_norm"] = "layer_norm"
     norm_epsilon: float = 1e-12
@@ -180,20 +164,11 @@ class BertConfig:
     use_bias: bool = True
     use_pooler: bool = True
     pooler_activation: Literal["tanh", "relu"] = "tanh"
-    dropout: float = 0.1
+    dropout: Fraction = 0.1
     initializer_range: float = 0.02
 
     def __post_init__(self):
-        require_positive(
-            self, "vocabulary_size", "context_length", "num_layers", "num_heads", "hidden_dim"
-        )
-        require_positive(self, "intermediate_dim", optional=True)
-        require_fraction(self, "dropout")
-        if self.num_segments < 0:
-            raise ConfigError(f"num_segments must be at least 0. Received: {self.num_segments}")
-        if self.num_segments:
-            require_positive(self, "num_segments")
-        require_whole_heads(self)
+        _require_whole_heads(self)
 
     @property
     def head_dim(self) -> int:
@@ -216,10 +191,10 @@ class BertConfig:
 
         Post-norm rescales the stream after every sublayer: there is no growth to hold back.
         """
-        return self.initializer_range if self.norm_placement == "post" else shrunk_with_depth(self)
+        return self.initializer_range if self.norm_placement == "post" else _shrunk_with_depth(self)
 
 
-@dataclasses.dataclass(frozen=True)
+@config_dataclass
 class LSTMConfig:
     """Shape and options of a stacked LSTM: a language model, or an encoder of whole texts.
 
@@ -245,28 +220,40 @@ class LSTMConfig:
     """
 
     family: ClassVar[str] = "lstm"
-    __pydantic_config__: ClassVar[pydantic.ConfigDict] = STRICT
 
-    vocabulary_size: int
-    context_length: int = 256
-    num_layers: int = 2
-    hidden_dim: int = 224
-    embedding_dim: int | None = None
+    vocabulary_size: Size
+    context_length: Size = 256
+    num_layers: Size = 2
+    hidden_dim: Size = 224
+    embedding_dim: Size | None = None
     tie_embeddings: bool = True
-    dropout: float = 0.0
+    dropout: Fraction = 0.0
     forget_bias: float = 1.0
     initializer_range: float = 0.05
     bidirectional: bool = False
-
-    def __post_init__(self):
-        require_positive(self, "vocabulary_size", "context_length", "num_layers", "hidden_dim")
-        require_positive(self, "embedding_dim", optional=True)
-        require_fraction(self, "dropout")
 
     @property
     def token_dim(self) -> int:
         """Width of the token embedding, with `None` resolved."""
         return self.hidden_dim if self.embedding_dim is None else self.embedding_dim
+
+
+def _shrunk_with_depth(config) -> float:
+    # Radford et al., 2019: the variance of the residual stream does not grow with the layer count.
+    return config.initializer_range / (2 * config.num_layers) ** 0.5
+
+
+def _require_whole_heads(config):
+    if config.hidden_dim % config.num_heads:
+        raise ConfigError(
+            "hidden_dim must be a multiple of num_heads. "
+            f"Received: hidden_dim={config.hidden_dim}, num_heads={config.num_heads}"
+        )
+    if config.positions == "rotary" and config.head_dim % 2:
+        raise ConfigError(
+            "rotary positions turn pairs of channels, so hidden_dim / num_heads must be even. "
+            f"Received: {config.head_dim}"
+        )
 
 
 MODEL_CONFIGS = {config.family: config for config in (GPTConfig, BertConfig, LSTMConfig)}

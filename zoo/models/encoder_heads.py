@@ -19,6 +19,7 @@ from __future__ import annotations
 import keras
 from keras import ops
 
+from zoo.config import ConfigError
 from zoo.models.blocks import activate, make_norm
 from zoo.models.head_base import (
     EncoderHead,
@@ -28,7 +29,6 @@ from zoo.models.head_base import (
     require_at_least,
 )
 from zoo.models.pooling import check_pooling, default_pooling
-from zoo.strict_config import ConfigError
 
 
 @keras.saving.register_keras_serializable(package="zoo")

@@ -10,7 +10,7 @@ from zoo.models.cached_attention import make_places
 from zoo.models.configs import GPTConfig
 from zoo.models.positions import document_positions
 from zoo.models.rematerialization import rematerialized
-from zoo.serialization import config_from_kwargs, config_kwargs
+from zoo.models.serialization import config_from_kwargs, config_kwargs
 
 
 @keras.saving.register_keras_serializable(package="zoo")

@@ -7,9 +7,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from zoo.config import ConfigError
 from zoo.models.pooling import pool
-from zoo.serialization import model_from_config, quantization_config
-from zoo.strict_config import ConfigError
+from zoo.models.serialization import model_from_config, quantization_config
 from zoo.text.token_inputs import TokenModel, require_two_axes
 
 

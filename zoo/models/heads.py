@@ -5,8 +5,8 @@ from __future__ import annotations
 import keras
 from keras import ops
 
-from zoo.serialization import model_from_config, quantization_config
-from zoo.strict_config import ConfigError
+from zoo.config import ConfigError
+from zoo.models.serialization import model_from_config, quantization_config
 from zoo.text.token_inputs import TokenModel, require_two_axes
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from zoo.strict_config import ConfigError
+from zoo.config import ConfigError
 
 
 def enable_lora(model: keras.Model, rank: int, alpha: float | None = None) -> int:

@@ -9,7 +9,7 @@ from keras import ops
 
 from zoo.models.configs import LSTMConfig
 from zoo.models.lstm_layer import LSTM
-from zoo.serialization import config_from_kwargs, config_kwargs
+from zoo.models.serialization import config_from_kwargs, config_kwargs
 
 
 @keras.saving.register_keras_serializable(package="zoo")

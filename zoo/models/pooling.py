@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from keras import ops
 
-from zoo.strict_config import ConfigError
+from zoo.config import ConfigError
 
 POOLINGS = ("cls", "mean", "max")
 

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from zoo.text.batches import Outputs, at_least_one, require_same_rows, rows_of, run, string_function
-from zoo.text.encoder import TextConfig, TextEncoder
+from zoo.text.config import TextConfig
+from zoo.text.encoder import TextEncoder
 from zoo.text.packing import Packed, Windows, cut_windows, take_windows, truncate
 from zoo.tokenizers import Tokenizer
 

@@ -6,90 +6,12 @@ TensorFlow Text is used, and only when `unicode` asks for it; TensorFlow Serving
 
 from __future__ import annotations
 
-import dataclasses
-import unicodedata
-from typing import Any, ClassVar, Literal
+from typing import Any
 
-import pydantic
 import tensorflow as tf
 
-from zoo.strict_config import STRICT, ConfigError
 from zoo.text.cleaning_entities import decode_entities
-
-# Words that say little about a topic. Negations are left out: "not" turns a review around.
-_ENGLISH = (
-    "a about after all also am an and any are as at be because been before being between both but "
-    "by can could did do does doing during each for from further had has have having he her here "
-    "hers herself him himself his how i if in into is it its itself just me more most my myself "
-    "of on once only or other our ours ourselves out over own same she should so some such than "
-    "that the their theirs them themselves then there these they this those through to too until "
-    "up very was we were what when where which while who whom why will with would you your yours "
-    "yourself yourselves i'm i've it's that's you're we're they're"
-)
-ENGLISH_STOP_WORDS: tuple[str, ...] = tuple(_ENGLISH.split())
-
-Treatment = Literal["keep", "mask", "remove"]
-
-
-@dataclasses.dataclass(frozen=True)
-class CleaningConfig:
-    """What `clean` does to a text; by default nothing. The steps run in this order.
-
-    Attributes:
-        html: bool. Tags, comments, scripts and styles are removed and character references
-            decoded, once. Tags that begin a new line in a browser leave a space. "<" before
-            anything but a letter, "/", "!" or "?" is text, as in a browser. It makes text
-            readable; it is no protection against hostile HTML. Defaults to False.
-        control_characters: bool. Control characters, byte order marks, soft hyphens and marks of
-            writing direction are removed; tabs and line ends become spaces. Zero-width joiners
-            stay: Persian and emoji need them. Defaults to False.
-        unicode: "none", "nfc" (one spelling for each accented letter) or "nfkc" (one also for
-            full-width letters, ligatures and the like). Defaults to "none".
-        lowercase: bool. All letters lower case. Defaults to False.
-        urls: "keep", "mask" (`url_mask` instead) or "remove" (a space instead). Addresses that
-            begin with http://, https://, ftp:// or www. Defaults to "keep".
-        emails: the same for e-mail addresses, with `email_mask`. Defaults to "keep".
-        url_mask: str. What stands for an address. Defaults to "link", a plain word like "email",
-            because WordPiece cuts "<url>" into three pieces, while these two are one piece each
-            in the vocabularies of BERT, English and Chinese ("url" is two in the English one).
-        email_mask: str. What stands for an e-mail address. Defaults to "email".
-        stop_words: tuple of words that are removed, in any case and only as whole words; such as
-            `ENGLISH_STOP_WORDS`. A word ends where letters, digits, "_" and inner apostrophes
-            do; Chinese must come with spaces between its words. Defaults to none.
-        whitespace: bool. Runs of spaces of any kind become one space; none at the ends. Defaults
-            to False.
-
-    Raises:
-        ConfigError: a stop word is none, or a mask is empty or has spaces.
-
-    Example: `CleaningConfig(html=True, unicode="nfc", whitespace=True)`
-    """
-
-    __pydantic_config__: ClassVar[pydantic.ConfigDict] = STRICT
-
-    html: bool = False
-    control_characters: bool = False
-    unicode: Literal["none", "nfc", "nfkc"] = "none"
-    lowercase: bool = False
-    urls: Treatment = "keep"
-    emails: Treatment = "keep"
-    url_mask: str = "link"
-    email_mask: str = "email"
-    stop_words: tuple[str, ...] = ()
-    whitespace: bool = False
-
-    def __post_init__(self):
-        for name in ("url_mask", "email_mask"):
-            mask = getattr(self, name)
-            if mask.split() != [mask]:
-                raise ConfigError(f"{name} must be text without spaces. Received: {mask!r}")
-        for word in self.stop_words:
-            parts = word.split("'")
-            if not all(part and all(map(_is_word_character, part)) for part in parts):
-                raise ConfigError(
-                    "stop_words must be words of letters and digits (inner ' and _ allowed), "
-                    f"one each. Received: {word!r}"
-                )
+from zoo.text.config import CleaningConfig
 
 
 def clean(strings: Any, config: CleaningConfig) -> tf.Tensor:
@@ -132,10 +54,6 @@ def clean(strings: Any, config: CleaningConfig) -> tf.Tensor:
     if config.whitespace:
         text = _replace(_replace(text, rf"{_SPACE}+", " "), "^ | $", "")
     return text
-
-
-def _is_word_character(character: str) -> bool:
-    return character == "_" or unicodedata.category(character)[0] in "LMN"
 
 
 _replace = tf.strings.regex_replace

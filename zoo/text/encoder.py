@@ -7,75 +7,20 @@ golden pairs and the exported SavedModel call those very functions.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import ClassVar
 
 import keras
 import tensorflow as tf
 
-from zoo.strict_config import STRICT, ConfigError
 from zoo.text.batches import to_backend, to_tensorflow
-from zoo.text.cleaning import CleaningConfig, clean
-from zoo.text.packing import Packed, cut_windows, pack, special_count
+from zoo.text.cleaning import clean
+from zoo.text.config import CleaningConfig, TextConfig, special_count
+from zoo.text.packing import Packed, cut_windows, pack
 from zoo.tokenizers import Tokenizer
 from zoo.tokenizers.base import require_roles
 
 # Backends that compile for fixed shapes get token axes in multiples of this.
 _LENGTH_STEP = 32
-
-
-@dataclasses.dataclass(frozen=True)
-class TextConfig:
-    """How text is read, the same in training and in serving.
-
-    Attributes:
-        max_length: int, tokens of one window, special ones included; at most the model's
-            `context_length`. Longer texts are read in several windows. Defaults to 128.
-        stride: int, tokens from one window's start to the next one's; None means half a window.
-        cleaning: CleaningConfig. Defaults to none at all. Refused by the tasks whose answers are
-            offsets into the text.
-        pairs: bool, whether a regression reads two texts at once (a pair classifier always
-            does). Defaults to False.
-        max_question_length: int, tokens of a question that are read. Defaults to 64.
-        max_answer_length: int, tokens of the longest answer. Defaults to 30.
-        no_answer: bool, whether a question may have none (SQuAD 2.0). Defaults to False.
-    """
-
-    __pydantic_config__: ClassVar[dict] = STRICT
-
-    max_length: int = 128
-    stride: int | None = None
-    cleaning: CleaningConfig = dataclasses.field(default_factory=CleaningConfig)
-    pairs: bool = False
-    max_question_length: int = 64
-    max_answer_length: int = 30
-    no_answer: bool = False
-
-    def __post_init__(self):
-        if self.max_length < 8:
-            raise ConfigError(f"text.max_length must be at least 8. Received: {self.max_length}")
-        if self.stride is not None and not 1 <= self.stride <= self.max_length - 2:
-            raise ConfigError(
-                "text.stride must be between 1 and text.max_length - 2. "
-                f"Received: {self.stride} with max_length {self.max_length}"
-            )
-        for name in ("max_question_length", "max_answer_length"):
-            if getattr(self, name) < 1:
-                raise ConfigError(
-                    f"text.{name} must be at least 1. Received: {getattr(self, name)}"
-                )
-
-    def window_size(self, pairs: bool = False, separators: int = 1) -> int:
-        """Tokens of text in one window, special tokens taken off.
-
-        Args:
-            pairs: whether it holds two texts. separators: the tokenizer's `pair_separators`.
-        """
-        return self.max_length - special_count(pairs, separators)
-
-    def window_stride(self) -> int:
-        """Tokens between the starts of two windows, with `None` resolved."""
-        return max(self.window_size() // 2, 1) if self.stride is None else self.stride
 
 
 class TextEncoder(tf.Module):

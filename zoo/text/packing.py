@@ -92,16 +92,6 @@ def _specials(tokenizer: Tokenizer) -> tuple[int, int]:
     return tokenizer.cls_id, tokenizer.sep_id
 
 
-def special_count(pairs: bool, separators: int = 1) -> int:
-    """Tokens that `pack` adds: 2 to a single text, 3 or more to a pair.
-
-    Args:
-        pairs: whether there is a second text.
-        separators: the tokenizer's `pair_separators`.
-    """
-    return 2 + separators if pairs else 2
-
-
 def truncate(ids: tf.RaggedTensor, size) -> tf.RaggedTensor:
     """The first `size` (scalar or (B,)) tokens of each row."""
     return take_windows(ids, row_windows(ids, tf.zeros([ids.nrows()], tf.int64), size))

@@ -5,7 +5,7 @@
 
 import os
 
-from zoo.json_fields import read_json
+from zoo.config import read_json
 from zoo.tokenizers.base import FILE_NAME, FORMAT_VERSION, Tokenizer
 from zoo.tokenizers.byte import ByteTokenizer
 from zoo.tokenizers.bytepair.tokenizer import BytePairTokenizer

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 import tensorflow as tf
 
-from zoo.atomic_write import replacing
+from zoo.files import replacing
 
 FILE_NAME = "tokenizer.json"
 FORMAT_VERSION = 1

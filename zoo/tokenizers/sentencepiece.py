@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 import tensorflow as tf
 
-from zoo.atomic_write import replacing
+from zoo.files import replacing
 from zoo.tokenizers import character_classes
 from zoo.tokenizers.base import (
     REPLACEMENT,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
-from zoo.bundle_error import BundleError
-from zoo.weights.variables import model_weights
+from zoo.files import BundleError
 
 # A function that reads one tensor when it is its turn.
 Source = Callable[[], np.ndarray]
@@ -63,3 +64,60 @@ def _assign(variable: keras.Variable, value: np.ndarray) -> None:
     for start in range(0, len(value), rows):
         part = keras.ops.convert_to_tensor(value[start : start + rows], dtype=variable.dtype)
         variable.value[start : start + rows].assign(part)
+
+
+def check_size(
+    weights: Path, stored: int, config_file: str | Path, fields: Mapping[str, Any], needed: int
+) -> None:
+    """Raises BundleError, before a model is built, if its config asks for more than a file has.
+
+    `stored` weights are in the file `weights`, and the model of the config with these fields, by
+    the file's own names, has `needed`.
+    """
+    if needed > stored:
+        sizes = {name: value for name, value in fields.items() if type(value) is int}
+        raise BundleError(
+            f"{config_file}: the model that it describes has {needed:,} weights, and {weights} "
+            f"has {stored:,}: one of {sizes!r:.500} is wrong, or they do not belong together"
+        )
+
+
+def backbone_weights(backbone: keras.Model) -> dict[str, keras.Variable]:
+    """Weights by name within the backbone, such as "block_0/attention/qkv/kernel".
+
+    A variable's own path also holds the names of the models around, which differ between tasks.
+
+    Example: `backbone_weights(zoo.load("runs/bert").model.backbone)["token_embedding/embeddings"]`
+    """
+    weights = {}
+    for child in backbone.layers:
+        for weight in child.weights:
+            parts = weight.path.split("/")
+            weights["/".join(parts[parts.index(child.name) :])] = weight
+    return weights
+
+
+def model_weights(model: keras.Model) -> dict[str, keras.Variable]:
+    """All weights of a model: the backbone's as `backbone_weights` names them, and the head's.
+
+    Args:
+        model: of `zoo.models.heads` or `zoo.models.encoder_heads`. The head's weights are called
+        by layer, such
+            as "output/kernel", or by their own name where the head itself holds them.
+
+    Example: `model_weights(zoo.build("bert_tiny", "mlm", vocabulary_size=9))["output_bias"]`
+    """
+    weights = backbone_weights(model.backbone)
+    known = {id(weight) for weight in weights.values()}
+    for weight in model.weights:
+        if id(weight) not in known:
+            owner = next((layer for layer in model.layers if _holds(layer, weight)), None)
+            name = weight.name if owner is None else f"{owner.name}/{weight.name}"
+            if name in weights:
+                raise ValueError(f"two weights are named {name!r}")
+            weights[name] = weight
+    return weights
+
+
+def _holds(layer: keras.layers.Layer, weight: keras.Variable) -> bool:
+    return any(candidate is weight for candidate in layer.weights)

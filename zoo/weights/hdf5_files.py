@@ -8,7 +8,7 @@ from pathlib import Path
 
 import h5py
 
-from zoo.bundle_error import BundleError
+from zoo.files import BundleError
 
 # Groups and weights of one file; a model of a hundred layers has a few thousand.
 _MOST_ENTRIES = 100_000

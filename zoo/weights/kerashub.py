@@ -8,12 +8,11 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from zoo.bundle import Bundle
-from zoo.bundle_error import BundleError
-from zoo.json_fields import Fields
-from zoo.presets import build
+from zoo.bundle import Bundle, bundle_in_memory
+from zoo.config import Fields
+from zoo.files import BundleError
+from zoo.models.build import build
 from zoo.weights.assign import assign_weights
-from zoo.weights.in_memory import bundle_in_memory
 from zoo.weights.kerashub_folders import (
     FAMILIES,
     check_folder,

@@ -8,14 +8,12 @@ from typing import Any
 
 from absl import logging
 
-from zoo.bundle import check_size
-from zoo.bundle_error import BundleError
-from zoo.inner_paths import check_links, inside
-from zoo.json_fields import Fields, read_json
+from zoo.config import ConfigError, Fields, from_dict, read_json
+from zoo.files import BundleError, check_links, inside
 from zoo.models.configs import BertConfig, GPTConfig, ModelConfig
 from zoo.models.weight_counts import count_backbone_weights
-from zoo.strict_config import ConfigError, from_dict
 from zoo.tokenizers import Tokenizer
+from zoo.weights.assign import check_size
 from zoo.weights.hdf5_files import count_stored
 from zoo.weights.kerashub_tokenizers import TOKENIZERS, read_tokenizer
 

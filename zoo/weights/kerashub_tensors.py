@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 
 import numpy as np
 
-from zoo.bundle_error import BundleError
+from zoo.files import BundleError
 from zoo.models.configs import BertConfig, GPTConfig
 from zoo.weights.assign import Source
 

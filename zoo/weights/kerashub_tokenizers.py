@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from zoo.bundle_error import BundleError
-from zoo.inner_paths import inside
-from zoo.json_fields import Fields
+from zoo.config import Fields
+from zoo.files import BundleError, inside
 from zoo.tokenizers import Tokenizer, WordPieceTokenizer
 from zoo.tokenizers.bytepair.tokenizer import END_OF_TEXT, BytePairTokenizer
 

@@ -6,7 +6,7 @@ import importlib.util
 import os
 from pathlib import Path
 
-from zoo.bundle_error import BundleError
+from zoo.files import BundleError
 
 HUB = "hf://"
 PACKAGE = "package://"

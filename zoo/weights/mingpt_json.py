@@ -12,8 +12,8 @@ from typing import Any
 import ml_dtypes  # numpy has no bfloat16 of its own
 import numpy as np
 
-from zoo.bundle_error import BundleError
-from zoo.json_fields import read_json
+from zoo.config import read_json
+from zoo.files import BundleError
 
 _DTYPES = {
     "torch.float16": np.dtype("<f2"),

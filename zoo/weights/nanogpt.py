@@ -16,13 +16,10 @@ from typing import Any
 
 import keras
 
-from zoo.bundle import Bundle
-from zoo.bundle_error import BundleError
-from zoo.inner_paths import inside
-from zoo.json_fields import Fields
-from zoo.strict_config import ConfigError, from_dict
+from zoo.bundle import Bundle, bundle_in_memory
+from zoo.config import ConfigError, Fields, from_dict
+from zoo.files import BundleError, inside
 from zoo.tokenizers import CharacterTokenizer, Tokenizer
-from zoo.weights.in_memory import bundle_in_memory
 from zoo.weights.mingpt_json import TensorJson
 from zoo.weights.nanogpt_tensors import Activation, CheckpointConfig, build_with_weights
 from zoo.weights.safetensors_files import open_weights

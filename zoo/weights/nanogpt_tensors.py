@@ -10,10 +10,10 @@ from typing import ClassVar, Literal
 import keras
 import numpy as np
 
-from zoo.bundle_error import BundleError
+from zoo.config import STRICT, ConfigError, from_dict
+from zoo.files import BundleError
+from zoo.models.build import build
 from zoo.models.configs import GPTConfig
-from zoo.presets import build
-from zoo.strict_config import STRICT, ConfigError, from_dict
 from zoo.weights.assign import Source, assign_weights
 from zoo.weights.mingpt_json import TensorJson
 from zoo.weights.safetensors_files import WeightFiles

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from zoo.bundle_error import BundleError
+from zoo.files import BundleError
 
 # Of a training run, and not of the bundle that it wrote.
 _NOT_OF_A_BUNDLE = ("checkpoints/", "tensorboard/")

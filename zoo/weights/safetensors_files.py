@@ -16,10 +16,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from zoo.atomic_write import replacing
-from zoo.bundle_error import BundleError
-from zoo.inner_paths import inside
-from zoo.json_fields import Fields
+from zoo.config import Fields, read_json
+from zoo.files import BundleError, inside, replacing
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -237,3 +235,14 @@ def _no_weights(path: Path) -> str:
         "AutoModel.from_pretrained(folder).save_pretrained(new_folder), with the Auto class of "
         "the model's task."
     )
+
+
+def is_huggingface(folder: Path) -> bool:
+    """Whether a folder holds a model of transformers: its config.json says so."""
+    try:
+        content = read_json(inside(folder, "config.json"))
+    except BundleError:
+        return False
+    if not isinstance(content, dict) or "format_version" in content:
+        return False
+    return "model_type" in content or "architectures" in content

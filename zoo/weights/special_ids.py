@@ -8,10 +8,9 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from zoo.bundle_error import BundleError
-from zoo.presets import build
-from zoo.weights.assign import assign_weights
-from zoo.weights.variables import model_weights
+from zoo.files import BundleError
+from zoo.models.build import build
+from zoo.weights.assign import assign_weights, model_weights
 
 # exp of it is 0 in float32 beside any logit that a model gives.
 NEVER = -1e4

@@ -1,66 +1,58 @@
-"""What each request means: a proto in, a proto out, or a ServingError. No transport here.
-
-Predict and the questions about models; `classification` has the requests that bring tf.Examples.
+"""Predict on a servable: a proto in, a proto out, or a ServingError. No transport here.
 
 The rules, and the wording of the errors, are those of TensorFlow Serving, so that a client cannot
 tell this server from that one.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import grpc
 import numpy as np
+import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
-from tensorflow_serving.apis import (
-    get_model_metadata_pb2,
-    get_model_status_pb2,
-    model_pb2,
-    predict_pb2,
-)
+from tensorflow_serving.apis import predict_pb2
 
-from export.server.api.tensor_content import encode_content
+from export import CLASSIFY_METHOD, REGRESS_METHOD
 from export.server.api.tensors import decode_tensor, dtype_name, encode_tensor
-from export.server.run.servable import Servable, ServingError
+from export.server.run.servable import Servable
+from export.server.status import RequestClock, ServingError, invalid
 from zoo.generation.options import MAX_NEW_TOKENS
-
-if TYPE_CHECKING:
-    from export.server.models.manager import Manager
 
 DEFAULT_SIGNATURE = "serving_default"
 _NEW_TOKENS = "max_new_tokens"  # the input by which a signature is known to generate
+_METHODS = (
+    tf.saved_model.PREDICT_METHOD_NAME,
+    CLASSIFY_METHOD,
+    REGRESS_METHOD,
+)
 
 
-def predict(manager: "Manager", request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:
-    """Answers Predict.
-
-    Raises:
-        ServingError: with the code and message of TensorFlow Serving for the same request.
-    """
-    with acquire(manager, request) as servable:
-        return predict_on(servable, request)
-
-
-def predict_on(
-    servable: Servable, request: predict_pb2.PredictRequest
+def predict(
+    servable: Servable, request: predict_pb2.PredictRequest, clock: RequestClock | None = None
 ) -> predict_pb2.PredictResponse:
-    """Answers Predict on a servable at hand, whatever model the request names."""
+    """Answers Predict on this servable, whatever model the request names."""
     name = request.model_spec.signature_name or DEFAULT_SIGNATURE
     signature = servable.signatures.get(name)
     if signature is None:
         raise ServingError(
             grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.'
         )
+    if servable.checks_method_names and signature.method_name not in _METHODS:
+        raise ServingError(
+            grpc.StatusCode.INTERNAL,
+            "Expected prediction signature method_name to be one of "
+            f"{{{', '.join(_METHODS)}}}. Was: {signature.method_name}",
+        )
     inputs = _inputs(signature, request.inputs)
     aliases = _outputs(signature, request.output_filter)
     feeds = checked_feeds(servable, inputs)
     _check_work(servable, signature, feeds)
-    values = _named(servable, signature, feeds, [signature.outputs[a].name for a in aliases])
+    fetches = [signature.outputs[alias].name for alias in aliases]
+    values = _run(servable, signature, feeds, fetches, clock)
     response = predict_pb2.PredictResponse()
-    encode = encode_content if servable.tensor_content else encode_tensor
     for alias, value in zip(aliases, values, strict=True):
-        encode(value, response.outputs[alias])
+        encode_tensor(value, response.outputs[alias], servable.tensor_content)
     response.model_spec.name = request.model_spec.name
     response.model_spec.version.value = servable.version
     response.model_spec.signature_name = name
@@ -86,18 +78,19 @@ def _check_work(
         )
 
 
-def _named(
+def _run(
     servable: Servable,
     signature: meta_graph_pb2.SignatureDef,
     feeds: Mapping[str, np.ndarray],
     fetches: list[str],
+    clock: RequestClock | None,
 ) -> list[np.ndarray]:
     """Runs; an INVALID_ARGUMENT says first which inputs have another shape than is declared.
 
     Only then: TensorFlow Serving does not check declared shapes, and what runs is answered.
     """
     try:
-        return servable.run(feeds, fetches)
+        return servable.run(feeds, fetches, clock)
     except ServingError as error:
         if error.code is not grpc.StatusCode.INVALID_ARGUMENT:
             raise
@@ -134,86 +127,6 @@ def _uneven(shapes: Mapping[str, Sequence[int]]) -> str:
         return ""
     rows = ", ".join(f'"{alias}" has {shape[0]}' for alias, shape in sorted(shapes.items()))
     return f"requests are batched here, so that all inputs need as many rows: {rows}"
-
-
-def model_metadata(
-    manager: "Manager", request: get_model_metadata_pb2.GetModelMetadataRequest
-) -> get_model_metadata_pb2.GetModelMetadataResponse:
-    """Answers GetModelMetadata: the one field there is, `signature_def`.
-
-    Raises:
-        ServingError: no field or another field is asked for, or the model is not served.
-    """
-    _require_spec(request)
-    if not request.metadata_field:
-        raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
-    for field in request.metadata_field:
-        if field != "signature_def":
-            raise invalid(f"Metadata field {field} is not supported")
-    response = get_model_metadata_pb2.GetModelMetadataResponse()
-    with acquire(manager, request) as servable:
-        signatures = get_model_metadata_pb2.SignatureDefMap(signature_def=servable.signatures)
-        response.metadata["signature_def"].Pack(signatures)
-        response.model_spec.name = servable.name
-        response.model_spec.version.value = servable.version
-    return response
-
-
-def model_status(
-    manager: "Manager", request: get_model_status_pb2.GetModelStatusRequest
-) -> get_model_status_pb2.GetModelStatusResponse:
-    """Answers GetModelStatus: one version, or all that were ever seen, newest first.
-
-    A version label is ignored, as TensorFlow Serving ignores it.
-
-    Raises:
-        ServingError: NOT_FOUND when the model or the version was never seen.
-    """
-    _require_spec(request)
-    spec = request.model_spec
-    statuses = manager.statuses(spec.name)
-    if spec.WhichOneof("version_choice") == "version":
-        statuses = [status for status in statuses if status.number == spec.version.value]
-        missing = f"Could not find version {spec.version.value} of model {spec.name}"
-    else:
-        missing = f"Could not find any versions of model {spec.name}"
-    if not statuses:
-        raise ServingError(grpc.StatusCode.NOT_FOUND, missing)
-    response = get_model_status_pb2.GetModelStatusResponse()
-    for status in statuses:
-        answer = response.model_version_status.add(version=status.number, state=status.state)
-        answer.status.SetInParent()
-        if status.error:
-            answer.status.error_code = status.error.code.value[0]
-            answer.status.error_message = status.error.message
-    return response
-
-
-def _require_spec(request) -> None:
-    if not request.HasField("model_spec"):
-        raise invalid("Missing ModelSpec")
-
-
-def acquire(manager: "Manager", request):
-    """A context with the servable that a request's model_spec points at.
-
-    Raises:
-        ServingError: the request has no model_spec, or it points at nothing that is served.
-    """
-    _require_spec(request)
-    return acquire_spec(manager, request.model_spec)
-
-
-def acquire_spec(manager: "Manager", spec: model_pb2.ModelSpec):
-    """A context with the servable that a model_spec points at; raises as `acquire` does."""
-    if not spec.name:
-        raise invalid("ModelSpec has no name specified.")
-    choice = spec.WhichOneof("version_choice")
-    return manager.acquire(
-        spec.name,
-        version=spec.version.value if choice == "version" else None,
-        label=spec.version_label if choice == "version_label" else None,
-    )
 
 
 def _inputs(
@@ -281,8 +194,3 @@ def checked_feeds(
                 f"but {dtype_name(given)} is provided"
             )
     return {tensor: value for tensor, (_, value) in inputs.items()}
-
-
-def invalid(message: str) -> ServingError:
-    """The error for a request that is at fault."""
-    return ServingError(grpc.StatusCode.INVALID_ARGUMENT, message)

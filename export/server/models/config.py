@@ -3,31 +3,16 @@
 import threading
 from collections.abc import Callable
 
-import grpc
-from absl import logging
 from tensorflow_serving.apis import model_management_pb2
-from tensorflow_serving.config import (
-    file_system_storage_path_source_pb2,
-    model_server_config_pb2,
-)
+from tensorflow_serving.config import model_server_config_pb2
 
+from export.server.config_files import read_text_proto
 from export.server.models.manager import Manager
-from export.server.models.models import (
-    Policy,
-    ServedModel,
-    check_base_path,
-    every_version,
-    latest,
-    specific,
-)
-from export.server.status import ServingError
-from export.server.text_protos import read_text_proto
+from export.server.models.versions import Policy, ServedModel, every_version, latest, specific
+from export.server.status import LOG, ServingError, invalid
 
 ModelServerConfig = model_server_config_pb2.ModelServerConfig
 _PLATFORM = "tensorflow"
-_VersionPolicy = (
-    file_system_storage_path_source_pb2.FileSystemStoragePathSourceConfig.ServableVersionPolicy
-)
 
 
 def read_model_config(path: str) -> ModelServerConfig:
@@ -45,9 +30,8 @@ def single_model_config(name: str, base_path: str) -> ModelServerConfig:
 def models_of(config: ModelServerConfig) -> list[ServedModel]:
     """The models of a configuration.
 
-    Raises:
-        ServingError: INVALID_ARGUMENT, for what TensorFlow Serving refuses and in its words: a
-            name that is there twice, a relative base path, a platform other than `tensorflow`.
+    Raises ServingError, INVALID_ARGUMENT, for what TensorFlow Serving refuses and in its words: a
+    name that is there twice, a relative base path, a platform other than `tensorflow`.
     """
     models = _listed(config)
     _check_platforms(config)
@@ -62,13 +46,10 @@ def reload(
 ) -> None:
     """Serves the models of this configuration from now on; `wait` as in `Manager.reload`.
 
-    Nothing is changed when the configuration is at fault.
-
-    Raises:
-        ServingError: as `models_of` and `Manager.reload`.
+    Nothing is changed when the configuration is at fault: raises as `models_of` then.
     """
     if config.WhichOneof("config") is None:
-        logging.info("the model configuration is empty: nothing is changed")
+        LOG.info("the model configuration is empty: nothing is changed")
         return
     models = _listed(config)
     manager.check_labels(models)  # in this order, so that of two faults the same one is named
@@ -85,12 +66,9 @@ def handle_reload(
 
     The increase of a metric that was asked for is 0, as it is in TensorFlow Serving for all that a
     reload does not count; this server has no metric that a reload changes.
-
-    Raises:
-        ServingError: as `reload`; INVALID_ARGUMENT when the request holds no list of models.
     """
     if request.config.WhichOneof("config") != "model_config_list":
-        raise _invalid(
+        raise invalid(
             "ServerModelConfig type not supported by HandleReloadConfigRequest. Only "
             "ModelConfigList is currently supported"
         )
@@ -106,17 +84,12 @@ class ConfigFilePoller:
     """Reads the file of `--model_config_file` again and again, and reloads what it says.
 
     A file that does not parse, or that the manager refuses, is logged and changes nothing.
-
-    Args:
-        path: str. The file.
-        manager: Manager. What is told.
-        seconds: float. Pause between two looks.
     """
 
     def __init__(self, path: str, manager: Manager, seconds: float):
         self._path, self._manager, self._seconds = path, manager, seconds
         self._stopping = threading.Event()
-        self._told = ""
+        self._logged = ""
         self._thread = threading.Thread(target=self._keep_polling, name="config", daemon=True)
 
     def start(self) -> None:
@@ -134,60 +107,58 @@ class ConfigFilePoller:
             try:
                 # Without a wait, so that a file that is corrected is read while models are missing.
                 reload(self._manager, read_model_config(self._path), wait=False)
-                self._told = ""
+                self._logged = ""
             except ServingError as error:
                 message = f"the models of {self._path} are not served: {error}"
-                if not self._stopping.is_set() and message != self._told:  # once
-                    logging.error("%s", message)
-                self._told = message
+                if not self._stopping.is_set() and message != self._logged:  # once
+                    LOG.error("%s", message)
+                self._logged = message
 
 
 def _listed(config: ModelServerConfig) -> list[ServedModel]:
     if config.WhichOneof("config") == "custom_model_config":
-        raise _invalid("custom_model_config is not supported: give a model_config_list")
-    models, names = [], set()
-    for entry in config.model_config_list.config:
+        raise invalid("custom_model_config is not supported: give a model_config_list")
+    entries, names = config.model_config_list.config, set()
+    for entry in entries:
         if entry.name in names:
-            raise _invalid(f"Illegal to list model {entry.name} multiple times in config list")
+            raise invalid(f"Illegal to list model {entry.name} multiple times in config list")
         names.add(entry.name)
-    for entry in config.model_config_list.config:
-        try:
-            check_base_path(entry.name, entry.base_path)
-        except ValueError as error:
-            raise _invalid(str(error)) from error
-        policy = _policy(entry.model_version_policy)
-        models.append(ServedModel(entry.name, entry.base_path, policy, dict(entry.version_labels)))
-    return models
+    try:
+        return [
+            ServedModel(
+                entry.name,
+                entry.base_path,
+                _policy(entry.model_version_policy),
+                dict(entry.version_labels),
+            )
+            for entry in entries
+        ]
+    except ValueError as error:  # a base path
+        raise invalid(str(error)) from error
 
 
 def _check_platforms(config: ModelServerConfig) -> None:
     fields = "ModelServerConfig::model_type (deprecated)", "ModelServerConfig::model_platform"
     for entry in config.model_config_list.config:
+        problem = ""
         if entry.model_type and entry.model_platform:
-            where = f"both {fields[0]} and {fields[1]}"
-            raise _invalid(f"Illegal setting {where}, model name is {entry.name}")
-        if not entry.model_type and not entry.model_platform:
-            where = f"neither {fields[0]} nor {fields[1]}"
-            raise _invalid(f"Illegal setting {where}, model name is {entry.name}")
-        if entry.model_type == model_server_config_pb2.OTHER:
-            raise _invalid(
-                f"Illegal setting ModelServerConfig::model_type (deprecated) to OTHER, "
-                f"model name is {entry.name}"
-            )
-        if entry.model_platform and entry.model_platform != _PLATFORM:
-            raise _invalid(
+            problem = f"Illegal setting both {fields[0]} and {fields[1]}"
+        elif not entry.model_type and not entry.model_platform:
+            problem = f"Illegal setting neither {fields[0]} nor {fields[1]}"
+        elif entry.model_type == model_server_config_pb2.OTHER:
+            problem = f"Illegal setting {fields[0]} to OTHER"
+        if problem:
+            raise invalid(f"{problem}, model name is {entry.name}")
+        if entry.model_platform not in ("", _PLATFORM):
+            raise invalid(
                 f"Model {entry.name} requests unsupported platform {entry.model_platform}"
             )
 
 
-def _policy(policy: _VersionPolicy) -> Policy:
+def _policy(policy) -> Policy:
     choice = policy.WhichOneof("policy_choice")
     if choice == "all":
         return every_version()
     if choice == "specific":
         return specific(policy.specific.versions)
     return latest(policy.latest.num_versions)
-
-
-def _invalid(message: str) -> ServingError:
-    return ServingError(grpc.StatusCode.INVALID_ARGUMENT, message)

@@ -6,6 +6,7 @@ a bounded number of threads. What a client may take of memory, time and connecti
 
 import asyncio
 import contextlib
+import dataclasses
 import errno
 import logging
 import math
@@ -15,6 +16,7 @@ import threading
 import time
 from concurrent import futures
 
+import grpc
 from absl import logging as absl_logging
 from tornado import httputil, iostream, netutil, web
 from tornado.http1connection import HTTP1ServerConnection
@@ -22,10 +24,9 @@ from tornado.httpserver import HTTPServer
 
 from export.server.metrics import Metrics
 from export.server.models.manager import Manager
-from export.server.rest.answers import PHRASES, Answer, error_answer, page, timed_out, unavailable
-from export.server.rest.limits import Budget, Limits, TooLarge, too_busy
-from export.server.rest.routes import METHODS, RestApi
-from export.server.status import unexpected
+from export.server.rest.limits import Limits, Memory, MemoryShare, TooLarge
+from export.server.rest.routes import METHODS, PHRASES, Answer, RestApi, error_answer, page
+from export.server.status import RequestClock, ServingError, timed_out, unexpected
 
 _GRACE_SECONDS = 60.0
 _START_SECONDS = 60.0
@@ -42,22 +43,32 @@ _LENGTH_DIGITS = 18
 _CHUNK_LINE_BYTES = 4096
 
 
-class RestServer:
-    """Serves the models of a manager over HTTP, with TensorFlow Serving's REST API.
+@dataclasses.dataclass(frozen=True)
+class RestOptions:
+    """The REST API beside the gRPC services.
 
     Args:
-        manager: Manager. Started and stopped by the caller.
-        host: str. The address to listen on. Defaults to loopback.
-        port: int. 0 takes a free one; `self.port` tells which, once started.
-        timeout_ms: int. What takes longer is answered with 504. 0 and less: no bound.
-        max_threads: int | None. Requests that run at one time. Defaults to 4 per CPU, 16 at least.
+        port: int. 0 takes a free one; `Server.rest_port` has it, once started.
+        timeout_ms: int. What takes longer is answered with 504; 0 and less: no limit.
+        max_threads: int | None. Requests that run at one time. Defaults to those of `Server`.
         cors: bool. Whether browsers may ask from pages of other origins.
-        metrics: Metrics | None. Counts the requests; None also leaves `metrics_path` empty.
-        metrics_path: str. Where Prometheus finds the metrics.
-        limits: Limits | None. What clients may take; None for the defaults.
+        metrics_path: str. Where Prometheus finds the metrics; empty for no metrics.
+        limits: Limits. What clients may take.
+    """
+
+    port: int = 8501
+    timeout_ms: int = 30000
+    max_threads: int | None = None
+    cors: bool = False
+    metrics_path: str = ""
+    limits: Limits = dataclasses.field(default_factory=Limits)
+
+
+class RestServer:
+    """Serves the models of a manager, which the caller starts and stops, over HTTP.
 
     Example:
-        >>> server = RestServer(manager, host="localhost", port=0)
+        >>> server = RestServer(manager, RestOptions(port=0))
         >>> server.start()
         >>> urllib.request.urlopen(f"http://localhost:{server.port}/v1/models/writer").status
         200
@@ -68,39 +79,32 @@ class RestServer:
     def __init__(
         self,
         manager: Manager,
+        options: RestOptions,
         *,
         host: str = "127.0.0.1",
-        port: int = 8501,
-        timeout_ms: int = 30000,
-        max_threads: int | None = None,
-        cors: bool = False,
         metrics: Metrics | None = None,
-        metrics_path: str = "/monitoring/prometheus/metrics",
-        limits: Limits | None = None,
     ):
-        self.port = port
-        self.limits = limits = limits or Limits()
-        self.budget = Budget(limits.memory_bytes)
+        self.port = options.port
+        self.limits = options.limits
+        self.memory = Memory(options.limits.memory_bytes)
         self._api = RestApi(
             manager,
             metrics=metrics,
-            metrics_path=metrics_path,
-            cors=cors,
-            limits=limits,
-            budget=self.budget,
+            metrics_path=options.metrics_path,
+            cors=options.cors,
+            limits=options.limits,
         )
         # One address, as the gRPC server takes: localhost may stand for two.
         self._host = "127.0.0.1" if host == "localhost" else host.strip("[]")
-        self._timeout = timeout_ms / 1000 if timeout_ms > 0 else None
-        self._threads = max_threads or max(16, 4 * (os.cpu_count() or 1))
+        self._timeout = options.timeout_ms / 1000 if options.timeout_ms > 0 else None
+        self._threads = options.max_threads or max(16, 4 * (os.cpu_count() or 1))
         self._lock = threading.Lock()  # guards the number of admitted requests
         self._admitted = 0
-        # Of the thread that serves: requests at hand, connections, and those without a request,
-        # the one that has been so for longest first.
+        # Of the thread that serves: requests at hand, and connections without one, of which the
+        # first has been so for longest.
         self.exchanges: set[_Exchange] = set()
-        self.streams: set[iostream.IOStream] = set()
         self.idle: dict[iostream.IOStream, None] = {}
-        self._most_connections = limits.connections
+        self._max_connections = options.limits.connections
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
@@ -108,21 +112,12 @@ class RestServer:
         self._grace = _GRACE_SECONDS
 
     @property
-    def buffered(self) -> int:
-        """Bytes that are counted for requests at hand."""
-        return self.budget.used
-
-    @property
     def stopping(self) -> bool:
         """Whether connections end with their next answer."""
         return self._stopping.is_set()
 
     def start(self) -> None:
-        """Listens.
-
-        Raises:
-            OSError: the port is in use, or may not be listened on.
-        """
+        """Listens; raises OSError when the port is in use, or may not be listened on."""
         try:
             sockets = netutil.bind_sockets(self.port, self._host, backlog=_BACKLOG)
         except OSError as error:
@@ -132,8 +127,8 @@ class RestServer:
                 f"({error})"
             ) from error
         self.port = sockets[0].getsockname()[1]
-        self._most_connections = self.limits.open_connections()
-        # Its warnings tell of clients, not of this server, as often as a client likes.
+        self._max_connections = self.limits.open_connections()
+        # Its warnings are about clients, not about this server, as often as a client likes.
         logging.getLogger("tornado").setLevel(logging.ERROR)
         self._executor = futures.ThreadPoolExecutor(self._threads, thread_name_prefix="rest")
         ready = threading.Event()
@@ -168,7 +163,7 @@ class RestServer:
         )
         engine = _Engine(
             application,
-            server=self,
+            idle=self.idle,
             max_header_size=self.limits.header_bytes,
             idle_connection_timeout=self.limits.idle_seconds,
             max_body_size=_DISCARDED_BODIES * self.limits.body_bytes,
@@ -191,7 +186,7 @@ class RestServer:
             await asyncio.sleep(0.01)
         await engine.close_all_connections()
 
-    def _accept(self, listening: socket.socket, engine: "_Engine") -> None:
+    def _accept(self, listening: socket.socket, engine: HTTPServer) -> None:
         """Takes the connections that wait; where there is no room, the idlest one makes it."""
         for _ in range(_BACKLOG):
             try:
@@ -209,15 +204,15 @@ class RestServer:
                 self._loop.remove_reader(listening)
                 self._loop.call_later(_ACCEPT_PAUSE_SECONDS, self._resume, listening, engine)
                 return
-            if len(self.streams) >= self._most_connections and not self._drop_idlest():
+            full = len(self.idle) + len(self.exchanges) >= self._max_connections
+            if full and not self._drop_idlest():
                 connection.close()
                 continue
             stream = _Stream(connection, self.limits.header_bytes)
-            self.streams.add(stream)
             self.idle[stream] = None
             engine.handle_stream(stream, address)
 
-    def _resume(self, listening: socket.socket, engine: "_Engine") -> None:
+    def _resume(self, listening: socket.socket, engine: HTTPServer) -> None:
         if not self.stopping:
             self._loop.add_reader(listening, self._accept, listening, engine)
 
@@ -225,39 +220,36 @@ class RestServer:
         if not self.idle:
             return False
         stream = next(iter(self.idle))
-        self.forget(stream)
+        del self.idle[stream]
         stream.close()
         return True
-
-    def forget(self, stream: iostream.IOStream) -> None:
-        """The connection is closed."""
-        self.streams.discard(stream)
-        self.idle.pop(stream, None)
 
     def _sweep(self) -> None:
         """Ends connections whose client neither sends nor takes what it should."""
         now = time.monotonic()
         for exchange in list(self.exchanges):
-            if exchange.late(now):
+            if exchange.is_late(now):
                 exchange.abandon()
 
-    async def answer(self, request: tuple[str, str, bytes, str], gone: asyncio.Future) -> Answer:
-        """Has a request answered in a thread, and its body given back to the budget after that.
+    async def answer(
+        self, request: tuple[str, str, bytes, str], memory: MemoryShare, gone: asyncio.Future
+    ) -> Answer:
+        """Has a request answered in a thread, and gives its memory back after that.
 
-        Args:
-            request: The method, target, body and encoding that `RestApi.answer` takes.
-            gone: Future. Ends when the client goes.
+        `request` is the method, target, body and encoding that `RestApi.answer` takes; `gone` ends
+        when the client goes.
         """
-        held = len(request[2])
         with self._lock:
             full = self._admitted >= self._threads + self.limits.queued
             self._admitted += not full
         if full:
-            self.budget.give(held)
-            return unavailable("the queue of requests is full; try again later")
-        end = math.inf if self._timeout is None else time.monotonic() + self._timeout
-        work = self._executor.submit(self._api.answer, *request, deadline=end)
-        work.add_done_callback(lambda _: self._finished(held))
+            memory.release()
+            message = "the queue of requests is full; try again later"
+            return error_answer(ServingError(grpc.StatusCode.UNAVAILABLE, message))
+        work = self._executor.submit(
+            self._api.answer, *request, clock=RequestClock(self._timeout), memory=memory
+        )
+        work.add_done_callback(lambda _: self._finished(memory))
         waiting = asyncio.wrap_future(work)
         # The work minds the deadline itself. This is for what cannot: it waits for a thread, or
         # reads a large body.
@@ -272,21 +264,21 @@ class RestServer:
                 raise
             return error_answer(timed_out())
 
-    def _finished(self, held: int) -> None:
-        self.budget.give(held)
+    def _finished(self, memory: MemoryShare) -> None:
+        memory.release()
         with self._lock:
             self._admitted -= 1
 
 
 class _Engine(HTTPServer):
-    """Tornado's server, which tells when a connection is closed."""
+    """Tornado's server, which notices when an idle connection is closed."""
 
-    def initialize(self, application: web.Application, server: RestServer, **options) -> None:
+    def initialize(self, application: web.Application, idle: dict, **options) -> None:
         super().initialize(application, **options)
-        self._server = server
+        self._idle = idle
 
     def on_close(self, server_conn: HTTP1ServerConnection) -> None:
-        self._server.forget(server_conn.stream)
+        self._idle.pop(server_conn.stream, None)
         super().on_close(server_conn)
 
 
@@ -336,9 +328,9 @@ class _Exchange(web.RequestHandler):
     SUPPORTED_METHODS = METHODS
 
     def initialize(self, server: RestServer) -> None:
-        self._server = server
+        self._server, self._limits = server, server.limits
         self._stream = self.request.connection.stream
-        self._body = bytearray()  # counted in the budget
+        self._body, self._memory = bytearray(), MemoryShare(server.memory)
         self._refusal: Answer | None = None
         self._moved = 0  # bytes of the body that came, then bytes of the answer that go
         self._due: float | None = None  # the client's time is over then; None while we work
@@ -348,15 +340,14 @@ class _Exchange(web.RequestHandler):
         """Takes note of the request; a body that is announced as too large is refused here."""
         self._server.exchanges.add(self)
         self._server.idle.pop(self._stream, None)
-        limits = self._server.limits
-        self._due = time.monotonic() + limits.body_seconds
+        self._due = time.monotonic() + self._limits.body_seconds
         length = self.request.headers.get("Content-Length", "").lstrip("0")
         if not (length.isascii() and length.isdigit()):
             return  # Tornado refuses what is no number
         size = int(length[:_LENGTH_DIGITS]) if len(length) <= _LENGTH_DIGITS else math.inf
-        if size > limits.body_bytes:
+        if size > self._limits.body_bytes:
             self._refuse_size()
-            unread = size > _DISCARDED_BODIES * limits.body_bytes
+            unread = size > _DISCARDED_BODIES * self._limits.body_bytes
             if unread or "Expect" in self.request.headers:
                 self._send(self._refusal)
 
@@ -365,12 +356,14 @@ class _Exchange(web.RequestHandler):
         self._moved += len(chunk)
         if self._refusal is not None:
             return
-        if self._moved > self._server.limits.body_bytes:
+        if self._moved > self._limits.body_bytes:
             self._refuse_size()
-        elif not self._server.budget.take(len(chunk)):
-            self._refuse(error_answer(too_busy()))
-        else:
+            return
+        try:
+            self._memory.take(len(chunk))
             self._body += chunk
+        except ServingError as error:
+            self._refuse(error)
 
     async def respond(self) -> None:
         """The request is whole."""
@@ -378,13 +371,12 @@ class _Exchange(web.RequestHandler):
         if self._refusal is not None:
             self._send(self._refusal)
             return
-        body = bytes(self._body)
-        self._body = bytearray()  # from here on the work counts it
-        request = self.request
+        request, body, memory = self.request, bytes(self._body), self._memory
         encoding = request.headers.get("Content-Encoding", "")
+        self._forget_body()  # the memory is now the work's to give back
         try:
             answer = await self._server.answer(
-                (request.method, request.uri, body, encoding), self._gone
+                (request.method, request.uri, body, encoding), memory, self._gone
             )
         except Exception:  # noqa: BLE001  no request may end without an answer
             answer = error_answer(unexpected(f"REST {request.method} {request.uri!r} failed"))
@@ -398,10 +390,10 @@ class _Exchange(web.RequestHandler):
         super().on_connection_close()
         self._done()
 
-    def late(self, now: float) -> bool:
+    def is_late(self, now: float) -> bool:
         """Whether the client is slower than the limits allow."""
         return self._due is not None and (
-            now > self._due + self._moved / self._server.limits.bytes_a_second
+            now > self._due + self._moved / self._limits.bytes_a_second
         )
 
     def abandon(self) -> None:
@@ -423,23 +415,23 @@ class _Exchange(web.RequestHandler):
 
     def _done(self) -> None:
         self._server.exchanges.discard(self)
-        self._drop()
+        self._memory.release()
+        self._forget_body()
         if not self._stream.closed():
             self._server.idle[self._stream] = None
         if not self._gone.done():
             self._gone.set_result(None)
 
-    def _drop(self) -> None:
-        self._server.budget.give(len(self._body))
-        self._body = bytearray()
+    def _forget_body(self) -> None:
+        self._body, self._memory = bytearray(), MemoryShare(self._server.memory)
 
     def _refuse_size(self) -> None:
-        most = self._server.limits.body_bytes
-        self._refuse(error_answer(TooLarge(f"the body is larger than {most} bytes")))
+        self._refuse(TooLarge(f"the body is larger than {self._limits.body_bytes} bytes"))
 
-    def _refuse(self, answer: Answer) -> None:
-        self._refusal = answer
-        self._drop()
+    def _refuse(self, error: ServingError) -> None:
+        self._refusal = error_answer(error)
+        self._memory.release()
+        self._forget_body()
 
     def _write(self, answer: Answer) -> None:
         self.set_status(answer.code, PHRASES[answer.code])
@@ -452,11 +444,9 @@ class _Exchange(web.RequestHandler):
 
     def _send(self, answer: Answer) -> None:
         close = answer.close or self._refusal is not None or self._server.stopping
-        self._write(answer)
-        if close:
-            self.set_header("Connection", "close")
+        self._write(dataclasses.replace(answer, close=close))
         self._moved = len(answer.body)
-        self._due = time.monotonic() + self._server.limits.body_seconds
+        self._due = time.monotonic() + self._limits.body_seconds
         self.finish().add_done_callback(lambda _: self._sent(close))
 
     def _sent(self, close: bool) -> None:

@@ -1,35 +1,23 @@
-"""JSON bodies to Python values: the standard library's parser, with limits, in pieces.
-
-The parser holds the GIL until it is done. A large body is therefore cut at commas, the pieces are
-parsed one after the other, and other threads get their turn in between. What the cuts need to know
-also gives the number of elements and the nesting, before anything is built.
-"""
+"""JSON bodies to Python values: the standard library's parser, with limits."""
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 
 MAX_NESTING = 256
-# So much is parsed at one time, some 10 ms, and has too few elements to be counted; what is larger
-# is cut into pieces.
-WHOLE_BYTES = 2**21
-PIECE_BYTES = 2**18
-_COMMA = ord(",")
-_QUOTE = ord('"')
-_STRUCTURAL = np.zeros(256, bool)
-_STRUCTURAL[list(b"[]{},")] = True
+# The C parser holds the GIL until it is done, some 10 ms for so much. Larger bodies are parsed with
+# functions of Python for numbers and objects, at each of which other threads may get their turn;
+# and their elements are counted before anything is built.
+LARGE_BYTES = 2**21
+_PIECE_BYTES = 2**18
+_NOT_STRUCTURAL = bytes({*range(256)} - {*b'[]{},"'})
 _LEVELS = np.zeros(256, np.int8)
 _LEVELS[list(b"[{")], _LEVELS[list(b"]}")] = 1, -1
-_BLANK = b" \t\r\n"
-_NO_BRACKETS = bytes({*range(256)} - {*b'[]{}"'})
-_CLOSING = {ord("["): "]", ord("{"): "}"}
-# A name that no body can have: lone surrogates are refused.
-_CONTINUED = '{"\\ud800":'
 # Exponents that may be too large for a double, and surrogates: a search for each, because one that
 # begins with a letter is ten times as fast as one for several of them.
-_UNUSUAL = [re.compile(p) for p in (r"e\+?[0-9]{3}", r"E\+?[0-9]{3}", r"\\u[dD][89a-fA-F]")]
+_UNUSUAL = [re.compile(p) for p in (rb"e\+?[0-9]{3}", rb"E\+?[0-9]{3}", rb"\\u[dD][89a-fA-F]")]
 # With an exponent of two digits, fewer make no number that is too large.
 _MANY_DIGITS = b"0" * 200
 _DIGITS_AS_0 = bytes.maketrans(b"123456789", b"000000000")
@@ -47,38 +35,33 @@ class JsonError(ValueError):
 def read_json(body: bytes, admit: Callable[[int], None] | None = None) -> object:
     """Reads one JSON value.
 
-    Beyond the standard: `NaN`, `Infinity`, `-Infinity`; bytes in strings that are not UTF-8; a
-    byte order mark; anything after a NUL. Of a repeated name the first value counts.
+    Beyond the standard: `NaN`, `Infinity`, `-Infinity`; bytes in strings that are not UTF-8, which
+    become lone surrogates (`text_bytes` gives them back); a byte order mark; anything after a NUL.
+    Of a repeated name the first value counts. `admit` is called with the number of elements of a
+    large body (commas and opening brackets) before it is parsed, and may raise.
 
-    Args:
-        body: bytes, UTF-8 or nearly so.
-        admit: Called with the number of elements of a body larger than 2 MiB (commas and opening
-            brackets) before it is parsed; may raise.
-
-    Returns:
-        None, bool, int, float, str, list or dict. Bytes that are not UTF-8 are lone surrogates in
-        the strings: `text_bytes` gives the bytes back.
-
-    Raises:
-        JsonError: the text is no JSON, holds a number too large for a double or half of a
-            surrogate pair, or is nested more than 256 levels deep.
-
-    Example:
-        >>> read_json(b'{"instances": [1, NaN]}')
-        {'instances': [1, nan]}
+    Raises JsonError when the text is not JSON, holds a number too large for a double or half of a
+    surrogate pair, or is nested more than 256 levels deep.
     """
-    begin = 3 if body.startswith(b"\xef\xbb\xbf") else 0
-    end = body.find(0)
-    if begin or end >= 0:
-        body = body[begin : None if end < 0 else end]
+    body = body.removeprefix(b"\xef\xbb\xbf").partition(b"\0")[0]
     if not body:
         raise JsonError("The document is empty")
-    if len(body) <= WHOLE_BYTES and not _may_be_deep(body):
-        return _parse(body, 0, "", "")
-    elements, cuts = _survey(body)
-    if admit is not None and len(body) > WHOLE_BYTES:
-        admit(elements)
-    return _parse_pieces(body, cuts)
+    large = len(body) > LARGE_BYTES
+    if large or body.count(b"[") + body.count(b"{") > MAX_NESTING:
+        elements = _survey(body)
+        if large and admit is not None:
+            admit(elements)
+    text = body.decode("utf-8", "surrogateescape")
+    unusual = _MANY_DIGITS in body.translate(_DIGITS_AS_0) or any(p.search(body) for p in _UNUSUAL)
+    try:
+        if unusual:
+            _refuse_half_pairs(text)
+        return (_HOOKED_DECODER if large or unusual else _DECODER).decode(text)
+    except json.JSONDecodeError as error:
+        place = len(text_bytes(text[: error.pos]))
+        raise JsonError(error.msg.removesuffix(" at"), place) from error
+    except ValueError as error:  # from _finite, or an integer of more digits than Python takes
+        raise JsonError(f"Number too big to be stored in double: {error}") from error
 
 
 def text_bytes(text: str) -> bytes:
@@ -91,139 +74,33 @@ def printable(text: str) -> str:
     return text_bytes(text).decode("utf-8", "backslashreplace")
 
 
-def _may_be_deep(body: bytes) -> bool:
-    """Whether the nesting may exceed the limit: cheap, and right but for what is no JSON."""
-    if body.count(b"[") + body.count(b"{") <= MAX_NESTING:
-        return False
-    if b"\\" in body:
-        body = body.replace(rb"\\", b"").replace(rb"\"", b"")
-    outside = b"".join(body.translate(None, _NO_BRACKETS).split(b'"')[::2])
-    levels = np.cumsum(_LEVELS[np.frombuffer(outside, np.uint8)], dtype=np.int32)
-    return bool(levels.max(initial=0) > MAX_NESTING)
-
-
-def _survey(body: bytes) -> tuple[int, list[tuple[int, int, bytes]]]:
-    """The number of elements, and where to cut.
-
-    A cut is the place of a comma, the fewest containers open since the cut before, and the opening
-    brackets of those that are open there.
-    """
-    elements, cuts, lowest, stack = 0, [], 0, b""
-    inside, escaped = 0, False
-    for start in range(0, len(body), PIECE_BYTES):
-        piece = body[start : start + PIECE_BYTES]
+def _survey(body: bytes) -> int:
+    """The number of elements, in little memory; raises for what is nested too deeply."""
+    elements = level = inside = 0
+    escaped = False
+    for start in range(0, len(body), _PIECE_BYTES):
+        piece = body[start : start + _PIECE_BYTES]
         if escaped:
-            piece = b"_" + piece[1:]
+            piece = piece[1:]
         if escaped := b"\\" in piece:
             escaped = (len(piece) - len(piece.rstrip(b"\\"))) % 2 == 1
-            piece = piece.replace(rb"\\", b"__").replace(rb"\"", b"__")
-        codes = np.frombuffer(piece, np.uint8)
-        structural = _STRUCTURAL[codes]
-        if inside or _QUOTE in piece:
-            quoted = (np.cumsum(codes == _QUOTE, dtype=np.uint8) & 1) ^ inside
-            inside = int(quoted[-1])
-            structural &= quoted == 0
-        places = np.flatnonzero(structural)
-        codes = codes[places]
+            piece = piece.replace(rb"\\", b"").replace(rb"\"", b"")
+        codes = np.frombuffer(piece.translate(None, _NOT_STRUCTURAL), np.uint8)
+        if inside or b'"' in piece:
+            quoted = (np.cumsum(codes == ord('"'), dtype=np.uint8) & 1) ^ inside
+            inside = int(quoted[-1]) if len(quoted) else inside
+            codes = codes[(quoted == 0) & (codes != ord('"'))]
         steps = _LEVELS[codes]
-        levels = len(stack) + np.cumsum(steps, dtype=np.int32)
+        levels = level + np.cumsum(steps, dtype=np.int32)
+        if levels.max(initial=0) > MAX_NESTING:
+            raise JsonError(f"Nested more than {MAX_NESTING} levels deep")
         elements += np.count_nonzero(steps >= 0)
-        wrong = np.flatnonzero((levels > MAX_NESTING) | (levels < 0))
-        if len(wrong):
-            deep = levels[wrong[0]] > 0
-            raise JsonError(
-                f"Nested more than {MAX_NESTING} levels deep" if deep else "Unexpected bracket",
-                start + int(places[wrong[0]]),
-            )
-        rest = 0
-        commas = np.flatnonzero((codes == _COMMA) & (levels > 0))
-        if len(commas):
-            rest = int(commas[-1]) + 1
-            low, stack = _after(stack, codes[:rest], levels[:rest])
-            cuts.append((start + int(places[rest - 1]), min(lowest, low), stack))
-            lowest = len(stack)
-        low, stack = _after(stack, codes[rest:], levels[rest:])
-        lowest = min(lowest, low)
-    return elements, cuts
+        level = int(levels[-1]) if len(levels) else level
+    return elements
 
 
-def _after(stack: bytes, codes: np.ndarray, levels: np.ndarray) -> tuple[int, bytes]:
-    """The fewest containers open meanwhile, and the opening brackets of those open at the end."""
-    if not len(levels):
-        return len(stack), stack
-    lowest = min(len(stack), int(levels.min()))
-    opening = _LEVELS[codes] > 0
-    opened = [
-        codes[np.flatnonzero(opening & (levels == level))[-1]]
-        for level in range(lowest + 1, int(levels[-1]) + 1)
-    ]
-    return lowest, stack[:lowest] + bytes(opened)
-
-
-def _parse_pieces(body: bytes, cuts: list[tuple[int, int, bytes]]) -> object:
-    """Parses each piece within the brackets that are open around it, and joins the results."""
-    root, spine, start, stack = None, [], 0, b""
-    for end, lowest, opened in [*cuts, (len(body), 0, b"")]:
-        before = "".join("[" if code == ord("[") else _CONTINUED for code in stack[:-1])
-        before += stack[-1:].decode()
-        after = "".join(_CLOSING[code] for code in reversed(opened))
-        piece = body[start:end]
-        # Within brackets of ours nothing would be something: a comma at the end of a list, say.
-        if stack and piece.lstrip(_BLANK)[:1] in (b"", b"]", b"}"):
-            raise JsonError("Expecting an element after the comma", start)
-        if opened and piece.rstrip(_BLANK)[-1:] in (b"", b"[", b"{"):
-            raise JsonError("Expecting an element before the comma", end)
-        value = _parse(piece, start, before, after)
-        if not stack:
-            root = node = value
-            spine = [node] if opened else []
-        else:
-            nodes = list(_join(spine, value))
-            node = nodes[lowest - 1]
-            spine = spine[:lowest]
-        while len(spine) < len(opened):
-            node = node[-1] if isinstance(node, list) else node[next(reversed(node))]
-            spine.append(node)
-        start, stack = end + 1, opened
-    return root
-
-
-def _join(spine: list, value: object) -> Iterator[object]:
-    """Adds a piece to the containers open before it; yields the piece's part of each."""
-    for level, container in enumerate(spine, 1):
-        yield value
-        continued = level < len(spine)  # the first element goes on with the next container
-        if isinstance(container, list):
-            container += value[1:] if continued else value
-            value = value[0] if continued else None
-        else:
-            names = iter(value)
-            following = value[next(names)] if continued else None
-            for name in names:
-                container.setdefault(name, value[name])
-            value = following
-
-
-def _parse(piece: bytes, offset: int, before: str, after: str) -> object:
-    text = before + piece.decode("utf-8", "surrogateescape") + after
-    decoder = _DECODER
-    try:
-        if _MANY_DIGITS in piece.translate(_DIGITS_AS_0) or any(
-            pattern.search(text, len(before)) for pattern in _UNUSUAL
-        ):
-            _refuse_half_pairs(text, len(before))
-            decoder = _CAREFUL_DECODER
-        return decoder.decode(text)
-    except json.JSONDecodeError as error:
-        place = len(text_bytes(text[len(before) : error.pos]))
-        raise JsonError(error.msg.removesuffix(" at"), offset + place) from error
-    except ValueError as error:
-        # From _finite, or an integer of more digits than Python takes.
-        raise JsonError(f"Number too big to be stored in double: {error}") from error
-
-
-def _refuse_half_pairs(text: str, begin: int) -> None:
-    for escape in _ESCAPE.finditer(text, begin):
+def _refuse_half_pairs(text: str) -> None:
+    for escape in _ESCAPE.finditer(text):
         if escape[2]:
             raise json.JSONDecodeError("Half of a surrogate pair", text, escape.start())
 
@@ -235,6 +112,10 @@ def _finite(digits: str) -> float:
     return number
 
 
+def _integer(digits: str) -> int:
+    return int(digits)
+
+
 def _first_values(pairs: list[tuple[str, object]]) -> dict[str, object]:
     members = dict(pairs)
     if len(members) < len(pairs):
@@ -243,4 +124,6 @@ def _first_values(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_first_values)
-_CAREFUL_DECODER = json.JSONDecoder(object_pairs_hook=_first_values, parse_float=_finite)
+_HOOKED_DECODER = json.JSONDecoder(
+    object_pairs_hook=_first_values, parse_float=_finite, parse_int=_integer
+)

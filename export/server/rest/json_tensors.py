@@ -18,11 +18,11 @@ from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import input_pb2
 
-from export.server.api.inference import invalid, wrong_shapes
+from export.server.api.inference import wrong_shapes
 from export.server.api.tensors import dtype_name
 from export.server.rest.json_reading import printable, text_bytes
 from export.server.rest.json_writing import echo
-from export.server.status import ServingError
+from export.server.status import ServingError, invalid
 
 # The dtypes of numbers that JSON can fill: numpy's dtype, and the one whose range is allowed.
 _NUMBERS: dict[int, tuple[type, type]] = {
@@ -45,11 +45,7 @@ _AT_ONCE = 2**16  # values converted before another thread may get its turn
 
 
 def signature_name(body: object) -> str:
-    """The signature that a body asks for; empty for the default one.
-
-    Raises:
-        ServingError: the body is not an object, or the name is not a string.
-    """
+    """The signature that a body asks for; empty for the default one."""
     if not isinstance(body, dict):
         raise _format_error(body, "Is not object")
     name = body.get("signature_name", "")
@@ -66,24 +62,11 @@ def fill_tensors(
     signature: str,
     tensors: MutableMapping[str, tensor_pb2.TensorProto],
 ) -> bool:
-    """Fills the inputs of a PredictRequest.
+    """Fills the inputs of a PredictRequest, from `instances` (rows) or `inputs` (columns).
 
-    Args:
-        body: Mapping. An object with `instances` (rows) or `inputs` (columns).
-        inputs: Mapping[str, TensorInfo]. The inputs of the signature.
-        signature: str. Its name, for messages.
-        tensors: The `inputs` of the request, empty.
-
-    Returns:
-        Whether the body is in row format; the answer goes out in the same format.
-
-    Raises:
-        ServingError: INVALID_ARGUMENT, or UNIMPLEMENTED for a dtype that JSON cannot fill.
-
-    Example:
-        >>> body = read_json(b'{"instances": [1.0, 2.0]}')
-        >>> fill_tensors(body, signature_def.inputs, "serving_default", request.inputs)
-        True
+    `inputs` are those of the signature, whose name is for messages. Returns whether the body is in
+    row format: the answer goes out in the same format. Raises ServingError, INVALID_ARGUMENT, or
+    UNIMPLEMENTED for a dtype that JSON cannot fill.
     """
     if not inputs:
         raise invalid(f"Failed to get input map for signature: {signature or 'DEFAULT'}")
@@ -127,16 +110,6 @@ def fill_examples(body: Mapping[str, object], request_input: input_pb2.Input) ->
 
     A feature is what its JSON values are: an int64 list from integers and booleans, a float list
     from decimals, a bytes list from strings and base64. So `1` and `1.0` are not the same.
-
-    Args:
-        body: Mapping. An object with `examples` and, perhaps, a `context` for all of them.
-        request_input: Input, empty.
-
-    Raises:
-        ServingError: INVALID_ARGUMENT, the body is at fault.
-
-    Example:
-        >>> fill_examples(read_json(b'{"examples": [{"x": 1.0}]}'), request.input)
     """
     if "context" in body:
         _fill_example(body["context"], request_input.example_list_with_context.context)

@@ -7,7 +7,7 @@ UTF-8 or not. Status and metadata are messages in protobuf's own JSON.
 import base64
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 
 import numpy as np
@@ -20,8 +20,8 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from export.server.api.inference import invalid
 from export.server.api.tensors import decode_tensor, dtype_name
+from export.server.status import invalid
 
 # TensorFlow Serving repeats a request of any size in an error. Nested objects take indentation, so
 # that a small request could ask for gigabytes; no honest reader goes on after this.
@@ -32,38 +32,21 @@ _INDENT = "    "
 _SHORT_ESCAPES = {8: "\\b", 9: "\\t", 10: "\\n", 12: "\\f", 13: "\\r", 34: '\\"', 92: "\\\\"}
 _ESCAPED = {code: _SHORT_ESCAPES.get(code, f"\\u{code:04X}") for code in [*range(32), 34, 92]}
 _NEEDS_ESCAPE = re.compile('[\x00-\x1f"\\\\]')
-_INTEGERS = (
-    types_pb2.DT_INT8,
-    types_pb2.DT_INT16,
-    types_pb2.DT_INT32,
-    types_pb2.DT_INT64,
-    types_pb2.DT_UINT8,
-    types_pb2.DT_UINT32,
-    types_pb2.DT_UINT64,
-)
 
 
 def quoted(text: str) -> str:
-    """A JSON string, escaped no more than RapidJSON does.
-
-    Example:
-        >>> quoted('say "ü"')
-        '"say \\\\"ü\\\\""'
-    """
+    """A JSON string, escaped no more than RapidJSON does."""
     if _NEEDS_ESCAPE.search(text):
         text = text.translate(_ESCAPED)
     return f'"{text}"'
 
 
 def decimals(values: np.ndarray) -> list[str]:
-    """Numbers as JSON: six digits when they say it all, else as many as the type may need.
+    """Numbers, (N,) float32 or float64, as JSON: six digits when they say it all, else as many as
+    the type may need.
 
-    Args:
-        values: [N], float32 or float64.
-
-    Example:
-        >>> decimals(np.float32([2, 0.1, 1 / 3, 1e20]))
-        ['2.0', '0.1', '0.333333343', '1e+20']
+    >>> decimals(np.float32([2, 0.1, 1 / 3, 1e20]))
+    ['2.0', '0.1', '0.333333343', '1e+20']
     """
     texts: list[str] = []
     for begin in range(0, len(values), _AT_ONCE):
@@ -92,6 +75,39 @@ def _decimals(values: np.ndarray) -> list[str]:
     return texts
 
 
+def _pieces(
+    value: object, level: int, one_line: bool, leaf: Callable[[object], str] | None = None
+) -> Iterator[str]:
+    """The JSON of nested dicts and lists, whose arrays are on one line or one element a line.
+
+    Without `leaf` all else is JSON already.
+    """
+    inner, outer = "\n" + _INDENT * (level + 1), "\n" + _INDENT * level
+    if isinstance(value, dict):
+        separator = "{" + inner
+        for name, member in value.items():
+            yield f"{separator}{quoted(name)}: "
+            yield from _pieces(member, level + 1, one_line, leaf)
+            separator = "," + inner
+        yield outer + "}" if value else "{}"
+    elif isinstance(value, list):
+        begin, between, end = (
+            ("[", ", ", "]") if one_line else ("[" + inner, "," + inner, outer + "]")
+        )
+        if not value:
+            yield "[]"
+        elif leaf is None and isinstance(value[0], str):
+            yield begin + between.join(value) + end
+        else:
+            for element in value:
+                yield begin
+                yield from _pieces(element, level + 1, one_line, leaf)
+                begin = between
+            yield end
+    else:
+        yield value if leaf is None else leaf(value)
+
+
 def echo(value: object) -> str:
     """What `read_json` read, as TensorFlow Serving repeats it in an error.
 
@@ -101,7 +117,7 @@ def echo(value: object) -> str:
         single = -_MAX_FLOAT <= value <= _MAX_FLOAT
         return decimals(np.array([value], np.float32 if single else np.float64))[0]
     pieces, size = [], 0
-    for piece in _echoed(value, 0):
+    for piece in _pieces(value, 0, True, _echoed):
         pieces.append(piece)
         size += len(piece)
         if size > _MAX_ECHO:
@@ -109,32 +125,14 @@ def echo(value: object) -> str:
     return "".join(pieces)
 
 
-def _echoed(value: object, level: int) -> Iterator[str]:
+def _echoed(value: object) -> str:
     if isinstance(value, str):
-        yield quoted(value)
-    elif isinstance(value, float):
-        yield _shortest(value)
-    elif isinstance(value, dict):
-        yield "{"
-        for number, (name, member) in enumerate(value.items()):
-            yield f"{',' if number else ''}\n{_INDENT * (level + 1)}{quoted(name)}: "
-            yield from _echoed(member, level + 1)
-        yield f"\n{_INDENT * level}}}" if value else "}"
-    elif isinstance(value, list):
-        yield "["
-        for number, element in enumerate(value):
-            if number:
-                yield ", "
-            yield from _echoed(element, level + 1)
-        yield "]"
-    else:
-        yield json.dumps(value)  # null, true, false or an integer
-
-
-def _shortest(number: float) -> str:
-    """The fewest digits that name a double, with an exponent for less than 1e-6 or from 1e21 on."""
-    text = json.dumps(number)
-    if "e" in text and 1e-6 <= abs(number) < 1e21:
+        return quoted(value)
+    text = json.dumps(value)
+    if not isinstance(value, float):
+        return text
+    # The fewest digits that name a double, with an exponent for less than 1e-6 or from 1e21 on.
+    if "e" in text and 1e-6 <= abs(value) < 1e21:
         text = format(Decimal(text), "f")
         return text if "." in text else text + ".0"
     return re.sub(r"e\+?(-?)0*", r"e\1", text)
@@ -142,14 +140,14 @@ def _shortest(number: float) -> str:
 
 def error_json(message: str) -> str:
     """The body of an answer that is an error."""
-    return f'{{\n{_INDENT}"error": {quoted(message)}\n}}'
+    return _answer("error", quoted(message))
 
 
 def predictions_json(outputs: Mapping[str, tensor_pb2.TensorProto]) -> str:
     """The answer in row format: one element a row, an object when there are several outputs.
 
-    Raises:
-        ServingError: an output is a scalar, has another number of rows or a dtype JSON lacks.
+    Raises ServingError when an output is a scalar, or has another number of rows or a dtype that
+    JSON lacks.
     """
     count = -1
     for name in sorted(outputs):
@@ -162,93 +160,56 @@ def predictions_json(outputs: Mapping[str, tensor_pb2.TensorProto]) -> str:
                 f"expecting: {count}"
             )
         count = shape[0].size
-    # A level each for the answer, the list and, with several outputs, the row's object.
-    level = 3 if len(outputs) > 1 else 2
-    columns = {
-        name: _rows(_texts(name, outputs[name], level), _shape(outputs[name]), level)
-        for name in sorted(outputs)
-    }
+    columns = {name: _nested(name, outputs[name]) for name in sorted(outputs)}
     if not count:
-        rows = "[]"
-    elif len(columns) == 1:
-        rows = f"[{', '.join(*columns.values())}\n{_INDENT}]"
-    else:
-        keys = [f"{_INDENT * 3}{quoted(name)}: " for name in columns]
-        objects = [
-            ",\n".join(key + text for key, text in zip(keys, texts, strict=True))
-            for texts in zip(*columns.values(), strict=True)
-        ]
-        between = f"\n{_INDENT * 2}}},\n{_INDENT * 2}{{\n"
-        rows = f"[\n{_INDENT * 2}{{\n{between.join(objects)}\n{_INDENT * 2}}}\n{_INDENT}]"
-    return f'{{\n{_INDENT}"predictions": {rows}\n}}'
+        return _answer("predictions", "[]")
+    if len(columns) == 1:
+        (rows,) = columns.values()
+        text = "".join(_pieces(rows, 1, True))
+        return _answer("predictions", text[:-1] + f"\n{_INDENT}]")
+    names = list(columns)
+    rows = [dict(zip(names, row)) for row in zip(*columns.values())]
+    between = f",\n{_INDENT * 2}"
+    text = between.join("".join(_pieces(row, 2, True)) for row in rows)
+    return _answer("predictions", f"[\n{_INDENT * 2}{text}\n{_INDENT}]")
 
 
 def outputs_json(outputs: Mapping[str, tensor_pb2.TensorProto]) -> str:
     """The answer in columnar format: each output whole; raises as `predictions_json` does."""
-    level = 2 if len(outputs) > 1 else 1
-    texts = {name: _spread(name, outputs[name], level) for name in sorted(outputs)}
-    if len(texts) == 1:
-        (body,) = texts.values()
-    else:
-        members = [f"{_INDENT * 2}{quoted(name)}: {text}" for name, text in texts.items()]
-        body = "{\n" + ",\n".join(members) + f"\n{_INDENT}}}"
-    return f'{{\n{_INDENT}"outputs": {body}\n}}'
+    columns = {name: _nested(name, outputs[name]) for name in sorted(outputs)}
+    if len(columns) == 1:
+        (columns,) = columns.values()
+    return _answer("outputs", "".join(_pieces(columns, 1, False)))
 
 
-def _shape(tensor: tensor_pb2.TensorProto) -> list[int]:
-    return [dim.size for dim in tensor.tensor_shape.dim]
+def _answer(name: str, text: str) -> str:
+    return f'{{\n{_INDENT}"{name}": {text}\n}}'
 
 
-def _texts(name: str, tensor: tensor_pb2.TensorProto, level: int) -> list[str]:
-    """The JSON of every value, in row-major order; `level` is that of a value within an object."""
+def _nested(name: str, tensor: tensor_pb2.TensorProto) -> object:
+    """The JSON of every value, in lists as nested as the tensor."""
     values = decode_tensor(tensor).ravel()
+    shape = [dim.size for dim in tensor.tensor_shape.dim]
     if tensor.dtype in (types_pb2.DT_FLOAT, types_pb2.DT_DOUBLE):
-        return decimals(values)
-    if tensor.dtype in _INTEGERS:
-        return list(map(str, values.tolist()))
-    if tensor.dtype == types_pb2.DT_BOOL:
-        return ["true" if value else "false" for value in values.tolist()]
-    if tensor.dtype == types_pb2.DT_STRING and name.endswith("_bytes"):
-        depth = level + max(0, len(tensor.tensor_shape.dim) - 1)
-        inner, outer = _INDENT * (depth + 1), _INDENT * depth
-        return [
-            f'{{\n{inner}"b64": "{base64.b64encode(value).decode()}"\n{outer}}}' for value in values
-        ]
-    if tensor.dtype == types_pb2.DT_STRING:
-        return [quoted(value.decode("utf-8", "surrogateescape")) for value in values]
-    raise invalid(f"Failed to write JSON value for tensor type: {dtype_name(tensor.dtype)}")
-
-
-def _rows(texts: Sequence[str], shape: Sequence[int], level: int) -> Sequence[str]:
-    """One text a row, whose lists stay on one line."""
+        nested = decimals(values)
+    elif tensor.dtype == types_pb2.DT_BOOL:
+        nested = ["true" if value else "false" for value in values.tolist()]
+    elif tensor.dtype == types_pb2.DT_STRING and name.endswith("_bytes"):
+        nested = [{"b64": f'"{base64.b64encode(value).decode()}"'} for value in values]
+    elif tensor.dtype == types_pb2.DT_STRING:
+        nested = [quoted(value.decode("utf-8", "surrogateescape")) for value in values]
+    elif values.dtype.kind in "iu" and tensor.dtype != types_pb2.DT_UINT16:
+        nested = list(map(str, values.tolist()))
+    else:
+        raise invalid(f"Failed to write JSON value for tensor type: {dtype_name(tensor.dtype)}")
     for axis in range(len(shape) - 1, 0, -1):
-        count = int(np.prod(shape[:axis]))
-        size = shape[axis]
-        texts = [f"[{', '.join(texts[i * size : (i + 1) * size])}]" for i in range(count)]
-    return texts
-
-
-def _spread(name: str, tensor: tensor_pb2.TensorProto, level: int) -> str:
-    """A whole tensor, each value and each list on a line of its own."""
-    shape = _shape(tensor)
-    texts = _texts(name, tensor, level + (1 if shape else 0))
-    for axis in range(len(shape) - 1, -1, -1):
         count, size = int(np.prod(shape[:axis])), shape[axis]
-        inner, outer = "\n" + _INDENT * (level + axis + 1), "\n" + _INDENT * (level + axis)
-        between = "," + inner
-        texts = [
-            f"[{inner}{between.join(texts[i * size : (i + 1) * size])}{outer}]" if size else "[]"
-            for i in range(count)
-        ]
-    return texts[0]
+        nested = [nested[i * size : (i + 1) * size] for i in range(count)]
+    return nested if shape else nested[0]
 
 
 def classes_json(result: classification_pb2.ClassificationResult) -> str:
-    """The answer of classify: for each example its [label, score] pairs.
-
-    Raises:
-        ServingError: there is no example.
-    """
+    """The answer of classify: for each example its [label, score] pairs."""
     if not result.classifications:
         raise invalid("Cannot convert empty ClassificationResults to JSON")
     rows = []
@@ -256,25 +217,20 @@ def classes_json(result: classification_pb2.ClassificationResult) -> str:
         scores = decimals(np.array([one.score for one in row.classes], np.float32))
         pairs = zip(row.classes, scores, strict=True)
         rows.append(f"[{', '.join(f'[{quoted(one.label)}, {score}]' for one, score in pairs)}]")
-    return f'{{\n{_INDENT}"results": [{", ".join(rows)}\n{_INDENT}]\n}}'
+    return _answer("results", f"[{', '.join(rows)}\n{_INDENT}]")
 
 
 def numbers_json(result: regression_pb2.RegressionResult) -> str:
-    """The answer of regress: a number for each example; raises as `classes_json` does."""
+    """The answer of regress: a number for each example."""
     if not result.regressions:
         raise invalid("Cannot convert empty RegressionResults to JSON")
     numbers = decimals(np.array([one.value for one in result.regressions], np.float32))
-    return f'{{\n{_INDENT}"results": [{", ".join(numbers)}]\n}}'
+    return _answer("results", f"[{', '.join(numbers)}]")
 
 
 def status_json(response: get_model_status_pb2.GetModelStatusResponse) -> str:
-    """The answer to a question about versions.
-
-    Example:
-        >>> status_json(get_model_status_pb2.GetModelStatusResponse())
-        '{\\n "model_version_status": []\\n}\\n'
-    """
-    return _printed(response)
+    """The answer to a question about versions."""
+    return _proto_json(response)
 
 
 def metadata_json(response: get_model_metadata_pb2.GetModelMetadataResponse) -> str:
@@ -282,12 +238,12 @@ def metadata_json(response: get_model_metadata_pb2.GetModelMetadataResponse) -> 
     signatures = get_model_metadata_pb2.SignatureDefMap()
     response.metadata["signature_def"].Unpack(signatures)
     return (
-        f'{{\n"model_spec":{_printed(response.model_spec)},\n'
-        f'"metadata": {{"signature_def": {_printed(signatures)}}}\n}}\n'
+        f'{{\n"model_spec":{_proto_json(response.model_spec)},\n'
+        f'"metadata": {{"signature_def": {_proto_json(signatures)}}}\n}}\n'
     )
 
 
-def _printed(message) -> str:
+def _proto_json(message) -> str:
     fields = json_format.MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )

@@ -62,56 +62,36 @@ class TooLarge(ServingError):
         super().__init__(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
 
 
-class Budget:
-    """Memory that all requests share; safe to use from many threads."""
+class Memory:
+    """Bytes that all requests share; safe to use from many threads."""
 
     def __init__(self, size: int):
         self._size, self.used = size, 0
         self._lock = threading.Lock()
 
-    def take(self, size: int) -> bool:
-        """Counts bytes; False, and not counted, when there are too many."""
+    def add(self, size: int) -> bool:
+        """Counts bytes, or gives them back; False, and not counted, when there are too many."""
         with self._lock:
             fits = self.used + size <= self._size
             self.used += size if fits else 0
             return fits
 
-    def give(self, size: int) -> None:
-        """Counts bytes no longer."""
-        with self._lock:
-            self.used -= size
 
+class MemoryShare:
+    """What one request takes of the memory."""
 
-class Share:
-    """What one request takes of a budget, given back at the end of the `with` block.
-
-    Example:
-        >>> with Share(budget) as share:
-        ...     share.take(1000)
-    """
-
-    def __init__(self, budget: Budget):
-        self._budget, self._taken = budget, 0
+    def __init__(self, memory: Memory):
+        self._memory, self._taken = memory, 0
 
     def take(self, size: int) -> None:
-        """Counts bytes.
-
-        Raises:
-            ServingError: UNAVAILABLE, there are too many.
-        """
-        if not self._budget.take(size):
-            raise too_busy()
+        """Counts bytes; raises ServingError, UNAVAILABLE, when there are too many."""
+        if not self._memory.add(size):
+            raise ServingError(
+                grpc.StatusCode.UNAVAILABLE, "too many large requests at one time; try again later"
+            )
         self._taken += size
 
-    def __enter__(self) -> "Share":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._budget.give(self._taken)
-
-
-def too_busy() -> ServingError:
-    """The error for a request whose body finds no room beside those of others."""
-    return ServingError(
-        grpc.StatusCode.UNAVAILABLE, "too many large requests at one time; try again later"
-    )
+    def release(self) -> None:
+        """Gives everything back."""
+        self._memory.add(-self._taken)
+        self._taken = 0

@@ -1,20 +1,15 @@
 """What each REST request means: method, path and body in, an answer out. No sockets here.
 
 Paths, answers and errors are those of TensorFlow Serving, whose core answers them behind gRPC:
-so here, where `inference` and `classification` do all the work.
+so here, where `export.server.api` does all the work.
 """
 
+import contextlib
 import dataclasses
-import math
 import re
-import time
 import urllib.parse
 import zlib
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
-import grpc
-from google.protobuf.message import Message
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
@@ -24,36 +19,16 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from export.server.api.classification import classify_on, regress_on
-from export.server.api.inference import (
-    DEFAULT_SIGNATURE,
-    acquire_spec,
-    invalid,
-    model_metadata,
-    model_status,
-    predict_on,
-)
+from export.server.api.inference import DEFAULT_SIGNATURE
+from export.server.api.requests import INFERENCE, acquire, model_metadata, model_status
 from export.server.metrics import Metrics
-from export.server.rest.answers import Answer, error_answer, page, timed_out
+from export.server.models.manager import Manager
+from export.server.rest import json_writing
 from export.server.rest.json_reading import JsonError, read_json
 from export.server.rest.json_tensors import fill_examples, fill_tensors, signature_name
-from export.server.rest.json_writing import (
-    classes_json,
-    metadata_json,
-    numbers_json,
-    outputs_json,
-    predictions_json,
-    status_json,
-)
-from export.server.rest.limits import Budget, Limits, Share, TooLarge
-from export.server.run.request_clock import due_in, run_seconds
-from export.server.run.servable import Servable
-from export.server.status import ServingError, unexpected
+from export.server.rest.limits import Limits, MemoryShare, TooLarge
+from export.server.status import RequestClock, ServingError, invalid, unexpected
 
-if TYPE_CHECKING:
-    from export.server.models.manager import Manager
-
-_PREFIX = re.compile(r"/v1/.*", re.IGNORECASE)
 _WHICH = r"(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?"
 _POST = re.compile(
     rf"/v1/models/([^/:]+){_WHICH}:(classify|regress|predict)", re.IGNORECASE | re.ASCII
@@ -64,120 +39,175 @@ _URI = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/?#]|%[0-9A-Fa-f]{2})*")
 _MAX_INT64, _INT64_DIGITS = 2**63 - 1, 19
 _GZIP = 16 + zlib.MAX_WBITS
 _UNPACKED_AT_ONCE = 2**20
-
+METHODS = ("GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH")
+_REQUESTS = {
+    "predict": predict_pb2.PredictRequest,
+    "classify": classification_pb2.ClassificationRequest,
+    "regress": regression_pb2.RegressionRequest,
+}
 _CORS = (
     ("Access-Control-Allow-Origin", "*"),
     ("Access-Control-Allow-Methods", "POST, GET"),
     ("Access-Control-Allow-Headers", "Content-Type"),
 )
-METHODS = ("GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH")
+_HTTP_CODES = {
+    "CANCELLED": 499,
+    "INVALID_ARGUMENT": 400,
+    "DEADLINE_EXCEEDED": 504,
+    "NOT_FOUND": 404,
+    "ALREADY_EXISTS": 409,
+    "PERMISSION_DENIED": 403,
+    "UNAUTHENTICATED": 401,
+    "RESOURCE_EXHAUSTED": 429,
+    "FAILED_PRECONDITION": 400,
+    "ABORTED": 409,
+    "OUT_OF_RANGE": 400,
+    "UNIMPLEMENTED": 501,
+    "UNAVAILABLE": 503,
+}  # all others: 500
+# As libevent, the HTTP engine of TensorFlow Serving, words them.
+PHRASES = {
+    200: "OK",
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not Found",
+    409: "Conflict",
+    413: "Request Entity Too Large",
+    429: "Client Error",
+    499: "Client Error",
+    500: "Internal Server Error",
+    501: "Not Implemented",
+    503: "Service Unavailable",
+    504: "Gateway Time-out",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """An HTTP answer; `close` ends the connection after it."""
+
+    code: int
+    body: bytes = b""
+    content_type: str = "application/json"
+    headers: tuple[tuple[str, str], ...] = ()
+    close: bool = False
+
+
+def error_answer(error: ServingError) -> Answer:
+    """The answer that describes an error; the HTTP code follows from the error's own."""
+    body = json_writing.error_json(error.message).encode("utf-8", "surrogateescape")
+    code = 413 if isinstance(error, TooLarge) else _HTTP_CODES.get(error.code.name, 500)
+    return Answer(code, body)
+
+
+def page(code: int) -> Answer:
+    """The small HTML page of libevent, TensorFlow Serving's HTTP engine, for what is no API."""
+    title = PHRASES[code]
+    text = (
+        f"<HTML><HEAD>\n<TITLE>{code} {title}</TITLE>\n</HEAD><BODY>\n<H1>{title}</H1>\n"
+        "</BODY></HTML>\n"
+    )
+    return Answer(code, text.encode(), "text/html", close=True)
 
 
 class RestApi:
-    """Answers REST requests.
-
-    Args:
-        manager: Manager. Lends the models.
-        metrics: Metrics | None. Where requests are counted, and what `metrics_path` shows. None:
-            no metrics, and nothing at that path.
-        metrics_path: str.
-        cors: bool. Whether browsers may ask from pages of other origins.
-        limits: Limits | None. What a body may take, unpacked and read; None for the defaults.
-        budget: Budget | None. The memory that all bodies share; a new one when None.
-
-    Example:
-        >>> RestApi(manager).answer("GET", "/v1/models/writer", b"").code
-        200
-    """
+    """Answers REST requests; without `metrics` nothing is counted, or found at `metrics_path`."""
 
     def __init__(
         self,
-        manager: "Manager",
+        manager: Manager,
         *,
         metrics: Metrics | None = None,
-        metrics_path: str = "/monitoring/prometheus/metrics",
+        metrics_path: str = "",
         cors: bool = False,
         limits: Limits | None = None,
-        budget: Budget | None = None,
     ):
-        self._manager = manager
-        self._metrics = metrics
-        self._metrics_path = metrics_path
-        self._cors = cors
-        self._limits = limits or Limits()
-        self._budget = budget or Budget(self._limits.memory_bytes)
+        self._manager, self._metrics, self._metrics_path = manager, metrics, metrics_path
+        self._cors, self._limits = cors, limits or Limits()
 
     def answer(
         self,
         method: str,
         target: str,
         body: bytes,
-        encoding: str = "",
-        deadline: float = math.inf,
+        encoding: str,
+        clock: RequestClock,
+        memory: MemoryShare,
     ) -> Answer:
         """Answers one request, whatever it is: errors are answers, too.
 
-        Args:
-            method: str. The HTTP method.
-            target: str. The request target as it was sent, still escaped, with its query.
-            body: bytes.
-            encoding: str. The header Content-Encoding; `gzip` is undone.
-            deadline: float. When, by time.monotonic(), nobody waits for the answer any more.
+        `target` is the request target as it was sent, still escaped, with its query; `encoding` the
+        header Content-Encoding, of which `gzip` is undone.
         """
-        clock = _Clock(time.monotonic(), deadline)
         if method not in METHODS:
             return page(501)
-        path = _local(target)
-        if not _URI.fullmatch(path):
+        if not target.startswith("/"):  # a proxy's client sends a whole URL
+            target = re.sub(r"^[A-Za-z][A-Za-z0-9+.\-]*://[^/?#]*", "", target) or "/"
+        if not _URI.fullmatch(target):
             return page(400)
-        if self._metrics is not None and re.split("[?#]", path)[0] == self._metrics_path:
-            return self._metrics_page(path)
-        if not _PREFIX.fullmatch(path):
+        if self._metrics is not None and re.split("[?#]", target)[0] == self._metrics_path:
+            if target != self._metrics_path:
+                text = f"Unexpected path: {target}. Should be {self._metrics_path}"
+                return Answer(400, text.encode(), "text/plain")
+            return Answer(200, self._metrics.text().encode(), "text/plain")
+        if target[:4].lower() != "/v1/":
             return page(404)
         if method == "OPTIONS":
             cors = _CORS if self._cors else ()
             return Answer(200, b"", "text/html; charset=ISO-8859-1", cors)
-        answer = self._api(method, path, body, encoding, clock)
+        try:
+            answer = self._api(method, target, body, encoding, clock, memory)
+        except ServingError as error:
+            answer = error_answer(error)
+        except Exception:  # noqa: BLE001  no exception of Python reaches a client
+            answer = error_answer(unexpected(f"REST {method} {target!r} failed"))
         return dataclasses.replace(answer, headers=_CORS) if self._cors else answer
 
-    def _metrics_page(self, path: str) -> Answer:
-        if path != self._metrics_path:
-            text = f"Unexpected path: {path}. Should be {self._metrics_path}"
-            return Answer(400, text.encode(), "text/plain")
-        return Answer(200, self._metrics.text().encode(), "text/plain")
-
-    def _api(self, method: str, path: str, body: bytes, encoding: str, clock: "_Clock") -> Answer:
-        found = {"POST": _POST, "GET": _GET}.get(method, re.compile("(?!)")).fullmatch(path)
-        spec = model_pb2.ModelSpec()
-        if found:
-            name, version, label, what = found.groups()
-            version = re.sub("^0+(?=.)", "", version or "")
-            if len(version) > _INT64_DIGITS or (version and int(version) > _MAX_INT64):
-                return Answer(400)  # TensorFlow Serving leaves the body of this one empty
-            spec.name = _decoded(name or "")
-            if version:
-                spec.version.value = int(version)
-            if label:
-                spec.version_label = _decoded(label)
-        try:
-            if found and method == "POST" and what in _CALLS:
-                return self._infer(what, spec, body, encoding, clock)
-            if found and method == "GET":
-                return _ok(self._describe(spec, what == "metadata"))
-            raise invalid(f"Malformed request: {method} {path}")
-        except ServingError as error:
-            return error_answer(error)
+    def _api(
+        self,
+        method: str,
+        target: str,
+        body: bytes,
+        encoding: str,
+        clock: RequestClock,
+        memory: MemoryShare,
+    ) -> Answer:
+        patterns = {"POST": _POST, "GET": _GET}
+        found = patterns[method].fullmatch(target) if method in patterns else None
+        if found is None:
+            raise invalid(f"Malformed request: {method} {target}")
+        name, version, label, what = found.groups()
+        version = re.sub("^0+(?=.)", "", version or "")
+        if len(version) > _INT64_DIGITS or (version and int(version) > _MAX_INT64):
+            return Answer(400)  # TensorFlow Serving leaves the body of this one empty
+        spec = model_pb2.ModelSpec(name=_decoded(name or ""))
+        if version:
+            spec.version.value = int(version)
+        if label:
+            spec.version_label = _decoded(label)
+        if method == "GET":
+            text = self._describe(spec, what == "metadata")
+        elif what not in _REQUESTS:  # in capitals
+            raise invalid(f"Malformed request: {method} {target}")
+        else:
+            counting = contextlib.nullcontext()
+            if self._metrics is not None:
+                counting = self._metrics.counting(spec.name, "REST", what, clock)
+            with counting:
+                text = self._infer(what, spec, body, encoding, clock, memory)
+        return Answer(200, text.encode("utf-8", "surrogateescape"))
 
     def _describe(self, spec: model_pb2.ModelSpec, metadata: bool) -> str:
         if not spec.name:
             raise invalid("Missing model name in request.")
         if not metadata:
             request = get_model_status_pb2.GetModelStatusRequest(model_spec=spec)
-            return status_json(model_status(self._manager, request))
+            return json_writing.status_json(model_status(self._manager, request))
         request = get_model_metadata_pb2.GetModelMetadataRequest(
             model_spec=spec, metadata_field=["signature_def"]
         )
-        return metadata_json(model_metadata(self._manager, request))
+        return json_writing.metadata_json(model_metadata(self._manager, request))
 
     def _infer(
         self,
@@ -185,114 +215,53 @@ class RestApi:
         spec: model_pb2.ModelSpec,
         body: bytes,
         encoding: str,
-        clock: "_Clock",
-    ) -> Answer:
-        status = grpc.StatusCode.OK
-        try:
-            clock.check()  # it may have waited for long
-            with due_in(clock.left()), Share(self._budget) as share:
-                if "gzip" in encoding:
-                    body = _unpacked(body, self._limits.unpacked_bytes, share)
-                text = self._call(method, spec, body, share)
-            clock.check()
-            return _ok(text)
-        except ServingError as error:
-            status = error.code
-            return error_answer(error)
-        except Exception:  # noqa: BLE001  a request must not bring the server down, whatever it is
-            status = grpc.StatusCode.INTERNAL
-            return error_answer(unexpected(f"REST {method} of {spec.name} failed"))
-        finally:
-            if self._metrics is not None:
-                seconds = time.monotonic() - clock.begin
-                self._metrics.record(spec.name, status.name, "REST", seconds, api=method)
-
-    def _call(self, method: str, spec: model_pb2.ModelSpec, body: bytes, share: Share) -> str:
-        make_request, run, show = _CALLS[method]
-
+        clock: RequestClock,
+        memory: MemoryShare,
+    ) -> str:
         def admit(elements: int) -> None:
             if elements > self._limits.elements:
                 raise TooLarge(
                     f"the body has {elements} JSON elements; {self._limits.elements} are allowed"
                 )
-            share.take(elements * self._limits.element_bytes)
+            memory.take(elements * self._limits.element_bytes)
 
+        clock.check()  # it may have waited for long
+        if "gzip" in encoding:
+            body = _unpacked(body, self._limits.unpacked_bytes, memory)
         try:
             parsed = read_json(body, admit)
-            spec.signature_name = signature_name(parsed)
-            request = make_request(model_spec=spec)
-            if method != "predict":  # the body says all, so its errors come before the model's
-                fill_examples(parsed, request.input)
-            with acquire_spec(self._manager, spec) as servable:
-                rows = method == "predict" and _fill_predict(servable, parsed, request)
-                del parsed  # the run needs its memory
-                response = run(servable, request)
         except JsonError as error:
             raise invalid(str(error)) from error
-        if self._metrics is not None:
-            self._metrics.record_runtime(spec.name, run_seconds(), api=method.capitalize())
-        return predictions_json(response.outputs) if rows else show(response)
-
-
-def _outputs(response: predict_pb2.PredictResponse) -> str:
-    return outputs_json(response.outputs)
-
-
-_CALLS: dict[str, tuple[type[Message], Callable, Callable[[Message], str]]] = {
-    "predict": (predict_pb2.PredictRequest, predict_on, _outputs),
-    "classify": (
-        classification_pb2.ClassificationRequest,
-        classify_on,
-        lambda response: classes_json(response.result),
-    ),
-    "regress": (
-        regression_pb2.RegressionRequest,
-        regress_on,
-        lambda response: numbers_json(response.result),
-    ),
-}
-
-
-def _fill_predict(
-    servable: Servable, body: Mapping[str, object], request: predict_pb2.PredictRequest
-) -> bool:
-    asked = request.model_spec.signature_name
-    signature = servable.signatures.get(asked or DEFAULT_SIGNATURE)
-    if signature is None:
-        name = asked or DEFAULT_SIGNATURE
-        raise invalid(f'Serving signature name: "{name}" not found in signature def')
-    return fill_tensors(body, signature.inputs, asked, request.inputs)
-
-
-def _ok(text: str) -> Answer:
-    return Answer(200, text.encode("utf-8", "surrogateescape"))
-
-
-def _local(target: str) -> str:
-    """The path and query of a request target, which a proxy's client sends as a whole URL."""
-    if target.startswith("/"):
-        return target
-    return re.sub(r"^[A-Za-z][A-Za-z0-9+.\-]*://[^/?#]*", "", target) or "/"
+        spec.signature_name = signature_name(parsed)
+        request = _REQUESTS[method](model_spec=spec)
+        if method != "predict":  # the body says all, so its errors come before the model's
+            fill_examples(parsed, request.input)
+        with acquire(self._manager, spec) as servable:
+            if method == "predict":
+                name = spec.signature_name or DEFAULT_SIGNATURE
+                if name not in servable.signatures:
+                    raise invalid(f'Serving signature name: "{name}" not found in signature def')
+                inputs = servable.signatures[name].inputs
+                in_rows = fill_tensors(parsed, inputs, spec.signature_name, request.inputs)
+            del parsed  # the run needs its memory
+            response = INFERENCE[method.capitalize()](servable, request, clock)
+        if method == "classify":
+            text = json_writing.classes_json(response.result)
+        elif method == "regress":
+            text = json_writing.numbers_json(response.result)
+        elif in_rows:
+            text = json_writing.predictions_json(response.outputs)
+        else:
+            text = json_writing.outputs_json(response.outputs)
+        clock.check()
+        return text
 
 
 def _decoded(text: str) -> str:
     return urllib.parse.unquote_to_bytes(text).decode("utf-8", "backslashreplace")
 
 
-@dataclasses.dataclass(frozen=True)
-class _Clock:
-    begin: float
-    deadline: float
-
-    def left(self) -> float | None:
-        return None if self.deadline == math.inf else self.deadline - time.monotonic()
-
-    def check(self) -> None:
-        if time.monotonic() > self.deadline:
-            raise timed_out()
-
-
-def _unpacked(body: bytes, most: int, share: Share) -> bytes:
+def _unpacked(body: bytes, most: int, memory: MemoryShare) -> bytes:
     reader, pieces, size = zlib.decompressobj(_GZIP), [], 0
     try:
         while body and not reader.eof:
@@ -301,7 +270,7 @@ def _unpacked(body: bytes, most: int, share: Share) -> bytes:
             size += len(pieces[-1])
             if size > most:
                 raise TooLarge(f"the body is larger than {most} bytes once decompressed")
-            share.take(len(pieces[-1]))
+            memory.take(len(pieces[-1]))
         pieces.append(reader.flush())
     except zlib.error:
         return b""  # as TensorFlow Serving does, which then says that the document is empty

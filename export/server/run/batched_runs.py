@@ -1,4 +1,12 @@
-"""Runs of a session that share batches with each other."""
+"""Runs of a session that share batches with each other, on TensorFlow's own batch scheduler.
+
+TensorFlow Serving batches in C++, around the session. Its scheduler is also in the TensorFlow
+package, inside the op BatchFunction: calls that meet there are concatenated along dimension 0, the
+function runs once for all, and the outputs are split again. So the nodes between the fed and the
+fetched tensors are copied into a function, and a BatchFunction node that calls it joins the graph.
+What holds the weights (resource handles, and the values of variables of the old kind) is not
+copied: the function captures it.
+"""
 
 import re
 import threading
@@ -8,15 +16,14 @@ from collections.abc import Callable, Mapping, Sequence
 import grpc
 import numpy as np
 import tensorflow as tf
-from absl import logging
-from tensorflow.core.framework import tensor_pb2
+from tensorflow.core.framework import function_pb2, graph_pb2, tensor_pb2
 
 from export.server.api.tensors import encode_tensor
-from export.server.run.batched_graph import LATE, BatchedGraph, NotBatchable
 from export.server.run.batching import BatchingParameters
-from export.server.run.request_clock import remaining
-from export.server.status import ServingError
+from export.server.status import LOG, RequestClock, ServingError, invalid, timed_out
 
+_LATE = "every request of the batch is past its deadline"
+_SHARED_NAME = "batches"  # one set of threads for all queues of a session
 # Each set of fed and fetched tensors has a queue of its own, with nodes in the graph. A client that
 # filters outputs in ever new ways must not make the graph grow for ever.
 _MAX_QUEUES = 64
@@ -34,38 +41,211 @@ _SHAPES = re.compile(
 Run = Callable[[Sequence[str], Sequence[np.ndarray], Sequence[str]], Sequence]
 
 
+class _NotBatchable(Exception):
+    """A node between the fed and the fetched tensors changes a variable of the old kind."""
+
+
+class _BatchedGraph:
+    """Nodes that batch the runs from some tensors to others; `queue` is their own name.
+
+    `ranks` has the number of dimensions of each feed where inputs of different lengths are padded;
+    it is None where they are not. Raises _NotBatchable.
+    """
+
+    def __init__(
+        self,
+        graph: tf.Graph,
+        library: function_pb2.FunctionDefLibrary,
+        feeds: Sequence[str],
+        fetches: Sequence[str],
+        ranks: Sequence[int] | None,
+        parameters: BatchingParameters,
+        queue: str,
+    ):
+        self._feeds, self._fetches = feeds, fetches
+        dtypes = [graph.get_tensor_by_name(feed).dtype.base_dtype for feed in feeds]
+        self._ranks = ranks or [1] * len(feeds)
+        inside, captured = _between(graph, feeds, fetches)
+        self._captured = captured
+        self._nodes = _graph_def(inside, library)
+        with graph.as_default(), tf.control_dependencies(None), graph.device(None):
+            deadlines = tf.compat.v1.placeholder(tf.float64, [None])  # (B,)
+            parts = [_placeholders(d, rank) for d, rank in zip(dtypes, self._ranks, strict=True)]
+            flat = [deadlines, *(tensor for part in parts for tensor in part)]
+            specs = [tf.TensorSpec(None, tensor.dtype) for tensor in flat]
+            function = tf.function(self._batch, autograph=False).get_concrete_function(*specs)
+            outputs = tf.raw_ops.BatchFunction(
+                in_tensors=flat,
+                captured_tensors=function.captured_inputs,
+                f=function,
+                Tout=[output.dtype for output in function.outputs],
+                num_batch_threads=parameters.num_batch_threads,
+                max_batch_size=parameters.max_batch_size,
+                batch_timeout_micros=parameters.batch_timeout_micros,
+                max_enqueued_batches=parameters.max_enqueued_batches,
+                allowed_batch_sizes=_allowed_sizes(parameters),
+                enable_large_batch_splitting=parameters.enable_large_batch_splitting,
+                shared_name=_SHARED_NAME,
+                batching_queue=queue,
+            )
+        self.feeds = [tensor.name for tensor in flat]
+        self.fetches = [output.name for output in outputs]
+
+    def _batch(self, *flat: tf.Tensor) -> list[tf.Tensor]:
+        """What BatchFunction calls. It does not optimize its function, as a session does its
+        graph; a call that is not inlined is optimized before its first run."""
+        run = tf.function(self._run, autograph=False, experimental_attributes={"_noinline": True})
+        return run(*flat)
+
+    def _run(self, deadlines: tf.Tensor, *flat: tf.Tensor) -> list[tf.Tensor]:
+        """The function: what one batch computes. Runs inside its graph, once, to build it."""
+        # Here the batch has left the queue, and nobody waits for it any more if all are late.
+        in_time = tf.reduce_any(deadlines > tf.timestamp())
+        with tf.control_dependencies([tf.debugging.Assert(in_time, [_LATE])]):
+            flat = [tf.identity(tensor) for tensor in flat]
+        tensors = {name: tf.identity(tensor) for name, tensor in self._captured.items()}
+        for feed, rank in zip(self._feeds, self._ranks, strict=True):
+            part, flat = flat[: _part_size(rank)], flat[_part_size(rank) :]
+            tensors[feed] = part[0] if len(part) == 1 else _padded(*part)
+        used = {name for node in self._nodes.node for name in map(_tensor_name, node.input)}
+        inner = [name for name in self._fetches if name not in tensors]
+        found = tf.graph_util.import_graph_def(
+            self._nodes,
+            input_map={name: tensor for name, tensor in tensors.items() if name in used},
+            return_elements=inner,
+            name="",
+        )
+        tensors.update(zip(inner, found, strict=True))
+        return [tf.identity(tensors[name]) for name in self._fetches]
+
+
+def _between(
+    graph: tf.Graph, feeds: Sequence[str], fetches: Sequence[str]
+) -> tuple[list[tf.Operation], dict[str, tf.Tensor]]:
+    """The operations to copy, and the tensors that come from what is not copied."""
+    fed = {*feeds}
+    pending = [graph.get_tensor_by_name(name) for name in fetches if name not in fed]
+    inside: dict[tf.Operation, None] = {}
+    captured: dict[str, tf.Tensor] = {}
+    operations: list[tf.Operation] = []
+    while pending or operations:
+        if pending:
+            tensor = pending.pop()
+            if tensor.name in fed:
+                continue
+            if _is_state(tensor):
+                captured[tensor.name] = tensor
+                continue
+            operations.append(tensor.op)
+        operation = operations.pop()
+        if operation in inside:
+            continue
+        if any(_is_reference(tensor) for tensor in (*operation.inputs, *operation.outputs)):
+            raise _NotBatchable(f"{operation.name} ({operation.type}) changes a variable")
+        inside[operation] = None
+        pending.extend(operation.inputs)
+        operations.extend(operation.control_inputs)
+    return list(inside), captured
+
+
+def _is_state(tensor: tf.Tensor) -> bool:
+    """Whether a tensor is a handle to state, or is read from a variable of the old kind."""
+    source = tensor.op
+    if not source.inputs:
+        return tensor.dtype in (tf.resource, tf.variant)
+    return source.type in ("Identity", "Enter") and _is_reference(source.inputs[0])
+
+
+def _is_reference(tensor: tf.Tensor) -> bool:
+    return tensor.dtype != tensor.dtype.base_dtype
+
+
+def _graph_def(
+    operations: Sequence[tf.Operation], library: function_pb2.FunctionDefLibrary
+) -> graph_pb2.GraphDef:
+    graph_def = graph_pb2.GraphDef(library=library)
+    graph_def.node.extend(operation.node_def for operation in operations)
+    return graph_def
+
+
+def _tensor_name(node_input: str) -> str:
+    return node_input if ":" in node_input else f"{node_input}:0"
+
+
+def _allowed_sizes(parameters: BatchingParameters) -> list[int]:
+    if not parameters.allowed_batch_sizes:
+        if parameters.execution_batch_size < parameters.max_batch_size:
+            # The op takes the size to split at from here alone. All sizes: nothing is filled up.
+            return list(range(1, parameters.execution_batch_size + 1))
+        return []
+    # As TensorFlow Serving: the first entry that is large enough, so a smaller later one is idle.
+    sizes: list[int] = []
+    for size in parameters.allowed_batch_sizes:
+        if not sizes or size > sizes[-1]:
+            sizes.append(size)
+    return sizes
+
+
+# Inputs of different lengths
+
+
+def _part_size(rank: int) -> int:
+    return 1 if rank < 2 else 3
+
+
+def _placeholders(dtype: tf.DType, rank: int) -> list[tf.Tensor]:
+    if rank < 2:
+        return [tf.compat.v1.placeholder(dtype, None)]
+    return [
+        tf.compat.v1.placeholder(tf.string, [None]),  # (B,) the rows, serialized
+        tf.compat.v1.placeholder(tf.int64, [None, rank - 1]),  # (B, rank - 1) their shapes
+        tf.compat.v1.placeholder(dtype, [None]),  # (B,) what to fill each up with
+    ]
+
+
+def _padded(rows: tf.Tensor, shapes: tf.Tensor, fills: tf.Tensor) -> tf.Tensor:
+    """Rows of different shapes as one tensor, (B, the largest size of each dimension)."""
+    largest = tf.reduce_max(shapes, axis=0)
+
+    def pad(row):
+        content, shape, fill = row
+        after = largest - shape
+        parsed = tf.reshape(tf.io.parse_tensor(content, fills.dtype), shape)
+        return tf.pad(parsed, tf.stack([tf.zeros_like(after), after], axis=1), constant_values=fill)
+
+    return tf.map_fn(
+        pad, (rows, shapes, fills), fn_output_signature=tf.TensorSpec(None, fills.dtype)
+    )
+
+
+# --- runs that wait for each other
+
+
 class BatchedRuns:
     """Runs that wait for each other, as `parameters` say, and run as one.
 
-    Args:
-        graph: tf.Graph. The graph of the session; batching adds nodes to it.
-        run: Runs the session: names and values of the fed tensors, names of the fetched ones. It
-            raises what TensorFlow raises.
-        parameters: BatchingParameters. How to batch.
+    Batching adds nodes to `graph`. `run` runs the session (names and values of the fed tensors,
+    names of the fetched ones) and raises what TensorFlow raises.
     """
 
     def __init__(self, graph: tf.Graph, run: Run, parameters: BatchingParameters):
         self._graph, self._run, self._parameters = graph, run, parameters
         self._library = graph.as_graph_def().library
-        self._queues: dict[tuple, BatchedGraph | None] = {}
+        self._queues: dict[tuple, _BatchedGraph | None] = {}
         self._lock = threading.Lock()
 
-    def run(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]) -> Sequence | None:
-        """Runs once, most likely with others.
+    def run(
+        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], clock: RequestClock
+    ) -> Sequence | None:
+        """Runs once, most likely with others; dimension 0 of each feed must be the batch.
 
-        Args:
-            feeds: Tensor name to value, at least one; dimension 0 of each must be the batch.
-            fetches: Tensor names, each once.
+        None when this run has to go by itself: a request of no rows (it would wait for others),
+        tensors that no function can compute, or a batch whose run failed: by themselves the
+        requests that were at fault fail, and no others.
 
-        Returns:
-            The values of `fetches`; None when this run has to go by itself: a request of no rows
-            (it would wait for others), tensors that no function can compute, or a batch whose run
-            failed: by themselves the requests that were at fault fail, and no others.
-
-        Raises:
-            ServingError: INVALID_ARGUMENT when the values do not share dimension 0 or are too many
-                rows, UNAVAILABLE when the queue is full, RESOURCE_EXHAUSTED when the deadline
-                passed in the queue, DEADLINE_EXCEEDED when it passed in the run.
+        Raises ServingError: INVALID_ARGUMENT when the values do not share dimension 0 or are too
+        many rows, UNAVAILABLE when the queue is full, RESOURCE_EXHAUSTED when the deadline passed
+        in the queue, DEADLINE_EXCEEDED when it passed in the run.
         """
         names = sorted(feeds)
         rows = _rows([feeds[name] for name in names])
@@ -76,7 +256,7 @@ class BatchedRuns:
         queue = self._queue(tuple(names), tuple(fetches), ranks)
         if queue is None:
             return None
-        left = remaining()
+        left = clock.remaining()
         deadline = np.inf if left is None else time.time() + left
         values = [np.full([rows], deadline)]
         for name in names:
@@ -84,44 +264,42 @@ class BatchedRuns:
         try:
             found = self._run(queue.feeds, values, queue.fetches)
         except tf.errors.OpError as error:
-            if _INSIDE in error.message and LATE not in error.message:
+            if _INSIDE in error.message and _LATE not in error.message:
                 return None
             raise _translated(error, {name: feeds[name] for name in names}) from error
         except UnicodeDecodeError:  # a run failed: its message quotes bytes of a request
             return None
         if time.time() > deadline:
-            raise ServingError(
-                grpc.StatusCode.DEADLINE_EXCEEDED, "Timed out waiting for notification"
-            )
+            raise timed_out()
         return found
 
     def _queue(
         self, feeds: tuple[str, ...], fetches: tuple[str, ...], ranks: tuple[int, ...] | None
-    ) -> BatchedGraph | None:
+    ) -> _BatchedGraph | None:
         key = feeds, fetches, ranks
         with self._lock:
             if key not in self._queues and len(self._queues) < _MAX_QUEUES:
                 try:
-                    self._queues[key] = BatchedGraph(
+                    self._queues[key] = _BatchedGraph(
                         *(self._graph, self._library, feeds, fetches, ranks, self._parameters),
                         queue=str(len(self._queues)),
                     )
-                except NotBatchable as error:
-                    logging.warning("requests to %s run one by one: %s", ", ".join(fetches), error)
+                except _NotBatchable as error:
+                    LOG.warning("requests to %s run one by one: %s", ", ".join(fetches), error)
                     self._queues[key] = None
             return self._queues.get(key)
 
 
 def _rows(values: Sequence[np.ndarray]) -> int:
     if any(value.ndim == 0 for value in values):
-        raise _invalid("Batching Run() input tensors must have at least one dimension")
+        raise invalid("Batching Run() input tensors must have at least one dimension")
     if len({len(value) for value in values}) > 1:
-        raise _invalid("Batching Run() input tensors must have equal 0th-dimension size")
+        raise invalid("Batching Run() input tensors must have equal 0th-dimension size")
     return len(values[0])
 
 
 def _parts(value: np.ndarray) -> list[np.ndarray]:
-    """A tensor that may be padded, as BatchedGraph takes it."""
+    """A tensor that may be padded, as _BatchedGraph takes it."""
     if value.ndim < 2:
         return [value]
     rows = np.empty([len(value)], object)
@@ -138,7 +316,7 @@ def _parts(value: np.ndarray) -> list[np.ndarray]:
 
 def _translated(error: tf.errors.OpError, feeds: Mapping[str, np.ndarray]) -> ServingError:
     """An error of the batching op in the words of TensorFlow Serving's batching."""
-    if LATE in error.message:
+    if _LATE in error.message:
         return ServingError(
             grpc.StatusCode.RESOURCE_EXHAUSTED,
             "Run() timeout exceeded while waiting in batching queue",
@@ -161,7 +339,3 @@ def _which(shapes: Sequence[str], feeds: Mapping[str, np.ndarray]) -> str:
     printed = {name: f"[{','.join(map(str, value.shape))}]" for name, value in feeds.items()}
     exact = [name for name, shape in printed.items() if shape in shapes]
     return (exact or sorted(feeds, key=lambda name: -feeds[name].ndim))[0]
-
-
-def _invalid(message: str) -> ServingError:
-    return ServingError(grpc.StatusCode.INVALID_ARGUMENT, message)

@@ -4,15 +4,20 @@ import dataclasses
 import itertools
 import os
 
-import grpc
 import tensorflow as tf
 
-from export.server.status import ServingError
-from export.server.text_protos import BatchingParametersProto, read_text_proto
+from export.model_folder import BATCHING_FILE
+from export.server.config_files import BatchingParametersProto, read_text_proto
+from export.server.status import invalid
 
-PER_MODEL_FILE = "batching_params.pbtxt"
-_DEFAULT_MAX_BATCH_SIZE = 1000
-_DEFAULT_MAX_ENQUEUED_BATCHES = 10
+# Parameter -> the least value that TensorFlow's scheduler can work with.
+_LEAST = {
+    "num_batch_threads": 1,
+    "max_batch_size": 1,
+    "batch_timeout_micros": 0,
+    "max_enqueued_batches": 0,
+    "max_execution_batch_size": 1,
+}
 
 
 def _usable_cpus() -> int:
@@ -49,9 +54,9 @@ class BatchingParameters:
         >>> BatchingParameters(max_batch_size=32, batch_timeout_micros=1000)
     """
 
-    max_batch_size: int = _DEFAULT_MAX_BATCH_SIZE
+    max_batch_size: int = 1000
     batch_timeout_micros: int = 0
-    max_enqueued_batches: int = _DEFAULT_MAX_ENQUEUED_BATCHES
+    max_enqueued_batches: int = 10
     num_batch_threads: int = dataclasses.field(default_factory=_usable_cpus)
     allowed_batch_sizes: tuple[int, ...] = ()
     pad_variable_length_inputs: bool = False
@@ -64,10 +69,14 @@ class BatchingParameters:
             value = getattr(self, name)
             if value is not None and value < least:
                 wanted = "positive" if least else "non-negative"
-                raise _invalid(f"{name} must be {wanted}; was {value}")
+                raise invalid(f"{name} must be {wanted}; was {value}")
             if value is not None and value >= 2**31:
-                raise _invalid(f"{name} must be less than 2**31; was {value}")
-        self._check_execution_size()
+                raise invalid(f"{name} must be less than 2**31; was {value}")
+        if self.execution_batch_size > self.max_batch_size:
+            raise invalid(
+                "max_execution_batch_size must be less than or equal to max_batch_size; was "
+                f"{self.max_execution_batch_size}, which is more than {self.max_batch_size}"
+            )
         self._check_allowed_sizes()
 
     @property
@@ -84,81 +93,49 @@ class BatchingParameters:
         powers = (*(2**power for power in range(most.bit_length()) if 2**power < most), most)
         return tuple(sorted({*self.allowed_batch_sizes})) or powers
 
-    def _check_execution_size(self) -> None:
-        if self.execution_batch_size > self.max_batch_size:
-            raise _invalid(
-                "max_execution_batch_size must be less than or equal to max_batch_size; was "
-                f"{self.max_execution_batch_size}, which is more than {self.max_batch_size}"
-            )
-
     def _check_allowed_sizes(self) -> None:
         sizes = self.allowed_batch_sizes
         if not sizes:
             return
         if self.enable_large_batch_splitting:
             if any(a >= b for a, b in itertools.pairwise(sizes)):
-                raise _invalid("allowed_batch_sizes entries must be monotonically increasing")
+                raise invalid("allowed_batch_sizes entries must be monotonically increasing")
             if sizes[-1] != self.execution_batch_size:
-                raise _invalid(
+                raise invalid(
                     "Last entry in allowed_batch_sizes must be equal to max_execution_batch_size; "
                     f"last entry was {sizes[-1]}; expected {self.execution_batch_size}"
                 )
         elif sizes[-1] != self.max_batch_size:
-            raise _invalid(
+            raise invalid(
                 "Last entry in allowed_batch_sizes must match max_batch_size; last entry was "
                 f"{sizes[-1]}; expected {self.max_batch_size}"
             )
         if min(sizes) <= 0:
-            raise _invalid(f"allowed_batch_sizes must be positive; were {list(sizes)}")
-
-
-# Parameter -> the least value that TensorFlow's scheduler can work with.
-_LEAST = {
-    "num_batch_threads": 1,
-    "max_batch_size": 1,
-    "batch_timeout_micros": 0,
-    "max_enqueued_batches": 0,
-    "max_execution_batch_size": 1,
-}
+            raise invalid(f"allowed_batch_sizes must be positive; were {list(sizes)}")
 
 
 def read_batching_parameters(path: str) -> BatchingParameters:
-    """Reads a BatchingParameters proto in text form, as `--batching_parameters_file` names it.
-
-    Raises:
-        ServingError: as `read_text_proto` and `BatchingParameters`.
-
-    Example:
-        >>> read_batching_parameters("/etc/batching.config").max_batch_size
-        32
-    """
-    proto = read_text_proto(path, BatchingParametersProto)
-    given = {}
-    for field, value in proto.ListFields():
-        if field.name == "allowed_batch_sizes":
-            given[field.name] = tuple(value)
-        elif field.name != "thread_pool_name":  # a name for monitoring alone
-            given[field.name] = value.value if field.message_type else value
-    return BatchingParameters(**given)
+    """Reads a BatchingParameters proto in text form, as `--batching_parameters_file` names it."""
+    return BatchingParameters(**_given(path))
 
 
 def parameters_of_model(folder: str, shared: BatchingParameters) -> BatchingParameters | None:
     """The parameters that a version's own folder holds; None, not batched, when it holds none.
 
     The number of threads is that of `shared`, when the file does not give it.
-
-    Raises:
-        ServingError: as `read_batching_parameters`.
     """
-    path = os.path.join(folder, PER_MODEL_FILE)
+    path = os.path.join(folder, BATCHING_FILE)
     if not tf.io.gfile.exists(path):
         return None
-    proto = read_text_proto(path, BatchingParametersProto)
-    own = read_batching_parameters(path)
-    if proto.HasField("num_batch_threads"):
-        return own
-    return dataclasses.replace(own, num_batch_threads=shared.num_batch_threads)
+    return BatchingParameters(**{"num_batch_threads": shared.num_batch_threads, **_given(path)})
 
 
-def _invalid(message: str) -> ServingError:
-    return ServingError(grpc.StatusCode.INVALID_ARGUMENT, message)
+def _given(path: str) -> dict[str, object]:
+    """The fields that a file sets."""
+    given = {}
+    for field, value in read_text_proto(path, BatchingParametersProto).ListFields():
+        if field.name == "allowed_batch_sizes":
+            given[field.name] = tuple(value)
+        elif field.name != "thread_pool_name":  # a name for monitoring alone
+            given[field.name] = value.value if field.message_type else value
+    return given

@@ -13,18 +13,19 @@ import grpc
 import numpy as np
 import tensorflow as tf
 import tensorflow_text  # noqa: F401  registers the TF-Text ops that a model's graph may hold
-from tensorflow.core.framework import function_pb2, graph_pb2, node_def_pb2
-from tensorflow.core.protobuf import config_pb2, rewriter_config_pb2
+from tensorflow.core.framework import node_def_pb2
+from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, rewriter_config_pb2
 from tensorflow.python.client import pywrap_tf_session
 
-from export.closure.graph_calls import called, compiled_functions, is_xla, node_name
+from export.closure.graph import called, compiled_functions, is_xla, node_name
 from export.server.run.batched_runs import BatchedRuns
 from export.server.run.batching import BatchingParameters
-from export.server.run.request_clock import remaining, running
-from export.server.status import ServingError
+from export.server.status import RequestClock, ServingError
 
 # How long the first run of a signature may hold up others.
 _PREPARE_SECONDS = 10.0
+# Sets of outputs that are run as they are asked for; a client may filter outputs in ever new ways.
+_MAX_WAYS = 64
 
 
 class Servable:
@@ -37,6 +38,10 @@ class Servable:
         batching: BatchingParameters | None. How runs share batches; None runs each by itself.
         tags: Tags of the MetaGraph to load.
         session_config: ConfigProto | None. Threads, memory of a GPU and more of the session.
+        compiles: bool. Whether graphs that only XLA can run are run.
+        tensor_content: bool. The form of the tensors that Predict answers with.
+        max_generated_tokens: int. Of one Predict, rows x `max_new_tokens`; 0 for no limit.
+        checks_method_names: bool. Whether a signature answers only requests of its own kind.
 
     Raises:
         ServingError: the folder holds no SavedModel, or one that is incomplete, lacks the tag
@@ -58,13 +63,14 @@ class Servable:
         batching: BatchingParameters | None = None,
         tags: Sequence[str] = ("serve",),
         session_config: config_pb2.ConfigProto | None = None,
+        compiles: bool = False,
+        tensor_content: bool = False,
+        max_generated_tokens: int = 0,
+        checks_method_names: bool = False,
     ):
-        self.name = name
-        self.version = version
-        self.path = path
-        self.tensor_content = False  # the form of the tensors that Predict answers with
-        self.compiles = False  # whether XLA may run
-        self.max_generated_tokens = 0  # of one Predict, rows x max_new_tokens; 0 for no limit
+        self.name, self.version, self.path, self.batching = name, version, path, batching
+        self.tensor_content, self.max_generated_tokens = tensor_content, max_generated_tokens
+        self.checks_method_names = checks_method_names
         self._graph = tf.Graph()
         config = config_pb2.ConfigProto()
         if session_config is not None:
@@ -75,12 +81,6 @@ class Servable:
                 rewriter_config_pb2.RewriterConfig.ONE
             )
         self._session = tf.compat.v1.Session(graph=self._graph, config=config)
-        self._callables: dict[tuple[tuple[str, ...], tuple[str, ...]], object] = {}
-        self._known: dict[tuple[str, ...], list] = {}
-        self._lock = threading.Lock()
-        self._prepared: set[tuple] = set()  # of feeds and fetches that have run
-        self._preparing: dict[tuple, threading.Lock] = {}
-        self._ranks: dict[str, int] = {}  # of the inputs that declare one
         try:
             # The signatures are copied out so that the GraphDef, weights folded into constants
             # included, is not held a second time.
@@ -90,12 +90,17 @@ class Servable:
             self._session.close()
             raise _load_error(path, tags, error) from error
         self.signatures = dict(meta_graph.signature_def)
-        for signature in self.signatures.values():
-            for info in signature.inputs.values():
-                if not info.tensor_shape.unknown_rank:
-                    self._ranks[info.name] = len(info.tensor_shape.dim)
-        self._compiled = _CompiledNodes(meta_graph.graph_def)
-        self.batching = batching
+        self._ranks = {  # of the inputs that declare one
+            info.name: len(info.tensor_shape.dim)
+            for signature in self.signatures.values()
+            for info in signature.inputs.values()
+            if not info.tensor_shape.unknown_rank
+        }
+        self._compiled = {} if compiles else _compiled_nodes(meta_graph)
+        self._lock = threading.Lock()
+        self._ways: dict[tuple, _Way] = {}
+        self._callables: dict[tuple, object] = {}
+        self._tensors: dict[str, object] = {}  # by name, as the C API takes them
         self._batched = None
         if batching is None:
             self._graph.finalize()
@@ -109,12 +114,19 @@ class Servable:
         except (KeyError, ValueError):  # the run says what is wrong, in the graph's own words
             return None
 
-    def run(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]) -> list[np.ndarray]:
+    def run(
+        self,
+        feeds: Mapping[str, np.ndarray],
+        fetches: Sequence[str],
+        clock: RequestClock | None = None,
+    ) -> list[np.ndarray]:
         """Runs the graph once.
 
         Args:
             feeds: Tensor name to value; the dtypes must be those that the graph declares.
             fetches: Tensor names, in any order, repeated or not.
+            clock: RequestClock | None. The request's time: its deadline ends the run, which is
+                counted there.
 
         Returns:
             One array per name in `fetches`, in that order. Strings are arrays of `bytes` objects.
@@ -122,50 +134,69 @@ class Servable:
         Raises:
             ServingError: an op failed; code and message are the graph's own. INTERNAL `XLA
                 compilation disabled` for a graph that must be compiled, as TensorFlow Serving
-                says. DEADLINE_EXCEEDED when the deadline (`request_clock.due_in`) passes: the run
-                is ended.
+                says. DEADLINE_EXCEEDED when the deadline passes.
         """
-        where = "" if self.compiles else self._compiled.reached_from(fetches)
-        if where:
-            raise ServingError(
-                grpc.StatusCode.INTERNAL, f"XLA compilation disabled\n\t [[{where}]]"
-            )
-        # Sorted: clients that list the same names in another order share one pruned graph.
-        feed_names, fetch_names = tuple(sorted(feeds)), tuple(sorted(set(fetches)))
+        clock = clock or RequestClock()
+        way = self._way(feeds, fetches)
+        for name in way.fetches if self._compiled else ():
+            if name in self._compiled:
+                where = f"\n\t [[{self._compiled[name]}]]"
+                raise ServingError(grpc.StatusCode.INTERNAL, f"XLA compilation disabled{where}")
         values = None
         try:
-            with running():
-                if self._batched is not None and feeds and self._fit(feeds):
-                    values = self._batched.run(feeds, fetch_names)
+            with clock.running():
+                if self._batched is not None and feeds and self._may_join_batch(feeds):
+                    values = self._batched.run(feeds, way.fetches, clock)
                 if values is None:
-                    fed = [feeds[name] for name in feed_names]
-                    values = self._run_alone(feed_names, fed, fetch_names)
+                    values = self._run_alone(way, [feeds[name] for name in way.feeds], clock)
         except (tf.errors.OpError, UnicodeDecodeError) as error:
             raise ServingError.from_tensorflow(error) from error
-        by_name = dict(zip(fetch_names, map(_as_array, values), strict=True))
-        return [by_name[name] for name in fetches]
+        by_name = dict(zip(way.fetches, values, strict=True))
+        return [_as_array(by_name[name]) for name in fetches]
 
-    def _fit(self, feeds: Mapping[str, np.ndarray]) -> bool:
-        """Whether feeds may join a batch: one of another rank than declared would fail it."""
+    def _way(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]) -> "_Way":
+        """What is known of runs from these tensors to those.
+
+        Sorted: clients that list the same names in another order share one pruned graph. Each set
+        of outputs has one of its own, so past many sets a run computes all of its signature.
+        """
+        key = tuple(sorted(feeds)), tuple(sorted({*fetches}))
+        way = self._ways.get(key)
+        if way is None:
+            with self._lock:
+                if len(self._ways) >= _MAX_WAYS:
+                    key = key[0], self._all_outputs(*key)
+                way = self._ways.setdefault(key, _Way(*key))
+        return way
+
+    def _all_outputs(self, feeds: tuple[str, ...], fetches: tuple[str, ...]) -> tuple[str, ...]:
+        for signature in self.signatures.values():
+            outputs = {info.name for info in signature.outputs.values()}
+            inputs = {info.name for info in signature.inputs.values()}
+            if inputs == {*feeds} and outputs >= {*fetches}:
+                return tuple(sorted(outputs))
+        return fetches
+
+    def _may_join_batch(self, feeds: Mapping[str, np.ndarray]) -> bool:
+        """Not one of another rank than declared, which would fail the batch."""
         return all(
             value.ndim in (0, self._ranks.get(name, value.ndim)) for name, value in feeds.items()
         )
 
-    def _run_alone(
-        self, feeds: tuple[str, ...], values: Sequence[np.ndarray], fetches: tuple[str, ...]
-    ) -> Sequence:
+    def _run_alone(self, way: "_Way", values: Sequence, clock: RequestClock) -> Sequence:
         try:
-            fed, fetched = self._outputs(feeds), self._outputs(fetches)
+            fed = [self._tensor(name) for name in way.feeds]
+            fetched = [self._tensor(name) for name in way.fetches]
         except (KeyError, ValueError):  # a name that the graph lacks: the runtime says so better
-            return self._call(feeds, values, fetches)
+            return self._call(way.feeds, values, way.fetches)
         # With and without a deadline in one way: a callable, a little quicker, takes no deadline,
         # and has a pruned graph of its own, which the warm-up would prepare in vain.
-        left, options = remaining(), None
+        left, options = clock.remaining(), None
         if left is not None:  # 0 would be no timeout at all
             text = config_pb2.RunOptions(timeout_in_ms=max(1, round(left * 1000)))
             options = pywrap_tf_session.TF_NewBufferFromString(text.SerializeToString())
         try:
-            with self._first_run((feeds, fetches), left):
+            with way.first_run(left):
                 return pywrap_tf_session.TF_SessionRun_wrapper(
                     self._session._session, options, dict(zip(fed, values)), fetched, [], None
                 )
@@ -173,55 +204,54 @@ class Servable:
             if options is not None:
                 pywrap_tf_session.TF_DeleteBuffer(options)
 
-    @contextlib.contextmanager
-    def _first_run(self, key: tuple, left: float | None) -> Iterator[None]:
-        """Others wait for the first run of a signature: each would prepare the graph anew.
+    def _tensor(self, name: str):
+        if name not in self._tensors:
+            self._tensors[name] = self._graph.get_tensor_by_name(name)._as_tf_output()
+        return self._tensors[name]
 
-        A failed batch brings them all at once, while no run by itself has been prepared.
-        """
-        if key in self._prepared:
-            yield
-            return
-        lock = self._preparing.setdefault(key, threading.Lock())
-        taken = lock.acquire(
-            timeout=min(_PREPARE_SECONDS, _PREPARE_SECONDS if left is None else max(left, 0))
-        )
-        if taken and key in self._prepared:  # by the thread that this one waited for
-            lock.release()
-            taken = False
-        try:
-            yield
-        finally:
-            self._prepared.add(key)
-            if taken:
-                lock.release()
-
-    def _outputs(self, names: tuple[str, ...]) -> list:
-        if names not in self._known:
-            self._known[names] = [
-                self._graph.get_tensor_by_name(name)._as_tf_output() for name in names
-            ]
-        return self._known[names]
-
-    def _call(
-        self, feeds: Sequence[str], values: Sequence[np.ndarray], fetches: Sequence[str]
-    ) -> Sequence:
-        return self._callable(tuple(feeds), tuple(fetches))(*values)
-
-    def _callable(self, feeds: tuple[str, ...], fetches: tuple[str, ...]):
+    def _call(self, feeds: Sequence[str], values: Sequence, fetches: Sequence[str]) -> Sequence:
+        key = tuple(feeds), tuple(fetches)
         with self._lock:
-            if (feeds, fetches) not in self._callables:
+            if key not in self._callables:
                 # Not Session.make_callable: it resolves names in Python and rewrites the errors of
                 # ops, where this one answers with the runtime's message, as a C++ server does.
                 options = config_pb2.CallableOptions(feed=feeds, fetch=fetches)
-                made = self._session._make_callable_from_options(options)
-                self._callables[feeds, fetches] = made
-            return self._callables[feeds, fetches]
+                self._callables[key] = self._session._make_callable_from_options(options)
+            call = self._callables[key]
+        return call(*values)
 
     def close(self) -> None:
         """Frees the session; no run may be under way or follow."""
         self._callables.clear()
         self._session.close()
+
+
+class _Way:
+    """From which tensors to which ones a run goes, and whether the graph is prepared for it."""
+
+    def __init__(self, feeds: tuple[str, ...], fetches: tuple[str, ...]):
+        self.feeds, self.fetches = feeds, fetches
+        self._prepared, self._lock = False, threading.Lock()
+
+    @contextlib.contextmanager
+    def first_run(self, left: float | None) -> Iterator[None]:
+        """Others wait for the first run: each would prepare the graph anew.
+
+        A failed batch brings them all at once, while no run by itself has been prepared.
+        """
+        taken = False
+        if not self._prepared:
+            most = _PREPARE_SECONDS if left is None else min(_PREPARE_SECONDS, max(left, 0))
+            taken = self._lock.acquire(timeout=most)
+            if taken and self._prepared:  # by the thread that this one waited for
+                self._lock.release()
+                taken = False
+        try:
+            yield
+        finally:
+            self._prepared = True
+            if taken:
+                self._lock.release()
 
 
 def _as_array(value) -> np.ndarray:
@@ -231,10 +261,10 @@ def _as_array(value) -> np.ndarray:
 
 def _load_error(path: str, tags: Sequence[str], error: BaseException) -> BaseException:
     """The loader's exception as the status TensorFlow Serving reports for the same folder."""
-    code = grpc.StatusCode
+    code, text = grpc.StatusCode, str(error)
     if isinstance(error, (tf.errors.OpError, UnicodeDecodeError)):
         return ServingError.from_tensorflow(error)
-    if isinstance(error, OSError) and "does not exist" in str(error):
+    if isinstance(error, OSError) and "does not exist" in text:
         return ServingError(
             code.NOT_FOUND,
             "Specified file path does not appear to contain a SavedModel bundle (should have a "
@@ -242,66 +272,55 @@ def _load_error(path: str, tags: Sequence[str], error: BaseException) -> BaseExc
         )
     if isinstance(error, OSError):  # half copied: the file ends before the message does
         return ServingError(code.OUT_OF_RANGE, "Read less bytes than requested")
-    if isinstance(error, RuntimeError) and "MetaGraphDef" in str(error):
+    if isinstance(error, RuntimeError) and "MetaGraphDef" in text:
         return ServingError(
             code.NOT_FOUND,
             "Could not find meta graph def matching supplied tags: "
             f"{{ {' '.join(sorted(tags))} }}. To inspect available tag-sets in the SavedModel, "
             "please use the SavedModel CLI: `saved_model_cli`",
         )
-    if isinstance(error, ValueError) and "checkpoint" in str(error):
+    if isinstance(error, ValueError) and "checkpoint" in text:
         return ServingError(
             code.NOT_FOUND, f"The variables of the SavedModel are missing or incomplete: {error}"
         )
     return error
 
 
-class _CompiledNodes:
-    """Finds what a served graph may not hold: nodes that only XLA can run.
+def _compiled_nodes(meta_graph: meta_graph_pb2.MetaGraphDef) -> dict[str, str]:
+    """Output tensor -> the first node that it may reach and that only XLA can run.
 
-    TensorFlow's Python package compiles them, TensorFlow Serving (by default) refuses. A model
-    that was tried here must not fail there, so this server refuses too.
+    TensorFlow's Python package compiles such nodes, TensorFlow Serving (by default) refuses. A
+    model that was tried here must not fail there, so this server refuses too.
     """
+    graph = meta_graph.graph_def
+    functions = {f.signature.name: f for f in graph.library.function}
+    compiled = compiled_functions(functions)
+    every_node = [*graph.node, *(node for f in functions.values() for node in f.node_def)]
+    if not compiled and not any(map(is_xla, every_node)):
+        return {}
+    nodes = {node.name: node for node in graph.node}
 
-    def __init__(self, graph: graph_pb2.GraphDef):
-        self._functions = {f.signature.name: f for f in graph.library.function}
-        self._compiled = compiled_functions(self._functions)
-        every_node = [*graph.node, *(node for f in self._functions.values() for node in f.node_def)]
-        self._any = bool(self._compiled) or any(map(is_xla, every_node))
-        # Kept only for the rare model that needs the search below.
-        self._nodes = {node.name: node for node in graph.node} if self._any else {}
-        self._found: dict[tuple[str, ...], str] = {}
-
-    def reached_from(self, fetches: Sequence[str]) -> str:
-        """Names the first such node that running `fetches` may reach; empty when there is none."""
-        if not self._any:
-            return ""
-        key = tuple(sorted(set(fetches)))
-        if key not in self._found:
-            self._found[key] = next(self._search(key), "")
-        return self._found[key]
-
-    def _search(self, fetches: Sequence[str]) -> Iterator[str]:
-        pending, seen = [node_name(fetch) for fetch in fetches], set()
-        searched: set[str] = set()
-        while pending:
-            name = pending.pop()
-            if name in seen or name not in self._nodes:
-                continue
-            seen.add(name)
-            yield from self._inside(self._nodes[name], "", searched)
-            pending.extend(map(node_name, self._nodes[name].input))
-
-    def _inside(
-        self, node: node_def_pb2.NodeDef, function: str, searched: set[str]
-    ) -> Iterator[str]:
-        callees = [name for name in called(node) if name in self._functions]
-        if is_xla(node) or any(name in self._compiled for name in callees):
+    def inside(node: node_def_pb2.NodeDef, function: str, searched: set[str]) -> Iterator[str]:
+        callees = [name for name in called(node) if name in functions]
+        if is_xla(node) or any(name in compiled for name in callees):
             prefix = f"{{{{function_node {function}}}}}" if function else ""
             yield f"{prefix}{{{{node {node.name}}}}}"
         for name in callees:
             if name not in searched:
                 searched.add(name)
-                definition: function_pb2.FunctionDef = self._functions[name]
-                for inner in definition.node_def:
-                    yield from self._inside(inner, name, searched)
+                for inner in functions[name].node_def:
+                    yield from inside(inner, name, searched)
+
+    def reached_from(tensor: str) -> Iterator[str]:
+        pending, seen, searched = [node_name(tensor)], set(), set()
+        while pending:
+            name = pending.pop()
+            if name not in seen and name in nodes:
+                seen.add(name)
+                yield from inside(nodes[name], "", searched)
+                pending.extend(map(node_name, nodes[name].input))
+
+    signatures = meta_graph.signature_def.values()
+    outputs = {info.name for signature in signatures for info in signature.outputs.values()}
+    found = {tensor: next(reached_from(tensor), "") for tensor in outputs}
+    return {tensor: node for tensor, node in found.items() if node}

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from trainers.output_pipe import outlive_readers
+from zoo.output_pipe import outlive_readers
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:

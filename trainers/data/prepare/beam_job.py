@@ -21,7 +21,7 @@ from trainers.data.prepare.settings import PrepareConfig
 from trainers.data.prepare.unit import prepare_unit
 from trainers.data.prepare.vocabulary import job_tokenizer
 from trainers.data.shard_format import Index, read_index
-from zoo.strict_config import ConfigError
+from zoo.config import ConfigError
 from zoo.tokenizers import Tokenizer, load_tokenizer
 
 

@@ -8,9 +8,7 @@ index.json           written when all units are finished; see `trainers.data.sha
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,14 +26,12 @@ from trainers.data.shard_format import (
     token_dtype,
     write_index,
 )
-from zoo.atomic_write import replacing
-from zoo.strict_config import from_dict, to_dict
+from zoo.config import from_dict, to_dict
+from zoo.files import locked_folder, own_files, replacing
 from zoo.tokenizers import Tokenizer
 
 PLAN_FILE = "plan.json"
 _UNITS = "units"
-_LOCK_FILE = ".lock"
-_PARTIAL = ".partial-"  # how `zoo.atomic_write` calls files under way
 
 
 class PrepareError(ValueError):
@@ -50,26 +46,21 @@ def claimed(folder: Path) -> Iterator[None]:
         PrepareError: not writable, in use by another process, or not empty and no job's.
     """
     if folder.is_dir() and not (folder / PLAN_FILE).is_file():
-        foreign = [n for n in os.listdir(folder) if n != _LOCK_FILE and not n.startswith(_PARTIAL)]
+        foreign = own_files(folder)
         if foreign:
             raise PrepareError(
-                f"--out={folder} is not empty ({', '.join(sorted(foreign)[:3])}) and holds no "
+                f"--out={folder} is not empty ({', '.join(foreign[:3])}) and holds no "
                 "prepared data: choose another"
             )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / _LOCK_FILE, "a")  # noqa: SIM115  closed below, which unlocks
-    except OSError as error:
-        raise PrepareError(
-            f"--out={folder} cannot be written: {error.strerror}; choose another"
-        ) from error
-    with lock:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(locked_folder(folder))
         except BlockingIOError:
             raise PrepareError(f"--out={folder}: another process is preparing there") from None
-        for path in folder.rglob(f"{_PARTIAL}*"):  # what a killed process was writing
-            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise PrepareError(
+                f"--out={folder} cannot be written: {error.strerror}; choose another"
+            ) from error
         yield
 
 

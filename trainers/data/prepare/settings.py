@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from trainers.data.config import DataConfig, require
 from trainers.data.shard_format import RECORD_TOKENS
-from zoo.strict_config import STRICT
+from zoo.config import STRICT
 
 _OWN_TOKENIZERS = {"lm": ("character", "byte"), "mlm": ("wordpiece",)}
 

@@ -7,8 +7,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from zoo.atomic_write import replacing
-from zoo.json_fields import Fields, read_json
+from zoo.config import Fields, read_json
+from zoo.files import replacing
 
 _VERSION = "#version: 0.2"
 # The special tokens of RoBERTa and its kin, by what they are for.

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 import tensorflow as tf
 
-from zoo.atomic_write import replacing
+from zoo.files import replacing
 from zoo.tokenizers.base import REPLACEMENT, SubwordTokenizer, string_vector
 from zoo.tokenizers.ragged import lengths_of, rows_of
 from zoo.tokenizers.special_tokens import NameFinder, rarest_characters

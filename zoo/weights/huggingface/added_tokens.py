@@ -6,9 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from zoo.bundle_error import BundleError
-from zoo.inner_paths import inside
-from zoo.json_fields import Fields
+from zoo.config import Fields
+from zoo.files import BundleError, inside
 
 # Lists of special tokens that have no role; the second name is that of transformers 5.
 _MORE = ("additional_special_tokens", "extra_special_tokens")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo.bundle_error import BundleError
+from zoo.files import BundleError
 
 # In the order in which a class is chosen for saving.
 _TASKS = {

@@ -11,17 +11,15 @@ import keras
 import numpy as np
 from absl import logging
 
-from zoo.bundle import Bundle, check_size
-from zoo.bundle_error import BundleError
-from zoo.inner_paths import inside
-from zoo.json_fields import Fields, read_json
+from zoo.bundle import Bundle, bundle_in_memory
+from zoo.config import ConfigError, Fields
+from zoo.files import BundleError, inside
+from zoo.models.build import build
 from zoo.models.configs import BertConfig
 from zoo.models.weight_counts import count_backbone_weights
-from zoo.presets import build
-from zoo.strict_config import ConfigError
-from zoo.text.encoder import TextConfig
+from zoo.text.config import TextConfig
 from zoo.tokenizers import Tokenizer
-from zoo.weights.assign import Source, assign_weights
+from zoo.weights.assign import Source, assign_weights, check_size, model_weights
 from zoo.weights.huggingface.architectures import SAME_HEAD
 from zoo.weights.huggingface.reading_configs import Description, describe
 from zoo.weights.huggingface.sentence_modules import SentenceModules, read_sentence_modules
@@ -34,9 +32,7 @@ from zoo.weights.huggingface.tensor_names import (
     twins,
 )
 from zoo.weights.huggingface.tokenizer_files import read_tokenizer
-from zoo.weights.in_memory import bundle_in_memory
 from zoo.weights.safetensors_files import WeightFiles, open_weights
-from zoo.weights.variables import model_weights
 
 CONFIG_FILE = "config.json"
 _LONGEST_TEXT = 512
@@ -45,18 +41,7 @@ _OPTIONAL = ("cls.seq_relationship.", "pooler.dense.")
 _BACKBONE = ("embeddings.", "encoder.", "transformer.", "h.", "wte.", "wpe.", "ln_f.")
 
 
-def is_huggingface(folder: Path) -> bool:
-    """Whether a folder holds a model of transformers: its config.json says so."""
-    try:
-        content = read_json(inside(folder, CONFIG_FILE))
-    except BundleError:
-        return False
-    if not isinstance(content, dict) or "format_version" in content:
-        return False
-    return "model_type" in content or "architectures" in content
-
-
-def read_bundle(folder: Path, task: str | None = None) -> Bundle:
+def read_huggingface(folder: Path, task: str | None = None) -> Bundle:
     """Loads a model of transformers.
 
     One tensor is in memory at a time beside the model. What the file has and the task does not
@@ -71,7 +56,7 @@ def read_bundle(folder: Path, task: str | None = None) -> Bundle:
         BundleError: an unsupported architecture, setting or tokenizer, damaged weights, tensors
             that are missing, too many or of a wrong shape; the message names file and tensor.
 
-    Example: `read_bundle(Path("downloads/distilgpt2")).lm.generate(["Once"])["text"]`
+    Example: `read_huggingface(Path("downloads/distilgpt2")).lm.generate(["Once"])["text"]`
     """
     fields = Fields.read(inside(folder, CONFIG_FILE))
     description = describe(fields, task)

@@ -6,10 +6,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from zoo.bundle_error import BundleError
-from zoo.json_fields import Fields
+from zoo.config import ConfigError, Fields
+from zoo.files import BundleError
 from zoo.models.configs import BertConfig, GPTConfig, ModelConfig
-from zoo.strict_config import ConfigError
 from zoo.weights.huggingface.architectures import BARE, SAME_HEAD, task_of
 
 ACTIVATIONS = {

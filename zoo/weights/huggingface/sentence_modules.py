@@ -9,10 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from zoo.atomic_write import replacing
-from zoo.bundle_error import BundleError
-from zoo.inner_paths import inside
-from zoo.json_fields import Fields, read_json
+from zoo.config import Fields, read_json
+from zoo.files import BundleError, inside, replacing
 from zoo.weights.safetensors_files import open_weights
 
 MODULES_FILE = "modules.json"

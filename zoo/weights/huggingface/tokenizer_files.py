@@ -8,10 +8,8 @@ from typing import Any
 
 from absl import logging
 
-from zoo.atomic_write import replacing
-from zoo.bundle_error import BundleError
-from zoo.inner_paths import inside
-from zoo.json_fields import Fields
+from zoo.config import Fields
+from zoo.files import BundleError, inside, replacing
 from zoo.tokenizers import BytePairTokenizer, Tokenizer, WordPieceTokenizer
 from zoo.tokenizers.bytepair.files import read_vocabulary
 from zoo.weights.huggingface.added_tokens import AddedToken, read_added_tokens, with_added

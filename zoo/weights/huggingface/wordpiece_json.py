@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from zoo.bundle_error import BundleError
-from zoo.json_fields import Fields
+from zoo.config import Fields
+from zoo.files import BundleError
 from zoo.tokenizers import WordPieceTokenizer
 from zoo.weights.huggingface.added_tokens import AddedToken, read_token
 

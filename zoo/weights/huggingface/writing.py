@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import keras
 import numpy as np
 from absl import logging
 
-from zoo.atomic_write import replacing
-from zoo.bundle import Bundle
-from zoo.text.cleaning import CleaningConfig
+from zoo.files import replacing
+from zoo.text.config import CleaningConfig, TextConfig
+from zoo.tokenizers import Tokenizer
+from zoo.weights.assign import model_weights
 from zoo.weights.huggingface.architectures import BARE, SAME_HEAD, architecture_for
 from zoo.weights.huggingface.sentence_modules import write_sentence_modules
 from zoo.weights.huggingface.tensor_names import PREFIX, Tensors, backbone_tensors, head_tensors
@@ -24,44 +24,41 @@ from zoo.weights.huggingface.writing_configs import (
     position_offset,
 )
 from zoo.weights.safetensors_files import write_weights
-from zoo.weights.variables import model_weights
-
-CONFIG_FILE = "config.json"
 
 
-def write_bundle(bundle: Bundle, folder: str | os.PathLike[str]) -> Path:
+def write_huggingface(
+    folder: Path,
+    model: keras.Model,
+    tokenizer: Tokenizer,
+    labels: Sequence[str],
+    text: TextConfig | None,
+) -> None:
     """Writes a model for transformers' `from_pretrained`; see `Bundle.save_huggingface`.
 
     `config.json` is written last, so that a folder whose writing was interrupted does not load.
     """
-    folder = Path(folder)
-    if _is_bundle(folder):
-        raise ValueError(
-            f"{folder} holds a bundle, whose {CONFIG_FILE} would be lost; choose another"
-        )
-    model_type = model_type_for(bundle)
-    config = huggingface_config(bundle, model_type)
-    text = bundle.config.text
+    model_type = model_type_for(model, tokenizer)
+    config = huggingface_config(model, tokenizer, labels, model_type)
     if text is not None and text.cleaning != CleaningConfig():
         logging.warning(
             "%s: the texts' cleaning (%s) is no part of transformers' files", folder, text.cleaning
         )
-    length = bundle.model.context_length
-    write_weights(folder, _tensors(bundle, model_type))
-    write_tokenizer(bundle.tokenizer, folder, model_type, length)
-    if bundle.model.task == "embed":
-        head, width = bundle.model.head_config(), bundle.model.backbone.output_dim
+    offset = position_offset(tokenizer, model_type)
+    write_weights(folder, _tensors(model, model_type, offset))
+    write_tokenizer(tokenizer, folder, model_type, model.context_length)
+    if model.task == "embed":
+        head, width = model.head_config(), model.backbone.output_dim
         write_sentence_modules(folder, head, width, text.max_length)
-    with replacing(folder / CONFIG_FILE) as temporary:
+    with replacing(folder / "config.json") as temporary:
         content = json.dumps(config, indent=2, ensure_ascii=False)
         temporary.write_text(content + "\n", encoding="utf-8")
-    return folder
 
 
-def _tensors(bundle: Bundle, model_type: str) -> Iterator[tuple[str, np.ndarray]]:
-    model = bundle.model
+def _tensors(
+    model: keras.Model, model_type: str, position_offset: int
+) -> Iterator[tuple[str, np.ndarray]]:
     config, task = model.backbone.config, SAME_HEAD.get(model.task, model.task)
-    backbone = backbone_tensors(model_type, config, position_offset(bundle, model_type))
+    backbone = backbone_tensors(model_type, config, position_offset)
     # Only the bare encoders and BERT's classifier have a pooler.
     pooler = task == "embed" and model_type != "distilbert" and config.use_pooler
     head = {} if task == "lm" else head_tensors(model_type, task, pooler)
@@ -83,10 +80,3 @@ def _tensors(bundle: Bundle, model_type: str) -> Iterator[tuple[str, np.ndarray]
 def _of_base(tensor: str, table: Tensors, backbone: dict[str, Tensors]) -> bool:
     in_backbone = any(table is other for other in backbone.values())
     return (in_backbone or tensor.startswith("pooler.")) and not tensor.startswith("lm_head.")
-
-
-def _is_bundle(folder: Path) -> bool:
-    try:
-        return "format_version" in json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
-        return False

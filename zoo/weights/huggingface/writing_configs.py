@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from zoo.bundle import Bundle
+import keras
+
 from zoo.models.configs import BertConfig, GPTConfig
+from zoo.tokenizers import Tokenizer
 from zoo.weights.huggingface.architectures import architecture_for
 from zoo.weights.huggingface.tokenizer_files import KINDS
 
@@ -13,7 +16,7 @@ from zoo.weights.huggingface.tokenizer_files import KINDS
 ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_new", "squared_relu": "relu2"}
 
 
-def model_type_for(bundle: Bundle) -> str:
+def model_type_for(model: keras.Model, tokenizer: Tokenizer) -> str:
     """Which model of transformers a bundle's model is.
 
     Raises:
@@ -21,7 +24,6 @@ def model_type_for(bundle: Bundle) -> str:
 
     Example: `model_type_for(zoo.load("hf://distilbert/distilgpt2"))  # "gpt2"`
     """
-    model, tokenizer = bundle.model, bundle.tokenizer
     config = model.backbone.config
     if config.family == "gpt":
         model_type = "gpt2"
@@ -35,7 +37,7 @@ def model_type_for(bundle: Bundle) -> str:
         )
     problems = [
         f"{name} is {value!r}, not {' or '.join(map(repr, allowed))}"
-        for name, value, allowed in _conditions(bundle, model_type)
+        for name, value, allowed in _conditions(model, tokenizer, model_type)
         if value not in allowed
     ]
     if problems:
@@ -45,15 +47,13 @@ def model_type_for(bundle: Bundle) -> str:
     return model_type
 
 
-def huggingface_config(bundle: Bundle, model_type: str) -> dict[str, Any]:
-    """The content of `config.json`.
-
-    Args:
-        bundle: what is saved. model_type: what `model_type_for` says of it.
-    """
-    config, tokenizer = bundle.model.backbone.config, bundle.tokenizer
+def huggingface_config(
+    model: keras.Model, tokenizer: Tokenizer, labels: Sequence[str], model_type: str
+) -> dict[str, Any]:
+    """The content of `config.json`."""
+    config = model.backbone.config
     common = {
-        "architectures": [architecture_for(model_type, bundle.model.task)],
+        "architectures": [architecture_for(model_type, model.task)],
         "model_type": model_type,
         "dtype": "float32",
         "vocab_size": config.vocabulary_size,
@@ -63,23 +63,23 @@ def huggingface_config(bundle: Bundle, model_type: str) -> dict[str, Any]:
     if model_type == "gpt2":
         end = tokenizer.end_id
         return common | {"bos_token_id": end, "eos_token_id": end} | _gpt2(config)
-    common |= {"pad_token_id": tokenizer.pad_id} | _labels(bundle)
+    common |= {"pad_token_id": tokenizer.pad_id} | _labels(model.task, labels)
     if model_type == "roberta":
         common |= {"bos_token_id": tokenizer.cls_id, "eos_token_id": tokenizer.sep_id}
-    head_dropout = bundle.model.head_config().get("dropout", config.dropout)
+    head_dropout = model.head_config().get("dropout", config.dropout)
     if model_type == "distilbert":
         return common | _distilbert(config, head_dropout)
-    return common | _bert(config, head_dropout, position_offset(bundle, model_type))
+    return common | _bert(config, head_dropout, position_offset(tokenizer, model_type))
 
 
-def position_offset(bundle: Bundle, model_type: str) -> int:
+def position_offset(tokenizer: Tokenizer, model_type: str) -> int:
     """Rows before the first position's: RoBERTa counts positions from the pad id on."""
-    return bundle.tokenizer.pad_id + 1 if model_type == "roberta" else 0
+    return tokenizer.pad_id + 1 if model_type == "roberta" else 0
 
 
-def _conditions(bundle: Bundle, model_type: str):
+def _conditions(model: keras.Model, tokenizer: Tokenizer, model_type: str):
     """(field, value, allowed values) of all that transformers has no choice in."""
-    config, task = bundle.model.backbone.config, bundle.model.task
+    config, task = model.backbone.config, model.task
     yield "model.norm", config.norm, ("layer_norm",)
     yield "model.positions", config.positions, ("learned",)
     yield "model.qk_norm", config.qk_norm, (False,)
@@ -87,7 +87,7 @@ def _conditions(bundle: Bundle, model_type: str):
     mlm_of_roberta = model_type == "roberta" and task == "mlm"
     activations = ("gelu",) if mlm_of_roberta else tuple(ACTIVATIONS)
     yield "model.activation", config.activation, activations
-    yield "tokenizer", bundle.tokenizer.kind, (KINDS[model_type],)
+    yield "tokenizer", tokenizer.kind, (KINDS[model_type],)
     if model_type == "gpt2":
         yield "model.num_kv_heads", config.key_value_heads, (config.num_heads,)
         yield "model.token_shift", config.token_shift, (0,)
@@ -95,7 +95,7 @@ def _conditions(bundle: Bundle, model_type: str):
     yield "model.norm_placement", config.norm_placement, ("post",)
     if model_type == "distilbert":
         yield "model.norm_epsilon", config.norm_epsilon, (1e-12,)
-    head = bundle.model.head_config()
+    head = model.head_config()
     if task in ("classify", "pair", "regress"):
         yield "head.pooling", head["pooling"], ("cls",)
         yield "model.use_pooler", config.use_pooler, (True,)
@@ -156,8 +156,7 @@ def _distilbert(config: BertConfig, head_dropout: float) -> dict[str, Any]:
     }
 
 
-def _labels(bundle: Bundle) -> dict[str, Any]:
-    labels, task = bundle.config.labels, bundle.model.task
+def _labels(task: str, labels: Sequence[str]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     if task == "regress":
         labels, fields["problem_type"] = ("LABEL_0",), "regression"

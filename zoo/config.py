@@ -1,0 +1,258 @@
+"""Configs as strict dataclasses, and JSON of unknown origin: every value checked, and an error
+that names the field."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import typing
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar, dataclass_transform
+
+import pydantic
+from pydantic import Field
+
+from zoo.files import BundleError
+
+ConfigT = TypeVar("ConfigT")
+
+# Strict: "64" is not a number and 1.5 is not a layer count. `extra` makes unknown keys an error.
+STRICT = pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+# Ids, positions and sizes are int32 in a graph.
+Size = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+_RANGES = {
+    "greater_than_equal": ("ge", "at least"),
+    "greater_than": ("gt", "above"),
+    "less_than_equal": ("le", "at most"),
+    "less_than": ("lt", "below"),
+}
+
+# No file of a model is nested deeper than a dozen levels; Python's own limit comes at hundreds,
+# and then wherever the value is looked at next.
+_MAX_DEPTH = 64
+# The largest vocabularies in use take some 35 MB. A list of empty lists needs 20 times its size.
+_MAX_BYTES = 1 << 27
+
+
+class ConfigError(ValueError):
+    """A configuration value that is unknown, of the wrong type, or makes no sense."""
+
+
+@dataclass_transform(frozen_default=True)
+def config_dataclass(cls: type[ConfigT]) -> type[ConfigT]:
+    """Makes a frozen dataclass that checks types and ranges of its fields whenever it is made.
+
+    Ranges stand in the annotation, as pydantic has them: `Size`, `Fraction`, or
+    `Annotated[float, Field(gt=0)]`. What depends on several fields is checked in `__post_init__`.
+
+    Raises:
+        ConfigError: when an instance is made of a wrong value; the message names the field.
+
+    Example:
+        >>> @config_dataclass
+        ... class Layer:
+        ...     width: Size
+        ...     dropout: Fraction = 0.0
+        >>> Layer(width=0)
+        Traceback (most recent call last):
+        zoo.config.ConfigError: width must be at least 1. Received: 0
+    """
+    made = pydantic.dataclasses.dataclass(frozen=True, config=STRICT)(cls)
+    checked_init = made.__init__
+
+    @functools.wraps(checked_init)
+    def init(self, *args, **kwargs):
+        try:
+            checked_init(self, *args, **kwargs)
+        except pydantic.ValidationError as error:
+            raise ConfigError(_explain(made, error)) from None
+
+    made.__init__ = init
+    return made
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config (nested dataclasses included) as a JSON-ready dict."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(config_class: type[ConfigT], values: dict[str, Any], where: str = "") -> ConfigT:
+    """Builds a config from a dict, checking every key and value.
+
+    Args:
+        config_class: made by `config_dataclass`.
+        values: field names to values; nested configs as nested dicts.
+        where: what to blame in the message, such as a file name.
+
+    Raises:
+        ConfigError: unknown key (known ones are listed), missing key, wrong type or range.
+    """
+    try:
+        # JSON has no tuples: "json" mode reads a list where a tuple is declared.
+        content = pydantic.TypeAdapter(dict).dump_json(values)
+        return pydantic.TypeAdapter(config_class).validate_json(content, strict=True)
+    except pydantic.ValidationError as error:
+        prefix = f"{where}: " if where else ""
+        raise ConfigError(prefix + _explain(config_class, error)) from None
+
+
+def _explain(config_class: type, error: pydantic.ValidationError) -> str:
+    return "; ".join(_explain_one(config_class, problem) for problem in error.errors())
+
+
+def _explain_one(config_class: type, problem: dict[str, Any]) -> str:
+    path = ".".join(str(part) for part in problem["loc"])
+    context = problem.get("ctx", {})
+    received = f"Received: {problem.get('input')!r:.80}"
+    if problem["type"] == "unexpected_keyword_argument":
+        owner = config_class
+        for part in problem["loc"][:-1]:
+            owner = _nested_dataclass(owner, str(part)) or owner
+        known = ", ".join(field.name for field in dataclasses.fields(owner))
+        return f"unknown key {path!r}; known keys: {known}"
+    if problem["type"] in ("missing", "missing_argument"):
+        return f"missing key {path!r}"
+    if "error" in context:  # from a __post_init__
+        return str(context["error"])
+    if problem["type"] in _RANGES:
+        key, words = _RANGES[problem["type"]]
+        limit = context[key]
+        limit = int(limit) if limit == int(limit) else limit
+        return f"{path} must be {words} {limit}. {received}"
+    return f"{path or config_class.__name__}: {problem['msg']}. {received}"
+
+
+def _nested_dataclass(owner: type, name: str) -> type | None:
+    hint = typing.get_type_hints(owner).get(name)
+    candidates = (hint, *typing.get_args(hint))
+    return next((c for c in candidates if dataclasses.is_dataclass(c)), None)
+
+
+def read_json(path: str | os.PathLike[str], max_bytes: int = _MAX_BYTES) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        BundleError: no such file, too large, not JSON in UTF-8 (NaN and Infinity are none), or
+            nested more than 64 deep; the message names the file.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size if path.is_file() else 0
+        if size > max_bytes:
+            raise BundleError(f"{path}: {size:,} bytes; at most {max_bytes:,} are read")
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        too_deep = _is_deep(content)
+    except FileNotFoundError:
+        raise BundleError(f"{path}: no such file") from None
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read: {error.strerror}") from None
+    except RecursionError:
+        too_deep = True
+    except BundleError:
+        raise
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+        raise BundleError(f"{path}: not valid JSON ({error}). Fetch it again.") from None
+    if too_deep:
+        raise BundleError(f"{path}: nested too deep; at most {_MAX_DEPTH} levels are read")
+    return content
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _is_deep(content: Any) -> bool:
+    level = [[content]]
+    for _ in range(_MAX_DEPTH + 1):
+        items = (item for part in level for item in _items(part))
+        level = [item for item in items if isinstance(item, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+def _items(part: dict | list) -> Iterable[Any]:
+    return part.values() if isinstance(part, dict) else part
+
+
+class Fields:
+    """A JSON object whose fields are asked for one by one; each error is a BundleError.
+
+    Args:
+        values: the object. where: what to blame in messages, such as the file.
+    """
+
+    def __init__(self, values: Any, where: str):
+        if not isinstance(values, dict):
+            raise BundleError(f"{where}: not a JSON object. Fetch it again.")
+        self.values = values
+        self.where = where
+
+    @classmethod
+    def read(cls, path: Path, optional: bool = False) -> Fields:
+        """The fields of a JSON file; none of a file that is `optional` and not there."""
+        content = {} if optional and not path.is_file() else read_json(path)
+        return cls(content, str(path))
+
+    def part(self, name: str) -> Fields:
+        """The fields of an object in a field, which must be there."""
+        return Fields(self.values.get(name), f"{self.where}: {name}")
+
+    def parts(self, name: str) -> list[Fields]:
+        """The fields of each object in a list, which may be missing or null."""
+        items = self._typed(name, list, "a list", [])
+        return [Fields(item, f"{self.where}: {name}[{i}]") for i, item in enumerate(items)]
+
+    def text(self, name: str, default: str | None = None) -> str | None:
+        """A string, `default` where it is missing or null."""
+        return self._typed(name, str, "a string", default)
+
+    def flag(self, name: str, default: bool | None = None) -> bool | None:
+        """True or false, `default` where it is missing or null."""
+        return self._typed(name, bool, "true or false", default)
+
+    def whole(self, name: str, default: int | None = None, least: int = 1) -> int | None:
+        """A whole number from `least` to 2**31 - 1, `default` where it is missing or null."""
+        value = self._typed(name, int, "a whole number", default)
+        if value is not None and (isinstance(value, bool) or not least <= value < 2**31):
+            reach = "on" if isinstance(value, bool) or value < least else "to 2147483647"
+            raise BundleError(
+                f"{self.where}: {name} must be a whole number from {least} {reach}. "
+                f"Received: {value!r:.80}"
+            )
+        return value
+
+    def number(self, name: str, default: float | None = None) -> float | None:
+        """A number, `default` where it is missing or null."""
+        value = self._typed(name, int | float, "a number", default)
+        # Beyond this no float is exact, and beyond 1e308 there is none.
+        if isinstance(value, bool) or (value is not None and not abs(value) < 1e300):
+            raise BundleError(f"{self.where}: {name} must be a number. Received: {value!r:.80}")
+        return value if value is None else float(value)
+
+    def require(self, name: str, allowed: Sequence[Any], why: str) -> Any:
+        """A value that must be one of `allowed`, the first one where it is missing or null.
+
+        `why` says, in the message, what another value would do.
+        """
+        value = self.values.get(name)
+        value = allowed[0] if value is None else value
+        if value not in allowed:
+            known = ", ".join(repr(item) for item in allowed)
+            raise BundleError(
+                f"{self.where}: {name} is {value!r:.80}, and only {known} is supported: {why}"
+            )
+        return value
+
+    def _typed(self, name: str, kind: Any, meaning: str, default: Any) -> Any:
+        value = self.values.get(name)
+        if value is None:
+            return default
+        if not isinstance(value, kind):
+            raise BundleError(f"{self.where}: {name} must be {meaning}. Received: {value!r:.80}")
+        return value

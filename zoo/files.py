@@ -1,0 +1,123 @@
+"""Files and folders of a model or a run: written whole or not at all, hashed, locked, and never
+outside of their folder."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+_PARTIAL = ".partial-"
+_LOCK_FILE = ".lock"
+
+
+class BundleError(ValueError):
+    """A model's folder is missing, unfinished, damaged, or of a kind that cannot be read."""
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Gives a temporary path beside `path` that takes its place when the block ends well.
+
+    A reader sees the old file or the new one, never half of one; a full disk or a killed process
+    leaves the old one as it was. The temporary file has the suffixes of `path`, which Keras looks
+    at. The folder is created.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the target: a rename is atomic only within one file system.
+    descriptor, name = tempfile.mkstemp(prefix=_PARTIAL, suffix=f"-{path.name}", dir=path.parent)
+    os.close(descriptor)
+    os.chmod(name, 0o644)  # mkstemp's 0600 would hide the file from a server's user
+    temporary = Path(name)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's content, hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Makes a folder, and keeps other processes out while the block runs.
+
+    What a killed process was writing there is removed: nobody else writes under the lock.
+
+    Raises:
+        BlockingIOError: another process holds the lock.
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / _LOCK_FILE, "a") as lock:  # closing it unlocks
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for path in folder.rglob(f"{_PARTIAL}*"):
+            if path.is_file():
+                path.unlink(missing_ok=True)
+        yield
+
+
+def own_files(folder: Path) -> list[str]:
+    """Sorted names in a folder, but for those that `replacing` and `locked_folder` make."""
+    return sorted(n for n in os.listdir(folder) if n != _LOCK_FILE and not n.startswith(_PARTIAL))
+
+
+def inside(folder: str | os.PathLike[str], *names: str, where: str | Path | None = None) -> Path:
+    """The path of a file or folder of a model, which need not be there.
+
+    Whoever made a model decides what its files name. A name such as "../other", an absolute one,
+    or a link could have anything on this machine read as part of the model, and then exported.
+    In the Hugging Face Hub's cache all files are links, to the blobs of the same repository.
+
+    Args:
+        folder: the model's.
+        names: relative, one or several that are joined.
+        where: what named them, for the message. Defaults to the path itself.
+
+    Raises:
+        BundleError: it leads out of the folder.
+    """
+    folder = Path(folder)
+    path = folder.joinpath(*names)
+    try:
+        root, target = folder.resolve(), path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, U+0000 in a name
+        raise BundleError(f"{where or path}: {names[-1]!r:.80} is no path ({error})") from None
+    if target.is_relative_to(root) or _is_blob(root, target):
+        return path
+    if where is not None and not path.is_symlink():
+        raise BundleError(
+            f"{where}: {'/'.join(names)!r:.80} leads out of {folder}; a model is read from its own "
+            "folder only"
+        )
+    raise BundleError(
+        f"{path}: a link to {target}, out of {folder}; a model is read from its own folder only. "
+        "If you trust it, put a copy in place of the link."
+    )
+
+
+def check_links(folder: Path) -> None:
+    """Raises BundleError if any link below a folder leads out of it, for readers not our own."""
+    for where, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            if os.path.islink(os.path.join(where, name)):
+                inside(folder, os.path.relpath(os.path.join(where, name), folder))
+
+
+def _is_blob(root: Path, target: Path) -> bool:
+    """Whether `root` is in a snapshot of the Hub's cache, and `target` a blob of its repository."""
+    # repository/snapshots/revision/... and repository/blobs/hash
+    snapshots = (parent.parent for parent in (root, *root.parents))
+    return any(
+        snapshot.name == "snapshots" and target.parent == snapshot.parent / "blobs"
+        for snapshot in snapshots
+    )

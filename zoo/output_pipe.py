@@ -1,0 +1,69 @@
+"""What a command prints: readers that leave, and libraries that talk while they are imported."""
+
+import contextlib
+import io
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+
+
+class _Output(io.FileIO):
+    """Takes what is written after the reader has left, as `head` does, and drops it."""
+
+    def write(self, data) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self.fileno())  # for all that write there, libraries and children, too
+            os.close(null)
+            return len(data)
+
+
+def outlive_readers() -> None:
+    """Call it first in a program of its own: it then goes on to its end and its exit code.
+
+    Not SIGPIPE's default action: that would end the program for a network connection, too.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by who started the program
+            continue
+        raw = _Output(stream.fileno(), "wb", closefd=False)
+        wrapped = io.TextIOWrapper(
+            raw if stream.write_through else io.BufferedWriter(raw),  # PYTHONUNBUFFERED
+            stream.encoding,
+            stream.errors,
+            line_buffering=stream.line_buffering,
+            write_through=stream.write_through,
+        )
+        setattr(sys, name, wrapped)
+
+
+@contextlib.contextmanager
+def quiet_imports() -> Iterator[None]:
+    """Holds back what is written to stderr, by C++ too, while the block imports TensorFlow.
+
+    Its notes on oneDNN and on GPUs that are not there come before any setting counts. If the block
+    fails, all of it is printed.
+    """
+    try:
+        descriptor = os.dup(2)
+    except OSError:  # stderr is closed
+        yield
+        return
+    with tempfile.TemporaryFile() as held:
+        sys.stderr.flush()
+        os.dup2(held.fileno(), 2)
+        failed = True
+        try:
+            yield
+            failed = False
+        finally:
+            sys.stderr.flush()
+            os.dup2(descriptor, 2)
+            os.close(descriptor)
+            if failed:
+                held.seek(0)
+                sys.stderr.write(held.read().decode("utf-8", "replace"))
