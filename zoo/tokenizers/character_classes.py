@@ -34,15 +34,10 @@ def from_runs(runs: Sequence[int]) -> np.ndarray:
 
 
 def paged(values: np.ndarray, direct: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """A table with one entry a code point, of which equal pages are stored once.
+    """Entries (0x110000,) with equal pages stored once: table, and page_starts int32 (4352,).
 
-    Args:
-        values: (0x110000,).
-        direct: code points below this are their own index into the table.
-
-    Returns:
-        table, and page_starts int32 (4352,): the entry of code point p is
-        `table[page_starts[p // 256] + p % 256]`.
+    The entry of code point p is `table[page_starts[p // 256] + p % 256]`; code points below
+    `direct` are their own index into the table.
     """
     pages = values.reshape(-1, _PAGE)
     direct //= _PAGE
@@ -63,16 +58,10 @@ def paged_classes() -> tuple[np.ndarray, np.ndarray]:
 
 
 class Classes(NamedTuple):
-    """What is known of each byte.
+    """The class of each byte's character; a byte that is no part of valid UTF-8 is OTHER."""
 
-    Attributes:
-        kinds: uint8 (N,), the class of the character that it is part of; OTHER, as U+FFFD is, for
-            a byte that is not part of valid UTF-8.
-        inner: bool (N,), True for all but the first byte of a character.
-    """
-
-    kinds: tf.Tensor
-    inner: tf.Tensor
+    kinds: tf.Tensor  # (N,) uint8
+    inner: tf.Tensor  # (N,) bool, all but the first byte of a character
 
 
 def classes_of(data: tf.Tensor, breaks: tf.Tensor) -> Classes:

@@ -70,19 +70,12 @@ _Model: Any = _model_class()
 
 @dataclasses.dataclass(frozen=True)
 class PieceList:
-    """The pieces of a model.
+    """The pieces of a model."""
 
-    Attributes:
-        texts: the pieces in the order of their ids, "▁" for a space.
-        kinds: NORMAL to BYTE of each.
-        names: what the model calls its special pieces, by "begin", "end" and "pad".
-        space_as_suffix: True if a space belongs to the word before it.
-    """
-
-    texts: list[str]
-    kinds: list[int]
-    names: dict[str, str]
-    space_as_suffix: bool
+    texts: list[str]  # in the order of their ids, "▁" for a space
+    kinds: list[int]  # NORMAL to BYTE of each
+    names: dict[str, str]  # of the special pieces "begin", "end" and "pad"
+    space_as_suffix: bool  # a space belongs to the word before it
 
 
 def read_pieces(content: bytes) -> PieceList:
@@ -112,12 +105,7 @@ def read_pieces(content: bytes) -> PieceList:
 
 
 def write_merging_model(pieces: Iterable[tuple[str, float, int]], unknown_id: int) -> bytes:
-    """A serialized model that merges characters by the pieces' scores, and changes no text.
-
-    Args:
-        pieces: text, score and kind of each id.
-        unknown_id: the id of the unknown piece.
-    """
+    """A serialized model that merges characters by the scores of pieces (text, score, kind)."""
     model = _Model()
     add = model.pieces.add
     for text, score, kind in pieces:
@@ -131,10 +119,7 @@ def write_merging_model(pieces: Iterable[tuple[str, float, int]], unknown_id: in
 
 
 def model_resource(model: bytes) -> tf.Tensor:
-    """The parsed model, a resource of the graph's session.
-
-    Its name is its hash: whatever reads the same model shares it.
-    """
+    """The parsed model, a resource of the session; its name, a hash, lets others share it."""
     return gen_sentencepiece_tokenizer.sentencepiece_op(
         model=model, shared_name=f"sentencepiece_{hashlib.sha256(model).hexdigest()}"
     )

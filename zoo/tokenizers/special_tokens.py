@@ -19,11 +19,11 @@ _COMMONEST = "etaoinshrdlucmfwypvbgkjqxz"
 
 
 class Found(NamedTuple):
-    """Names in a batch, in order: starts and ends int64 (S,), and which they are, int32 (S,)."""
+    """Names in a batch, in order."""
 
-    starts: tf.Tensor
-    ends: tf.Tensor
-    which: tf.Tensor
+    starts: tf.Tensor  # (S,) int64
+    ends: tf.Tensor  # (S,) int64
+    which: tf.Tensor  # (S,) int32, index of the name
 
 
 class NameFinder:
@@ -46,13 +46,8 @@ class NameFinder:
     def find(
         self, values: tf.Tensor, row_splits: tf.Tensor, allowed: tf.Tensor | None = None
     ) -> Found:
-        """Finds the names in values (N,).
-
-        Args:
-            values: code points or bytes.
-            row_splits: int64 (B + 1,): no name goes over the end of a row.
-            allowed: bool (N,), what may belong to a name; None for everything.
-        """
+        """The names in code points or bytes (N,), those within a row (B + 1,) and, if that is
+        given, within what is allowed (N,)."""
         opens = functools.reduce(tf.logical_or, (values == first for first in self._firsts))
         starts = tf.where(opens if allowed is None else opens & allowed)[:, 0]  # (n,)
         none = Found(starts[:0], starts[:0], tf.zeros([0], tf.int32))
@@ -136,28 +131,19 @@ def _without_overlaps(starts: tf.Tensor, ends: tf.Tensor) -> tf.Tensor:
 
 
 class Spans(NamedTuple):
-    """Where special tokens stand in bytes, in order.
+    """Where special tokens stand in bytes, in order."""
 
-    Attributes:
-        starts: int64 (S,), the whitespace taken in. names: int64 (S,), where their names begin.
-        ends: int64 (S,). ids: int32 (S,).
-    """
-
-    starts: tf.Tensor
-    names: tf.Tensor
-    ends: tf.Tensor
-    ids: tf.Tensor
+    starts: tf.Tensor  # (S,) int64, the whitespace taken in
+    names: tf.Tensor  # (S,) int64, where their names begin
+    ends: tf.Tensor  # (S,) int64
+    ids: tf.Tensor  # (S,) int32
 
 
 class SpecialTokenFinder:
-    """Finds the special tokens of a byte-level tokenizer.
+    """Finds the special tokens (name -> id) of a byte-level tokenizer.
 
-    Args:
-        ids: name -> id.
-        takes_whitespace: the name whose span begins with the whitespace before it, or None.
-
-    Raises:
-        ValueError: two names could overlap in a text, or one begins or ends with whitespace.
+    The span of `takes_whitespace` begins with the whitespace before it. ValueError if two names
+    could overlap in a text, or one begins or ends with whitespace.
     """
 
     def __init__(self, ids: Mapping[str, int], takes_whitespace: str | None):

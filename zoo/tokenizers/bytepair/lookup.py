@@ -22,11 +22,8 @@ class TokenTable(NamedTuple):
     """The tokens of up to 16 bytes, as numbers; none of them ends with a zero byte.
 
     A token of up to 8 bytes is the little-endian number `keys[i]` and has the id `ids[i]`. A longer
-    one is `firsts[i]` and `seconds[j]`, with the id of `pairs[k] == i * len(seconds) + j`.
-
-    Attributes:
-        keys, firsts, seconds, pairs: int64, each sorted.
-        ids, pair_ids: int32.
+    one is `firsts[i]` and `seconds[j]`, with the id of `pairs[k] == i * len(seconds) + j`. All but
+    the ids are int64 and sorted.
     """
 
     keys: np.ndarray
@@ -63,13 +60,8 @@ def _joined_bytes(tokens: Mapping[int, bytes]) -> np.ndarray:
 
 
 class WordEncoder:
-    """The ids of words.
-
-    Args:
-        tokens: id -> bytes, of those that come out when their own bytes are merged.
-        ranks: token -> rank of its last merge, none for a single byte.
-        vocabulary_size: V.
-    """
+    """The ids of words, by the tokens that come out when their own bytes are merged: id -> bytes,
+    and id -> rank of the last merge."""
 
     def __init__(self, tokens: Mapping[int, bytes], ranks: Mapping[int, int], vocabulary_size: int):
         self._table = _token_table(tokens)
@@ -96,12 +88,9 @@ class WordEncoder:
     def encode(
         self, data: tf.Tensor, starts: tf.Tensor, known: tuple[tf.Tensor, tf.Tensor] | None
     ) -> tf.RaggedTensor:
-        """The ids of each word, int32 [W, None].
+        """The ids int32 [W, None] of words in bytes (N,), which start at int64 (W,).
 
-        Args:
-            data: uint8 (N,), all words, one after the other.
-            starts: int64 (W,), where each starts.
-            known: words int64 (S,) whose ids int32 (S,) are known: special tokens.
+        `known` are words int64 (S,) and their ids int32 (S,): special tokens.
         """
         # A word's code is an id below V, or V + the number of a word that is merged.
         size, table = self._size, self._table

@@ -97,16 +97,10 @@ def _last_merges_replayed(pairs, products, texts, ids) -> dict[int, int]:
 
 
 def merging_model(tokens: Mapping[int, bytes], ranks: Mapping[int, int], size: int) -> bytes:
-    """The SentencePiece model that merges bytes to our ids.
+    """The SentencePiece model that merges bytes to the ids of tokens, by the ranks of last merges.
 
     It reads each byte as the character of Latin-1 with that number, so that ASCII stands for
-    itself.
-
-    Args:
-        tokens: id -> bytes, of those that come out of merging.
-        ranks: from `last_merges`.
-        size: of the vocabulary; the model has one id more, the unknown one that the format asks
-            for.
+    itself, and has one id more than the vocabulary, the unknown one that the format asks for.
     """
     pieces = [
         (tokens[index].decode("latin-1"), -ranks.get(index, 0), NORMAL)

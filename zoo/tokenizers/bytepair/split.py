@@ -23,26 +23,15 @@ _LONG_CONTRACTIONS = (b"re", b"ve", b"ll")
 
 
 class Words(NamedTuple):
-    """The words of a batch of strings, and what tells where they came from.
+    """The words of a batch of strings, and what tells where they came from."""
 
-    Attributes:
-        data: uint8 (N,), the bytes of all strings, spaces put in where asked for.
-        row_splits: int64 (B + 1,), where the strings begin in `data`.
-        starts: bool (N,), where words start; each goes on to the next one.
-        inner: bool (N,), True for all but the first byte of a character.
-        special: Spans, the words that are special tokens; None if they are not looked for.
-        in_special: bool (N,), True within a special token after its first byte; None likewise.
-        sources: int64 (N + 1,), the place of each byte before spaces were put in; None if none
-            were.
-    """
-
-    data: tf.Tensor
-    row_splits: tf.Tensor
-    starts: tf.Tensor
-    inner: tf.Tensor
-    special: Spans | None
-    in_special: tf.Tensor | None
-    sources: tf.Tensor | None
+    data: tf.Tensor  # (N,) uint8, the bytes of all strings, spaces put in where asked for
+    row_splits: tf.Tensor  # (B + 1,) int64, where the strings begin in `data`
+    starts: tf.Tensor  # (N,) bool, where words start; each goes on to the next one
+    inner: tf.Tensor  # (N,) bool, all but the first byte of a character
+    special: Spans | None  # the words that are special tokens
+    in_special: tf.Tensor | None  # (N,) bool, within one after its first byte
+    sources: tf.Tensor | None  # (N + 1,) int64, the place of each byte before spaces were put in
 
 
 def split_words(

@@ -34,19 +34,12 @@ _BLOCKS = (
 
 
 class Pieces(NamedTuple):
-    """The P pieces of W words, or of W whole texts.
+    """The P pieces of W words, or of W whole texts."""
 
-    Attributes:
-        ids: int32 (P,).
-        splits: int64 (W + 1,), where the pieces of each word begin.
-        starts: int64 (P,), offset in the word (or the text) of the piece's first byte.
-        ends: int64 (P,), offset after its last byte.
-    """
-
-    ids: tf.Tensor
-    splits: tf.Tensor
-    starts: tf.Tensor
-    ends: tf.Tensor
+    ids: tf.Tensor  # (P,) int32
+    splits: tf.Tensor  # (W + 1,) int64, where the pieces of each word begin
+    starts: tf.Tensor  # (P,) int64, offset of the first byte in the word, or the text
+    ends: tf.Tensor  # (P,) int64, offset after the last byte
 
 
 def checked_vocabulary(
@@ -105,9 +98,7 @@ def build_model(
 def cut(model: np.ndarray, texts: tf.Tensor) -> Pieces:
     """Cuts words (W,) from the left, always the longest piece; one unknown piece where none fits.
 
-    Args:
-        model: from `build_model`.
-        texts: words or, if the model splits, texts.
+    A model that splits cuts whole texts.
     """
     operation = tf_text.FastWordpieceTokenizer(
         model_buffer=tf.constant(model), token_out_type=tf.int32
@@ -149,13 +140,9 @@ def pieces_of_texts(
     cut_any: Callable[[tf.Tensor], Pieces],
     offsets: bool,
 ) -> Pieces:
-    """The pieces of texts (B,), each cut by the path that fits; their `splits` are (B + 1,).
+    """The pieces of texts (B,): `cut_plain` cuts those that match the pattern, `cut_any` the rest.
 
-    Args:
-        texts: strings.
-        pattern: what the texts for `cut_plain` match.
-        cut_plain, cut_any: from texts to their pieces.
-        offsets: False leaves `starts` and `ends` of the result empty, to save their time.
+    Without `offsets` the `starts` and `ends` of the result are empty, to save their time.
     """
     plain = tf.strings.regex_full_match(texts, pattern)
 

@@ -43,23 +43,16 @@ class Rules:
     table[page_starts[p // 256] + p % 256]. `e & KIND_MASK` is its kind. It turns into the code
     point p + (e >> KIND_BITS), or, if it is of kind SEVERAL, into the `counts[e >> KIND_BITS]`
     code points that stand from there on in `several`, as (code point << KIND_BITS) + kind.
-
-    Attributes:
-        table: int32, a paged table.
-        page_starts: int32 (4352,).
-        several: int32, never empty.
-        counts: int32, as long as `several`.
-        order: int32 (2, n): the code points of kind MOVING, sorted, and their ranks (1 to 255);
-            neighbours go by rank. Empty unless accents are stripped.
-        walls: int32, sorted: the STRIPPED code points that such a move does not cross.
     """
 
     table: np.ndarray
-    page_starts: np.ndarray
-    several: np.ndarray
-    counts: np.ndarray
+    page_starts: np.ndarray  # (4352,)
+    several: np.ndarray  # never empty
+    counts: np.ndarray  # as long as `several`
+    # (2, n): the code points of kind MOVING, sorted, and their ranks (1 to 255); neighbours go by
+    # rank. Empty unless accents are stripped.
     order: np.ndarray
-    walls: np.ndarray
+    walls: np.ndarray  # sorted: the STRIPPED code points that such a move does not cross
 
 
 @functools.cache
@@ -163,12 +156,8 @@ def changes_of(points: tf.Tensor, rules: Rules) -> tf.Tensor:
 def normalized(
     points: tf.Tensor, changes: tf.Tensor, row_splits: tf.Tensor, rules: Rules
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Makes the changes to code points (N,).
-
-    Returns:
-        The characters (M,) that are left, their kinds (M,), the index int64 (M,) of the code point
-        that each came from, and the row splits int64 (B + 1,).
-    """
+    """What is left of code points (N,): characters (M,), their kinds (M,), the index int64 (M,) of
+    the code point that each came from, and the row splits int64 (B + 1,)."""
     kinds = changes & KIND_MASK
     return tf.cond(
         tf.reduce_any((kinds >= GONE) & (kinds <= MOVING)),

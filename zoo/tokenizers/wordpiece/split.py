@@ -28,30 +28,18 @@ _OPENS, _CONTINUES = MOVING + 1, MOVING + 2
 
 
 class Words(NamedTuple):
-    """The words of a batch of strings, and what tells where each character came from.
+    """The words of a batch of strings, and what tells where each character came from."""
 
-    Attributes:
-        texts: string (W,), normalised.
-        row_splits: int64 (B + 1,), where the words of each string begin.
-        characters: int32 (S,), the code points of all words.
-        splits: int64 (W + 1,), where the characters of each word begin.
-        sources: int64 (S,), index of the code point of the text that each came from.
-        names: int32 (W,), 1 + the index of the name that a word is, -1 - that of a normalised
-            name, or 0.
-        source_starts: int64 (N,), offset of the code point's first byte in the joined batch.
-        source_ends: int64 (N,), offset after its last byte; accents stripped after it count to it.
-        row_starts: int64 (B + 1,), where the strings begin in the joined batch.
-    """
-
-    texts: tf.Tensor
-    row_splits: tf.Tensor
-    characters: tf.Tensor
-    splits: tf.Tensor
-    sources: tf.Tensor
-    names: tf.Tensor
-    source_starts: tf.Tensor | None
-    source_ends: tf.Tensor | None
-    row_starts: tf.Tensor | None
+    texts: tf.Tensor  # (W,) string, normalised
+    row_splits: tf.Tensor  # (B + 1,) int64, where the words of each string begin
+    characters: tf.Tensor  # (S,) int32, the code points of all words
+    splits: tf.Tensor  # (W + 1,) int64, where the characters of each word begin
+    sources: tf.Tensor  # (S,) int64, index of the code point of the text that each came from
+    names: tf.Tensor  # (W,) int32, 1 + index of a word's name, -1 - that of a normalised one, or 0
+    # Of code points, in the joined batch; accents stripped after one count to it:
+    source_starts: tf.Tensor | None  # (N,) int64
+    source_ends: tf.Tensor | None  # (N,) int64
+    row_starts: tf.Tensor | None  # (B + 1,) int64, where the strings begin there
 
 
 def split_words(
@@ -139,12 +127,9 @@ def _ends(source_starts, kinds, row_splits, total) -> tf.Tensor:
 
 
 def spans_of(words: Words, piece_splits, starts, ends) -> tuple[tf.Tensor, tf.Tensor]:
-    """Offsets int64 (P,) of pieces in the strings, from their offsets in the normalised words.
+    """Offsets int64 (P,) of pieces in the strings, from those in their normalised words.
 
-    Args:
-        words: of `split_words(..., offsets=True)`.
-        piece_splits: int64 (W + 1,), where the pieces of each word begin.
-        starts, ends: int64 (P,), byte offsets of each piece in its normalised word.
+    The pieces of each word begin at piece_splits int64 (W + 1,).
     """
     points = words.characters
     widths = 1 + sum(tf.cast(points >= limit, tf.int64) for limit in (0x80, 0x800, 0x10000))
