@@ -26,8 +26,8 @@ import keras
 from zoo.config import ConfigError, config_dataclass, from_dict, read_json, to_dict
 from zoo.files import BundleError, file_sha256, inside, replacing
 from zoo.models.serialization import quantization_config
+from zoo.text.base import TextEncoder
 from zoo.text.config import TextConfig
-from zoo.text.encoder import TextEncoder
 from zoo.text.lm import TextLM
 from zoo.text.models import TEXT_MODELS
 from zoo.tokenizers import Tokenizer

@@ -416,7 +416,10 @@ def test_published_activations():
     tokens, places = backbone.token_embedding(ids), backbone.position_embedding(positions)
     x = tokens + places
     ln1 = block.attention_norm(x)
-    query, key, value = attention._project(ln1, positions)
+    query, key, value = (
+        keras.ops.transpose(keras.ops.reshape(part, (*ids.shape, 3, 16)), (0, 2, 1, 3))
+        for part in keras.ops.split(attention.qkv(ln1), 3, axis=-1)
+    )
     projected = attention(ln1)
     residual = x + projected
     ln2 = block.feedforward_norm(residual)

@@ -43,9 +43,6 @@ def quantization_config(model: keras.Model) -> dict[str, Any]:
 
     Keras rebuilds only the layers that a model makes itself with the dtype of their own config;
     ours are made from the model config, which knows nothing of it.
-
-    Example: `quantization_config(model)` after `model.quantize("int8")` holds
-        `{"backbone/token_embedding": {"policy": {...}, "config": None}, ...}`.
     """
     return {
         place: {
@@ -58,12 +55,7 @@ def quantization_config(model: keras.Model) -> dict[str, Any]:
 
 
 def quantize_layers(model: keras.Model, quantization: dict[str, Any]) -> None:
-    """Quantizes the layers that `quantization_config` names, so that their weights fit.
-
-    Raises:
-        ValueError: a layer that this model does not have, or a mode that needs data to calibrate
-            it ("gptq", "awq").
-    """
+    """Quantizes the layers that `quantization_config` names, so that their weights fit."""
     places = _places(model) if quantization else {}
     for place, values in quantization.items():
         if place not in places:

@@ -24,7 +24,7 @@ def assign_weights(model: keras.Model, sources: Mapping[str, Source], where: str
     One tensor is in memory at a time beside the model.
 
     Args:
-        model: of `zoo.models.heads` or `zoo.models.encoder_heads`.
+        model: of `zoo.models`.
         sources: variable name, as `zoo.weights.variables.model_weights` gives it ->
             function that returns the array.
         where: the file to blame in messages.
@@ -101,9 +101,8 @@ def model_weights(model: keras.Model) -> dict[str, keras.Variable]:
     """All weights of a model: the backbone's as `backbone_weights` names them, and the head's.
 
     Args:
-        model: of `zoo.models.heads` or `zoo.models.encoder_heads`. The head's weights are called
-        by layer, such
-            as "output/kernel", or by their own name where the head itself holds them.
+        model: of `zoo.models`. The head's weights are called by layer, such as "output/kernel", or
+            by their own name where the head itself holds them.
 
     Example: `model_weights(zoo.build("bert_tiny", "mlm", vocabulary_size=9))["output_bias"]`
     """
