@@ -25,7 +25,7 @@ _SERVICES = (
 SERVICES = tuple(service.full_name for service in _SERVICES)
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 _REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
-# What tells of the server's state is answered though all threads of requests are busy. For the
+# Questions about the server's state are answered though all threads of requests are busy. For the
 # process, not for a server: grpc_health keeps its pool on a class.
 _STATUS_THREADS = futures.ThreadPoolExecutor(4, thread_name_prefix="status")
 # A reload waits until its models answer, and ends when the next one comes; a stream may stay idle.

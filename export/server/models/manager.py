@@ -68,7 +68,7 @@ class Manager:
     ):
         self._first = _by_name(models)
         self._poll_wait_seconds = poll_wait_seconds
-        self._retries, self._loader = retries or Retries(), loader or Loader()
+        self._retries, self.loader = retries or Retries(), loader or Loader()
         self._label_unavailable = label_unavailable
         self._load_pool, self._unload_pool = _pool(load_threads), _pool(unload_threads)
         # Guarded by _changed, which is notified when one of them changes.
@@ -402,7 +402,7 @@ class Manager:
     def _load(self, name: str, version: Version, path: str) -> None:
         begin = time.monotonic()
         try:
-            version.servable, records = self._loader.load(name, version.number, path)
+            version.servable, records = self.loader.load(name, version.number, path)
         except ServingError as error:
             self._note_failure(name, version, path, error)
         else:

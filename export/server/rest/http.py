@@ -100,8 +100,8 @@ class RestServer:
         self._threads = options.max_threads or max(16, 4 * (os.cpu_count() or 1))
         self._lock = threading.Lock()  # guards the number of admitted requests
         self._admitted = 0
-        # Of the thread that serves: requests at hand, and connections without one, of which the
-        # first has been so for longest.
+        # Of the thread that serves: requests that are open, and connections without one, the
+        # longest idle first.
         self.exchanges: set[_Exchange] = set()
         self.idle: dict[iostream.IOStream, None] = {}
         self._max_connections = options.limits.connections
