@@ -124,8 +124,8 @@ def keras_hub_generator(folder: Path) -> Callable[[list[int], int], list[int]]:
 
 def served_generator(version: Path, text: bytes, count: int) -> Callable[[], bytes]:
     """A request to our SavedModel, text in and text out: the new text."""
+    from export.golden.replay import ask_servable
     from export.server.run.servable import Servable
-    from export.verify import ask_servable
 
     servable = Servable("decode", 1, str(version))
     inputs = {"text": np.array([text], object), "max_new_tokens": np.array([count], "int32")}

@@ -56,8 +56,8 @@ def make_texts(count: int, seed: int = 0) -> list[bytes]:
 
 def answers_of(version: Path, texts: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
     """What a session says of each text: labels (N,) of bytes and scores (N, C)."""
+    from export.golden.replay import ask_servable
     from export.server.run.servable import Servable
-    from export.verify import ask_servable
 
     servable = Servable("expected", 1, str(version))
     answers = [

@@ -11,7 +11,7 @@ import time
 
 from absl import app, flags, logging
 
-from export.closure.op_registry import DEFAULT_SERVING_VERSION
+from export.closure.history import DEFAULT_SERVING_VERSION
 from export.quick_start import leave_out_unused
 from zoo.output_pipe import outlive_readers, quiet_imports
 
@@ -55,6 +55,7 @@ def main(argv: list[str]) -> None:
     with quiet_imports():
         import tensorflow as tf
 
+        from export.model_folder import PRECISION_REPORT_FILE
         from export.saved_model import ExportError, export_saved_model
         from zoo.files import BundleError
         from zoo.loading import load
@@ -74,7 +75,7 @@ def main(argv: list[str]) -> None:
         )
     except (BundleError, ExportError) as error:
         sys.exit(f"export: {error}")
-    report = path / "assets.extra" / "precision_report.md"
+    report = path / PRECISION_REPORT_FILE
     if report.is_file():
         print(report.read_text(encoding="utf-8"))
     print(f"exported {path} in {time.monotonic() - started:.1f} s, golden answers verified")

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import re
 import shutil
 import tempfile
 import time
@@ -17,19 +16,21 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from export.batching_file import write_batching_parameters
-from export.closure.closure import check
-from export.closure.op_origin import DEBUG_INFO
-from export.closure.op_registry import DEFAULT_SERVING_VERSION, registry_of
-from export.golden.pairs import GOLDEN_FILE, GoldenPair, write_golden_pairs
-from export.golden.replay import problems_of
+from export.closure.check import check
+from export.closure.history import DEFAULT_SERVING_VERSION, registry_of
+from export.golden.pairs import GoldenPair, write_golden_pairs
+from export.golden.replay import problems_of, replay_locally
 from export.model_card import write_model_card
+from export.model_folder import (
+    DEBUG_INFO_FILE,
+    GOLDEN_FILE,
+    WARMUP_FILE,
+    find_versions,
+    write_batching_parameters,
+)
 from export.precision.report import Prepared, measure, prepare, write_report
-from export.signature_defs import declare
-from export.signatures import ServedModule
-from export.verify import replay_locally
-from export.warmup_file import WARMUP_FILE, write_warmup
-from export.warmup_requests import ALLOWED_BATCH_SIZES, warmup_requests
+from export.signatures import ServedModule, declare
+from export.warmup import warmup_requests, write_warmup
 from zoo.bundle import Bundle
 
 _PARTIAL, _FLOAT32 = ".partial-", ".float32-"
@@ -62,7 +63,7 @@ def export_saved_model(
         serving_version: the release that is to run it, as "2.19.1" or "2.21".
         precision: "float32", or "bfloat16" or "int8" for its large weights; for those two
             `assets.extra/precision_report.md` tells size, speed and what it does to the answers.
-        eval_data: JSONL file of examples (`export.golden.evaluation_data`) for that report.
+        eval_data: JSONL file of examples (`export.golden.compare.read_examples`) for that report.
         accept_deviation: whether golden answers may move past the tolerance.
 
     Returns:
@@ -74,8 +75,50 @@ def export_saved_model(
             its examples are no good, golden answers move past the tolerance, or the SavedModel
             does not answer as the Keras model does.
 
-    Example: `export_saved_model(zoo.load("runs/shakespeare"), "served/shakespeare")`
+    Example:
+        export_saved_model(zoo.load("runs/shakespeare"), "served/shakespeare")
     """
+    model_folder = Path(model_folder).absolute()
+    target = _check(model_folder, version, serving_version)
+    try:
+        prepared = prepare(bundle, precision, eval_data, accept_deviation, serving_version)
+    except ValueError as error:
+        raise ExportError(str(error)) from error
+    try:
+        model_folder.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(model_folder)
+        with _unfinished(model_folder, f"{_PARTIAL}{target.name}-") as partial:
+            _write(prepared.bundle, partial, serving_version, prepared.pairs)
+            problems = problems_of(replay_locally(partial))
+            if problems:
+                raise ExportError(
+                    "the SavedModel does not answer as the Keras model does:\n  "
+                    + "\n  ".join(problems)
+                )
+            if precision != "float32":
+                _measure(prepared, partial, model_folder)
+            partial.chmod(0o755)  # mkdtemp's 0700 would hide it from a server's user
+            while True:
+                write_model_card(
+                    prepared.bundle, partial, target, prepared.pairs, precision, serving_version
+                )
+                try:
+                    os.rename(partial, target)
+                    break
+                except OSError as error:
+                    taken = error.errno in (errno.ENOTEMPTY, errno.EEXIST)
+                    if version is not None or not taken:
+                        raise
+                    # Another export took that number.
+                    target = model_folder / str(_next_version(model_folder))
+    except OSError as error:
+        raise ExportError(f"cannot write {target}: {error.strerror or error}") from error
+    logging.info("exported %s", target)
+    return target
+
+
+def _check(model_folder: Path, version: int | None, serving_version: str) -> Path:
+    """The folder to write, or ExportError for what can be known to fail before any work."""
     if keras.backend.backend() != "tensorflow":
         raise ExportError(
             "a SavedModel is made of TensorFlow operations: run the export with "
@@ -85,61 +128,20 @@ def export_saved_model(
         registry_of(serving_version)
     except ValueError as error:
         raise ExportError(f"--{error}") from error
-    model_folder = Path(model_folder).absolute()
     if model_folder.name.isdecimal():
         raise ExportError(
             f"--out={model_folder} is named like a version: give the model's folder, "
             f"--out={model_folder.parent}, and --version={model_folder.name} to choose the number"
         )
-    numbered = version is not None
-    version = _next_version(model_folder) if version is None else version
-    if version < 0:
+    if version is not None and version < 0:
         raise ExportError(f"--version must be at least 0. Received: {version}")
-    target = model_folder / str(version)
+    following = _next_version(model_folder)
+    target = model_folder / str(following if version is None else version)
     if target.exists():
         raise ExportError(
             f"{target} exists, and a served version never changes: choose another --version, "
-            f"or leave it out for {_next_version(model_folder)}"
+            f"or leave it out for {following}"
         )
-    try:
-        prepared = prepare(bundle, precision, eval_data, accept_deviation, serving_version)
-    except ValueError as error:
-        raise ExportError(str(error)) from error
-    try:
-        model_folder.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(model_folder)
-        with _unfinished(model_folder, f"{_PARTIAL}{version}-") as partial:
-            _write(prepared.bundle, partial, serving_version, prepared.pairs)
-            problems = problems_of(replay_locally(partial))
-            if problems:
-                raise ExportError(
-                    "the SavedModel does not answer as the Keras model does:\n  "
-                    + "\n  ".join(problems)
-                )
-            if precision != "float32":
-                _report(prepared, partial, model_folder)
-            partial.chmod(0o755)  # mkdtemp's 0700 would hide it from a server's user
-            while True:
-                write_model_card(
-                    prepared.bundle,
-                    partial,
-                    model_folder.name,
-                    version,
-                    prepared.pairs,
-                    precision,
-                    serving_version,
-                )
-                target = model_folder / str(version)
-                try:
-                    os.rename(partial, target)
-                    break
-                except OSError as error:
-                    if numbered or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                        raise
-                    version = _next_version(model_folder)  # another export took that number
-    except OSError as error:
-        raise ExportError(f"cannot write {target}: {error.strerror or error}") from error
-    logging.info("exported %s", target)
     return target
 
 
@@ -178,7 +180,7 @@ def _write(bundle: Bundle, folder: Path, serving_version: str, pairs: list[Golde
     _require_closure(folder, serving_version)
     write_golden_pairs(pairs, folder / GOLDEN_FILE)
     write_warmup(warmup_requests(bundle, pairs), module.methods, folder / WARMUP_FILE)
-    write_batching_parameters(folder, ALLOWED_BATCH_SIZES)
+    write_batching_parameters(folder)
 
 
 def _save(bundle: Bundle, folder: Path) -> ServedModule:
@@ -193,7 +195,7 @@ def _save(bundle: Bundle, folder: Path) -> ServedModule:
     return module
 
 
-def _report(prepared: Prepared, folder: Path, model_folder: Path) -> None:
+def _measure(prepared: Prepared, folder: Path, model_folder: Path) -> None:
     """Measures beside a float32 SavedModel that is gone afterwards."""
     with _unfinished(model_folder, _FLOAT32) as float32:
         _save(prepared.float32, float32)
@@ -203,7 +205,7 @@ def _report(prepared: Prepared, folder: Path, model_folder: Path) -> None:
 def _require_closure(folder: Path, serving_version: str) -> None:
     findings = check(folder, serving_version)
     # It told the check where the nodes come from; a server has no use for it.
-    shutil.rmtree((folder / DEBUG_INFO).parent)
+    shutil.rmtree((folder / DEBUG_INFO_FILE).parent)
     blocking = [str(finding) for finding in findings if finding.blocks]
     if blocking:
         raise ExportError(
@@ -215,7 +217,4 @@ def _require_closure(folder: Path, serving_version: str) -> None:
 
 
 def _next_version(model_folder: Path) -> int:
-    if not model_folder.is_dir():
-        return 1
-    names = (child.name for child in model_folder.iterdir() if child.is_dir())
-    return 1 + max((int(name) for name in names if re.fullmatch(r"\d+", name)), default=0)
+    return 1 + max(find_versions(model_folder) or {}, default=0)

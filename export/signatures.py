@@ -25,9 +25,15 @@ bytes features are named as the text inputs are (a missing feature is an empty t
 
 from __future__ import annotations
 
-import tensorflow as tf
+from collections.abc import Mapping
+from pathlib import Path
 
-from export import CLASSIFY_METHOD, REGRESS_METHOD
+import tensorflow as tf
+from tensorflow.core.protobuf import meta_graph_pb2
+
+from export import CLASSIFY_METHOD, DEFAULT_SIGNATURE, REGRESS_METHOD
+from export.closure.graph import node_name
+from export.model_folder import SAVED_MODEL_FILE, read_saved_model
 from zoo.bundle import Bundle
 from zoo.generation.options import DEFAULT_OPTIONS, OPTIONS
 from zoo.text.encoder import TextEncoder
@@ -40,16 +46,10 @@ _Functions = dict[str, tf.types.experimental.PolymorphicFunction]
 class ServedModule(tf.Module):
     """The object that is written as a SavedModel: weights and signatures, nothing of Keras.
 
-    Args:
-        bundle: zoo Bundle of any task.
-
     Attributes:
         functions: signature name -> tf.function.
         methods: signature name -> method name, of those that read tf.Examples.
         aliases: "serving_default" -> the signature that it is another name of.
-
-    Raises:
-        ValueError: a task without signatures.
     """
 
     def __init__(self, bundle: Bundle):
@@ -63,16 +63,16 @@ class ServedModule(tf.Module):
         elif task in TEXT_MODELS:
             functions = dict(bundle.text_model.functions)
             default = next(iter(functions.values()))
-            examples = example_signatures(task, bundle.text_model)
-            self.functions = {"serving_default": default, **functions, **examples}
+            examples = _example_signatures(task, bundle.text_model)
+            self.functions = {DEFAULT_SIGNATURE: default, **functions, **examples}
             methods = {"classify": CLASSIFY_METHOD, "regress": REGRESS_METHOD}
             self.methods = {name: methods[name] for name in examples}
         else:
             known = ", ".join(["lm", *TEXT_MODELS])
             raise ValueError(f"no signatures for task {task!r}; known: {known}")
-        default = self.functions["serving_default"]
-        (name,) = (n for n, f in self.functions.items() if f is default and n != "serving_default")
-        self.aliases = {"serving_default": name}
+        default = self.functions[DEFAULT_SIGNATURE]
+        (name,) = (n for n, f in self.functions.items() if f is default and n != DEFAULT_SIGNATURE)
+        self.aliases = {DEFAULT_SIGNATURE: name}
 
 
 def _lm_signatures(lm: TextLM) -> _Functions:
@@ -94,7 +94,7 @@ def _lm_signatures(lm: TextLM) -> _Functions:
         return lm.generate_function(text, max_new_tokens, temperature, top_k, top_p, seed)
 
     return {
-        "serving_default": generate,
+        DEFAULT_SIGNATURE: generate,
         "generate": generate,
         "score": lm.score_function,
         "next_token": lm.next_token_function,
@@ -106,7 +106,7 @@ def input_names(function: tf.types.experimental.PolymorphicFunction) -> list[str
     return [spec.name for spec in function.input_signature]
 
 
-def example_signatures(task: str, text_model: TextEncoder) -> _Functions:
+def _example_signatures(task: str, text_model: TextEncoder) -> _Functions:
     """The signatures that read tf.Examples: for classes `classify`, for a number `regress`.
 
     A model of two classes has both, as TensorFlow's binary classifiers always had: `regress` is the
@@ -136,3 +136,91 @@ def example_signatures(task: str, text_model: TextEncoder) -> _Functions:
     if len(text_model.labels) == 2:
         signatures["regress"] = read(lambda outputs: {"outputs": outputs["scores"][:, 1]})
     return signatures
+
+
+def declare(
+    folder: Path, methods: Mapping[str, str], aliases: Mapping[str, str] | None = None
+) -> None:
+    """Writes into a SavedModel what TensorFlow's writer cannot say about signatures.
+
+    `tf.saved_model.save` declares every signature to be of the method `predict`, and gives each a
+    placeholder of its own. TensorFlow Serving lets both pass today. But signatures for Classify and
+    Regress say so in their method name wherever that is read, and several signatures of one
+    MultiInference must read one placeholder in older releases and in TFX's batch inference.
+
+    A signature under two names becomes two calls of one function, too. A session prepares each set
+    of fed and fetched tensors by itself, which for `generate` takes seconds: so the second name
+    gets the tensors of the first.
+
+    Args:
+        folder: the SavedModel, which no server may be reading.
+        methods: signature name -> method name. Each has one input, and reads the same requests.
+        aliases: second name of a signature -> the first one, whose tensors it gets.
+
+    Raises:
+        ValueError: no such signature, or it has several inputs, or an alias is another function.
+    """
+    model = read_saved_model(folder)
+    for meta_graph in model.meta_graphs:
+        for name, method in methods.items():
+            signature = _signature(meta_graph, name)
+            if len(signature.inputs) != 1:
+                inputs = sorted(signature.inputs)
+                raise ValueError(f"signature {name} has inputs {inputs}, not one input")
+            signature.method_name = method
+        first, *others = methods or [""]
+        for name in others:
+            _share_input(meta_graph, first, name)
+        for alias, name in (aliases or {}).items():
+            _share_all(meta_graph, name, alias)
+    (folder / SAVED_MODEL_FILE).write_bytes(model.SerializeToString(deterministic=True))
+    # Hashes of what was written before. A loader does without, and none is better than a wrong one.
+    (folder / "fingerprint.pb").unlink(missing_ok=True)
+
+
+def _signature(meta_graph: meta_graph_pb2.MetaGraphDef, name: str) -> meta_graph_pb2.SignatureDef:
+    # Looking a key up by [] would add it to the proto's map.
+    signature = meta_graph.signature_def.get(name)
+    if signature is None:
+        known = ", ".join(sorted(meta_graph.signature_def))
+        raise ValueError(f"no signature {name} in the SavedModel; it has {known}")
+    return signature
+
+
+def _share_all(meta_graph: meta_graph_pb2.MetaGraphDef, first: str, alias: str) -> None:
+    """Lets signature `alias` read and give the tensors of `first`, and removes its own nodes."""
+    kept, changed = _signature(meta_graph, first), _signature(meta_graph, alias)
+    if {*kept.inputs} != {*changed.inputs} or {*kept.outputs} != {*changed.outputs}:
+        raise ValueError(f"signatures {first} and {alias} are not two names of one function")
+    unused = _nodes_of(changed) - _nodes_of(kept)
+    changed.CopyFrom(kept)
+    graph = meta_graph.graph_def
+    left = [node for node in graph.node if node.name not in unused]
+    for node in left:
+        if unused.intersection(map(node_name, node.input)):
+            raise ValueError(f"node {node.name} reads those of signature {alias}")
+    del graph.node[:]
+    graph.node.extend(left)
+
+
+def _nodes_of(signature: meta_graph_pb2.SignatureDef) -> set[str]:
+    tensors = (*signature.inputs.values(), *signature.outputs.values())
+    return {node_name(info.name) for info in tensors}
+
+
+def _share_input(meta_graph: meta_graph_pb2.MetaGraphDef, first: str, other: str) -> None:
+    """Lets signature `other` read the placeholder of `first`, and removes its own."""
+    (kept,) = _signature(meta_graph, first).inputs.values()
+    (changed,) = _signature(meta_graph, other).inputs.values()
+    if kept.dtype != changed.dtype:
+        raise ValueError(f"signatures {first} and {other} have inputs of different dtypes")
+    old, new = node_name(changed.name), node_name(kept.name)
+    if old != new:
+        graph = meta_graph.graph_def
+        for node in graph.node:
+            for index, name in enumerate(node.input):
+                if node_name(name) == old:
+                    node.input[index] = name.replace(old, new, 1)
+        (place,) = (index for index, node in enumerate(graph.node) if node.name == old)
+        del graph.node[place]
+    changed.name = kept.name

@@ -12,106 +12,18 @@ if one does not (the differences are printed), 2 if the replay could not run.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
-from export import CLASSIFY_METHOD, REGRESS_METHOD
-from export.batching_file import BATCHING_FILE
 from export.client import Client, Tls
-from export.golden.pairs import GOLDEN_FILE, read_golden_pairs
-from export.golden.replay import Replay, problems_of, replay, summary
-from export.server.run.batching import BatchingParameters, read_batching_parameters
-from export.server.run.servable import Servable
+from export.golden.pairs import read_golden_pairs
+from export.golden.replay import Replay, problems_of, replay_locally, replay_remotely, summary
+from export.model_folder import BATCHING_FILE, GOLDEN_FILE, newest_version
+from export.server.run.batching import read_batching_parameters
 from zoo.output_pipe import outlive_readers
-
-
-def replay_locally(
-    version_folder: Path, clients: int = 0, batching: BatchingParameters | None = None
-) -> list[Replay]:
-    """`replay` of one SavedModel through a session, as TensorFlow Serving runs it.
-
-    Args:
-        version_folder: the SavedModel.
-        clients: int, as for `replay`.
-        batching: how runs share batches. Defaults to each by itself.
-    """
-    pairs = read_golden_pairs(version_folder / GOLDEN_FILE)
-    servable = Servable("verify", 0, str(version_folder), batching=batching)
-
-    def ask(signature, inputs):
-        return ask_servable(servable, signature, inputs)
-
-    try:
-        return replay(pairs, ask, clients)
-    finally:
-        servable.close()
-
-
-def ask_servable(
-    servable: Servable, signature: str, inputs: dict[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-    """Runs one signature in this process, with the SignatureDef's defaults for absent inputs."""
-    definition = servable.signatures[signature]
-    feeds = {info.name: inputs.get(name) for name, info in definition.inputs.items()}
-    for name, default in definition.defaults.items():
-        if name not in inputs:
-            feeds[definition.inputs[name].name] = tf.make_ndarray(default)
-    names = sorted(definition.outputs)
-    values = servable.run(feeds, [definition.outputs[name].name for name in names])
-    return dict(zip(names, values))
-
-
-def replay_remotely(
-    version_folder: Path, client: Client, model: str, clients: int = 0
-) -> list[Replay]:
-    """`replay` against a server that speaks TensorFlow Serving's gRPC, ours or the official one.
-
-    Signatures of tf.Examples are asked through Classify and Regress, as their clients do.
-
-    Args:
-        version_folder: the SavedModel that the server is thought to run.
-        client: of the server. model: its name there.
-        clients: int, as for `replay`.
-
-    Raises:
-        RequestError: the server cannot be reached, or refuses a request.
-    """
-    pairs = read_golden_pairs(version_folder / GOLDEN_FILE)
-    known = client.signatures(model)
-
-    def ask(signature, inputs):
-        method = known[signature].method_name if signature in known else ""
-        if method == CLASSIFY_METHOD:
-            return client.classify(model, inputs["inputs"], signature).outputs
-        if method == REGRESS_METHOD:
-            return client.regress(model, inputs["inputs"], signature).outputs
-        return client.predict(model, inputs, signature).outputs
-
-    return replay(pairs, ask, clients)
-
-
-def newest_version(model_folder: Path) -> Path:
-    """The version folder with the highest number, or the folder itself if it is a SavedModel.
-
-    Raises:
-        ValueError: no version in it.
-    """
-    if (model_folder / "saved_model.pb").is_file():
-        return model_folder
-    folders = [*model_folder.iterdir()] if model_folder.is_dir() else []
-    versions = [folder for folder in folders if re.fullmatch(r"\d+", folder.name)]
-    if not versions:
-        raise ValueError(
-            f"{model_folder}: no model version in it. Write one with "
-            f"`python -m export --workdir=... --out={model_folder}`"
-        )
-    return max(versions, key=lambda folder: int(folder.name))
-
 
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the model, or of one version.")
 _SERVER = flags.DEFINE_string("server", None, "host:port of a server. Default: no server at all.")
@@ -132,8 +44,8 @@ def main(argv: list[str]) -> int:
     try:
         folder = newest_version(Path(_MODEL_DIR.value))
         count = len(read_golden_pairs(folder / GOLDEN_FILE))
-        replays = _replay_as_asked(folder)
-    except Exception as error:  # noqa: BLE001  told to the user, with exit code 2
+        replays = _replay(folder)
+    except Exception as error:  # noqa: BLE001  printed for the user, with exit code 2
         print(f"export.verify: cannot replay: {error}")
         return 2
     problems = [line for _, one in replays for line in problems_of(one)]
@@ -147,7 +59,7 @@ def main(argv: list[str]) -> int:
     return 1 if problems else 0
 
 
-def _replay_as_asked(folder: Path) -> Sequence[tuple[str, list[Replay]]]:
+def _replay(folder: Path) -> Sequence[tuple[str, list[Replay]]]:
     clients = _CLIENTS.value
     if _SERVER.value:
         files = (_CA_FILE.value, _CERT_FILE.value, _KEY_FILE.value)

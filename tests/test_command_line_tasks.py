@@ -13,9 +13,9 @@ import pytest
 from absl import flags, logging
 from absl.testing import flagsaver
 
-from export.model_card import CARD_FILE
+from export.golden.replay import ask_servable
+from export.model_folder import CARD_FILE
 from export.server.run.servable import Servable
-from export.verify import ask_servable
 from trainers.metrics import MetricsLog
 
 pytestmark = [pytest.mark.tensorflow_only, pytest.mark.timeout(240)]

@@ -116,5 +116,5 @@ def __getattr__(name: str):
     return value
 
 
-if "keras" in sys.modules:  # then keras.models.load_model must find our classes
+if sys.modules.get("keras"):  # then keras.models.load_model must find our classes
     importlib.import_module("zoo.models.build")

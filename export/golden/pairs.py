@@ -1,9 +1,7 @@
-"""Golden pairs: requests with the Keras model's own answers, stored inside the SavedModel.
+"""Golden pairs: requests, and what the Keras model answered when it was exported.
 
-`MODEL/VERSION/assets.extra/golden_pairs.jsonl` holds one pair a line. Whoever runs the model
-(this machine, another one, a TensorFlow Serving of another release) can replay them and see
-whether it still says what the trained model said. Strings are base64, because a prompt may be any
-bytes; `repr` beside it is for people.
+A version's `golden_pairs.jsonl` holds one pair a line. Whoever runs the model, on whatever server,
+can send its requests and compare.
 """
 
 from __future__ import annotations
@@ -13,19 +11,13 @@ import dataclasses
 import json
 from pathlib import Path
 
+import ml_dtypes  # noqa: F401  gives numpy the name bfloat16
 import numpy as np
-import tensorflow as tf
-
-from export.golden.requests import lm_requests, strings, text_requests
-from zoo.bundle import Bundle
-
-GOLDEN_FILE = Path("assets.extra") / "golden_pairs.jsonl"
 
 # Floats pass if |answer - golden| <= ATOL + RTOL * |golden|: other machines sum in another order.
 RTOL = 1e-4
 ATOL = 1e-5
-# Fields of a pair that say where it allows more; most pairs have none.
-_LOOSER = ("atol", "changes")
+_TOLERANCE_FIELDS = ("atol", "changes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +42,6 @@ class GoldenPair:
         """Size of the batch."""
         return len(next(iter(self.inputs.values())))
 
-    def row(self, index: int) -> GoldenPair:
-        """One row of the batch as a request of its own."""
-        return self.part(index, index + 1)
-
     def part(self, begin: int, end: int) -> GoldenPair:
         """The rows from `begin` to before `end` as a request of their own."""
         inputs, outputs = (
@@ -62,11 +50,14 @@ class GoldenPair:
         )
         return dataclasses.replace(self, inputs=inputs, outputs=outputs)
 
+    def split(self) -> list[GoldenPair]:
+        """Each row as a request of its own."""
+        return [self.part(row, row + 1) for row in range(self.rows)]
 
-def make_golden_pairs(bundle: Bundle) -> list[GoldenPair]:
-    """Asks the Keras model about texts of every kind it may meet."""
-    requests = lm_requests(bundle) if bundle.config.task == "lm" else text_requests(bundle)
-    return [GoldenPair(*request) for request in requests]
+
+def strings(values: list[bytes]) -> np.ndarray:
+    """An array of bytes objects: numpy's own string dtype would cut trailing NULs."""
+    return np.array(values, dtype=object)
 
 
 def write_golden_pairs(pairs: list[GoldenPair], path: Path) -> None:
@@ -79,16 +70,12 @@ def write_golden_pairs(pairs: list[GoldenPair], path: Path) -> None:
                 "inputs": {name: _to_json(value) for name, value in pair.inputs.items()},
                 "outputs": {name: _to_json(value) for name, value in pair.outputs.items()},
             }
-            record |= {name: value for name in _LOOSER if (value := getattr(pair, name))}
+            record |= {name: value for name in _TOLERANCE_FIELDS if (value := getattr(pair, name))}
             file.write(json.dumps(record) + "\n")
 
 
 def read_golden_pairs(path: Path) -> list[GoldenPair]:
-    """Reads what `write_golden_pairs` wrote.
-
-    Raises:
-        ValueError: missing or damaged; the message names file and line.
-    """
+    """Reads what `write_golden_pairs` wrote; ValueError names file and line of what is damaged."""
     if not path.is_file():
         raise ValueError(f"{path}: no golden pairs; export the model again with `python -m export`")
     pairs = []
@@ -100,7 +87,7 @@ def read_golden_pairs(path: Path) -> list[GoldenPair]:
                     record["signature"],
                     {name: _from_json(value) for name, value in record["inputs"].items()},
                     {name: _from_json(value) for name, value in record["outputs"].items()},
-                    **{name: record[name] for name in _LOOSER if name in record},
+                    **{name: record[name] for name in _TOLERANCE_FIELDS if name in record},
                 )
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -113,11 +100,8 @@ def differences(
 ) -> list[str]:
     """What in `answer` departs from the pair: one readable line each, none if they agree.
 
-    Args:
-        pair: what was asked, and what ought to be answered.
-        answer: output name -> array.
-        cut_padding: bool. Whether one may be narrower than the other where that one has padding
-            alone, "", 0 or -1: a row is as wide as the widest of the batch that it was in.
+    With `cut_padding` one may be narrower than the other where that one has padding alone, "", 0
+    or -1: a row is as wide as the widest of the batch that it was in.
     """
     lines = []
     for name in sorted(set(pair.outputs) | set(answer)):
@@ -143,7 +127,7 @@ def differences(
             place = tuple(int(i) for i in index)
             lines.append(
                 f"{pair.signature}.{name}{list(place)}: got {got[place]!r}, "
-                f"golden {golden[place]!r}, for {_request(pair, place[0])}"
+                f"golden {golden[place]!r}, for {_texts(pair, place[0])}"
             )
     return lines
 
@@ -172,27 +156,27 @@ def _without_padding(array: np.ndarray, width: int) -> np.ndarray:
     return array[:, :width] if padding.all() else array
 
 
-def _request(pair: GoldenPair, row: int) -> str:
+def _texts(pair: GoldenPair, row: int) -> str:
     """The row's texts, for a message."""
     texts = {name: value[row] for name, value in pair.inputs.items() if value.dtype == object}
     return ", ".join(f"{name} {value!r:.60}" for name, value in texts.items())
 
 
 def _to_json(array: np.ndarray) -> dict:
-    dtype = tf.as_dtype(array.dtype).name if array.dtype != object else "string"
-    record = {"dtype": dtype, "shape": list(array.shape)}
-    if dtype == "string":
-        flat = array.reshape(-1)
-        record["b64"] = [base64.b64encode(value).decode("ascii") for value in flat]
-        record["repr"] = [repr(value)[:80] for value in flat]
-    else:
-        record["values"] = array.reshape(-1).tolist()
-    return record
+    flat, shape = array.reshape(-1), list(array.shape)
+    if array.dtype != object:
+        return {"dtype": array.dtype.name, "shape": shape, "values": flat.tolist()}
+    return {
+        "dtype": "string",
+        "shape": shape,
+        "b64": [base64.b64encode(value).decode("ascii") for value in flat],
+        "repr": [repr(value)[:80] for value in flat],
+    }
 
 
 def _from_json(record: dict) -> np.ndarray:
     if record["dtype"] == "string":
         flat = strings([base64.b64decode(value) for value in record["b64"]])
     else:
-        flat = np.array(record["values"], tf.as_dtype(record["dtype"]).as_numpy_dtype)
+        flat = np.array(record["values"], np.dtype(record["dtype"]))
     return flat.reshape(record["shape"])

@@ -1,4 +1,4 @@
-"""Golden requests asked again, in the ways that real clients ask, and what came out otherwise."""
+"""Golden requests sent again, in the ways that real clients send them, and what differs."""
 
 from __future__ import annotations
 
@@ -8,12 +8,20 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 
-from export.golden.pairs import GoldenPair, deviation, differences
+from export import CLASSIFY_METHOD, REGRESS_METHOD
+from export.client import Client
+from export.golden.pairs import GoldenPair, deviation, differences, read_golden_pairs
+from export.model_folder import GOLDEN_FILE
+from export.server.run.batching import BatchingParameters
+from export.server.run.servable import Servable
 
-Ask = Callable[[str, dict[str, np.ndarray]], dict[str, np.ndarray]]
+# (signature, inputs) -> outputs
+Send = Callable[[str, dict[str, np.ndarray]], dict[str, np.ndarray]]
 
 # What a server that batches, TensorFlow Serving or ours, says to a request that fits no batch.
 _TOO_MANY_ROWS = re.compile(r"larger than maximum input batch size (\d+)")
@@ -21,14 +29,14 @@ _TOO_MANY_ROWS = re.compile(r"larger than maximum input batch size (\d+)")
 
 @dataclasses.dataclass(frozen=True)
 class Replay:
-    """What one way of asking brought.
+    """What one way of sending brought.
 
     Attributes:
-        name: str. How was asked: "cold", "warm", "rows alone", "8 clients".
+        name: str. How they were sent: "cold", "warm", "rows alone", "8 clients".
         problems: list of str. One readable line for each value that departs from its golden one.
-        milliseconds: float for each request, in the order of asking.
+        milliseconds: float for each request, in the order of sending.
         deviation: float. The largest |answer - golden| of a float, over what is tolerated.
-        most_rows: int. Golden requests of more rows were refused, so they were asked in parts of
+        most_rows: int. Golden requests of more rows were refused, so they were sent in parts of
             so many; 0 when none was.
     """
 
@@ -38,76 +46,125 @@ class Replay:
     deviation: float
     most_rows: int = 0
 
-    @property
-    def median(self) -> float:
-        """Median time of a request, in milliseconds."""
-        return statistics.median(self.milliseconds) if self.milliseconds else 0.0
+
+def replay_locally(
+    version_folder: Path, clients: int = 0, batching: BatchingParameters | None = None
+) -> list[Replay]:
+    """`replay` of one SavedModel through a session, as TensorFlow Serving runs it.
+
+    Args:
+        version_folder: the SavedModel.
+        clients: int, as for `replay`.
+        batching: how runs share batches. Defaults to each by itself.
+    """
+    pairs = read_golden_pairs(version_folder / GOLDEN_FILE)
+    servable = Servable("verify", 0, str(version_folder), batching=batching)
+    try:
+        return replay(pairs, lambda *request: ask_servable(servable, *request), clients)
+    finally:
+        servable.close()
 
 
-def replay(pairs: Sequence[GoldenPair], ask: Ask, clients: int = 0) -> list[Replay]:
-    """Asks every golden request: cold, row by row, warm, and by several clients at once.
+def ask_servable(
+    servable: Servable, signature: str, inputs: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Runs one signature in this process, with the SignatureDef's defaults for absent inputs."""
+    definition = servable.signatures[signature]
+    feeds = {info.name: inputs.get(name) for name, info in definition.inputs.items()}
+    for name, default in definition.defaults.items():
+        if name not in inputs:
+            feeds[definition.inputs[name].name] = tf.make_ndarray(default)
+    names = sorted(definition.outputs)
+    values = servable.run(feeds, [definition.outputs[name].name for name in names])
+    return dict(zip(names, values))
 
-    An answer must not depend on what was asked before, on its batch, nor on who asks at the same
+
+def replay_remotely(
+    version_folder: Path, client: Client, model: str, clients: int = 0
+) -> list[Replay]:
+    """`replay` against a server that speaks TensorFlow Serving's gRPC, ours or the official one.
+
+    Signatures of tf.Examples are sent as Classify and Regress, as their clients do.
+
+    Args:
+        version_folder: the SavedModel that the server is thought to run.
+        client: of the server. model: its name there.
+        clients: int, as for `replay`.
+
+    Raises:
+        RequestError: the server cannot be reached, or refuses a request.
+    """
+    pairs = read_golden_pairs(version_folder / GOLDEN_FILE)
+    known = client.signatures(model)
+
+    def send(signature, inputs):
+        method = known[signature].method_name if signature in known else ""
+        if method == CLASSIFY_METHOD:
+            return client.classify(model, inputs["inputs"], signature).outputs
+        if method == REGRESS_METHOD:
+            return client.regress(model, inputs["inputs"], signature).outputs
+        return client.predict(model, inputs, signature).outputs
+
+    return replay(pairs, send, clients)
+
+
+def replay(pairs: Sequence[GoldenPair], send: Send, clients: int = 0) -> list[Replay]:
+    """Sends every golden request: cold, row by row, warm, and by several clients at once.
+
+    An answer must not depend on what was sent before, on its batch, nor on who sends at the same
     time: a server that batches mixes the rows of those clients. A request of more rows than the
-    server's `max_batch_size` is asked in parts.
+    server's `max_batch_size` is sent in parts.
 
     Args:
         pairs: from `read_golden_pairs`.
-        ask: (signature, inputs) -> outputs; called from several threads.
-        clients: int. How many ask at once; with 0, the default, only the first two are done.
+        send: (signature, inputs) -> outputs; called from several threads.
+        clients: int. How many send at once; with 0, the default, only the first two are done.
 
     Returns:
-        The replays "cold" (the first time that this is asked here), "rows alone", "warm" and
+        The replays "cold" (the first time that this is sent here), "rows alone", "warm" and
         "N clients".
-
-    Example: `[len(r.problems) for r in replay(pairs, ask, clients=8)]  # [0, 0, 0, 0]`
     """
-    rows = [pair.row(row) for pair in pairs for row in range(pair.rows)]
+    rows = [row for pair in pairs for row in pair.split()]
     replays = [
-        _whole("cold", pairs, ask),
-        _collect("rows alone", (_answer(row, ask, alone=True) for row in rows)),
+        _whole("cold", pairs, send),
+        _collect("rows alone", (_timed(row, send, alone=True) for row in rows)),
     ]
     if not clients:
         return replays
-    replays.append(_whole("warm", pairs, ask))
+    replays.append(_whole("warm", pairs, send))
     # Neighbours of different requests, in an order that is the same each time.
     order = np.random.default_rng(0).permutation(len(rows))
     with concurrent.futures.ThreadPoolExecutor(clients) as pool:
-        answers = pool.map(lambda index: _answer(rows[index], ask, alone=True), order)
+        answers = pool.map(lambda index: _timed(rows[index], send, alone=True), order)
         replays.append(_collect(f"{clients} clients", answers))
     return replays
 
 
 def problems_of(replays: Iterable[Replay]) -> list[str]:
-    """All their differences, each with the way of asking before it."""
+    """All their differences, each with the way of sending before it."""
     return [f"{replay.name}: {line}" for replay in replays for line in replay.problems]
 
 
 def summary(replays: Iterable[Replay]) -> str:
-    """A table for a terminal: one line for each way of asking.
-
-    Example:
-        way of asking  requests  differences  of the tolerance  first ms  median ms
-        cold                  5            0             0.01     812.3        4.1
-    """
+    """A table for a terminal: one line for each way of sending."""
     lines = ["way of asking    requests  differences  of the tolerance   first ms  median ms"]
     for one in replays:
-        first = one.milliseconds[0] if one.milliseconds else 0.0
+        times = one.milliseconds or [0.0]
         lines.append(
             f"{one.name:<17}{len(one.milliseconds):>8}{len(one.problems):>13}"
-            f"{one.deviation:>18.3f}{first:>11.1f}{one.median:>11.1f}"
+            f"{one.deviation:>18.3f}{times[0]:>11.1f}{statistics.median(times):>11.1f}"
         )
         if one.most_rows:
             lines.append(f"  in parts of {one.most_rows} rows, the server's max_batch_size")
     return "\n".join(lines)
 
 
-def _whole(name: str, pairs: Sequence[GoldenPair], ask: Ask) -> Replay:
+def _whole(name: str, pairs: Sequence[GoldenPair], send: Send) -> Replay:
     """Each pair as one request; in parts where a server says that it is too large."""
     answers, most_rows = [], 0
     for pair in pairs:
         try:
-            answers.append(_answer(pair, ask, alone=False))
+            answers.append(_timed(pair, send, alone=False))
         except Exception as error:
             found = _TOO_MANY_ROWS.search(str(error))
             most = int(found[1]) if found else pair.rows
@@ -115,16 +172,17 @@ def _whole(name: str, pairs: Sequence[GoldenPair], ask: Ask) -> Replay:
                 raise
             most_rows = most
             parts = [pair.part(begin, begin + most) for begin in range(0, pair.rows, most)]
-            answers += [_answer(part, ask, alone=True) for part in parts]
+            answers += [_timed(part, send, alone=True) for part in parts]
     return dataclasses.replace(_collect(name, answers), most_rows=most_rows)
 
 
-def _answer(pair: GoldenPair, ask: Ask, alone: bool) -> tuple[list[str], float, float]:
+def _timed(pair: GoldenPair, send: Send, alone: bool) -> tuple[list[str], float, float]:
+    """(differences, milliseconds, deviation) of one request."""
     started = time.perf_counter()
-    answer = ask(pair.signature, pair.inputs)
-    seconds = time.perf_counter() - started
+    answer = send(pair.signature, pair.inputs)
+    milliseconds = 1e3 * (time.perf_counter() - started)
     problems = differences(pair, answer, cut_padding=alone)
-    return problems, 1e3 * seconds, 0.0 if problems else deviation(pair, answer)
+    return problems, milliseconds, 0.0 if problems else deviation(pair, answer)
 
 
 def _collect(name: str, answers: Iterable[tuple[list[str], float, float]]) -> Replay:

@@ -1,12 +1,11 @@
-"""What golden pairs ask: every kind of text that a model may meet."""
+"""The requests of golden pairs: every kind of text that a model may meet."""
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from export.golden.pairs import GoldenPair, strings
 from export.signatures import input_names
 from zoo.bundle import Bundle
 from zoo.generation.options import OPTIONS
@@ -14,20 +13,12 @@ from zoo.generation.options import OPTIONS
 Arrays = dict[str, np.ndarray]
 
 
-class GoldenRequest(NamedTuple):
-    """One request, and the Keras model's answer to it.
-
-    Attributes:
-        signature: str. inputs: name -> array, as a client sends them.
-        outputs: name -> array.
-    """
-
-    signature: str
-    inputs: Arrays
-    outputs: Arrays
+def make_golden_pairs(bundle: Bundle) -> list[GoldenPair]:
+    """Asks the Keras model about texts of every kind it may meet."""
+    return _lm_pairs(bundle) if bundle.config.task == "lm" else _text_pairs(bundle)
 
 
-def lm_requests(bundle: Bundle) -> list[GoldenRequest]:
+def _lm_pairs(bundle: Bundle) -> list[GoldenPair]:
     """Short, empty, longer than the context, several scripts, bytes that are no UTF-8; alone and in
     one batch with mixed options; greedy and sampled with a seed."""
     context = bundle.model.context_length
@@ -57,24 +48,19 @@ def lm_requests(bundle: Bundle) -> list[GoldenRequest]:
         ("score", {"text": batch}),
         ("next_token", {"text": batch}),
     ]
-    functions = {
-        "generate": bundle.lm.generate,
-        "score": bundle.lm.score,
-        "next_token": bundle.lm.next_token,
-    }
     return [
-        GoldenRequest(signature, inputs, _arrays(functions[signature](**inputs)))
+        GoldenPair(signature, inputs, _arrays(getattr(bundle.lm, signature)(**inputs)))
         for signature, inputs in requests
     ]
 
 
-def text_requests(bundle: Bundle) -> list[GoldenRequest]:
+def _text_pairs(bundle: Bundle) -> list[GoldenPair]:
     """The understanding tasks: each signature with one row, and with a batch of mixed lengths.
 
     Signatures of tf.Examples get the same texts, and their answers from `predict`.
     """
     text_model = bundle.text_model
-    requests = []
+    pairs = []
     for signature, function in text_model.functions.items():
         names = input_names(function)
         prompts = _prompts(bundle)
@@ -86,21 +72,21 @@ def text_requests(bundle: Bundle) -> list[GoldenRequest]:
         for rows in (1, len(prompts)):
             inputs = {name: values[:rows] for name, values in batch.items()}
             outputs = _arrays(function(*map(tf.constant, inputs.values())))
-            requests.append(GoldenRequest(signature, inputs, outputs))
+            pairs.append(GoldenPair(signature, inputs, outputs))
             if signature == "predict":
-                requests += _example_requests(bundle, inputs, outputs)
-    return requests
+                pairs += _example_pairs(bundle, inputs, outputs)
+    return pairs
 
 
-def _example_requests(bundle: Bundle, inputs: Arrays, predicted: Arrays) -> list[GoldenRequest]:
+def _example_pairs(bundle: Bundle, inputs: Arrays, predicted: Arrays) -> list[GoldenPair]:
     examples = {"inputs": strings(to_examples(inputs))}
     if bundle.config.task == "regress":
-        return [GoldenRequest("regress", examples, predicted)]
+        return [GoldenPair("regress", examples, predicted)]
     outputs = {name: predicted[name] for name in ("classes", "scores")}
-    requests = [GoldenRequest("classify", examples, outputs)]
+    pairs = [GoldenPair("classify", examples, outputs)]
     if len(bundle.config.labels) == 2:
-        requests.append(GoldenRequest("regress", examples, {"outputs": predicted["scores"][:, 1]}))
-    return requests
+        pairs.append(GoldenPair("regress", examples, {"outputs": predicted["scores"][:, 1]}))
+    return pairs
 
 
 def to_examples(inputs: Arrays) -> list[bytes]:
@@ -144,11 +130,6 @@ def _mask(bundle: Bundle) -> bytes:
     tokenizer = bundle.tokenizer
     (name,) = (n for n, i in tokenizer.special_tokens.items() if i == tokenizer.mask_id)
     return name.encode()
-
-
-def strings(values: list[bytes]) -> np.ndarray:
-    """An array of bytes objects: numpy's own string dtype would cut trailing NULs."""
-    return np.array(values, dtype=object)
 
 
 def _arrays(outputs: dict[str, tf.Tensor]) -> Arrays:

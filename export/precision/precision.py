@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from export.closure.op_registry import DEFAULT_SERVING_VERSION, registry_of
+from export.closure.history import DEFAULT_SERVING_VERSION, registry_of
 from export.precision.integer_product import OP as INTEGER_PRODUCT
 from export.precision.reduced_weights import (
     Bfloat16Product,

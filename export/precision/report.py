@@ -11,18 +11,23 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from export.closure.op_registry import DEFAULT_SERVING_VERSION
-from export.golden.compare import Deviation, deviations, loosened
-from export.golden.evaluation_data import Examples, evaluate, read_examples
-from export.golden.pairs import GoldenPair, make_golden_pairs
+from export.closure.history import DEFAULT_SERVING_VERSION
+from export.golden.compare import (
+    Deviation,
+    Examples,
+    deviations,
+    evaluate,
+    loosened,
+    read_examples,
+)
+from export.golden.pairs import GoldenPair
+from export.golden.replay import ask_servable
+from export.golden.requests import make_golden_pairs
+from export.model_folder import PRECISION_REPORT_FILE
 from export.precision.precision import may_depend_on_batch, reduce_bundle
 from export.server.run.servable import Servable
-from export.verify import ask_servable
 from zoo.bundle import Bundle
 from zoo.markdown import table
-
-REPORT_FILE = Path("assets.extra") / "precision_report.md"
-REPORT_DATA_FILE = REPORT_FILE.with_suffix(".json")
 
 _RUNS = 9
 _SECONDS = 10.0  # for each request, after which three runs must do
@@ -194,9 +199,10 @@ def measure(prepared: Prepared, float32: Path, reduced: Path) -> PrecisionReport
 
 def write_report(report: PrecisionReport, folder: Path) -> None:
     """Writes `assets.extra/precision_report.md` and `.json` into a SavedModel's folder."""
-    (folder / REPORT_FILE).write_text(report.markdown() + "\n", encoding="utf-8")
+    path = folder / PRECISION_REPORT_FILE
+    path.write_text(report.markdown() + "\n", encoding="utf-8")
     record = {**dataclasses.asdict(report), "accepted": report.accepted}
-    (folder / REPORT_DATA_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    path.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def _ask(servable: Servable) -> Callable:

@@ -242,7 +242,7 @@ def _warn_of_risks(*, tls: bool, rest: bool, reloads: bool) -> None:
     """Says at every start what an operator should know."""
     LOG.warning(
         "a SavedModel is a program: its ops, ReadFile and WriteFile among them, run with the "
-        "rights of this server. Serve only models that you trust; python -m export.closure.closure "
+        "rights of this server. Serve only models that you trust; python -m export.closure "
         "names such ops"
     )
     if reloads:

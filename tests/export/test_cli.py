@@ -70,7 +70,7 @@ sys.exit(7)
         assert not text or "BrokenPipe" not in text, name
     assert running["on"].returncode == 7
     assert (tmp_path / "went on").exists()
-    for module in ("export/server/__main__", "export/verify", "export/op_closure"):
+    for module in ("export/server/__main__", "export/verify", "export/closure/__main__"):
         assert "    outlive_readers()\n" in (ROOT / f"{module}.py").read_text()
 
 

@@ -18,7 +18,7 @@ from tools.client_descriptors import describe, main
 
 ROOT = Path(__file__).resolve().parents[2]
 # Packages that take seconds to import, or that a machine that only asks has no use for.
-HEAVY = ("tensorflow", "tensorflow_serving", "tensorflow_text", "keras", "zoo", "trainers")
+HEAVY = ("tensorflow", "tensorflow_serving", "tensorflow_text", "keras", "trainers")
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -18,8 +18,9 @@ import pytest
 import tensorflow as tf
 
 import zoo
-from export.closure.closure import check
-from export.golden.pairs import GOLDEN_FILE, differences, read_golden_pairs
+from export.closure.check import check
+from export.golden.pairs import differences, read_golden_pairs
+from export.model_folder import GOLDEN_FILE
 from export.saved_model import export_saved_model
 from zoo.models.build import build
 from zoo.text.config import CleaningConfig, TextConfig

@@ -19,10 +19,10 @@ import tensorflow as tf
 import yaml
 from google.protobuf import text_format
 
+from export.model_folder import ALLOWED_BATCH_SIZES
 from export.server.config_files import BatchingParametersProto
 from export.server.flags import parse
 from export.server.program import make_server
-from export.warmup_requests import ALLOWED_BATCH_SIZES
 
 DEPLOY = pathlib.Path(__file__).resolve().parents[2] / "deploy"
 

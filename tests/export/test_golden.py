@@ -11,10 +11,11 @@ from export.golden.pairs import (
     deviation,
     differences,
     read_golden_pairs,
+    strings,
     write_golden_pairs,
 )
 from export.golden.replay import problems_of, replay, summary
-from export.golden.requests import strings, to_examples
+from export.golden.requests import to_examples
 
 INPUTS = {"question": strings([b"Who\0", b"\xff"]), "context": strings([b"Ada", b""])}
 OUTPUTS = {
@@ -51,15 +52,15 @@ def test_a_difference_names_the_texts_whatever_the_inputs_are_called():
 
 
 def test_padding_alone_may_be_cut_from_a_row_alone():
-    assert differences(PAIR.row(1), narrow(PAIR.row(1)).outputs, cut_padding=True) == []
-    assert len(differences(PAIR.row(1), narrow(PAIR.row(1)).outputs)) == 3
+    assert differences(PAIR.part(1, 2), narrow(PAIR.part(1, 2)).outputs, cut_padding=True) == []
+    assert len(differences(PAIR.part(1, 2), narrow(PAIR.part(1, 2)).outputs)) == 3
     # The first row has a word there.
-    assert len(differences(PAIR.row(0), narrow(PAIR.row(0)).outputs, cut_padding=True)) == 3
+    assert len(differences(PAIR.part(0, 1), narrow(PAIR.part(0, 1)).outputs, cut_padding=True)) == 3
 
 
 def test_padding_alone_may_be_more_in_a_row_that_shared_a_batch():
-    wide = {**narrow(PAIR.row(0)).outputs}
-    golden = GoldenPair("answer", PAIR.row(0).inputs, wide)
+    wide = {**narrow(PAIR.part(0, 1)).outputs}
+    golden = GoldenPair("answer", PAIR.part(0, 1).inputs, wide)
     padded = {
         **wide,
         "tokens": strings([b"a", b""]).reshape(1, 2),

@@ -15,9 +15,10 @@ from tensorflow.core.framework import kernel_def_pb2, op_def_pb2, types_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
 from export import saved_model
-from export.closure import op_registry
-from export.closure.closure import check, main
-from export.closure.op_registry import SERVING_VERSIONS, registry_of
+from export.closure import history
+from export.closure.__main__ import main
+from export.closure.check import check
+from export.closure.history import SERVING_VERSIONS, registry_of
 from export.precision.report import Prepared
 from export.saved_model import ExportError, export_saved_model
 
@@ -117,11 +118,11 @@ def test_registries_are_those_of_the_releases():
 
 def test_the_newest_release_is_the_tensorflow_that_is_installed_here(tmp_path):
     """So the file cannot be forgotten when TensorFlow is replaced by a newer one."""
-    release = op_registry.newest_release()
+    release = history.newest_release()
     assert release == ".".join(tf.__version__.split(".")[:2])
     site = pathlib.Path(tf.__file__).parents[1]
     # Not the registry of this process: the Python package adds ops of its own tests.
-    script = [sys.executable, ROOT / "export" / "op_dump.py", site, tmp_path]
+    script = [sys.executable, ROOT / "tools" / "op_dump.py", site, tmp_path]
     subprocess.run(script, check=True, capture_output=True, timeout=120)
     ops = op_def_pb2.OpList.FromString((tmp_path / "ops.pb").read_bytes()).op
     kernels = kernel_def_pb2.KernelList.FromString((tmp_path / "kernels.pb").read_bytes()).kernel
@@ -347,7 +348,7 @@ def test_a_model_of_a_tensorflow_that_is_not_known_yet(plain):
 
     finding = only(check(edited(plain, edit), "2.21"))
     assert "TensorFlow 2.99.0 wrote it" in finding.message
-    assert "export/closure/op_history.py" in finding.fix
+    assert "tools/op_history.py" in finding.fix
     assert not finding.blocks
 
 
@@ -409,12 +410,12 @@ def test_defaults_of_signatures(plain):
         defaults["z"].CopyFrom(tf.make_tensor_proto([1.0]))
 
     messages = [str(finding) for finding in check(edited(plain, spoil))]
-    assert len(messages) == 2
-    assert (
-        "default of input 'x' of signature 'f': its shape is [1, 1], the input's [-1]"
-        in (messages[0])
-    )
-    assert "default of input 'z' of signature 'f': there is no such input" in messages[1]
+    place = "default of input 'x' of signature 'f'"
+    assert [message.split("\n")[0] for message in messages] == [
+        f"{place}: it is DT_INT32, the input DT_FLOAT",
+        f"{place}: its shape is [1, 1], the input's [-1]",
+        "default of input 'z' of signature 'f': there is no such input",
+    ]
 
 
 def test_debug_information_names_tokenizer_and_line(tmp_path):
@@ -476,7 +477,7 @@ def test_the_command(plain, tmp_path, capsys):
     capsys.readouterr()
     for arguments in ([model, "--serving_version=1.0"], [f"--model_dir={tmp_path / 'no'}"]):
         assert main(arguments) == 2
-        assert capsys.readouterr().out.startswith("export.closure.closure: cannot check: ")
+        assert capsys.readouterr().out.startswith("export.closure: cannot check: ")
     with pytest.raises(SystemExit, match="2"):
         main([model, "--servingversion=2.21"])
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from export.closure import op_history
-from export.closure.op_history import Release, changes, main, read_release
-from export.closure.op_registry import HISTORY_FILE
+from export.closure.history import HISTORY_FILE
+from tools import op_history
+from tools.op_history import Release, changes, main, read_release
 
 OLD = Release(
     {"tensorflow": "2.1.0", "tensorflow_text": "2.1.0", "graph_def_version": 10},

@@ -13,13 +13,11 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 import zoo
-from export.golden.pairs import GOLDEN_FILE, read_golden_pairs
-from export.golden.replay import problems_of
-from export.model_card import CARD_FILE
+from export.golden.pairs import read_golden_pairs
+from export.golden.replay import problems_of, replay_locally
+from export.model_folder import CARD_FILE, GOLDEN_FILE, PRECISION_REPORT_FILE
 from export.precision.precision import reduce_bundle
-from export.precision.report import REPORT_DATA_FILE, REPORT_FILE
 from export.saved_model import ExportError, export_saved_model
-from export.verify import replay_locally
 from zoo.bundle import bundle_in_memory
 from zoo.models.build import build
 from zoo.tokenizers import WordPieceTokenizer
@@ -93,11 +91,11 @@ def test_a_smaller_artifact_says_what_the_reduced_model_says(name, precision, tm
         accept_deviation=name in ("tag", "span"),
     )
     assert [child.name for child in (tmp_path / "m").iterdir()] == ["1"]
-    record = json.loads((path / REPORT_DATA_FILE).read_text())
+    record = json.loads((path / PRECISION_REPORT_FILE).with_suffix(".json").read_text())
     float32, reduced = record["variable_bytes"]
     assert float32 / reduced > (1.7 if precision == "bfloat16" else 2.7)
     assert reduced == sum(file.stat().st_size for file in (path / "variables").iterdir())
-    text = (path / REPORT_FILE).read_text()
+    text = (path / PRECISION_REPORT_FILE).read_text()
     assert f"# {precision} beside float32" in text
     if name == "classify":
         assert f"| on 2 examples | float32 | {precision} | change |" in text
@@ -155,8 +153,11 @@ def test_answers_that_move_too_far_are_refused_unless_accepted(tmp_path):
     assert "--accept_deviation" in message
     assert not (tmp_path / "m").exists()
     path = export_saved_model(bundle, tmp_path / "m", precision="int8", accept_deviation=True)
-    assert "**Beyond the tolerance" in (path / REPORT_FILE).read_text()
-    assert json.loads((path / REPORT_DATA_FILE).read_text())["accepted"] is False
+    assert "**Beyond the tolerance" in (path / PRECISION_REPORT_FILE).read_text()
+    assert (
+        json.loads((path / PRECISION_REPORT_FILE).with_suffix(".json").read_text())["accepted"]
+        is False
+    )
 
 
 def test_what_cannot_be_done_is_said_before_anything_is_written(tmp_path):

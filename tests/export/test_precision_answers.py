@@ -7,17 +7,16 @@ import numpy as np
 import pytest
 
 import zoo
-from export.golden import evaluation_data
-from export.golden.compare import deviations, loosened
-from export.golden.evaluation_data import Examples, evaluate, read_examples
+from export.golden import compare
+from export.golden.compare import Examples, deviations, evaluate, loosened, read_examples
 from export.golden.pairs import (
     GoldenPair,
     deviation,
     differences,
     read_golden_pairs,
+    strings,
     write_golden_pairs,
 )
-from export.golden.requests import strings
 from zoo.bundle import bundle_in_memory
 
 pytestmark = pytest.mark.tensorflow_only
@@ -149,7 +148,7 @@ def test_loosened_pairs_allow_twice_the_distance_and_keep_it_in_their_file(tmp_p
     assert len(differences(tight, got)) == 2
     assert len(differences(again, {**got, "label": strings([b"z", b"z"])})) == 2
     assert len(differences(again, {**got, "scores": f32(0.54, 0.9)})) == 1
-    assert again.row(1).atol == loose.atol
+    assert again.part(1, 2).atol == loose.atol
 
 
 def lm_bundle():
@@ -212,7 +211,7 @@ def measured(task, expected, before, after, count=2):
     examples = Examples(task, "s", {"text": strings([b"t"] * count)}, expected)
 
     def ask(outputs):
-        starts = iter(range(0, count, evaluation_data._BATCH))
+        starts = iter(range(0, count, compare.BATCH_SIZE))
 
         def answer(signature, inputs):
             first = next(starts)
@@ -225,7 +224,7 @@ def measured(task, expected, before, after, count=2):
 
 
 def test_metrics_of_every_task(monkeypatch):
-    monkeypatch.setattr(evaluation_data, "_BATCH", 1)
+    monkeypatch.setattr(compare, "BATCH_SIZE", 1)
     lm = {"log_likelihood": f32(-3, -1), "token_count": np.int32([3, 1])}
     worse = {**lm, "log_likelihood": f32(-6, -2)}
     assert measured("lm", None, lm, worse) == {
@@ -267,7 +266,7 @@ def test_metrics_of_every_task(monkeypatch):
 
 
 def test_examples_go_in_batches():
-    count = 2 * evaluation_data._BATCH + 3
+    count = 2 * compare.BATCH_SIZE + 3
     labels = strings([b"no", b"yes"] * count)[:count]
     expected = [label.decode() for label in labels]
     metrics = measured("classify", expected, {"label": labels}, {"label": labels}, count)

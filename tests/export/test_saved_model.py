@@ -16,15 +16,26 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
 import zoo
-from export.batching_file import BATCHING_FILE
 from export.client import Client
-from export.golden.pairs import GOLDEN_FILE, differences, read_golden_pairs
-from export.golden.replay import Replay, problems_of
-from export.model_card import CARD_FILE
+from export.golden.pairs import differences, read_golden_pairs
+from export.golden.replay import (
+    Replay,
+    ask_servable,
+    problems_of,
+    replay_locally,
+    replay_remotely,
+)
+from export.model_folder import (
+    BATCHING_FILE,
+    CARD_FILE,
+    GOLDEN_FILE,
+    WARMUP_FILE,
+    newest_version,
+    read_saved_model,
+)
 from export.saved_model import ExportError, _remove_abandoned, export_saved_model
 from export.server import (
     BatchingParameters,
@@ -36,9 +47,7 @@ from export.server import (
 )
 from export.server.models.loading import warm_up
 from export.server.run.batching import read_batching_parameters
-from export.verify import ask_servable, newest_version, replay_locally, replay_remotely
-from export.warmup_file import WARMUP_FILE
-from export.warmup_requests import warmup_requests
+from export.warmup import warmup_requests
 
 TEXT = "To be, or not to be: that is the question.\n"
 WRONG = Replay("cold", ["generate.text[0]: wrong"], [1.0], 0.0)
@@ -295,8 +304,7 @@ def test_a_wrong_answer_is_told(exported):
 def test_no_op_that_tensorflow_serving_refuses(exported):
     """XLA is off there, Python is not there, and TF-Text is an older one."""
     _, path, _, _ = exported
-    graph = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
-    graph = graph.meta_graphs[0].graph_def
+    graph = read_saved_model(path).meta_graphs[0].graph_def
     nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
     assert len(nodes) > 100
     refused = re.compile(r"Xla|Cudnn|PyFunc|Table|Lookup|RoundRobin|^TFText>")
@@ -308,8 +316,7 @@ def test_no_op_that_tensorflow_serving_refuses(exported):
 
 
 def _signatures(path):
-    model = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
-    return model.meta_graphs[0].signature_def
+    return read_saved_model(path).meta_graphs[0].signature_def
 
 
 def test_versions(exported, tmp_path, monkeypatch):

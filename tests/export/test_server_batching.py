@@ -18,7 +18,7 @@ from recorded import RECORDED
 from tensorflow.python.client import pywrap_tf_session
 from tensorflow_serving.apis import classification_pb2, predict_pb2, prediction_log_pb2
 
-from export.batching_file import BATCHING_FILE
+from export.model_folder import BATCHING_FILE
 from export.server import BatchingParameters, Loader, Servable, ServingError
 from export.server.api.classification import classify
 from export.server.api.inference import predict

@@ -11,7 +11,7 @@ from export import CLASSIFY_METHOD, REGRESS_METHOD
 from export.client import Client
 from export.server import Servable, ServedModel, Server, ServingError
 from export.server.models.loading import WARMUP_FILE, warm_up
-from export.signature_defs import declare
+from export.signatures import declare
 
 METHODS = {"classify": CLASSIFY_METHOD, "regress": REGRESS_METHOD}
 

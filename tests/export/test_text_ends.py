@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import zoo
-from export.closure.closure import check
-from export.closure.op_registry import SERVING_VERSIONS
+from export.closure.check import check
+from export.closure.history import SERVING_VERSIONS
 from export.saved_model import export_saved_model
 from export.server import RestOptions, ServedModel, Server
 from zoo.text.lm import TextLM

@@ -12,12 +12,12 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 import zoo
 from export.client import Client, command
-from export.golden.pairs import GOLDEN_FILE, read_golden_pairs
-from export.golden.replay import problems_of
+from export.golden.pairs import read_golden_pairs
+from export.golden.replay import problems_of, replay_remotely
 from export.golden.requests import to_examples
+from export.model_folder import GOLDEN_FILE
 from export.saved_model import export_saved_model
 from export.server import ServedModel, Server
-from export.verify import replay_remotely
 from zoo.models.build import build
 from zoo.tokenizers import WordPieceTokenizer
 

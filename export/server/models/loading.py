@@ -11,13 +11,13 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow_serving.apis import prediction_log_pb2
 
+from export.model_folder import WARMUP_FILE
 from export.server.api.classification import classify, multi_inference, regress
 from export.server.api.inference import predict
 from export.server.run.batching import BatchingParameters, parameters_of_model
 from export.server.run.servable import Servable, ServableOptions
 from export.server.status import LOG, ServingError, invalid
 
-WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 MAX_RECORDS = 1000
 # For all larger batches together: a large model's would take minutes at each load.
 _BATCHES_SECONDS = 10.0

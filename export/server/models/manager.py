@@ -13,6 +13,7 @@ from concurrent import futures
 import grpc
 import tensorflow as tf
 
+from export.model_folder import find_versions
 from export.server.models.loading import Loader
 from export.server.models.versions import (
     Retries,
@@ -20,7 +21,6 @@ from export.server.models.versions import (
     State,
     Version,
     VersionStatus,
-    find_versions,
     missing_versions,
     not_available,
 )

@@ -13,7 +13,6 @@ from export.server.status import ServingError
 
 State = get_model_status_pb2.ModelVersionStatus
 Policy = Callable[[Sequence[int]], Sequence[int]]
-_MAX_VERSION = 2**63 - 1
 
 
 def latest(count: int = 1) -> Policy:
@@ -62,25 +61,6 @@ class ServedModel:
                 f"Expected model {self.name} to have an absolute path or URI; "
                 f"got base_path()={self.base_path}"
             )
-
-
-def find_versions(base_path: str) -> dict[int, str] | None:
-    """Version number -> folder, for all in the base path; None when there is no such path.
-
-    Names that are not digits only, as those of folders still being written, are passed over.
-    Raises tf.errors.OpError when the storage cannot be read.
-    """
-    if not tf.io.gfile.isdir(base_path):
-        return None
-    found: dict[int, str] = {}
-    # Of two spellings of a number, as 5 and 0005, the shorter one is served: it comes last.
-    for entry in sorted(tf.io.gfile.listdir(base_path), key=len, reverse=True):
-        folder = entry.rstrip("/")  # object stores list folders with a slash
-        path = os.path.join(base_path, folder)
-        named = folder.isascii() and folder.isdigit() and int(folder) <= _MAX_VERSION
-        if named and tf.io.gfile.isdir(path):
-            found[int(folder)] = path
-    return found
 
 
 def missing_versions(model: ServedModel) -> str:

@@ -6,7 +6,7 @@ import os
 
 import tensorflow as tf
 
-from export.batching_file import BATCHING_FILE
+from export.model_folder import BATCHING_FILE
 from export.server.config_files import BatchingParametersProto, read_text_proto
 from export.server.status import invalid
 

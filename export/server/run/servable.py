@@ -18,7 +18,7 @@ from tensorflow.core.framework import node_def_pb2
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, rewriter_config_pb2
 from tensorflow.python.client import pywrap_tf_session
 
-from export.closure.graph_calls import called, compiled_functions, is_xla, node_name
+from export.closure.graph import called, compiled_functions, is_xla, node_name
 from export.server.run.batched_runs import BatchedRuns
 from export.server.run.batching import BatchingParameters
 from export.server.status import RequestClock, ServingError

@@ -1,4 +1,4 @@
-"""Writes `op_history.json`: the ops that each TensorFlow Serving release links, read from wheels.
+"""Writes `export/closure/op_history.json`: the ops that TensorFlow Serving releases link.
 
 A release of TensorFlow Serving links the ops of the TensorFlow of the same number, those of one
 TF-Text, and those that run TensorFlow Decision Forests. The wheels of the first two tell what is
@@ -7,7 +7,7 @@ in them. Install them, one environment for each, and name them oldest first:
     uv venv /tmp/tf216 && uv pip install --no-deps --python /tmp/tf216/bin/python \
         tensorflow-cpu==2.16.2 tensorflow-text==2.16.1      # likewise tf212, tf217 ... tf221
     site=lib/python3.11/site-packages
-    python -m export.closure.op_history \
+    python -m tools.op_history \
         2.16=/tmp/tf216/$site,/tmp/tf212/$site 2.17=/tmp/tf217/$site,/tmp/tf212/$site \
         2.18=/tmp/tf218/$site,/tmp/tf212/$site 2.19=/tmp/tf219/$site,/tmp/tf212/$site \
         2.20=/tmp/tf220/$site,/tmp/tf220/$site 2.21=/tmp/tf221/$site,/tmp/tf220/$site
@@ -34,7 +34,7 @@ from pathlib import Path
 
 from tensorflow.core.framework import attr_value_pb2, kernel_def_pb2, op_def_pb2, types_pb2
 
-from export.closure.op_registry import HISTORY_FILE
+from export.closure.history import HISTORY_FILE
 from zoo.files import replacing
 
 # From tensorflow_decision_forests/tensorflow/ops/inference/op.cc.
@@ -66,15 +66,8 @@ class Release:
 
 
 def read_release(site: Path, text_site: Path) -> Release:
-    """Reads one release.
-
-    Args:
-        site: site-packages with TensorFlow in it.
-        text_site: site-packages with TF-Text in it, and the TensorFlow that it was built for.
-
-    Raises:
-        ValueError: there is no wheel, or it cannot be read.
-    """
+    """Reads one release from two site-packages: of TensorFlow, and of TF-Text with the TensorFlow
+    that it was built for."""
     ops, kernels = _dumped(site, text=False)
     before, _ = _dumped(text_site, text=False)
     after, text_kernels = _dumped(text_site, text=True)

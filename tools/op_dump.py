@@ -1,14 +1,12 @@
-"""Tells which ops and kernels the C library of a TensorFlow wheel has registered.
+"""Writes which ops and kernels the C library of a TensorFlow wheel has registered.
 
-Run as a file, by `export/closure/op_history.py`, in a process of its own: only one TensorFlow fits
-into a
-process, and this one must not be the installed one. It imports nothing but the standard library and
-runs no Python code of the wheel, so that any Python can read any wheel.
-
-    python export/closure/op_dump.py SITE_PACKAGES OUTPUT_FOLDER [text]
+    python tools/op_dump.py SITE_PACKAGES OUTPUT_FOLDER [text]
 
 writes `ops.pb` (an OpList) and `kernels.pb` (a KernelList); with `text`, those of the TF-Text that
-lies beside that TensorFlow are in them, too.
+lies beside that TensorFlow are in them, too. `tools/op_history.py` runs it as a file, in a process
+of its own: only one TensorFlow fits into a process, and this one must not be the installed one. It
+imports nothing but the standard library and runs no Python code of the wheel, so that any Python
+can read any wheel.
 """
 
 import ctypes
@@ -25,17 +23,7 @@ class _Buffer(ctypes.Structure):
 
 
 def dump(site: Path, output: Path, text: bool) -> None:
-    """Writes what is registered.
-
-    Args:
-        site: site-packages with the wheel in it.
-        output: folder of the two files.
-        text: whether to load TF-Text.
-
-    Raises:
-        OSError: there is no such library.
-        RuntimeError: TF-Text does not fit to this TensorFlow.
-    """
+    """Writes what is registered; OSError where there is no such library."""
     folder = site / "tensorflow"
     ctypes.CDLL(str(folder / "libtensorflow_framework.so.2"), mode=ctypes.RTLD_GLOBAL)
     library = ctypes.CDLL(str(folder / "libtensorflow_cc.so.2"), mode=ctypes.RTLD_GLOBAL)

@@ -1,18 +1,23 @@
-"""Which nodes call which functions, and how a signature comes to a function.
+"""A served graph: the functions that its nodes call, and where a node came from.
 
-A served graph is a GraphDef with a library of functions. Its nodes call functions by name, in any
-attribute: `PartitionedCall`, `If`, `While` and others each have attributes of their own for it, and
-old graphs call a function by an op of its name.
+A GraphDef has a library of functions. Its nodes call them by name, in any attribute:
+`PartitionedCall`, `If`, `While` and others each have attributes of their own for it, and old graphs
+call a function by an op of its name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path, PurePath
 
-from tensorflow.core.framework import function_pb2, node_def_pb2
+from google.protobuf.message import DecodeError
+from tensorflow.core.framework import function_pb2, graph_debug_info_pb2, node_def_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
-_INIT_OP = "__saved_model_init_op"
+from export import DEFAULT_SIGNATURE, INIT_OP
+from export.model_folder import DEBUG_INFO_FILE
+
+_LIBRARIES = ("site-packages/", "dist-packages/", "/lib/python3")
 
 
 def called(node: node_def_pb2.NodeDef) -> list[str]:
@@ -44,17 +49,15 @@ def compiled_functions(functions: dict[str, function_pb2.FunctionDef]) -> set[st
     return {name for name, f in functions.items() if is_set(f, "_XlaMustCompile")}
 
 
-class CallChains:
-    """The ways from signatures, restoring and initialising into the functions of a MetaGraph.
+class Origins:
+    """Where the nodes of a MetaGraph came from: the way to them, the layer, the source line.
 
-    Args:
-        meta_graph: MetaGraphDef.
-
-    Attributes:
-        functions: name -> FunctionDef.
+    Keras opens a name scope of the layer's name around a layer's `call`, so that a node's name
+    begins with the layers that it lies in. Tokenizers have no scope, but a SavedModel written with
+    `save_debug_info=True` tells the Python lines of every node.
     """
 
-    def __init__(self, meta_graph: meta_graph_pb2.MetaGraphDef):
+    def __init__(self, meta_graph: meta_graph_pb2.MetaGraphDef, folder: Path):
         graph = meta_graph.graph_def
         self.functions = {f.signature.name: f for f in graph.library.function}
         self._nodes = {node.name: node for node in graph.node}
@@ -62,18 +65,39 @@ class CallChains:
         self._to_function: dict[str, tuple[str, ...]] = {}
         for label, tensors in _roots(meta_graph):
             self._walk(label, tensors)
+        self._info = graph_debug_info_pb2.GraphDebugInfo()
+        path = folder / DEBUG_INFO_FILE
+        if path.is_file():
+            try:
+                self._info.ParseFromString(path.read_bytes())
+            except DecodeError as error:
+                raise ValueError(f"{path}: not readable as debug information: {error}") from error
 
-    def to(self, function: str, node: str) -> str:
+    def chain(self, function: str, node: str) -> str:
         """How a node is reached, "signature score > __inference_score_3 > while_body_7".
 
-        Args:
-            function: name of the function that holds the node, empty for the graph itself.
-            node: its name.
+        `function` is the one that holds the node, empty for the graph itself.
         """
         if not function:
             return self._to_node.get(node, "no signature reaches it, but the server loads it")
         chain = self._to_function.get(function)
         return " > ".join(chain) if chain else "no signature reaches it"
+
+    def of(self, function: str, node: str) -> str:
+        """One line: the chain, then layer, tokenizer and source line as far as they are known."""
+        parts = [self.chain(function, node)]
+        scope = node.rpartition("/")[0]
+        if scope:
+            parts.append(f"layer scope {scope}")
+        frames = self._frames(function, node)
+        for path, line, name in frames:
+            if "tokenizers" in PurePath(path).parts[:-1]:
+                parts.append(f"tokenizer {_source(path, line, name)}")
+                break
+        own = [frame for frame in frames if not any(part in frame[0] for part in _LIBRARIES)]
+        if own:
+            parts.append(_source(*own[-1]))
+        return "; ".join(dict.fromkeys(parts))
 
     def _walk(self, label: str, tensors: list[str]) -> None:
         """Breadth first, so that chains are short; the first label to come to a place counts."""
@@ -99,12 +123,29 @@ class CallChains:
     def _callees(self, node: node_def_pb2.NodeDef) -> list[str]:
         return [name for name in called(node) if name in self.functions]
 
+    def _frames(self, function: str, node: str) -> list[tuple[str, int, str]]:
+        """The Python calls that made a node, outermost first; none if they are not recorded."""
+        key = f"{node}@{function}"
+        if key in self._info.traces:
+            frames = self._info.traces[key].file_line_cols
+        elif key in self._info.name_to_trace_id:
+            trace = self._info.traces_by_id[self._info.name_to_trace_id[key]]
+            frames = trace.file_line_cols or [self._info.frames_by_id[i] for i in trace.frame_id]
+        else:
+            frames = []
+        return [(self._info.files[f.file_index], f.line, f.func) for f in frames]
+
 
 def _roots(meta_graph: meta_graph_pb2.MetaGraphDef) -> Iterator[tuple[str, list[str]]]:
-    names = sorted(meta_graph.signature_def, key=lambda name: (name == "serving_default", name))
+    """(label, tensors) of all that a server runs."""
+    names = sorted(meta_graph.signature_def, key=lambda name: (name == DEFAULT_SIGNATURE, name))
     for name in names:
         outputs = meta_graph.signature_def[name].outputs.values()
-        label = "initialising" if name == _INIT_OP else f"signature {name}"
+        label = "initialising" if name == INIT_OP else f"signature {name}"
         yield label, [output.name for output in outputs]
     yield "restoring", [meta_graph.saver_def.restore_op_name]
     yield "saving", [meta_graph.saver_def.save_tensor_name]
+
+
+def _source(path: str, line: int, name: str) -> str:
+    return f"{'/'.join(PurePath(path).parts[-3:])}:{line} {name}"

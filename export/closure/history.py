@@ -1,11 +1,7 @@
-"""The ops that a TensorFlow Serving release links, from `op_history.json`.
+"""The ops that each TensorFlow Serving release links, from `op_history.json`.
 
-Example:
-    >>> registry = registry_of("2.19.1")
-    >>> "TFText>RoundRobinTrim" in registry.ops
-    False
-    >>> registry.tensorflow_text
-    '2.12.1'
+`tools/op_history.py` writes the file: all ops of the first release, and for each later one what
+changed.
 """
 
 from __future__ import annotations
@@ -15,10 +11,7 @@ import functools
 import json
 from pathlib import Path
 
-HISTORY_FILE = Path(__file__).with_name(
-    "op_history.json"
-)  # written by export/closure/op_history.py
-
+HISTORY_FILE = Path(__file__).with_name("op_history.json")
 # The releases, by the versions of tensorflow-serving-api on PyPI.
 SERVING_VERSIONS = (
     *("2.16.1", "2.17.0", "2.17.1", "2.18.0", "2.18.1", "2.19.0", "2.19.1", "2.20.0", "2.21.0"),
@@ -32,7 +25,6 @@ class Registry:
     """What one release links.
 
     Attributes:
-        serving_version: str. As it was asked for.
         release: str. Its first two numbers.
         tensorflow, tensorflow_text: str. The versions whose ops it has.
         graph_def_version: int. The newest form of graphs that it reads.
@@ -44,7 +36,6 @@ class Registry:
         releases_with: op -> the releases that have it, for all ops of any release.
     """
 
-    serving_version: str
     release: str
     tensorflow: str
     tensorflow_text: str
@@ -57,19 +48,16 @@ class Registry:
 
 
 def registry_of(serving_version: str) -> Registry:
-    """The registry of a release, "2.19.1" or "2.19".
-
-    Raises:
-        ValueError: no such release is known.
-    """
-    known = {*SERVING_VERSIONS, *(_release(version) for version in SERVING_VERSIONS)}
-    if serving_version not in known:
-        raise ValueError(
-            f"serving_version must be one of {', '.join(SERVING_VERSIONS)}, or the first two "
-            f"numbers of one. Received: {serving_version!r}"
-        )
-    made = _registry(_release(serving_version))
-    return dataclasses.replace(made, serving_version=serving_version)
+    """The registry of a release, "2.19.1" or "2.19"; ValueError for one that is not known."""
+    releases = {version: version.rpartition(".")[0] for version in SERVING_VERSIONS}
+    if serving_version in releases:
+        return _registry(releases[serving_version])
+    if serving_version in releases.values():
+        return _registry(serving_version)
+    raise ValueError(
+        f"serving_version must be one of {', '.join(SERVING_VERSIONS)}, or the first two "
+        f"numbers of one. Received: {serving_version!r}"
+    )
 
 
 def newest_release() -> str:
@@ -80,10 +68,6 @@ def newest_release() -> str:
 @functools.cache
 def _history() -> dict[str, dict]:
     return json.loads(HISTORY_FILE.read_text(encoding="utf-8"))
-
-
-def _release(version: str) -> str:
-    return ".".join(version.split(".")[:2])
 
 
 @functools.cache
@@ -97,11 +81,12 @@ def _registry(release: str) -> Registry:
         for name in with_ops:
             releases_with.setdefault(name, []).append(number)
         # What came later is unknown to the release, and so is what was gone before.
-        for name, added in record[f"attributes_{'added' if later else 'removed'}"].items():
-            for attr in added:
+        change = "added" if later else "removed"
+        for name, changed in record[f"attributes_{change}"].items():
+            for attr in changed:
                 attributes.setdefault(name, {}).setdefault(attr, number)
-        for name, added in record[f"values_{'added' if later else 'removed'}"].items():
-            for attr, new in added.items():
+        for name, changed in record[f"values_{change}"].items():
+            for attr, new in changed.items():
                 known = values.setdefault(name, {}).setdefault(attr, {})
                 known.update((value, number) for value in new if value not in known)
         if not later:
@@ -111,7 +96,6 @@ def _registry(release: str) -> Registry:
         later = later or number == release
     record = history[release]
     return Registry(
-        serving_version=release,
         release=release,
         tensorflow=record["tensorflow"],
         tensorflow_text=record["tensorflow_text"],

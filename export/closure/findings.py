@@ -1,0 +1,351 @@
+"""What keeps a node, a signature or a graph from running on a release, each with what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from tensorflow.core.framework import (
+    attr_value_pb2,
+    node_def_pb2,
+    tensor_shape_pb2,
+    types_pb2,
+)
+from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow.python.framework import op_def_registry
+
+from export.closure.graph import Origins, called, compiled_functions, is_set
+from export.closure.history import Registry, newest_release
+
+
+class Problem(NamedTuple):
+    """What is wrong, what to do, and whether it blocks: if not, the model runs with a limit."""
+
+    message: str
+    fix: str
+    blocks: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """A problem and its place.
+
+    Attributes:
+        op: the op's name; empty if it is about a signature or the model as a whole.
+        function: name of the function that holds the node; empty for the graph itself.
+        node: its name (of the first of `count`), or what else it is about.
+        origin: how a signature comes to it, and the layer, tokenizer and source line as far as
+            the SavedModel tells.
+        message, fix, blocks: of the `Problem`.
+        count: number of nodes of the same layer to which the same applies.
+    """
+
+    op: str
+    function: str
+    node: str
+    origin: str
+    message: str
+    fix: str
+    blocks: bool = True
+    count: int = 1
+
+    def __str__(self) -> str:
+        where = f"node {self.node}" if self.op else self.node
+        if self.count > 1:
+            where += f" and {self.count - 1} more like it"
+        if self.op:
+            where += f", in {f'function {self.function}' if self.function else 'the graph itself'}"
+        lines = [
+            f"{'' if self.blocks else 'warning: '}{self.op or self.node}: {self.message}",
+            *([f"where: {where}"] if self.op else []),
+            *([f"from: {self.origin}"] if self.origin else []),
+            f"fix: {self.fix}",
+        ]
+        return "\n    ".join(lines)
+
+
+# --- Ops that fail or mislead on every server
+
+_XLA = (
+    "XLA is linked but switched off there: the model loads, and every request that comes by fails "
+    'with "XLA compilation disabled"'
+)
+_TRAPS = {  # pattern of the op's whole name -> problem
+    r"Xla.*": Problem(
+        _XLA,
+        "write the step without it: keras.ops.slice_update becomes XlaDynamicUpdateSlice, "
+        "keras.ops.scatter_update or tf.tensor_scatter_nd_update do the same",
+    ),
+    r"CudnnRNN.*": Problem(
+        "it has a kernel for NVIDIA GPUs alone: on the usual server, of CPUs, every request that "
+        "comes by fails",
+        "export on a machine without a GPU, or build the layer with use_cudnn=False",
+    ),
+    r"(Eager)?PyFunc(Stateless)?": Problem(
+        "it calls a Python function of the process that made it, and the server has no Python",
+        "write the step in TensorFlow operations instead of tf.py_function or tf.numpy_function, "
+        "or do it in the client",
+    ),
+    r"(Anonymous)?Mutable(Dense)?HashTable(OfTensors)?(V2)?": Problem(
+        "a table that is filled while it runs is no part of the graph: a server begins with what "
+        "the checkpoint holds of it, nothing if it was not tracked, and what requests insert is in "
+        "one server alone and gone when that stops",
+        "use tf.lookup.StaticHashTable, whose content is in the graph or in an asset",
+    ),
+}
+_TOUCHES_FILES = Problem(
+    "it reads or writes files, with the rights of the server: a SavedModel is a program",
+    "serve it only if you trust who made it, from an account that may read and write little else; "
+    "or do the step in the client",
+    blocks=False,
+)
+_FILE_OPS = re.compile(
+    r"ReadFile|WriteFile|MatchingFiles|LoadAndRemapMatrix|RecordInput|DumpTensor|DistributedSave"
+    r"|CalibrationStatisticsSaver|CreateSummary(File|Db)Writer|.*Snapshot.*"
+    r"|Debug(Identity|NanCount|NumericSummary)(V\d)?|(Experimental)?DatasetToTFRecord"
+    r"|(WholeFile|TextLine|TFRecord|FixedLengthRecord|LMDB)Reader(V2)?"
+    r"|(Experimental)?(MatchingFiles|TextLine|TFRecord|FixedLengthRecord|LMDB|CSV|Sql|Save|Load"
+    r"|Cache)Dataset(V2)?"
+)
+# Every model is loaded from files by these; in a signature they are suspect.
+_LOADING_OPS = re.compile(
+    r"(Save|Restore)(V2|Slices?)?|DTensorRestoreV2|MergeV2Checkpoints"
+    r"|InitializeTableFromTextFile(V2)?|SimpleMLLoadModelFromPath(WithHandle)?"
+)
+# Not in the TF-Text of older releases: op -> what it comes from, what to use instead.
+_NO_ROUND_ROBIN = "trim with tensorflow_text.WaterfallTrimmer or with plain TensorFlow operations"
+_NEW_TEXT_OPS = {
+    "TFText>RoundRobinTrim": ("RoundRobinTrimmer.trim", _NO_ROUND_ROBIN),
+    "TFText>RoundRobinGenerateMasks": ("RoundRobinTrimmer.generate_mask", _NO_ROUND_ROBIN),
+    "TFText>Utf8Binarize": (
+        "utf8_binarize",
+        "cut the bits with tf.strings.unicode_decode and tf.bitwise",
+    ),
+}
+
+
+class NodeChecks:
+    """The checks of single nodes of one MetaGraph."""
+
+    def __init__(
+        self, registry: Registry, origins: Origins, info: meta_graph_pb2.MetaGraphDef.MetaInfoDef
+    ):
+        self._registry, self._origins = registry, origins
+        self._compiled = compiled_functions(origins.functions)
+        self._stripped = info.stripped_default_attrs
+
+    def __call__(self, function: str, node: node_def_pb2.NodeDef) -> Iterator[Problem]:
+        """The problems of a node; `function` holds it, or is empty for the graph itself."""
+        yield from self._compilation(node)
+        yield from _placement(function, node)
+        if node.op in self._origins.functions:
+            return
+        if self._touches_files(function, node):
+            yield _TOUCHES_FILES
+        known = self._missing(node.op)
+        if known:
+            yield known
+            return
+        if node.op in self._registry.without_cpu_kernel:
+            yield Problem(
+                f"TensorFlow {self._registry.tensorflow} has no kernel of it for CPUs: on a server "
+                "of CPUs every request that comes by fails",
+                "write the step with operations that run on CPUs",
+            )
+        yield from self._attributes(node)
+
+    def _compilation(self, node: node_def_pb2.NodeDef) -> Iterator[Problem]:
+        callees = sorted(self._compiled.intersection(called(node)))
+        if callees or is_set(node, "_XlaMustCompile") or is_set(node, "_XlaCompile"):
+            what = f"it calls {', '.join(callees)}, which" if callees else "it"
+            yield Problem(
+                f"{what} is to be compiled by XLA (jit_compile=True). {_XLA}",
+                "leave out jit_compile=True, in tf.function and in model.compile, of the model "
+                "that is exported",
+            )
+
+    def _touches_files(self, function: str, node: node_def_pb2.NodeDef) -> bool:
+        """Whether it touches other files than those that a model is loaded from."""
+        if node.op == "PrintV2":
+            stream = node.attr["output_stream"].s if "output_stream" in node.attr else b""
+            return stream.startswith(b"file:")
+        if _FILE_OPS.fullmatch(node.op):
+            return True
+        in_signature = self._origins.chain(function, node.name).startswith("signature ")
+        return in_signature and _LOADING_OPS.fullmatch(node.op) is not None
+
+    def _missing(self, op: str) -> Problem | None:
+        """For an op that no server runs, or not this release."""
+        registry = self._registry
+        found = next((one for name, one in _TRAPS.items() if re.fullmatch(name, op)), None)
+        if found is not None or op in registry.ops:
+            return found
+        others = registry.releases_with.get(op, [])
+        if op in _NEW_TEXT_OPS:
+            source, instead = _NEW_TEXT_OPS[op]
+            return Problem(
+                f"it comes from tensorflow_text.{source}, and is not in TF-Text "
+                f"{registry.tensorflow_text}, which this release links",
+                f"serve with TensorFlow Serving {others[0]} or newer, or {instead}",
+            )
+        if not others:
+            return Problem(
+                "no release of TensorFlow Serving links it: it comes from a library of its own, or "
+                "from a newer TensorFlow",
+                "write the step in TensorFlow or TF-Text operations, or build a model server that "
+                "links the library",
+            )
+        span = others[0] if len(others) == 1 else f"{others[0]} to {others[-1]}"
+        return Problem(
+            f"it is not in TensorFlow Serving {registry.release}, only in {span}",
+            f"serve with one of these, or write the step without {op}",
+        )
+
+    def _attributes(self, node: node_def_pb2.NodeDef) -> Iterator[Problem]:
+        release = f"TensorFlow Serving {self._registry.release}"
+        unknown = self._registry.unknown_attributes.get(node.op, {})
+        for name in sorted(unknown.keys() & node.attr.keys()):
+            if self._stripped or not _is_default(node, name):
+                values = ", ".join(sorted(_values(node.attr[name])))
+                text = values or str(node.attr[name]).strip().partition(": ")[2]
+                yield Problem(
+                    f"{release} does not know its attribute {name}={text}, a change of "
+                    f"{unknown[name]}: it ignores it, and the answers may be others",
+                    f"serve with another release, or leave {name} at its default",
+                )
+        for name, values in self._registry.unknown_values.get(node.op, {}).items():
+            if name not in node.attr:
+                continue
+            for value in sorted(values.keys() & _values(node.attr[name])):
+                yield Problem(
+                    f"{release} cannot run it with {name}={value}, a change of {values[value]}",
+                    f"serve with another release, or cast to another type than {value} before it",
+                )
+
+
+def _placement(function: str, node: node_def_pb2.NodeDef) -> Iterator[Problem]:
+    kind = next((kind for kind in ("GPU", "TPU") if kind in node.device.upper()), "")
+    if not kind:
+        return
+    fix = f"build what is exported outside of tf.device({node.device!r})"
+    if function:
+        # Functions are placed softly: where there is no such device, a CPU takes its place.
+        message = f"it asks for {node.device}; a server without a {kind} runs it on a CPU"
+        yield Problem(message, fix, blocks=False)
+    else:
+        message = f"it is bound to {node.device}: a server without a {kind} refuses the requests"
+        yield Problem(message, fix)
+
+
+def _is_default(node: node_def_pb2.NodeDef, name: str) -> bool:
+    """Whether an attribute has the default of the TensorFlow that is installed here."""
+    definition = op_def_registry.get(node.op)
+    for attr in definition.attr if definition is not None else ():
+        if attr.name == name:
+            return attr.default_value == node.attr[name]
+    return False
+
+
+def _values(value: attr_value_pb2.AttrValue) -> set[str]:
+    kind = value.WhichOneof("value")
+    if kind == "s":
+        return {value.s.decode("utf-8", "replace")}
+    types = {"type": [value.type], "list": value.list.type}.get(kind, [])
+    return {types_pb2.DataType.Name(number) for number in types}
+
+
+def graph_problems(
+    meta_graph: meta_graph_pb2.MetaGraphDef, registry: Registry
+) -> Iterator[tuple[str, Problem]]:
+    """(place, problem) of the graph as a whole."""
+    needed = meta_graph.graph_def.versions.min_consumer
+    if needed > registry.graph_def_version:
+        yield (
+            "the graph",
+            Problem(
+                f"its readers must know version {needed} of graphs; TensorFlow Serving "
+                f"{registry.release} knows those up to {registry.graph_def_version}, and does not "
+                "load it",
+                "serve with a newer release, or write the model with an older TensorFlow",
+            ),
+        )
+    writer, newest = meta_graph.meta_info_def.tensorflow_version, newest_release()
+    if _number(writer) > _number(newest):
+        yield (
+            "the graph",
+            Problem(
+                f"TensorFlow {writer} wrote it, and what is known of ops ends with {newest}: "
+                "attributes that are new since then were not checked",
+                "add the release to op_history.json, see tools/op_history.py",
+                blocks=False,
+            ),
+        )
+
+
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+
+
+def signature_problems(
+    meta_graph: meta_graph_pb2.MetaGraphDef,
+) -> Iterator[tuple[str, Problem]]:
+    """(place, problem) for what keeps a signature from being served, in batches or at all."""
+    for name, signature in sorted(meta_graph.signature_def.items()):
+        if name.startswith("__"):  # for TensorFlow, as INIT_OP
+            continue
+        for key, info in sorted(signature.outputs.items()):
+            for problem in _output_problems(info.tensor_shape):
+                yield f"output {key!r} of signature {name!r}", problem
+        for key, info in sorted(signature.inputs.items()):
+            shape = info.tensor_shape
+            if not shape.unknown_rank and not shape.dim and info.WhichOneof("encoding") == "name":
+                yield (
+                    f"input {key!r} of signature {name!r}",
+                    Problem(
+                        "it is a scalar: a server that batches refuses every request of this "
+                        "signature, one that does not batch answers",
+                        "give it the batch as first dimension, [None], as the other inputs",
+                        blocks=False,
+                    ),
+                )
+        for key in sorted(signature.defaults):
+            for message in _default_problems(signature, key):
+                fix = "give the tf.function a default value that fits its input_signature"
+                yield f"default of input {key!r} of signature {name!r}", Problem(message, fix)
+
+
+def _output_problems(shape: tensor_shape_pb2.TensorShapeProto) -> Iterator[Problem]:
+    if shape.unknown_rank:
+        return
+    if not shape.dim:
+        yield Problem(
+            "it is a scalar: the answers of a batch cannot be told apart, so a server that "
+            "batches refuses it, and so do REST requests of rows",
+            "return one value for each row, [batch], for instance with tf.fill or without the "
+            "reduction over the batch",
+        )
+    elif shape.dim[0].size >= 0:
+        yield Problem(
+            f"its first dimension is always {shape.dim[0].size}, not the number of rows asked "
+            "for: a server that batches refuses it, and so do REST requests of rows",
+            "make the batch its first dimension, with None in the shapes of the input signature",
+        )
+
+
+def _default_problems(signature: meta_graph_pb2.SignatureDef, key: str) -> Iterator[str]:
+    if key not in signature.inputs:
+        yield "there is no such input"
+        return
+    info, default = signature.inputs[key], signature.defaults[key]
+    if default.dtype != info.dtype:
+        needed, got = (types_pb2.DataType.Name(number) for number in (info.dtype, default.dtype))
+        yield f"it is {got}, the input {needed}"
+    sizes = [dim.size for dim in default.tensor_shape.dim]
+    declared = [dim.size for dim in info.tensor_shape.dim]
+    fits = len(sizes) == len(declared) and all(
+        need in (-1, size) for need, size in zip(declared, sizes)
+    )
+    if not (fits or info.tensor_shape.unknown_rank):
+        yield f"its shape is {sizes}, the input's {declared}"

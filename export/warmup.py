@@ -1,0 +1,100 @@
+"""What a server runs before it lets clients in: each signature, at each size that matters.
+
+The first run of a signature prepares its graph, which takes seconds; the first run at a batch size
+and length lets oneDNN choose its kernels, which takes up to as long as the run itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from export import CLASSIFY_METHOD, REGRESS_METHOD
+from export.golden.pairs import GoldenPair, strings
+from export.signatures import input_names
+from zoo.bundle import Bundle
+from zoo.generation.options import DEFAULT_OPTIONS, OPTIONS
+
+# Parts of the longest text that the model reads in one piece.
+_LENGTHS = (0.125, 0.5, 1.0)
+_NEW_TOKENS = 2
+# Floating-point operations of all these requests together: some 10 s of one core. A large model is
+# warmed up at its smaller sizes alone, rather than for minutes at each load.
+_BUDGET = 3e11
+_WORDS = b"It was the best of times, it was the worst of times. " * 4
+
+
+def warmup_requests(bundle: Bundle, pairs: Sequence[GoldenPair]) -> list[GoldenPair]:
+    """The golden requests row by row, then each signature of texts at three lengths.
+
+    One row each: a server refuses a request of more rows than its `max_batch_size`, which may be 1,
+    and a warm-up request that is refused keeps it from loading the model. A model that would take
+    more than about 10 s gets fewer lengths.
+    """
+    if bundle.config.task == "lm":
+        signatures = {name: ["text"] for name in ("generate", "score", "next_token")}
+    else:
+        signatures = {name: input_names(f) for name, f in bundle.text_model.functions.items()}
+    # Tokens for each signature.
+    budget = _BUDGET / (2 * bundle.config.parameters * len(signatures))
+    requests = [row for pair in pairs for row in pair.split()]
+    for number, (tokens, text) in enumerate(_texts(bundle).items()):
+        budget -= tokens
+        if budget < 0 and number:
+            break
+        for signature, names in signatures.items():
+            inputs = {name: strings([text]) for name in names}
+            if signature == "generate":
+                inputs |= _options()
+            requests.append(GoldenPair(signature, inputs, {}))
+    return requests
+
+
+def _options() -> dict[str, np.ndarray]:
+    """All of them: a server that batches puts no defaults beside several texts."""
+    values = {**DEFAULT_OPTIONS, "max_new_tokens": _NEW_TOKENS}
+    return {
+        name: np.array([value], OPTIONS[name].dtype.as_numpy_dtype)
+        for name, value in values.items()
+    }
+
+
+def _texts(bundle: Bundle) -> dict[int, bytes]:
+    """Number of tokens -> a text of about so many, ascending."""
+    longest = bundle.config.text.max_length if bundle.config.text else bundle.model.context_length
+    tokens = bundle.tokenizer.encode([_WORDS]).flat_values.shape[0]
+    texts = {}
+    for part in _LENGTHS:
+        size = max(int(part * longest), 1)
+        length = max(len(_WORDS) * size // max(tokens, 1), 1)
+        texts[size] = (_WORDS * (1 + length // len(_WORDS)))[:length]
+    return texts
+
+
+def write_warmup(requests: Sequence[GoldenPair], methods: Mapping[str, str], path: Path) -> None:
+    """Writes requests as a TFRecord file of PredictionLog, which TensorFlow Serving replays.
+
+    `methods` has the method names of signatures that are not for Predict.
+    """
+    # Imported here: of all of export, only this and the server need the Serving protos.
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for pair in requests:
+            log = prediction_log_pb2.PredictionLog()
+            method = methods.get(pair.signature)
+            if method in (CLASSIFY_METHOD, REGRESS_METHOD):
+                kind = log.classify_log if method == CLASSIFY_METHOD else log.regress_log
+                request = kind.request
+                for serialized in pair.inputs["inputs"]:
+                    request.input.example_list.examples.add().MergeFromString(serialized)
+            else:
+                request = log.predict_log.request
+                for name, value in pair.inputs.items():
+                    request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+            request.model_spec.name = "default"  # a server ignores the name in a warm-up record
+            request.model_spec.signature_name = pair.signature
+            writer.write(log.SerializeToString())
