@@ -62,12 +62,15 @@ def add_services(
 def add_health(server: grpc.Server) -> health.HealthServicer:
     """Adds grpc.health.v1.Health, which says SERVING of the server and of each service."""
     servicer = health.HealthServicer(True, _STATUS_THREADS)
-    for name in (health.OVERALL_HEALTH, *SERVICES):
+    names = (health.OVERALL_HEALTH, *SERVICES)
+    for name in names:
         servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     def watch(request, context, send_response_callback=None):
         if isinstance(request, _Unreadable):
             context.abort(grpc.StatusCode.INTERNAL, request.reason)
+        if request.service not in names:  # each name that is watched is kept for ever
+            request = health_pb2.HealthCheckRequest(service="(unknown)")
         return servicer.Watch(request, context, send_response_callback)
 
     watch.experimental_non_blocking = True  # a watch holds no thread

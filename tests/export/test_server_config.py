@@ -24,7 +24,6 @@ from export.server.models.config import (
     ConfigFilePoller,
     ModelServerConfig,
     models_of,
-    read_model_config,
     reload,
 )
 from export.server.program import main, make_server, version_text
@@ -213,7 +212,7 @@ def test_config_without_a_list_changes_nothing(versions, tmp_path):
     with started(f"--model_config_file={file}") as (server, client):
         assert refused(client.states)[0] == "NOT_FOUND"
         client.reload(config(entry(versions)))
-        reload(server.manager, read_model_config(str(file)))
+        reload(server.manager, read_text_proto(str(file), ModelServerConfig))
         assert client.added() == 3
         custom = ModelServerConfig()
         custom.custom_model_config.SetInParent()

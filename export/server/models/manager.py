@@ -45,14 +45,6 @@ class Manager:
             all are before the start. A label that exists can only move to one that is.
         load_threads: int. Versions that are loaded at one time; 0 loads one after the other.
         unload_threads: int. Versions that are unloaded at one time; 0 for no limit.
-
-    Example:
-        >>> manager = Manager([ServedModel("writer", "/models/writer")])
-        >>> manager.start()
-        >>> manager.wait_until_available(timeout=60)
-        True
-        >>> with manager.acquire("writer") as servable:
-        ...     print(servable.version)
     """
 
     def __init__(

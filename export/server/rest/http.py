@@ -65,16 +65,7 @@ class RestOptions:
 
 
 class RestServer:
-    """Serves the models of a manager, which the caller starts and stops, over HTTP.
-
-    Example:
-        >>> server = RestServer(manager, RestOptions(port=0))
-        >>> server.start()
-        >>> urllib.request.urlopen(f"http://localhost:{server.port}/v1/models/writer").status
-        200
-        >>> server.stop()
-        True
-    """
+    """Serves the models of a manager, which the caller starts and stops, over HTTP."""
 
     def __init__(
         self,
@@ -142,8 +133,7 @@ class RestServer:
     def stop(self, grace: float = _GRACE_SECONDS) -> bool:
         """Takes no more requests, and lets those that run finish for `grace` seconds.
 
-        Returns:
-            Whether all finished; False leaves threads behind that still run them.
+        False when some did not: it leaves threads behind that still run them.
         """
         if self._thread is None:
             return True

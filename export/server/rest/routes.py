@@ -203,7 +203,7 @@ class RestApi:
             raise invalid("Missing model name in request.")
         if not metadata:
             request = get_model_status_pb2.GetModelStatusRequest(model_spec=spec)
-            return json_writing.status_json(model_status(self._manager, request))
+            return json_writing.proto_json(model_status(self._manager, request))
         request = get_model_metadata_pb2.GetModelMetadataRequest(
             model_spec=spec, metadata_field=["signature_def"]
         )
