@@ -223,7 +223,7 @@ class RestApi:
                 raise TooLarge(
                     f"the body has {elements} JSON elements; {self._limits.elements} are allowed"
                 )
-            memory.take(elements * self._limits.element_bytes)
+            memory.take(elements * self._limits.element_bytes + len(body))  # the text, too
 
         clock.check()  # it may have waited for long
         if "gzip" in encoding:
