@@ -57,26 +57,12 @@ _MAX_FILLED = 2**28
 
 
 def decode_tensor(proto: message.Message, max_filled: int = _MAX_FILLED) -> np.ndarray:
-    """Reads a tensor.
+    """Reads a TensorProto, strings as `bytes` objects; it may be a read-only view of the message.
 
-    Values may be missing: the last one is repeated, zero where there is none. Values beyond the
-    shape are dropped. A missing shape is a scalar. Integers that the dtype cannot hold
-    wrap around.
-
-    Args:
-        proto: TensorProto, with its values in the field of their dtype, or in `tensor_content`.
-        max_filled: how many missing elements may be filled in.
-
-    Returns:
-        An array, strings as `bytes` objects. It may be a read-only view of the message.
-
-    Raises:
-        ValueError: the dtype is none of `DTYPES`, the shape is negative or too large, or
-            `tensor_content` does not fit to dtype and shape.
-
-    Example:
-        >>> decode_tensor(TensorProto(dtype=3, int_val=[7]))
-        array(7, dtype=int32)
+    Values may be missing, up to `max_filled`: the last one is repeated, zero where there is none.
+    Values beyond the shape are dropped. A missing shape is a scalar. Integers that the dtype cannot
+    hold wrap around. ValueError for a dtype that is none of `DTYPES`, a shape that is negative or
+    too large, and `tensor_content` that does not fit to them.
     """
     storage = _STORAGE.get(proto.dtype)
     if storage is None:
@@ -109,22 +95,8 @@ def decode_tensor(proto: message.Message, max_filled: int = _MAX_FILLED) -> np.n
 
 
 def encode_tensor(array: np.ndarray, proto: message.Message, as_content: bool = False) -> None:
-    """Writes an array into an empty TensorProto.
-
-    Args:
-        array: of numbers, or an object array of `bytes`.
-        proto: TensorProto.
-        as_content: whether to write `tensor_content`, in place of the field of the dtype.
-
-    Raises:
-        ValueError: numpy's dtype is none of `DTYPES`.
-
-    Example:
-        >>> proto = TensorProto()
-        >>> encode_tensor(np.float32([1.5, 2]), proto)
-        >>> proto.dtype, proto.float_val
-        (1, [1.5, 2.0])
-    """
+    """Writes numbers, or an object array of `bytes`, into an empty TensorProto: into the field of
+    the dtype, or `tensor_content`. ValueError for a dtype that is none of `DTYPES`."""
     array = np.asarray(array, array.dtype.newbyteorder("="))
     number = _NUMBERS.get(array.dtype)
     if number is None:
@@ -151,17 +123,9 @@ def encode_tensor(array: np.ndarray, proto: message.Message, as_content: bool = 
 def as_array(value: object) -> np.ndarray:
     """What a user gives for a tensor, as an array that `encode_tensor` takes.
 
-    Args:
-        value: an array, or what numpy makes one of: numbers, truth values, str and bytes, lists of
-            them. Python's integers become int32 where they fit, its floats float32, as TensorFlow
-            has it; arrays keep their dtype. str becomes UTF-8.
-
-    Raises:
-        ValueError: lists of unequal lengths, or elements that no tensor can hold.
-
-    Example:
-        >>> as_array(["é", b"a"])
-        array([b'\\xc3\\xa9', b'a'], dtype=object)
+    Python's integers become int32 where they fit, its floats float32, as TensorFlow has it; arrays
+    keep their dtype. str becomes UTF-8. ValueError for lists of unequal lengths and for elements
+    that no tensor can hold.
     """
     leaf = value
     while isinstance(leaf, list | tuple) and leaf:

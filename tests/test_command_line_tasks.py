@@ -202,7 +202,7 @@ def test_train_export_verify_ask(task, command, tmp_path, capsys):
     if task.startswith("tag"):
         assert kept["scores"].keys() == names
         assert scores["model"].keys() == scores["baseline"].keys() == names | {"types"}
-        assert ("## Scores (entities)" in report) == (names == BY_ENTITY)
+        assert ("## Scores (entities), " in report) == (names == BY_ENTITY)
         assert set(scores["baseline"]["types"]) <= TYPES[task]
     if task in ("tag_parts_of_speech", "tag_raw"):
         # So regular that word forms tell every tag.

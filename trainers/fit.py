@@ -11,18 +11,7 @@ from trainers.distribution import Distribution
 from trainers.distribution.keras_internals import build_metrics
 from trainers.distribution.rows import whole_rows, worker_rows
 from trainers.tasks import Task
-from trainers.tasks.carried_state import ResetValidationState
-
-
-def training_batches(task: Task, start_step: int, distribution: Distribution) -> tf.data.Dataset:
-    """This worker's rows of the batches from `start_step` to the end of the run.
-
-    Rows of other workers are not read, where the task can leave them out; the batches are the same.
-    """
-    worker, workers = distribution.worker, distribution.workers
-    if not task.reads_rows:
-        return worker_rows(task.training_data(start_step), worker, workers)
-    return task.training_data(start_step, host=worker, num_hosts=workers)
+from trainers.tasks.training_models import ResetValidationState
 
 
 def validation_batches(

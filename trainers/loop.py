@@ -17,14 +17,14 @@ from trainers.config import TrainConfig
 from trainers.distribution import Distribution
 from trainers.distribution.hardware import hardware, precision_policy
 from trainers.distribution.strategy_loop import StrategyLoop
-from trainers.fit import KerasLoop, training_batches, validation_batches
+from trainers.fit import KerasLoop, validation_batches
 from trainers.metrics import MetricsLog, should_stop
 from trainers.optim.optimizers import make_optimizer
 from trainers.optim.schedule import schedule_of
 from trainers.recorder import Follower, Interruption, Preempted, Recorder
 from trainers.report.report import REPORT_FILE, write_report
 from trainers.tasks import Task, make_task
-from trainers.tasks.carried_state import ResetValidationState
+from trainers.tasks.training_models import ResetValidationState
 from trainers.workdir import WorkdirError, claimed, is_remote, local_copy
 from zoo import bundle
 from zoo.loading import load
@@ -210,7 +210,7 @@ def _fit(
         loop = StrategyLoop(task.trained_model, distribution)
     # An "epoch" is the stretch between two evaluations; one iterator serves all that are whole.
     for first_step, steps, epochs in _stretches(task.config, recorder.progress):
-        batches = training_batches(task, first_step, distribution)
+        batches = task.training_data(first_step, distribution.worker, distribution.workers)
         if first_step % task.config.evaluate_every:
             # The run goes on between two evaluations: the recorder sets the sums of their metrics.
             loop.build_metrics(next(iter(batches)))

@@ -53,7 +53,7 @@ class Tls:
             the server's address.
 
     Example:
-        >>> Client("serving.example.org:8500", tls=Tls("ca.pem", "client.pem", "client.key"))
+        Client("serving.example.org:8500", tls=Tls("ca.pem", "client.pem", "client.key"))
     """
 
     ca_file: str | os.PathLike[str] | None = None
@@ -214,9 +214,9 @@ class Client(_Connection):
             cannot be sent; the message names the input or the example.
 
     Example:
-        >>> with Client("localhost:8500") as client:
-        ...     client.predict("writer", {"text": ["Once upon"]}).outputs["text"]
-        array([b'Once upon a time'], dtype=object)
+        with Client("localhost:8500") as client:
+            client.predict("writer", {"text": ["Once upon"]}).outputs["text"]
+        # array([b'Once upon a time'], dtype=object)
     """
 
     def predict(
@@ -239,8 +239,8 @@ class Client(_Connection):
             outputs: Names of the outputs to send back. Defaults to all.
 
         Example:
-            >>> client.predict("writer", {"text": ["Once upon"], "seed": [7]}).outputs["text"]
-            array([b'Once upon a time'], dtype=object)
+            client.predict("writer", {"text": ["Once upon"], "seed": [7]}).outputs["text"]
+            # array([b'Once upon a time'], dtype=object)
         """
         return self._send(requests.predict(model, inputs, signature, version, outputs), **call)
 
@@ -259,8 +259,8 @@ class Client(_Connection):
             examples: Rows, each a mapping of feature names to values, a tf.Example or its bytes.
 
         Example:
-            >>> client.classify("judge", [{"text": "a fine film"}], "classify").classes
-            array([[b'bad', b'good']], dtype=object)
+            client.classify("judge", [{"text": "a fine film"}], "classify").classes
+            # array([[b'bad', b'good']], dtype=object)
         """
         return self._send(requests.classify(model, examples, signature, version), **call)
 
@@ -275,8 +275,8 @@ class Client(_Connection):
         """Gives each tf.Example a number; arguments as for `classify`.
 
         Example:
-            >>> client.regress("judge", [{"text": "a fine film"}], "regress").values
-            array([0.97], dtype=float32)
+            client.regress("judge", [{"text": "a fine film"}], "regress").values
+            # array([0.97], dtype=float32)
         """
         return self._send(requests.regress(model, examples, signature, version), **call)
 
@@ -298,9 +298,9 @@ class Client(_Connection):
             Signature name to response.
 
         Example:
-            >>> tasks = {"classify": "classify", "regress": "regress"}
-            >>> client.multi_inference("judge", [{"text": "a fine film"}], tasks)["regress"].values
-            array([0.97], dtype=float32)
+            tasks = {"classify": "classify", "regress": "regress"}
+            client.multi_inference("judge", [{"text": "a fine film"}], tasks)["regress"].values
+            # array([0.97], dtype=float32)
         """
         return self._send(requests.multi_inference(model, examples, signatures, version), **call)
 
@@ -310,8 +310,8 @@ class Client(_Connection):
         """Looks up the signatures of a model: name to inputs and outputs.
 
         Example:
-            >>> client.signatures("writer")["generate"].inputs["text"]
-            TensorInfo(name='generate_text:0', dtype='string', shape=(None,))
+            client.signatures("writer")["generate"].inputs["text"]
+            # TensorInfo(name='generate_text:0', dtype='string', shape=(None,))
         """
         return self._send(requests.signatures(model, version), **call)
 
@@ -321,8 +321,8 @@ class Client(_Connection):
         """Looks up the states of a model's versions: of all of them, or of one.
 
         Example:
-            >>> [(one.version, one.state) for one in client.status("writer")]
-            [(2, 'AVAILABLE'), (1, 'END')]
+            [(one.version, one.state) for one in client.status("writer")]
+            # [(2, 'AVAILABLE'), (1, 'END')]
         """
         return self._send(requests.status(model, version), **call)
 
@@ -333,7 +333,7 @@ class Client(_Connection):
             config: str. A ModelServerConfig in text form, as in `--model_config_file`.
 
         Example:
-            >>> client.reload('model_config_list { config { name: "a" base_path: "/models/a" } }')
+            client.reload('model_config_list { config { name: "a" base_path: "/models/a" } }')
         """
         self._send(requests.reload(config), **call)
 
@@ -362,11 +362,12 @@ class AsyncClient(_Connection):
     cancelled at the server, too.
 
     Example:
-        >>> async def ask(texts):
-        ...     async with AsyncClient("localhost:8500") as client:
-        ...         calls = [client.predict("writer", {"text": [text]}) for text in texts]
-        ...         return await asyncio.gather(*calls)
-        >>> asyncio.run(ask(["Once upon", "It was"]))
+        async def ask(texts):
+            async with AsyncClient("localhost:8500") as client:
+                calls = [client.predict("writer", {"text": [text]}) for text in texts]
+                return await asyncio.gather(*calls)
+
+        asyncio.run(ask(["Once upon", "It was"]))
     """
 
     _asyncio = True

@@ -118,11 +118,11 @@ class RequestError(grpc.RpcError):
     itself raised is its `__cause__`.
 
     Example:
-        >>> try:
-        ...     client.predict("nosuch", {})
-        ... except RequestError as error:
-        ...     print(error.code().name, error.details(), error.server)
-        NOT_FOUND Servable not found for request: Latest(nosuch) localhost:8500
+        try:
+            client.predict("nosuch", {})
+        except RequestError as error:
+            print(error.code().name, error.details(), error.server)
+            # NOT_FOUND Servable not found for request: Latest(nosuch) localhost:8500
     """
 
     def __init__(self, code: grpc.StatusCode, details: str, server: str):

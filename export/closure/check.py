@@ -33,10 +33,6 @@ def check(folder: Path, serving_version: str = DEFAULT_SERVING_VERSION) -> list[
 
     Raises:
         ValueError: no such release is known, or the folder holds no SavedModel for servers.
-
-    Example:
-        >>> check(Path("served/writer/1"), "2.21")
-        []
     """
     registry = registry_of(serving_version)
     meta_graph = _read(Path(folder))

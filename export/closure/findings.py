@@ -30,26 +30,16 @@ class Problem(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """A problem and its place.
+    """A problem and its place."""
 
-    Attributes:
-        op: the op's name; empty if it is about a signature or the model as a whole.
-        function: name of the function that holds the node; empty for the graph itself.
-        node: its name (of the first of `count`), or what else it is about.
-        origin: how a signature comes to it, and the layer, tokenizer and source line as far as
-            the SavedModel tells.
-        message, fix, blocks: of the `Problem`.
-        count: number of nodes of the same layer to which the same applies.
-    """
-
-    op: str
-    function: str
-    node: str
-    origin: str
+    op: str  # empty if it is about a signature or the model as a whole
+    function: str  # that holds the node; empty for the graph itself
+    node: str  # its name (of the first of `count`), or what else it is about
+    origin: str  # how a signature comes to it, and layer, tokenizer and source line if known
     message: str
     fix: str
     blocks: bool = True
-    count: int = 1
+    count: int = 1  # nodes of the same layer to which the same applies
 
     def __str__(self) -> str:
         where = f"node {self.node}" if self.op else self.node

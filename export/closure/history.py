@@ -22,29 +22,18 @@ DEFAULT_SERVING_VERSION = "2.19.1"
 
 @dataclasses.dataclass(frozen=True)
 class Registry:
-    """What one release links.
+    """What one release links."""
 
-    Attributes:
-        release: str. Its first two numbers.
-        tensorflow, tensorflow_text: str. The versions whose ops it has.
-        graph_def_version: int. The newest form of graphs that it reads.
-        ops: names of its ops.
-        without_cpu_kernel: names of those that no CPU runs.
-        unknown_attributes: op -> attribute -> the release that brought it, or took it away.
-        unknown_values: op -> attribute -> value -> the release that brought it, or took it away.
-            DataTypes by name, as DT_HALF.
-        releases_with: op -> the releases that have it, for all ops of any release.
-    """
-
-    release: str
-    tensorflow: str
+    release: str  # its first two numbers
+    tensorflow: str  # the versions whose ops it has
     tensorflow_text: str
-    graph_def_version: int
+    graph_def_version: int  # the newest form of graphs that it reads
     ops: frozenset[str]
     without_cpu_kernel: frozenset[str]
+    # op -> attribute (-> value) -> the release that brought it, or took it away.
     unknown_attributes: dict[str, dict[str, str]]
     unknown_values: dict[str, dict[str, dict[str, str]]]
-    releases_with: dict[str, list[str]]
+    releases_with: dict[str, list[str]]  # for all ops of any release
 
 
 def registry_of(serving_version: str) -> Registry:
@@ -96,13 +85,13 @@ def _registry(release: str) -> Registry:
         later = later or number == release
     record = history[release]
     return Registry(
-        release=release,
-        tensorflow=record["tensorflow"],
-        tensorflow_text=record["tensorflow_text"],
-        graph_def_version=record["graph_def_version"],
-        ops=frozenset(ops),
-        without_cpu_kernel=frozenset(without_cpu),
-        unknown_attributes=attributes,
-        unknown_values=values,
-        releases_with=releases_with,
+        release,
+        record["tensorflow"],
+        record["tensorflow_text"],
+        record["graph_def_version"],
+        frozenset(ops),
+        frozenset(without_cpu),
+        attributes,
+        values,
+        releases_with,
     )

@@ -35,19 +35,12 @@ _CHOICES = {"tag": ("tags", "scores"), "answer": ("answer", "score")}
 
 @dataclasses.dataclass(frozen=True)
 class Deviation:
-    """One comparison.
+    """One comparison: the largest value found of a measure."""
 
-    Attributes:
-        output: str, "signature.output".
-        measure: str, what was compared, with its unit.
-        value: float, the largest found.
-        tolerance: float or None: reported, not enforced.
-    """
-
-    output: str
-    measure: str
+    output: str  # "signature.output"
+    measure: str  # what was compared, with its unit
     value: float
-    tolerance: float | None
+    tolerance: float | None  # None: reported, not enforced
 
     @property
     def passed(self) -> bool:
@@ -202,18 +195,12 @@ BATCH_SIZE = 16
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """What a file holds.
-
-    Attributes:
-        task: str. signature: str, what is sent.
-        inputs: input name -> (N,) array of bytes.
-        expected: what is right for each example, as in the file; None where that is not known.
-    """
+    """What a file of examples holds."""
 
     task: str
     signature: str
-    inputs: dict[str, np.ndarray]
-    expected: list | None
+    inputs: dict[str, np.ndarray]  # name -> (N,) bytes
+    expected: list | None  # what is right for each, as in the file
 
 
 def read_examples(path: str | os.PathLike[str], bundle: Bundle) -> Examples:
@@ -229,11 +216,8 @@ def read_examples(path: str | os.PathLike[str], bundle: Bundle) -> Examples:
     | mlm | `text` with masks | `tokens`, one for each mask | share of right first candidates |
     | embed | `text` | | cosine to the float32 model's vectors |
 
-    Whatever is known, the share of answers equal to the float32 model's is measured as well.
-
-    Raises:
-        ValueError: no such file, no examples, a line that is not JSON, a field that is missing, of
-            another type or unknown as a label; the message names file, line and field.
+    Whatever is known, the share of answers equal to the float32 model's is measured as well. A
+    ValueError names file, line and field.
     """
     path, task = Path(path), bundle.config.task
     if task == "lm":
@@ -277,15 +261,7 @@ def read_examples(path: str | os.PathLike[str], bundle: Bundle) -> Examples:
 
 
 def evaluate(examples: Examples, send: Send, send_float32: Send) -> dict[str, tuple[float, float]]:
-    """The task's metrics through two served models, with a progress bar: it can take minutes.
-
-    Args:
-        examples: from `read_examples`.
-        send, send_float32: to the reduced model and to the full one.
-
-    Returns:
-        metric -> (of float32, of the reduced model). Comparisons of the two are 1 for float32.
-    """
+    """Metric -> (of float32, of the reduced model), with a progress bar: it can take minutes."""
     count = len(next(iter(examples.inputs.values())))
     progress = keras.utils.Progbar(2 * count, unit_name="example")
     before, after = (_outputs(examples, one, progress) for one in (send_float32, send))

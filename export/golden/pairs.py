@@ -22,18 +22,13 @@ _TOLERANCE_FIELDS = ("atol", "changes")
 
 @dataclasses.dataclass(frozen=True)
 class GoldenPair:
-    """One request and its answer; arrays have the batch as first axis.
-
-    Attributes:
-        signature: str.
-        inputs, outputs: name -> numpy array; strings as dtype object holding bytes.
-        atol: output name -> float, where floats may be further off than `ATOL`.
-        changes: output name -> int, how many of its strings or integers may be others.
-    """
+    """One request and its answer; arrays have the batch as first axis, strings are `bytes`."""
 
     signature: str
     inputs: dict[str, np.ndarray]
     outputs: dict[str, np.ndarray]
+    # Output name -> how much further off than `ATOL` its floats may be, and how many of its strings
+    # or integers may be others.
     atol: dict[str, float] = dataclasses.field(default_factory=dict)
     changes: dict[str, int] = dataclasses.field(default_factory=dict)
 

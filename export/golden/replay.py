@@ -29,34 +29,19 @@ _TOO_MANY_ROWS = re.compile(r"larger than maximum input batch size (\d+)")
 
 @dataclasses.dataclass(frozen=True)
 class Replay:
-    """What one way of sending brought.
+    """What one way of sending brought."""
 
-    Attributes:
-        name: str. How they were sent: "cold", "warm", "rows alone", "8 clients".
-        problems: list of str. One readable line for each value that departs from its golden one.
-        milliseconds: float for each request, in the order of sending.
-        deviation: float. The largest |answer - golden| of a float, over what is tolerated.
-        most_rows: int. Golden requests of more rows were refused, so they were sent in parts of
-            so many; 0 when none was.
-    """
-
-    name: str
-    problems: list[str]
-    milliseconds: list[float]
-    deviation: float
-    most_rows: int = 0
+    name: str  # "cold", "rows alone", "warm", "8 clients"
+    problems: list[str]  # a readable line for each value that departs from its golden one
+    milliseconds: list[float]  # of each request, in the order of sending
+    deviation: float  # the largest |answer - golden| of a float, over what is tolerated
+    most_rows: int = 0  # requests of more rows were refused, and sent in parts of so many
 
 
 def replay_locally(
     version_folder: Path, clients: int = 0, batching: BatchingParameters | None = None
 ) -> list[Replay]:
-    """`replay` of one SavedModel through a session, as TensorFlow Serving runs it.
-
-    Args:
-        version_folder: the SavedModel.
-        clients: int, as for `replay`.
-        batching: how runs share batches. Defaults to each by itself.
-    """
+    """`replay` of one SavedModel through a session, as TensorFlow Serving runs it."""
     pairs = read_golden_pairs(version_folder / GOLDEN_FILE)
     servable = Servable("verify", 0, str(version_folder), batching=batching)
     try:
@@ -85,14 +70,6 @@ def replay_remotely(
     """`replay` against a server that speaks TensorFlow Serving's gRPC, ours or the official one.
 
     Signatures of tf.Examples are sent as Classify and Regress, as their clients do.
-
-    Args:
-        version_folder: the SavedModel that the server is thought to run.
-        client: of the server. model: its name there.
-        clients: int, as for `replay`.
-
-    Raises:
-        RequestError: the server cannot be reached, or refuses a request.
     """
     pairs = read_golden_pairs(version_folder / GOLDEN_FILE)
     known = client.signatures(model)
@@ -113,16 +90,7 @@ def replay(pairs: Sequence[GoldenPair], send: Send, clients: int = 0) -> list[Re
 
     An answer must not depend on what was sent before, on its batch, nor on who sends at the same
     time: a server that batches mixes the rows of those clients. A request of more rows than the
-    server's `max_batch_size` is sent in parts.
-
-    Args:
-        pairs: from `read_golden_pairs`.
-        send: (signature, inputs) -> outputs; called from several threads.
-        clients: int. How many send at once; with 0, the default, only the first two are done.
-
-    Returns:
-        The replays "cold" (the first time that this is sent here), "rows alone", "warm" and
-        "N clients".
+    server's `max_batch_size` is sent in parts. With no `clients` only the first two are done.
     """
     rows = [row for pair in pairs for row in pair.split()]
     replays = [

@@ -24,7 +24,7 @@ from trainers.data.config import DataConfig, MixedCorpus
 from trainers.distribution import Distribution, make_distribution
 from trainers.distribution.strategies import mirrored_strategy
 from trainers.distribution.strategy_loop import StrategyLoop
-from trainers.fit import KerasLoop, training_batches, validation_batches
+from trainers.fit import KerasLoop, validation_batches
 from trainers.optim.muon import Muon
 from trainers.optim.optimizers import make_optimizer
 from trainers.tasks import Task, make_task
@@ -104,7 +104,7 @@ def fit(task: Task, distribution: Distribution) -> dict:
     loop = KerasLoop(model) if distribution.strategy is None else StrategyLoop(model, distribution)
     every = task.config.evaluate_every
     epochs = range(task.config.steps // every)
-    batches = training_batches(task, 0, distribution)
+    batches = task.training_data(0, distribution.worker, distribution.workers)
     loop.fit(batches, every, epochs, validation, [losses])
     return {
         "steps": losses.steps,

@@ -17,8 +17,8 @@ from trainers.metrics import MetricsLog
 from trainers.recipes.registry import find_recipe
 from trainers.recorder import Recorder
 from trainers.tasks import make_task
-from trainers.tasks.masked_language_model import texts_of
-from trainers.tasks.tagging import tag_labels, tag_words, tagged_tokens
+from trainers.tasks.mlm import texts_of
+from trainers.tasks.tag import tag_labels, tag_words, tagged_tokens
 from zoo.config import ConfigError, from_dict
 
 NAMES, CITIES = ["Ada", "Bob", "Eve"], ["Rome", "Oslo"]
@@ -266,9 +266,8 @@ def test_long_texts_train_in_windows_that_share_their_weight(tiny, tmp_path):
     path = tmp_path / "long.csv"
     path.write_text("\n".join(lines), encoding="utf-8")
     task = make_task(tiny("classify", data={"train": str(path)}))
-    batches = task.batches
-    assert len(batches.rows) > len(task.train)
-    totals = np.bincount(batches.rows, weights=batches.weights.numpy())
+    assert len(task.rows) > len(task.train)
+    totals = np.bincount(task.rows, weights=task.weights.numpy())
     np.testing.assert_allclose(totals, 1, rtol=1e-5)
 
 
@@ -316,7 +315,7 @@ def test_one_tag_only_is_refused(tiny, tmp_path):
     path.write_text("a\tO\nb\tO\n\nc\tO\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"all words have the tag O"):
         make_task(tiny("tag", data={"train": str(path)}))
-    assert tag_labels(type("T", (), {"tags": [["NOUN", "O", "I-X"]]}), "x") == (
+    assert tag_labels([["NOUN", "O", "I-X"]], "x") == (
         "O",
         "NOUN",
         "B-X",

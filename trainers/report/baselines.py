@@ -5,6 +5,8 @@ Each trains in seconds on one core. A model that does not beat its baseline is n
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 import warnings
 from collections import Counter
@@ -17,51 +19,47 @@ from sklearn.feature_extraction import FeatureHasher
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from trainers.report.answers import CJK
+from trainers.report.squad_scores import CJK
 
-MOSTLY = 0.3  # Chinese with many Latin names still has more CJK characters than this
-HASHED_FEATURES = 2**17
 # Logistic regression learns classes x terms weights, and L-BFGS keeps twenty copies of them.
 MOST_CLASSES = 500
+_CJK_SHARE = 0.3  # Chinese with many Latin names still has more CJK characters than this
+_HASHED_FEATURES = 2**17
+_LONGEST_ANSWER = 8  # words
+_WORD = re.compile(rf"{CJK.pattern}|(?:(?!{CJK.pattern})\w)+(?:[.,'’-](?:(?!{CJK.pattern})\w)+)*")
+# Words that ask for a number, which is the one kind of answer that shows in its characters.
+_ASKS_NUMBER = re.compile(
+    r"\b(?:how (?:many|much|long|old|far|often)|when|what (?:year|percent\w*|date))\b"
+    r"|多少|幾|几|哪一?年|何[時时年]|什[麼么][時时][候間间]"
+)
+_NUMBER = re.compile(r"\d|[一二三四五六七八九十百千萬万]")
+_BREAK = re.compile(r"[,，、。;；:：()（）「」『』《》“”\"]")
+_SENTENCE_END = re.compile(r"(?<=[。！？；])|(?<=[.!?;])\s+")
 
 
 def tfidf_baseline(
     train_texts: Sequence[str],
     train_labels: Sequence[str],
     test_texts: Sequence[str],
+    classes: Sequence[str],
     pairs: tuple[Sequence[str], Sequence[str]] | None = None,
-    classes: Sequence[str] | None = None,
-) -> tuple[list[str], np.ndarray, list[str]]:
+) -> np.ndarray:
     """Logistic regression on TF-IDF: words and pairs of words, or 1-3 characters for CJK texts.
 
     Args:
-        train_texts: texts to learn from.
-        train_labels: the class of each.
-        test_texts: texts to classify.
+        train_texts, train_labels: to learn from. test_texts: to classify.
+        classes: all training labels among them; one that training lacks has the probability 0.
         pairs: second texts of the training and of the test rows, for tasks on pairs.
-        classes: the wanted order of columns, all training labels among them; default sorted. One
-            that the training rows lack has the probability 0.
 
     Returns:
-        Predicted label of each test text, probabilities (N, C) float64, and the C classes.
-
-    Raises:
-        ValueError: no training texts, different lengths, or a label that `classes` lacks.
-
-    Example:
-        predicted, probabilities, classes = tfidf_baseline(["good", "bad"], ["+", "-"], ["good"])
+        Probabilities (N, C) float64 of the test texts.
     """
-    _check(train_texts, train_labels, test_texts, pairs)
-    classes = list(classes) if classes is not None else sorted(set(train_labels))
-    if missing := sorted(set(train_labels) - set(classes)):
-        raise ValueError(f"training labels {missing[:5]} are not among classes {classes[:5]} ...")
     seen, targets = np.unique(np.asarray(train_labels, object), return_inverse=True)
+    train, test = _text_features(train_texts, test_texts, pairs)
     probabilities = np.zeros((len(test_texts), len(classes)))
-    if len(test_texts):
-        train, test = _text_features(train_texts, test_texts, pairs)
-        columns = [classes.index(label) for label in seen]
-        probabilities[:, columns] = _logistic(train, targets, test, inverse_penalty=10.0)
-    return [classes[i] for i in probabilities.argmax(axis=1)], probabilities, classes
+    columns = [list(classes).index(label) for label in seen]
+    probabilities[:, columns] = _logistic(train, targets, test, inverse_penalty=10.0)
+    return probabilities
 
 
 def ridge_baseline(
@@ -70,22 +68,19 @@ def ridge_baseline(
     test_texts: Sequence[str],
     pairs: tuple[Sequence[str], Sequence[str]] | None = None,
 ) -> np.ndarray:
-    """Ridge regression on the same features as `tfidf_baseline`.
-
-    Returns:
-        (N,) float64: predicted value of each test text.
-
-    Raises:
-        ValueError: no training texts, or different lengths.
-
-    Example:
-        ridge_baseline(["good", "bad"], [5.0, 1.0], ["good"])
-    """
-    _check(train_texts, train_targets, test_texts, pairs)
-    if not len(test_texts):
-        return np.zeros(0)
+    """Ridge regression on the same features as `tfidf_baseline`: (N,) values of the test texts."""
     train, test = _text_features(train_texts, test_texts, pairs)
     return Ridge(alpha=1.0).fit(train, np.asarray(train_targets, np.float64)).predict(test)
+
+
+def tfidf_similarities(
+    train_texts: Sequence[str], texts: Sequence[str], partners: Sequence[str]
+) -> np.ndarray:
+    """Cosines (N, N) of the TF-IDF vectors of texts and of their partners."""
+    vectorizer = _fitted(train_texts)
+    if vectorizer is None:
+        return np.ones((len(texts), len(partners)))
+    return (vectorizer.transform(texts) @ vectorizer.transform(partners).T).toarray()
 
 
 def tagging_baseline(
@@ -93,62 +88,117 @@ def tagging_baseline(
     train_tags: Sequence[Sequence[str]],
     test_words: Sequence[Sequence[str]],
 ) -> list[list[str]]:
-    """Logistic regression that tags each word from its form and its neighbours.
+    """Tags of the test sentences, by logistic regression on a word's form and its neighbours.
 
     Rare tags weigh more (by the square root of how rare they are): without that, nearly
     everything is O; weighed in full, nearly nothing is.
-
-    Args:
-        train_words: words of each training sentence.
-        train_tags: their tags.
-        test_words: words of each sentence to tag.
-
-    Returns:
-        Tags of each test sentence.
-
-    Raises:
-        ValueError: no training words, or different lengths.
-
-    Example:
-        tagging_baseline([["in", "Rome"]], [["O", "B-place"]], [["near", "Rome"]])
     """
-    for number, (words, tags) in enumerate(zip(train_words, train_tags, strict=True)):
-        if len(words) != len(tags):
-            raise ValueError(f"sentence {number} has {len(words)} words and {len(tags)} tags")
-    tags = [tag for sentence in train_tags for tag in sentence]
-    if not tags:
-        raise ValueError("no words to learn from")
     if not any(test_words):
         return [[] for _ in test_words]
     # Plain sums of hashed features: signs would let two that meet cancel each other.
-    hasher = FeatureHasher(HASHED_FEATURES, input_type="string", alternate_sign=False)
+    hasher = FeatureHasher(_HASHED_FEATURES, input_type="string", alternate_sign=False)
     train, test = (
         hasher.transform(
             _word_features(words, at) for words in sentences for at in range(len(words))
         )
         for sentences in (train_words, test_words)
     )
-    seen, targets, counts = np.unique(
-        np.asarray(tags, object), return_inverse=True, return_counts=True
-    )
+    tags = np.asarray([tag for sentence in train_tags for tag in sentence], object)
+    seen, targets, counts = np.unique(tags, return_inverse=True, return_counts=True)
     weights = dict(enumerate(np.sqrt(counts.max() / counts)))
     predicted = iter(seen[_logistic(train, targets, test, 1.0, weights).argmax(axis=1)])
     return [[next(predicted) for _ in words] for words in test_words]
 
 
-def _text_features(train_texts, test_texts, pairs):
-    known = [*train_texts, *(pairs[0] if pairs else ())]
-    letters = Counter(bool(CJK.match(c)) for text in known for c in text if c.isalnum())
+def question_baseline(questions: Sequence[str], contexts: Sequence[str]) -> list[str]:
+    """Answers by shared words alone, untrained; each a piece of its context, or "".
+
+    Of the sentence that shares the rarest words with the question, the stretch between commas and
+    shared or common words that lies nearest to the shared ones; eight words of it at most.
+    """
+    sentences = {context: _SENTENCE_END.split(context) for context in contexts}
+    number = sum(map(len, sentences.values()))
+    counts = Counter(t for parts in sentences.values() for part in parts for t in _terms(part))
+    rarity = {term: math.log((number + 1) / (count + 0.5)) for term, count in counts.items()}
+    common = {t for t, n in counts.items() if n >= max(3, 0.05 * number) and not CJK.match(t)}
+    answers = []
+    for question, context in zip(questions, contexts):
+        asked = _terms(question)
+        # Sorted, so that rounding cannot choose among equals.
+        best = max(
+            sentences[context], key=lambda part: sum(map(rarity.get, sorted(asked & _terms(part))))
+        )
+        answers.append(_nearest_stretch(question.lower(), asked, best, rarity, common))
+    return answers
+
+
+def _nearest_stretch(
+    question: str, asked: set[str], sentence: str, rarity: dict[str, float], common: set[str]
+) -> str:
+    words = list(_WORD.finditer(sentence))
+    hits = {
+        at: rarity.get(words[at][0].lower(), 1)
+        for at in range(len(words))
+        if _is_asked(words, at, asked)
+    }
+    stretches, end = [[]], 0
+    for at, word in enumerate(words):
+        taken = at in hits or word[0].lower() in common
+        if taken or _BREAK.search(sentence[end : word.start()]):
+            stretches.append([])
+        stretches[-1] += [] if taken else [at]
+        end = word.end()
+
+    def nearness(*places):
+        return sum(w / (1 + min(abs(at - place) for place in places)) for at, w in hits.items())
+
+    def worth(stretch):
+        text = sentence[words[stretch[0]].start() : words[stretch[-1]].end()]
+        return wants_number and bool(_NUMBER.search(text)), nearness(stretch[0], stretch[-1])
+
+    wants_number = bool(_ASKS_NUMBER.search(question))
+    found = max(filter(None, stretches), key=worth, default=[])
+    if not found:
+        return ""
+    from_left = nearness(found[0]) >= nearness(found[-1])
+    found = found[:_LONGEST_ANSWER] if from_left else found[-_LONGEST_ANSWER:]
+    return sentence[words[found[0]].start() : words[found[-1]].end()]
+
+
+def _is_asked(words: list[re.Match], at: int, asked: set[str]) -> bool:
+    text = words[at][0].lower()
+    if not CJK.match(text):
+        return text in asked
+    neighbours = zip(words[max(at - 1, 0) : at + 1], words[max(at, 1) : at + 2])
+    return any(left[0] + right[0] in asked for left, right in neighbours)
+
+
+def _terms(text: str) -> set[str]:
+    """Words, and pairs of neighbours in CJK, where one character alone says little."""
+    words = [word.lower() for word in _WORD.findall(text)]
+    pairs = {a + b for a, b in itertools.pairwise(words) if CJK.match(a) and CJK.match(b)}
+    return {*words, *pairs}
+
+
+def _fitted(texts: Sequence[str]) -> TfidfVectorizer | None:
+    """A vectorizer that knows the terms of some texts; None where they have none at all."""
+    letters = Counter(bool(CJK.match(c)) for text in texts for c in text if c.isalnum())
     # Terms that occur once cost time and teach little, once there are many texts.
-    options = {"sublinear_tf": True, "min_df": 2 if len(known) >= 1000 else 1}
-    if letters[True] >= MOSTLY * max(letters.total(), 1):
+    options = {"sublinear_tf": True, "min_df": 2 if len(texts) >= 1000 else 1}
+    if letters[True] >= _CJK_SHARE * max(letters.total(), 1):
         vectorizer = TfidfVectorizer(analyzer="char", ngram_range=(1, 3), **options)
     else:  # punctuation is a word too: ! and ? tell something
         words = r"(?u)\b\w+\b|[^\w\s]"
         vectorizer = TfidfVectorizer(token_pattern=words, ngram_range=(1, 2), **options)
     try:
-        vectorizer.fit(known)
-    except ValueError:  # no term at all, as in blank texts: one constant column, so the priors
+        return vectorizer.fit(texts)
+    except ValueError:
+        return None
+
+
+def _text_features(train_texts, test_texts, pairs):
+    vectorizer = _fitted([*train_texts, *(pairs[0] if pairs else ())])
+    if vectorizer is None:  # one constant column, so that class priors are learned
         return np.ones((len(train_texts), 1)), np.ones((len(test_texts), 1))
     sides = zip((train_texts, test_texts), pairs or (None, None))
     return [_side(vectorizer, texts, seconds) for texts, seconds in sides]
@@ -193,14 +243,3 @@ def _shape(word: str) -> str:
         "0" if c.isdigit() else "X" if c.isupper() else "x" if c.islower() else c for c in word
     )
     return re.sub(r"(.)\1+", r"\1\1", "".join(kinds))
-
-
-def _check(texts, targets, test_texts, pairs) -> None:
-    if not len(texts) or len(texts) != len(targets):
-        raise ValueError(f"{len(texts)} training texts, {len(targets)} labels; need as many")
-    sizes = [len(texts), len(test_texts)]
-    if pairs is not None and [len(side) for side in pairs] != sizes:
-        raise ValueError(
-            f"{[len(side) for side in pairs]} second texts for {sizes} training and test texts; "
-            "need as many"
-        )

@@ -40,12 +40,8 @@ def training_flops_per_token(model: keras.Model, length: float) -> float:
 
     6 for each weight of a matrix product (2 forward, 4 backward), and 12 x layers x width x length
     for attention, whether causal or not (Chowdhery et al., 2022, arXiv:2204.02311, appendix B).
-    Embeddings are looked up and cost nothing, unless they are the output projection too.
-
-    Args:
-        model: a zoo model. length: mean number of tokens that attention sees.
-
-    Example: `training_flops_per_token(zoo.build("gpt_char_cpu", vocabulary_size=65), 64)`
+    Embeddings are looked up and cost nothing, unless they are the output projection too. `length`
+    is the mean number of tokens that attention sees.
     """
     weights = sum(
         int(np.prod(weight.shape))
@@ -107,12 +103,9 @@ def peak_memory() -> int:
 
 
 def efficiency(task: Task, records: list[dict[str, float]]) -> dict[str, str]:
-    """Rows of the report: speed, use of the machine, input pipeline, memory.
+    """Rows of the report: speed, use of the machine, memory, and input pipeline, run for a second.
 
-    Args:
-        task: its pipeline is run for about a second. records: lines of `metrics.jsonl`.
-
-    Example: `efficiency(task, log.read())["memory"]  # "612 MB at most"`
+    `records` are the lines of `metrics.jsonl`.
     """
     speeds = [record["tokens_per_second"] for record in records if record["tokens_per_second"]]
     rows = {"memory": f"{peak_memory() / 1e6:,.0f} MB at most"}
@@ -135,12 +128,11 @@ def efficiency(task: Task, records: list[dict[str, float]]) -> dict[str, str]:
 
 
 def _measured_flops() -> float:
-    multiply = keras.ops.matmul
     matrix = keras.ops.ones((_SIDE, _SIDE), "float32")
     best = float("inf")
     for _ in range(4):
         started = time.perf_counter()
-        float(multiply(matrix, matrix)[0, 0])  # reading it waits for it
+        float(keras.ops.matmul(matrix, matrix)[0, 0])  # reading it waits for it
         best = min(best, time.perf_counter() - started)
     return 2 * _SIDE**3 / best
 

@@ -1,178 +1,153 @@
-"""Pictures of what a model gets wrong: confusion between classes, confidence against accuracy."""
+"""Pictures of a report: the run's losses, confusion between classes, confidence and accuracy."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
 import matplotlib.font_manager
+import matplotlib.ticker
 import numpy as np
+from matplotlib.figure import Figure
+from sklearn.calibration import CalibrationDisplay
+from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
 
-from trainers.report.scores import Calibration
 from zoo.files import replacing
 
-MOST_CLASSES = 40  # more names than this cannot be read on one picture
-SHOWN_OF_MANY = 20
-MOST_NUMBERED_CELLS = 25  # classes up to which a cell has room for its number
-LONGEST_NAME = 28  # characters
-OTHERS = "(all others)"
+matplotlib.use("Agg")  # scikit-learn imports pyplot; no screen is needed, or there
+_MOST_CLASSES = 40  # more names than this cannot be read on one picture
+_SHOWN_OF_MANY = 20
+_MOST_NUMBERED_CELLS = 25  # classes up to which a cell has room for its number
+_LONGEST_NAME = 28  # characters
 # Fonts with Chinese and Japanese; asking every installed font for its glyphs would take seconds.
-CJK_FONTS = re.compile(
+_CJK_FONTS = re.compile(
     r"CJK|Han (?:Sans|Serif)|WenQuanYi|Droid Sans Fallback|SimHei|SimSun|YaHei|PingFang|Heiti|"
     r"Songti|Hiragino|JhengHei|Arial Unicode|AR PL|IPA|Takao|Fangsong|Kaiti",
     re.IGNORECASE,
 )
-matplotlib.use("Agg")  # no screen is needed, or there
 
 
-@dataclass(frozen=True)
-class ConfusionPicture:
-    """What `draw_confusion` drew.
+def progress_figure(records: list[dict[str, float]], metric: str, mode: str) -> Figure:
+    """Training loss and validation over steps.
 
-    Attributes:
-        shown: indices of the classes on the picture, in its order.
-        numbered: no installed font has the glyphs of the names, so the axes carry the numbers of
-            `shown`; print a list of them beside the picture.
-        others: a last row and column stand for all classes that are not shown.
+    The validation loss is in the loss's own axes; another `metric` that chose the best evaluation
+    ("min" or "max" of it, as `mode` says) has a scale of its own at the right.
     """
+    steps = [record["step"] for record in records]
+    figure = Figure(figsize=(7, 4.6), layout="constrained")
+    axes = figure.subplots()
 
-    shown: tuple[int, ...]
-    numbered: bool
-    others: bool
+    def curve(where, key, label, style, **options):
+        values = [record[key] for record in records]
+        return where.plot(steps, values, style, label=label, ms=3, **options)
+
+    best = (min if mode == "min" else max)(records, key=lambda record: record[metric])
+    label = f"{title(metric)}, best {best[metric]:.4f} at step {best['step']}"
+    lines = curve(axes, "loss", "training loss, mean of the steps since the point before", "o-")
+    if "val_loss" in records[0]:
+        name = label if metric == "val_loss" else "validation loss"
+        lines += curve(axes, "val_loss", name, "o-")
+    if metric != "val_loss":
+        right = axes.twinx()
+        lines += curve(right, metric, label, "s--", color="tab:green")
+        right.set_ylabel(title(metric))
+    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    axes.set(xlabel="step", ylabel="loss")
+    axes.grid(alpha=0.3)
+    figure.legend(handles=lines, loc="outside lower center")  # where it covers no curve
+    return figure
 
 
-def draw_confusion(
-    labels: Sequence[int], predicted: Sequence[int], classes: Sequence[str], path: str | Path
-) -> ConfusionPicture:
-    """A picture of what each class is taken for: rows are labels, columns predictions.
+def title(metric: str) -> str:
+    """ "val_bits_per_character" as people write it."""
+    return metric.replace("val_", "validation ").replace("_", " ")
 
-    Colour is the share of a row; numbers in cells are rows of data and are left out when there
-    are many classes. Of more than 40 classes the 20 with the most errors are shown.
 
-    Args:
-        labels: (N,) int, indices of classes.
-        predicted: (N,) int.
-        classes: C names.
-        path: the picture to write; the suffix says the format (".png").
+def confusion_counts(
+    labels: np.ndarray, predicted: np.ndarray, num_classes: int
+) -> tuple[np.ndarray, list[int]]:
+    """Counts (label, prediction) and the classes that they are of.
+
+    Of more than 40 classes the 20 with the most errors; a last row and column have all others.
+    """
+    if num_classes <= _MOST_CLASSES:
+        shown = list(range(num_classes))
+        return confusion_matrix(labels, predicted, labels=shown), shown
+    wrong = labels != predicted
+    errors = sum(np.bincount(ids[wrong], minlength=num_classes) for ids in (labels, predicted))
+    shown = sorted(np.argsort(-errors, kind="stable")[:_SHOWN_OF_MANY].tolist())
+    group = np.full(num_classes, _SHOWN_OF_MANY)
+    group[shown] = np.arange(_SHOWN_OF_MANY)
+    groups = range(_SHOWN_OF_MANY + 1)
+    return confusion_matrix(group[labels], group[predicted], labels=groups), shown
+
+
+def draw_confusion(counts: np.ndarray, names: Sequence[str], path: Path) -> bool:
+    """Draws what each class is taken for: rows are labels, columns predictions.
+
+    Colour is the share of a row, numbers in cells are rows of data.
 
     Returns:
-        Which classes are on it and how they are named.
-
-    Raises:
-        ValueError: different lengths, or an index outside 0..C-1.
-
-    Example:
-        draw_confusion([0, 1, 1], [0, 1, 0], ["no", "yes"], "confusion.png")
+        Whether classes are named; else no font has their names, and the axes carry numbers from 0.
     """
-    counts, shown = _confusion(labels, predicted, len(classes))
-    others = len(shown) < len(classes)
-    names = [_short(classes[i]) for i in shown]
+    names = [_short(name) for name in names]
     fonts = _fonts("".join(names))
-    if fonts is None:
-        names = [str(i) for i in shown]
-    picture = ConfusionPicture(tuple(shown), fonts is None, others)
-    names += [OTHERS] if others else []
-    with matplotlib.rc_context({"font.family": fonts or matplotlib.rcParams["font.family"]}):
-        _save_confusion(counts, names, path)
-    return picture
-
-
-def draw_calibration(calibration: Calibration, path: str | Path) -> None:
-    """A picture of accuracy over confidence, and below it how many rows each bin has.
-
-    Bars below the diagonal: surer than right; above it: less sure than it could be.
-
-    Args:
-        calibration: from `trainers.report.scores.calibration`.
-        path: the picture to write; the suffix says the format (".png").
-
-    Example:
-        draw_calibration(calibration(labels, probabilities), "calibration.png")
-    """
-    from matplotlib import pyplot
-
-    figure, (above, below) = pyplot.subplots(
-        2, 1, figsize=(5, 6), sharex=True, height_ratios=(3, 1), constrained_layout=True
-    )
-    left, widths = calibration.edges[:-1], np.diff(calibration.edges)
-    full = calibration.count > 0
-    above.bar(
-        left[full],
-        calibration.accuracy[full],
-        widths[full],
-        align="edge",
-        edgecolor="white",
-        label="accuracy of the rows in a bin",
-    )
-    above.plot(calibration.confidence[full], calibration.accuracy[full], "ko", ms=3)
-    above.plot([0, 1], [0, 1], "--", color="grey", label="confidence = accuracy")
-    above.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
-    above.set_title(f"expected calibration error {calibration.error:.3f}")
-    above.legend(loc="lower right")
-    above.grid(alpha=0.3)
-    below.bar(left, calibration.count, widths, align="edge", color="grey", edgecolor="white")
-    below.set(xlabel="confidence (the highest probability)", ylabel="rows")
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=120)
-    pyplot.close(figure)
-
-
-def _confusion(labels, predicted, classes: int) -> tuple[np.ndarray, list[int]]:
-    """Counts (label, prediction) of the shown classes, others added up in a last row, column."""
-    labels, predicted = np.asarray(labels, np.int64), np.asarray(predicted, np.int64)
-    if labels.shape != predicted.shape or labels.ndim != 1:
-        raise ValueError(f"labels {labels.shape}, predicted {predicted.shape}; both must be (N,)")
-    both = np.concatenate([labels, predicted])
-    if len(both) and (both.min() < 0 or both.max() >= classes):
-        raise ValueError(
-            f"indices {both.min()}..{both.max()} for {classes} classes; 0..{classes - 1}"
-        )
-    if classes <= MOST_CLASSES:
-        counts = np.zeros((classes, classes), np.int64)
-        np.add.at(counts, (labels, predicted), 1)
-        return counts, list(range(classes))
-    wrong = labels != predicted
-    errors = sum(np.bincount(ids[wrong], minlength=classes) for ids in (labels, predicted))
-    shown = sorted(np.argsort(-errors, kind="stable")[:SHOWN_OF_MANY].tolist())
-    group = np.full(classes, SHOWN_OF_MANY)
-    group[shown] = np.arange(SHOWN_OF_MANY)
-    grouped = np.zeros((SHOWN_OF_MANY + 1, SHOWN_OF_MANY + 1), np.int64)
-    np.add.at(grouped, (group[labels], group[predicted]), 1)
-    return grouped, shown
-
-
-def _save_confusion(counts: np.ndarray, names: list[str], path: str | Path) -> None:
-    from matplotlib import pyplot
-
-    size = len(names)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = float(np.clip(2.5 + 0.38 * size, 4, 16))
-    figure, axes = pyplot.subplots(figsize=(side + 1, side), constrained_layout=True)
-    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, ax=axes, label="share of the label's rows", shrink=0.8)
-    small = 9 if size <= 12 else 7
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_ticks(range(size), names, fontsize=small)
-        for label in axis.get_ticklabels():
-            label.set_parse_math(False)  # a name may hold dollar signs
-    pyplot.setp(axes.get_xticklabels(), rotation=60, ha="right", rotation_mode="anchor")
-    axes.set(xlabel="predicted", ylabel="label")
-    if size <= MOST_NUMBERED_CELLS:
-        for row, column in zip(*np.nonzero(counts)):
-            colour = "white" if share[row, column] > 0.5 else "black"
-            text = str(counts[row, column])
-            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=small)
+    side = float(np.clip(2.5 + 0.38 * len(names), 4, 16))
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    small = 9 if len(names) <= 12 else 7
+    with matplotlib.rc_context({"font.family": fonts or matplotlib.rcParams["font.family"]}):
+        axes = figure.subplots()
+        display = ConfusionMatrixDisplay(
+            share, display_labels=names if fonts else range(len(names))
+        ).plot(
+            ax=axes,
+            cmap="Blues",
+            xticks_rotation="vertical",
+            include_values=len(names) <= _MOST_NUMBERED_CELLS,
+            im_kw={"vmin": 0, "vmax": 1},
+            text_kw={"fontsize": small},
+        )
+        for text, count in zip(np.ravel(display.text_), np.ravel(counts)):
+            if text is not None:
+                text.set_text(str(count) if count else "")
+        for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+            label.set(parse_math=False, fontsize=small)  # a name may hold dollar signs
+        display.im_.colorbar.set_label("share of the label's rows")
+        axes.set(xlabel="predicted", ylabel="label")
+        save(figure, path)
+    return fonts is not None
+
+
+def draw_calibration(right: np.ndarray, confidence: np.ndarray, path: Path) -> None:
+    """Draws accuracy over confidence, and below it how many rows each bin has.
+
+    Below the diagonal: surer than right; above it: less sure than it could be.
+    """
+    figure = Figure(figsize=(5, 6), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    right, confidence = right.astype(int), np.minimum(confidence, 1.0)
+    CalibrationDisplay.from_predictions(
+        right, confidence, n_bins=10, pos_label=1, name="rows of a bin", ax=above
+    )
+    above.set(xlabel="", ylabel="accuracy")
+    above.grid(alpha=0.3)
+    below.hist(confidence, bins=np.linspace(0, 1, 11), color="grey", edgecolor="white")
+    below.set(xlabel="confidence (the highest probability)", ylabel="rows")
+    save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a picture; the suffix of the path says the format."""
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120)
-    pyplot.close(figure)
 
 
 def _short(name: str) -> str:
     name = " ".join(name.split()) or "(blank)"
-    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
 
 
 def _fonts(text: str) -> list[str] | None:
@@ -183,7 +158,7 @@ def _fonts(text: str) -> list[str] | None:
     if not missing:
         return default
     for entry in manager.fontManager.ttflist:
-        if CJK_FONTS.search(entry.name) and missing <= _glyphs(entry.fname):
+        if _CJK_FONTS.search(entry.name) and missing <= _glyphs(entry.fname):
             return [*default, entry.name]
     return None
 

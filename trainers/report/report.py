@@ -10,27 +10,26 @@ import shlex
 from pathlib import Path
 
 import keras
-import matplotlib
-import matplotlib.ticker
+from absl import logging
 
 from trainers.checkpoints import Progress
+from trainers.config import TrainConfig
 from trainers.metrics import write_scores
 from trainers.report.efficiency import efficiency
+from trainers.report.figures import progress_figure, save, title
 from trainers.tasks.base import Task
 from zoo.bundle import Bundle
 from zoo.config import to_dict
 from zoo.files import replacing
+from zoo.markdown import table
 
 REPORT_FILE = "report.md"
-matplotlib.use("Agg")  # no screen is needed, or there
 
 
 def write_report(
     bundle: Bundle, task: Task, records: list[dict[str, float]], progress: Progress
 ) -> Path:
-    """Writes `loss.png` and `report.md` into the bundle's folder.
-
-    `scores.json` too, of which the tasks that have a test write the larger part.
+    """Writes `loss.png`, `scores.json` and `report.md` into the bundle's folder.
 
     Args:
         bundle: the finished bundle; the task asks it for samples or for the test data.
@@ -39,76 +38,44 @@ def write_report(
         progress: for the best step and the time.
 
     Returns:
-        Path of `report.md`.
+        Path of `report.md`, whose first line says whether the model beats a baseline.
     """
     config = task.config
-    draw_progress(records, bundle.folder / "loss.png", *task.monitor)
+    save(progress_figure(records, *task.monitor), bundle.folder / "loss.png")
     chosen = progress.best_step if config.select == "best" else records[-1]["step"]
     final = next(record for record in records if record["step"] == chosen)
     validation = {k.removeprefix("val_"): v for k, v in final.items() if k.startswith("val_")}
     write_scores(bundle.folder, validation={"step": chosen, "scores": validation})
-    sections = [
+    comparison, sections = task.report(bundle, validation, records[-1]["step"])
+    verdict = comparison.verdict(_advice(config))
+    logging.info("%s", verdict.replace("**", ""))
+    export = ["python", "-m", "export", f"--workdir={bundle.folder}"]
+    export += [f"--out=served/{bundle.folder.resolve().name}"]
+    parts = [
+        verdict,
         f"# {config.recipe}",
         _summary(bundle, task, progress, final, efficiency(task, records)),
         "![progress of the run](loss.png)",
-        *task.report_sections(bundle),
+        *sections,
         "## Evaluations",
-        _table(records),
+        _evaluations(records),
         "## Go on",
-        f"```\n{_export_command(bundle.folder)}\n```",
+        f"```\n{shlex.join(export)}\n```",
         "## Config",
         f"```json\n{json.dumps(to_dict(config), indent=2, ensure_ascii=False)}\n```",
     ]
     path = bundle.folder / REPORT_FILE
     with replacing(path) as temporary:
-        temporary.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return path
 
 
-def _export_command(folder: Path) -> str:
-    name = folder.resolve().name
-    return shlex.join(["python", "-m", "export", f"--workdir={folder}", f"--out=served/{name}"])
-
-
-def draw_progress(records: list[dict[str, float]], path: Path, metric: str, mode: str) -> None:
-    """A picture of training loss and validation over steps.
-
-    The validation loss is in the loss's own axes; another `metric` that chose the best evaluation
-    ("min" or "max" of it, as `mode` says) has a scale of its own at the right.
-    """
-    from matplotlib import pyplot
-
-    steps = [record["step"] for record in records]
-    figure, axes = pyplot.subplots(figsize=(7, 4.6), constrained_layout=True)
-    training = [record["loss"] for record in records]
-    lines = axes.plot(
-        steps, training, "o-", label="training loss, mean of the steps since the point before", ms=3
-    )
-    if "val_loss" in records[0]:
-        losses = [record["val_loss"] for record in records]
-        lines += axes.plot(steps, losses, "o-", label="validation loss", ms=3)
-    best = (min if mode == "min" else max)(records, key=lambda record: record[metric])
-    name = f"{_title(metric)}, best {best[metric]:.4f} at step {best['step']}"
-    if metric == "val_loss":
-        lines[-1].set_label(name)
-    else:
-        right = axes.twinx()
-        values = [record[metric] for record in records]
-        lines += right.plot(steps, values, "s--", label=name, ms=3, color="tab:green")
-        right.set_ylabel(_title(metric))
-    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
-    axes.set_xlabel("step")
-    axes.set_ylabel("loss")
-    axes.grid(alpha=0.3)
-    figure.legend(handles=lines, loc="outside upper center")  # where it covers no curve
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=120)
-    pyplot.close(figure)
-
-
-def _title(metric: str) -> str:
-    """ "val_bits_per_character" as people write it."""
-    return metric.replace("val_", "validation ").replace("_", " ")
+def _advice(config: TrainConfig) -> str:
+    """What may help a model that does not beat its baseline."""
+    ways = [f"more steps (--extend --set=steps={2 * config.steps})", "more data"]
+    if config.finetune.init_from is None:
+        ways.insert(0, "published weights (--init_from=..., in another --workdir)")
+    return f"Try {', '.join(ways[:-1])} or {ways[-1]}."
 
 
 def _summary(bundle, task, progress, final, efficiency_rows) -> str:
@@ -118,7 +85,7 @@ def _summary(bundle, task, progress, final, efficiency_rows) -> str:
         if name.startswith("val_"):
             unit = f" {task.loss_unit}" if name == "val_loss" and task.loss_unit else ""
             step = f" (step {final['step']})" if name == task.monitor[0] else ""
-            rows[_title(name)] = f"{value:.4f}{unit}{step}"
+            rows[title(name)] = f"{value:.4f}{unit}{step}"
     rows |= {
         "parameters": f"{bundle.config.parameters:,}",
         "trained on": f"{progress.tokens:,} tokens in {progress.step} steps",
@@ -135,7 +102,7 @@ def _summary(bundle, task, progress, final, efficiency_rows) -> str:
     }
     if config.finetune.init_from is not None:
         rows["started from"] = config.finetune.init_from
-    return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {text} |" for name, text in rows.items())
+    return table(["", ""], rows.items())
 
 
 def _backend() -> str:
@@ -144,21 +111,15 @@ def _backend() -> str:
     return f"{name} {importlib.metadata.version(name)} ({devices})"
 
 
-def _table(records: list[dict[str, float]]) -> str:
+def _evaluations(records: list[dict[str, float]]) -> str:
     columns = {"step": ("step", "{:d}"), "training loss": ("loss", "{:.4f}")}
-    columns |= {_title(n): (n, "{:.4f}") for n in records[0] if n.startswith("val_")}
+    columns |= {title(n): (n, "{:.4f}") for n in records[0] if n.startswith("val_")}
     columns |= {
         "learning rate": ("learning_rate", "{:.2e}"),
         "tokens a second": ("tokens_per_second", "{:,.0f}"),
     }
-    lines = [
-        "| " + " | ".join(columns) + " |",
-        "|" + "---:|" * len(columns),
-    ]
-    for record in records:
-        cells = (form.format(record[key]) for key, form in columns.values())
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + (
+    rows = [[form.format(record[key]) for key, form in columns.values()] for record in records]
+    return table(list(columns), rows, numbers=range(len(columns))) + (
         "\n\nTraining loss is the mean of the steps since the line before. Tokens a second count "
         "trained tokens, padding not, over the time of training steps; the first line has "
         "compilation in it."

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from trainers.config import TrainConfig
 from trainers.tasks.base import Task
-from trainers.tasks.classification import ClassifyTask, RegressTask
-from trainers.tasks.embedding import EmbedTask
-from trainers.tasks.language_model import LanguageModelTask
-from trainers.tasks.masked_language_model import MaskedLanguageModelTask
-from trainers.tasks.spans import SpanTask
-from trainers.tasks.tagging import TagTask
+from trainers.tasks.classify import ClassifyTask, RegressTask
+from trainers.tasks.embed import EmbedTask
+from trainers.tasks.lm import LanguageModelTask
+from trainers.tasks.mlm import MaskedLanguageModelTask
+from trainers.tasks.span import SpanTask
+from trainers.tasks.tag import TagTask
 
-TASKS: dict[str, type[Task]] = {
-    "lm": LanguageModelTask,
+TASKS: dict[str, Callable[[TrainConfig, str | None], Task]] = {
+    "lm": LanguageModelTask.from_config,
     "mlm": MaskedLanguageModelTask,
     "classify": ClassifyTask,
     "pair": ClassifyTask,
@@ -29,4 +31,4 @@ def make_task(config: TrainConfig, data_dir: str | None = None) -> Task:
     Raises:
         ValueError, OSError: from reading the data; the message names the file and the fix.
     """
-    return TASKS[config.task].from_config(config, data_dir)
+    return TASKS[config.task](config, data_dir)

@@ -1,19 +1,23 @@
-"""What the training loop needs of a task; the loop knows nothing else of it."""
+"""What the training loop needs of a task, and where its weights start; the loop knows no more."""
 
 from __future__ import annotations
 
 import abc
 import math
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
 
 from trainers.config import TrainConfig
 from trainers.distribution.hardware import compiles
-from zoo.bundle import Bundle
-from zoo.config import ConfigError
+from trainers.optim.finetune import apply_freezing, load_initial
+from trainers.report.sections import Comparison
+from zoo import bundle
+from zoo.config import ConfigError, from_dict, to_dict
+from zoo.loading import load
+from zoo.models.build import build
 from zoo.tokenizers import Tokenizer
 
 
@@ -21,14 +25,10 @@ class Task(abc.ABC):
     """Data, model, loss and metrics of a training run.
 
     Attributes:
-        config: TrainConfig.
-        tokenizer: Tokenizer.
         model: what the bundle will hold.
         trained_model: what `fit` runs: `model`, or `model` with something around it.
         validation_data: what `fit` validates on, or several such by name, each of which it
             validates on by itself ("val_loss/NAME"); None where `evaluate` does it all.
-        reads_rows: whether `training_data` can give one host's rows, or every so many-th step;
-            see `RunningTextTask`.
         metrics: metric name -> "min" or "max", which way is better; the first one chooses the
             best evaluation unless `config.monitor` names another.
         loss_unit: what the validation loss is measured in, "" where that says nothing.
@@ -36,7 +36,6 @@ class Task(abc.ABC):
 
     metrics: ClassVar[dict[str, str]]
     loss_unit: ClassVar[str] = ""
-    reads_rows: ClassVar[bool] = False
 
     config: TrainConfig
     tokenizer: Tokenizer
@@ -45,8 +44,11 @@ class Task(abc.ABC):
     validation_data: tf.data.Dataset | dict[str, tf.data.Dataset] | None = None
 
     @abc.abstractmethod
-    def training_data(self, start_step: int) -> tf.data.Dataset:
-        """Batches of the steps from `start_step` to the end of the run."""
+    def training_data(self, start_step: int, host: int = 0, num_hosts: int = 1) -> tf.data.Dataset:
+        """Batches of the steps from `start_step` to the end of the run.
+
+        With several hosts one host's rows of each batch, which all hosts together make whole.
+        """
 
     @abc.abstractmethod
     def compile(self, optimizer: keras.optimizers.Optimizer) -> None:
@@ -56,8 +58,7 @@ class Task(abc.ABC):
     def evaluate(self, logs: dict[str, float]) -> dict[str, float]:
         """All validation metrics, names beginning with "val_", the monitored one among them.
 
-        Args:
-            logs: what `fit` logged, with its own validation if there is `validation_data`.
+        `logs` is what `fit` logged, with its own validation if there is `validation_data`.
         """
 
     @abc.abstractmethod
@@ -80,12 +81,18 @@ class Task(abc.ABC):
         """How much data there is, in one line."""
 
     @abc.abstractmethod
-    def save(self, workdir: Path) -> Bundle:
-        """Writes the bundle."""
+    def save(self, workdir: Path) -> bundle.Bundle:
+        """Writes the bundle, low-rank factors merged into plain weights."""
 
     @abc.abstractmethod
-    def report_sections(self, bundle: Bundle) -> list[str]:
-        """What the report shows beside the metrics: Markdown. May write pictures beside it."""
+    def report(
+        self, saved: bundle.Bundle, validation: dict[str, float], steps: int
+    ) -> tuple[Comparison, list[str]]:
+        """Model against baseline, and Markdown sections; may write pictures into the folder.
+
+        `validation` has the scores of the evaluation whose weights were saved, `steps` is the last
+        step that was evaluated.
+        """
 
     @property
     def monitor(self) -> tuple[str, str]:
@@ -111,3 +118,44 @@ def is_better(value: float, best: float | None, mode: str) -> bool:
     if best is None or math.isnan(best):
         return True
     return value < best if mode == "min" else value > best
+
+
+def read_initial(config: TrainConfig) -> bundle.Bundle | None:
+    """The bundle that `finetune.init_from` names, or None.
+
+    Raises:
+        ConfigError: a language model for a task on an encoder, or the other way round.
+    """
+    start = config.finetune.init_from
+    if start is None:
+        return None
+    initial = load(start)
+    if (initial.config.task == "lm") != (config.task == "lm"):
+        kind = "a language model" if initial.config.task == "lm" else "an encoder"
+        raise ConfigError(f"finetune.init_from={start!r} holds {kind}: no start for {config.task}")
+    return initial
+
+
+def build_model(
+    config: TrainConfig,
+    tokenizer: Tokenizer,
+    initial: bundle.Bundle | None,
+    head: dict[str, Any] | None = None,
+) -> keras.Model:
+    """The model of `config.task`; with `initial`'s shape and weights, some of them frozen.
+
+    Raises:
+        ConfigError: settings that do not fit the weights.
+    """
+    if initial is None:
+        model_config = config.model_config(tokenizer.vocabulary_size)
+        return build(model_config, task=config.task, head=head)
+    initial_config = initial.model.backbone.config
+    values = to_dict(initial_config)
+    values["num_layers"] -= config.finetune.drop_layers
+    values |= config.model
+    model_config = from_dict(type(initial_config), values, where="finetune.init_from")
+    model = build(model_config, task=config.task, head=head)
+    load_initial(model, initial.model, config.finetune.drop_layers)
+    apply_freezing(model, config.finetune)
+    return model

@@ -1,100 +1,104 @@
-"""What the tasks on encoders share: tokenizer, model, what it starts from, the bundle."""
+"""What the tasks on labelled texts share: splits, tokenizer, model, batches and the report."""
 
 from __future__ import annotations
 
 import abc
+import functools
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from trainers.config import TrainConfig
-from trainers.data.config import DataConfig
-from trainers.data.sources import read_documents
-from trainers.tasks.base import Task
-from trainers.tasks.initial import build_from, read_initial
+from trainers.data.datasets import read_examples
+from trainers.data.documents import read_documents
+from trainers.data.pipeline import BucketPlan, default_buckets, host_rows, mapped
+from trainers.metrics import write_scores
+from trainers.report.sections import Comparison
+from trainers.tasks.base import Task, build_model, read_initial
 from trainers.tokenizers import encoder_tokenizer
 from zoo import bundle
 from zoo.config import ConfigError
-from zoo.models.build import build
 from zoo.models.lora import merge_lora
+from zoo.text.base import TextEncoder
 from zoo.text.models import TEXT_MODELS
 from zoo.tokenizers import Tokenizer
 from zoo.tokenizers.roles import require_roles
 
 # Texts that are encoded at once, before training: bounds the memory of it.
-ENCODE_BATCH = 4096
+_ENCODE_BATCH = 4096
+
+
+class Splits(NamedTuple):
+    """Training, validation and test examples, of one of the classes of `trainers.data.examples`."""
+
+    train: Any
+    validation: Any
+    test: Any | None
 
 
 class EncoderTask(Task):
-    """A task whose model reads token ids with `zoo.text.encoder`.
+    """A task on labelled examples whose model reads token ids with `zoo.text.base`.
 
-    A subclass reads its data, names the head's options and makes the batches.
+    A subclass reads its splits, calls this constructor, and then `plan_batches`.
 
     Args:
-        config: TrainConfig. data_dir: where named data lie.
+        splits: Splits. texts: to train a vocabulary on.
+        labels: names of classes or tags, () where there are none.
+        head: options of the task's head that the data decide.
 
     Attributes:
-        initial: Bundle the weights start from, or None.
-        labels: names of classes or tags, () where there are none.
         text_model: the strings-in functions around `model`: evaluation asks what is served.
     """
 
-    labels: tuple[str, ...] = ()
-    train: Any
-    validation: Any
-    test: Any = None
+    fingerprint_columns: Sequence[str]  # of the examples
+    unit: str  # what they are called
 
-    def __init__(self, config: TrainConfig, data_dir: str | None):
+    def __init__(
+        self,
+        config: TrainConfig,
+        data_dir: str | None,
+        splits: Splits,
+        texts: Callable[[], list[str]],
+        labels: tuple[str, ...] = (),
+        head: dict[str, Any] | None = None,
+    ):
         self.config = config
         self.monitor  # noqa: B018  a wrong `monitor` should not wait for the first evaluation
-        self.initial = read_initial(config)
-        self.read(data_dir)
-        self.tokenizer = self._make_tokenizer(data_dir)
-        self.model = self._build()
+        self.train, self.validation, self.test = splits
+        self.labels = labels
+        initial = read_initial(config)
+        self.tokenizer = make_tokenizer(config, initial, texts, data_dir)
+        self.model = build_model(config, self.tokenizer, initial, {**(head or {}), **config.head})
         self.trained_model = self.model
-        self.text_model = TEXT_MODELS[config.task](
-            self.tokenizer, self.model, config.text, self.labels
-        )
-        self.prepare()
+        self.text_model = TEXT_MODELS[config.task](self.tokenizer, self.model, config.text, labels)
 
-    @classmethod
-    def from_config(cls, config: TrainConfig, data_dir: str | None) -> EncoderTask:
-        """The task with its data read."""
-        return cls(config, data_dir)
+    def plan_batches(self, lengths: np.ndarray) -> None:
+        """Plans batches of rows of like length; `lengths` (N,) are tokens of each training row."""
+        data, limit = self.config.data, self.config.text.max_length
+        buckets = data.buckets or default_buckets(lengths, limit)
+        self.plan = BucketPlan(lengths, self.config.batch_size, buckets, self.config.seed)
 
     @abc.abstractmethod
-    def read(self, data_dir: str | None) -> None:
-        """Reads and splits the data, and sets `labels`."""
+    def make_batch(self, step: tf.Tensor, rows: tf.Tensor, length: tf.Tensor) -> tuple:
+        """`(inputs (B, T), targets, weights)` of rows (B,); one of -1 is padding of weight 0."""
 
-    @abc.abstractmethod
-    def training_texts(self) -> Iterable[str]:
-        """Texts to train a vocabulary on."""
+    def training_data(self, start_step: int, host: int = 0, num_hosts: int = 1) -> tf.data.Dataset:
+        """As `Task`: whole batches are made on every host, which keeps its rows."""
+        own = host_rows(self.config.batch_size, host, num_hosts)
 
-    @abc.abstractmethod
-    def prepare(self) -> None:
-        """Encodes the data once, to know its lengths, and plans the batches."""
+        def batch(*element):
+            return tf.nest.map_structure(lambda part: part[own], self.make_batch(*element))
 
-    def head_options(self) -> dict[str, Any]:
-        """Options of the head that the data decide."""
-        return {}
+        batches = self.plan.batches(start_step, self.config.steps)
+        return mapped(batches, self.make_batch if num_hosts == 1 else batch)
 
-    def save(self, workdir: Path) -> bundle.Bundle:
-        """Writes the bundle, low-rank factors merged into plain weights."""
-        merge_lora(self.model)
-        return bundle.save(
-            workdir, self.model, self.tokenizer, labels=self.labels, text=self.config.text
-        )
-
-    def reported(self) -> tuple[str, Any]:
-        """What the report is about: "test" and the test data, or "validation" without any."""
-        if self.test is None:
-            return "validation", self.validation
-        return "test", self.test
+    def trained_tokens(self, start_step: int, stop_step: int) -> int:
+        return self.plan.real_tokens(start_step, stop_step)
 
     def loss_target(self) -> keras.losses.Loss:
         """The loss that `compile` sets."""
@@ -106,45 +110,94 @@ class EncoderTask(Task):
             optimizer=optimizer, loss=self.loss_target(), jit_compile=self.jit_compile()
         )
 
-    def _make_tokenizer(self, data_dir: str | None) -> Tokenizer:
-        data = self.config.data
-        if self.initial is not None:
-            if data.vocabulary is not None:
-                raise ConfigError(
-                    "data.vocabulary cannot be set with finetune.init_from, whose tokenizer is kept"
-                )
-            return self.initial.tokenizer
+    def fingerprint(self) -> str:
+        splits, names = (self.train, self.validation), self.fingerprint_columns
+        return digest_of(*(getattr(split, name) or [] for split in splits for name in names))
 
-        def texts() -> list[str]:
-            texts = list(self.training_texts())
-            if data.vocabulary_from is not None:
-                further = read_documents(
-                    data.vocabulary_from, data_dir=data_dir, split="lines", limits=data.limits
-                )
-                texts += [document.text for document in further]
-            return texts
+    def data_summary(self) -> str:
+        parts = [f"{len(self.train):,} training", f"{len(self.validation):,} validation"]
+        left_out = getattr(self.test, "left_out", 0)
+        if self.test is not None:
+            parts.append(f"{len(self.test):,} test")
+        text = f"{', '.join(parts[:-1])} and {parts[-1]} {self.unit}"
+        text += f" ({left_out:,} left out)" if left_out else ""
+        labels = f", {len(self.labels)} {'tags' if self.unit == 'sentences' else 'classes'}"
+        vocabulary = f", vocabulary {self.tokenizer.vocabulary_size}"
+        return text + (labels if self.labels else "") + vocabulary
 
-        tokenizer = encoder_tokenizer(data, texts)
-        require_roles(tokenizer, *(["mask"] if self.config.task == "mlm" else []))
-        return tokenizer
+    def save(self, workdir: Path) -> bundle.Bundle:
+        merge_lora(self.model)
+        return bundle.save(
+            workdir, self.model, self.tokenizer, labels=self.labels, text=self.config.text
+        )
 
-    def _build(self) -> keras.Model:
-        config, initial = self.config, self.initial
-        head = {**self.head_options(), **config.head}
-        if initial is None:
-            model_config = config.model_config(self.tokenizer.vocabulary_size)
-            return build(model_config, task=config.task, head=head)
-        return build_from(initial, config, head)
+    def reported(self) -> tuple[str, Any]:
+        """What the report is about: "test" and the test data, or "validation" without any."""
+        if self.test is None:
+            return "validation", self.validation
+        return "test", self.test
+
+    def report(
+        self, saved: bundle.Bundle, validation: dict[str, float], steps: int
+    ) -> tuple[Comparison, list[str]]:
+        split, examples = self.reported()
+        comparison, sections = self.compare(split, examples, saved.folder)
+        left_out = getattr(examples, "left_out", None)
+        write_scores(
+            saved.folder,
+            split=split,
+            model=comparison.model,
+            baseline=comparison.baseline,
+            **({} if left_out is None else {"left_out": left_out}),
+        )
+        return comparison, sections
+
+    @abc.abstractmethod
+    def compare(self, split: str, examples: Any, folder: Path) -> tuple[Comparison, list[str]]:
+        """The model's and a baseline's scores on examples, and the sections of the report."""
 
 
-def read_three(data: DataConfig, read: Callable[[str], Any], split: Callable[[Any, float], tuple]):
-    """Training, validation and test examples of labelled data.
+def make_tokenizer(
+    config: TrainConfig,
+    initial: bundle.Bundle | None,
+    texts: Callable[[], list[str]],
+    data_dir: str | None,
+) -> Tokenizer:
+    """The tokenizer of the weights to start from, of `data.vocabulary`, or trained on texts."""
+    data = config.data
+    if initial is not None:
+        if data.vocabulary is not None:
+            raise ConfigError(
+                "data.vocabulary cannot be set with finetune.init_from, whose tokenizer is kept"
+            )
+        return initial.tokenizer
+
+    def all_texts() -> list[str]:
+        further = []
+        if data.vocabulary_from is not None:
+            further = read_documents(
+                data.vocabulary_from, data_dir=data_dir, split="lines", limits=data.limits
+            )
+        return [*texts(), *(document.text for document in further)]
+
+    tokenizer = encoder_tokenizer(data, all_texts)
+    require_roles(tokenizer, *(["mask"] if config.task == "mlm" else []))
+    return tokenizer
+
+
+def read_splits(
+    config: TrainConfig, data_dir: str | None, split: Callable[[Any, float], tuple]
+) -> Splits:
+    """The splits that `config.data` names.
+
+    Without `data.validation` a share is held out of the training examples, without `data.test` the
+    share `data.test_fraction`; of 0 the test is None.
 
     Args:
-        data: names the sources; without `data.validation` a share is held out of the training
-            examples, without `data.test` the share `data.test_fraction`; of 0 the test is None.
-        read: source -> examples. split: examples, share -> (kept, held out) rows.
+        split: examples, share -> (kept, held out) rows.
     """
+    data = config.data
+    read = functools.partial(read_examples, config.task, data=data, data_dir=data_dir)
     train = read(data.train)
     test = None if data.test is None else read(data.test)
     if test is None and data.test_fraction:
@@ -157,20 +210,29 @@ def read_three(data: DataConfig, read: Callable[[str], Any], split: Callable[[An
                 "--set=data.test_fraction=0."
             ) from error
     if data.validation is not None:
-        return train, read(data.validation), test
+        return Splits(train, read(data.validation), test)
     kept, held_out = split(train, data.validation_fraction)
-    return train.select(kept), train.select(held_out), test
+    return Splits(train.select(kept), train.select(held_out), test)
 
 
-def token_counts(tokenizer: Tokenizer, texts: list[str]) -> np.ndarray:
+def token_counts(tokenizer: Tokenizer, texts: Sequence[str | bytes]) -> np.ndarray:
     """Tokens of each text, int64 (N,), special ones not counted."""
     counts = [np.zeros(0, np.int64)]
-    for start in range(0, len(texts), ENCODE_BATCH):
+    for start in range(0, len(texts), _ENCODE_BATCH):
         with tf.device("CPU"):  # string operations run there; their neighbours should not move
             counts.append(
-                tokenizer.encode(texts[start : start + ENCODE_BATCH]).row_lengths().numpy()
+                tokenizer.encode(texts[start : start + _ENCODE_BATCH]).row_lengths().numpy()
             )
     return np.concatenate(counts)
+
+
+def clean_all(text_model: TextEncoder, texts: list[str]) -> list[bytes]:
+    """The texts as `text_model` cleans them, once and for all epochs."""
+    cleaned = []
+    for start in range(0, len(texts), _ENCODE_BATCH):
+        part = tf.constant(texts[start : start + _ENCODE_BATCH], tf.string)
+        cleaned += text_model.clean(part).numpy().tolist()
+    return cleaned
 
 
 def digest_of(*columns: Iterable[Any]) -> str:
@@ -187,19 +249,17 @@ def digest_of(*columns: Iterable[Any]) -> str:
 def predict_all(
     function, *columns: list[str], batch_size: int = 64, keep=None
 ) -> dict[str, list[np.ndarray]]:
-    """Asks a strings-in function about every row, texts of like length together.
+    """Asks a strings-in function, such as `TextClassifier.predict`, about every row.
+
+    Texts of like length go together; padded outputs keep the padding of their batch.
 
     Args:
-        function: such as `TextClassifier.predict`.
         columns: its inputs, each a list of N strings.
         keep: what is kept of a batch's outputs: (row numbers, outputs) -> name -> array. Default:
             all of them, which are N x C values of a model of C classes.
 
     Returns:
-        Output name -> N arrays or values in the order of the rows; padded outputs keep the
-        padding of their batch.
-
-    Example: `predict_all(text_model.tag, ["Ada spoke."])["tags"][0]`
+        Output name -> N arrays or values in the order of the rows.
     """
     order = np.argsort([sum(map(len, row)) for row in zip(*columns)], kind="stable")
     answers: dict[str, list] = {}

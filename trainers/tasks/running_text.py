@@ -1,38 +1,205 @@
-"""What tasks lm and mlm share about running text: one corpus or several, prepared or not."""
+"""What tasks lm and mlm share: running text of one corpus or a mixture, prepared or not."""
 
 from __future__ import annotations
 
+import abc
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
 
 from trainers.config import TrainConfig
 from trainers.data.config import DataConfig
-from trainers.data.corpora import Mixture
 from trainers.data.corpus import (
     Corpus,
+    Mixture,
     SplitTexts,
+    check_streams,
+    corpora_of,
+    corpus_summary,
     encode_texts,
     prepared_corpus,
     split_documents,
+    streams_fingerprint,
 )
-from trainers.data.shards import Prepared, find_prepared, open_prepared
-from trainers.data.sources import Document
+from trainers.data.documents import Document
+from trainers.data.mixture import WindowOrder
+from trainers.data.shards import Prepared, TokenShards, TokenStream, find_prepared, open_prepared
+from trainers.report.sections import Comparison
+from trainers.tasks.base import Task
 from zoo.config import ConfigError
+from zoo.markdown import cell, table
 from zoo.tokenizers import Tokenizer
 
-TokenizerOrTrainer = Tokenizer | Callable[[Iterable[str]], Tokenizer]
+# Tokens of a validation batch: large enough to keep two cores busy, small enough for memory.
+_VALIDATION_TOKENS = 8192
+
+
+class RunningTextTask(Task):
+    """A task over token streams.
+
+    A mixture is validated corpus by corpus. `val_loss` and `val_accuracy` are the means over the
+    mixture, each corpus with its share of what is read, and `val_loss/NAME` is that of one corpus;
+    `monitor` may name any of them.
+    """
+
+    corpus: Corpus | Mixture
+
+    @abc.abstractmethod
+    def order(self) -> WindowOrder:
+        """The order in which training reads windows."""
+
+    @abc.abstractmethod
+    def samples(self, saved: Any) -> list[str]:
+        """Sections that show what the model makes of some texts."""
+
+    @property
+    def metrics(self) -> dict[str, str]:
+        """Metric name -> "min" or "max", those of single corpora behind those of all."""
+        corpora = {f"val_loss/{corpus.title}": "min" for corpus in self.config.data.mixture}
+        return {"val_loss": "min", "val_accuracy": "max", **corpora}
+
+    def compile(self, optimizer: keras.optimizers.Optimizer) -> None:
+        self.trained_model.compile(
+            optimizer=optimizer,
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            weighted_metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+            jit_compile=self.jit_compile(),
+        )
+
+    def fingerprint(self) -> str:
+        return streams_fingerprint(self.corpus)
+
+    def check_data(self) -> None:
+        """Names a damaged shard of a prepared corpus."""
+        check_streams(self.corpus)
+
+    def data_summary(self) -> str:
+        return corpus_summary(self.corpus)
+
+    def validation_sets(
+        self, make: Callable[[TokenStream], tf.data.Dataset]
+    ) -> tf.data.Dataset | dict[str, tf.data.Dataset]:
+        """What `fit` validates on: a dataset, of a mixture one for each name."""
+        sets = {n: make(part.validation_ids) for n, part in corpora_of(self.corpus).items()}
+        return sets if isinstance(self.corpus, Mixture) else sets[""]
+
+    def validation_rows(self, length: int) -> int:
+        """Rows of a validation batch, the same for all corpora of a mixture.
+
+        So that the graph is compiled once, however small one of them is.
+        """
+        streams = [part.validation_ids for part in corpora_of(self.corpus).values()]
+        windows = max(math.ceil((len(ids) - 1) / length) for ids in streams)
+        return min(max(_VALIDATION_TOKENS // length, 1), windows)
+
+    def evaluate(self, logs: Mapping[str, float]) -> dict[str, float]:
+        """Loss, accuracy and perplexity; the loss of each corpus of a mixture."""
+        means, losses = {}, {}
+        for metric in ("loss", "accuracy"):
+            if isinstance(self.corpus, Mixture):
+                each = {name: logs[f"val_{metric}/{name}"] for name in self.corpus.corpora}
+                means[f"val_{metric}"] = float(self.corpus.mean(each))
+            else:
+                means[f"val_{metric}"] = float(logs[f"val_{metric}"])
+        means["val_perplexity"] = math.exp(min(means["val_loss"], 700.0))
+        if isinstance(self.corpus, Mixture):
+            names = [f"val_loss/{name}" for name in self.corpus.corpora]
+            losses = {name: float(logs[name]) for name in names}
+        return {**means, **losses}
+
+    def mean_over_corpora(self, of_corpus: Callable[[Corpus], Any]) -> Any:
+        """Something known of each corpus, its mean over a mixture."""
+        values = {name: of_corpus(part) for name, part in corpora_of(self.corpus).items()}
+        return self.corpus.mean(values) if isinstance(self.corpus, Mixture) else values[""]
+
+    def token_frequencies(self) -> np.ndarray:
+        """Share of each token in training, (V,), of a mixture in an even share of it.
+
+        Half a token is added to each, for special ones and others that never come.
+        """
+        size, parts = self.tokenizer.vocabulary_size, corpora_of(self.corpus)
+        counts = {name: _counts(part.train_ids, size) for name, part in parts.items()}
+        if not isinstance(self.corpus, Mixture):
+            smoothed = counts[""] + 0.5
+        else:
+            tokens = sum(len(part.train_ids) for part in parts.values())
+            shares = {name: tokens * count / count.sum() for name, count in counts.items()}
+            smoothed = self.corpus.mean(shares) + 0.5
+        return smoothed / smoothed.sum()
+
+    def report(self, saved, validation, steps):
+        baseline = None
+        if self.config.baseline:
+            logs = np.log(self.token_frequencies())
+
+            def loss(part):
+                counts = _counts(part.validation_ids, len(logs))
+                return float(-counts @ logs / counts.sum())
+
+            baseline = {"loss": self.mean_over_corpora(loss)}
+        tokens = sum(len(part.validation_ids) for part in corpora_of(self.corpus).values())
+        comparison = Comparison(
+            "validation",
+            f"{tokens:,} tokens",
+            {"loss": validation["loss"]},
+            baseline,
+            "how frequent each token is",
+        )
+        return comparison, [*self._mixture_section(steps), *self.samples(saved)]
+
+    def opening_of_validation(self, characters: int) -> str:
+        """The first words, of about so many characters, of a line of the validation text.
+
+        What the report lets a model go on from, where nobody said what: text of its own kind.
+        """
+        ids = next(iter(corpora_of(self.corpus).values())).validation_ids
+        start = np.asarray(ids[: min(len(ids), 20 * characters)], "int32")
+        text = self.tokenizer.decode(start[None]).numpy()[0].decode("utf-8", "ignore")
+        # The first line may begin in the middle of a word.
+        lines = [line.strip() for line in text.split("\n")]
+        line = next((one for one in lines[1:] if len(one) > characters // 2), text.strip())
+        cut = line[:characters]
+        return cut.rsplit(" ", 1)[0] if " " in cut and len(line) > characters else cut
+
+    def _mixture_section(self, steps: int) -> list[str]:
+        """What was read of each corpus, up to the last logged step."""
+        if not isinstance(self.corpus, Mixture):
+            return []
+        order = self.order()
+        windows = order.windows_read(steps)
+        rows = [
+            [
+                cell(corpus.title),
+                f"{corpus.weight:g}",
+                f"{100 * count / windows.sum():.2f} %",
+                f"{count * order.length:,}",
+                f"{passes:.2f}",
+            ]
+            for corpus, count, passes in zip(
+                self.config.data.mixture, windows.tolist(), order.epochs(windows).tolist()
+            )
+        ]
+        header = ["corpus", "weight", "share read", "tokens read", "passes over it"]
+        return [
+            "## Mixture",
+            table(header, rows, numbers=(1, 2, 3, 4)),
+            f"What the {steps:,} steps read. The validation loss is the mean over the corpora, "
+            f"weighed by their shares of a block of {sum(self.corpus.block.values()):,} rows.",
+        ]
 
 
 class RunningText:
     """The text of a run, read and split but not encoded: one corpus, or those of a mixture.
 
     Args:
-        config: TrainConfig.
         read: `(DataConfig, source)` to the documents of a text.
         tokenizer: what the run reads with, if that is known; then it must have made the ids of
             corpora that were prepared. Anything else than a Tokenizer leaves the choice to them.
-        data_dir: where relative paths are looked for after the working directory.
 
     Attributes:
         documents: all that were read, but for those that only validate.
@@ -40,7 +207,8 @@ class RunningText:
 
     Raises:
         ConfigError: of a mixture; names the corpus. Two that were prepared with different
-            tokenizers. ValueError, OSError: of a single corpus; the message names the file.
+            tokenizers.
+        ValueError, OSError: of a single corpus; the message names the file.
     """
 
     def __init__(
@@ -54,12 +222,14 @@ class RunningText:
         self.documents: list[Document] = []
         self._parts: dict[str, Prepared | SplitTexts] = {}
         for name, data in config.data.corpora().items():
-            with _told_of(name):
-                prepared = open_named(data, tokenizer, data_dir)
+            with _naming_corpus(name):
+                prepared = _open_prepared(data, tokenizer, data_dir)
                 self._parts[name] = self._split(data, read) if prepared is None else prepared
-        self.tokenizer = self._tokenizer_of_ids()
+        self.tokenizer = self._tokenizer_of_prepared()
 
-    def corpus(self, tokenizer: TokenizerOrTrainer, context_length: int) -> Corpus | Mixture:
+    def corpus(
+        self, tokenizer: Tokenizer | Callable[[Iterable[str]], Tokenizer], context_length: int
+    ) -> Corpus | Mixture:
         """All of it encoded, under one tokenizer. The texts are forgotten.
 
         Args:
@@ -73,7 +243,7 @@ class RunningText:
         self.documents, corpora = [], {}
         for name in [*self._parts]:
             part = self._parts.pop(name)
-            with _told_of(name):
+            with _naming_corpus(name):
                 if isinstance(part, Prepared):
                     corpora[name] = prepared_corpus(part, context_length)
                 else:
@@ -91,7 +261,7 @@ class RunningText:
         texts = (part.train for part in self._parts.values() if isinstance(part, SplitTexts))
         return [text for part in texts for text in part]
 
-    def _tokenizer_of_ids(self) -> Tokenizer | None:
+    def _tokenizer_of_prepared(self) -> Tokenizer | None:
         prepared = {n: part for n, part in self._parts.items() if isinstance(part, Prepared)}
         first = next(iter(prepared), None)
         for name, part in prepared.items():
@@ -106,8 +276,21 @@ class RunningText:
         return None if first is None else prepared[first].tokenizer
 
 
+def reading_options(data: DataConfig) -> dict[str, Any]:
+    """The options of `sources.read_documents` that a config sets."""
+    names = (
+        "encoding invalid split max_bytes pattern format text_column header quotes separator limits"
+    )
+    return {name: getattr(data, name) for name in names.split()}
+
+
+def _counts(ids: TokenStream, size: int) -> np.ndarray:
+    chunks = ids.chunks() if isinstance(ids, TokenShards) else [ids]
+    return sum(np.bincount(chunk, minlength=size) for chunk in chunks)
+
+
 @contextlib.contextmanager
-def _told_of(corpus: str) -> Iterator[None]:
+def _naming_corpus(corpus: str) -> Iterator[None]:
     """Puts the name of a mixture's corpus before what went wrong with it."""
     try:
         yield
@@ -118,34 +301,8 @@ def _told_of(corpus: str) -> Iterator[None]:
         raise kind(f"data.mixture: corpus {corpus!r}: {error}") from error
 
 
-def reading_options(data: DataConfig) -> dict[str, Any]:
-    """The options of `sources.read_documents` that a config sets."""
-    return {
-        "encoding": data.encoding,
-        "invalid": data.invalid,
-        "split": data.split,
-        "max_bytes": data.max_bytes,
-        "pattern": data.pattern,
-        "format": data.format,
-        "text_column": data.text_column,
-        "header": data.header,
-        "quotes": data.quotes,
-        "limits": data.limits,
-    }
-
-
-def open_named(data: DataConfig, tokenizer: Any, data_dir: str | None) -> Prepared | None:
-    """The prepared folder that `data.train` names, None if it names a text.
-
-    Args:
-        data: DataConfig. data_dir: where relative paths are looked for after the working directory.
-        tokenizer: what the run reads with: then it must have made the ids. Anything else than a
-            Tokenizer leaves the choice to the folder.
-
-    Raises:
-        ConfigError: settings that the folder has decided. ValueError: damaged, or made by another
-            tokenizer.
-    """
+def _open_prepared(data: DataConfig, tokenizer: Any, data_dir: str | None) -> Prepared | None:
+    """The prepared folder that `data.train` names, None if it names a text; as `RunningText`."""
     folder = find_prepared(data.train, data_dir)
     if folder is None:
         return None
