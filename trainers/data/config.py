@@ -24,16 +24,16 @@ _COLUMNS = ["text_column", "pair_column", "label_column", "id_column", "token_co
 _RATES = ("delete", "swap", "insert", "replace", "mask")
 
 
-def tokenizers_for(task: str) -> tuple[str, ...]:
-    """What `data.tokenizer` may be for a task."""
-    own = ("character", "byte") if task == "lm" else ("wordpiece",)
-    return (*own, "bytepair", "sentencepiece")
-
-
 def require(holds: bool, rule: str, value: Any) -> None:
     """Raises ConfigError with the rule and the value unless it holds."""
     if not holds:
         raise ConfigError(f"{rule}. Received: {value!r}")
+
+
+def tokenizers_for(task: str) -> tuple[str, ...]:
+    """What `data.tokenizer` may be for a task."""
+    own = ("character", "byte") if task == "lm" else ("wordpiece",)
+    return (*own, "bytepair", "sentencepiece")
 
 
 def _columns_as_text(config: Any, *names: str) -> None:
