@@ -355,7 +355,7 @@ def test_published_activations(tmp_path):
     ln1 = block.attention_norm(x)
     qkv = keras.ops.convert_to_numpy(attention.qkv(ln1))
     query, key, value = (
-        part.reshape(1, 11, 3, 16).swapaxes(1, 2) for part in np.split(qkv, 3, axis=-1)
+        part.reshape(*ids.shape, 3, 16).swapaxes(1, 2) for part in np.split(qkv, 3, axis=-1)
     )
     projected = attention(ln1)
     residual = x + projected
