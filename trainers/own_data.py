@@ -329,6 +329,11 @@ def _text_columns(task, path, layout: TableLayout, given) -> tuple[str, ...]:
         if given[kind] is not None:
             names[place:] = [given[kind], *names[place + 1 :]]
     needed = 2 if task in _TWO_TEXTS else 1
+    if layout.format == "lines" and task not in ("lm", "mlm"):
+        raise ValueError(
+            f"{path}: no separator stands in its lines, so there are no columns. Task {task} reads "
+            "a table, CSV, TSV or JSON lines; plain text is for --task=lm and --task=mlm"
+        )
     if len(names) < needed:
         raise ValueError(
             f"{path}: task {task} needs {needed} column(s) of text, and among "

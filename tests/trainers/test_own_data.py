@@ -115,6 +115,7 @@ def test_running_text_tags_and_questions(tmp_path):
         ),
         ("regress", "text,label\na b,x\nc d,y\n", {}, "--task=classify"),
         ("pair", "text,label\na b,x\nc d,y\n", {}, "--pair_column="),
+        ("classify", "one text\nand another\n", {}, "plain text is for --task=lm"),
         ("poem", "text,label\na b,x\nc d,y\n", {}, "use one of lm"),
     ],
 )
