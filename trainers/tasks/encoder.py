@@ -27,7 +27,7 @@ from zoo.models.lora import merge_lora
 from zoo.text.base import TextEncoder
 from zoo.text.models import TEXT_MODELS
 from zoo.tokenizers import Tokenizer
-from zoo.tokenizers.roles import require_roles
+from zoo.tokenizers.base import require_roles
 
 # Texts that are encoded at once, before training: bounds the memory of it.
 _ENCODE_BATCH = 4096
