@@ -109,8 +109,9 @@ def calibration_error(labels: np.ndarray, predictions: Predictions, bins: int = 
     confidence = np.minimum(predictions.confidence, 1.0)
     accuracy, mean_confidence = calibration_curve(right, confidence, n_bins=bins)
     bin_of_row = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence)  # as scikit-learn
-    counts = np.bincount(bin_of_row)
-    return float(np.average(np.abs(accuracy - mean_confidence), weights=counts[counts > 0]))
+    counts, gaps = np.bincount(bin_of_row, minlength=bins), np.zeros(bins)
+    gaps[counts > 0] = np.abs(accuracy - mean_confidence)
+    return float(np.sum(counts * gaps) / len(right))
 
 
 def retrieval_scores(similarities: np.ndarray) -> dict[str, float]:
