@@ -1,11 +1,15 @@
-"""What tests of both clients share."""
+"""What tests of both clients share; test material (tiny_models.py) is imported by plain name."""
 
 import asyncio
 import contextlib
+import sys
+from pathlib import Path
 
 import pytest
 
 from export.client import AsyncClient, Client
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 class Awaited:
