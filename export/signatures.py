@@ -20,7 +20,7 @@ The signature with a * is `serving_default`, too. Signatures of tf.Examples answ
 Regress requests of TensorFlow Serving; their input `inputs` holds serialized tf.Examples whose
 bytes features are named as the text inputs are (a missing feature is an empty text).
 
-`zoo.text.lm.TextLM` and the classes in `zoo.text.models` document each input and output.
+`zoo.text.lm.TextLM` and the classes in `zoo.text` document each input and output.
 """
 
 from __future__ import annotations
@@ -35,9 +35,7 @@ from export import CLASSIFY_METHOD, DEFAULT_SIGNATURE, REGRESS_METHOD
 from export.closure.graph import node_name
 from export.model_folder import SAVED_MODEL_FILE, read_saved_model
 from zoo.bundle import Bundle
-from zoo.generation.options import DEFAULT_OPTIONS, OPTIONS
-from zoo.text.encoder import TextEncoder
-from zoo.text.lm import TEXT, TextLM
+from zoo.text.base import TextEncoder
 from zoo.text.models import TEXT_MODELS
 
 _Functions = dict[str, tf.types.experimental.PolymorphicFunction]
@@ -59,7 +57,8 @@ class ServedModule(tf.Module):
         self.model_variables = [variable.value for variable in bundle.model.variables]
         self.methods = {}
         if task == "lm":
-            self.functions = _lm_signatures(bundle.lm)
+            functions = bundle.lm.functions
+            self.functions = {DEFAULT_SIGNATURE: functions["generate"], **functions}
         elif task in TEXT_MODELS:
             functions = dict(bundle.text_model.functions)
             default = next(iter(functions.values()))
@@ -73,32 +72,6 @@ class ServedModule(tf.Module):
         default = self.functions[DEFAULT_SIGNATURE]
         (name,) = (n for n, f in self.functions.items() if f is default and n != DEFAULT_SIGNATURE)
         self.aliases = {DEFAULT_SIGNATURE: name}
-
-
-def _lm_signatures(lm: TextLM) -> _Functions:
-    defaults = {
-        name: tf.constant([value], OPTIONS[name].dtype) for name, value in DEFAULT_OPTIONS.items()
-    }
-
-    # Default values that are tensors become `SignatureDef.defaults`, which TensorFlow Serving
-    # fills in for inputs that a gRPC request leaves out.
-    @tf.function(input_signature=[TEXT, *OPTIONS.values()], autograph=False)
-    def generate(
-        text,
-        max_new_tokens=defaults["max_new_tokens"],
-        temperature=defaults["temperature"],
-        top_k=defaults["top_k"],
-        top_p=defaults["top_p"],
-        seed=defaults["seed"],
-    ):
-        return lm.generate_function(text, max_new_tokens, temperature, top_k, top_p, seed)
-
-    return {
-        DEFAULT_SIGNATURE: generate,
-        "generate": generate,
-        "score": lm.score_function,
-        "next_token": lm.next_token_function,
-    }
 
 
 def input_names(function: tf.types.experimental.PolymorphicFunction) -> list[str]:

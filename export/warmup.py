@@ -16,7 +16,7 @@ from export import CLASSIFY_METHOD, REGRESS_METHOD
 from export.golden.pairs import GoldenPair, strings
 from export.signatures import input_names
 from zoo.bundle import Bundle
-from zoo.generation.options import DEFAULT_OPTIONS, OPTIONS
+from zoo.generation.options import OPTIONS
 
 # Parts of the longest text that the model reads in one piece.
 _LENGTHS = (0.125, 0.5, 1.0)
@@ -55,11 +55,11 @@ def warmup_requests(bundle: Bundle, pairs: Sequence[GoldenPair]) -> list[GoldenP
 
 def _options() -> dict[str, np.ndarray]:
     """All of them: a server that batches puts no defaults beside several texts."""
-    values = {**DEFAULT_OPTIONS, "max_new_tokens": _NEW_TOKENS}
-    return {
-        name: np.array([value], OPTIONS[name].dtype.as_numpy_dtype)
-        for name, value in values.items()
+    options = {
+        name: np.array([option.default], option.dtype.as_numpy_dtype)
+        for name, option in OPTIONS.items()
     }
+    return {**options, "max_new_tokens": np.array([_NEW_TOKENS], np.int32)}
 
 
 def _texts(bundle: Bundle) -> dict[int, bytes]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from zoo.loading import load
     from zoo.models.bert import BertBackbone
     from zoo.models.build import HEADS, build
+    from zoo.models.causal_lm import CausalLM
     from zoo.models.configs import BertConfig, GPTConfig, LSTMConfig
     from zoo.models.encoder_heads import (
         Classifier,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
         Tagger,
     )
     from zoo.models.gpt import GPTBackbone
-    from zoo.models.heads import CausalLM
     from zoo.models.lstm import LSTMBackbone
     from zoo.presets import PRESETS, preset_config
     from zoo.text.config import CleaningConfig, TextConfig
@@ -56,7 +56,7 @@ _NAMES_IN = {
         "Classifier MaskedLM PairClassifier Regressor SentenceEncoder SpanPredictor Tagger"
     ),
     "zoo.models.gpt": "GPTBackbone",
-    "zoo.models.heads": "CausalLM",
+    "zoo.models.causal_lm": "CausalLM",
     "zoo.models.lstm": "LSTMBackbone",
     "zoo.presets": "PRESETS preset_config",
     "zoo.text.config": "CleaningConfig TextConfig",

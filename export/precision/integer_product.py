@@ -5,12 +5,11 @@ Each row of inputs is written in three digits, 21 bits of its largest value in a
     x = step * (first + second / 126 + third / 126^2),   whole numbers from -63 to 63
 
 and the digits are rows of one product of integers, which reads the weights once. The sums are
-exact. Three digits, because with fewer the last bits, in which a row's other operations differ from
-batch to batch, would grow: with two, sampled texts came out otherwise in a batch than alone. 7 bits
-and not 8, because CPUs without VNNI add two products in 16 bits, and 2 x 126 x 127 still fits.
+exact. With two digits sampled texts came out otherwise in a batch than alone. 7 bits and not 8,
+because CPUs without VNNI add two products in 16 bits, and 2 x 126 x 127 still fits.
 
-The op is internal to TensorFlow, the one that its own graph rewriting puts in place of quantized
-products. It is part of TensorFlow and TensorFlow Serving on x86 from 2.17 on.
+The op is the one that TensorFlow's own graph rewriting puts in place of quantized products, part of
+TensorFlow and TensorFlow Serving on x86 from 2.17 on.
 """
 
 from __future__ import annotations
@@ -38,18 +37,11 @@ def column_offsets(weights: tf.Tensor, outputs_first: bool) -> tf.Tensor:
 def integer_product(
     x: tf.Tensor, weights: tf.Tensor, offsets: tf.Tensor, outputs_first: bool
 ) -> tf.Tensor:
-    """`x` (N, inputs) float32 times int8 weights: (N, outputs) float32.
+    """`x` (N, inputs) float32 times int8 weights, with `column_offsets`: (N, outputs) float32.
 
-    The kernel keeps a copy of the weights in the order in which it reads them: as many bytes
-    again for each product of a graph that runs. What it computes takes several times the memory
-    of its answer: it is for few rows.
-
-    Args:
-        x: rows, each with its own step.
-        weights: (inputs, outputs) int8, or (outputs, inputs) with `outputs_first`; they must
-            never change.
-        offsets: from `column_offsets`.
-        outputs_first: bool.
+    The kernel keeps a copy of the weights, which must never change, in the order in which it reads
+    them: as many bytes again for each product of a graph that runs. What it computes takes several
+    times the memory of its answer: it is for few rows.
     """
     largest = tf.reduce_max(tf.abs(x), axis=1, keepdims=True)
     steps = tf.maximum(largest / _LARGEST_DIGIT, _SMALLEST_STEP)  # (N, 1)

@@ -14,12 +14,16 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from export.server import RestOptions, ServedModel, Server
-from zoo.generation.options import DEFAULT_OPTIONS, OPTION_DTYPES, OPTIONS
+from zoo.generation.options import OPTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = 'def "main"(\\ \u00e9'
 
 pytestmark = pytest.mark.timeout(120)
+
+
+DEFAULTS = {name: option.default for name, option in OPTIONS.items()}
+SPECS = [tf.TensorSpec([None], option.dtype, name) for name, option in OPTIONS.items()]
 
 
 class Told(tf.Module):
@@ -29,7 +33,7 @@ class Told(tf.Module):
     def score(self, text):
         return {"log_likelihood": tf.cast(tf.strings.length(text), tf.float32)}
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "text"), *OPTIONS.values()])
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "text"), *SPECS])
     def generate(self, text, *options):
         words = [
             tf.strings.as_string(option, shortest=option.dtype.is_floating) for option in options
@@ -38,7 +42,7 @@ class Told(tf.Module):
 
 
 def told(text, **options):
-    return " ".join([text, *(f"{value:g}" for value in {**DEFAULT_OPTIONS, **options}.values())])
+    return " ".join([text, *(f"{value:g}" for value in {**DEFAULTS, **options}.values())])
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +54,8 @@ def server(tmp_path_factory):
     saved = saved_model_pb2.SavedModel.FromString(file.read_bytes())
     for name in functions:
         defaults = saved.meta_graphs[0].signature_def[name].defaults
-        for option, value in DEFAULT_OPTIONS.items():
-            defaults[option].CopyFrom(tf.make_tensor_proto([value], OPTION_DTYPES[option]))
+        for option, value in DEFAULTS.items():
+            defaults[option].CopyFrom(tf.make_tensor_proto([value], OPTIONS[option].dtype))
     file.write_bytes(saved.SerializeToString())
     models = [ServedModel("quick", str(base))]
     with Server(models, port=0, reflection=True, rest=RestOptions(port=0)) as server:

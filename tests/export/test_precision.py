@@ -16,7 +16,7 @@ import zoo
 from export.golden.pairs import read_golden_pairs
 from export.golden.replay import problems_of, replay_locally
 from export.model_folder import CARD_FILE, GOLDEN_FILE, PRECISION_REPORT_FILE
-from export.precision.precision import reduce_bundle
+from export.precision.reduce import reduce_bundle
 from export.saved_model import ExportError, export_saved_model
 from zoo.bundle import bundle_in_memory
 from zoo.models.build import build

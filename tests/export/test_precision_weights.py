@@ -10,17 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import zoo
-from export.precision import reduced_weights
+from export.precision import weights
 from export.precision.integer_product import OP
-from export.precision.precision import SMALLEST, may_depend_on_batch, reduce_bundle
-from export.precision.reduced_weights import (
-    Bfloat16Product,
-    Bfloat16Weight,
-    Int8Product,
-    Int8Weight,
-)
+from export.precision.reduce import SMALLEST, may_depend_on_batch, reduce_bundle
+from export.precision.weights import Bfloat16Product, Bfloat16Weight, Int8Weight
 from zoo.bundle import bundle_in_memory
-from zoo.generation.loop import _in_token_loop
 from zoo.models.build import build
 from zoo.models.lora import enable_lora, merge_lora
 from zoo.tokenizers import WordPieceTokenizer
@@ -120,7 +114,7 @@ def test_int8_for_a_release_without_products_of_integers_widens_the_weights():
 
 
 def nodes(bundle):
-    function = bundle.lm.generate_function.get_concrete_function()
+    function = bundle.lm.functions["generate"].get_concrete_function()
     return [node for f in function.graph.as_graph_def().library.function for node in f.node_def]
 
 
@@ -181,16 +175,11 @@ def test_a_model_that_keras_quantized_is_refused():
         reduce_bundle(bundle, "int8")
 
 
-def layer():
-    made = keras.layers.Layer()
-    made.built = True
-    return made
+def integers(name, matrix, outputs_first):
+    return Int8Weight(name, matrix, outputs_first).for_one_token()
 
 
-KINDS = [Int8Weight, Int8Product, Bfloat16Weight, Bfloat16Product]
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [Int8Weight, integers, Bfloat16Weight, Bfloat16Product])
 @pytest.mark.parametrize("outputs_first", [False, True])
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 4), st.integers(0, 99))
 def test_a_product_is_near_that_of_the_matrix(kind, outputs_first, inputs, outputs, rows, seed):
@@ -198,15 +187,14 @@ def test_a_product_is_near_that_of_the_matrix(kind, outputs_first, inputs, outpu
     matrix = rng.normal(size=(inputs, outputs)).astype("float32") * 10 ** rng.uniform(-3, 3)
     matrix[:, 0] = 0  # an output without weights
     x = rng.normal(size=(rows, 2, inputs)).astype("float32")
-    weight = kind(layer(), "w", matrix.T if outputs_first else matrix, outputs_first)
-    with _in_token_loop():
-        got = weight.product(tf.constant(x)).numpy()
+    weight = kind("w", matrix.T if outputs_first else matrix, outputs_first)
+    got = weight.product(tf.constant(x)).numpy()
     assert got.shape == (rows, 2, outputs)
     # Half a step for each weight; for products of bfloat16 also for each input and output.
-    whole = issubclass(kind, Int8Weight)
+    whole = kind in (Int8Weight, integers)
     step = np.abs(matrix).max(axis=0) / 127 / 2 if whole else np.abs(matrix) * 2**-8
     bound = np.abs(x) @ np.broadcast_to(step, matrix.shape)
-    if kind is Int8Product:  # inputs in steps of the row's largest
+    if kind is integers:  # inputs in steps of the row's largest
         largest = np.abs(x).max(axis=-1, keepdims=True)
         bound = bound + largest / 63 / 126**2 / 2 * np.abs(matrix).sum(axis=0) * 1.01
     if kind is Bfloat16Product:
@@ -220,29 +208,29 @@ def test_pieces_give_the_product_of_the_whole(kind, outputs_first, monkeypatch):
     rng = np.random.default_rng(0)
     matrix = rng.normal(size=(11, 7)).astype("float32")
     x = tf.constant(rng.normal(size=(2, 7 if outputs_first else 11)).astype("float32"))
-    weight = kind(layer(), "w", matrix, outputs_first)
+    weight = kind("w", matrix, outputs_first)
     whole = weight.product(x).numpy()
     for piece in (1, 10, 30, 76):
-        monkeypatch.setattr(reduced_weights, "_PIECE", piece)
+        monkeypatch.setattr(weights, "_PIECE", piece)
         np.testing.assert_allclose(weight.product(x).numpy(), whole, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [Int8Weight, Bfloat16Weight])
 def test_rows_of_a_table(kind):
     table = np.float32([[1, -127, 2], [0, 0, 0], [0.5, 0.25, -1.27]])
-    weight = kind(layer(), "w", table, outputs_first=True)
+    weight = kind("w", table, outputs_first=True)
     got = weight.rows(tf.constant([[2, 1], [0, 0]])).numpy()
     np.testing.assert_allclose(got, table[[[2, 1], [0, 0]]], rtol=2**-8, atol=0.006)
 
 
 def test_int8_is_symmetric_and_exact_where_it_can_be():
-    weight = Int8Weight(layer(), "w", np.float32([[127, 0], [-127, 0], [64, 0]]))
-    assert weight._values.numpy().tolist() == [[127, 0], [-127, 0], [64, 0]]
-    assert weight._scale.numpy().tolist() == [1, 1]
+    weight = Int8Weight("w", np.float32([[127, 0], [-127, 0], [64, 0]]))
+    assert weight.values.numpy().tolist() == [[127, 0], [-127, 0], [64, 0]]
+    assert weight.scale.numpy().tolist() == [1, 1]
 
 
 def test_static_shapes_survive():
-    weight = Int8Weight(layer(), "w", np.ones((3, 5), "float32"))
+    weight = Int8Weight("w", np.ones((3, 5), "float32"))
 
     @tf.function(input_signature=[tf.TensorSpec([None, 1, 3])])
     def product(x):

@@ -6,8 +6,8 @@ import pytest
 from keras import ops
 from model_cases import CONFIGS, VOCABULARY_SIZE, decode, forward, make_model
 
+from zoo.models.attention import rotate
 from zoo.models.build import build
-from zoo.models.positions import rotate
 from zoo.presets import preset_config
 
 numpy = ops.convert_to_numpy

@@ -11,8 +11,7 @@ from model_cases import ENCODER_CONFIGS, VOCABULARY_SIZE, compiled, encode, forw
 from zoo.config import ConfigError
 from zoo.models.build import HEADS, build
 from zoo.models.configs import GPTConfig
-from zoo.models.encoder_heads import MaskedLM
-from zoo.models.pooling import pool
+from zoo.models.encoder_heads import MaskedLM, pool
 
 numpy = ops.convert_to_numpy
 OPTIONS = {"classify": {"num_classes": 3}, "pair": {"num_classes": 2}, "tag": {"num_tags": 4}}

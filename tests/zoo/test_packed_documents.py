@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from keras import ops
 
 import zoo
-from zoo.models.positions import document_positions
+from zoo.models.attention import document_positions
 
 
 def model(**options):

@@ -127,7 +127,7 @@ def test_a_completion_ends_with_a_whole_character(tmp_path):
     lm = TextLM(zoo.ByteTokenizer(), model)
     module = tf.Module()
     module.weights = [variable.value for variable in model.variables]
-    tf.saved_model.save(module, str(tmp_path), signatures={"generate": lm.generate_function})
+    tf.saved_model.save(module, str(tmp_path), signatures={"generate": lm.functions["generate"]})
     generate = tf.saved_model.load(str(tmp_path)).signatures["generate"]
     prompts = [b"a", b"a", b"a", b"a", b"\xff\xe4", b"a\xe4"]
     options = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "seed": 1}

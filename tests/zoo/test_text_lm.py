@@ -15,7 +15,7 @@ from zoo.bundle import CONFIG_FILE, WEIGHTS_FILE
 from zoo.generation import loop as generation
 from zoo.generation.loop import greedy_options
 from zoo.generation.options import MAX_NEW_TOKENS, complete_options, options_by_row
-from zoo.text.lm import _write_in_place
+from zoo.text.lm import write_in_place
 
 pytestmark = pytest.mark.tensorflow_only
 
@@ -173,7 +173,7 @@ def test_writing_in_place_replaces_what_was_there():
     indices = [[row, head, 1 + 2 * row] for row in range(2) for head in range(3)]
     rows = tf.constant(rng.normal(size=(6, 5)).astype("float32"))
     before = cache.numpy()
-    got = _write_in_place(cache, tf.constant(indices), rows)
+    got = write_in_place(cache, tf.constant(indices), rows)
     expected = tf.tensor_scatter_nd_update(cache, indices, rows)
     np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6)
     np.testing.assert_array_equal(cache.numpy(), before)  # it is held here: a copy was written

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keras import ops
 
-from zoo.models.token_shift import shift_new_tokens, shift_tokens
+from zoo.models.blocks import shift_new_tokens, shift_tokens
 
 numpy = ops.convert_to_numpy
 

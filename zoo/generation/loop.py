@@ -6,8 +6,7 @@ under `jax.jit` with static ones.
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
+from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
@@ -15,6 +14,11 @@ import numpy as np
 from keras import ops
 
 from zoo.generation.sampling import penalize_repetition, sample
+
+# A cache of dynamic size starts with slots for the prompt and this many tokens, and grows by as
+# many: writing a token copies the cache (TensorFlow's scatter is not in place), so that a token's
+# cost would otherwise grow with what the request might still become.
+_SLOT_BLOCK = 32
 
 
 class SamplingOptions(NamedTuple):
@@ -36,10 +40,17 @@ class Generated(NamedTuple):
     log_probability: object  # (B,) float32, sum of log p(token), the end token's included
 
 
-# A cache of dynamic size starts with room for the prompt and this many tokens, and grows by as
-# many: writing a token copies the cache (TensorFlow's scatter is not in place), so that a token's
-# cost would otherwise grow with what the request might still become.
-_CACHE_BLOCK = 32
+class _Request(NamedTuple):
+    """What stays the same in all steps."""
+
+    model: keras.Model
+    options: SamplingOptions
+    end_id: int | None
+    bias: object  # (V,) float32, added to the logits: 0, or about minus infinity where banned
+    columns: object  # (W + N,) int32
+    max_slots: object  # int or scalar, slots that the cache can come to need
+    is_growing: bool  # whether the cache begins with fewer
+    write: Callable
 
 
 class _State(NamedTuple):
@@ -50,23 +61,8 @@ class _State(NamedTuple):
     position: object  # (B,) tokens that the cache holds
     finished: object  # (B,) bool
     log_probability: object  # (B,)
-    room: object  # () int32, slots of the cache
+    slots: object  # () int32, slots of the cache
     cache: object
-
-
-def last_tokens(token_ids, lengths, width):
-    """The last `width` real tokens of each row, moved to the left edge.
-
-    Args:
-        token_ids: (B, P) int32, right-padded. lengths: (B,) int32. width: int or scalar.
-
-    Returns:
-        (B, width) int32 and the remaining lengths (B,), at most `width`.
-    """
-    first = ops.maximum(lengths - width, 0)
-    columns = first[:, None] + ops.arange(width, dtype="int32")  # (B, width)
-    columns = ops.minimum(columns, ops.shape(token_ids)[1] - 1)
-    return ops.take_along_axis(token_ids, columns, axis=1), ops.minimum(lengths, width)
 
 
 def generate(
@@ -77,6 +73,7 @@ def generate(
     max_steps,
     end_id: int | None = None,
     banned_ids: tuple[int, ...] = (),
+    write: Callable = ops.scatter_update,
 ):
     """Continues each row by up to its own `max_new_tokens` tokens.
 
@@ -86,7 +83,7 @@ def generate(
     token seeing at least half a context of past.
 
     Args:
-        model: a model with the cache protocol (`zoo.models.heads.CausalLM`).
+        model: a model with the cache protocol (`zoo.models.causal_lm.CausalLM`).
         token_ids: (B, P) int32, P >= 1, padded on the right.
         lengths: (B,) int32, real tokens of each row, at least 1.
         options: SamplingOptions.
@@ -94,129 +91,44 @@ def generate(
             width N of the result. Must be a Python int where shapes are static (JAX).
         end_id: int or None. A row that chooses this token stops.
         banned_ids: tuple of ints. Tokens that are never chosen, such as the unknown one.
+        write: how single tokens go into the cache, as `keras.ops.scatter_update`.
 
     Returns:
         Generated. Equal for a row whatever its batch neighbours are.
 
     Example:
-        prompt = np.array([[5, 6, 7]], "int32")
-        generate(model, prompt, np.array([3], "int32"), greedy_options(1, 20), 20).token_ids
+        >>> prompt, lengths = np.array([[5, 6, 7]], "int32"), np.array([3], "int32")
+        >>> generate(model, prompt, lengths, greedy_options(1, 20), 20).token_ids
     """
     batch_size, prompt_width = ops.shape(token_ids)
     window = minimum(prompt_width, model.context_length)
     prompt, lengths = last_tokens(token_ids, lengths, window)
-    capacity = window + max_steps
+    max_slots = window + max_steps
     if model.cache_is_bounded:
-        capacity = minimum(capacity, model.context_length)
-    # Static shapes (JAX, or a graph traced for one shape) cannot grow: all room at once.
-    grows_later = model.cache_is_bounded and not isinstance(capacity, int)
-    room = ops.minimum(window + _CACHE_BLOCK, capacity) if grows_later else capacity
-    columns = ops.arange(window + max_steps, dtype="int32")  # (W + N,)
-    ban = np.zeros((model.vocabulary_size,), "float32")
-    ban[list(banned_ids)] = -1e9
-
-    def choose(logits, state: _State) -> _State:
-        """Appends one token to each row that is not finished."""
-        if options.repetition_penalty is not None:
-            seen = _seen_tokens(state.tokens, state.total, logits.shape[-1])
-            logits = penalize_repetition(logits, seen, options.repetition_penalty)
-        token = sample(
-            logits + ban,
-            temperature=options.temperature,
-            top_k=options.top_k,
-            top_p=options.top_p,
-            seed=options.seed,
-            step=state.step,
-        )
-        log_probabilities = ops.log_softmax(logits, axis=-1)
-        chosen = ops.take_along_axis(log_probabilities, token[:, None], axis=1)[:, 0]
-        active = ops.logical_not(state.finished)
-        log_probability = state.log_probability + ops.where(active, chosen, 0.0)
-        finished = state.finished
-        if end_id is not None:
-            finished = ops.logical_or(finished, token == end_id)
-        grows = ops.logical_not(finished)
-        here = ops.logical_and(columns[None] == state.total[:, None], grows[:, None])
-        step = state.step + 1
-        return state._replace(
-            step=step,
-            tokens=ops.where(here, token[:, None], state.tokens),
-            total=state.total + ops.cast(grows, "int32"),
-            last=token,
-            finished=ops.logical_or(finished, step >= options.max_new_tokens),
-            log_probability=log_probability,
-        )
-
-    def slide(state: _State) -> _State:
-        """Reads the last half context again, for the rows whose cache is full."""
-        full = state.position >= model.context_length
-        kept = model.context_length // 2
-        # The newest token (at total - 1) is read by the step that follows.
-        recent, _ = last_tokens(state.tokens, state.total - 1, kept)
-        empty = model.initial_cache(batch_size, state.room if grows_later else room)
-        _, fresh = model.decode(recent, empty, ops.zeros_like(state.position))
-
-        def select(new, old):
-            return ops.where(ops.reshape(full, (-1,) + (1,) * (len(new.shape) - 1)), new, old)
-
-        return state._replace(
-            cache=keras.tree.map_structure(select, fresh, state.cache),
-            position=ops.where(full, kept, state.position),
-        )
-
-    def grow(state: _State) -> _State:
-        """Gives the cache more slots."""
-        more = ops.minimum(_CACHE_BLOCK, capacity - state.room)
-        return state._replace(cache=model.extend_cache(state.cache, more), room=state.room + more)
-
-    def make_room(state: _State) -> _State:
-        """Now and then: so that every row can write its next token."""
-        state = _when(ops.any(state.position >= model.context_length), slide, state)
-        if grows_later:
-            state = _when(ops.any(state.position >= state.room), grow, state)
-        return state
-
-    def advance(*state):
-        """For every token: read the newest one, choose the next."""
-        state = _State(*state)
-        with _in_token_loop():
-            logits, cache = model.decode(state.last[:, None], state.cache, state.position)
-        # A finished row writes over its own start: it must not run past the cache.
-        position = ops.where(state.finished, 0, state.position + 1)
-        return tuple(choose(logits, state._replace(cache=cache, position=position)))
-
-    def unfinished(*state):
-        return ops.logical_not(ops.all(_State(*state).finished))
-
-    def can_advance(*state):
-        has_room = ops.all(_State(*state).position < _State(*state).room)
-        return ops.logical_and(unfinished(*state), has_room)
-
-    def advance_until_full(*state):
-        return ops.while_loop(can_advance, advance, tuple(make_room(_State(*state))))
+        max_slots = minimum(max_slots, model.context_length)
+    # Static shapes (JAX, or a graph traced for one shape) cannot grow: all slots at once.
+    is_growing = model.cache_is_bounded and not isinstance(max_slots, int)
+    slots = ops.minimum(window + _SLOT_BLOCK, max_slots) if is_growing else max_slots
+    bias = np.zeros((model.vocabulary_size,), "float32")
+    bias[list(banned_ids)] = -1e9
+    columns = ops.arange(window + max_steps, dtype="int32")
+    request = _Request(model, options, end_id, bias, columns, max_slots, is_growing, write)
 
     zeros = ops.zeros_like(lengths)
-    cache = model.initial_cache(batch_size, room)
-    logits, cache = model.decode(prompt, cache, zeros, lengths)
-    padded = ops.pad(prompt, [[0, 0], [0, max_steps]])
+    logits, cache = model.decode(prompt, model.initial_cache(batch_size, slots), zeros, lengths)
     state = _State(
         step=ops.cast(0, "int32"),
-        tokens=padded,
+        tokens=ops.pad(prompt, [[0, 0], [0, max_steps]]),
         total=lengths,
         last=zeros,
         position=lengths,
         finished=options.max_new_tokens <= 0,
         log_probability=ops.zeros_like(options.temperature),
-        room=ops.cast(room, "int32"),
+        slots=ops.cast(slots, "int32"),
         cache=cache,
     )
-    state = tuple(choose(logits, state))
-    if model.cache_is_bounded:
-        # Two loops, so that the inner one, which runs for every token, has no branches.
-        state = ops.while_loop(unfinished, advance_until_full, state)
-    else:
-        state = ops.while_loop(unfinished, advance, state)
-    state = _State(*state)
+    state = _generate_all(request, _choose(request, logits, state))
+
     places = lengths[:, None] + ops.arange(max_steps, dtype="int32")  # (B, N)
     new_tokens = ops.take_along_axis(state.tokens, places, axis=1)
     new_lengths = state.total - lengths
@@ -224,11 +136,116 @@ def generate(
     return Generated(ops.where(is_new, new_tokens, 0), new_lengths, state.log_probability)
 
 
-def greedy_options(batch_size: int, max_new_tokens: int) -> SamplingOptions:
-    """Options that choose the likeliest token in every row.
+def _generate_all(request: _Request, state: _State) -> _State:
+    """Reads and chooses tokens until every row is finished."""
 
-    Example: `generate(model, ids, lengths, greedy_options(2, 20), max_steps=20)`
-    """
+    def is_unfinished(*state):
+        return ops.logical_not(ops.all(_State(*state).finished))
+
+    def next_token(*state):
+        return tuple(_next_token(request, _State(*state)))
+
+    if not request.model.cache_is_bounded:
+        return _State(*ops.while_loop(is_unfinished, next_token, tuple(state)))
+
+    # Two loops, so that the inner one, which runs for every token, has no branches.
+    def has_slots(*state):
+        free = ops.all(_State(*state).position < _State(*state).slots)
+        return ops.logical_and(is_unfinished(*state), free)
+
+    def fill_slots(*state):
+        return ops.while_loop(has_slots, next_token, tuple(_free_slots(request, _State(*state))))
+
+    return _State(*ops.while_loop(is_unfinished, fill_slots, tuple(state)))
+
+
+def _next_token(request: _Request, state: _State) -> _State:
+    """For every token: read the newest one, choose the next."""
+    logits, cache = request.model.decode_token(
+        state.last, state.cache, state.position, request.write
+    )
+    # A finished row writes over its own start: it must not run past the cache.
+    position = ops.where(state.finished, 0, state.position + 1)
+    return _choose(request, logits, state._replace(cache=cache, position=position))
+
+
+def _choose(request: _Request, logits, state: _State) -> _State:
+    """Appends one token to each row that is not finished."""
+    options = request.options
+    if options.repetition_penalty is not None:
+        seen = _seen_tokens(state.tokens, state.total, logits.shape[-1])
+        logits = penalize_repetition(logits, seen, options.repetition_penalty)
+    token = sample(
+        logits + request.bias,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        seed=options.seed,
+        step=state.step,
+    )
+    log_probabilities = ops.log_softmax(logits, axis=-1)
+    chosen = ops.take_along_axis(log_probabilities, token[:, None], axis=1)[:, 0]
+    active = ops.logical_not(state.finished)
+    log_probability = state.log_probability + ops.where(active, chosen, 0.0)
+    finished = state.finished
+    if request.end_id is not None:
+        finished = ops.logical_or(finished, token == request.end_id)
+    grows = ops.logical_not(finished)
+    here = ops.logical_and(request.columns[None] == state.total[:, None], grows[:, None])
+    step = state.step + 1
+    return state._replace(
+        step=step,
+        tokens=ops.where(here, token[:, None], state.tokens),
+        total=state.total + ops.cast(grows, "int32"),
+        last=token,
+        finished=ops.logical_or(finished, step >= options.max_new_tokens),
+        log_probability=log_probability,
+    )
+
+
+def _free_slots(request: _Request, state: _State) -> _State:
+    """Now and then: so that every row can write its next token."""
+    full = ops.any(state.position >= request.model.context_length)
+    state = _when(full, _reread, request, state)
+    if request.is_growing:
+        state = _when(ops.any(state.position >= state.slots), _grow, request, state)
+    return state
+
+
+def _reread(request: _Request, state: _State) -> _State:
+    """Reads the last half context again, for the rows whose cache is full."""
+    model = request.model
+    full = state.position >= model.context_length
+    kept = model.context_length // 2
+    # The newest token (at total - 1) is read by the step that follows.
+    recent, _ = last_tokens(state.tokens, state.total - 1, kept)
+    slots = state.slots if request.is_growing else request.max_slots
+    empty = model.initial_cache(ops.shape(state.tokens)[0], slots)
+    _, fresh = model.decode(recent, empty, ops.zeros_like(state.position))
+
+    def select(new, old):
+        return ops.where(ops.reshape(full, (-1,) + (1,) * (len(new.shape) - 1)), new, old)
+
+    return state._replace(
+        cache=keras.tree.map_structure(select, fresh, state.cache),
+        position=ops.where(full, kept, state.position),
+    )
+
+
+def _grow(request: _Request, state: _State) -> _State:
+    """Gives the cache more slots."""
+    more = ops.minimum(_SLOT_BLOCK, request.max_slots - state.slots)
+    cache = request.model.extend_cache(state.cache, more)
+    return state._replace(cache=cache, slots=state.slots + more)
+
+
+def _when(condition, change, request: _Request, state: _State) -> _State:
+    """`change(request, state)` where the scalar `condition` holds, else `state`."""
+    return _State(*ops.cond(condition, lambda: tuple(change(request, state)), lambda: tuple(state)))
+
+
+def greedy_options(batch_size: int, max_new_tokens: int) -> SamplingOptions:
+    """Options that choose the likeliest token in every row."""
     return SamplingOptions(
         max_new_tokens=ops.full((batch_size,), max_new_tokens, "int32"),
         temperature=ops.zeros((batch_size,), "float32"),
@@ -238,29 +255,12 @@ def greedy_options(batch_size: int, max_new_tokens: int) -> SamplingOptions:
     )
 
 
-def _when(condition, change, state: _State) -> _State:
-    """`change(state)` where the scalar `condition` holds, else `state`."""
-    return _State(*ops.cond(condition, lambda: tuple(change(state)), lambda: tuple(state)))
-
-
-_IN_TOKEN_LOOP = contextvars.ContextVar("in_token_loop", default=False)
-
-
-@contextlib.contextmanager
-def _in_token_loop():
-    token = _IN_TOKEN_LOOP.set(True)
-    try:
-        yield
-    finally:
-        _IN_TOKEN_LOOP.reset(token)
-
-
-def reads_one_token() -> bool:
-    """Whether what is being traced is the loop of `generate`, which runs once for every token.
-
-    A weight may be worth more preparation there than where a prompt is read.
-    """
-    return _IN_TOKEN_LOOP.get()
+def last_tokens(token_ids, lengths, width):
+    """The last `width` real tokens of each row, moved to the left edge, and how many they are."""
+    first = ops.maximum(lengths - width, 0)
+    columns = first[:, None] + ops.arange(width, dtype="int32")  # (B, width)
+    columns = ops.minimum(columns, ops.shape(token_ids)[1] - 1)
+    return ops.take_along_axis(token_ids, columns, axis=1), ops.minimum(lengths, width)
 
 
 def minimum(a, b):

@@ -1,4 +1,4 @@
-"""The options a generation request may carry: names, defaults, rules, and how they are checked.
+"""The options a generation request may carry: the one list of names, types, defaults and rules.
 
 TensorFlow graph code: the same checks run in Python and inside a served model, where a broken
 rule answers INVALID_ARGUMENT with the option's name.
@@ -6,69 +6,63 @@ rule answers INVALID_ARGUMENT with the option's name.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+
 import tensorflow as tf
 
 # A request for more is clamped to this, so that no single request holds a server for minutes.
 MAX_NEW_TOKENS = 4096
 
-DEFAULT_OPTIONS = {
-    "max_new_tokens": 64,
-    "temperature": 0.0,
-    "top_k": 0,
-    "top_p": 1.0,
-    "seed": -1,
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One option: a vector with one value, or one for each text."""
+
+    dtype: tf.DType
+    default: float
+    rule: str = ""  # what a value must be; "" means any
+    is_valid: Callable = tf.ones_like  # of the values
+
+
+OPTIONS = {
+    "max_new_tokens": Option(tf.int32, 64, "at least 0", lambda n: n >= 0),
+    "temperature": Option(
+        tf.float32, 0.0, "finite and at least 0", lambda t: tf.math.is_finite(t) & (t >= 0)
+    ),
+    "top_k": Option(tf.int32, 0, "at least 0 (0 is off)", lambda k: k >= 0),
+    "top_p": Option(
+        tf.float32, 1.0, "above 0 and at most 1 (1 is off)", lambda p: (p > 0) & (p <= 1)
+    ),
+    "seed": Option(tf.int32, -1),
 }
-OPTION_DTYPES = {
-    "max_new_tokens": tf.int32,
-    "temperature": tf.float32,
-    "top_k": tf.int32,
-    "top_p": tf.float32,
-    "seed": tf.int32,
-}
-OPTIONS = {name: tf.TensorSpec([None], dtype, name) for name, dtype in OPTION_DTYPES.items()}
 
 
 def complete_options(given: dict[str, object]) -> dict[str, tf.Tensor]:
-    """Every option as a vector of its dtype, defaults for those that are not given.
-
-    Raises:
-        TypeError: unknown option; the known ones are listed.
-
-    Example: `complete_options({"temperature": 0.8})["max_new_tokens"]  # [64]`
-    """
-    unknown = set(given) - set(DEFAULT_OPTIONS)
+    """Every option as a vector of its dtype, defaults for those that are not given."""
+    unknown = set(given) - set(OPTIONS)
     if unknown:
-        raise TypeError(
-            f"unknown option {', '.join(sorted(unknown))}; known: {', '.join(DEFAULT_OPTIONS)}"
-        )
+        raise TypeError(f"unknown option {', '.join(sorted(unknown))}; known: {', '.join(OPTIONS)}")
     return {
-        name: tf.reshape(tf.cast(given.get(name, default), OPTION_DTYPES[name]), [-1])
-        for name, default in DEFAULT_OPTIONS.items()
+        name: tf.reshape(tf.cast(given.get(name, option.default), option.dtype), [-1])
+        for name, option in OPTIONS.items()
     }
 
 
 def options_by_row(
     options: dict[str, tf.Tensor], requested: tf.Tensor, rows: tf.Tensor
 ) -> dict[str, tf.Tensor]:
-    """Checked options with one value a row.
+    """Checked options with one value a row: (rows,) from [1] or [requested].
 
-    Args:
-        options: each [1] (for all rows) or [requested].
-        requested: scalar int32, texts in the request; 0 is possible.
-        rows: scalar int32, rows to answer: `requested`, or 1 stand-in row for an empty request.
-
-    Returns:
-        Each option (rows,); `max_new_tokens` clamped to 4096, negative seeds replaced by fresh
-        random ones.
-
-    Raises:
-        tf.errors.InvalidArgumentError: when run, if a value breaks its rule.
+    `requested` texts are in the request, 0 is possible; `rows` are answered: as many, or 1 stand-in
+    row. `max_new_tokens` is clamped to 4096, negative seeds are replaced by fresh random ones. A
+    value that breaks its rule raises InvalidArgumentError when it is run.
     """
     with tf.control_dependencies(_assertions(options, requested)):
         resolved = {}
         for name, value in options.items():
             # The stand-in row of an empty request has no values of its own.
-            default = tf.constant([DEFAULT_OPTIONS[name]], OPTION_DTYPES[name])
+            default = tf.constant([OPTIONS[name].default], OPTIONS[name].dtype)
             value = tf.cond(requested > 0, lambda v=value: v, lambda d=default: d)
             resolved[name] = tf.broadcast_to(value, [rows])
     resolved["max_new_tokens"] = tf.minimum(resolved["max_new_tokens"], MAX_NEW_TOKENS)
@@ -80,24 +74,15 @@ def options_by_row(
 
 
 def _assertions(options: dict[str, tf.Tensor], requested: tf.Tensor) -> list:
-    temperature, top_p = options["temperature"], options["top_p"]
-    rules = {
-        "max_new_tokens": ("at least 0", options["max_new_tokens"] >= 0),
-        "temperature": (
-            "finite and at least 0",
-            tf.math.is_finite(temperature) & (temperature >= 0),
-        ),
-        "top_k": ("at least 0 (0 is off)", options["top_k"] >= 0),
-        "top_p": ("above 0 and at most 1 (1 is off)", (top_p > 0) & (top_p <= 1)),
-    }
     assertions = []
     for name, value in options.items():
         size = tf.size(value)
         fits = tf.logical_or(tf.equal(size, 1), tf.equal(size, requested))
         message = f"{name} must have one value, or one for each text. Number of values:"
         assertions.append(tf.debugging.Assert(fits, [message, size]))
-        if name in rules:
-            rule, valid = rules[name]
-            message = f"{name} must be {rule}. Received:"
-            assertions.append(tf.debugging.Assert(tf.reduce_all(valid), [message, value]))
+        option = OPTIONS[name]
+        if option.rule:
+            message = f"{name} must be {option.rule}. Received:"
+            valid = tf.reduce_all(option.is_valid(value))
+            assertions.append(tf.debugging.Assert(valid, [message, value]))
     return assertions

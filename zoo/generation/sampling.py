@@ -13,18 +13,11 @@ _MINUS_INFINITY = -1e9
 
 
 def uniform(seed, step):
-    """One number in [0, 1) a row, a pure function of `(seed, step)`.
+    """One number in [0, 1) a row, a pure function of `seed` (B,) and `step`, int32.
 
     A counter-based generator: both words go through a 32-bit avalanche mix (the multiply-xorshift
     constants found by C. Wellons, "lowbias32"). One draw a token is all that inverse-CDF sampling
     needs; Keras' own random ops take one seed for a whole batch, which would tie rows together.
-
-    Args:
-        seed: (B,) int32.
-        step: scalar or (B,) int32.
-
-    Returns:
-        (B,) float32.
     """
     mixed = _mix(ops.cast(seed, "uint32") ^ ops.cast(0x9E3779B9, "uint32"))
     mixed = _mix(mixed + ops.cast(step, "uint32"))
@@ -44,29 +37,21 @@ def _mix(word):
 def penalize_repetition(logits, seen, penalty):
     """Makes tokens that occurred less likely (Keskar et al., 2019, CTRL).
 
-    Args:
-        logits: (B, V) float32.
-        seen: (B, V) bool, tokens of the prompt and the completion so far.
-        penalty: (B,) float32; 1 changes nothing, above 1 discourages.
-
-    Returns:
-        (B, V): seen positive logits divided by the penalty, seen negative ones multiplied.
+    `seen` (B, V) marks tokens of the prompt and the completion so far; `penalty` (B,) divides
+    positive logits and multiplies negative ones.
     """
     penalty = penalty[:, None]
     return ops.where(seen, ops.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
 def filter_logits(logits, top_k, top_p):
-    """Rules out unlikely tokens, first by rank, then by cumulative probability.
+    """Logits (B, V), -1e9 where ruled out: first by rank, then by cumulative probability.
 
     Args:
         logits: (B, V) float32, already divided by the temperature.
         top_k: (B,) int32: keep the k likeliest; 0 keeps all. Ties with the k-th stay.
         top_p: (B,) float32 in (0, 1]: of those, keep the smallest set of likeliest tokens whose
             probability reaches p (Holtzman et al., 2020); at least one stays.
-
-    Returns:
-        (B, V) logits, -1e9 where ruled out.
     """
     vocabulary_size = logits.shape[-1]
     descending = -ops.sort(-logits, axis=-1)  # (B, V)
@@ -85,17 +70,7 @@ def filter_logits(logits, top_k, top_p):
 
 
 def sample(logits, *, temperature, top_k, top_p, seed, step):
-    """Chooses the next token of each row.
-
-    Args:
-        logits: (B, V) float32.
-        temperature: (B,) float32; 0 is greedy.
-        top_k, top_p: as in `filter_logits`; not used by greedy rows.
-        seed: (B,) int32. step: scalar int32, how many tokens were chosen before.
-
-    Returns:
-        (B,) int32 token ids.
-    """
+    """The next token of each row, (B,) int32; at temperature 0 the likeliest."""
     # Not `ops.argmax`: on TensorFlow it looks for negative zeros first, which takes ten times as
     # long as the search itself. Of equal logits both choose the first.
     greedy = ops.cast(ops.top_k(logits, 1)[1][:, 0], "int32")

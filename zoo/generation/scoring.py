@@ -8,21 +8,12 @@ from zoo.generation.loop import last_tokens, minimum
 
 
 def log_likelihood(model, token_ids, lengths, start_id):
-    """Sum of log p(token | all before it) of each row, in nats.
+    """Sum of log p(token | all before it) of each row, in nats: (B,) float32, 0 for an empty row.
 
     Every token counts once, the first one given `start_id`. Up to `model.context_length` tokens
     the value is that of one forward pass. Longer rows of a GPT are read in overlapping windows,
     so that every token sees at least half a context of past; an LSTM carries its state and
-    forgets nothing.
-
-    Args:
-        model: `zoo.models.heads.CausalLM`.
-        token_ids: (B, P) int32, padded on the right; P may be 0.
-        lengths: (B,) int32, real tokens of each row.
-        start_id: int. What an empty context reads.
-
-    Returns:
-        (B,) float32, 0 for an empty row.
+    forgets nothing. Token ids (B, P) int32 are padded on the right; P may be 0.
     """
     batch_size = ops.shape(token_ids)[0]
     context = model.context_length
@@ -69,18 +60,7 @@ def log_likelihood(model, token_ids, lengths, start_id):
 
 
 def next_token_probabilities(model, token_ids, lengths, k: int):
-    """The k likeliest next tokens of each row.
-
-    Args:
-        model: `zoo.models.heads.CausalLM`.
-        token_ids: (B, P) int32, P >= 1, padded on the right; of a prompt longer than
-            `model.context_length` the last tokens count.
-        lengths: (B,) int32, at least 1.
-        k: int, candidates; at most the vocabulary size.
-
-    Returns:
-        ids (B, k) int32 and probabilities (B, k) float32, likeliest first.
-    """
+    """The k likeliest next tokens of each row: ids (B, k) int32, probabilities (B, k) float32."""
     batch_size, width = ops.shape(token_ids)
     window = minimum(width, model.context_length)
     prompt, lengths = last_tokens(token_ids, lengths, window)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import keras
 from keras import ops
 
-from zoo.models.blocks import FeedForward, SelfAttention, make_dense, make_norm
+from zoo.models.attention import SelfAttention
+from zoo.models.blocks import FeedForward, make_dense, make_norm, rematerialized
 from zoo.models.configs import BertConfig
-from zoo.models.rematerialization import rematerialized
 from zoo.models.serialization import config_from_kwargs, config_kwargs
 
 
@@ -27,8 +27,9 @@ class BertBackbone(keras.Model):
             memory. Set it before `compile`. Defaults to False.
 
     Example:
-        backbone = BertBackbone(BertConfig(vocabulary_size=100, hidden_dim=32))
-        backbone(np.zeros((2, 10), "int32")).shape  # (2, 10, 32)
+        >>> backbone = BertBackbone(BertConfig(vocabulary_size=100, hidden_dim=32))
+        >>> backbone(np.zeros((2, 10), "int32")).shape
+        (2, 10, 32)
     """
 
     is_causal = False
@@ -37,6 +38,7 @@ class BertBackbone(keras.Model):
         super().__init__(**kwargs)
         self.config = config
         self.remat = False
+        # One for all tables: it gives each the same numbers, as trained models were begun.
         initializer = keras.initializers.RandomNormal(stddev=config.initializer_range)
         self.token_embedding = keras.layers.ReversibleEmbedding(
             config.vocabulary_size,
@@ -162,9 +164,6 @@ class EncoderBlock(keras.layers.Layer):
     """One transformer block that sees the whole text: attention, then feed-forward.
 
     `norm_placement` "post" is norm(x + sublayer(x)), "pre" is x + sublayer(norm(x)).
-
-    Args:
-        config: BertConfig.
     """
 
     def __init__(self, config: BertConfig, **kwargs):

@@ -1,24 +1,17 @@
-"""The parts of a transformer: norms, rotary positions, attention with a cache, feed-forward, block.
+"""What the blocks of GPT and BERT are made of beside attention: norm, feed-forward, token shift.
 
-Decoders (`zoo.models.gpt`) and encoders (`zoo.models.bert`) are made of the same parts.
-
-Shape letters: B rows, T new tokens, L cache slots, D hidden_dim, K key/value heads, G query heads
-per key/value head, H channels of a head. `keras.ops` only: runs on every Keras backend.
+`keras.ops` only: runs on every Keras backend.
 """
 
 from __future__ import annotations
 
+import itertools
+
 import keras
+import numpy as np
 from keras import ops
 
-from zoo.models.cached_attention import Places, attend, join_heads, split_heads
-from zoo.models.configs import BertConfig, GPTConfig
-from zoo.models.positions import document_positions, rotate
-from zoo.models.token_shift import shift_new_tokens, shift_tokens
-
-TransformerConfig = GPTConfig | BertConfig
-# Of one layer: keys and values (B, K, L, H); with token shift, what came before (B, shift, D).
-LayerCache = tuple
+from zoo.models.configs import TransformerConfig
 
 
 def make_norm(config: TransformerConfig, name: str) -> keras.layers.Layer:
@@ -33,11 +26,7 @@ def make_norm(config: TransformerConfig, name: str) -> keras.layers.Layer:
 def make_dense(
     config: TransformerConfig, units: int, name: str, residual: bool = False
 ) -> keras.layers.Dense:
-    """A dense layer with the config's initialisation.
-
-    `residual` layers write to the residual stream: they take `config.residual_stddev`, which
-    shrinks with depth where the norms come first.
-    """
+    """A dense layer; `residual` ones, which write to the residual stream, begin smaller."""
     stddev = config.residual_stddev if residual else config.initializer_range
     return keras.layers.Dense(
         units,
@@ -45,143 +34,6 @@ def make_dense(
         kernel_initializer=keras.initializers.RandomNormal(stddev=stddev),
         name=name,
     )
-
-
-class SelfAttention(keras.layers.Layer):
-    """Multi-head, multi-query or grouped-query self-attention.
-
-    `call` attends within the given tokens; `decode` reads and extends a key/value cache
-    (`zoo.models.cached_attention`).
-
-    Args:
-        config: GPTConfig or BertConfig.
-        causal: bool. Whether a token sees only itself and the past, or all that
-            `padding_mask` allows.
-    """
-
-    def __init__(self, config: TransformerConfig, causal: bool, **kwargs):
-        super().__init__(**kwargs)
-        self.config = config
-        self.causal = causal
-        kv_dim = config.key_value_heads * config.head_dim
-        # One product for queries, keys and values: fewer, larger matrix products.
-        self.qkv = make_dense(config, config.hidden_dim + 2 * kv_dim, "qkv")
-        self.output_projection = make_dense(config, config.hidden_dim, "output", residual=True)
-        self.attention_dropout = keras.layers.Dropout(config.dropout)
-        if config.qk_norm:
-            self.query_norm = keras.layers.RMSNormalization(name="query_norm")
-            self.key_norm = keras.layers.RMSNormalization(name="key_norm")
-
-    def build(self, input_shape):
-        # Explicit in every part: without it Keras traces each call once more for each level of
-        # nesting, and a model takes twice as long to make.
-        self.qkv.build(input_shape)
-        self.output_projection.build((None, None, self.config.hidden_dim))
-        if self.config.qk_norm:
-            self.query_norm.build((None, None, None, self.config.head_dim))
-            self.key_norm.build((None, None, None, self.config.head_dim))
-
-    def call(self, x, padding_mask=None, document_ids=None, training=None):
-        """Attends over the tokens of `x` (B, T, D) themselves; returns (B, T, D).
-
-        Args:
-            x: (B, T, D) hidden states.
-            padding_mask: (B, T) bool, False at padding, which nobody sees; `None` means no
-                padding. Not causal only: padding after a text is in nobody's past.
-            document_ids: (B, T) int32, ascending in each row. Tokens see those of their own
-                document only, and their positions count from its start. Causal only; `None` means
-                one document a row.
-            training: bool, whether dropout is on.
-        """
-        steps = ops.arange(ops.shape(x)[1], dtype="int32")[None]  # (1, T)
-        positions = steps if document_ids is None else document_positions(document_ids)
-        query, key, value = self._project(x, positions)
-        visible = None
-        if self.causal:
-            visible = steps[0, :, None] >= steps  # (T, T)
-            if document_ids is not None:
-                same = document_ids[:, :, None] == document_ids[:, None, :]  # (B, T, T)
-                visible = ops.logical_and(visible, same)
-        elif padding_mask is not None:
-            visible = padding_mask[:, None, :]  # (B, 1, T)
-        return self._attend(query, key, value, visible, training)
-
-    def decode(self, x, cache: LayerCache, places: Places):
-        """Attends over cache and new tokens, and writes the new tokens into the cache.
-
-        Args:
-            x: (B*T, D) hidden states of T new tokens a row.
-            cache: keys and values; see `zoo.models.cached_attention.attend`.
-            places: where the new tokens stand.
-
-        Returns:
-            Output (B*T, D) and the extended cache.
-        """
-        config = self.config
-        qkv = split_heads(self.qkv(x), places, config.head_dim)
-        cuts = [config.num_heads, config.num_heads + config.key_value_heads]
-        query, key, value = ops.split(qkv, cuts, axis=1)
-        query, key = self._place(query, key, places.positions)
-        mixed, cache = attend(query, key, value, cache, places)
-        return self.output_projection(join_heads(mixed, places)), cache
-
-    def _project(self, x, positions):
-        """Queries (B, heads, T, H), keys and values (B, K, T, H) of hidden states (B, T, D)."""
-        config = self.config
-        heads, kv_heads, head_dim = config.num_heads, config.key_value_heads, config.head_dim
-        batch_size, length = ops.shape(x)[:2]
-        # Cut before heads and tokens change places: XLA does that inside of what comes next.
-        cuts = [heads * head_dim, (heads + kv_heads) * head_dim]
-        query, key, value = (
-            ops.transpose(ops.reshape(part, (batch_size, length, count, head_dim)), (0, 2, 1, 3))
-            for part, count in zip(
-                ops.split(self.qkv(as_rows(x)), cuts, axis=-1), (heads, kv_heads, kv_heads)
-            )
-        )
-        return *self._place(query, key, positions), value
-
-    def _place(self, query, key, positions):
-        """Queries and keys with their norms, turned to their positions."""
-        config = self.config
-        if config.qk_norm:
-            query, key = self.query_norm(query), self.key_norm(key)
-        if config.positions == "rotary":
-            query = rotate(query, positions, config.rotary_base)
-            key = rotate(key, positions, config.rotary_base)
-        return query, key
-
-    def _attend(self, query, key, value, visible, training):
-        config = self.config
-        kv_heads, head_dim = config.key_value_heads, config.head_dim
-        batch_size, _, length, _ = ops.shape(query)
-        groups = config.num_heads // kv_heads
-        # Query heads that share a key head lie next to each other: fold them into rows.
-        query = ops.reshape(query, (batch_size, kv_heads, groups * length, head_dim))
-        scores = ops.matmul(query * head_dim**-0.5, ops.transpose(key, (0, 1, 3, 2)))
-        # float32: softmax over many slots loses digits in half precision.
-        scores = ops.cast(scores, "float32")  # (B, K, G*T, T)
-        if visible is not None:
-            # Large but finite: a row that sees nothing gives some average, and not NaN.
-            bias = ops.where(visible, 0.0, -1e9)
-            if groups > 1 and self.causal:
-                bias = ops.tile(bias, (*[1] * (len(bias.shape) - 2), groups, 1))
-            # What is the same for all texts keeps two axes: with four, TensorFlow joins scale,
-            # product and bias into one operation, which oneDNN has no fast kernel for if there
-            # are several texts (of 825 tokens: 34 s a layer in place of 0.1).
-            if len(bias.shape) == 3:
-                bias = bias[:, None]
-            scores = scores + bias
-        weights = ops.cast(ops.softmax(scores, axis=-1), value.dtype)
-        weights = self.attention_dropout(weights, training=training)
-        mixed = ops.matmul(weights, value)  # (B, K, G*T, H)
-        mixed = ops.reshape(mixed, (batch_size, config.num_heads, length, head_dim))
-        mixed = ops.transpose(mixed, (0, 2, 1, 3))  # (B, T, heads, H)
-        mixed = ops.reshape(mixed, (-1, config.hidden_dim))
-        output = self.output_projection(mixed)
-        return ops.reshape(output, (batch_size, length, config.hidden_dim))
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
 
 
 def as_rows(x):
@@ -208,12 +60,7 @@ def activate(x, activation: str):
 
 
 class FeedForward(keras.layers.Layer):
-    """The position-wise network of a block: (B, T, D) -> (B, T, D).
-
-    Args:
-        config: GPTConfig or BertConfig; `activation` chooses GELU, squared ReLU or the gated
-            SwiGLU.
-    """
+    """The position-wise network of a block: (B, T, D) or rows (N, D) to the same shape."""
 
     def __init__(self, config: TransformerConfig, **kwargs):
         super().__init__(**kwargs)
@@ -234,48 +81,73 @@ class FeedForward(keras.layers.Layer):
         return input_shape
 
 
-class DecoderBlock(keras.layers.Layer):
-    """One pre-norm transformer block: x + attention(norm(x)), then x + feed_forward(norm(x)).
+def shift_tokens(x, shift: int, positions=None):
+    """Part i of the channels of `x` (B, T, D) from i tokens before, for i from 0 to `shift`.
 
-    Args:
-        config: GPTConfig.
+    A feed-forward network, which looks at each token alone, then sees a few tokens at once, without
+    a weight and almost without arithmetic. Half the channels from one token before is what RWKV
+    began with (Peng et al., 2023, arXiv:2305.13048); moving parts of the channels along time is Lin
+    et al., 2019 (arXiv:1811.08383). `positions` (B, T) is the place of each token in its document:
+    what would come from before its start is 0.
     """
+    shifted = []
+    for distance, (start, end) in enumerate(_parts(x.shape[-1], shift)):
+        part = x[..., start:end]
+        if distance:
+            # Longer than the row or not: cut to T tokens again.
+            part = ops.pad(part, [[0, 0], [distance, 0], [0, 0]])[:, : ops.shape(x)[1]]
+            if positions is not None:
+                part = ops.where((positions >= distance)[..., None], part, 0.0)
+        shifted.append(part)
+    return ops.concatenate(shifted, axis=-1)
 
-    def __init__(self, config: GPTConfig, **kwargs):
-        super().__init__(**kwargs)
-        self.attention_norm = make_norm(config, "attention_norm")
-        self.attention = SelfAttention(config, causal=True, name="attention")
-        self.feedforward_norm = make_norm(config, "feedforward_norm")
-        self.feedforward = FeedForward(config, name="feedforward")
-        self.dropout = keras.layers.Dropout(config.dropout)
-        self.token_shift = config.token_shift
 
-    def build(self, input_shape):
-        for part in (self.attention_norm, self.attention, self.feedforward_norm, self.feedforward):
-            part.build(input_shape)
+def shift_new_tokens(x, past, shift: int, length, lengths=None):
+    """`shift_tokens` for rows (B*T, D) of T = `length` new tokens that follow others.
 
-    def call(self, x, document_ids=None, training=None):
-        attended = self.attention(
-            self.attention_norm(x), document_ids=document_ids, training=training
-        )
-        x = x + self.dropout(attended, training=training)
-        normed = self.feedforward_norm(x)
-        if self.token_shift:
-            positions = None if document_ids is None else document_positions(document_ids)
-            normed = shift_tokens(normed, self.token_shift, positions)
-        return x + self.dropout(self.feedforward(normed), training=training)
+    `past` (B, shift, D) is what came before them, zeros before the start; `lengths` (B,) how many
+    of a row's new tokens are real. Returns rows, and the past of what follows.
+    """
+    width = x.shape[-1]
+    known = ops.concatenate([past, ops.reshape(x, (-1, length, width))], axis=1)  # (B, shift+T, D)
+    if isinstance(length, int) and length == 1:
+        # One operation for all parts: this is done for every token that is generated.
+        columns = np.arange(width, dtype="int32")
+        for distance, (start, end) in enumerate(_parts(width, shift)):
+            columns[start:end] += (shift - distance) * width
+        flat = ops.reshape(known, (-1, (shift + 1) * width))
+        return ops.take(flat, columns, axis=1), known[:, 1:]
+    shifted = ops.reshape(shift_tokens(known, shift)[:, shift:], (-1, width))
+    if lengths is None:
+        return shifted, known[:, length:]
+    rows = lengths[:, None] + ops.arange(shift, dtype="int32")  # (B, shift)
+    return shifted, ops.take_along_axis(known, rows[..., None], axis=1)
 
-    def decode(self, x, cache: LayerCache, places: Places):
-        """`call` for new tokens only; see `SelfAttention.decode`."""
-        slots, past = cache[:2], cache[2:]
-        attended, slots = self.attention.decode(self.attention_norm(x), slots, places)
-        x = x + attended
-        normed = self.feedforward_norm(x)
-        if self.token_shift:
-            normed, *past = shift_new_tokens(
-                normed, past[0], self.token_shift, places.length, places.lengths
-            )
-        return x + self.feedforward(normed), (*slots, *past)
 
-    def compute_output_shape(self, input_shape):
-        return input_shape
+def _parts(width: int, shift: int) -> list[tuple[int, int]]:
+    """First and last channel of each part, sizes at most one apart."""
+    edges = [width * part // (shift + 1) for part in range(shift + 2)]
+    return list(itertools.pairwise(edges))
+
+
+def rematerialized(block: keras.layers.Layer, x, **arguments):
+    """`block(x, **arguments)`, whose inside is computed again for the gradient.
+
+    Less memory in training, for more time (Chen et al., 2016, arXiv:1604.06174). `keras.remat`
+    alone would not do: on TensorFlow it loses the gradients of weights that are not variables at
+    that moment, on JAX it may not change a variable inside, and dropout would draw other masks the
+    second time. So weights and seeds go in as arguments, and new seeds come out.
+    """
+    variables = block.variables
+    state = [variable for variable in variables if not variable.trainable]
+
+    def inside(x, *values):
+        with keras.StatelessScope(list(zip(variables, values))) as scope:
+            y = block(x, **arguments)
+        return y, *(scope.get_current_value(variable) for variable in state)
+
+    y, *after = keras.remat(inside)(x, *(ops.convert_to_tensor(v) for v in variables))
+    for variable, value in zip(state, after):
+        if variable.name == "seed_generator_state":
+            variable.assign(value)
+    return y

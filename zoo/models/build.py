@@ -10,6 +10,7 @@ import keras
 
 from zoo.config import ConfigError
 from zoo.models.bert import BertBackbone
+from zoo.models.causal_lm import CausalLM
 from zoo.models.configs import ModelConfig
 from zoo.models.encoder_heads import (
     Classifier,
@@ -21,7 +22,6 @@ from zoo.models.encoder_heads import (
     Tagger,
 )
 from zoo.models.gpt import GPTBackbone
-from zoo.models.heads import CausalLM
 from zoo.models.lstm import LSTMBackbone
 from zoo.presets import preset_config, tasks_for
 
@@ -65,8 +65,9 @@ def build(
             `vocabulary_size`, a missing head option, or a task that the family cannot do.
 
     Example:
+        >>> import zoo
         >>> zoo.build("gpt_char_cpu", vocabulary_size=65).count_params()
-        803072
+        800256
         >>> zoo.build("bert_tiny", "classify", {"num_classes": 4}, vocabulary_size=90).task
         'classify'
     """

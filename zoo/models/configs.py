@@ -13,8 +13,48 @@ from pydantic import Field
 from zoo.config import ConfigError, Fraction, Size, config_dataclass
 
 
+class _Transformer:
+    """What GPTConfig and BertConfig share: a check, and values that follow from the fields."""
+
+    def _require_whole_heads(self) -> None:
+        if self.hidden_dim % self.num_heads:
+            raise ConfigError(
+                "hidden_dim must be a multiple of num_heads. "
+                f"Received: hidden_dim={self.hidden_dim}, num_heads={self.num_heads}"
+            )
+        if self.positions == "rotary" and self.head_dim % 2:
+            raise ConfigError(
+                "rotary positions turn pairs of channels, so hidden_dim / num_heads must be even. "
+                f"Received: {self.head_dim}"
+            )
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one attention head."""
+        return self.hidden_dim // self.num_heads
+
+    @property
+    def key_value_heads(self) -> int:
+        """Key/value heads, with `None` resolved."""
+        return getattr(self, "num_kv_heads", None) or self.num_heads
+
+    @property
+    def feedforward_dim(self) -> int:
+        """Feed-forward width, with `None` resolved."""
+        return 4 * self.hidden_dim if self.intermediate_dim is None else self.intermediate_dim
+
+    @property
+    def residual_stddev(self) -> float:
+        """Standard deviation of weights that write to the residual stream."""
+        if getattr(self, "norm_placement", "pre") == "post":
+            # Post-norm rescales the stream after every sublayer: no growth to hold back.
+            return self.initializer_range
+        # Radford et al., 2019: the variance of the stream does not grow with the layer count.
+        return self.initializer_range / (2 * self.num_layers) ** 0.5
+
+
 @config_dataclass
-class GPTConfig:
+class GPTConfig(_Transformer):
     """Shape and options of a GPT-style decoder.
 
     The defaults are today's choices, which train faster than GPT-2's own. GPT-2 itself is
@@ -39,7 +79,7 @@ class GPTConfig:
         activation: "gelu", "gelu_tanh" (GPT-2's approximation), "squared_relu" (So et al., 2021)
             or "swiglu" (Shazeer, 2020). Defaults to "squared_relu".
         token_shift: int. How many tokens before each one its feed-forward network reads beside
-            it, each with its part of the channels (`zoo.models.token_shift`). Defaults to 0.
+            it, each with its part of the channels. Defaults to 0.
         use_bias: bool. Bias in dense layers and layer norms. Defaults to False.
         tie_embeddings: bool. Output projection shares the token embedding. Defaults to True.
         dropout: float in [0, 1). On embeddings, attention and residuals. Defaults to 0.
@@ -71,7 +111,7 @@ class GPTConfig:
     initializer_range: float = 0.02
 
     def __post_init__(self):
-        _require_whole_heads(self)
+        self._require_whole_heads()
         if not 0 <= self.token_shift < self.hidden_dim:
             raise ConfigError(
                 "token_shift must be at least 0, and below hidden_dim: each of its tokens has a "
@@ -84,29 +124,9 @@ class GPTConfig:
                 f"Received: num_heads={self.num_heads}, num_kv_heads={self.num_kv_heads}"
             )
 
-    @property
-    def head_dim(self) -> int:
-        """Channels of one attention head."""
-        return self.hidden_dim // self.num_heads
-
-    @property
-    def key_value_heads(self) -> int:
-        """Key/value heads, with `None` resolved."""
-        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
-
-    @property
-    def feedforward_dim(self) -> int:
-        """Feed-forward width, with `None` resolved."""
-        return 4 * self.hidden_dim if self.intermediate_dim is None else self.intermediate_dim
-
-    @property
-    def residual_stddev(self) -> float:
-        """Standard deviation of weights that write to the residual stream."""
-        return _shrunk_with_depth(self)
-
 
 @config_dataclass
-class BertConfig:
+class BertConfig(_Transformer):
     """Shape and options of a BERT-style encoder, where each token sees all the others.
 
     The defaults are BERT's own but for size (Devlin et al., 2018). A modern encoder is
@@ -168,30 +188,7 @@ class BertConfig:
     initializer_range: float = 0.02
 
     def __post_init__(self):
-        _require_whole_heads(self)
-
-    @property
-    def head_dim(self) -> int:
-        """Channels of one attention head."""
-        return self.hidden_dim // self.num_heads
-
-    @property
-    def key_value_heads(self) -> int:
-        """Key/value heads: one for each query head."""
-        return self.num_heads
-
-    @property
-    def feedforward_dim(self) -> int:
-        """Feed-forward width, with `None` resolved."""
-        return 4 * self.hidden_dim if self.intermediate_dim is None else self.intermediate_dim
-
-    @property
-    def residual_stddev(self) -> float:
-        """Standard deviation of weights that write to the residual stream.
-
-        Post-norm rescales the stream after every sublayer: there is no growth to hold back.
-        """
-        return self.initializer_range if self.norm_placement == "post" else _shrunk_with_depth(self)
+        self._require_whole_heads()
 
 
 @config_dataclass
@@ -238,23 +235,6 @@ class LSTMConfig:
         return self.hidden_dim if self.embedding_dim is None else self.embedding_dim
 
 
-def _shrunk_with_depth(config) -> float:
-    # Radford et al., 2019: the variance of the residual stream does not grow with the layer count.
-    return config.initializer_range / (2 * config.num_layers) ** 0.5
-
-
-def _require_whole_heads(config):
-    if config.hidden_dim % config.num_heads:
-        raise ConfigError(
-            "hidden_dim must be a multiple of num_heads. "
-            f"Received: hidden_dim={config.hidden_dim}, num_heads={config.num_heads}"
-        )
-    if config.positions == "rotary" and config.head_dim % 2:
-        raise ConfigError(
-            "rotary positions turn pairs of channels, so hidden_dim / num_heads must be even. "
-            f"Received: {config.head_dim}"
-        )
-
-
 MODEL_CONFIGS = {config.family: config for config in (GPTConfig, BertConfig, LSTMConfig)}
 ModelConfig = GPTConfig | BertConfig | LSTMConfig
+TransformerConfig = GPTConfig | BertConfig

@@ -8,10 +8,7 @@ Every head takes a dict of inputs, so that `model.fit` reads batches by name:
 
 Give `padding_mask` wherever rows are padded: without it every token counts as real, pad ids too,
 and logits change. A model does not know its tokenizer's pad id; `zoo.text.packing.pack` makes the
-mask.
-
-Logits are float32 whatever the precision of the model. `zoo.build(config, task, head)` makes
-one; backbones are BertBackbone and LSTMBackbone.
+mask. Logits are float32 whatever the precision of the model.
 """
 
 from __future__ import annotations
@@ -21,14 +18,109 @@ from keras import ops
 
 from zoo.config import ConfigError
 from zoo.models.blocks import activate, make_norm
-from zoo.models.head_base import (
-    EncoderHead,
-    gather_positions,
-    input_dropout,
-    output_dense,
-    require_at_least,
-)
-from zoo.models.pooling import check_pooling, default_pooling
+from zoo.models.causal_lm import TokenModel
+
+POOLINGS = ("cls", "mean", "max")
+
+
+class EncoderHead(TokenModel):
+    """What all heads share: reading the inputs dict, pooling, building.
+
+    A subclass makes its layers, then calls `finish`; its `call` starts from `encode`.
+    """
+
+    inputs_text = (
+        'a dict of inputs: {"token_ids": (B, T) int32, "padding_mask": (B, T) bool or int32}'
+    )
+
+    def __init__(self, backbone: keras.Model, **kwargs):
+        super().__init__(**kwargs)
+        self.backbone = backbone
+
+    def finish(self, uses_pooler: bool = False, **extra_inputs: str):
+        """Builds the model on symbolic inputs; called last in a subclass's `__init__`.
+
+        `extra_inputs` are names and dtypes of inputs besides the usual three.
+        """
+        pooler = getattr(self.backbone, "pooler", None)
+        if pooler is not None:
+            # Without a gradient it is not trainable: optimizers would warn, or only decay it.
+            pooler.trainable = uses_pooler and self.backbone.trainable
+        names = {"token_ids": "int32", "padding_mask": "bool"}
+        if getattr(self.backbone.config, "num_segments", 0) > 1:
+            names["segment_ids"] = "int32"
+        names |= extra_inputs
+        # Built at once, so that summary(), count_params() and load_weights() work right away.
+        self({name: keras.Input((None,), dtype=dtype, name=name) for name, dtype in names.items()})
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # `fit` under MirroredStrategy adds up the first batch of all replicas, to see its shapes,
+        # and TensorFlow adds no bools. The model is built; one replica's batch does for metrics.
+        if iterator is not None and keras.backend.backend() == "tensorflow":
+            if self._distribute_strategy is None:
+                return
+            _, _, batches = next(iter(iterator))
+            first = self.distribute_strategy.experimental_local_results
+            data_batch = keras.tree.map_structure(lambda x: first(x)[0], next(batches))
+            iterator = None
+        super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
+
+    def encode(self, inputs: dict, training):
+        """Hidden states (B, T, D) of the inputs dict."""
+        if not isinstance(inputs, dict) or "token_ids" not in inputs:
+            received = sorted(inputs) if isinstance(inputs, dict) else type(inputs).__name__
+            raise TypeError(f"{type(self).__name__} takes {self.inputs_text}. Received: {received}")
+        self.require_ids(inputs["token_ids"])
+        return self.backbone.encode(
+            inputs["token_ids"],
+            padding_mask=inputs.get("padding_mask"),
+            segment_ids=inputs.get("segment_ids"),
+            training=training,
+        )
+
+    def encode_pooled(self, inputs: dict, training):
+        """One vector a row (B, D), by `self.pooling`."""
+        hidden = self.encode(inputs, training)
+        if self.pooling == "cls" and getattr(self.backbone, "pooler", None) is not None:
+            return self.backbone.pool(hidden)
+        return pool(hidden, inputs.get("padding_mask"), self.pooling)
+
+
+def pool(hidden, padding_mask, pooling: str):
+    """Hidden states (B, T, D) to (B, D), float32, over real tokens; an empty row gives zeros."""
+    if pooling == "cls":
+        return ops.cast(hidden[:, 0], "float32")
+    # Before summing: half precision loses digits over many tokens.
+    hidden = ops.cast(hidden, "float32")
+    if padding_mask is None:
+        return ops.mean(hidden, axis=1) if pooling == "mean" else ops.max(hidden, axis=1)
+    real = ops.cast(padding_mask, "bool")[:, :, None]  # (B, T, 1)
+    if pooling == "mean":
+        weights = ops.cast(real, "float32")
+        count = ops.maximum(ops.sum(weights, axis=1), 1.0)  # (B, 1)
+        return ops.sum(weights * hidden, axis=1) / count
+    highest = ops.max(ops.where(real, hidden, -1e30), axis=1)
+    return ops.where(ops.any(real, axis=1), highest, 0.0)
+
+
+def _checked_pooling(pooling: str | None, backbone: keras.Model) -> str:
+    if pooling is None:  # Conneau et al., 2017, for the LSTM
+        return "cls" if backbone.config.family == "bert" else "max"
+    if pooling not in POOLINGS:
+        raise ConfigError(f"pooling must be one of {', '.join(POOLINGS)}. Received: {pooling!r}")
+    if pooling == "cls" and backbone.is_causal:
+        raise ConfigError(
+            "pooling='cls' takes the first token, which in a model that reads forwards only has "
+            "seen nothing but itself: use 'mean' or 'max', or bidirectional=True"
+        )
+    return pooling
+
+
+def require_at_least(name: str, value: int, least: int) -> int:
+    """`value` itself if it is an int of at least `least`; else ConfigError."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name} must be a whole number from {least} on. Received: {value!r}")
+    return value
 
 
 @keras.saving.register_keras_serializable(package="zoo")
@@ -46,8 +138,8 @@ class MaskedLM(EncoderHead):
         ConfigError: the backbone is not a BertBackbone.
 
     Example:
-        model = zoo.build("bert_tiny", task="mlm", vocabulary_size=100)
-        model({"token_ids": ids, "masked_positions": positions}).shape  # (B, P, 100)
+        >>> model = zoo.build("bert_tiny", task="mlm", vocabulary_size=100)
+        >>> model({"token_ids": ids, "masked_positions": positions}).shape  # (B, P, 100)
     """
 
     task = "mlm"
@@ -79,14 +171,49 @@ class MaskedLM(EncoderHead):
 
     def call(self, inputs, training=None):
         hidden = self.encode(inputs, training)
-        if inputs.get("masked_positions") is not None:
-            hidden = gather_positions(hidden, inputs["masked_positions"])  # (B, P, D)
+        positions = inputs.get("masked_positions")
+        if positions is not None:
+            # One gather of whole rows: take_along_axis would make an index for every channel.
+            batch_size, length, width = ops.shape(hidden)
+            starts = ops.arange(batch_size, dtype="int32")[:, None] * length
+            hidden = ops.take(ops.reshape(hidden, (-1, width)), positions + starts, axis=0)
         hidden = self.transform_norm(activate(self.transform(hidden), self._activation))
         return self.backbone.token_embedding(hidden, reverse=True) + self.output_bias
 
 
+class _DenseHead(EncoderHead):
+    """Dropout and a dense layer, on the pooled vector or, without `pooling`, on each token."""
+
+    def __init__(
+        self, backbone: keras.Model, outputs: int, dropout: float, pooling: str | None, **kwargs
+    ):
+        super().__init__(backbone, **kwargs)
+        if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+            raise ConfigError(f"dropout must be in [0, 1). Received: {dropout!r}")
+        self.pooling = pooling
+        self.dropout = keras.layers.Dropout(dropout)
+        # With its shape, so that `summary()` knows it.
+        self.dropout.build((None, *([] if pooling else [None]), backbone.output_dim))
+        # Small weights: at the start every class is as likely as the others.
+        self.output_layer = keras.layers.Dense(
+            outputs,
+            kernel_initializer=keras.initializers.RandomNormal(stddev=0.02),
+            dtype="float32",
+            name="output",
+        )
+        self.finish(uses_pooler=pooling == "cls")
+
+    def call(self, inputs, training=None):
+        read = self.encode_pooled if self.pooling else self.encode
+        return self.output_layer(self.dropout(read(inputs, training), training=training))
+
+    def head_config(self):
+        pooled = {"pooling": self.pooling} if self.pooling else {}
+        return {**pooled, "dropout": self.dropout.rate}
+
+
 @keras.saving.register_keras_serializable(package="zoo")
-class Classifier(EncoderHead):
+class Classifier(_DenseHead):
     """One of `num_classes` labels for a text or, in segments 0 and 1, a pair: logits (B, C).
 
     Args:
@@ -100,9 +227,9 @@ class Classifier(EncoderHead):
         ConfigError: an option is out of range.
 
     Example:
-        model = zoo.build("bert_tiny", "classify", {"num_classes": 4}, vocabulary_size=100)
-        model.compile("adamw", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-        model.fit({"token_ids": ids, "padding_mask": ids != 0}, labels)
+        >>> model = zoo.build("bert_tiny", "classify", {"num_classes": 4}, vocabulary_size=100)
+        >>> model.compile("adamw", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        >>> model.fit({"token_ids": ids, "padding_mask": ids != 0}, labels)
     """
 
     task = "classify"
@@ -115,23 +242,13 @@ class Classifier(EncoderHead):
         dropout: float = 0.1,
         **kwargs,
     ):
-        super().__init__(backbone, **kwargs)
-        self.num_classes = require_at_least("num_classes", num_classes, 2)
-        self.pooling = check_pooling(pooling or default_pooling(backbone), backbone)
-        self.dropout = input_dropout(dropout, None, backbone.output_dim)
-        self.output_layer = output_dense(num_classes, "output")
-        self.finish(uses_pooler=self.pooling == "cls")
-
-    def call(self, inputs, training=None):
-        pooled = self.pool(self.encode(inputs, training), inputs, self.pooling)  # (B, D)
-        return self.output_layer(self.dropout(pooled, training=training))
+        require_at_least("num_classes", num_classes, 2)
+        pooling = _checked_pooling(pooling, backbone)
+        super().__init__(backbone, num_classes, dropout, pooling, **kwargs)
+        self.num_classes = num_classes
 
     def head_config(self):
-        return {
-            "num_classes": self.num_classes,
-            "pooling": self.pooling,
-            "dropout": self.dropout.rate,
-        }
+        return {"num_classes": self.num_classes, **super().head_config()}
 
 
 @keras.saving.register_keras_serializable(package="zoo")
@@ -142,7 +259,7 @@ class PairClassifier(Classifier):
 
 
 @keras.saving.register_keras_serializable(package="zoo")
-class Regressor(EncoderHead):
+class Regressor(_DenseHead):
     """A number for a text or a pair: (B, 1), float32, unbounded.
 
     Args:
@@ -156,22 +273,11 @@ class Regressor(EncoderHead):
     def __init__(
         self, backbone: keras.Model, pooling: str | None = None, dropout: float = 0.1, **kwargs
     ):
-        super().__init__(backbone, **kwargs)
-        self.pooling = check_pooling(pooling or default_pooling(backbone), backbone)
-        self.dropout = input_dropout(dropout, None, backbone.output_dim)
-        self.output_layer = output_dense(1, "output")
-        self.finish(uses_pooler=self.pooling == "cls")
-
-    def call(self, inputs, training=None):
-        pooled = self.pool(self.encode(inputs, training), inputs, self.pooling)  # (B, D)
-        return self.output_layer(self.dropout(pooled, training=training))
-
-    def head_config(self):
-        return {"pooling": self.pooling, "dropout": self.dropout.rate}
+        super().__init__(backbone, 1, dropout, _checked_pooling(pooling, backbone), **kwargs)
 
 
 @keras.saving.register_keras_serializable(package="zoo")
-class Tagger(EncoderHead):
+class Tagger(_DenseHead):
     """A tag for each token: logits (B, T, C).
 
     Args:
@@ -183,22 +289,16 @@ class Tagger(EncoderHead):
     task = "tag"
 
     def __init__(self, backbone: keras.Model, num_tags: int, dropout: float = 0.1, **kwargs):
-        super().__init__(backbone, **kwargs)
-        self.num_tags = require_at_least("num_tags", num_tags, 2)
-        self.dropout = input_dropout(dropout, None, None, backbone.output_dim)
-        self.output_layer = output_dense(num_tags, "output")
-        self.finish()
-
-    def call(self, inputs, training=None):
-        hidden = self.encode(inputs, training)
-        return self.output_layer(self.dropout(hidden, training=training))
+        require_at_least("num_tags", num_tags, 2)
+        super().__init__(backbone, num_tags, dropout, None, **kwargs)
+        self.num_tags = num_tags
 
     def head_config(self):
-        return {"num_tags": self.num_tags, "dropout": self.dropout.rate}
+        return {"num_tags": self.num_tags, **super().head_config()}
 
 
 @keras.saving.register_keras_serializable(package="zoo")
-class SpanPredictor(EncoderHead):
+class SpanPredictor(_DenseHead):
     """Where an answer starts and ends: logits (B, T, 2), [..., 0] of the start, 1 of the end.
 
     Padding and question tokens get logits too; whoever picks the span masks them.
@@ -211,17 +311,7 @@ class SpanPredictor(EncoderHead):
     task = "span"
 
     def __init__(self, backbone: keras.Model, dropout: float = 0.1, **kwargs):
-        super().__init__(backbone, **kwargs)
-        self.dropout = input_dropout(dropout, None, None, backbone.output_dim)
-        self.output_layer = output_dense(2, "output")
-        self.finish()
-
-    def call(self, inputs, training=None):
-        hidden = self.encode(inputs, training)
-        return self.output_layer(self.dropout(hidden, training=training))
-
-    def head_config(self):
-        return {"dropout": self.dropout.rate}
+        super().__init__(backbone, 2, dropout, None, **kwargs)
 
 
 @keras.saving.register_keras_serializable(package="zoo")
@@ -236,7 +326,8 @@ class SentenceEncoder(EncoderHead):
         normalize: bool. Scale to unit L2 norm, so that a dot product is the cosine. Defaults to
             True.
 
-    Example: `zoo.build("bert_tiny", "embed", {"embedding_dim": 64}, vocabulary_size=100)`
+    Example:
+        >>> model = zoo.build("bert_tiny", "embed", {"embedding_dim": 64}, vocabulary_size=100)
     """
 
     task = "embed"
@@ -250,7 +341,7 @@ class SentenceEncoder(EncoderHead):
         **kwargs,
     ):
         super().__init__(backbone, **kwargs)
-        self.pooling = check_pooling(pooling, backbone)
+        self.pooling = _checked_pooling(pooling, backbone)
         self.embedding_dim = embedding_dim
         self.normalize = normalize
         self.projection = None
@@ -262,9 +353,7 @@ class SentenceEncoder(EncoderHead):
         self.finish(uses_pooler=pooling == "cls")
 
     def call(self, inputs, training=None):
-        vectors = ops.cast(
-            self.pool(self.encode(inputs, training), inputs, self.pooling), "float32"
-        )
+        vectors = ops.cast(self.encode_pooled(inputs, training), "float32")
         if self.projection is not None:
             vectors = self.projection(vectors)
         if self.normalize:

@@ -29,7 +29,8 @@ def enable_lora(model: keras.Model, rank: int, alpha: float | None = None) -> in
     Raises:
         ConfigError: the backbone has no dense layers.
 
-    Example: `enable_lora(model, rank=8, alpha=16)`
+    Example:
+        >>> enable_lora(model, rank=8, alpha=16)
     """
     backbone = model.backbone
     pooler = getattr(backbone, "pooler", None)
@@ -59,8 +60,8 @@ def merge_lora(model: keras.Model) -> int:
         How many layers had factors.
 
     Example:
-        merge_lora(model)
-        zoo.save("runs/mine", model, tokenizer)
+        >>> merge_lora(model)
+        >>> zoo.save("runs/mine", model, tokenizer)
     """
     layers = [layer for layer in _dense_layers(model) if layer.lora_enabled]
     for layer in layers:

@@ -27,8 +27,9 @@ class LSTMBackbone(keras.Model):
         config: LSTMConfig.
 
     Example:
-        backbone = LSTMBackbone(LSTMConfig(vocabulary_size=65, hidden_dim=32))
-        backbone(np.zeros((2, 10), "int32")).shape  # (2, 10, 32)
+        >>> backbone = LSTMBackbone(LSTMConfig(vocabulary_size=65, hidden_dim=32))
+        >>> backbone(np.zeros((2, 10), "int32")).shape
+        (2, 10, 32)
     """
 
     cache_is_bounded = False
@@ -125,12 +126,8 @@ class LSTMBackbone(keras.Model):
     def call_with_state(self, token_ids, state, mask=None, training=None):
         """Hidden states (B, T, D) and the state after the last token.
 
-        Args:
-            token_ids: (B, T) int32.
-            state: for each layer `(h, c)`, each (B, units); from `initial_cache` or an earlier
-                call.
-            mask: (B, T) bool, optional: where False the state stands still.
-            training: bool, whether dropout is on.
+        `state` is `(h, c)`, each (B, units), for each layer; where `mask` (B, T) is False it stands
+        still.
         """
         inputs, rows = self._inputs(token_ids, training)
         mask = None if mask is None else ops.transpose(mask)  # (T, B)
@@ -159,46 +156,35 @@ class LSTMBackbone(keras.Model):
         """Hidden states (..., D) to next-token logits (..., V), float32."""
         return self.token_embedding(hidden, reverse=True)
 
-    def initial_cache(self, batch_size, length=None):
-        """The zero state, `(h, c)` of (B, units) for each layer; `length` does not matter."""
-        del length
+    def initial_cache(self, batch_size, slots=None):
+        """The zero state, `(h, c)` of (B, units) for each layer: it holds any number of tokens."""
+        del slots
         zeros = ops.zeros((batch_size, self.config.hidden_dim), self.compute_dtype)
         return tuple((zeros, zeros) for _ in self.recurrent_layers)
 
-    def extend_cache(self, cache, extra):
-        """The state itself: it has room for any number of tokens."""
-        del extra
+    def extend_cache(self, cache, slots):
+        """The state itself."""
+        del slots
         return cache
 
-    def decode(self, token_ids, cache, position, lengths=None):
-        """Hidden states of T new tokens that follow what the state has read.
-
-        Args:
-            token_ids: (B, T) int32.
-            cache: from `initial_cache` or an earlier `decode`.
-            position: unused here: the state knows no positions.
-            lengths: (B,) int32, real tokens of each row; the state stops after them. `None`
-                means all T.
-
-        Returns:
-            (B, T, D) hidden states and the new state.
-        """
-        del position
+    def decode(self, token_ids, cache, position, lengths=None, write=None):
+        """`GPTBackbone.decode`; the state knows no positions and stops after the real tokens."""
+        del position, write
         mask = None
         if lengths is not None:
             steps = ops.arange(ops.shape(token_ids)[1], dtype="int32")
             mask = steps[None] < lengths[:, None]  # (B, T)
         elif token_ids.shape[1] == 1:
-            return self._step(token_ids, cache)
+            return self._decode_token(token_ids, cache)
         return self.call_with_state(token_ids, cache, mask=mask, training=False)
 
-    def _step(self, token_ids, cache):
-        # One token needs no loop over time: the cells alone do.
+    def _decode_token(self, token_ids, cache):
+        # One token needs no loop over time.
         x = self.token_embedding(token_ids)[:, 0]  # (B, D)
         next_state = []
         for layer, (h, c) in zip(self.recurrent_layers, cache):
-            x, (h, c) = layer.cell(x, [h, c], training=False)
-            next_state.append((h, c))
+            x, c = layer.step(x, h, c)
+            next_state.append((x, c))
         if self.projection is not None:
             x = self.projection(x)
         return x[:, None], tuple(next_state)

@@ -5,8 +5,8 @@ step by step, spends its time on reading and writing matrices. Here all that doe
 step before is done for all steps at once: the product of the inputs before the loop, those of the
 weights' gradients after it. What stays in the loop is one product of the state, a step.
 
-Shape letters: T time steps, B rows, E width of the inputs, U units. Time comes first: a step is
-then one piece of memory.
+Shape letters: T time steps, first, so that a step is one piece of memory; B rows, E width of the
+inputs, U units.
 """
 
 from __future__ import annotations
@@ -26,14 +26,6 @@ class LSTM(keras.layers.Layer):
 
     The weights are those of `keras.layers.LSTM`, in a `keras.layers.LSTMCell`, which alone does a
     single step.
-
-    Args:
-        units: int. Width of the state.
-        forget_bias: float. Initial bias of the forget gate. Defaults to 1.
-
-    Example:
-        layer = LSTM(4)
-        hidden, h, c = layer(np.ones((5, 2, 3), "float32"))  # (5, 2, 4), (2, 4), (2, 4)
     """
 
     def __init__(self, units: int, forget_bias: float = 1.0, **kwargs):
@@ -60,8 +52,7 @@ class LSTM(keras.layers.Layer):
         Args:
             inputs: (T, B, E) float; with `rows` a table (V, E).
             state: h and c before the first step, each (B, U). `None` means zeros.
-            padding_mask: (T, B) bool, True at real steps, `None` if all are: at padding the state
-                stands still, and what comes out is h.
+            padding_mask: (T, B) bool, True at real steps: at padding the state stands still.
             rows: (T, B) int32, which row of the table is each input. Cheaper than `inputs` of
                 that shape where the table has fewer rows.
             training: bool, whether what the gradient needs is kept.
@@ -70,26 +61,27 @@ class LSTM(keras.layers.Layer):
             batch_size = ops.shape(inputs if rows is None else rows)[1]
             state = (ops.zeros((batch_size, self.cell.units), self.compute_dtype),) * 2
         h, c = (ops.cast(part, self.compute_dtype) for part in state)
-        real = None  # (T, B, 1), 1 or 0
-        if padding_mask is not None:
-            real = ops.expand_dims(ops.cast(padding_mask, self.compute_dtype), -1)
-        if self.cell.kernel is None or self.cell.recurrent_kernel is None:
-            # `export.precision.precision` has replaced them: the cell alone knows how to multiply.
-            steps = _read(self._step, inputs, (h, c), real)
-        else:
-            gates = _product(inputs, self.cell.kernel) + self.cell.bias
-            if rows is not None:
-                gates = ops.take(gates, rows, axis=0)  # (T, B, 4 U)
-            kernel = ops.cast(self.cell.recurrent_kernel, self.compute_dtype)
-            if training:
-                states = _trainable(gates, kernel, h, c, real)
-                return states[:-1], states[-2], states[-1]
-            steps = _read(_reader(kernel, keep=2), gates, (h, c), real)
-        (h, c), (hidden, _) = steps
+        real = real_steps(padding_mask, self.compute_dtype)
+        gates = _product(inputs, self.cell.kernel) + self.cell.bias
+        if rows is not None:
+            gates = ops.take(gates, rows, axis=0)  # (T, B, 4 U)
+        kernel = ops.cast(self.cell.recurrent_kernel, self.compute_dtype)
+        if training:
+            states = _trainable(gates, kernel, h, c, real)
+            return states[:-1], states[-2], states[-1]
+        (h, c), (hidden, _) = read_steps(_reader(kernel, keep=2), gates, (h, c), real)
         return hidden, h, c
 
-    def _step(self, inputs, h, c):
-        return tuple(self.cell(inputs, [h, c])[1])
+    def step(self, x, h, c):
+        """h and c (B, U) after one more step, of inputs (B, E)."""
+        return tuple(self.cell(x, [h, c], training=False)[1])
+
+
+def real_steps(padding_mask, dtype: str):
+    """(T, B, 1), 1 at real steps and 0 at padding, of a mask (T, B); None of None."""
+    if padding_mask is None:
+        return None
+    return ops.expand_dims(ops.cast(padding_mask, dtype), -1)
 
 
 def _product(x, kernel):
@@ -111,11 +103,10 @@ def _reader(kernel, keep: int):
     return step
 
 
-def _read(step, inputs, first: tuple, real):
+def read_steps(step, inputs, first: tuple, real):
     """`step` for each of the inputs, from h and c at the end of `first` on.
 
-    Returns:
-        What the last step gave, and all that the steps gave, each (T, B, U).
+    Returns what the last step gave, and all that the steps gave, each (T, B, U).
     """
 
     def body(before, now):
@@ -155,7 +146,7 @@ def _trainable(gates, kernel, h, c, real):
     @ops.custom_gradient
     def read(gates, kernel, h, c):
         zeros = ops.zeros_like(h)
-        last, saved = _read(_reader(kernel, keep=6), gates, (*[zeros] * 4, h, c), real)
+        last, saved = read_steps(_reader(kernel, keep=6), gates, (*[zeros] * 4, h, c), real)
 
         def gradient(*arguments, upstream=None):
             # PyTorch gives the arguments of `read` too, and `upstream` by name.

@@ -1,36 +1,25 @@
-"""How many weights a config asks for: told by arithmetic, before anything is built."""
+"""How many weights a config asks for: by arithmetic, before anything is built."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from zoo.models.configs import BertConfig, GPTConfig, LSTMConfig, ModelConfig
-from zoo.models.head_base import require_at_least
+from zoo.models.encoder_heads import require_at_least
 
 
 def count_weights(config: ModelConfig, task: str = "lm", head: dict[str, Any] | None = None) -> int:
     """The number of weights of `zoo.build(config, task, head)`, as its `count_params()` says.
 
-    A config from elsewhere may ask for any number of them. This number, beside that of a file's,
-    tells at no cost whether the two can belong together.
-
-    Args:
-        config: GPTConfig, BertConfig or LSTMConfig.
-        task, head: as in `zoo.build`, which checks them.
-
-    Raises:
-        ConfigError: a size of the head that is no whole number.
-
-    Example: `count_weights(GPTConfig(vocabulary_size=50257, hidden_dim=768, num_heads=12))`
+    A config from elsewhere may ask for any number of them: beside the number in a file, this one
+    tells at no cost whether the two can belong together. Raises ConfigError for a size of the head
+    that is no whole number.
     """
     return count_backbone_weights(config) + _head_weights(config, task, head or {})
 
 
 def count_backbone_weights(config: ModelConfig) -> int:
-    """`count_weights` of the backbone alone.
-
-    Example: `count_backbone_weights(BertConfig(vocabulary_size=8000, num_layers=2))`
-    """
+    """`count_weights` of the backbone alone."""
     if isinstance(config, LSTMConfig):
         return _lstm_weights(config)
     width, bias = config.hidden_dim, config.use_bias

@@ -1,1 +1,1 @@
-"""Strings in, answers out, as graph functions: one text model for each task."""
+"""Text in, answers out, as graph functions: what Python users and served models call."""

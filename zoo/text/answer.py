@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from zoo.text.batches import Outputs, at_least_one, require_same_rows, rows_of, run, string_function
+from zoo.text.base import Outputs, TextEncoder, run, string_function
 from zoo.text.config import TextConfig
-from zoo.text.encoder import TextEncoder
 from zoo.text.packing import Packed, Windows, cut_windows, take_windows, truncate
 from zoo.tokenizers import Tokenizer
 
@@ -16,18 +15,12 @@ _IMPOSSIBLE = -1e9
 
 
 class QuestionWindows(NamedTuple):
-    """The questions of a batch, each with every window of its context.
+    """The questions of a batch, each with every window of its context."""
 
-    Attributes:
-        question: int32 ragged [W, None], cut to `max_question_length`.
-        context: int32 ragged [W, None]. windows: Windows into the context's tokens.
-        encoded: `Encoding` of the contexts, ragged [B, None].
-    """
-
-    question: tf.RaggedTensor
-    context: tf.RaggedTensor
-    windows: Windows
-    encoded: tuple
+    question: tf.RaggedTensor  # int32 [W, None], cut to `max_question_length`
+    context: tf.RaggedTensor  # int32 [W, None]
+    windows: Windows  # into the context's tokens
+    encoded: tuple  # `Encoding` of the contexts, ragged [B, None]
 
 
 def question_windows(
@@ -62,7 +55,8 @@ class TextAnswerer(TextEncoder):
     start times that of end within its window. No answer (an empty context, or where
     `config.no_answer` allows it and it is likelier): "", -1, -1 and its score.
 
-    Example: `TextAnswerer(tokenizer, model).answer(["Who?"], ["Ada wrote it."])["answer"]`
+    Example:
+        >>> TextAnswerer(tokenizer, model).answer(["Who?"], ["Ada wrote it."])["answer"]
     """
 
     reads_offsets = True
@@ -75,9 +69,6 @@ class TextAnswerer(TextEncoder):
         return run(self.functions["answer"], question, context)
 
     def _answer(self, question, context):
-        given = context
-        with tf.control_dependencies(require_same_rows(question=question, context=context)):
-            question, context = at_least_one(question), at_least_one(context)
         cut = question_windows(self.tokenizer, self.config, question, context)
         packed = self.pack(cut.question, cut.context)
         # (W,) place of the context's first token
@@ -99,7 +90,7 @@ class TextAnswerer(TextEncoder):
             score = tf.where(found, score, _IMPOSSIBLE)
         start_byte = _at(cut.encoded.starts, tf.gather(start_place, best) + offset, found)
         end_byte = _at(cut.encoded.ends, tf.gather(end_place, best) + offset, found)
-        outputs = {
+        return {
             "answer": tf.strings.substr(
                 context, tf.maximum(start_byte, 0), tf.where(found, end_byte - start_byte, 0)
             ),
@@ -107,7 +98,6 @@ class TextAnswerer(TextEncoder):
             "end": end_byte,
             "score": tf.exp(score),
         }
-        return rows_of(given, outputs)
 
     def _log_probabilities(self, packed: Packed, cut: QuestionWindows, first: tf.Tensor):
         """Start and end (W, T), impossible outside the context's words, and no answer (W,)."""

@@ -1,12 +1,11 @@
-"""Text to a label with scores, or to a number; one text or a pair of them."""
+"""Text to a label with scores, to a number, or to a vector; one text or a pair of them."""
 
 from __future__ import annotations
 
 import tensorflow as tf
 
-from zoo.text.batches import Outputs, at_least_one, require_same_rows, rows_of, run, string_function
-from zoo.text.encoder import TextEncoder
-from zoo.text.packing import take_windows, truncate_pair
+from zoo.text.base import Outputs, TextEncoder, run, string_function
+from zoo.text.packing import take_windows, truncate, truncate_pair
 
 
 class _WholeText(TextEncoder):
@@ -18,9 +17,8 @@ class _WholeText(TextEncoder):
         return self.model.task == "pair" or self.config.pairs
 
     def make_functions(self):
-        if self.pairs:
-            return {"predict": string_function(self._predict, "text", "text_pair")}
-        return {"predict": string_function(self._predict, "text")}
+        names = ["text", "text_pair"] if self.pairs else ["text"]
+        return {"predict": string_function(self._predict, *names)}
 
     def predict(self, text, text_pair=None) -> Outputs:
         """Answers strings [B]; `text_pair` [B] is for a model of pairs."""
@@ -32,23 +30,16 @@ class _WholeText(TextEncoder):
         return run(self.functions["predict"], text, *([] if text_pair is None else [text_pair]))
 
     def _predict(self, text, text_pair=None):
-        given, text = text, at_least_one(text)
         if text_pair is None:
-            return rows_of(given, self._answer(self._single(text)))
-        with tf.control_dependencies(require_same_rows(text=given, text_pair=text_pair)):
-            pair = at_least_one(text_pair)
-        return rows_of(given, self._answer(self._pair(text, pair)))
-
-    def _single(self, text):
-        ids = self.tokenizer.encode(self.clean(text))
-        windows = self.windows_of(ids)
-        outputs = self.forward(self.pack(take_windows(ids, windows)))  # (W, C)
-        return tf.math.segment_mean(outputs, windows.rows)  # (B, C)
-
-    def _pair(self, text, text_pair):
-        first, second = (self.tokenizer.encode(self.clean(part)) for part in (text, text_pair))
-        size = self.config.window_size(True, self.tokenizer.pair_separators)
-        return self.forward(self.pack(*truncate_pair(first, second, size)))
+            ids = self.encode(text)
+            windows = self.windows_of(ids)
+            outputs = self.forward(self.pack(take_windows(ids, windows)))  # (W, C)
+            outputs = tf.math.segment_mean(outputs, windows.rows)  # (B, C)
+        else:
+            size = self.config.window_size(True, self.tokenizer.pair_separators)
+            pair = truncate_pair(self.encode(text), self.encode(text_pair), size)
+            outputs = self.forward(self.pack(*pair))  # (B, C)
+        return self._answer(outputs)
 
     def _answer(self, outputs: tf.Tensor) -> Outputs:
         """The named outputs of a row each, from the model's outputs (B, C)."""
@@ -62,7 +53,8 @@ class TextClassifier(_WholeText):
     `scores` [B, C] float32 probabilities, `classes` [B, C] string, in the labels' order. The
     scores of a text longer than `config.max_length` come from the mean logits of its windows.
 
-    Example: `TextClassifier(tokenizer, model, labels=("neg", "pos")).predict(["good"])["label"]`
+    Example:
+        >>> TextClassifier(tokenizer, model, labels=("neg", "pos")).predict(["good"])["label"]
     """
 
     def _answer(self, outputs):
@@ -80,9 +72,26 @@ class TextRegressor(_WholeText):
 
     Signature `predict`: `text` [B] (and `text_pair` [B] for a model of pairs) to `outputs` [B]
     float32, in the unit of the training data.
-
-    Example: `TextRegressor(tokenizer, model).predict(["good"])["outputs"]`
     """
 
     def _answer(self, outputs):
         return {"outputs": outputs[:, 0]}
+
+
+class TextEmbedder(TextEncoder):
+    """Vectors of texts, alike where the texts mean alike: `embed`.
+
+    Signature `embed`: `text` [B] to `embedding` [B, D] float32, of length 1 if the model
+    normalises. Of a text longer than `config.max_length` the beginning is read.
+    """
+
+    def make_functions(self):
+        return {"embed": string_function(self._embed, "text")}
+
+    def embed(self, text) -> Outputs:
+        """Embeds strings [B]."""
+        return run(self.functions["embed"], text)
+
+    def _embed(self, text):
+        packed = self.pack(truncate(self.encode(text), self.config.window_size()))
+        return {"embedding": self.forward(packed)}

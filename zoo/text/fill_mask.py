@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from zoo.text.batches import Outputs, at_least_one, rows_of, run, string_function
-from zoo.text.encoder import TextEncoder
+from zoo.text.base import Outputs, TextEncoder, run, string_function
 from zoo.text.packing import central, take_windows
 
 # Candidates for each mask, or the whole vocabulary where it is smaller.
@@ -22,7 +21,8 @@ class MaskFiller(TextEncoder):
     likeliest piece stands for each mask; the likeliest of whole characters, where pieces may be
     parts of one. Special tokens are no candidates.
 
-    Example: `MaskFiller(tokenizer, model).fill_mask(["The [MASK] barks."])["tokens"]`
+    Example:
+        >>> MaskFiller(tokenizer, model).fill_mask(["The [MASK] barks."])["tokens"]
     """
 
     reads_offsets = True  # the text around the masks comes back as it was sent
@@ -35,7 +35,6 @@ class MaskFiller(TextEncoder):
         return run(self.functions["fill_mask"], text)
 
     def _fill_mask(self, text):
-        given, text = text, at_least_one(text)
         encoded = self.tokenizer.encode_with_offsets(text)
         is_mask = tf.equal(encoded.ids, self.tokenizer.mask_id)  # ragged [B, None]
         logits = self._mask_logits(encoded.ids, is_mask)  # (masks, V)
@@ -63,12 +62,11 @@ class MaskFiller(TextEncoder):
             )
             for offsets in (encoded.starts, encoded.ends)
         )
-        outputs = {
+        return {
             "tokens": by_text(tokens, ""),
             "probabilities": by_text(best, 0.0),
             "text": _replace(text, start, end, *self._likeliest(logits)),
         }
-        return rows_of(given, outputs)
 
     def _likeliest(self, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The text of the likeliest pieces of whole characters, and whether each goes on with the

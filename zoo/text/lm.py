@@ -6,7 +6,8 @@ from Python and `export` writes the very same functions into a SavedModel.
 
 from __future__ import annotations
 
-import functools
+import inspect
+from collections.abc import Callable
 
 import keras
 import tensorflow as tf
@@ -14,14 +15,21 @@ import tensorflow as tf
 from zoo.generation.loop import SamplingOptions, generate
 from zoo.generation.options import OPTIONS, complete_options, options_by_row
 from zoo.generation.scoring import log_likelihood, next_token_probabilities
-from zoo.models.cached_attention import writing_tokens_by
-from zoo.text.batches import at_least_one, rows_of, run, to_backend, to_tensorflow
+from zoo.text.base import (
+    Outputs,
+    at_least_one,
+    require_known_ids,
+    rows_of,
+    run,
+    string_function,
+    to_backend,
+    to_tensorflow,
+)
 from zoo.tokenizers import Tokenizer
 from zoo.tokenizers.base import cut_character_bytes
 
 # `next_token` gives this many candidates, or the whole vocabulary where it is smaller.
 CANDIDATES = 10
-TEXT = tf.TensorSpec([None], tf.string, name="text")
 
 
 class TextLM(tf.Module):
@@ -29,22 +37,20 @@ class TextLM(tf.Module):
 
     Args:
         tokenizer: zoo.tokenizers.Tokenizer.
-        model: zoo.models.heads.CausalLM.
+        model: zoo.models.causal_lm.CausalLM.
         start_id: int. What an empty text reads, since a model needs something to continue.
             Defaults to the tokenizer's `end_id`, which stands before every document.
 
+    Attributes:
+        functions: signature name -> graph function; the first one is the default signature.
+
     Example:
-        lm = TextLM(tokenizer, model)
-        lm.generate(["ROMEO:"], max_new_tokens=[20])["text"]
+        >>> TextLM(tokenizer, model).generate(["ROMEO:"], max_new_tokens=[20])["text"]
     """
 
     def __init__(self, tokenizer: Tokenizer, model: keras.Model, start_id: int | None = None):
         super().__init__(name="text_lm")
-        if tokenizer.vocabulary_size > model.vocabulary_size:
-            raise ValueError(
-                f"the tokenizer has {tokenizer.vocabulary_size} ids but the model only "
-                f"{model.vocabulary_size}: they do not belong together"
-            )
+        require_known_ids(tokenizer, model)
         self.tokenizer = tokenizer
         self.model = model
         self.start_id = tokenizer.end_id if start_id is None else start_id
@@ -52,6 +58,11 @@ class TextLM(tf.Module):
             raise ValueError(
                 f"start_id={self.start_id} is no id: the model has 0 to {model.vocabulary_size - 1}"
             )
+        self.functions = {
+            "generate": _generate_function(self._generate),
+            "score": string_function(self._score, "text"),
+            "next_token": string_function(self._next_token, "text"),
+        }
 
     def generate(self, text, **options) -> dict[str, tf.Tensor]:
         """Continues each text.
@@ -78,7 +89,7 @@ class TextLM(tf.Module):
             tf.errors.InvalidArgumentError: an option is out of range; the message names it.
             TypeError: unknown option.
         """
-        return run(self.generate_function, text, **complete_options(options))
+        return run(self.functions["generate"], text, **complete_options(options))
 
     def score(self, text) -> dict[str, tf.Tensor]:
         """How likely each text is, as the continuation of an empty one.
@@ -90,7 +101,7 @@ class TextLM(tf.Module):
             dict of [B] tensors: `log_likelihood` (float32, nats, sum over tokens), `token_count`
             (int32), `perplexity` (float32, exp(-log_likelihood / token_count); 1 for "").
         """
-        return run(self.score_function, text)
+        return run(self.functions["score"], text)
 
     def next_token(self, text) -> dict[str, tf.Tensor]:
         """The likeliest next tokens of each text.
@@ -101,61 +112,22 @@ class TextLM(tf.Module):
             byte-level tokenizer may be a part of a character: its bytes stand there as they are,
             so that text and token are the continuation; JSON cannot hold them, gRPC can.
         """
-        return run(self.next_token_function, text)
+        return run(self.functions["next_token"], text)
 
-    @functools.cached_property
-    def generate_function(self) -> tf.types.experimental.PolymorphicFunction:
-        """`generate` as a graph function of `text` and all options, each [B] or [1]."""
-
-        @tf.function(input_signature=[TEXT, *OPTIONS.values()], autograph=False)
-        def generate_text(text, max_new_tokens, temperature, top_k, top_p, seed):
-            return self._generate(text, max_new_tokens, temperature, top_k, top_p, seed)
-
-        return generate_text
-
-    @functools.cached_property
-    def score_function(self) -> tf.types.experimental.PolymorphicFunction:
-        """`score` as a graph function of `text`."""
-
-        @tf.function(input_signature=[TEXT], autograph=False)
-        def score_text(text):
-            return self._score(text)
-
-        return score_text
-
-    @functools.cached_property
-    def next_token_function(self) -> tf.types.experimental.PolymorphicFunction:
-        """`next_token` as a graph function of `text`."""
-
-        @tf.function(input_signature=[TEXT], autograph=False)
-        def predict_next_token(text):
-            return self._next_token(text)
-
-        return predict_next_token
-
-    def _generate(self, text, max_new_tokens, temperature, top_k, top_p, seed):
-        options = {
-            "max_new_tokens": max_new_tokens,
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "seed": seed,
-        }
-        given_text, text = text, at_least_one(text)
-        options = options_by_row(options, tf.shape(given_text)[0], tf.shape(text)[0])
+    def _generate(self, text, options):
         max_steps = tf.maximum(tf.reduce_max(options["max_new_tokens"]), 0)
         token_ids, lengths = self._prompt(text)
         on_tensorflow = keras.backend.backend() == "tensorflow"
-        with writing_tokens_by(_write_in_place if on_tensorflow else keras.ops.scatter_update):
-            result = generate(
-                self.model,
-                to_backend(token_ids),
-                to_backend(lengths),
-                SamplingOptions(**{name: to_backend(value) for name, value in options.items()}),
-                max_steps if on_tensorflow else int(max_steps),
-                end_id=self.tokenizer.end_id,
-                banned_ids=self._ids_without_text(),
-            )
+        result = generate(
+            self.model,
+            to_backend(token_ids),
+            to_backend(lengths),
+            SamplingOptions(**{name: to_backend(value) for name, value in options.items()}),
+            max_steps if on_tensorflow else int(max_steps),
+            end_id=self.tokenizer.end_id,
+            banned_ids=self._ids_without_text(),
+            write=write_in_place if on_tensorflow else keras.ops.scatter_update,
+        )
         new_ids = tf.RaggedTensor.from_tensor(
             to_tensorflow(result.token_ids), to_tensorflow(result.lengths)
         )
@@ -165,13 +137,12 @@ class TextLM(tf.Module):
         size = tf.strings.length(completion)
         cut = tf.minimum(cut_character_bytes(joined), size)
         completion = tf.strings.substr(completion, tf.zeros_like(size), size - cut)
-        outputs = {
+        return {
             "text": tf.strings.join([text, completion]),
             "completion": completion,
             "token_count": to_tensorflow(result.lengths),
             "log_probability": to_tensorflow(result.log_probability),
         }
-        return rows_of(given_text, outputs)
 
     def _ids_without_text(self) -> tuple[int, ...]:
         """The unknown token, and what a model with room for more ids has beyond the tokenizer's."""
@@ -180,7 +151,6 @@ class TextLM(tf.Module):
         return (*spare, *([] if unknown_id is None else [unknown_id]))
 
     def _score(self, text):
-        given_text, text = text, at_least_one(text)
         ids = self.tokenizer.encode(text)
         lengths = tf.cast(ids.row_lengths(), tf.int32)
         total = to_tensorflow(
@@ -189,15 +159,9 @@ class TextLM(tf.Module):
             )
         )
         mean = total / tf.cast(tf.maximum(lengths, 1), tf.float32)
-        outputs = {
-            "log_likelihood": total,
-            "token_count": lengths,
-            "perplexity": tf.exp(-mean),
-        }
-        return rows_of(given_text, outputs)
+        return {"log_likelihood": total, "token_count": lengths, "perplexity": tf.exp(-mean)}
 
     def _next_token(self, text):
-        given_text, text = text, at_least_one(text)
         token_ids, lengths = self._prompt(text)
         ids, probabilities = next_token_probabilities(
             self.model,
@@ -205,11 +169,10 @@ class TextLM(tf.Module):
             to_backend(lengths),
             min(CANDIDATES, self.model.vocabulary_size),
         )
-        outputs = {
+        return {
             "tokens": self.tokenizer.tokens(to_tensorflow(ids)),
             "probabilities": to_tensorflow(probabilities),
         }
-        return rows_of(given_text, outputs)
 
     def _prompt(self, text):
         """Token ids (B, P), padded on the right, and lengths (B,), at least 1."""
@@ -222,7 +185,33 @@ class TextLM(tf.Module):
         return ids.to_tensor(), tf.cast(ids.row_lengths(), tf.int32)
 
 
-def _write_in_place(cache, indices, rows):
+def _generate_function(body: Callable[..., Outputs]):
+    """`body(text, options)` as a graph function of `text` [B] string and each of `OPTIONS`.
+
+    Their defaults become `SignatureDef.defaults` when it is exported, which TensorFlow Serving
+    fills in for inputs that a gRPC request leaves out.
+    """
+
+    def generate(text, *values):
+        padded = at_least_one(text)
+        rows = tf.shape(text)[0], tf.shape(padded)[0]
+        options = options_by_row(dict(zip(OPTIONS, values)), *rows)
+        return rows_of(text, body(padded, options))
+
+    def parameter(name, default=inspect.Parameter.empty):
+        return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default)
+
+    # What TensorFlow reads names and defaults from.
+    defaults = {name: tf.constant([o.default], o.dtype) for name, o in OPTIONS.items()}
+    generate.__signature__ = inspect.Signature(
+        [parameter("text"), *(parameter(name, value) for name, value in defaults.items())]
+    )
+    specs = [tf.TensorSpec([None], tf.string, "text")]
+    specs += [tf.TensorSpec([None], option.dtype, name) for name, option in OPTIONS.items()]
+    return tf.function(generate, input_signature=specs, autograph=False)
+
+
+def write_in_place(cache, indices, rows):
     """`tf.tensor_scatter_nd_update` without the copy that its kernel always makes.
 
     This one writes into its input where nobody else holds that, but can only add.

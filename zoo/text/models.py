@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from zoo.text.answer import TextAnswerer
-from zoo.text.classify import TextClassifier, TextRegressor
-from zoo.text.embed import TextEmbedder
-from zoo.text.encoder import TextEncoder
+from zoo.text.base import TextEncoder
+from zoo.text.classify import TextClassifier, TextEmbedder, TextRegressor
 from zoo.text.fill_mask import MaskFiller
 from zoo.text.tag import TextTagger
 

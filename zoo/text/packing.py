@@ -1,9 +1,7 @@
 """Token ids of texts to what an encoder reads: [CLS] a [SEP], or [CLS] a [SEP] b [SEP].
 
-RoBERTa's kind has two separators between the texts: `Tokenizer.pair_separators`.
-
-One implementation for training, evaluation and serving. Texts that are too long are cut into
-overlapping windows (`cut_windows`, `take_windows`) or truncated (`truncate_pair`).
+RoBERTa's kind has two separators between the texts: `Tokenizer.pair_separators`. Texts that are too
+long are cut into overlapping windows or truncated.
 """
 
 from __future__ import annotations
@@ -13,21 +11,15 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from zoo.tokenizers import Tokenizer
-from zoo.tokenizers.roles import require_roles
+from zoo.tokenizers.base import require_roles
 
 
 class Packed(NamedTuple):
-    """A padded batch, as `zoo.models.encoder_heads` takes it.
+    """A padded batch (B, T), as `zoo.models.encoder_heads` takes it."""
 
-    Attributes:
-        token_ids: (B, T) int32, padded with the tokenizer's pad id.
-        padding_mask: (B, T) bool, True where there is a token.
-        segment_ids: (B, T) int32, 1 for the second text and the [SEP] after it, else 0.
-    """
-
-    token_ids: tf.Tensor
-    padding_mask: tf.Tensor
-    segment_ids: tf.Tensor
+    token_ids: tf.Tensor  # int32, padded with the tokenizer's pad id
+    padding_mask: tf.Tensor  # bool, True where there is a token
+    segment_ids: tf.Tensor  # int32, 1 for the second text and the [SEP] after it, else 0
 
     def inputs(self) -> dict[str, tf.Tensor]:
         """The dict that a model of `zoo.models.encoder_heads` is called with."""
@@ -35,18 +27,13 @@ class Packed(NamedTuple):
 
 
 class Windows(NamedTuple):
-    """Where the W windows of a batch of texts lie; each int64 (W,), windows of a text in order.
+    """Where the W windows of a batch of texts lie; each int64 (W,), windows of a text in order."""
 
-    Attributes:
-        rows: which text. starts: first token in it. lengths: tokens. ordinals: 0, 1, ... within
-        the text. counts: how many windows the text has.
-    """
-
-    rows: tf.Tensor
-    starts: tf.Tensor
-    lengths: tf.Tensor
-    ordinals: tf.Tensor
-    counts: tf.Tensor
+    rows: tf.Tensor  # which text
+    starts: tf.Tensor  # first token in it
+    lengths: tf.Tensor  # tokens
+    ordinals: tf.Tensor  # 0, 1, ... within the text
+    counts: tf.Tensor  # how many windows the text has
 
 
 def pack(
@@ -55,20 +42,15 @@ def pack(
     second: tf.RaggedTensor | None = None,
     length: int | tf.Tensor | None = None,
 ) -> Packed:
-    """Adds the special tokens and pads on the right.
+    """Adds the special tokens and pads on the right, to `length` or as long as the longest row.
 
-    Args:
-        tokenizer: for the special ids and the number of separators.
-        first, second: int32 ragged [B, None]; the caller has made them fit.
-        length: T, an int (then static) or a scalar; what is longer is cut. Defaults to the
-            longest row.
-
-    Raises ValueError for a tokenizer that has no special tokens for an encoder.
-
-    Example: `pack(tokenizer, tokenizer.encode(["a b"]), length=8).token_ids`
+    An int `length` is a static one; what is longer is cut. Raises ValueError for a tokenizer that
+    has no special tokens for an encoder.
     """
+    require_roles(tokenizer, "cls", "sep", "pad")
     rows = first.nrows(out_type=tf.int32)
-    cls, sep = (tf.fill([rows, 1], tf.constant(i, tf.int32)) for i in _specials(tokenizer))
+    specials = tokenizer.cls_id, tokenizer.sep_id
+    cls, sep = (tf.fill([rows, 1], tf.constant(i, tf.int32)) for i in specials)
     ids = tf.concat([cls, first, sep], axis=1)
     if second is not None:
         ids = tf.concat([ids, *[sep] * (tokenizer.pair_separators - 1)], axis=1)
@@ -87,21 +69,13 @@ def pack(
     return Packed(token_ids, padding_mask, segment_ids)
 
 
-def _specials(tokenizer: Tokenizer) -> tuple[int, int]:
-    require_roles(tokenizer, "cls", "sep", "pad")
-    return tokenizer.cls_id, tokenizer.sep_id
-
-
 def truncate(ids: tf.RaggedTensor, size) -> tf.RaggedTensor:
     """The first `size` (scalar or (B,)) tokens of each row."""
     return take_windows(ids, row_windows(ids, tf.zeros([ids.nrows()], tf.int64), size))
 
 
 def row_windows(ids: tf.RaggedTensor, starts: tf.Tensor, size) -> Windows:
-    """One window of each row: from `starts` (B,) at most `size` (scalar or (B,)) tokens.
-
-    A start behind the end of its row gives an empty window.
-    """
+    """One window of each row: from `starts` (B,) at most `size` (scalar or (B,)) tokens."""
     lengths = ids.row_lengths()
     starts = tf.minimum(starts, lengths)
     zeros = tf.zeros_like(starts)
@@ -123,9 +97,8 @@ def truncate_pair(
 def cut_windows(lengths: tf.Tensor, size, stride) -> Windows:
     """Windows of `size` tokens that begin every `stride` tokens and cover each text.
 
-    Args:
-        lengths: (B,) int64, tokens of each text. An empty one has one empty window.
-        size: int or (B,) int64, at least 1. stride: likewise, 1 to `size`.
+    `lengths` (B,) int64 are the texts'; an empty one has one empty window. `size` and `stride` are
+    ints or (B,).
     """
     size = tf.broadcast_to(tf.cast(size, tf.int64), tf.shape(lengths))
     stride = tf.broadcast_to(tf.cast(stride, tf.int64), tf.shape(lengths))

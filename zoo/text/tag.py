@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from zoo.text.batches import Outputs, at_least_one, rows_of, run, string_function
-from zoo.text.encoder import TextEncoder
+from zoo.text.base import Outputs, TextEncoder, run, string_function
 from zoo.text.packing import central, take_windows
 
 
@@ -22,7 +21,8 @@ class TextTagger(TextEncoder):
     tag that the model chose, also where an I- of it is written as B-; rows are padded with "", -1
     and 0.
 
-    Example: `TextTagger(tokenizer, model, labels=("O", "B-PER", "I-PER")).tag(["Ada spoke"])`
+    Example:
+        >>> TextTagger(tokenizer, model, labels=("O", "B-PER", "I-PER")).tag(["Ada spoke"])
     """
 
     reads_offsets = True
@@ -35,7 +35,6 @@ class TextTagger(TextEncoder):
         return run(self.functions["tag"], text)
 
     def _tag(self, text):
-        given, text = text, at_least_one(text)
         encoded = self.tokenizer.encode_with_offsets(text)
         is_first = encoded.word_starts.flat_values  # (N,) over the pieces of all texts
         probabilities = tf.nn.softmax(self._piece_logits(encoded.ids))  # (N, C)
@@ -54,13 +53,10 @@ class TextTagger(TextEncoder):
         }
         padding = {"tokens": "", "tags": "", "start": -1, "end": -1, "scores": 0.0}
         size = tf.shape(text, tf.int64)[0]
-        return rows_of(
-            given,
-            {
-                name: tf.RaggedTensor.from_value_rowids(value, rows, size).to_tensor(padding[name])
-                for name, value in values.items()
-            },
-        )
+        return {
+            name: tf.RaggedTensor.from_value_rowids(value, rows, size).to_tensor(padding[name])
+            for name, value in values.items()
+        }
 
     def _piece_logits(self, ids: tf.RaggedTensor) -> tf.Tensor:
         windows = self.windows_of(ids)

@@ -1,0 +1,268 @@
+"""A bundle with its large weights in fewer bits: what `python -m export --precision` serves.
+
+The reduced model is a Keras model like the one it was made from, with other layers in the places of
+some; whatever asks a bundle (golden pairs, signatures, Python) asks it in the same way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import keras
+import numpy as np
+from keras import ops
+
+from export.closure.history import DEFAULT_SERVING_VERSION, registry_of
+from export.precision.integer_product import OP as INTEGER_PRODUCT
+from export.precision.weights import (
+    Bfloat16Product,
+    Bfloat16Weight,
+    Float32Weight,
+    Int8Weight,
+    ReducedWeight,
+)
+from zoo.bundle import Bundle
+from zoo.models.causal_lm import CausalLM
+from zoo.models.lstm_layer import LSTM, read_steps, real_steps
+
+PRECISIONS = ("float32", "bfloat16", "int8")
+
+# Smaller matrices stay float32: they weigh nothing, and what they are rounded by shows most.
+SMALLEST = 4096  # values
+
+Kind = type[ReducedWeight]
+Layer = keras.layers.Layer
+
+
+def reduce_bundle(
+    bundle: Bundle, precision: str, serving_version: str = DEFAULT_SERVING_VERSION
+) -> Bundle:
+    """The same bundle around a copy of its model that holds its large weights in `precision`.
+
+    Matrices of at least `SMALLEST` values that dense layers and LSTM cells multiply by, and tables
+    of embeddings of that size, become bfloat16, or int8 with a float32 scale for each output
+    channel (of a table: for each entry). Biases, norms and small matrices stay float32, and the
+    model computes in float32 as before, with one exception: with "bfloat16" the dense layers of
+    an encoder's backbone multiply bfloat16 numbers. (A language model of "int8" writes tokens with
+    products of integers, which are as exact: `export.precision.integer_product`.)
+
+    Args:
+        bundle: of any task; its model stays as it is.
+        precision: one of `PRECISIONS`.
+        serving_version: the release that is to run it. Those before 2.17 have no products of
+            integers: there int8 weights are widened to float32, which is slower.
+
+    Raises:
+        ValueError: unknown precision; LoRA factors that are not merged; a model that Keras has
+            quantized already.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(
+            f"--precision must be one of {', '.join(PRECISIONS)}. Received: {precision}"
+        )
+    if precision == "float32":
+        return bundle
+    model = _copy(bundle.model)
+    kind = Int8Weight if precision == "int8" else Bfloat16Weight
+    # In a language model, a text is a chain of choices: with products of bfloat16 a quarter of
+    # sampled texts came out otherwise in a batch than alone.
+    backbone_dense = (
+        Bfloat16Product if kind is Bfloat16Weight and not model.backbone.is_causal else kind
+    )
+    _reduce_layers(model.backbone, backbone_dense, kind)
+    _reduce_layers(model, kind, kind)
+    has_integers = INTEGER_PRODUCT in registry_of(serving_version).ops
+    if precision == "int8" and has_integers and bundle.config.task == "lm":
+        model = StepLM(model.backbone)
+    return dataclasses.replace(bundle, model=model)
+
+
+def may_depend_on_batch(bundle: Bundle, precision: str) -> bool:
+    """Whether answers of the reduced model are equal only up to rounding from batch to batch.
+
+    A sum of float32 products differs in its last bits with the size of the batch. Rounded to
+    bfloat16, it now and then differs by as much as bfloat16 does.
+    """
+    return precision == "bfloat16" and not bundle.model.backbone.is_causal
+
+
+class StepLM(CausalLM):
+    """A language model that reads single tokens with another form of its backbone's weights."""
+
+    def __init__(self, backbone: keras.Model):
+        super().__init__(backbone)
+        self._tracker.unlock()
+        self.step_backbone = type(backbone).from_config(backbone.get_config())
+        _share_layers(backbone, self.step_backbone)
+        self._tracker.lock()
+
+    def decode_token(self, token_ids, cache, position, write=ops.scatter_update):
+        step = self.step_backbone
+        hidden, cache = step.decode(token_ids[:, None], cache, position, write=write)
+        return step.logits(hidden[:, -1]), cache
+
+
+class ReducedLayer(Layer):
+    """A layer with reduced weights, in the place of `layer`, which has them in float32."""
+
+    def __init__(self, layer: Layer):
+        super().__init__(name=layer.name, dtype=layer.dtype_policy)
+        self.built = True
+
+    def for_one_token(self) -> ReducedLayer:
+        """The same layer for a model that reads one token at a time."""
+        raise NotImplementedError
+
+
+class ReducedDense(ReducedLayer):
+    """`keras.layers.Dense`."""
+
+    def __init__(self, layer: keras.layers.Dense | ReducedDense, kernel: ReducedWeight):
+        super().__init__(layer)
+        self.kernel, self.bias, self.activation = kernel, layer.bias, layer.activation
+
+    def for_one_token(self):
+        return ReducedDense(self, self.kernel.for_one_token())
+
+    def call(self, inputs, training=None):
+        outputs = ops.cast(self.kernel.product(inputs), self.compute_dtype)
+        if self.bias is not None:
+            outputs = ops.add(outputs, self.bias)
+        return outputs if self.activation is None else self.activation(outputs)
+
+
+class ReducedEmbedding(ReducedLayer):
+    """`keras.layers.ReversibleEmbedding`, and `Embedding`, which has no projection."""
+
+    def __init__(self, layer: Layer, table: ReducedWeight, projection: ReducedWeight):
+        super().__init__(layer)
+        self.table, self.projection = table, projection
+
+    def for_one_token(self):
+        return ReducedEmbedding(self, self.table, self.projection.for_one_token())
+
+    def call(self, inputs, reverse=False):
+        if reverse:
+            return self.projection.product(inputs)
+        return ops.cast(self.table.rows(inputs), self.compute_dtype)
+
+
+class ReducedLSTM(ReducedLayer):
+    """`zoo.models.lstm_layer.LSTM`, for inference: one product of inputs and of state a step."""
+
+    def __init__(self, layer: Layer, kernel: ReducedWeight, recurrent: ReducedWeight, bias):
+        super().__init__(layer)
+        self.kernel, self.recurrent, self.bias = kernel, recurrent, bias
+
+    def for_one_token(self):
+        return ReducedLSTM(
+            self, self.kernel.for_one_token(), self.recurrent.for_one_token(), self.bias
+        )
+
+    def call(self, inputs, state=None, padding_mask=None, rows=None, training=None):
+        if state is None:
+            zeros = ops.zeros((ops.shape(inputs)[1], self.bias.shape[0] // 4), self.compute_dtype)
+            state = (zeros, zeros)
+        state = tuple(ops.cast(part, self.compute_dtype) for part in state)
+        real = real_steps(padding_mask, self.compute_dtype)
+        (h, c), (hidden, _) = read_steps(self.step, inputs, state, real)
+        return hidden, h, c
+
+    def step(self, x, h, c):
+        """h and c (B, U) after one more step, of inputs (B, E)."""
+        gates = ops.add(self.kernel.product(x) + self.recurrent.product(h), self.bias)
+        i, f, new, o = ops.split(gates, 4, axis=1)
+        c = ops.sigmoid(f) * c + ops.sigmoid(i) * ops.tanh(new)
+        return ops.sigmoid(o) * ops.tanh(c), c
+
+
+def _copy(model: keras.Model) -> keras.Model:
+    for layer in model._flatten_layers(include_self=False):
+        if getattr(layer, "lora_enabled", False):
+            raise ValueError("LoRA factors lie beside the weights: merge_lora(model) first")
+        if getattr(layer, "quantization_mode", None) is not None:
+            raise ValueError(f"{layer.path} is quantized already: export the model it came from")
+    copy = type(model).from_config(model.get_config())
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def _reduce_layers(holder: Layer, dense: Kind, kind: Kind) -> None:
+    """Puts a reduced layer in the place of each below `holder` that has a large weight."""
+    for name, index, layer in list(_layers_of(holder)):
+        reduced = _reduced(layer, dense, kind)
+        if reduced is not None:
+            _put(holder, name, index, reduced)
+        elif not isinstance(layer, ReducedLayer | ReducedWeight):
+            _reduce_layers(layer, dense, kind)
+
+
+def _reduced(layer: Layer, dense: Kind, kind: Kind) -> ReducedLayer | None:
+    if isinstance(layer, keras.layers.Dense) and _is_large(layer._kernel):
+        return ReducedDense(layer, dense("kernel", _value(layer._kernel)))
+    if isinstance(layer, keras.layers.Embedding) and _is_large(layer._embeddings):
+        table = kind("embeddings", _value(layer._embeddings), outputs_first=True)
+        projection = table
+        if not getattr(layer, "tie_weights", True):  # of a ReversibleEmbedding
+            matrix = np.ascontiguousarray(_value(layer.reverse_embeddings).T)
+            projection = kind("reverse_embeddings", matrix, outputs_first=True)
+        return ReducedEmbedding(layer, table, projection)
+    if isinstance(layer, LSTM):
+        weights = layer.cell.kernel, layer.cell.recurrent_kernel
+        if any(map(_is_large, weights)):
+            kernel, recurrent = (
+                kind(one.name, _value(one)) if _is_large(one) else Float32Weight(one)
+                for one in weights
+            )
+            return ReducedLSTM(layer, kernel, recurrent, layer.cell.bias)
+    return None
+
+
+def _is_large(variable: keras.Variable) -> bool:
+    return np.prod(variable.shape) >= SMALLEST
+
+
+_value = ops.convert_to_numpy
+
+
+def _share_layers(backbone: Layer, step: Layer) -> None:
+    """Gives `step`, of the same config and without weights, the layers of `backbone`.
+
+    Reduced ones in their form for one token at a time.
+    """
+    for name, index, layer in _layers_of(backbone):
+        if isinstance(layer, ReducedLayer):
+            _put(step, name, index, layer.for_one_token())
+        elif any(isinstance(part, ReducedLayer) for part in layer._flatten_layers()):
+            own = getattr(step, name)
+            _share_layers(layer, own if index is None else own[index])
+        else:
+            _put(step, name, index, layer)
+
+
+def _layers_of(holder: Layer) -> Iterator[tuple[str, int | None, Layer]]:
+    """The layers in public attributes: name, place in a list there if it is one, layer."""
+    for name, value in vars(holder).items():
+        if name.startswith("_"):
+            continue
+        if isinstance(value, Layer):
+            yield name, None, value
+        elif isinstance(value, list):
+            for index, one in enumerate(value):
+                if isinstance(one, Layer):
+                    yield name, index, one
+
+
+def _put(holder: Layer, name: str, index: int | None, layer: Layer) -> None:
+    """Replaces a layer where it is held, also in a holder that is built, which Keras has locked."""
+    was_locked = holder._tracker.locked
+    holder._tracker.unlock()
+    held = getattr(holder, name)
+    if index is None:
+        setattr(holder, name, layer)
+        holder._tracker.untrack(held)
+    else:
+        old, held[index] = held[index], holder._tracker.track(layer)
+        holder._tracker.untrack(old)
+    holder._tracker.locked = was_locked

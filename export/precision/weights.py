@@ -1,0 +1,176 @@
+"""Weights held in fewer bits than float32, and the two things a model does with them.
+
+A model multiplies by a matrix, or looks up rows of a table. `Int8Weight` (with a float32 scale for
+each output) and `Bfloat16Weight` are made of operations that every TensorFlow Serving links: Cast,
+MatMul, Mul, Gather. They widen nothing ahead of time: a float32 copy lives for one product.
+`IntegerWeight` and `Bfloat16Product` multiply the small numbers themselves, where the CPU and the
+release can.
+"""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from export.precision.integer_product import column_offsets, integer_product
+
+# Of a larger matrix this many values are widened at a time: 8 MB of float32 stay in the cache.
+_PIECE = 1 << 21
+
+
+class ReducedWeight(keras.layers.Layer):
+    """A matrix that a layer multiplies by, or a table whose rows it looks up, or both.
+
+    With `outputs_first` it is (outputs, inputs), as tables of embeddings are and as a wide
+    projection is read fastest; else (inputs, outputs), as kernels are.
+    """
+
+    def __init__(self, name: str, outputs_first: bool):
+        super().__init__(name=name)
+        self.outputs_first = outputs_first
+        self.built = True
+
+    def for_one_token(self) -> ReducedWeight:
+        """The same weight for a model that reads one token at a time."""
+        return self
+
+    def rows(self, indices: tf.Tensor) -> tf.Tensor:
+        """`indices` (...) int to those rows of a table, (..., inputs) float32."""
+        raise NotImplementedError(f"{type(self).__name__} is no table")
+
+    def product(self, x: tf.Tensor) -> tf.Tensor:
+        """`x` (..., inputs) to (..., outputs), float32."""
+        flat = tf.cast(x, tf.float32)
+        if x.shape.rank != 2:
+            flat = tf.reshape(flat, [-1, x.shape[-1]])
+        outputs = self._product(flat)
+        if x.shape.rank != 2:
+            width = outputs.shape[-1]
+            outputs = tf.reshape(outputs, tf.concat([tf.shape(x)[:-1], [width]], axis=0))
+            outputs.set_shape([*x.shape[:-1], width])
+        return outputs
+
+    def _product(self, x: tf.Tensor) -> tf.Tensor:
+        """`x` (N, inputs) to (N, outputs), in float32: pieces of the matrix, widened in turn."""
+        matrix = self.values.value
+        length = matrix.shape[0]
+        step = -(-length // -(-matrix.shape.num_elements() // _PIECE))
+        products = []
+        for first in range(0, length, step):
+            # The executor runs whatever has its inputs: without this it would widen all matrices
+            # of the model before the first product.
+            with tf.control_dependencies([products[-1] if products else x]):
+                piece = tf.cast(matrix[first : first + step], tf.float32)
+            if self.outputs_first:
+                products.append(tf.matmul(x, piece, transpose_b=True))
+            else:
+                part = x if step == length else x[:, first : first + step]
+                products.append(tf.matmul(part, piece))
+        if len(products) == 1:
+            return products[0]
+        return tf.concat(products, axis=1) if self.outputs_first else tf.add_n(products)
+
+    def _variable(self, name: str, value) -> keras.Variable:
+        return self.add_weight(
+            shape=value.shape,
+            dtype=keras.backend.standardize_dtype(value.dtype),
+            initializer=lambda shape, dtype: tf.convert_to_tensor(value),
+            trainable=False,
+            autocast=False,
+            name=name,
+        )
+
+
+class Float32Weight(ReducedWeight):
+    """A small matrix that stays as it is."""
+
+    def __init__(self, variable: keras.Variable):
+        super().__init__(variable.name, outputs_first=False)
+        self.values = variable
+
+    def product(self, x):
+        return keras.ops.matmul(x, self.values)
+
+
+class Bfloat16Weight(ReducedWeight):
+    """A weight of bfloat16 whose products are of float32 numbers."""
+
+    def __init__(self, name: str, matrix: np.ndarray, outputs_first: bool = False):
+        super().__init__(name, outputs_first)
+        self.values = self._variable(name, tf.cast(matrix, tf.bfloat16))
+
+    def rows(self, indices):
+        return tf.cast(_gather(self.values, indices), tf.float32)
+
+
+class Bfloat16Product(Bfloat16Weight):
+    """A weight of bfloat16 whose inputs and outputs are rounded to bfloat16, too.
+
+    Sums are float32. Fast where the CPU multiplies bfloat16 (AVX-512 BF16, AMX), some times slower
+    than float32 where it does not.
+    """
+
+    def __init__(self, name: str, matrix: np.ndarray, outputs_first: bool = False):
+        # oneDNN reads it faster with the outputs first.
+        super().__init__(name, matrix if outputs_first else matrix.T, outputs_first=True)
+
+    def _product(self, x):
+        x = tf.cast(x, tf.bfloat16)
+        return tf.cast(tf.matmul(x, self.values.value, transpose_b=True), tf.float32)
+
+
+class Int8Weight(ReducedWeight):
+    """A weight of int8 with a float32 scale for each output, symmetric around zero.
+
+    weight = int8 x scale, scale = max |weights of the output| / 127, or 1 where all are zero. A
+    product is of float32 numbers; as the scale is the same along what a product sums over, it is
+    applied to the sum.
+    """
+
+    def __init__(self, name: str, matrix: np.ndarray, outputs_first: bool = False):
+        super().__init__(name, outputs_first)
+        inputs_axis = 1 if outputs_first else 0
+        largest = np.max(np.abs(matrix), axis=inputs_axis, keepdims=True)
+        scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+        values = np.clip(np.rint(matrix / scale), -127, 127).astype(np.int8)
+        self.values = self._variable(name, values)
+        self.scale = self._variable(f"{name}_scale", scale.reshape(-1))
+
+    def for_one_token(self):
+        return IntegerWeight(self)
+
+    def _product(self, x):
+        return super()._product(x) * self.scale.value
+
+    def rows(self, indices):
+        values = tf.cast(_gather(self.values, indices), tf.float32)
+        return values * _gather(self.scale, indices)[..., None]
+
+
+class IntegerWeight(ReducedWeight):
+    """An `Int8Weight` in products of integers, for few rows: where one token is read at a time.
+
+    Such a product waits for its weights to come from memory. Widening them first takes longer than
+    fewer bytes save; `export.precision.integer_product` reads the bytes themselves. With many rows,
+    those of a prompt or of a text to score, widening costs little.
+    """
+
+    def __init__(self, weight: Int8Weight):
+        super().__init__(weight.name, weight.outputs_first)
+        self.weight = weight
+        offsets = column_offsets(weight.values.value, weight.outputs_first)
+        self.offsets = self._variable(f"{weight.name}_offsets", offsets)
+
+    def _product(self, x):
+        values, offsets = map(tf.convert_to_tensor, (self.weight.values.value, self.offsets.value))
+        return integer_product(x, values, offsets, self.outputs_first) * self.weight.scale.value
+
+    def rows(self, indices):
+        return self.weight.rows(indices)
+
+
+def _gather(table: keras.Variable, indices: tf.Tensor) -> tf.Tensor:
+    # Read first: gathering from the variable itself would make TensorFlow copy it at every later
+    # read, and a table is often the vocabulary projection, too.
+    return tf.gather(tf.convert_to_tensor(table.value), indices)

@@ -1,0 +1,221 @@
+"""Attention, over a whole text or over a key/value cache, with rotary positions.
+
+Shape letters: B rows, T new tokens, L keys (in a cache: slots), D hidden_dim, N query heads, K
+key/value heads, G = N / K, H channels of a head. `keras.ops` only: runs on every Keras backend.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import keras
+from keras import ops
+
+from zoo.models.blocks import as_rows, make_dense
+from zoo.models.configs import TransformerConfig
+
+
+def attend(query, key, value, bias=None, dropout=None, training=None):
+    """Each query's mix of the values, (B, N, T, H): queries like it, keys and values (B, K, L, H).
+
+    `bias` is added to the scores (B, K, G*T, L), `dropout` a layer for the weights.
+    """
+    heads, length, head_dim = query.shape[1], ops.shape(query)[2], query.shape[3]
+    kv_heads = key.shape[1]
+    if heads != kv_heads:
+        # Query heads that share a key head lie next to each other: fold them into rows.
+        query = ops.reshape(query, (-1, kv_heads, (heads // kv_heads) * length, head_dim))
+    scores = ops.matmul(query * head_dim**-0.5, ops.transpose(key, (0, 1, 3, 2)))
+    # float32: softmax over many keys loses digits in half precision.
+    scores = ops.cast(scores, "float32")  # (B, K, G*T, L)
+    if bias is not None:
+        scores = scores + bias
+    weights = ops.cast(ops.softmax(scores, axis=-1), value.dtype)
+    if dropout is not None:
+        weights = dropout(weights, training=training)
+    mixed = ops.matmul(weights, value)  # (B, K, G*T, H)
+    if heads != kv_heads:
+        mixed = ops.reshape(mixed, (-1, heads, length, head_dim))
+    return mixed
+
+
+def attention_bias(visible, groups: int):
+    """0 where `visible` (..., T or 1, L) bool, else about minus infinity: (..., G*T or 1, L).
+
+    What is the same for all texts keeps two axes: with four, TensorFlow joins scale, product and
+    bias into one operation, which oneDNN has no fast kernel for if there are several texts (of 825
+    tokens: 34 s a layer in place of 0.1).
+    """
+    # Large but finite: a row that sees nothing gives some average, and not NaN.
+    bias = ops.where(visible, 0.0, -1e9)
+    if groups > 1 and visible.shape[-2] != 1:
+        bias = ops.tile(bias, (*[1] * (len(bias.shape) - 2), groups, 1))
+    return bias
+
+
+class CacheSlots(NamedTuple):
+    """Where the new tokens go in a cache: the same in every layer, so made once for all."""
+
+    length: (
+        object  # int or scalar, T; an int where it is known when the graph is made: 1 in the loop
+    )
+    positions: object  # (B, T) int32, the slot of each new token, and its place in the text
+    indices: object  # (B*K*T, 3) int32, row, head and slot that each new key and value goes to
+    bias: object  # (B, 1, T or G*T, L) float32: a token sees the slots up to its own
+    lengths: object  # (B,) int32, how many of a row's new tokens are real; None means all
+    write: Callable  # as keras.ops.scatter_update
+
+
+def cache_slots(
+    config: TransformerConfig, positions, count, lengths=None, write=ops.scatter_update
+) -> CacheSlots:
+    """The slots of new tokens at `positions` (B, T) int32, in a cache of `count` slots a row."""
+    kv_heads = config.key_value_heads
+    batch_size, length = ops.shape(positions)
+    shape = (batch_size, kv_heads, length)
+    rows = ops.broadcast_to(ops.arange(batch_size, dtype="int32")[:, None, None], shape)
+    heads = ops.broadcast_to(ops.arange(kv_heads, dtype="int32")[None, :, None], shape)
+    slots = ops.broadcast_to(positions[:, None, :], shape)
+    indices = ops.reshape(ops.stack([rows, heads, slots], axis=-1), (-1, 3))
+    visible = positions[:, None, :, None] >= ops.arange(count, dtype="int32")  # (B, 1, T, L)
+    bias = attention_bias(visible, config.num_heads // kv_heads)
+    return CacheSlots(length, positions, indices, bias, lengths, write)
+
+
+class SelfAttention(keras.layers.Layer):
+    """Multi-head, multi-query or grouped-query self-attention.
+
+    A `causal` one sees a token's past, others all that `padding_mask` allows.
+    """
+
+    def __init__(self, config: TransformerConfig, causal: bool, **kwargs):
+        super().__init__(**kwargs)
+        self.config = config
+        self.causal = causal
+        kv_dim = config.key_value_heads * config.head_dim
+        # One product for queries, keys and values: fewer, larger matrix products.
+        self.qkv = make_dense(config, config.hidden_dim + 2 * kv_dim, "qkv")
+        self.output_projection = make_dense(config, config.hidden_dim, "output", residual=True)
+        self.attention_dropout = keras.layers.Dropout(config.dropout)
+        if config.qk_norm:
+            self.query_norm = keras.layers.RMSNormalization(name="query_norm")
+            self.key_norm = keras.layers.RMSNormalization(name="key_norm")
+
+    def build(self, input_shape):
+        # Explicit in every part: without it Keras traces each call once more for each level of
+        # nesting, and a model takes twice as long to make.
+        self.qkv.build(input_shape)
+        self.output_projection.build((None, None, self.config.hidden_dim))
+        if self.config.qk_norm:
+            self.query_norm.build((None, None, None, self.config.head_dim))
+            self.key_norm.build((None, None, None, self.config.head_dim))
+
+    def call(self, x, padding_mask=None, document_ids=None, training=None):
+        """Attends over the tokens of `x` (B, T, D) themselves; returns (B, T, D).
+
+        `padding_mask` (B, T) bool is for what is not causal: padding after a text is in nobody's
+        past. `document_ids` (B, T) int32, ascending in each row, is for what is: tokens see those
+        of their own document only, and their positions count from its start.
+        """
+        length = ops.shape(x)[1]
+        steps = ops.arange(length, dtype="int32")[None]  # (1, T)
+        positions = steps if document_ids is None else document_positions(document_ids)
+        query, key, value = self._project(as_rows(x), positions, length)
+        visible = None
+        if self.causal:
+            visible = steps[0, :, None] >= steps  # (T, T)
+            if document_ids is not None:
+                same = document_ids[:, :, None] == document_ids[:, None, :]
+                visible = ops.logical_and(visible, same)[:, None]  # (B, 1, T, T)
+        elif padding_mask is not None:
+            visible = padding_mask[:, None, None, :]  # (B, 1, 1, T)
+        groups = self.config.num_heads // self.config.key_value_heads
+        bias = None if visible is None else attention_bias(visible, groups)
+        mixed = attend(query, key, value, bias, self.attention_dropout, training)
+        return ops.reshape(self.output_projection(_merge_heads(mixed)), ops.shape(x))
+
+    def decode(self, x, cache, slots: CacheSlots):
+        """Writes the new tokens into the cache and attends over all of it: output and new cache.
+
+        All slots are read, also those behind the newest token: `zoo.generation.loop` keeps few of
+        them, and cutting them off would copy the others. `x` is rows (B*T, D), which a dense layer
+        multiplies without reshaping: for one token an operation costs as much as its arithmetic.
+        """
+        query, *new = self._project(x, slots.positions, slots.length)
+        cache = tuple(_write(old, one, slots) for old, one in zip(cache, new))
+        mixed = attend(query, *cache, slots.bias)
+        return self.output_projection(_merge_heads(mixed)), cache
+
+    def _project(self, x, positions, length):
+        """Queries (B, N, T, H), keys and values (B, K, T, H) of hidden states (B*T, D)."""
+        config = self.config
+        counts = (config.num_heads, config.key_value_heads, config.key_value_heads)
+        query, key, value = _split_heads(self.qkv(x), counts, config.head_dim, length)
+        if config.qk_norm:
+            query, key = self.query_norm(query), self.key_norm(key)
+        if config.positions == "rotary":
+            query = rotate(query, positions, config.rotary_base)
+            key = rotate(key, positions, config.rotary_base)
+        return query, key, value
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+def _split_heads(x, counts: tuple[int, ...], head_dim: int, length):
+    """Rows (B*T, heads * H) to (B, count, T, H) for each of `counts`."""
+    edges = list(itertools.accumulate(counts))
+    if is_one(length):  # (B, heads, 1, H) is the same numbers in the same order
+        return ops.split(ops.reshape(x, (-1, edges[-1], 1, head_dim)), edges[:-1], axis=1)
+    # Cut before heads and tokens change places: XLA does that inside of what comes next.
+    parts = ops.split(x, [edge * head_dim for edge in edges[:-1]], axis=-1)
+    return [
+        ops.transpose(ops.reshape(part, (-1, length, count, head_dim)), (0, 2, 1, 3))
+        for part, count in zip(parts, counts)
+    ]
+
+
+def _merge_heads(x):
+    """(B, N, T, H) to rows (B*T, N*H)."""
+    width = x.shape[1] * x.shape[3]
+    if not is_one(x.shape[2]):
+        x = ops.transpose(x, (0, 2, 1, 3))  # (B, T, N, H)
+    return ops.reshape(x, (-1, width))
+
+
+def _write(cache, new, slots: CacheSlots):
+    """Puts `new` (B, K, T, H) into `cache` (B, K, L, H).
+
+    A scatter and not `slice_update`: on TensorFlow the latter becomes XlaDynamicUpdateSlice,
+    which TensorFlow Serving refuses ("XLA compilation disabled").
+    """
+    return slots.write(cache, slots.indices, ops.reshape(new, (-1, new.shape[-1])))
+
+
+def is_one(length) -> bool:
+    """Whether it is known, while a graph is made, that each row has one token."""
+    return isinstance(length, int) and length == 1
+
+
+def rotate(x, positions, base: float):
+    """Rotary position embedding (Su et al., 2021) of queries or keys (B, heads, T, H).
+
+    Channel i is paired with channel i + H/2; wavelengths run from 2 pi to 2 pi x base. `positions`
+    (B, T) or (1, T) int32 is the place of each token in its sequence.
+    """
+    half = x.shape[-1] // 2
+    frequencies = base ** (-ops.arange(half, dtype="float32") / half)  # (H/2,)
+    angles = ops.cast(positions, "float32")[:, None, :, None] * frequencies  # (B, 1, T, H/2)
+    cos, sin = ops.cast(ops.cos(angles), x.dtype), ops.cast(ops.sin(angles), x.dtype)
+    first, second = x[..., :half], x[..., half:]
+    return ops.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def document_positions(document_ids):
+    """Place of each token in its document, (B, T) int32: of ids 0 0 1 1 1 2, 0 1 0 1 2 0."""
+    # A document starts after all the tokens whose ids are smaller.
+    before = document_ids[:, None, :] < document_ids[:, :, None]  # (B, T, T)
+    starts = ops.sum(ops.cast(before, "int32"), axis=-1)  # (B, T)
+    return ops.arange(ops.shape(document_ids)[1], dtype="int32") - starts
