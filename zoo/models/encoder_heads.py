@@ -71,7 +71,7 @@ class EncoderHead(TokenModel):
             received = sorted(inputs) if isinstance(inputs, dict) else type(inputs).__name__
             raise TypeError(f"{type(self).__name__} takes {self.inputs_text}. Received: {received}")
         self.require_ids(inputs["token_ids"])
-        return self.backbone.encode(
+        return self.backbone(
             inputs["token_ids"],
             padding_mask=inputs.get("padding_mask"),
             segment_ids=inputs.get("segment_ids"),

@@ -104,12 +104,6 @@ class LSTMBackbone(keras.Model):
         zeros = self.initial_cache(ops.shape(token_ids)[0])
         return self.call_with_state(token_ids, zeros, mask=padding_mask, training=training)[0]
 
-    def encode(self, token_ids, padding_mask=None, segment_ids=None, training=None):
-        """`call` by the name that all encoders share."""
-        return self(
-            token_ids, padding_mask=padding_mask, segment_ids=segment_ids, training=training
-        )
-
     def _read_both_ways(self, token_ids, mask, training):
         inputs, rows = self._inputs(token_ids, training)
         mask = None if mask is None else ops.transpose(mask)  # (T, B)
