@@ -129,8 +129,8 @@ def generate(
     )
     state = _generate_all(request, _choose(request, logits, state))
 
-    places = lengths[:, None] + ops.arange(max_steps, dtype="int32")  # (B, N)
-    new_tokens = ops.take_along_axis(state.tokens, places, axis=1)
+    new_columns = lengths[:, None] + ops.arange(max_steps, dtype="int32")  # (B, N)
+    new_tokens = ops.take_along_axis(state.tokens, new_columns, axis=1)
     new_lengths = state.total - lengths
     is_new = ops.arange(max_steps, dtype="int32")[None] < new_lengths[:, None]
     return Generated(ops.where(is_new, new_tokens, 0), new_lengths, state.log_probability)

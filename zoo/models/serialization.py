@@ -39,49 +39,49 @@ def model_from_config(cls: type, values: dict[str, Any]) -> keras.Model:
 
 
 def quantization_config(model: keras.Model) -> dict[str, Any]:
-    """How `model.quantize` left each layer that it changed, by the layer's place in the model.
+    """How `model.quantize` left each layer that it changed, by the layer's path in the model.
 
     Keras rebuilds only the layers that a model makes itself with the dtype of their own config;
     ours are made from the model config, which knows nothing of it.
     """
     return {
-        place: {
+        path: {
             "policy": keras.saving.serialize_keras_object(layer.dtype_policy),
             "config": keras.saving.serialize_keras_object(layer.quantization_config),
         }
-        for place, layer in _places(model).items()
+        for path, layer in _quantizable_layers(model).items()
         if layer.quantization_mode is not None
     }
 
 
 def quantize_layers(model: keras.Model, quantization: dict[str, Any]) -> None:
     """Quantizes the layers that `quantization_config` names, so that their weights fit."""
-    places = _places(model) if quantization else {}
-    for place, values in quantization.items():
-        if place not in places:
-            raise ValueError(f"quantization: the model has no layer {place!r}")
+    layers = _quantizable_layers(model) if quantization else {}
+    for path, values in quantization.items():
+        if path not in layers:
+            raise ValueError(f"quantization: the model has no layer {path!r}")
         policy = keras.saving.deserialize_keras_object(values["policy"])
         config = values["config"] and keras.saving.deserialize_keras_object(values["config"])
         mode = policy.quantization_mode
         if mode not in ("int8", "int4", "float8"):
             raise ValueError(
-                f"quantization: {place} is of mode {mode!r}; int8, int4 and float8 can be read"
+                f"quantization: {path} is of mode {mode!r}; int8, int4 and float8 can be read"
             )
         if mode == "int4" and config is None:
             config = keras.quantizers.Int4QuantizationConfig(block_size=policy.block_size)
-        places[place].quantize(mode, config=config)
+        layers[path].quantize(mode, config=config)
 
 
-def _places(model: keras.Model) -> dict[str, keras.layers.Layer]:
+def _quantizable_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
     """The layers that can be quantized, by names that do not depend on the model's own."""
-    places = {}
+    layers = {}
 
-    def walk(layer: keras.layers.Layer, place: str):
+    def walk(layer: keras.layers.Layer, path: str):
         for part in layer._layers:
-            inner = f"{place}{part.name}"
+            inner = f"{path}{part.name}"
             if hasattr(part, "quantization_config"):
-                places[inner] = part
+                layers[inner] = part
             walk(part, f"{inner}/")
 
     walk(model, "")
-    return places
+    return layers

@@ -89,12 +89,12 @@ class MaskFiller(TextEncoder):
         chosen = take_windows(is_mask, windows)
         middle = central(windows, config.window_stride(), config.window_size())
         chosen = chosen.with_flat_values(chosen.flat_values & middle.flat_values)
-        place = tf.ragged.range(windows.lengths) + 1  # [CLS] stands before
-        places = tf.ragged.boolean_mask(place, chosen)  # ragged [W, None]
-        positions = tf.cast(places.to_tensor(0), tf.int32)  # (W, P)
+        position = tf.ragged.range(windows.lengths) + 1  # [CLS] stands before
+        mask_positions = tf.ragged.boolean_mask(position, chosen)  # ragged [W, None]
+        positions = tf.cast(mask_positions.to_tensor(0), tf.int32)  # (W, P)
         positions = tf.pad(positions, [[0, 0], [0, 1]])  # also where no window has a mask
         logits = self.forward(packed, masked_positions=positions)  # (W, P, V)
-        real = tf.sequence_mask(places.row_lengths(), tf.shape(positions)[1])
+        real = tf.sequence_mask(mask_positions.row_lengths(), tf.shape(positions)[1])
         return tf.boolean_mask(logits, real)
 
 
