@@ -19,7 +19,7 @@ TENSORFLOW_ROOMS = (
     "zoo/text/",
     "zoo/generation/options.py",
     "zoo/bundle.py",
-    "zoo/weights/object_store.py",
+    "zoo/weights/locations.py",
 )
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 

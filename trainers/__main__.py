@@ -1,5 +1,7 @@
-"""Trains a model from a recipe.
+"""Trains a model on a file of your own, or from a recipe.
 
+python -m trainers --task=TASK --data=FILE --workdir=DIR [--init_from=WEIGHTS]
+    [--text_column=NAME] [--pair_column=NAME] [--label_column=NAME] [--set=key.path=value ...]
 python -m trainers --list
 python -m trainers --recipe=NAME --workdir=DIR [--data_dir=DIR] [--strategy=auto]
     [--set=key.path=value ...]
@@ -21,6 +23,21 @@ from trainers.recipes.registry import describe_recipes, find_recipe
 from zoo.output_pipe import outlive_readers, quiet_imports
 
 _RECIPE = flags.DEFINE_string("recipe", None, "Name of a recipe; --list shows them.")
+_TASK = flags.DEFINE_enum(
+    "task",
+    None,
+    ["lm", "mlm", "classify", "pair", "tag", "span", "embed", "regress"],
+    "What to learn from the file of --data; the rest is found out or chosen, and printed.",
+)
+_DATA = flags.DEFINE_string("data", None, "A file of your own, with --task.")
+_INIT_FROM = flags.DEFINE_string(
+    "init_from",
+    None,
+    "Weights to start from: an earlier --workdir, hf://OWNER/NAME, or a downloaded folder.",
+)
+_TEXT_COLUMN = flags.DEFINE_string("text_column", None, "Column of the text in --data.")
+_PAIR_COLUMN = flags.DEFINE_string("pair_column", None, "Column of the second text in --data.")
+_LABEL_COLUMN = flags.DEFINE_string("label_column", None, "Column of the label in --data.")
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of this run, or gs://bucket/folder; a run there is resumed."
 )
@@ -80,10 +97,13 @@ def main(argv: list[str]) -> None:
             print(f"{describe_recipes()}\n\nLabelled data sets by name:\n{describe_datasets()}")
         elif _HELP_CONFIG.value:
             print(describe_keys())
-        elif not _RECIPE.value or not _WORKDIR.value:
-            sys.exit("trainers: --recipe and --workdir are needed; --list shows the recipes")
+        elif not _WORKDIR.value or bool(_RECIPE.value) == bool(_TASK.value and _DATA.value):
+            sys.exit(
+                "trainers: --workdir is needed, and --task with --data (a file of your own) or "
+                "--recipe; --list shows the recipes"
+            )
         else:
-            _train(with_overrides(find_recipe(_RECIPE.value), _SET.value), _WORKDIR.value)
+            _train(_config(), _WORKDIR.value)
     except KeyboardInterrupt:
         message = "stopped; the same command goes on from the last checkpoint"
         print(f"\ntrainers: {message}", file=sys.stderr)
@@ -91,6 +111,29 @@ def main(argv: list[str]) -> None:
     except (ValueError, OSError) as error:
         logging.debug("where it was raised", exc_info=True)
         sys.exit(f"trainers: {error}")
+
+
+def _config() -> TrainConfig:
+    settings = list(_SET.value)
+    if _RECIPE.value:
+        if _INIT_FROM.value is not None:
+            settings.append(f"finetune.init_from={_INIT_FROM.value}")
+        return with_overrides(find_recipe(_RECIPE.value), settings)
+    # Imported here: it reads the file, for which TensorFlow is loaded.
+    with quiet_imports():
+        from trainers.own_data import own_config
+    config, lines = own_config(
+        _TASK.value,
+        _DATA.value,
+        settings,
+        init_from=_INIT_FROM.value,
+        text_column=_TEXT_COLUMN.value,
+        pair_column=_PAIR_COLUMN.value,
+        label_column=_LABEL_COLUMN.value,
+        data_dir=_DATA_DIR.value,
+    )
+    print("\n".join(lines), flush=True)
+    return config
 
 
 def _train(config: TrainConfig, workdir: str) -> None:

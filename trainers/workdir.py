@@ -23,7 +23,7 @@ from trainers.config import CONFIG_FILE, TrainConfig, differing_keys, read_confi
 from trainers.report.report import REPORT_FILE
 from zoo.config import to_dict
 from zoo.files import locked_folder, own_files, replacing
-from zoo.weights.object_store import download, temporary_folder
+from zoo.weights.locations import download, temporary_folder
 
 # What may change where a run is made longer.
 _EXTENDING = ("steps", "evaluate_every", "patience")

@@ -31,8 +31,8 @@ from zoo.text.config import TextConfig
 from zoo.text.lm import TextLM
 from zoo.text.models import TEXT_MODELS
 from zoo.tokenizers import Tokenizer
+from zoo.weights.huggingface.configs import is_huggingface
 from zoo.weights.huggingface.writing import write_huggingface
-from zoo.weights.safetensors_files import is_huggingface
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.weights.h5"
@@ -82,12 +82,7 @@ class BundleConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:
-    """A model, its tokenizer and what is known of them; from `zoo.load` or `zoo.save`.
-
-    Example:
-        >>> bundle = zoo.load("runs/shakespeare")
-        >>> bundle.lm.generate(["ROMEO:"], max_new_tokens=[100])["text"]
-    """
+    """A model, its tokenizer and what is known of them; from `zoo.load` or `zoo.save`."""
 
     folder: Path
     config: BundleConfig
@@ -137,9 +132,6 @@ class Bundle:
             ValueError: a model that none of transformers' bert, distilbert, roberta and gpt2 can
                 express (the fields are named), or a folder that holds a bundle.
             OSError: the folder cannot be written.
-
-        Example:
-            >>> zoo.load("runs/topics").save_huggingface("for_transformers/topics")
         """
         folder = Path(folder)
         if _holds_bundle(folder):
@@ -222,7 +214,11 @@ def save(
         OSError: the folder cannot be written; what was there stays.
 
     Example:
-        >>> zoo.save("runs/mine", model, tokenizer)
+        >>> import zoo
+        >>> tokenizer = zoo.CharacterTokenizer("abc")
+        >>> model = zoo.build("lstm_char_cpu", vocabulary_size=tokenizer.vocabulary_size)
+        >>> zoo.save("mine", model, tokenizer).config.task
+        'lm'
     """
     folder = Path(folder)
     if is_huggingface(folder):

@@ -181,10 +181,9 @@ def _items(part: dict | list) -> Iterable[Any]:
 
 
 class Fields:
-    """A JSON object whose fields are asked for one by one; each error is a BundleError.
+    """A JSON object whose fields are asked for one by one; a BundleError blames `where`.
 
-    Args:
-        values: the object. where: what to blame in messages, such as the file.
+    A field that is missing or null is the default.
     """
 
     def __init__(self, values: Any, where: str):
@@ -204,31 +203,31 @@ class Fields:
         return Fields(self.values.get(name), f"{self.where}: {name}")
 
     def parts(self, name: str) -> list[Fields]:
-        """The fields of each object in a list, which may be missing or null."""
+        """The fields of each object in a list."""
         items = self._typed(name, list, "a list", [])
         return [Fields(item, f"{self.where}: {name}[{i}]") for i, item in enumerate(items)]
 
     def text(self, name: str, default: str | None = None) -> str | None:
-        """A string, `default` where it is missing or null."""
+        """A string."""
         return self._typed(name, str, "a string", default)
 
     def flag(self, name: str, default: bool | None = None) -> bool | None:
-        """True or false, `default` where it is missing or null."""
+        """True or false."""
         return self._typed(name, bool, "true or false", default)
 
     def whole(self, name: str, default: int | None = None, least: int = 1) -> int | None:
-        """A whole number from `least` to 2**31 - 1, `default` where it is missing or null."""
+        """A whole number from `least` to 2**31 - 1."""
         value = self._typed(name, int, "a whole number", default)
         if value is not None and (isinstance(value, bool) or not least <= value < 2**31):
-            reach = "on" if isinstance(value, bool) or value < least else "to 2147483647"
+            limit = "on" if isinstance(value, bool) or value < least else "to 2147483647"
             raise BundleError(
-                f"{self.where}: {name} must be a whole number from {least} {reach}. "
+                f"{self.where}: {name} must be a whole number from {least} {limit}. "
                 f"Received: {value!r:.80}"
             )
         return value
 
     def number(self, name: str, default: float | None = None) -> float | None:
-        """A number, `default` where it is missing or null."""
+        """A number."""
         value = self._typed(name, int | float, "a number", default)
         # Beyond this no float is exact, and beyond 1e308 there is none.
         if isinstance(value, bool) or (value is not None and not abs(value) < 1e300):

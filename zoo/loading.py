@@ -27,11 +27,11 @@ from zoo.tokenizers import Tokenizer, load_tokenizer
 from zoo.tokenizers.base import FILE_NAME
 from zoo.weights.assign import backbone_weights, check_size, model_weights
 from zoo.weights.hdf5_files import count_stored
+from zoo.weights.huggingface.configs import is_huggingface
 from zoo.weights.huggingface.reading import read_huggingface
 from zoo.weights.kerashub import PREFIX, load_kerashub
 from zoo.weights.kerashub_folders import is_kerashub
 from zoo.weights.locations import locate
-from zoo.weights.safetensors_files import is_huggingface
 
 _LABELLED = {"classify": "num_classes", "pair": "num_classes", "tag": "num_tags"}
 _ONE_NETWORK = {"classify", "pair"}
@@ -62,8 +62,12 @@ def load(folder: str | os.PathLike[str], task: str | None = None) -> Bundle:
             names the file.
 
     Example:
-        >>> zoo.load("runs/shakespeare").model.summary()
-        >>> zoo.load("hf://sentence-transformers/all-MiniLM-L6-v2").text_model.embed(["good"])
+        >>> import zoo
+        >>> tokenizer = zoo.CharacterTokenizer("abc")
+        >>> model = zoo.build("lstm_char_cpu", vocabulary_size=tokenizer.vocabulary_size)
+        >>> _ = zoo.save("mine", model, tokenizer)
+        >>> zoo.load("mine").config.family
+        'lstm'
     """
     if os.fspath(folder).startswith(PREFIX):
         bundle = load_kerashub(folder)

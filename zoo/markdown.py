@@ -15,9 +15,6 @@ def cell(text: str, longest: int = LONGEST_CELL) -> str:
 
     White space becomes single spaces; control characters, lone surrogates and marks that turn the
     reading direction become U+FFFD; text longer than `longest` characters ends in "…".
-
-    Example:
-        cell("a|b\\n`c`") == "a\\\\|b \\\\`c\\\\`"
     """
     # Cut before escaping, or a backslash could lose its character. The first cut is for speed.
     text = " ".join(text[: 20 * longest].split())
@@ -28,16 +25,7 @@ def cell(text: str, longest: int = LONGEST_CELL) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[int] = ()) -> str:
-    """A table of cells that are Markdown already.
-
-    Args:
-        header: names of the columns.
-        rows: as many cells each.
-        numbers: indices of the columns that are set to the right.
-
-    Example:
-        table(["class", "F1"], [[cell("a|b"), "0.5"]], numbers=[1])
-    """
+    """A table of cells that are Markdown already; the columns `numbers` are set to the right."""
     right = set(numbers)
     lines = [
         "| " + " | ".join(header) + " |",

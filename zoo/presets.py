@@ -132,7 +132,9 @@ def preset_config(name: str, **overrides) -> ModelConfig:
     Raises:
         ConfigError: unknown preset (the known ones are listed) or unknown field.
 
-    Example: `preset_config("gpt_char_cpu", vocabulary_size=65, dropout=0.1)`
+    Example:
+        >>> preset_config("gpt_char_cpu", vocabulary_size=65, dropout=0.1).num_layers
+        4
     """
     if name not in PRESETS:
         close = difflib.get_close_matches(name, PRESETS, n=1)

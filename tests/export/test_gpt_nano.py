@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mingpt_json import to_safetensors
 
 import zoo
 from export.client import Client
@@ -22,7 +23,8 @@ pytestmark = [
 
 
 def test_the_served_model_sorts_every_input(tmp_path):
-    bundle = nanogpt.load(DATA / "gpt-nano-sort-model.json", characters="ABC")
+    source = to_safetensors(DATA / "gpt-nano-sort-model.json", tmp_path / "source")
+    bundle = nanogpt.load(source, characters="ABC", activation="gelu_tanh")
     zoo.save(tmp_path / "run", bundle.model, bundle.tokenizer, bundle.config.start_id)
     export_saved_model(zoo.load(tmp_path / "run"), tmp_path / "served")
     inputs = ["".join(letters) for letters in itertools.product("ABC", repeat=6)]

@@ -8,7 +8,8 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainers.data.augment import AugmentConfig, augment_tagged, augment_texts
+from trainers.data.augment import augment_tagged, augment_texts
+from trainers.data.config import AugmentConfig
 from zoo.config import ConfigError, from_dict
 
 NEW = ("new0", "new1", "new2")

@@ -8,10 +8,16 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainers.data import blocks
-from trainers.data.blocks import content_size, keeps_lines, line_start, read_blocks
-from trainers.data.compressed import open_bytes, plain_name
-from trainers.data.sources import read_documents
+from trainers.data import text as text_module
+from trainers.data.documents import read_documents
+from trainers.data.text import (
+    content_size,
+    keeps_lines,
+    line_start,
+    open_bytes,
+    plain_name,
+    read_blocks,
+)
 
 TEXT = "".join(f"line {number} \n\n  x\nyy\n" for number in range(60)).encode()
 
@@ -49,7 +55,7 @@ def test_blocks_are_the_file_and_end_with_lines(text_files, name):
 def test_parts_of_a_file_follow_each_other(text_files, first, second, size):
     first, second = sorted((first, second))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "_LOOK_BYTES", 16)
+        patch.setattr(text_module, "LOOK_BYTES", 16)
         path = text_files["t.txt"]
         cuts = [line_start(path, first), line_start(path, second)]
         assert cuts == sorted(cuts) and all(cut >= at for cut, at in zip(cuts, (first, second)))

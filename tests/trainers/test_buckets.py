@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainers.data.buckets import NO_EXAMPLE, BucketPlan, default_buckets
+from trainers.data.pipeline import NO_EXAMPLE, BucketPlan, default_buckets
 
 PLANS = st.builds(
     BucketPlan,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainers.data.conll import bio_problems, read_tagged, to_bio
+from trainers.data.conll import read_tagged, to_bio
 
 
 def read(tmp_path, content, name="a.conll", **options):
@@ -161,15 +161,14 @@ def test_a_missing_file_is_told(tmp_path):
     ],
 )
 def test_schemes(scheme, tags, expected, problems):
-    assert to_bio(tags.split(), scheme) == expected.split()
-    assert bio_problems(tags.split(), scheme) == problems
+    assert to_bio(tags.split(), scheme) == (expected.split(), problems)
 
 
 def test_unknown_tags_and_schemes_are_refused():
     with pytest.raises(ValueError, match="'X' at position 1"):
         to_bio(["O", "X"])
     with pytest.raises(ValueError, match="scheme='bmes'"):
-        bio_problems(["O"], "bmes")
+        to_bio(["O"], "bmes")
     with pytest.raises(ValueError, match="'auto' is for whole files"):
         to_bio(["O"], "auto")
 
@@ -229,12 +228,12 @@ def script_chunks(tags):
 @given(st.lists(st.sampled_from(["O"] + [f"{p}-{k}" for p in "BIE" for k in "ab"]), max_size=9))
 def test_repairs_are_those_of_the_evaluation_script(tags):
     scheme = "bioes" if any(tag[0] == "E" for tag in tags) else "bio"
-    repaired = to_bio(tags, scheme)
+    repaired, problems = to_bio(tags, scheme)
     assert script_chunks(repaired) == script_chunks(tags)
-    assert bio_problems(repaired) == [] and to_bio(repaired) == repaired
+    assert to_bio(repaired) == (repaired, [])
     if scheme == "bio":
-        assert to_bio(tags, "iob1") == repaired
-        assert bool(bio_problems(tags)) == (repaired != tags)
+        assert to_bio(tags, "iob1")[0] == repaired
+        assert bool(problems) == (repaired != tags)
 
 
 @given(st.lists(st.tuples(st.sampled_from(["", "a", "b"]), st.integers(1, 3)), max_size=5))
@@ -254,5 +253,4 @@ def test_every_scheme_of_the_same_entities_reads_alike(entities):
     ]
     bioul = [tag.replace("E-", "L-").replace("S-", "U-") for tag in bioes]
     for scheme, tags in {"bio": bio, "bioes": bioes, "bioul": bioul, "iob1": iob1}.items():
-        assert to_bio(tags, scheme) == bio
-        assert bio_problems(tags, scheme) == []
+        assert to_bio(tags, scheme) == (bio, [])

@@ -14,7 +14,7 @@ from trainers.data.datasets import (
     read_questions_source,
     read_tagged_source,
 )
-from trainers.data.splits import label_classes
+from trainers.data.examples import label_classes
 
 SHARED = os.environ.get("ZOO_DATA")
 READERS = {
@@ -99,8 +99,8 @@ def test_a_published_file_is_downloaded_once(tmp_path, monkeypatch):
         os.makedirs(os.path.dirname(path), exist_ok=True)
         os.link(source, path)
 
-    monkeypatch.setattr("trainers.data.files.download", download)
-    file = Published("set/a.csv", "owner/repository/0123", "data/a.csv", checksum).find(None)
+    monkeypatch.setattr("trainers.data.sources.download", download)
+    file = Published("set/a.csv", "owner/repository/0123/data/a.csv", checksum).find(None)
     url = "https://raw.githubusercontent.com/owner/repository/0123/data/a.csv"
     assert asked == [(url, checksum)]
     assert file.name == "set/a.csv" and file.path == str(tmp_path / "cache" / "set" / "a.csv")

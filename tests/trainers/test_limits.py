@@ -11,15 +11,13 @@ import tracemalloc
 import pytest
 import zstandard
 
-from trainers.data import blocks
+from trainers.data import text as text_module
+from trainers.data.config import Limits
 from trainers.data.conll import read_tagged
-from trainers.data.download import download
-from trainers.data.files import File
-from trainers.data.limits import Limits
-from trainers.data.pieces import Meter, Reading, read_pieces
-from trainers.data.sources import read_documents
+from trainers.data.documents import Meter, Reading, read_documents, read_pieces
+from trainers.data.labeled import read_labeled
+from trainers.data.sources import File, download
 from trainers.data.squad import read_questions
-from trainers.data.tables import read_labeled
 
 MEGABYTE = 1 << 20
 
@@ -70,7 +68,7 @@ def packed_rows(packed, row):
 @pytest.mark.parametrize("packed", [".gz", ".zst"])
 @pytest.mark.parametrize("name", READERS)
 def test_a_file_that_unpacks_to_more_than_the_limit(tmp_path, monkeypatch, name, packed):
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1 << 16)
+    monkeypatch.setattr(text_module, "BLOCK_BYTES", 1 << 16)
     path = tmp_path / f"{name}{packed}"
     path.write_bytes(packed_rows(packed, parts(name)[1]))
     tracemalloc.start()
@@ -106,7 +104,7 @@ def test_the_limit_is_for_all_files_of_a_source(tmp_path):
 
 @pytest.mark.parametrize("name", [n for n in READERS if n not in ("a.txt", "a.json", "utf16.txt")])
 def test_a_row_that_does_not_end(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 4096)
+    monkeypatch.setattr(text_module, "BLOCK_BYTES", 4096)
     path = tmp_path / name
     start, row, long = parts(name)
     path.write_bytes(start + row + long + "\u00e9 ".encode() * 20_000)  # 60 kB, 40,000 characters
@@ -117,7 +115,7 @@ def test_a_row_that_does_not_end(tmp_path, monkeypatch, name):
 
 
 def test_what_is_read_in_pieces_may_be_larger_than_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 4096)
+    monkeypatch.setattr(text_module, "BLOCK_BYTES", 4096)
     path = tmp_path / "a.txt"
     reading = Reading(limits=Limits(source_bytes=10_000))
     path.write_bytes(b"to be or not\n" * 2000)
@@ -126,7 +124,7 @@ def test_what_is_read_in_pieces_may_be_larger_than_memory(tmp_path, monkeypatch)
     path.write_bytes(b"to be or not " * 2000)  # no line end: nothing to cut at
     with pytest.raises(ValueError, match=r"a\.txt: more than 10,000 bytes"):
         list(read_pieces(File("a.txt", str(path)), reading, Meter()))
-    assert blocks.line_start(str(path), 5000) == 26_000
+    assert text_module.line_start(str(path), 5000) == 26_000
 
 
 def test_a_record_is_measured_before_it_is_read(tmp_path):

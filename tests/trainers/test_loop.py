@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import zoo
 from trainers.checkpoints import Checkpoints
 from trainers.config import FineTuneConfig
-from trainers.data.corpora import streams_fingerprint
+from trainers.data.corpus import streams_fingerprint
 from trainers.loop import train
 from trainers.recorder import Recorder, TrainingDiverged, process_age
 from trainers.tasks import make_task

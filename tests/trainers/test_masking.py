@@ -6,7 +6,8 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainers.data.masking import MaskingConfig, mask_tokens
+from trainers.data.config import MaskingConfig
+from trainers.data.masking import mask_tokens
 from zoo.config import ConfigError, from_dict
 
 SPECIAL = (0, 1, 2, 3, 7)  # [PAD] [UNK] [CLS] [SEP], and [MASK] among the ordinary ids

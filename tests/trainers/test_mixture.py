@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainers.data import pipeline
-from trainers.data.mixture import MAX_BLOCK, MixedStream, block_counts
+from trainers.data.config import MAX_BLOCK, block_counts
+from trainers.data.mixture import MixedStream
 
 FEW = settings(max_examples=12)
 STRIDE = 10_000  # between the ids of two streams: an id tells its stream and its place

@@ -16,7 +16,7 @@ SEGMENTS = st.integers(1, 4)
 ROWS = st.integers(1, 5)
 SEEDS = st.integers(0, 2**32 - 1)
 # Every example builds a few tf.data graphs.
-FEW = settings(max_examples=15)
+FEW = settings(max_examples=8)
 
 
 def ids(count):
@@ -114,7 +114,7 @@ def test_text_shorter_than_a_segment_is_refused():
         pipeline.training_windows(ids(20), 4, 8, 0, 0, 1, segment=4)
 
 
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(st.integers(2, 60), ROWS, LENGTHS, st.booleans())
 def test_validation_predicts_every_token_but_the_first_once(tokens, rows, length, streams):
     make = pipeline.validation_streams if streams else pipeline.validation_windows

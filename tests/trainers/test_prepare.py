@@ -21,13 +21,12 @@ from hypothesis import strategies as st
 
 import trainers.data.prepare.__main__ as command
 from trainers.config import TrainConfig
-from trainers.data import blocks, shards
-from trainers.data.config import DataConfig
-from trainers.data.prepare import folder as job
-from trainers.data.prepare import local
-from trainers.data.prepare.local import prepare
+from trainers.data import shards
+from trainers.data import text as text_module
+from trainers.data.config import DataConfig, PrepareConfig
+from trainers.data.prepare import job
+from trainers.data.prepare.job import prepare
 from trainers.data.prepare.plan import make_plan
-from trainers.data.prepare.settings import PrepareConfig
 from trainers.data.shards import open_prepared
 from trainers.loop import train
 from trainers.tasks import make_task
@@ -84,7 +83,7 @@ def write_lines(path, count=60):
 # What arrives.
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(
     st.lists(st.text("ab \n\u00e9", max_size=60), min_size=1, max_size=5).filter(
         lambda texts: sum(map(bool, texts)) >= 2
@@ -100,8 +99,8 @@ def test_files_arrive_whole(tmp_path_factory, texts, shard_mb, block_bytes, suff
         name = source / f"{number}.txt{suffix if text else ''}"
         name.write_bytes(gzip.compress(content) if suffix and text else content)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "BLOCK_BYTES", block_bytes)
-        patch.setattr(blocks, "_LOOK_BYTES", 8)
+        patch.setattr(text_module, "BLOCK_BYTES", block_bytes)
+        patch.setattr(text_module, "LOOK_BYTES", 8)
         index = prepare(config(source, shard_mb=shard_mb, validation_fraction=0.3), out)
     kept, held = documents(out)
     assert sorted(kept + held) == sorted(filter(None, texts))
@@ -178,7 +177,7 @@ def test_byte_pairs_are_those_of_the_whole_text(tmp_path, monkeypatch):
     text = "".join(f"the fox {number}\n\n  says the  thing\n" for number in range(300))
     path.write_text(text)
     BytePairTokenizer.train([text], 300).save(tmp_path / "bpe")
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 700)
+    monkeypatch.setattr(text_module, "BLOCK_BYTES", 700)
     settings = config(
         path, tokenizer="bytepair", tokenizer_from=str(tmp_path / "bpe"), shard_mb=0.003
     )
@@ -225,7 +224,7 @@ def test_a_job_goes_on_where_it_was(tmp_path, monkeypatch):
     write_lines(path)
     settings = config(path, split="lines", shard_mb=0.0003)
     expected = prepare(settings, tmp_path / "whole")
-    done, real = [], local.prepare_unit
+    done, real = [], job.write_unit
 
     def fails(folder, plan, number, *rest):
         if number == 2 and 2 not in done:
@@ -234,7 +233,7 @@ def test_a_job_goes_on_where_it_was(tmp_path, monkeypatch):
         done.append(number)
         return real(folder, plan, number, *rest)
 
-    monkeypatch.setattr(local, "prepare_unit", fails)
+    monkeypatch.setattr(job, "write_unit", fails)
     out = tmp_path / "out"
     with pytest.raises(OSError, match="no space"):
         prepare(settings, out)
@@ -281,13 +280,12 @@ def test_a_file_that_changes_under_way_is_told(tmp_path, monkeypatch):
     write_lines(path)
     settings = config(path, split="lines")
 
-    def begin(*arguments):
-        plan = real(*arguments)
+    def make_and_touch(*arguments):
+        plan = make_plan(*arguments)
         os.utime(path, ns=(1, 1))
         return plan
 
-    real = job.begin
-    monkeypatch.setattr(job, "begin", begin)
+    monkeypatch.setattr(job, "make_plan", make_and_touch)
     with pytest.raises(ValueError, match=r"t\.txt: changed since this job began"):
         prepare(settings, tmp_path / "out")
 
@@ -312,7 +310,7 @@ def test_text_that_cannot_be_prepared(tmp_path, text, data, expected):
 
 def test_settings_that_make_no_sense(tmp_path):
     for field in ("shard_mb", "tokenizer_mb", "record_tokens", "seed"):
-        with pytest.raises(ConfigError, match=f"{field} must be"):
+        with pytest.raises(ConfigError, match=f"{field} must be (above|at least)"):
             PrepareConfig(DataConfig(train="t"), **{field: -1})
     with pytest.raises(ConfigError, match="task 'lm' needs a tokenizer of kind character or byte"):
         PrepareConfig(DataConfig(train="t", tokenizer="wordpiece"))

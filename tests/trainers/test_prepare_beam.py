@@ -4,16 +4,13 @@ import filecmp
 
 import pytest
 
-from trainers.data.config import DataConfig
-from trainers.data.prepare import local
-from trainers.data.prepare.local import prepare
-from trainers.data.prepare.settings import PrepareConfig
+from trainers.data.config import DataConfig, PrepareConfig
+from trainers.data.prepare import job
+from trainers.data.prepare.job import prepare, prepare_with_beam
 from trainers.data.shards import open_prepared, verify
 
 pytest.importorskip("apache_beam")
 pytestmark = pytest.mark.slow
-
-from trainers.data.prepare import beam_job  # noqa: E402 (after importorskip)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +29,7 @@ def config(tmp_path_factory):
 def test_beam_makes_the_same_shards(tmp_path, config, options):
     expected = prepare(config, tmp_path / "local")
     assert len(expected.shards) > 6
-    found = beam_job.prepare_with_beam(config, tmp_path / "beam", options=options)
+    found = prepare_with_beam(config, tmp_path / "beam", options=options)
     assert found == expected
     verify(tmp_path / "beam")
     names = [shard.file for shard in expected.shards]
@@ -43,19 +40,19 @@ def test_beam_makes_the_same_shards(tmp_path, config, options):
 
 
 def test_beam_goes_on_with_what_a_local_job_left(tmp_path, config, monkeypatch):
-    real = local.prepare_unit
+    real = job.write_unit
 
     def fails(folder, plan, number, *rest):
         if number == 2:
             raise OSError("no space left")
         return real(folder, plan, number, *rest)
 
-    monkeypatch.setattr(local, "prepare_unit", fails)
+    monkeypatch.setattr(job, "write_unit", fails)
     with pytest.raises(OSError, match="no space left"):
         prepare(config, tmp_path / "out")
     made = []
-    monkeypatch.setattr(beam_job, "prepare_unit", lambda *rest: made.append(rest[2]) or real(*rest))
-    index = beam_job.prepare_with_beam(config, tmp_path / "out")
+    monkeypatch.setattr(job, "write_unit", lambda *rest: made.append(rest[2]) or real(*rest))
+    index = prepare_with_beam(config, tmp_path / "out")
     assert min(made) == 2 and len(made) == max(made) - 1
     assert open_prepared(tmp_path / "out").index == index
-    assert beam_job.prepare_with_beam(config, tmp_path / "out") == index
+    assert prepare_with_beam(config, tmp_path / "out") == index

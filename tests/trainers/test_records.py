@@ -8,9 +8,9 @@ import pytest
 import tensorflow as tf
 import zstandard
 
-from trainers.data import blocks
-from trainers.data.pieces import Reading
-from trainers.data.sources import NAMED_SOURCES, Document, find_source, read_documents
+from trainers.data import text as text_module
+from trainers.data.documents import Document, Reading, find_source, read_documents
+from trainers.data.sources import NAMED_SOURCES
 
 TEXTS = ["first", "zwei\nLinien", "трети €", "四"]
 
@@ -50,7 +50,7 @@ def test_json_lines(tmp_path, name):
 
 
 def test_lines_are_counted_over_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 40)
+    monkeypatch.setattr(text_module, "BLOCK_BYTES", 40)
     lines = [json.dumps({"text": f"text {number}"}) for number in range(30)]
     path = tmp_path / "t.jsonl"
     path.write_text("\n".join(lines))
@@ -78,7 +78,7 @@ def test_csv_and_tsv(tmp_path):
     (tmp_path / "t.txt").write_text("a\tb\n")
     options = {"format": "tsv", "text_column": "1", "header": "none"}
     assert rows(tmp_path / "t.txt", **options) == [Document("t.txt:1", "b")]
-    with pytest.raises(ValueError, match=r"t\.txt: cannot tell its format.*jsonl, csv"):
+    with pytest.raises(ValueError, match=r"t\.txt: cannot tell its format.*csv, tsv, jsonl"):
         rows(tmp_path / "t.txt")
     with pytest.raises(ValueError, match=r"data.format='lines' has no rows"):
         rows(tmp_path / "t.txt", format="lines")

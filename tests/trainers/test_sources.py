@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from trainers.data import sources
-from trainers.data.download import download
-from trainers.data.sources import NAMED_SOURCES, Document, read_documents
+from trainers.data.documents import Document, read_documents
+from trainers.data.sources import NAMED_SOURCES, download, find_published
 
 SHARED = os.environ.get("ZOO_DATA")
 CHINESE = "睿化著鸿明。缇管一阳生。"
@@ -256,17 +255,15 @@ def published(tmp_path):
     return path.as_uri(), hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_shakespeare_is_local_or_downloaded_once(tmp_path, monkeypatch, published):
+def test_a_published_file_is_local_or_downloaded_once(tmp_path, published):
     url, checksum = published
-    monkeypatch.setattr(sources, "_TINYSHAKESPEARE_URL", url)
-    monkeypatch.setattr(sources, "_TINYSHAKESPEARE_SHA256", checksum)
-    (document,) = read_documents("tinyshakespeare")
-    assert document.text.startswith("to be")
+    name = "tinyshakespeare/input.txt"
+    file = find_published(name, url, checksum, None)
+    assert Path(file.path).read_text().startswith("to be")
     assert os.listdir(tmp_path / "cache" / "tinyshakespeare") == ["input.txt"]
-    monkeypatch.setattr(sources, "_TINYSHAKESPEARE_URL", "file:///gone")
-    assert read_documents("tinyshakespeare") == [document]
+    assert find_published(name, "file:///gone", checksum, None) == file
     (tmp_path / "tinyshakespeare").mkdir()
-    (tmp_path / "tinyshakespeare" / "input.txt").write_text("mine")
+    (tmp_path / name).write_text("mine")
     assert read_documents("tinyshakespeare", data_dir=str(tmp_path))[0].text == "mine"
 
 

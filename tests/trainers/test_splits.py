@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 
-from trainers.data.examples import LabeledTexts, TaggedTexts, warn_blank
-from trainers.data.splits import (
+from trainers.data.examples import (
+    LabeledTexts,
+    TaggedTexts,
     class_weights,
     grouped_split,
     label_classes,
@@ -17,6 +18,7 @@ from trainers.data.splits import (
     label_numbers,
     random_split,
     stratified_split,
+    warn_blank,
 )
 
 FRACTIONS = st.floats(0.01, 0.99)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainers.data.labeled import read_labeled
 from trainers.data.rows import delimited_rows, json_rows
-from trainers.data.tables import read_labeled
 
 
 def read(tmp_path, content, name="a.csv", **options):

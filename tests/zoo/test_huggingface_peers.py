@@ -152,12 +152,12 @@ print((kibibytes("VmHWM") - before) / size, size)
 import sys
 import numpy as np
 import zoo
-from zoo.weights.huggingface.tensor_names import backbone_tensors
+from zoo.weights.families import HUGGINGFACE
 from zoo.weights.safetensors_files import write_weights
 from zoo.weights.assign import model_weights
 draw = np.random.default_rng(0)
 weights = {n: w.shape for n, w in model_weights(zoo.build("gpt2_small")).items()}
-names = backbone_tensors("gpt2", zoo.preset_config("gpt2_small"))
+names = HUGGINGFACE["gpt2"].backbone_tensors(zoo.preset_config("gpt2_small"))
 values = ((names[n].names[0], draw.normal(size=s).astype("float32")) for n, s in weights.items())
 write_weights(sys.argv[1], values)
 """

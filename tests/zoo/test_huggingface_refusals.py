@@ -36,7 +36,7 @@ def refused(folder, *parts, task=None):
         ("bert_model", {"hidden_size": 0}, ["hidden_size must be a whole number from 1 on"]),
         ("bert_model", {"num_hidden_layers": True}, ["num_hidden_layers"]),
         ("bert_model", {"num_attention_heads": 3}, ["hidden_dim must be a multiple"]),
-        ("bert_model", {"hidden_dropout_prob": 1.5}, ["dropout must be in [0, 1)"]),
+        ("bert_model", {"hidden_dropout_prob": 1.5}, ["dropout must be below 1"]),
         ("bert_model", {"max_position_embeddings": 4}, ["max_length must be at least 8"]),
         ("bert_mlm", {"tie_word_embeddings": False}, ["tie_word_embeddings is False"]),
         ("roberta_mlm", {"hidden_act": "gelu_new"}, ["hidden_act must be 'gelu'"]),

@@ -83,10 +83,8 @@ def test_added_tokens_come_after_the_vocabulary(folder):
     "options",
     [
         {},
-        {"lowercase": False},
         {"strip_accents": False},
-        {"split_cjk": False},
-        {"max_word_characters": 6},
+        {"lowercase": False, "split_cjk": False, "max_word_characters": 6},
     ],
 )
 def test_word_pieces_written_and_read(options, folder, tmp_path):

@@ -8,77 +8,14 @@ words of a batch, and a pure function of the seed.
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-import pydantic
 import tensorflow as tf
 
-from zoo.config import STRICT, ConfigError
+from trainers.data.config import AugmentConfig
 
 # What Python's str.split takes for whitespace.
 _SPACE = r"[\t-\r\x1c-\x1f\x{85}\p{Z}]"
-_RATES = ("delete", "swap", "insert", "replace", "mask")
-
-
-@dataclasses.dataclass(frozen=True)
-class AugmentConfig:
-    """How often words change; by default never. EDA's usual rates are 0.05 to 0.1.
-
-    Attributes:
-        delete: float in [0, 1). Share of words that are left out; a text keeps at least one.
-            Defaults to 0.
-        swap: float in [0, 1). Share of words that change places with one another, all over the
-            text. Defaults to 0.
-        insert: float in [0, 1). New words for each word, put before or after it. Defaults to 0.
-        replace: float in [0, 1). Share of words with another one in their place. Defaults to 0.
-        mask: float in [0, 1). Share of words with `mask_token` in their place. Defaults to 0.
-        mask_token: str. Defaults to "[MASK]".
-        unit: "word" (what spaces divide) or "character", for Chinese and for scripts without
-            spaces; characters that are spaces stay. Defaults to "word".
-        probability: float in [0, 1]. Share of texts that may change at all. Defaults to 1.
-        vocabulary: tuple of str, to draw new words from, evenly. Empty: the words of the batch.
-
-    Raises:
-        ConfigError: a rate is out of range, or delete + replace + mask is above 1: a word suffers
-            only one of these, so that each keeps its rate.
-
-    Example: `AugmentConfig(delete=0.1, swap=0.1, probability=0.5)`
-    """
-
-    __pydantic_config__: ClassVar[pydantic.ConfigDict] = STRICT
-
-    delete: float = 0.0
-    swap: float = 0.0
-    insert: float = 0.0
-    replace: float = 0.0
-    mask: float = 0.0
-    mask_token: str = "[MASK]"
-    unit: Literal["word", "character"] = "word"
-    probability: float = 1.0
-    vocabulary: tuple[str, ...] = ()
-
-    def __post_init__(self):
-        for name in _RATES:
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be in [0, 1). Received: {getattr(self, name)}")
-        if self.delete + self.replace + self.mask > 1:
-            raise ConfigError(
-                "delete, replace and mask must sum to at most 1: a word suffers only one. "
-                f"Received: {self.delete}, {self.replace} and {self.mask}"
-            )
-        if not 0 <= self.probability <= 1:
-            raise ConfigError(f"probability must be in [0, 1]. Received: {self.probability}")
-        for word in (self.mask_token, *self.vocabulary):
-            if word.split() != [word]:
-                raise ConfigError(
-                    f"mask_token and vocabulary must be words without spaces. Received: {word!r}"
-                )
-
-    @property
-    def is_off(self) -> bool:
-        """True where nothing can change."""
-        return self.probability == 0 or not any(getattr(self, name) for name in _RATES)
 
 
 def augment_texts(strings: Any, config: AugmentConfig, seed: Any) -> tf.Tensor:
@@ -94,8 +31,6 @@ def augment_texts(strings: Any, config: AugmentConfig, seed: Any) -> tf.Tensor:
 
     Returns:
         string tensor [B].
-
-    Example: `augment_texts(["a small cat"], AugmentConfig(delete=0.3), seed=(0, 1))`
     """
     strings = tf.convert_to_tensor(strings, tf.string)
     if config.is_off:
@@ -134,8 +69,6 @@ def augment_tagged(
 
     Returns:
         (words, tags), both RaggedTensors [B, None].
-
-    Example: `augment_tagged(words, tags, AugmentConfig(swap=0.1, replace=0.1), seed=(0, step))`
     """
     if config.is_off:
         return words, tags
@@ -183,7 +116,7 @@ def _change(units, may_change, may_delete, config: AugmentConfig, seed) -> _Chan
     # One draw decides between deletion, replacement and mask.
     draw = _uniform(count, seeds[3])
     deleted = may_delete & (draw < config.delete)
-    deleted &= ~_last_hope(draw, deleted, may_change, rows, row_count)
+    deleted &= ~_survivor(draw, deleted, may_change, rows, row_count)
     changes = may_change & (draw >= config.delete)
     replaced = changes & (draw < config.delete + config.replace)
     masked = changes & ~replaced & (draw < config.delete + config.replace + config.mask)
@@ -220,7 +153,7 @@ def _swapped(sources, swapped, rows, seed):
     return tf.tensor_scatter_nd_update(sources, order[:, None], follower)
 
 
-def _last_hope(draw, deleted, may_change, rows, row_count):
+def _survivor(draw, deleted, may_change, rows, row_count):
     """(N,) True for the word with the highest draw, where a row would lose all that may change."""
     row_is_lost = _count(may_change & ~deleted, rows, row_count) == 0
     highest = tf.math.unsorted_segment_max(tf.where(may_change, draw, -1.0), rows, row_count)

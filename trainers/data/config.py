@@ -1,32 +1,34 @@
-"""Where the training data comes from and how it becomes batches: part of `TrainConfig`."""
+"""Where the training data comes from and how it becomes batches: part of `TrainConfig`.
+
+Nothing here imports TensorFlow or Keras, so that a mistaken setting is told at once.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from trainers.data.augment import AugmentConfig
-from trainers.data.limits import Limits
-from trainers.data.masking import MaskingConfig
-from trainers.data.mixture import block_counts
-from zoo.config import STRICT, ConfigError
+import numpy as np
+from pydantic import Field
+
+from zoo.config import ConfigError, Fraction, config_dataclass
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+# The longest block of a mixture: a share below one in so many cannot be kept.
+MAX_BLOCK = 10_000
+_EXACT, _CLOSE = 1e-9, 5e-3
+_COLUMNS = ["text_column", "pair_column", "label_column", "id_column", "token_column", "tag_column"]
+_RATES = ("delete", "swap", "insert", "replace", "mask")
+_OWN_TOKENIZERS = {"lm": ("character", "byte"), "mlm": ("wordpiece",)}
 
 
 def require(holds: bool, rule: str, value: Any) -> None:
     """Raises ConfigError with the rule and the value unless it holds."""
     if not holds:
         raise ConfigError(f"{rule}. Received: {value!r}")
-
-
-_COLUMNS = (
-    "text_column",
-    "pair_column",
-    "label_column",
-    "id_column",
-    "token_column",
-    "tag_column",
-)
 
 
 def _columns_as_text(config: Any, *names: str) -> None:
@@ -36,7 +38,138 @@ def _columns_as_text(config: Any, *names: str) -> None:
             object.__setattr__(config, name, str(getattr(config, name)))
 
 
-@dataclasses.dataclass(frozen=True)
+@config_dataclass
+class Limits:
+    """Sizes beyond which reading stops with an error, as bytes arrive; None is no limit.
+
+    Attributes:
+        source_bytes: int, text of a source (a file, folder or glob, unpacked) that is held in
+            memory. Defaults to 1 GiB. `python -m trainers.data.prepare` reads larger ones in
+            pieces.
+        row_bytes: int, one row of a table, line of JSON, CoNLL or running text, or record, as
+            UTF-8. Defaults to 16 MiB.
+        download_bytes: int, a file from an address. Defaults to 16 GiB.
+    """
+
+    source_bytes: Positive | None = 1 << 30
+    row_bytes: Positive | None = 1 << 24
+    download_bytes: Positive | None = 1 << 34
+
+    def check_source(self, size: int, where: str) -> None:
+        """Raises ValueError if a source has more than `source_bytes` so far."""
+        self._check(
+            "source_bytes",
+            size,
+            f"{where}: more than {{limit:,}} bytes of text, unpacked, are to be held in memory. "
+            "Read a part of running text with --set=data.max_bytes=..., or prepare it in pieces "
+            "with python -m trainers.data.prepare",
+        )
+
+    def check_row(self, row: str | int, where: str) -> None:
+        """Raises ValueError if a row, its text or its size so far, is over `row_bytes`."""
+        if isinstance(row, str):
+            row = len(row) if row.isascii() else len(row.encode("utf-8", "surrogatepass"))
+        self._check(
+            "row_bytes",
+            row,
+            f"{where}: a row (line, record) of more than {{limit:,}} bytes. Cut it, or check that "
+            "no line break or quote is missing",
+        )
+
+    def check_download(self, size: int, where: str) -> None:
+        """Raises ValueError if a download has, or announces, more than `download_bytes`."""
+        self._check(
+            "download_bytes",
+            size,
+            f"{where}: the download has more than {{limit:,}} bytes. Check the address",
+        )
+
+    def _check(self, name: str, size: int, message: str) -> None:
+        limit = getattr(self, name)
+        if limit is not None and size > limit:
+            raise ValueError(
+                f"{message.format(limit=limit)}; or raise the limit with "
+                f"--set=data.limits.{name}=... (null: no limit)."
+            )
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@config_dataclass
+class AugmentConfig:
+    """How often words of training texts change; by default never. EDA's rates are 0.05 to 0.1.
+
+    Attributes:
+        delete: float in [0, 1). Share of words that are left out; a text keeps at least one.
+            Defaults to 0.
+        swap: float in [0, 1). Share of words that change places with one another, all over the
+            text. Defaults to 0.
+        insert: float in [0, 1). New words for each word, put before or after it. Defaults to 0.
+        replace: float in [0, 1). Share of words with another one in their place. Defaults to 0.
+        mask: float in [0, 1). Share of words with `mask_token` in their place. Defaults to 0.
+        mask_token: str. Defaults to "[MASK]".
+        unit: "word" (what spaces divide) or "character", for Chinese and for scripts without
+            spaces; characters that are spaces stay. Defaults to "word".
+        probability: float in [0, 1]. Share of texts that may change at all. Defaults to 1.
+        vocabulary: tuple of str, to draw new words from, evenly. Empty: the words of the batch.
+
+    Raises:
+        ConfigError: a rate is out of range, or delete + replace + mask is above 1: a word suffers
+            only one of these, so that each keeps its rate.
+    """
+
+    delete: Fraction = 0.0
+    swap: Fraction = 0.0
+    insert: Fraction = 0.0
+    replace: Fraction = 0.0
+    mask: Fraction = 0.0
+    mask_token: str = "[MASK]"
+    unit: Literal["word", "character"] = "word"
+    probability: Share = 1.0
+    vocabulary: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        shares = (self.delete, self.replace, self.mask)
+        rule = "delete, replace and mask must sum to at most 1: a word suffers only one"
+        require(sum(shares) <= 1, rule, shares)
+        for word in (self.mask_token, *self.vocabulary):
+            rule = "mask_token and vocabulary must be words without spaces"
+            require(word.split() == [word], rule, word)
+
+    @property
+    def is_off(self) -> bool:
+        """True where nothing can change."""
+        return self.probability == 0 or not any(getattr(self, name) for name in _RATES)
+
+
+@config_dataclass
+class MaskingConfig:
+    """How much is masked for a masked language model, and how.
+
+    Attributes:
+        rate: float in (0, 1]. Share of a row's candidates that the model must predict; at least
+            one is chosen. Defaults to 0.15.
+        mask_share: float. Of those, the share shown as the mask token. Defaults to 0.8.
+        random_share: float. The share shown as a random token; the rest is shown as it is.
+            Defaults to 0.1.
+        whole_words: bool. A word's pieces are chosen together or not at all. Defaults to False.
+
+    Raises:
+        ConfigError: a share is out of range, or the two sum to more than 1.
+    """
+
+    rate: Annotated[float, Field(gt=0, le=1)] = 0.15
+    mask_share: Share = 0.8
+    random_share: Share = 0.1
+    whole_words: bool = False
+
+    def __post_init__(self):
+        shares = (self.mask_share, self.random_share)
+        require(sum(shares) <= 1, "mask_share and random_share must sum to at most 1", shares)
+
+
+@config_dataclass
 class MixedCorpus:
     """A corpus of `data.mixture`.
 
@@ -50,8 +183,6 @@ class MixedCorpus:
             corpus; None is what `data` says.
     """
 
-    __pydantic_config__: ClassVar[dict] = STRICT
-
     train: str
     weight: float = 1.0
     name: str = ""
@@ -60,7 +191,7 @@ class MixedCorpus:
     split: Literal["files", "lines", "rows"] | None = None
     pattern: str | None = None
     max_bytes: int | None = None
-    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "tfrecord"] | None = None
+    format: Literal["auto", "csv", "tsv", "jsonl", "json", "parquet", "tfrecord"] | None = None
     text_column: str | int | None = None
 
     def __post_init__(self):
@@ -76,7 +207,7 @@ class MixedCorpus:
         return self.name or self.train
 
 
-@dataclasses.dataclass(frozen=True)
+@config_dataclass
 class DataConfig:
     """Where the data comes from, how it is read, and how it becomes batches.
 
@@ -122,8 +253,8 @@ class DataConfig:
         vocabulary_from: further text to train an encoder's vocabulary on; None: `train` only.
         lowercase: bool, WordPiece lower-cases and strips accents. Defaults to True.
 
-        format: of rows: "auto" by name, or "csv", "tsv", "jsonl"; of labelled data also "folders"
-            and "lines", of running text also "parquet" and "tfrecord".
+        format: of rows: "auto" by name, or "csv", "tsv", "jsonl", "json" (an array), "parquet",
+            "tfrecord"; of labelled data also "folders" and "lines".
         text_column, pair_column, label_column: names in the header, or numbers from 0, from the
             end with a minus sign. pair_column is the second text of tasks pair, embed and, where
             given, regress.
@@ -133,7 +264,8 @@ class DataConfig:
         quotes: bool, whether quotes enclose fields; None: in CSV yes, in TSV no.
         token_column, tag_column: columns of a CoNLL file, by number as above or by name: of
             CoNLL-U, such as FORM and UPOS, or of a line that names them.
-        separator: of those columns: "tab", "space" (any run of blanks), "auto" looks.
+        separator: of the columns of a CoNLL file: "tab", "space" (any run of blanks), "auto"
+            looks; of a table: "comma", "tab", "semicolon" or "pipe", "auto" goes by the format.
         scheme: of its tags: "auto", "bio", "iob1", "iob2", "bioes", or "raw" for parts of speech.
         mismatched: what becomes of answers that do not stand where the file says: "error" or
             "skip".
@@ -147,14 +279,12 @@ class DataConfig:
         limits: Limits, sizes beyond which reading stops with an error.
     """
 
-    __pydantic_config__: ClassVar[dict] = STRICT
-
     train: str
     mixture: tuple[MixedCorpus, ...] = ()
     validation: str | None = None
     test: str | None = None
-    validation_fraction: float = 0.1
-    test_fraction: float = 0.0
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    test_fraction: Fraction = 0.0
     encoding: str = "utf-8"
     invalid: Literal["replace", "strict"] = "replace"
 
@@ -163,19 +293,19 @@ class DataConfig:
     max_bytes: int | None = None
     start_text: str = ""
     order: Literal["windows", "segments"] = "windows"
-    segment_windows: int = 16
+    segment_windows: Positive = 16
     document_mask: bool = False
 
     tokenizer: Literal["character", "byte", "wordpiece", "bytepair", "sentencepiece"] = "character"
     max_vocabulary_size: int | None = None
-    min_count: int = 1
+    min_count: Positive = 1
     vocabulary: str | None = None
     vocabulary_from: str | None = None
     lowercase: bool = True
 
-    format: Literal["auto", "csv", "tsv", "jsonl", "folders", "lines", "parquet", "tfrecord"] = (
-        "auto"
-    )
+    format: Literal[
+        "auto", "csv", "tsv", "jsonl", "json", "folders", "lines", "parquet", "tfrecord"
+    ] = "auto"
     text_column: str | int = "text"
     pair_column: str | int | None = None
     label_column: str | int = "label"
@@ -184,14 +314,14 @@ class DataConfig:
     quotes: bool | None = None
     token_column: str | int = 0
     tag_column: str | int = -1
-    separator: Literal["auto", "tab", "space"] = "auto"
+    separator: Literal["auto", "tab", "space", "comma", "semicolon", "pipe"] = "auto"
     scheme: Literal["auto", "bio", "iob1", "iob2", "bioes", "raw"] = "auto"
     mismatched: Literal["error", "skip"] = "error"
     buckets: tuple[int, ...] = ()
     class_weights: Literal["none", "balanced", "sqrt"] = "none"
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     masking: MaskingConfig = dataclasses.field(default_factory=MaskingConfig)
-    negative_windows: float = 1.0
+    negative_windows: Share = 1.0
     limits: Limits = dataclasses.field(default_factory=Limits)
 
     def __post_init__(self):
@@ -200,19 +330,10 @@ class DataConfig:
             self._check_mixture()
         else:
             require(bool(self.train), "data.train must name a text", self.train)
-        require(self.min_count >= 1, "data.min_count must be at least 1", self.min_count)
-        windows = self.segment_windows
-        require(windows >= 1, "data.segment_windows must be at least 1", windows)
         ascending = (
             list(self.buckets) == sorted(set(self.buckets)) and min(self.buckets, default=4) >= 4
         )
         require(ascending, "data.buckets must ascend from at least 4", self.buckets)
-        share = self.negative_windows
-        require(0 <= share <= 1, "data.negative_windows must be in [0, 1]", share)
-        fraction = self.validation_fraction
-        require(0 < fraction < 1, "data.validation_fraction must be in (0, 1)", fraction)
-        fraction = self.test_fraction
-        require(0 <= fraction < 1, "data.test_fraction must be in [0, 1)", fraction)
 
     def _check_mixture(self) -> None:
         titles = [corpus.title for corpus in self.mixture]
@@ -260,3 +381,68 @@ class DataConfig:
         }
         own = {name: value for name, value in own.items() if value is not None}
         return dataclasses.replace(self, mixture=(), **own)
+
+
+def block_counts(weights: Mapping[str, float]) -> dict[str, int]:
+    """How many examples of each stream make a block whose shares are those of the weights.
+
+    The smallest block that has them exactly; where none of up to `MAX_BLOCK` has, the smallest with
+    every share within 0.5 % of what its weight asks for, or one of `MAX_BLOCK`. What does not
+    divide goes to the largest remainders. Raises ValueError, naming it, for a share too small.
+    """
+    values = np.array([*weights.values()], np.float64)
+    shares = values / values.max()  # no sum of large weights overflows
+    shares = shares / shares.sum()
+    sizes = np.arange(len(shares), max(MAX_BLOCK, len(shares)) + 1)
+    wanted = sizes[:, None] * shares
+    # Rounded first, so that 0.7 x 10 is 7 and not a little less.
+    counts = np.floor(np.round(wanted, 9)).astype(np.int64)
+    order = np.argsort(counts - wanted, axis=1, kind="stable")
+    ranks = np.argsort(order, axis=1, kind="stable")
+    counts += ranks < (sizes - counts.sum(axis=1))[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):  # a weight 1e-300 times another
+        errors = np.abs(counts / wanted - 1).max(axis=1)
+    places = (np.flatnonzero(errors <= limit) for limit in (_EXACT, _CLOSE))
+    place = next((found[0] for found in places if len(found)), -1)
+    chosen = dict(zip(weights, counts[place].tolist()))
+    for name, count, share in zip(weights, chosen.values(), shares):
+        if not count:
+            raise ValueError(
+                f"the weight {weights[name]!r} of {name!r} is {share:.2g} of all, less than one "
+                f"example in {MAX_BLOCK:,}; give it more, or leave it out"
+            )
+    return chosen
+
+
+@config_dataclass
+class PrepareConfig:
+    """Settings of `python -m trainers.data.prepare`; they decide every byte of the result.
+
+    Attributes:
+        data: DataConfig: source (`train`), validation, how text is read, the tokenizer.
+        task: "lm" or "mlm", what the tokenizer is for: an encoder's has [MASK] and others.
+        tokenizer_from: folder of a tokenizer or a bundle, None to make or train one.
+        tokenizer_mb: float, megabytes of text that a vocabulary is trained on, from all parts of
+            the source; characters are always counted in all of it. Defaults to 64.
+        shard_mb: float, megabytes of text that make a shard. Defaults to 64.
+        record_tokens: int, ids of a record. Defaults to 1024.
+        seed: int, chooses the documents that validate.
+    """
+
+    data: DataConfig
+    task: Literal["lm", "mlm"] = "lm"
+    tokenizer_from: str | None = None
+    tokenizer_mb: Annotated[float, Field(gt=0)] = 64.0
+    shard_mb: Annotated[float, Field(gt=0)] = 64.0
+    record_tokens: Positive = 1024
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+    def __post_init__(self):
+        alone = not self.data.mixture
+        require(alone, "data.mixture: prepare each corpus by itself", self.data.named)
+        fits = (*_OWN_TOKENIZERS[self.task], "bytepair", "sentencepiece")
+        require(
+            self.tokenizer_from is not None or self.data.tokenizer in fits,
+            f"task {self.task!r} needs a tokenizer of kind {' or '.join(fits)}",
+            self.data.tokenizer,
+        )

@@ -3,21 +3,35 @@
 Whatever scheme a file is written in, tags come out as BIO (also called IOB2): "B-type" starts an
 entity, "I-type" continues it, "O" is none. A sequence that breaks its scheme, such as "I-type"
 after "O", is read as the CoNLL evaluation script reads it: the word starts an entity.
+
+A line that starts with "#" before the first word of a sentence is a comment (CoNLL-U, MultiCoNER)
+unless it has the columns of a word and a tag: tweets begin with "#" as well.
 """
 
+from __future__ import annotations
+
 import functools
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from absl import logging
 
-from trainers.data.conll_lines import PREFIXED, ConllLines
+from trainers.data.config import DEFAULT_LIMITS, Limits
 from trainers.data.examples import TaggedTexts
-from trainers.data.files import find_files, read_files
-from trainers.data.limits import DEFAULT_LIMITS, Limits
+from trainers.data.rows import find_column, is_number
+from trainers.data.sources import find_files, read_files
 
 Scheme = Literal["bio", "iob1", "iob2", "bioes", "bioul", "raw"]
 
+_PREFIXED = re.compile(r"([BIESLU])-(.+)", re.DOTALL)
+_CONLL_U = ["ID", "FORM", "LEMMA", "UPOS", "XPOS", "FEATS", "HEAD", "DEPREL", "DEPS", "MISC"]
+_NAMES = re.compile(r"#\s*global\.columns\s*=\s*(.*)")
+# IDs of CoNLL-U: of a word, of the surface form of several ("2-3"), of a word left out ("8.1").
+_ID = re.compile(r"\d+([-.]\d+)?")
+_BLANKS = re.compile("[ \t]+")  # no-break and ideographic spaces are part of a word
+Word = tuple[str, str, int]  # word, tag, line
 # What the prefixes of each scheme mean, in BIOES.
 _PREFIXES = {
     "bio": {"B": "B", "I": "I"},
@@ -58,13 +72,8 @@ def read_tagged(
             touch), "bioes" (= "bioul"), or "raw" for tags that are no entities (parts of
             speech), which are kept as they are. "auto" looks at all tags of the source.
         encoding: of the files.
-        invalid: what becomes of invalid bytes, rule 3 of decoding.py.
+        invalid: what becomes of invalid bytes, see `text.decode`.
         limits: of all files together, and of a line.
-
-    Raises FileNotFoundError if nothing is there; ValueError, naming file and line, for a line
-    with too few columns, an empty word or tag, a tag that is not of the scheme, and no sentences.
-
-    Example: `read_tagged("train.conll").tags[0]  # ["O", "B-person", "I-person"]`
     """
     scheme = _known(scheme)
     if separator not in ("auto", "tab", "space"):
@@ -73,7 +82,7 @@ def read_tagged(
     files = find_files(source, data_dir, pattern)
     columns = (str(token_column), str(tag_column))
     for file, text in read_files(files, encoding=encoding, invalid=invalid, limits=limits):
-        for sentence in ConllLines(file.path, text, separator, *columns, limits).sentences():
+        for sentence in _Lines(file.path, text, separator, *columns, limits).sentences():
             sentences.append(sentence)
             places.append(file.path)
             where.append(f"{file.name}:{sentence[0][2]}")
@@ -105,10 +114,10 @@ def read_tagged(
                     f"or {', '.join(_PREFIXES[scheme])} with a type, such as B-person. Correct it, "
                     "set --set=data.scheme=..., or 'raw' for tags that are no entities."
                 )
-        if problems := bio_problems(tags[index], scheme):
+        tags[index], problems = to_bio(tags[index], scheme)
+        if problems:
             repaired += len(problems)
             first = first or f"{places[index]}:{sentence[problems[0]][2]}"
-        tags[index] = to_bio(tags[index], scheme)
     if repaired:
         logging.warning(
             "%s: %d tag(s) break the scheme %r, the first at %s. They were read as the CoNLL "
@@ -121,32 +130,36 @@ def read_tagged(
     return TaggedTexts(words, tags, where)
 
 
-def to_bio(tags: Sequence[str], scheme: Scheme = "bio") -> list[str]:
-    """The tags of one sentence as BIO, broken sequences repaired; "raw" ones as they are.
-
-    Raises ValueError for a tag that is not of the scheme.
-
-    Example: `to_bio(["I-x", "E-x", "S-x"], "bioes")` is `["B-x", "I-x", "B-x"]`
-    """
-    if _known(scheme) == "raw":
-        return list(tags)
-    return [
-        f"B-{kind}" if starts else f"I-{kind}" if kind else "O"
-        for kind, starts, _ in _walk(tags, scheme)
-    ]
-
-
-def bio_problems(tags: Sequence[str], scheme: Scheme = "bio") -> list[int]:
-    """Positions of the tags of one sentence that break its scheme; see `to_bio`.
+def to_bio(tags: Sequence[str], scheme: Scheme = "bio") -> tuple[list[str], list[int]]:
+    """The tags of one sentence as BIO, repaired, and the positions that break its scheme.
 
     These are: an inside or end without a start; under "iob1", a B- that touches no entity of its
-    type; under "bioes", an entity without its end (the position of its last word).
-
-    Example: `bio_problems(["O", "I-x", "I-x"])` is `[1]`
+    type; under "bioes", an entity without its end (the position of its last word). "raw" tags stay
+    as they are.
     """
-    if _known(scheme) == "raw":
-        return []
-    return sorted({index for _, _, broken in _walk(tags, scheme) for index in broken})
+    scheme = _known(scheme)
+    if scheme == "raw":
+        return list(tags), []
+    if scheme == "auto":
+        raise ValueError("scheme='auto' is for whole files: use one of bio, iob1, bioes or raw.")
+    bio, problems = [], set()
+    open_kind, last_kind = "", ""  # Type of the entity that may go on; of the word before.
+    for index, tag in enumerate([*tags, "O"]):  # The last one closes what is open.
+        parsed = _parse(tag, scheme)
+        if parsed is None:
+            raise ValueError(f"the tag {tag!r} at position {index} is not of scheme {scheme!r}.")
+        prefix, kind = parsed
+        starts = bool(kind) and (prefix in "BS" or kind != open_kind)
+        if scheme == "iob1":
+            is_broken = prefix == "B" and kind != last_kind
+        else:
+            is_broken = starts and prefix in "IE"
+        problems |= {index} if is_broken else set()
+        if scheme == "bioes" and open_kind and (starts or not kind):
+            problems.add(index - 1)
+        open_kind, last_kind = kind if prefix in "BI" else "", kind
+        bio.append(f"{'B' if starts else 'I'}-{kind}" if kind else "O")
+    return bio[:-1], sorted(problems)
 
 
 def _known(scheme: str) -> str:
@@ -157,40 +170,10 @@ def _known(scheme: str) -> str:
     return scheme
 
 
-def _walk(tags: Sequence[str], scheme: str) -> list[tuple[str, bool, list[int]]]:
-    """For each tag: type ("" is outside), whether it starts an entity, positions it breaks at."""
-    scheme = _known(scheme)
-    if scheme == "auto":
-        raise ValueError("scheme='auto' is for whole files: use one of bio, iob1, bioes or raw.")
-    steps = []
-    open_kind, last_kind = "", ""  # Type of the entity that may go on; of the word before.
-    for index, tag in enumerate([*tags, "O"]):  # The last one closes what is open.
-        parsed = _parse(tag, scheme)
-        if parsed is None:
-            raise ValueError(f"the tag {tag!r} at position {index} is not of scheme {scheme!r}.")
-        prefix, kind = parsed
-        starts = bool(kind) and (prefix in "BS" or kind != open_kind)
-        broken = []
-        if scheme == "iob1":
-            if prefix == "B" and kind != last_kind:
-                broken.append(index)
-        elif starts and prefix in "IE":
-            broken.append(index)
-        if scheme == "bioes" and open_kind and (starts or not kind):
-            broken.append(index - 1)
-        open_kind = kind if prefix in "BI" else ""
-        last_kind = kind
-        steps.append((kind, starts, broken))
-    # What the closing step found belongs to the last word.
-    if len(steps) > 1:
-        steps[-2][2].extend(steps[-1][2])
-    return steps[:-1]
-
-
 @functools.lru_cache(4096)  # A corpus has millions of tags, of which a few dozen differ.
 def _parse(tag: str, scheme: str) -> tuple[str, str] | None:
     """(prefix in BIOES, type) of a tag; None if the scheme has no such tag."""
-    match = PREFIXED.fullmatch(tag)
+    match = _PREFIXED.fullmatch(tag)
     if match and match[1] in _PREFIXES[scheme]:
         return _PREFIXES[scheme][match[1]], match[2]
     return ("O", "") if tag == "O" else None
@@ -198,13 +181,184 @@ def _parse(tag: str, scheme: str) -> tuple[str, str] | None:
 
 def _detect(sentences: list[list[str]]) -> str:
     kinds = {tag for sentence in sentences for tag in sentence} - {"O"}
-    prefixes = {match[1] for tag in kinds if (match := PREFIXED.fullmatch(tag))}
+    prefixes = {match[1] for tag in kinds if (match := _PREFIXED.fullmatch(tag))}
     if not prefixes:
         return "raw"
     if prefixes & set("ESLU"):
         return "bioes"
     # Under IOB1 entities start with I-, and with B- only where they touch one of their type.
     sentences = [tags for tags in sentences if all(_parse(tag, "bio") for tag in tags)]
-    late_starts = any(bio_problems(tags, "bio") for tags in sentences)
-    free_starts = any(bio_problems(tags, "iob1") for tags in sentences)
+    late_starts = any(to_bio(tags, "bio")[1] for tags in sentences)
+    free_starts = any(to_bio(tags, "iob1")[1] for tags in sentences)
     return "iob1" if late_starts and not free_starts else "bio"
+
+
+# The lines of a file.
+
+
+class _Lines:
+    """Splits one file into sentences of (word, tag, line)."""
+
+    def __init__(
+        self,
+        path: str,
+        text: str,
+        separator: str,
+        token_column: str,
+        tag_column: str,
+        limits: Limits,
+    ):
+        self.path = path
+        self.asked = {"token_column": token_column, "tag_column": tag_column}
+        self.lines = text.split("\n")
+        for number, line in enumerate(self.lines, start=1):
+            limits.check_row(line, f"{path}:{number}")
+        marked = set(_marked(self.lines))
+        # Of what are words for certain; a file may have no others than those that start with "#".
+        words = [n for n, line in enumerate(self.lines) if not _ends(line) and n not in marked]
+        self.by_tab, self.width = _separation([self.lines[n] for n in words], separator)
+        self.header = None
+        names = self._names(words)
+        self.places = [
+            int(column) if names is None and is_number(column) else self._place(option, names)
+            for option, column in self.asked.items()
+        ]
+        self._check_ids(words)
+        self.comments = self._comments(sorted(marked), words)
+
+    def sentences(self) -> Iterator[list[Word]]:
+        """The sentences; lines of -DOCSTART- and blank ones end them."""
+        sentence: list[Word] = []
+        for index, line in enumerate(self.lines):
+            if _ends(line):
+                if sentence:
+                    yield sentence
+                sentence = []
+            elif index not in self.comments and index != self.header:
+                row = self._split(line)
+                if not self._has_ids or row[0].isdecimal():
+                    sentence.append((*self._columns(row, index), index + 1))
+        if sentence:
+            yield sentence
+
+    def _names(self, words: list[int]) -> list[str] | None:
+        """Names of the columns: of a comment, of a first line, of CoNLL-U; None without any."""
+        first = self._split(self.lines[words[0]]) if words else []
+        self._has_ids = len(first) == len(_CONLL_U) and _ID.fullmatch(first[0]) is not None
+        for line in self.lines:
+            if named := _NAMES.match(line):
+                names = named[1].split()
+                self._has_ids = names[:1] == ["ID"]
+                return names
+            if not line.startswith("#"):
+                break
+        asked = [name for name in self.asked.values() if not is_number(name)]
+        if asked and set(asked) <= set(first):
+            self.header = words[0]
+            return first
+        return _CONLL_U if self._has_ids else None
+
+    def _place(self, option: str, names: list[str] | None) -> int:
+        width = self.width or len(names or ())
+        place = f"{self.path}:{1 if self.header is None else self.header + 1}"
+        if names is None:
+            have = f"0 to {width - 1}" if width else "numbers from 0"
+            raise ValueError(
+                f"{place}: no column {self.asked[option]!r} ({option}): the columns have no names "
+                f"here, they are {have}. Give the number with --set=data.{option}=..., or name "
+                'all columns in the first line ("# global.columns = FORM UPOS", or the names alone)'
+            )
+        return find_column(self.asked[option], names, len(names), option, place)
+
+    def _check_ids(self, words: list[int]) -> None:
+        if self._has_ids and 0 in self.places:
+            raise ValueError(
+                f"{self.path}:{words[0] + 1 if words else 1}: column 0 holds the numbers of the "
+                "words (CoNLL-U), neither words nor tags. Name both columns, such as "
+                "--set=data.token_column=FORM --set=data.tag_column=UPOS."
+            )
+
+    def _comments(self, marked: list[int], words: list[int]) -> set[int]:
+        rows = [self._split(self.lines[index]) for index in words]
+        tags = {row[self.places[1]] for row in rows if self._fits(row)} | {"O"}
+        widths = {len(row) for row in rows}
+        comments, doubtful = set(), []
+        for index in marked:
+            row = self._split(self.lines[index])
+            if self._fits(row) and (len(row) in widths or not widths):
+                tag = row[self.places[1]].strip()
+                if tag in tags or _PREFIXED.fullmatch(tag):
+                    continue
+                if not self.lines[index].startswith("# "):
+                    doubtful.append(index + 1)
+            comments.add(index)
+        if doubtful:
+            logging.warning(
+                "%s:%d: %d line(s) that start with # have the columns of a word, and a tag that no "
+                "other line has: they are left out as comments",
+                self.path,
+                doubtful[0],
+                len(doubtful),
+            )
+        return comments
+
+    def _split(self, line: str) -> list[str]:
+        by_tab = self.by_tab
+        if by_tab is None:  # tabs here and there
+            by_tab = line.count("\t") + 1 == self.width
+        return line.split("\t") if by_tab else _BLANKS.split(line.strip(" \t"))
+
+    def _fits(self, row: list[str]) -> bool:
+        count = len(row)
+        token, tag = (place + count if place < 0 else place for place in self.places)
+        uneven = self.by_tab is None and count != self.width
+        return 0 <= token < count and 0 <= tag < count and token != tag and not uneven
+
+    def _columns(self, row: list[str], index: int) -> tuple[str, str]:
+        where, line = f"{self.path}:{index + 1}", self.lines[index][:80]
+        if not self._fits(row):
+            by = {True: "tabs", False: "spaces", None: "tabs or spaces"}[self.by_tab]
+            need = f", where most lines have {self.width}" if self.by_tab is None else ""
+            raise ValueError(
+                f"{where}: {len(row)} column(s) in {line!r}{need}, too few for "
+                f"token_column={self.asked['token_column']} and "
+                f"tag_column={self.asked['tag_column']}; columns are separated by {by}. Correct "
+                "the line, or set --set=data.token_column=..., --set=data.tag_column=..., or "
+                "--set=data.separator=tab or space."
+            )
+        word, tag = row[self.places[0]], row[self.places[1]].strip()
+        if not word or not tag:
+            raise ValueError(
+                f"{where}: the {'tag' if word else 'word'} is empty in {line!r}. "
+                "Fill it in or remove the line; only lines between sentences are blank."
+            )
+        return word, tag
+
+
+def _ends(line: str) -> bool:
+    """Whether a line ends a sentence. WNUT-17 ends most of its sentences with a lone tab."""
+    return not line.strip() or line.startswith("-DOCSTART-")
+
+
+def _marked(lines: list[str]) -> Iterator[int]:
+    """Lines that start with "#" and stand before the first word of a sentence."""
+    at_start = True
+    for index, line in enumerate(lines):
+        if at_start and line.startswith("#"):
+            yield index
+        else:
+            at_start = _ends(line)
+
+
+def _separation(lines: list[str], separator: str) -> tuple[bool | None, int]:
+    """Whether tabs separate the columns (None: in some lines), and how many columns there are."""
+    counts: Counter[int] = Counter()
+    for line in lines:
+        tabs, blanks = line.count("\t") + 1, len(_BLANKS.split(line.strip(" \t")))
+        fits = {"tab": {tabs}, "space": {blanks}, "auto": {tabs, blanks} if tabs > 1 else {blanks}}
+        counts.update(fits[separator])
+    width = max(counts, key=lambda width: (counts[width], width), default=0)
+    with_tabs = sum("\t" in line for line in lines)
+    if separator != "auto" or with_tabs in (0, len(lines)):
+        return separator == "tab" or (separator == "auto" and with_tabs > 0), width
+    return None, width

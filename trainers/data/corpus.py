@@ -1,14 +1,18 @@
-"""Documents to two streams of token ids: one to train on, one to validate on."""
+"""Token streams to train and validate on: of one corpus, or of several that are mixed."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainers.data.shards import Prepared, TokenStream
-from trainers.data.sources import Document
+from trainers.data.documents import Document
+from trainers.data.mixture import MixedStream
+from trainers.data.shards import Prepared, TokenShards, TokenStream
 from zoo.tokenizers import Tokenizer
 
 # Bounds the memory of encoding: one batch is about a million characters.
@@ -16,7 +20,7 @@ _CHUNK_CHARACTERS = 1 << 16
 _BATCH_CHARACTERS = 1 << 20
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Corpus:
     """Encoded text, ready to be cut into training windows.
 
@@ -37,54 +41,13 @@ class Corpus:
     num_documents: tuple[int, int]
 
 
-def build_corpus(
-    documents: Sequence[Document],
-    tokenizer: Tokenizer | Callable[[Iterable[str]], Tokenizer],
-    *,
-    context_length: int,
-    validation_fraction: float = 0.1,
-    validation_documents: Sequence[Document] | None = None,
-    seed: int = 0,
-) -> Corpus:
-    """Splits documents into training and validation text and encodes both.
-
-    One document is cut: its first `int(n * (1 - validation_fraction))` characters train, the
-    rest validates. Several documents are shuffled by `seed`, and the last ones that together
-    hold at most `validation_fraction` of the characters validate (at least one: the shortest if
-    all exceed it); each document is followed by `tokenizer.end_id`, in both streams.
-
-    Args:
-        documents: the text; empty documents are left out.
-        tokenizer: a tokenizer, or a function that makes one from the training texts only, such
-            as `CharacterTokenizer.train`.
-        context_length: tokens per training window; a stream must fill one.
-        validation_fraction: share of the characters, above 0 and below 1.
-        validation_documents: validates on these instead, and trains on all of `documents`.
-        seed: of the shuffle.
-
-    Raises ValueError if there is no text, if `validation_fraction` is out of range, or if a
-    stream has fewer than `context_length + 1` tokens.
-
-    Example: `build_corpus([Document("a", "to be " * 99)], ByteTokenizer(), context_length=8)`
-    """
-    texts = split_documents(documents, validation_fraction, validation_documents, seed)
-    if not isinstance(tokenizer, Tokenizer):
-        tokenizer = tokenizer(texts.train)
-    return encode_texts(texts, tokenizer, context_length)
-
-
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class SplitTexts:
-    """Texts to train on and to validate on.
-
-    Attributes:
-        train, validation: the texts.
-        ends: bool, whether an end-of-text token follows each: there are several documents.
-    """
+    """Texts to train on and to validate on."""
 
     train: list[str]
     validation: list[str]
-    ends: bool
+    ends: bool  # whether an end-of-text token follows each: there are several documents
 
 
 def split_documents(
@@ -93,9 +56,13 @@ def split_documents(
     validation_documents: Sequence[Document] | None = None,
     seed: int = 0,
 ) -> SplitTexts:
-    """What trains and what validates, by the rule of `build_corpus`, whose arguments these are.
+    """What trains and what validates.
 
-    Raises ValueError if there is no text, or if `validation_fraction` is out of range.
+    One document is cut: its first `int(n * (1 - validation_fraction))` characters train, the
+    rest validates. Several documents are shuffled by `seed`, and the last ones that together
+    hold at most `validation_fraction` of the characters validate (at least one: the shortest if
+    all exceed it); the end-of-text token follows each, in both streams. `validation_documents`
+    validate instead, and then all of `documents` train.
     """
     documents = [document for document in documents if document.text]
     if not documents:
@@ -121,10 +88,7 @@ def split_documents(
 
 
 def encode_texts(texts: SplitTexts, tokenizer: Tokenizer, context_length: int) -> Corpus:
-    """Encodes both parts.
-
-    Raises ValueError for a part of fewer than `context_length + 1` tokens.
-    """
+    """Encodes both parts."""
     end_id = tokenizer.end_id if texts.ends else None
     streams = {}
     for part, split in (("training", texts.train), ("validation", texts.validation)):
@@ -152,12 +116,7 @@ def encode_texts(texts: SplitTexts, tokenizer: Tokenizer, context_length: int) -
 
 
 def prepared_corpus(prepared: Prepared, context_length: int) -> Corpus:
-    """The corpus of a prepared folder, read from its shards while it is used.
-
-    Raises ValueError, naming the folder, if a split has fewer than `context_length + 1` tokens.
-
-    Example: `prepared_corpus(open_prepared(Path("prepared")), context_length=64)`
-    """
+    """The corpus of a prepared folder, read from its shards while it is used."""
     for part, stream in (("training", prepared.train), ("validation", prepared.validation)):
         if len(stream) < context_length + 1:
             raise ValueError(
@@ -175,13 +134,7 @@ def prepared_corpus(prepared: Prepared, context_length: int) -> Corpus:
 
 
 def held_out(sizes: Sequence[int], fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Which documents train and which validate, in shuffled order; the rule of `build_corpus`.
-
-    Args:
-        sizes: of the documents, two or more. fraction: at most this share validates. seed: int.
-
-    Example: `train, validation = held_out([30, 10, 60], 0.2, seed=0)`
-    """
+    """Which documents train and which validate, in shuffled order; see `split_documents`."""
     order = np.random.default_rng(seed).permutation(len(sizes)).tolist()
     room = fraction * sum(sizes)
     chosen: list[int] = []
@@ -208,19 +161,7 @@ def _encode(tokenizer: Tokenizer, texts: list[str], end_id: int | None) -> np.nd
 
 
 class StreamEncoder:
-    """Encodes a stream of documents, about a million characters at once.
-
-    Args:
-        tokenizer: Tokenizer. end_id: int put after each document, or None.
-        sink: called with the ids of each batch (int32), its characters and the documents that end
-            in it.
-
-    Example:
-        encoder = StreamEncoder(ByteTokenizer(), None, lambda ids, characters, documents: ...)
-        encoder.add("the first half of a document, ", is_last=False)
-        encoder.add("the second.")
-        encoder.flush()
-    """
+    """Encodes a stream of documents, about a million characters at once."""
 
     def __init__(
         self,
@@ -259,3 +200,75 @@ class StreamEncoder:
         characters = self._size
         self._batch, self._size = [], 0
         self._sink(values, characters, sum(is_last))
+
+
+# Several corpora of one tokenizer.
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """Corpora of one tokenizer that are read in proportion."""
+
+    corpora: dict[str, Corpus]
+    block: dict[str, int]
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What encoded all of them."""
+        return next(iter(self.corpora.values())).tokenizer
+
+    @property
+    def train_ids(self) -> MixedStream:
+        """All training streams, to be read in proportion."""
+        streams = tuple(corpus.train_ids for corpus in self.corpora.values())
+        return MixedStream(streams, tuple(self.block[name] for name in self.corpora))
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Name -> share of what is read, 1 in all."""
+        size = sum(self.block.values())
+        return {name: self.block[name] / size for name in self.corpora}
+
+    def mean(self, values: Mapping[str, float]) -> float:
+        """The mean over the mixture of something known of each corpus."""
+        return sum(share * values[name] for name, share in self.shares.items())
+
+
+def corpora_of(corpus: Corpus | Mixture) -> dict[str, Corpus]:
+    """Name -> corpus; one by itself has the name ""."""
+    return corpus.corpora if isinstance(corpus, Mixture) else {"": corpus}
+
+
+def streams_fingerprint(corpus: Corpus | Mixture) -> str:
+    """SHA-256 of all token streams, of prepared ones of their fingerprints."""
+    digest = hashlib.sha256()
+    for part in corpora_of(corpus).values():
+        for ids in (part.train_ids, part.validation_ids):
+            if isinstance(ids, TokenShards):
+                digest.update(ids.fingerprint.encode())
+                continue
+            digest.update(np.int64(len(ids)).tobytes())
+            digest.update(np.ascontiguousarray(ids, np.int32).tobytes())
+    return digest.hexdigest()
+
+
+def check_streams(corpus: Corpus | Mixture) -> None:
+    """Reads every byte of what lies in shards, after reading them failed."""
+    for part in corpora_of(corpus).values():
+        for ids in (part.train_ids, part.validation_ids):
+            if isinstance(ids, TokenShards):
+                ids.check()
+
+
+def corpus_summary(corpus: Corpus | Mixture) -> str:
+    """How many tokens there are, in one line."""
+    parts = corpora_of(corpus)
+    train, validation = (
+        sum(len(ids) for ids in streams)
+        for streams in zip(*((part.train_ids, part.validation_ids) for part in parts.values()))
+    )
+    several = f" of {len(parts)} corpora" if len(parts) > 1 else ""
+    return (
+        f"{train:,} training tokens{several}, {validation:,} validation tokens, "
+        f"vocabulary {corpus.tokenizer.vocabulary_size}"
+    )

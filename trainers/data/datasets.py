@@ -5,45 +5,36 @@ looked for under data_dir (or ZOO_DATA), then downloaded once, with their checks
 """
 
 import dataclasses
-import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+from trainers.data.config import DataConfig
 from trainers.data.conll import read_tagged
 from trainers.data.examples import LabeledTexts, Questions, TaggedTexts
-from trainers.data.files import File, find_data_dir, find_published, read_files
+from trainers.data.labeled import read_labeled
+from trainers.data.sources import File, find_data_dir, find_published, find_unpublished, read_files
 from trainers.data.squad import read_questions
-from trainers.data.tables import read_labeled
 
 Examples = LabeledTexts | TaggedTexts | Questions
 
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """A file on GitHub: its path under data_dir, repository with its commit, path there, sha256."""
+    """A file on GitHub: its path under data_dir, REPOSITORY/COMMIT/PATH there, sha256."""
 
     name: str
-    repository: str
-    path: str
+    address: str
     sha256: str
 
     def find(self, data_dir: str | None) -> File:
         """The file, local or downloaded; see `find_published`."""
-        url = f"https://raw.githubusercontent.com/{self.repository}/{self.path}"
+        url = f"https://raw.githubusercontent.com/{self.address}"
         return find_published(self.name, url, self.sha256, data_dir)
 
 
 @dataclasses.dataclass(frozen=True)
 class NamedDataset:
-    """A data set: what it is for, what it holds, under which licence, how to read it.
-
-    Attributes:
-        kind: "classify", "tag" or "span".
-        about: one line.
-        size: number of examples.
-        licence: of the data.
-        read: data_dir -> the examples.
-    """
+    """A data set: what it is for, what it holds, under which licence, how to read it."""
 
     kind: str
     about: str
@@ -55,42 +46,42 @@ class NamedDataset:
 def read_labeled_source(
     source: str, *, data_dir: str | None = None, **options: Any
 ) -> LabeledTexts:
-    """A named data set of texts with labels, or `read_labeled` of a path.
-
-    Args:
-        source: a key of `NAMED_DATASETS`, or a path, folder or glob.
-        data_dir: where both are looked for. Default: the environment variable ZOO_DATA.
-        options: of `read_labeled`; a named data set knows its own columns and ignores them.
-
-    Raises ValueError for a name of another kind and as `read_labeled`; FileNotFoundError, with
-    the names that fit, if nothing is there.
-
-    Example: `read_labeled_source("banking77/train").label[0]  # "card_arrival"`
-    """
+    """A named data set of texts with labels, or `read_labeled` of a path."""
     return _read("classify", read_labeled, source, data_dir, options)
 
 
 def read_tagged_source(source: str, *, data_dir: str | None = None, **options: Any) -> TaggedTexts:
-    """A named data set of tagged words, or `read_tagged` of a path; as `read_labeled_source`.
-
-    Example: `read_tagged_source("wnut17/train").words[0][0]  # "@paulwalk"`
-    """
+    """A named data set of tagged words, or `read_tagged` of a path; as `read_labeled_source`."""
     return _read("tag", read_tagged, source, data_dir, options)
 
 
 def read_questions_source(source: str, *, data_dir: str | None = None, **options: Any) -> Questions:
-    """A named data set of questions, or `read_questions` of a path; as `read_labeled_source`.
-
-    Example: `read_questions_source("xquad_en", data_dir="/data").id[0]`
-    """
+    """A named data set of questions, or `read_questions` of a path; as `read_labeled_source`."""
     return _read("span", read_questions, source, data_dir, options)
 
 
-def describe_datasets() -> str:
-    """One line per data set: name, kind, number of examples, licence, and what it is.
+_OF_ANY_FILE = ("pattern", "encoding", "invalid", "limits")
+_OF_TABLES = ("format", "text_column", "pair_column", "label_column", "id_column", "header")
+_READERS = {
+    "tag": (read_tagged_source, ("token_column", "tag_column", "separator", "scheme")),
+    "span": (read_questions_source, ("mismatched",)),
+}
 
-    Example: `print(describe_datasets())`
-    """
+
+def read_examples(task: str, source: str, data: DataConfig, data_dir: str | None) -> Examples:
+    """The examples of a task on labelled data, read as `data` says: a named data set or a path."""
+    tables = read_labeled_source, (*_OF_TABLES, "quotes", "separator")
+    reader, names = _READERS.get(task, tables)
+    options = {name: getattr(data, name) for name in (*_OF_ANY_FILE, *names)}
+    if task == "embed":
+        options["label_column"] = None
+    if task == "regress":
+        options["numeric_labels"] = True
+    return reader(source, data_dir=data_dir, **options)
+
+
+def describe_datasets() -> str:
+    """One line per data set: name, kind, number of examples, licence, and what it is."""
     width = max(map(len, NAMED_DATASETS))
     return "\n".join(
         f"{name:{width}}  {data.kind:8}  {data.size:6}  {data.licence:12}  {data.about}"
@@ -115,15 +106,6 @@ def _read(
         raise FileNotFoundError(f"{error} Data sets known by name: {', '.join(names)}.") from error
 
 
-def _published(file: Published, reader: Callable, **options: Any) -> Callable[[str | None], Any]:
-    def read(data_dir: str | None) -> Any:
-        examples = reader(file.find(data_dir).path, **options)
-        folder = os.path.dirname(file.name)
-        return dataclasses.replace(examples, where=[f"{folder}/{w}" for w in examples.where])
-
-    return read
-
-
 def _polarity(part: str) -> Callable[[str | None], LabeledTexts]:
     """Lines of two files, one per label: every tenth line of each tests, the others train.
 
@@ -132,16 +114,12 @@ def _polarity(part: str) -> Callable[[str | None], LabeledTexts]:
     """
 
     def read(data_dir: str | None) -> LabeledTexts:
+        how = (
+            "unpack sentence_polarity.zip of https://github.com/nltk/nltk_data (packages/corpora), "
+            "so that DATA_DIR/sentence_polarity/rt-polarity.neg and .pos are there."
+        )
         names = ["sentence_polarity/rt-polarity.neg", "sentence_polarity/rt-polarity.pos"]
-        files = [File(name, os.path.abspath(os.path.join(data_dir or "", name))) for name in names]
-        for file in files:
-            if not os.path.isfile(file.path):
-                raise FileNotFoundError(
-                    f"{file.path}: not found{'' if data_dir else ' (data_dir is not set)'}. This "
-                    "file has no download address of its own: unpack sentence_polarity.zip of "
-                    "https://github.com/nltk/nltk_data (packages/corpora), so that "
-                    f"DATA_DIR/{file.name} is there."
-                )
+        files = [find_unpublished(name, data_dir, how) for name in names]
         examples = LabeledTexts([], None, [], [])
         # NLTK's copy is UTF-8 (the first publication was Latin-1).
         for file, text in read_files(files, encoding="utf-8"):
@@ -155,112 +133,111 @@ def _polarity(part: str) -> Callable[[str | None], LabeledTexts]:
     return read
 
 
-_BANKING = "PolyAI-LDN/task-specific-datasets/57ec275d8078af65b7731c2a98be812d844a6d6b"
-_CSL = "ydli-ai/CSL/0f1ac0626d584cd3c72f8be26d329eb4f967cfd0"
+_BANKING = "PolyAI-LDN/task-specific-datasets/57ec275d8078af65b7731c2a98be812d844a6d6b/banking_data"
+_CSL = "ydli-ai/CSL/0f1ac0626d584cd3c72f8be26d329eb4f967cfd0/benchmark/cls_ctg"
 _WNUT = "leondz/emerging_entities_17/e52a2d2a71ac1a051ca2d532eef28653c5c02603"
 _DRCD = "DRCKnowledgeTeam/DRCD/b944790de5af02c5fbb7cd9cb1473d27d169eebf"
 _XQUAD = "google-deepmind/xquad/7d30520c717524000f0d9d2f9c10a069acd9d285"
 
 
-def _banking(part: str, size: int, sha256: str) -> NamedDataset:
-    file = Published(f"banking77/{part}.csv", _BANKING, f"banking_data/{part}.csv", sha256)
-    read = _published(file, read_labeled, label_column="category")
-    about = "questions to a bank in 77 intents, English"
-    return NamedDataset("classify", about, size, "CC BY 4.0", read)
+class _Collection(NamedTuple):
+    """Files on GitHub that are read alike; fields as `NamedDataset` and `Published` have them."""
+
+    read: Callable[..., Examples]
+    options: dict[str, Any]
+    kind: str
+    about: str
+    licence: str
+    folder: str
+    address: str
 
 
-def _csl(part: str, size: int, sha256: str) -> NamedDataset:
-    file = Published(f"csl_zh/cls_ctg_{part}.tsv", _CSL, f"benchmark/cls_ctg/{part}.tsv", sha256)
-    header = ["task", "text", "label"]
-    about = "titles of papers in 13 fields, Chinese"
-    read = _published(file, read_labeled, header=header)
-    return NamedDataset("classify", about, size, "Apache-2.0", read)
+_COLLECTIONS = {
+    "banking77": _Collection(
+        read_labeled,
+        {"label_column": "category"},
+        "classify",
+        "questions to a bank in 77 intents, English",
+        "CC BY 4.0",
+        "banking77",
+        _BANKING,
+    ),
+    "csl": _Collection(
+        read_labeled,
+        {"header": ["task", "text", "label"]},
+        "classify",
+        "titles of papers in 13 fields, Chinese",
+        "Apache-2.0",
+        "csl_zh",
+        _CSL,
+    ),
+    "wnut17": _Collection(
+        read_tagged,
+        {"scheme": "bio"},
+        "tag",
+        "rare entities of 6 types in posts, English",
+        "CC BY 4.0",
+        "wnut17",
+        _WNUT,
+    ),
+    "drcd": _Collection(
+        read_questions,
+        {},
+        "span",
+        "answers in Wikipedia, Traditional Chinese",
+        "CC BY-SA 3.0",
+        "drcd",
+        _DRCD,
+    ),
+    "xquad_en": _Collection(
+        read_questions, {}, "span", "answers in Wikipedia, English", "CC BY-SA 4.0", "xquad", _XQUAD
+    ),
+    "xquad_zh": _Collection(
+        read_questions,
+        {},
+        "span",
+        "the same questions, Simplified Chinese",
+        "CC BY-SA 4.0",
+        "xquad",
+        _XQUAD,
+    ),
+}
+# name, file, examples, sha256
+_FILES = """
+banking77/train train.csv 10003 b06e26ac675513959a63135f11b94ea7786ed02da65db93a5650d8838cbc664b
+banking77/test test.csv 3080 d12d6e3bc4c3103966ae786dc435913c0c563dfa328f5a3646d0e62cfeeb474d
+csl/train cls_ctg_train.tsv 8000 a9680e3952b4f2d2bb70792ca94c391d956607bff48ffcc182cbe152d86b67f2
+csl/dev cls_ctg_dev.tsv 1000 7549de53ae2a29f1fe014b250ea53324b7dcaaca7b7ca5c10cb9f17fec769751
+csl/test cls_ctg_test.tsv 1000 337cace3a8854f993dca462c9ae34e785beaccd016e11c938016c79c91ca9c83
+wnut17/train wnut17train.conll 3394 731820e13f71af324c6b55a1575ec2ce59fbaa2a0806f8f0400b98d56cd6a7a5
+wnut17/dev emerging.dev.conll 1009 e053b752b8155113ca66e7db08af5f2f5f43ab993694e4774f1ec5bad42312d8
+wnut17/test emerging.test.annotated 1287 2aa79b764e56ec9264a1b30fdd9b70195bd00ff400b62edd8f399d5f13c178f0
+drcd/dev DRCD_dev.json 3524 e236df03861ba241bd7b29628cd48b3b8e339c60137e041a4358b5320ed61928
+drcd/test DRCD_test.json 3493 d9de0b4d247a8391ac8daee6c02c2c8272b75562a1e2377b50ae04ecc09a7438
+xquad_en xquad.en.json 1190 e4c57d1c9143aaa1c5d265ba5987a65f4e69528d2a98f29d6e75019b10344f29
+xquad_zh xquad.zh.json 1190 691d0b3359bc6b8faa8de931dfdfe21d50a65861ae348e32a0d1a0190b0c8835
+"""  # noqa: E501
 
 
-def _wnut(name: str, size: int, sha256: str) -> NamedDataset:
-    read = _published(Published(f"wnut17/{name}", _WNUT, name, sha256), read_tagged, scheme="bio")
-    about = "rare entities of 6 types in posts, English"
-    return NamedDataset("tag", about, size, "CC BY 4.0", read)
+def _published(line: str) -> tuple[str, NamedDataset]:
+    name, path, size, sha256 = line.split()
+    reader, options, kind, about, licence, folder, address = _COLLECTIONS[name.split("/")[0]]
+    remote = path.removeprefix("cls_ctg_")  # CSL's files are kept under longer names
+    file = Published(f"{folder}/{path}", f"{address}/{remote}", sha256)
 
+    def read(data_dir: str | None) -> Examples:
+        examples = reader(file.find(data_dir).path, **options)
+        return dataclasses.replace(examples, where=[f"{folder}/{w}" for w in examples.where])
 
-def _squad(
-    folder: str, name: str, repository: str, about: str, size: int, licence: str, sha256: str
-) -> NamedDataset:
-    read = _published(Published(f"{folder}/{name}", repository, name, sha256), read_questions)
-    return NamedDataset("span", about, size, licence, read)
+    return name, NamedDataset(kind, about, int(size), licence, read)
 
 
 NAMED_DATASETS: dict[str, NamedDataset] = {
-    "banking77/train": _banking(
-        "train", 10003, "b06e26ac675513959a63135f11b94ea7786ed02da65db93a5650d8838cbc664b"
-    ),
-    "banking77/test": _banking(
-        "test", 3080, "d12d6e3bc4c3103966ae786dc435913c0c563dfa328f5a3646d0e62cfeeb474d"
-    ),
+    **dict(map(_published, _FILES.strip().split("\n"))),
     "sentence_polarity/train": NamedDataset(
         "classify", "film reviews, neg or pos, English", 9596, "CC BY 4.0", _polarity("train")
     ),
     "sentence_polarity/test": NamedDataset(
         "classify", "every tenth line of the same", 1066, "CC BY 4.0", _polarity("test")
-    ),
-    "csl/train": _csl(
-        "train", 8000, "a9680e3952b4f2d2bb70792ca94c391d956607bff48ffcc182cbe152d86b67f2"
-    ),
-    "csl/dev": _csl(
-        "dev", 1000, "7549de53ae2a29f1fe014b250ea53324b7dcaaca7b7ca5c10cb9f17fec769751"
-    ),
-    "csl/test": _csl(
-        "test", 1000, "337cace3a8854f993dca462c9ae34e785beaccd016e11c938016c79c91ca9c83"
-    ),
-    "wnut17/train": _wnut(
-        "wnut17train.conll",
-        3394,
-        "731820e13f71af324c6b55a1575ec2ce59fbaa2a0806f8f0400b98d56cd6a7a5",
-    ),
-    "wnut17/dev": _wnut(
-        "emerging.dev.conll",
-        1009,
-        "e053b752b8155113ca66e7db08af5f2f5f43ab993694e4774f1ec5bad42312d8",
-    ),
-    "wnut17/test": _wnut(
-        "emerging.test.annotated",
-        1287,
-        "2aa79b764e56ec9264a1b30fdd9b70195bd00ff400b62edd8f399d5f13c178f0",
-    ),
-    "drcd/dev": _squad(
-        "drcd",
-        "DRCD_dev.json",
-        _DRCD,
-        "answers in Wikipedia, Traditional Chinese",
-        3524,
-        "CC BY-SA 3.0",
-        "e236df03861ba241bd7b29628cd48b3b8e339c60137e041a4358b5320ed61928",
-    ),
-    "drcd/test": _squad(
-        "drcd",
-        "DRCD_test.json",
-        _DRCD,
-        "answers in Wikipedia, Traditional Chinese",
-        3493,
-        "CC BY-SA 3.0",
-        "d9de0b4d247a8391ac8daee6c02c2c8272b75562a1e2377b50ae04ecc09a7438",
-    ),
-    "xquad_en": _squad(
-        "xquad",
-        "xquad.en.json",
-        _XQUAD,
-        "answers in Wikipedia, English",
-        1190,
-        "CC BY-SA 4.0",
-        "e4c57d1c9143aaa1c5d265ba5987a65f4e69528d2a98f29d6e75019b10344f29",
-    ),
-    "xquad_zh": _squad(
-        "xquad",
-        "xquad.zh.json",
-        _XQUAD,
-        "the same questions, Simplified Chinese",
-        1190,
-        "CC BY-SA 4.0",
-        "691d0b3359bc6b8faa8de931dfdfe21d50a65861ae348e32a0d1a0190b0c8835",
     ),
 }

@@ -5,9 +5,12 @@ as "name:line", and is what messages about the example name.
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-from typing import Self
+import difflib
+import math
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Literal, Self
 
+import numpy as np
 from absl import logging
 
 
@@ -27,10 +30,7 @@ class _Columns:
         return len(self.where)
 
     def select(self, indices: Iterable[int]) -> Self:
-        """The examples at `indices` (ints, or an int array [n]), in that order.
-
-        Example: `train = examples.select(stratified_split(examples.label, 0.1, seed=0)[0])`
-        """
+        """The examples at `indices` (ints, or an int array [n]), in that order."""
         indices = [int(index) for index in indices]
         return dataclasses.replace(
             self, **{name: [column[i] for i in indices] for name, column in self._columns().items()}
@@ -39,14 +39,7 @@ class _Columns:
 
 @dataclasses.dataclass(frozen=True)
 class LabeledTexts(_Columns):
-    """Texts or text pairs to classify, compare or score.
-
-    Attributes:
-        text: the (first) texts.
-        text_pair: the second texts, or None.
-        label: label of each, as written; None if the data has none.
-        where: "name:line" of each.
-    """
+    """Texts or text pairs to classify, compare or score."""
 
     text: list[str]
     text_pair: list[str] | None
@@ -56,13 +49,7 @@ class LabeledTexts(_Columns):
 
 @dataclasses.dataclass(frozen=True)
 class TaggedTexts(_Columns):
-    """Sentences of words with a tag each.
-
-    Attributes:
-        words: words of each sentence; none is empty.
-        tags: as many tags; BIO ("O", "B-type", "I-type") unless the scheme was "raw".
-        where: "name:line" of each sentence's first word.
-    """
+    """Sentences of words with a tag each."""
 
     words: list[list[str]]
     tags: list[list[str]]
@@ -96,10 +83,7 @@ class Questions(_Columns):
 
 
 def warn_blank(what: str, values: Sequence[str], where: Sequence[str]) -> None:
-    """One warning if some of `values` hold nothing but whitespace; they are kept.
-
-    Example: `warn_blank("text", ["good", " "], ["a.csv:2", "a.csv:3"])`
-    """
+    """One warning if some of `values` hold nothing but whitespace; they are kept."""
     blank = [place for value, place in zip(values, where) if not value.strip()]
     if blank:
         logging.warning(
@@ -110,3 +94,182 @@ def warn_blank(what: str, values: Sequence[str], where: Sequence[str]) -> None:
             what,
             blank[0],
         )
+
+
+# Labels as numbers, and one set of examples as two.
+
+
+def label_classes(labels: Sequence[str], where: Sequence[str]) -> tuple[str, ...]:
+    """The different labels, sorted (as numbers if all are whole numbers)."""
+    classes = sorted(set(labels))
+    if len(classes) < 2:
+        found = f"all {len(labels)} labels are {classes[0]!r}" if classes else "there are no labels"
+        raise ValueError(
+            f"{where[0] if where else 'no examples'}: {found}; a classifier needs two classes or "
+            "more. Check the label column, or that the file is not sorted and cut short."
+        )
+    if all(label.isascii() and label.isdigit() and len(label) < 20 for label in classes):
+        classes.sort(key=int)
+    return tuple(classes)
+
+
+def label_ids(
+    labels: Sequence[str], classes: Sequence[str], where: Sequence[str] | None = None
+) -> np.ndarray:
+    """The index of each label in `classes`: int32 [n]."""
+    ids = {name: index for index, name in enumerate(classes)}
+    unknown = [index for index, label in enumerate(labels) if label not in ids]
+    if unknown:
+        label = labels[unknown[0]]
+        near = difflib.get_close_matches(label, classes, n=1)
+        more = f", and {len(classes) - 20} more" if len(classes) > 20 else ""
+        place = where[unknown[0]] if where else f"example {unknown[0]}"
+        raise ValueError(
+            f"{place}: unknown label {label[:80]!r}"
+            f"{f' (did you mean {near[0]!r}?)' if near else ''}; {len(unknown)} example(s) have "
+            f"labels that are not in the training data. Known are: {', '.join(classes[:20])}{more}."
+            " Correct the label, remove the row, or add examples of it to the training data."
+        )
+    return np.array([ids[label] for label in labels], np.int32)
+
+
+def check_tags(examples: TaggedTexts, known: Sequence[str], source: str | None = None) -> None:
+    """Tells of tags that training does not know, whose words can only be got wrong.
+
+    Some, such as rare parts of speech, are warned about.
+    """
+    places = {}
+    for tags, place in zip(examples.tags, examples.where):
+        for tag in tags:
+            places.setdefault(tag, place)
+    found = [tag for tag in places if tag != "O"]
+    unknown = [tag for tag in found if tag not in known]
+    if not unknown:
+        return
+    place, names = places[unknown[0]], ", ".join(unknown[:10])
+    has = ", ".join(known[:20])
+    if source is not None and len(unknown) == len(found):
+        raise ValueError(
+            f"{place}: no tag of {source!r} is one of the training data: it has {names}; training "
+            f"has {has}. Give data that are tagged alike (--set=data.validation=..., data.test), "
+            "or null for a part of the training data."
+        )
+    logging.warning(
+        "%s: %d tag(s) are not in the training data, so no answer can be right there: %s",
+        place,
+        len(unknown),
+        names,
+    )
+
+
+def label_numbers(labels: Sequence[str], where: Sequence[str] | None = None) -> np.ndarray:
+    """The labels of a regression as float32 [n]."""
+    numbers = np.empty(len(labels), np.float32)
+    for index, label in enumerate(labels):
+        try:
+            # Python also reads "1_000", which no data file means.
+            number = math.nan if "_" in label else float(label)
+        except ValueError:
+            number = math.nan
+        if not abs(number) <= float(np.finfo(np.float32).max):  # Neither is NaN.
+            raise ValueError(
+                f"{where[index] if where else f'example {index}'}: the label {label!r} is not a "
+                "finite number, as regression needs. Correct it, remove the row, or point "
+                "--set=data.label_column=... at the column of numbers."
+            )
+        numbers[index] = number
+    return numbers
+
+
+def random_split(count: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(training, validation) indices of `count` examples, both sorted int64, each at least one."""
+    _check_split(count, fraction)
+    return _cut([np.arange(count)], count, fraction, seed)
+
+
+def stratified_split(
+    labels: Sequence[str], fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `random_split`, with the share of `fraction` held in every class.
+
+    A class of two examples or more is in both parts; the only example of a class trains. Classes
+    so small that this takes more than their share make the validation part larger.
+    """
+    _check_split(len(labels), fraction)
+    # scikit-learn's train_test_split refuses classes of one, and may leave rare ones out.
+    number = _numbered(labels)
+    members = np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
+    members = [group for group in members if len(group) > 1]
+    if not members:
+        raise ValueError(
+            f"cannot split {len(labels)} examples by class: every class has one. Give more "
+            "examples, a file of its own with --set=data.validation=..., or fewer classes."
+        )
+    return _cut(members, len(labels), fraction, seed)
+
+
+def grouped_split(
+    groups: Sequence[Hashable], fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `random_split`, with equal `groups` kept together: the questions about one text."""
+    _check_split(len(groups), fraction)
+    number = _numbered(groups)
+    if not number.any():
+        raise ValueError(
+            f"cannot split {len(groups)} examples: all are about one text. Give more texts, or a "
+            "file of its own with --set=data.validation=..."
+        )
+    order = np.random.default_rng(seed).permutation(number.max() + 1)
+    sizes = np.cumsum(np.bincount(number)[order])
+    # The groups that come nearest to the share; one at least on either side.
+    chosen = 1 + int(np.argmin(np.abs(sizes[:-1] - fraction * len(groups))))
+    held_out = np.isin(number, order[:chosen])
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+def _numbered(values: Sequence[Hashable]) -> np.ndarray:
+    """0, 1, ... for the different values, in the order they come."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(value, len(numbers)) for value in values])
+
+
+def _check_split(count: int, fraction: float) -> None:
+    if not 0 < fraction < 1:
+        raise ValueError(
+            f"validation_fraction={fraction}: use a number between 0 and 1, such as 0.1, or give "
+            "a file of its own with --set=data.validation=..."
+        )
+    if count < 2:
+        raise ValueError(
+            f"cannot split {count} example(s) into training and validation. Give more examples, "
+            "or a file of its own with --set=data.validation=..."
+        )
+
+
+def _cut(
+    members: list[np.ndarray], count: int, fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Holds out the share of every group of indices, at least one and never all of it."""
+    generator = np.random.default_rng(seed)
+    held_out = np.zeros(count, bool)
+    for group in members:
+        share = min(max(round(fraction * len(group)), 1), len(group) - 1)
+        held_out[generator.permutation(group)[:share]] = True
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+def class_weights(
+    labels: Sequence[str],
+    classes: Sequence[str],
+    how: Literal["balanced", "sqrt"] | None = "balanced",
+) -> np.ndarray:
+    """A loss weight per class: float32 [C], of mean 1 over the examples."""
+    if how not in ("balanced", "sqrt", None):
+        raise ValueError(f"class_weights={how!r}: use 'balanced', 'sqrt' or None.")
+    counts = np.bincount(label_ids(labels, classes), minlength=len(classes)).astype(np.float64)
+    weights = np.ones(len(classes))
+    present = counts > 0
+    if how is not None and present.any():
+        weights[present] = counts[present] ** (-1.0 if how == "balanced" else -0.5)
+        weights[present] *= counts.sum() / np.sum(weights[present] * counts[present])
+    return weights.astype(np.float32)

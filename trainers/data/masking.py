@@ -6,53 +6,13 @@ gives batch number n the same seed every time, so that two evaluations ask the s
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import pydantic
 import tensorflow as tf
 
-from zoo.config import STRICT, ConfigError
-
-
-@dataclasses.dataclass(frozen=True)
-class MaskingConfig:
-    """How much is masked, and how.
-
-    Attributes:
-        rate: float in (0, 1]. Share of a row's candidates that the model must predict; at least
-            one is chosen. Defaults to 0.15.
-        mask_share: float. Of those, the share shown as the mask token. Defaults to 0.8.
-        random_share: float. The share shown as a random token; the rest is shown as it is.
-            Defaults to 0.1.
-        whole_words: bool. A word's pieces are chosen together or not at all. Defaults to False.
-
-    Raises:
-        ConfigError: a share is out of range, or the two sum to more than 1.
-
-    Example: `MaskingConfig(rate=0.3, whole_words=True)`
-    """
-
-    __pydantic_config__: ClassVar[pydantic.ConfigDict] = STRICT
-
-    rate: float = 0.15
-    mask_share: float = 0.8
-    random_share: float = 0.1
-    whole_words: bool = False
-
-    def __post_init__(self):
-        if not 0 < self.rate <= 1:
-            raise ConfigError(f"rate must be in (0, 1]. Received: {self.rate}")
-        for name in ("mask_share", "random_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} must be in [0, 1]. Received: {getattr(self, name)}")
-        if self.mask_share + self.random_share > 1:
-            raise ConfigError(
-                "mask_share and random_share must sum to at most 1. "
-                f"Received: {self.mask_share} and {self.random_share}"
-            )
+from trainers.data.config import MaskingConfig
 
 
 class Masked(NamedTuple):
@@ -103,17 +63,6 @@ def mask_tokens(
 
     Returns:
         Masked.
-
-    Raises:
-        ValueError: max_predictions below 1, or all ids are special.
-
-    Example:
-
-    ```python
-    masked = mask_tokens(ids, real, starts, seed=(7, step), mask_id=103, vocabulary_size=30522,
-                         special_ids=(0, 100, 101, 102, 103), config=MaskingConfig(),
-                         max_predictions=20)
-    ```
     """
     if max_predictions < 1:
         raise ValueError(f"max_predictions must be at least 1. Received: {max_predictions}")

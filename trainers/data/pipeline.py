@@ -13,8 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from trainers.data.mixture import MixedStream
-from trainers.data.order import WindowOrder
+from trainers.data.mixture import MixedStream, WindowOrder
 from trainers.data.shards import TokenShards, TokenStream
 
 
@@ -62,11 +61,6 @@ def training_windows(
     Returns:
         Dataset of `(inputs (B, T), targets (B, T))` int32, targets one token ahead; of B /
         num_hosts rows.
-
-    Raises:
-        ValueError: fewer ids than that, a batch that the hosts cannot share evenly.
-
-    Example: `training_windows(ids, 12, 64, seed=0, start_step=0, steps=2000)`
     """
     rows = host_rows(batch_size, host, num_hosts)
     num_rows = rows.stop - rows.start
@@ -83,11 +77,7 @@ def training_windows(
 def window_order(
     ids: TokenStream | MixedStream, batch_size: int, length: int, seed: int, segment: int = 1
 ) -> WindowOrder:
-    """The order in which `training_windows` reads.
-
-    Raises:
-        ValueError: a stream that does not fill a segment.
-    """
+    """The order in which `training_windows` reads."""
     mixed = ids if isinstance(ids, MixedStream) else MixedStream((ids,), (1,))
     sizes = [len(stream) for stream in mixed.streams]
     if min(sizes) < length * segment + 1:
@@ -99,13 +89,7 @@ def window_order(
 
 
 def host_rows(batch_size: int, host: int, num_hosts: int) -> slice:
-    """The rows of each batch that a host reads.
-
-    Raises:
-        ValueError: hosts that cannot share a batch evenly, or no such host.
-
-    Example: `host_rows(64, host=1, num_hosts=4)` is `slice(16, 32)`.
-    """
+    """The rows of each batch that a host reads."""
     if batch_size % num_hosts or not 0 <= host < num_hosts:
         raise ValueError(
             f"batch_size={batch_size} cannot be shared by {num_hosts} hosts, of which this is "
@@ -118,12 +102,7 @@ def host_rows(batch_size: int, host: int, num_hosts: int) -> slice:
 def validation_windows(
     ids: TokenStream, batch_size: int, length: int, at_least: int = 1
 ) -> ValidationSet:
-    """Non-overlapping windows in order: every token but the first is predicted once.
-
-    Args:
-        ids: TokenStream. batch_size: int, rows of a batch, fewer where there are fewer windows.
-        length: int, T. at_least: int, rows however few windows there are.
-    """
+    """Non-overlapping windows in order: every token but the first is predicted once."""
     tokens = len(ids) - 1
     starts = np.arange(0, tokens, length, dtype=np.int64)
     batch_size = max(min(batch_size, len(starts)), at_least)
@@ -201,3 +180,89 @@ def fixed_schedule(dataset: tf.data.Dataset) -> tf.data.Dataset:
     options = tf.data.Options()
     options.autotune.enabled = False
     return dataset.prefetch(8).with_options(options)
+
+
+# Examples of different lengths in batches of a few fixed lengths.
+
+
+# What a batch's empty rows hold in place of an example's number.
+NO_EXAMPLE = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class BucketPlan:
+    """Which examples the batch of every step holds, and how long it is.
+
+    A function of (seed, step) alone: an epoch's examples are shuffled, put into the shortest
+    bucket that holds them, and cut into batches; what is left of a bucket moves up to the next
+    one, and the last batch of the epoch is filled with empty rows. So an epoch has every example
+    exactly once, always has as many batches, and a run that goes on at step 500 reads what an
+    uninterrupted one would have read.
+    """
+
+    lengths: np.ndarray  # (N,) tokens of each example, special ones included
+    batch_size: int
+    buckets: tuple[int, ...]  # ascending; longer examples go into the last one, to be cut
+    seed: int
+
+    def __post_init__(self):
+        if not len(self.lengths):
+            raise ValueError("no training examples are left to make batches of")
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch: as many in each, because only the order changes."""
+        return -(-len(self.lengths) // self.batch_size)
+
+    def epoch(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows (S, B) int64 and lengths (S,) int64 of an epoch's S batches, in order."""
+        random = np.random.default_rng([self.seed, number])
+        order = random.permutation(len(self.lengths))
+        bucket = np.searchsorted(self.buckets, self.lengths[order])
+        bucket = np.minimum(bucket, len(self.buckets) - 1)
+        rows, lengths = [], []
+        left = order[:0]
+        for index, length in enumerate(self.buckets):
+            members = np.concatenate([left, order[bucket == index]])
+            full = len(members) // self.batch_size * self.batch_size
+            rows.append(members[:full].reshape(-1, self.batch_size))
+            lengths += [length] * len(rows[-1])
+            left = members[full:]
+        if len(left):
+            empty = np.full(self.batch_size - len(left), NO_EXAMPLE)
+            rows.append(np.concatenate([left, empty])[None])
+            lengths.append(self.buckets[-1])
+        place = random.permutation(len(lengths))
+        return np.concatenate(rows)[place].astype(np.int64), np.array(lengths, np.int64)[place]
+
+    def batches(self, start_step: int, steps: int) -> tf.data.Dataset:
+        """`(step, rows (B,), length)` of the steps from `start_step` up to `steps`."""
+        size = self.steps_per_epoch
+        first_epoch = start_step // size
+
+        def epoch(number):
+            rows, lengths = tf.numpy_function(self.epoch, [number], [tf.int64, tf.int64])
+            rows = tf.ensure_shape(rows, [size, self.batch_size])
+            lengths = tf.ensure_shape(lengths, [size])
+            step = number * size + tf.range(size, dtype=tf.int64)
+            return tf.data.Dataset.from_tensor_slices((step, rows, lengths))
+
+        epochs = tf.data.Dataset.range(first_epoch, -(-steps // size))
+        dataset = epochs.flat_map(epoch).skip(start_step - first_epoch * size)
+        return fixed_schedule(dataset.take(steps - start_step))
+
+    def real_tokens(self, start_step: int, stop_step: int) -> int:
+        """Tokens of the examples in those steps, padding not counted, cut ones as cut."""
+        size, total = self.steps_per_epoch, 0
+        kept = np.append(np.minimum(self.lengths, self.buckets[-1]), 0)  # -1 counts nothing
+        for number in range(start_step // size, -(-stop_step // size)):
+            rows, _ = self.epoch(number)
+            first = max(start_step - number * size, 0)
+            total += int(kept[rows[first : stop_step - number * size]].sum())
+        return total
+
+
+def default_buckets(lengths: np.ndarray, longest: int, count: int = 4) -> tuple[int, ...]:
+    """Lengths that split the examples about evenly, in multiples of 8, up to what is needed."""
+    shares = np.quantile(lengths, np.arange(1, count + 1) / count, method="higher")
+    return tuple(sorted({min(int(-(-share // 8) * 8), longest) for share in shares}))

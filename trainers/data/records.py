@@ -1,15 +1,14 @@
-"""Documents from files of records: TFRecord, Parquet, and Hugging Face data sets by name.
+"""Rows of files that are no text: TFRecord, Parquet, and Hugging Face data sets by name.
 
-CSV, TSV and JSON lines, which are text, are read by `rows.py`. Parquet needs the package `pyarrow`
-and Hugging Face data sets need `datasets`; neither is installed with this project.
+Parquet needs the package `pyarrow` and Hugging Face data sets need `datasets`; neither is installed
+with this project.
 """
 
 from __future__ import annotations
 
 import importlib
 import math
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any, BinaryIO
 from urllib.parse import parse_qsl, urlencode
@@ -17,85 +16,58 @@ from urllib.parse import parse_qsl, urlencode
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from trainers.data.columns import find_column, quoted
-from trainers.data.compressed import open_bytes, plain_name
-from trainers.data.files import File
-from trainers.data.limits import DEFAULT_LIMITS, Limits
+from trainers.data.config import DEFAULT_LIMITS, Limits
+from trainers.data.rows import HUGGING_FACE, Row, find_column, quoted
+from trainers.data.text import open_bytes, plain_name
 
-HUGGING_FACE = "hfds://"
-ROW_FORMATS = ("jsonl", "csv", "tsv", "parquet", "tfrecord")
-# Formats that are no text; "hfds" is a data set by name.
-STREAMED = ("parquet", "tfrecord", "hfds")
-_EXTENSIONS = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".tab": "tsv",
-    ".parquet": "parquet",
-    ".tfrecord": "tfrecord",
-    ".tfrecords": "tfrecord",
-}
 _ROWS_AT_ONCE = 1000
-_OPTION = "text_column"  # what messages call the setting that names the column
 # Of a TFRecord: the length (8 bytes) and its checksum, then the content, then its checksum.
 _RECORD_HEADER, _RECORD_FOOTER = 12, 4
 _CHUNK_BYTES = 1 << 20
 
 
-def record_format(path: str, format: str = "auto") -> str:
-    """The format of a file of records: as told, or by its extension.
-
-    Raises ValueError, naming the file, if it cannot be told.
-
-    Example: `record_format("a.jsonl.gz")` is `"jsonl"`.
-    """
-    if path.startswith(HUGGING_FACE):
-        return "hfds"
-    if format != "auto":
-        if format not in ROW_FORMATS:
-            raise ValueError(
-                f"{path}: data.format={format!r} has no rows of text; use 'auto' or one of "
-                f"{', '.join(ROW_FORMATS)}."
-            )
-        return format
-    found = _EXTENSIONS.get(os.path.splitext(plain_name(path))[1].lower())
-    if found is None:
-        raise ValueError(
-            f"{path}: cannot tell its format from its name. Name it with --set=data.format=..., "
-            f"one of {', '.join(ROW_FORMATS)}; or choose other files with --set=data.pattern=...."
-        )
-    return found
-
-
-def looks_binary(path: str) -> bool:
-    """Whether a file's name says that it holds records that are no text."""
-    extension = os.path.splitext(plain_name(path))[1].lower()
-    return path.startswith(HUGGING_FACE) or _EXTENSIONS.get(extension) in STREAMED
-
-
-def read_records(
-    file: File,
+def stored_rows(
+    path: str,
     format: str,
-    column: str,
-    start: int,
-    stop: int | None,
+    columns: Mapping[str, str],
+    start: int = 0,
+    stop: int | None = None,
     limits: Limits = DEFAULT_LIMITS,
-) -> Iterator[tuple[str, str]]:
-    """The texts of a file of records, each with its place in the file.
+) -> Iterator[Row]:
+    """The rows of a file of one of the `STORED` formats, numbered from 0."""
+    read = {"parquet": _parquet, "tfrecord": _tfrecord, "hfds": _hugging_face}[format]
+    return read(path, columns, start, stop, limits)
 
-    Args:
-        file: File. format: one of `STREAMED`.
-        column: feature of a `tf.train.Example`, column of a Parquet file or data set by name or
-            number.
-        start, stop: row groups of a Parquet file, rows of a data set. None: to the end.
-        limits: of a record.
 
-    Raises ValueError, naming file, place and field, for what cannot be read.
-    """
-    reader = {"parquet": _parquet, "tfrecord": _tfrecord, "hfds": _hugging_face}[format]
-    return reader(file, column, start, stop, limits)
+def stored_sample(path: str, format: str, count: int) -> tuple[list[str], list[list[str]]]:
+    """Column names and the first `count` rows of a file or data set, every value as text."""
+    if format == "tfrecord":
+        with open_bytes(path):
+            pass  # tells what is missing
+        kind = "GZIP" if path.endswith(".gz") else ""
+        rows = []
+        for record in tf.data.TFRecordDataset(path, compression_type=kind).take(count):
+            features = tf.train.Example.FromString(record.numpy()).features.feature
+            rows.append({name: _shown(feature) for name, feature in features.items()})
+        names = sorted({name for row in rows for name in row})
+        return names, [[row.get(name, "") for name in names] for row in rows]
+    if format == "parquet":
+        table = _parquet_file(path)
+        batch = next(table.iter_batches(count), None)
+    else:
+        batch = open_dataset(path).with_format("arrow")[:count]
+    if batch is None:
+        return table.schema_arrow.names, []
+    columns = [
+        ["" if v is None else str(v) for v in column.to_pylist()] for column in batch.columns
+    ]
+    return batch.schema.names, [list(row) for row in zip(*columns)]
+
+
+def _shown(feature: tf.train.Feature) -> str:
+    values = getattr(feature, feature.WhichOneof("kind") or "bytes_list").value
+    first = values[0] if len(values) == 1 else ""
+    return first.decode("utf-8", "replace") if isinstance(first, bytes) else str(first)
 
 
 def row_group_sizes(path: str) -> list[int]:
@@ -105,10 +77,7 @@ def row_group_sizes(path: str) -> list[int]:
 
 
 def open_dataset(address: str) -> Any:
-    """The `datasets.Dataset` of an address `hfds://PATH?split=train&name=CONFIG`.
-
-    Raises ValueError if `datasets` is not installed, cannot load it, or the address names no split.
-    """
+    """The `datasets.Dataset` of an address `hfds://PATH?split=train&name=CONFIG`."""
     path, _, query = address.removeprefix(HUGGING_FACE).partition("?")
     options = dict(parse_qsl(query))
     known = {"name", "split", "revision", "data_dir"}
@@ -118,62 +87,69 @@ def open_dataset(address: str) -> Any:
             f"options are {', '.join(sorted(known))}."
         )
     datasets = _optional("datasets", address)
-    options = {"split": "train", **options}
     try:
-        return datasets.load_dataset(path, **options)
+        return datasets.load_dataset(path, **{"split": "train", **options})
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{address}: datasets cannot load it: {error}") from error
 
 
-def _hugging_face(file: File, column: str, start: int, stop: int | None, limits: Limits):
-    dataset = open_dataset(file.path)
-    names = dataset.column_names
-    name = names[find_column(column, names, len(names), _OPTION, file.path)]
+def _hugging_face(path, columns, start, stop, limits):
+    dataset = open_dataset(path)
+    names = _column_names(dataset.column_names, columns, path)
     # As Arrow has them: a row becomes a Python string when its turn comes, not a thousand at once.
-    dataset = dataset.select_columns([name]).with_format("arrow")
+    dataset = dataset.select_columns(sorted(set(names.values()))).with_format("arrow")
     stop = len(dataset) if stop is None else stop
     for first in range(start, stop, _ROWS_AT_ONCE):
-        rows = dataset[first : min(first + _ROWS_AT_ONCE, stop)].column(0)
-        yield from _texts(rows, first, file.path, name, limits)
+        rows = dataset[first : min(first + _ROWS_AT_ONCE, stop)]
+        yield from _arrow_rows(rows, first, path, names, limits)
 
 
-def _parquet(file: File, column: str, start: int, stop: int | None, limits: Limits):
-    table = _parquet_file(file.path)
-    names = table.schema_arrow.names
-    name = names[find_column(column, names, len(names), _OPTION, file.path)]
+def _parquet(path, columns, start, stop, limits):
+    table = _parquet_file(path)
+    names = _column_names(table.schema_arrow.names, columns, path)
+    wanted = sorted(set(names.values()))
     # A dictionary stays one: of a few bytes it could make many copies of a long text.
-    table = _parquet_file(file.path, read_dictionary=[name])
+    table = _parquet_file(path, read_dictionary=wanted)
     arrow = importlib.import_module("pyarrow")
     stop = table.num_row_groups if stop is None else stop
     metadata = table.metadata
     index = sum(metadata.row_group(group).num_rows for group in range(start))
     try:
         for group in range(start, stop):
-            limits.check_source(_column_bytes(metadata.row_group(group), name), file.path)
-            for batch in table.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=[name]):
-                yield from _texts(batch.column(0), index, file.path, name, limits)
+            limits.check_source(_column_bytes(metadata.row_group(group), wanted), path)
+            for batch in table.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=wanted):
+                yield from _arrow_rows(batch, index, path, names, limits)
                 index += len(batch)
     except (OSError, arrow.ArrowException) as error:
-        raise ValueError(f"{file.path}: broken Parquet file near row {index}: {error}") from error
+        raise ValueError(f"{path}: broken Parquet file near row {index}: {error}") from error
 
 
-def _column_bytes(group: Any, name: str) -> int:
-    """Unpacked bytes of a column in a row group of a Parquet file."""
+def _column_names(names: list[str], columns: Mapping[str, str], path: str) -> dict[str, str]:
+    return {
+        option: names[find_column(column, names, len(names), option, path)]
+        for option, column in columns.items()
+    }
+
+
+def _column_bytes(group: Any, names: list[str]) -> int:
+    """Unpacked bytes of columns in a row group of a Parquet file."""
     columns = (group.column(index) for index in range(group.num_columns))
     return sum(
         column.total_uncompressed_size
         for column in columns
-        if column.path_in_schema.split(".")[0] == name
+        if column.path_in_schema.split(".")[0] in names
     )
 
 
-def _texts(rows: Any, first: int, path: str, column: str, limits: Limits):
-    """The values of an Arrow array, each with its number."""
-    for index, value in enumerate(rows, start=first):
-        where = f"{path}, row {index}"
-        text = _text(value.as_py(), where, column)
-        limits.check_row(text, where)
-        yield str(index), text
+def _arrow_rows(rows: Any, first: int, path: str, names: dict[str, str], limits: Limits):
+    """The values of Arrow columns, a dict a row, each with its number."""
+    arrays = {option: rows[name] for option, name in names.items()}
+    for index in range(len(rows)):
+        where, values = f"{path}, row {first + index}", {}
+        for option, array in arrays.items():
+            values[option] = _stored_text(array[index].as_py(), where, names[option], option)
+            limits.check_row(values[option], where)
+        yield first + index, values
 
 
 def _parquet_file(path: str, **options: Any):
@@ -185,25 +161,25 @@ def _parquet_file(path: str, **options: Any):
         raise ValueError(f"{path}: not a Parquet file, or broken: {error}") from error
 
 
-def _tfrecord(file: File, column: str, start: int, stop: int | None, limits: Limits):
-    if file.path.endswith(".zst"):
-        raise ValueError(f"{file.path}: TFRecord files may be plain or .gz; decompress it first.")
-    kind = "GZIP" if file.path.endswith(".gz") else ""
-    records = iter(tf.data.TFRecordDataset(file.path, compression_type=kind))
+def _tfrecord(path, columns, start, stop, limits):
+    if plain_name(path) != path and not path.endswith(".gz"):
+        raise ValueError(f"{path}: TFRecord files may be plain or .gz; decompress it first.")
+    kind = "GZIP" if path.endswith(".gz") else ""
+    records = iter(tf.data.TFRecordDataset(path, compression_type=kind))
     index = 0
-    with open_bytes(file.path) as content:
+    with open_bytes(path) as content:
         while True:
-            where = f"{file.path}, record {index}"
+            where = f"{path}, record {index}"
             _check_record(content, where, limits)
             try:
                 record = next(records, None)
             except (tf.errors.DataLossError, tf.errors.OutOfRangeError) as error:
                 raise ValueError(
-                    f"{file.path}: broken TFRecord file behind record {index - 1}: {error.message}"
+                    f"{path}: broken TFRecord file behind record {index - 1}: {error.message}"
                 ) from error
             if record is None:
                 return
-            yield str(index), _feature(record.numpy(), where, column)
+            yield index, _features(record.numpy(), where, columns)
             index += 1
 
 
@@ -217,40 +193,49 @@ def _check_record(content: BinaryIO, where: str, limits: Limits) -> None:
         left -= len(chunk)
 
 
-def _feature(record: bytes, where: str, name: str) -> str:
+def _features(record: bytes, where: str, columns: Mapping[str, str]) -> dict[str, str]:
     example = tf.train.Example()
     try:
         example.ParseFromString(record)
     except DecodeError as error:
         raise ValueError(f"{where}: no tf.train.Example ({error})") from error
-    features = example.features.feature
-    if name not in features:
-        raise ValueError(
-            f"{where}: no column {name!r} ({_OPTION}). Features have names only, which are "
-            f"{quoted(sorted(features))}. Choose one with --set=data.{_OPTION}=..."
-        )
-    values = features[name].bytes_list.value
-    if len(values) != 1:
+    features, values = example.features.feature, {}
+    for option, name in columns.items():
+        if name not in features:
+            raise ValueError(
+                f"{where}: no column {name!r} ({option}). Features have names only, which are "
+                f"{quoted(sorted(features))}. Choose one with --set=data.{option}=..."
+            )
         kind = features[name].WhichOneof("kind")
-        raise ValueError(f"{where}: feature {name!r} must be one string; it is {kind or 'empty'}")
-    return _text(values[0], where, name)
+        kinds = ("bytes_list",) if option == "text_column" else ("bytes_list", "int64_list")
+        found = getattr(features[name], kind).value if kind in kinds else ()
+        if len(found) != 1:
+            raise ValueError(
+                f"{where}: feature {name!r} must be one string; it is {kind or 'empty'}"
+            )
+        values[option] = _stored_text(found[0], where, name, option)
+    return values
 
 
-def _text(value: Any, where: str, column: str) -> str:
+def _stored_text(value: Any, where: str, column: str, option: str) -> str:
     if isinstance(value, bytes):
         try:
             value = value.decode("utf-8")
         except UnicodeDecodeError as error:
             raise ValueError(f"{where}: {column!r} is not UTF-8: {error}") from error
+    if option in ("label_column", "id_column"):  # numbers are labels too
+        value = "" if value is None else value
+        value = str(value).lower() if isinstance(value, bool) else value
+        value = str(value) if isinstance(value, int | float) else value
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         raise ValueError(
             f"{where}: {column!r} holds {'null' if value is None else value}, not text. Remove the "
-            "row, or name another column with --set=data.text_column=..."
+            f"row, or name another column with --set=data.{option}=..."
         )
     if not isinstance(value, str):
         raise ValueError(
             f"{where}: {column!r} holds {type(value).__name__}, not text. Name a column of strings "
-            "with --set=data.text_column=..."
+            f"with --set=data.{option}=..."
         )
     return value.replace("\r\n", "\n").replace("\r", "\n")
 

@@ -1,8 +1,15 @@
-"""Reading prepared data: a token stream in shards, any stretch of it, without loading it.
+"""Prepared data: TFRecord shards of token ids, the index beside them, and reading any stretch.
 
-    prepared = open_prepared(Path("prepared"))
-    starts = tf.data.Dataset.from_tensors(np.array([0, 5000]))
-    prepared.train.windows(starts, rows=2, length=65)  # a dataset of one int32 (2, 65)
+    index.json                        what is there, with checksums; written last
+    tokenizer/tokenizer.json          what made the ids
+    train-00003-of-00016.tfrecord     shards; unit 3 of the work wrote this one
+    validation-00003-of-00016.tfrecord
+
+A record is a `tf.train.Example` with one feature, `token_ids`: little-endian uint16 (int32 for
+vocabularies above 65,536) in one byte string. All records of a shard but the last hold
+`record_tokens` ids and so have the same length: token t of a shard lies in record
+t // record_tokens, which starts at byte (t // record_tokens) x `record_bytes`. The shards of a
+split, one after another, are one stream of tokens; `end_id` follows each document.
 
 Sizes are checked when the data are opened, and so is every byte of up to a gigabyte. In more than
 that each record is checked against its CRC-32C as it is read, so a flipped bit stops training;
@@ -11,32 +18,226 @@ that each record is checked against its CRC-32C as it is read, so a flipped bit 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
 
-from trainers.data.files import find_data_dir
-from trainers.data.shard_format import (
-    FEATURE,
-    INDEX_FILE,
-    TOKENIZER_FOLDER,
-    DamagedShard,
-    Index,
-    Shard,
-    Split,
-    read_index,
-    record_bytes,
-)
-from zoo.files import file_sha256
+from trainers.data.sources import find_data_dir
+from zoo.config import ConfigError, config_dataclass, from_dict, to_dict
+from zoo.files import file_sha256, replacing
 from zoo.tokenizers import Tokenizer, load_tokenizer
 
+INDEX_FILE = "index.json"
+TOKENIZER_FOLDER = "tokenizer"
+FEATURE = "token_ids"
+FORMAT = "keras-lm-zoo tokens"
+FORMAT_VERSION = 1
+_FRAME_BYTES = 8 + 4 + 4  # of a TFRecord: length, its checksum, and the record's
 _BATCHES_AT_ONCE = 16
 _CHUNK_RECORDS = 512
 _HASHED_BYTES = 1 << 30  # about a second
+Split = Literal["train", "validation"]
+
+
+class DamagedShard(ValueError):
+    """A shard is not what was written."""
+
+
+# The format.
+
+
+@config_dataclass
+class Shard:
+    """A file of records.
+
+    Attributes:
+        file: its name. unit: int, the unit of work that wrote it. split: "train", "validation".
+        tokens, records, bytes: int, how much there is. sha256: of the file, hex.
+        documents, characters: int, whose tokens these are; a document counts where it ends.
+    """
+
+    file: str
+    unit: int
+    split: Split
+    tokens: int
+    records: int
+    bytes: int
+    sha256: str
+    documents: int
+    characters: int
+
+
+@config_dataclass
+class Index:
+    """What a prepared folder holds.
+
+    Attributes:
+        tokenizer, fingerprint: kind and fingerprint of what made the ids.
+        vocabulary_size, end_id: int, of it. ends: bool, whether end_id follows each document; it
+            does not in a corpus of one.
+        dtype: "uint16" or "int32". record_tokens: int, ids of a record.
+        shards: all of them, in the order of the stream.
+        settings: how it was prepared, a dict of `trainers.data.prepare`. sources: its files.
+    """
+
+    tokenizer: str
+    fingerprint: str
+    vocabulary_size: int
+    end_id: int
+    ends: bool
+    dtype: Literal["uint16", "int32"]
+    record_tokens: int
+    shards: tuple[Shard, ...]
+    settings: dict[str, Any]
+    sources: tuple[dict[str, Any], ...]
+    format: Literal["keras-lm-zoo tokens"] = FORMAT
+    format_version: Literal[1] = FORMAT_VERSION
+
+    def split(self, name: Split) -> tuple[Shard, ...]:
+        """The shards of a split."""
+        return tuple(shard for shard in self.shards if shard.split == name)
+
+
+def token_dtype(vocabulary_size: int) -> Literal["uint16", "int32"]:
+    """The narrowest type of ids that the format has for a vocabulary."""
+    return "uint16" if vocabulary_size <= 1 << 16 else "int32"
+
+
+def record_bytes(id_bytes: int) -> int:
+    """Length in the file of a record whose ids take `id_bytes`."""
+    return _FRAME_BYTES + len(example_prefix(id_bytes)) + id_bytes
+
+
+@functools.lru_cache(maxsize=1024)
+def example_prefix(id_bytes: int) -> bytes:
+    """What stands before the ids in the serialized `tf.train.Example`; nothing stands behind."""
+    ids = bytes(id_bytes)
+    feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[ids]))
+    example = tf.train.Example(features=tf.train.Features(feature={FEATURE: feature}))
+    serialized = example.SerializeToString(deterministic=True)
+    if not serialized.endswith(ids):
+        raise AssertionError("protobuf no longer writes the value last")
+    return serialized[: len(serialized) - id_bytes]
+
+
+def write_index(folder: Path, index: Index) -> None:
+    """Writes `index.json` with its own checksum; a reader never sees half of it."""
+    values = to_dict(index)
+    with replacing(folder / INDEX_FILE) as temporary:
+        text = json.dumps({**values, "checksum": _checksum(values)}, indent=1)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_index(folder: Path) -> Index:
+    """The index of a prepared folder."""
+    path = folder / INDEX_FILE
+    try:
+        values = dict(json.loads(path.read_text(encoding="utf-8")))
+        checksum = values.pop("checksum", None)
+        index = from_dict(Index, values, where=str(path))
+    except (ConfigError, ValueError, TypeError) as error:
+        raise DamagedShard(f"{path}: no index of prepared data ({error}); restore it") from error
+    if checksum != _checksum(to_dict(index)):
+        raise DamagedShard(f"{path}: edited or damaged, its checksum differs; restore it")
+    return index
+
+
+def _checksum(values: dict[str, Any]) -> str:
+    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+# Writing.
+
+
+class ShardWriter:
+    """What `writing_shard` yields."""
+
+    def __init__(self, records: tf.io.TFRecordWriter, dtype: str, record_tokens: int):
+        self.shard: Shard | None = None
+        self.tokens = self.characters = self.documents = self.records = 0
+        self._file, self._record_tokens = records, record_tokens
+        self._dtype = np.dtype(dtype).newbyteorder("<")
+        self._pending: list[np.ndarray] = []
+        self._waiting = 0
+
+    def add(self, ids: np.ndarray, characters: int, documents: int) -> None:
+        """Puts ids behind those that are there, and counts what they were made of."""
+        self.tokens += len(ids)
+        self.characters += characters
+        self.documents += documents
+        self._pending.append(ids)
+        self._waiting += len(ids)
+        if self._waiting >= self._record_tokens:
+            self._write(self._waiting // self._record_tokens * self._record_tokens)
+
+    def flush(self) -> None:
+        """Writes what is left, as a shorter record."""
+        if self._waiting:
+            self._write(self._waiting)
+
+    def _write(self, count: int) -> None:
+        ids = np.concatenate(self._pending)
+        for start in range(0, count, self._record_tokens):
+            stop = min(start + self._record_tokens, count)
+            stored = np.ascontiguousarray(ids[start:stop], self._dtype).tobytes()
+            self._file.write(example_prefix(len(stored)) + stored)
+            self.records += 1
+        self._pending, self._waiting = [ids[count:]], len(ids) - count
+
+    def expected_bytes(self) -> int:
+        """The size that the file must have after `flush`."""
+        width = self._dtype.itemsize
+        full, rest = divmod(self.tokens, self._record_tokens)
+        last = record_bytes(rest * width) if rest else 0
+        return full * record_bytes(self._record_tokens * width) + last
+
+
+@contextlib.contextmanager
+def writing_shard(
+    path: Path, unit: int, split: Split, dtype: str, record_tokens: int
+) -> Iterator[ShardWriter]:
+    """Writes one shard, which appears under its name when the block ends well."""
+    with replacing(path) as temporary:
+        records = tf.io.TFRecordWriter(str(temporary))
+        try:
+            writer = ShardWriter(records, dtype, record_tokens)
+            yield writer
+            writer.flush()
+        except tf.errors.OpError as error:
+            raise OSError(f"{path}: cannot be written: {error.message}") from error
+        finally:
+            records.close()
+        size = temporary.stat().st_size
+        # TensorFlow's writer does not tell every write that failed.
+        if size != writer.expected_bytes():
+            raise OSError(f"{path}: {size} of {writer.expected_bytes()} bytes written; disk full?")
+        digest = file_sha256(temporary)
+    if not writer.tokens:
+        path.unlink()
+        return
+    writer.shard = Shard(
+        file=path.name,
+        unit=unit,
+        split=split,
+        tokens=writer.tokens,
+        records=writer.records,
+        bytes=size,
+        sha256=digest,
+        documents=writer.documents,
+        characters=writer.characters,
+    )
+
+
+# Reading.
 
 
 class TokenShards:
@@ -44,16 +245,6 @@ class TokenShards:
 
     Reading happens in TensorFlow's graph: a Python function in a pipeline would wait for the
     interpreter's lock, and hang a process that ends while a batch is under way.
-
-    Args:
-        folder: Path of the prepared data. index: Index. split: "train" or "validation".
-
-    Attributes:
-        fingerprint: digest of the tokens, without reading them.
-        documents, characters: int, behind the tokens.
-
-    Raises:
-        DamagedShard: a shard is missing, or has another size.
     """
 
     def __init__(self, folder: Path, index: Index, split: Split):
@@ -78,16 +269,7 @@ class TokenShards:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def windows(self, starts: tf.data.Dataset, rows: int, length: int) -> tf.data.Dataset:
-        """Stretches of the stream, each read from its place.
-
-        Args:
-            starts: dataset of int64 (rows,), each at least 0. rows: int. length: int, tokens of
-                each stretch.
-
-        Returns:
-            Dataset of int32 (rows, length); 0 beyond the end of the stream. Iterating raises
-            tf.errors.DataLossError for a record that is not what was written; `check` tells which.
-        """
+        """Stretches of the stream, each read from its place."""
 
         def one(starts):
             return tf.data.Dataset.from_tensor_slices(tf.reshape(starts, [-1]))
@@ -110,12 +292,12 @@ class TokenShards:
         left = tf.gather(tf.constant(self._ends), shard) - place
         record, skipped = first // size, first % size
         # Behind the last shard comes the last again, whose ids are cut off below.
-        files = tf.minimum(shard + tf.range(self._reach(length)), last)
-        offsets = tf.pad(
-            [record * record_bytes(size * self._dtype.size)], [[0, self._reach(length) - 1]]
-        )
+        shards = self._max_shards_per_window(length)
+        files = tf.minimum(shard + tf.range(shards), last)
+        offset = record * record_bytes(size * self._dtype.size)
+        offsets = tf.pad([offset], [[0, shards - 1]])
         records = (skipped + length - 1) // size + 1
-        beyond = (skipped + left - 1) // size + 1 + (length - 1) // size + self._reach(length)
+        beyond = (skipped + left - 1) // size + 1 + (length - 1) // size + shards
         data = tf.data.experimental.from_variant(
             tf.raw_ops.TFRecordDatasetV2(
                 filenames=tf.gather(tf.constant(self._paths), files),
@@ -134,8 +316,8 @@ class TokenShards:
 
         return data.take(count).batch(count).map(plain(stretch))
 
-    def _reach(self, length: int) -> int:
-        """The most files that a window lies in."""
+    def _max_shards_per_window(self, length: int) -> int:
+        """The most shards that a window lies in."""
         ends = np.minimum(self._ends - 1 + length, len(self)) - 1
         reached = np.searchsorted(self._ends, ends, side="right")
         return int(max(reached - np.arange(len(self._ends)))) + 1
@@ -147,11 +329,7 @@ class TokenShards:
         return tf.cast(tf.io.decode_raw(ids, self._dtype), tf.int32)
 
     def chunks(self) -> Iterator[np.ndarray]:
-        """The whole stream in order, in int32 arrays.
-
-        Raises:
-            DamagedShard: a record is not what was written.
-        """
+        """The whole stream in order, in int32 arrays."""
         stored = tf.data.TFRecordDataset(self._paths).batch(_CHUNK_RECORDS)
         try:
             yield from stored.map(plain(self._ids)).as_numpy_iterator()
@@ -160,11 +338,7 @@ class TokenShards:
             raise
 
     def check(self) -> None:
-        """Reads every byte.
-
-        Raises:
-            DamagedShard: a shard is not what was written; the message names it.
-        """
+        """Reads every byte."""
         for shard in self._shards:
             self._check_size(shard)
             found = file_sha256(self._folder / shard.file)
@@ -196,12 +370,7 @@ TokenStream = np.ndarray | TokenShards
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A prepared folder, opened.
-
-    Attributes:
-        folder: Path. index: Index. tokenizer: Tokenizer that made the ids.
-        train, validation: TokenShards.
-    """
+    """A prepared folder, opened."""
 
     folder: Path
     index: Index
@@ -211,12 +380,7 @@ class Prepared:
 
 
 def find_prepared(source: str, data_dir: str | None = None) -> Path | None:
-    """The prepared folder that a source names, None if it names none.
-
-    Args:
-        source: path; a relative one is looked for in the working directory, then in `data_dir`.
-        data_dir: Default: the environment variable ZOO_DATA.
-    """
+    """The prepared folder that a source names, None if it names none."""
     data_dir = find_data_dir(data_dir)
     path = Path(source).expanduser()
     for base in (Path(), *([Path(data_dir)] if data_dir else [])):
@@ -226,18 +390,7 @@ def find_prepared(source: str, data_dir: str | None = None) -> Path | None:
 
 
 def open_prepared(folder: Path, tokenizer: Tokenizer | None = None) -> Prepared:
-    """Opens a prepared folder.
-
-    Args:
-        folder: Path. tokenizer: what a model reads with, which must have made the ids; None takes
-            the folder's own.
-
-    Raises:
-        DamagedShard: the index or a shard is not what was written.
-        ValueError: the ids are another tokenizer's; both fingerprints are named.
-
-    Example: `len(open_prepared(Path("prepared")).train)`
-    """
+    """Opens a prepared folder."""
     index = read_index(folder)
     own = load_tokenizer(folder / TOKENIZER_FOLDER)
     for other, what in ((own, f"{folder / TOKENIZER_FOLDER} holds"), (tokenizer, "this run has")):
@@ -255,13 +408,7 @@ def open_prepared(folder: Path, tokenizer: Tokenizer | None = None) -> Prepared:
 
 
 def verify(folder: Path) -> Index:
-    """Reads every byte of a prepared folder, however large.
-
-    Raises:
-        DamagedShard: a shard is not what was written.
-
-    Example: `verify(Path("prepared")).shards`
-    """
+    """Reads every byte of a prepared folder, however large."""
     prepared = open_prepared(folder)
     prepared.train.check()
     prepared.validation.check()

@@ -1,48 +1,27 @@
-"""Where training text comes from: files, folders, globs, addresses, data sets, named corpora.
+"""Finding data: files, folders, globs, addresses, published files, and corpora by name."""
 
-`read_documents` turns a source into documents of clean text. How files are found is told in
-`files.py`, how bytes become text in `decoding.py`, how files become documents in `pieces.py`; all
-are the same for every source.
-"""
+from __future__ import annotations
 
 import dataclasses
+import fnmatch
+import glob
+import hashlib
+import http.client
 import os
 import re
+import sys
 import sysconfig
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import time
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from absl import logging
 
-from trainers.data.decoding import check_encoding
-from trainers.data.files import (
-    File,
-    check_invalid,
-    find_data_dir,
-    find_files,
-    find_published,
-    walk,
-)
-from trainers.data.limits import DEFAULT_LIMITS, Limits
-from trainers.data.pieces import Meter, Reading, read_pieces
-from trainers.data.records import HUGGING_FACE, looks_binary
-
-_TINYSHAKESPEARE_URL = (
-    "https://raw.githubusercontent.com/karpathy/char-rnn/"
-    "6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/data/tinyshakespeare/input.txt"
-)
-_TINYSHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
-
-_WIKITEXT2 = (
-    "https://raw.githubusercontent.com/pytorch/examples/"
-    "77f55b912142e11fcfdf5b530231fb9c52f181e8/word_language_model/data/wikitext-2/"
-)
-_WIKITEXT2_SHA256 = {
-    "valid.txt": "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8",
-    "test.txt": "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0",
-}
+from trainers.data.config import DEFAULT_LIMITS, Limits
+from trainers.data.text import check_encoding, decode, plain_name, read_bytes
+from zoo.files import file_sha256, replacing
 
 _NOT_LIBRARY = frozenset(
     ["test", "tests", "idlelib", "lib2to3", "turtledemo", "site-packages", "dist-packages"]
@@ -50,153 +29,177 @@ _NOT_LIBRARY = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class Document:
-    """One text of a corpus; `name` says where it is from (a path, or a path and line)."""
+@dataclasses.dataclass(frozen=True)
+class File:
+    """A file to read: `name` is what its documents are called, `path` is absolute."""
 
     name: str
-    text: str
+    path: str
 
 
-@dataclass(frozen=True)
-class NamedSource:
-    """A corpus known by name: one line about it, its licence, how to find its files, how they
-    are split."""
-
-    about: str
-    licence: str
-    find: Callable[[str | None], list[File]]
-    # None: as the caller asks.
-    split: Literal["files", "lines", "poems", "articles"] | None = None
+# Files on this machine.
 
 
-def read_documents(
-    source: str,
-    *,
-    data_dir: str | None = None,
-    encoding: str = "utf-8",
-    invalid: Literal["replace", "strict"] = "replace",
-    split: Literal["files", "lines", "rows"] = "files",
-    max_bytes: int | None = None,
-    pattern: str | None = None,
-    format: str = "auto",
-    text_column: str = "text",
-    header: Literal["auto", "first", "none"] = "auto",
-    quotes: bool | None = None,
-    limits: Limits = DEFAULT_LIMITS,
-) -> list[Document]:
-    """Reads the documents of `source`, always in the same order (sorted by path).
+def find_data_dir(data_dir: str | None) -> str | None:
+    """The folder with named data: `data_dir`, else the environment variable ZOO_DATA, else None."""
+    return data_dir or os.environ.get("ZOO_DATA") or None
 
-    Args:
-        source: a file, a folder (all files in it, recursively, without hidden ones), a glob
-            (`**` recurses), a key of `NAMED_SOURCES`, an address `https://...#sha256=HEX` (kept
-            in the cache), or a Hugging Face data set `hfds://OWNER/NAME?split=train` (needs the
-            package `datasets`). Files ending in .gz and .zst are decompressed.
-        data_dir: where relative paths are looked for after the working directory, and named
-            corpora before anything else. Default: the environment variable ZOO_DATA.
-        encoding: of the files; any Python text encoding. Named corpora are UTF-8.
-        invalid: "replace" or "strict": what becomes of invalid bytes (rule 3 of decoding.py).
-        split: "files" makes a document of each file, "lines" of each line that is not blank,
-            "rows" of each row's `text_column`.
-        max_bytes: reads at most this many (uncompressed) bytes, then stops; a character, and
-            under "lines" a line, cut by the limit is left out. Default: no limit.
-        pattern: which files of a folder or glob to read, by file name, such as "*.txt"
-            (matches input.txt.gz too). Default: all.
-        format: of rows: "auto" (by the file's name), "jsonl", "csv", "tsv", "parquet" (needs the
-            package `pyarrow`) or "tfrecord" (of `tf.train.Example`).
-        text_column: field, column or feature that holds the text. Defaults to "text".
-        header, quotes: of CSV and TSV; see `tables.read_labeled`.
-        limits: of the text in all, a row, and a download.
 
-    Raises FileNotFoundError, listing the paths tried, if nothing is there; ValueError, naming
-    the file, for text that cannot be read, and for unknown option values.
-
-    Example: `read_documents("python_stdlib", max_bytes=1_000_000)[0].name`
-    """
-    reading = Reading(encoding, invalid, split, format, text_column, header, quotes, limits)
-    return list(
-        iterate_documents(source, reading, data_dir=data_dir, max_bytes=max_bytes, pattern=pattern)
+def find_files(
+    source: str, data_dir: str | None, pattern: str | None = None, names: Iterable[str] = ()
+) -> list[File]:
+    """The files of a path, folder or glob, sorted; see `documents.read_documents`."""
+    data_dir = find_data_dir(data_dir)
+    source = os.path.expanduser(source)
+    tried = []
+    for base in [".", data_dir] if data_dir and not os.path.isabs(source) else ["."]:
+        base = os.path.abspath(base)
+        path = os.path.normpath(os.path.join(base, source))
+        tried.append(path)
+        if os.path.isfile(path):
+            return [File(os.path.basename(path), path)]
+        if os.path.isdir(path):
+            files = [File(os.path.relpath(found, path), found) for found in _walk(path)]
+        else:
+            found = sorted(glob.glob(source, root_dir=base, recursive=True))
+            files = [File(name, os.path.join(base, name)) for name in found]
+        files = [
+            file for file in files if os.path.isfile(file.path) and _matches(file.path, pattern)
+        ]
+        if files:
+            return files
+    names = ", ".join(names)
+    raise FileNotFoundError(
+        f"data source {source!r}: no file{f' matching {pattern!r}' if pattern else ''} at "
+        f"{' or '.join(tried)}. Pass a file, a folder, a glob (quoted)"
+        f"{f', or one of {names}' if names else ''}; relative paths are also tried under data_dir."
     )
 
 
-def iterate_documents(
-    source: str,
-    reading: Reading,
+def _walk(folder: str, excluded: frozenset[str] = frozenset()) -> list[str]:
+    """The paths of all files in `folder`, sorted, without hidden ones and `excluded` folders."""
+    found = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if name not in excluded and name[0] != "."]
+        found.extend(os.path.join(parent, name) for name in files if name[0] != ".")
+    return sorted(found)
+
+
+def _matches(path: str, pattern: str | None) -> bool:
+    name = os.path.basename(path)
+    return pattern is None or any(
+        fnmatch.fnmatchcase(candidate, pattern) for candidate in (name, plain_name(name))
+    )
+
+
+def read_files(
+    files: Iterable[File],
     *,
-    data_dir: str | None = None,
-    max_bytes: int | None = None,
-    pattern: str | None = None,
-) -> Iterator[Document]:
-    """The documents of `read_documents` one at a time.
-
-    Example: `next(iterate_documents("python_stdlib", Reading()))`
-    """
-    if max_bytes is not None and max_bytes <= 0:
-        raise ValueError(f"max_bytes={max_bytes}: use a positive number, or None for no limit.")
-    files, reading = find_source(source, reading, data_dir=data_dir, pattern=pattern)
-    documents, empty, remaining, before = 0, [], max_bytes, 0
+    encoding: str = "utf-8",
+    invalid: Literal["replace", "strict"] = "replace",
+    limits: Limits = DEFAULT_LIMITS,
+) -> Iterator[tuple[File, str]]:
+    """Each file with its text (`text.decode`); an empty file has the text ""."""
+    check_invalid(invalid)
+    check_encoding(encoding)
+    left = limits.source_bytes
     for file in files:
-        if remaining == 0:
-            logging.info("%s: stopped at max_bytes=%d before %s", source, max_bytes, file.path)
-            break
-        meter, parts, found = Meter(), [], False
-        for piece in read_pieces(file, reading, meter, limit=remaining):
-            reading.limits.check_source(before + meter.bytes, file.path)
-            parts.append(piece.text)
-            found = found or bool(piece.text)
-            if piece.is_last and any(parts):
-                documents += 1
-                yield Document(piece.name, "".join(parts))
-            if piece.is_last:
-                parts = []
-        before += meter.bytes
-        if remaining is not None:
-            remaining = max(remaining - meter.bytes, 0)
-        if not found and reading.split == "files":
-            empty.append(file.path)
-    if not documents:
-        raise ValueError(
-            f"{source}: no text in {len(files)} file(s), the first is {files[0].path}. "
-            "Point the source at files that are not empty, or raise max_bytes."
+        content, is_cut = read_bytes(file.path, left)
+        if is_cut:
+            limits.check_source(limits.source_bytes + 1, file.path)
+        left = None if left is None else left - len(content)
+        yield file, decode(content, False, file.path, encoding, invalid)
+
+
+def check_invalid(invalid: str) -> None:
+    """Refuses what is no option of `text.decode`."""
+    if invalid not in ("replace", "strict"):
+        raise ValueError(f"invalid={invalid!r}: use 'replace' or 'strict'.")
+
+
+# Files from the network.
+
+
+def find_published(
+    name: str, url: str, sha256: str, data_dir: str | None, limits: Limits = DEFAULT_LIMITS
+) -> File:
+    """The file `name` under `data_dir`; without one, `url`, downloaded once into the cache.
+
+    The cache is ZOO_CACHE or ~/.cache/keras_lm_zoo; a file under `data_dir` is taken as it is.
+    """
+    local = os.path.abspath(os.path.join(data_dir or "", name))
+    if not data_dir or not os.path.isfile(local):
+        cache = os.path.expanduser(os.environ.get("ZOO_CACHE") or "~/.cache/keras_lm_zoo")
+        local = os.path.join(os.path.abspath(cache), name)
+        download(url, local, sha256, limits)
+    return File(name, local)
+
+
+def find_unpublished(name: str, data_dir: str | None, how: str) -> File:
+    """The file `name` under `data_dir`; FileNotFoundError says how to make it."""
+    path = os.path.abspath(os.path.join(data_dir or "", name))
+    if not os.path.isfile(path):
+        raise FileNotFoundError(
+            f"{path}: not found{'' if data_dir else ' (data_dir is not set)'}. This file has no "
+            f"download address of its own: {how}"
         )
-    if empty:
-        logging.warning("%s: skipped %d empty file(s), such as %s", source, len(empty), empty[0])
+    return File(name, path)
 
 
-def find_source(
-    source: str, reading: Reading, *, data_dir: str | None = None, pattern: str | None = None
-) -> tuple[list[File], Reading]:
-    """The files of a source, and how they are read: a named corpus knows that itself.
+def download(url: str, path: str, sha256: str, limits: Limits = DEFAULT_LIMITS) -> str:
+    """Downloads `url` to `path`, unless a file with this checksum (hex) is there; returns `path`.
 
-    Raises as `read_documents`, before anything is read.
-
-    Example: `files, reading = find_source("wikitext2", Reading())`
+    The file appears only when complete and verified. Progress goes to stderr.
     """
-    check_invalid(reading.invalid)
-    if reading.split not in ("files", "lines", "rows"):
-        raise ValueError(f"split={reading.split!r}: use 'files', 'lines' or 'rows'.")
-    check_encoding(reading.encoding)
-    data_dir = find_data_dir(data_dir)
-    named = NAMED_SOURCES.get(source)
-    if named:
-        split = named.split or reading.split
-        return named.find(data_dir), dataclasses.replace(reading, encoding="utf-8", split=split)
-    if source.startswith(("https://", "http://")):
-        files = [_address(source, data_dir, reading.limits)]
-    elif source.startswith(HUGGING_FACE):
-        files = [File(source, source)]
-    else:
-        files = find_files(source, data_dir, pattern, NAMED_SOURCES)
-    for file in files:
-        if reading.split != "rows" and looks_binary(file.path):
+    # Not keras.utils.get_file: it writes straight to the target (an interrupted or wrong
+    # download stays there under its final name for another process to read), and it moves to
+    # /tmp in silence when the cache is not writable.
+    sha256 = sha256.lower()
+    if os.path.exists(path):
+        if file_sha256(path) == sha256:
+            return path
+        logging.warning("%s: checksum is not %s, downloading again", path, sha256)
+    with replacing(path) as partial:
+        digest = hashlib.sha256()
+        with open(partial, "wb") as file:
+            for block in _downloaded(url, path, limits):
+                file.write(block)
+                digest.update(block)
+        if digest.hexdigest() != sha256:
             raise ValueError(
-                f"{file.path}: holds rows, not text. Read one column of them with "
-                "--set=data.split=rows and --set=data.text_column=NAME."
+                f"{url}: sha256 is {digest.hexdigest()}, expected {sha256}; the download was "
+                "deleted. Try again; if it repeats, the file has changed or a proxy alters it."
             )
-    return files, reading
+    return path
 
 
-def _address(source: str, data_dir: str | None, limits: Limits) -> File:
+def _downloaded(url: str, path: str, limits: Limits) -> Iterator[bytes]:
+    try:
+        with urllib.request.urlopen(url, timeout=60) as response:
+            announced = response.headers.get("Content-Length") or ""
+            # Digits of any number are no size: such a header tells nothing.
+            total = int(announced) if announced.isdecimal() and len(announced) < 20 else 0
+            limits.check_download(total, url)
+            done, shown = 0, 0.0
+            while block := response.read(1 << 16):
+                done += len(block)
+                limits.check_download(done, url)
+                yield block
+                if time.monotonic() - shown > 0.5 or done == total:
+                    shown = time.monotonic()
+                    size = f"{done / 1e6:.1f} of {total / 1e6:.1f} MB"
+                    print(f"\rdownloading {url}: {size}", end="", file=sys.stderr, flush=True)
+            print(file=sys.stderr)
+    # URLError, HTTPError and timeouts are all OSErrors.
+    except (OSError, http.client.HTTPException) as error:
+        raise OSError(
+            f"{url}: download failed ({error}). Fetch it on another machine and put it at {path}, "
+            "or under data_dir."
+        ) from error
+
+
+def find_address(source: str, data_dir: str | None, limits: Limits) -> File:
+    """The file of an address `https://HOST/PATH/FILE#sha256=HEX`, downloaded once."""
     url, _, fragment = source.partition("#")
     checksum = re.fullmatch("sha256=([0-9a-f]{64})", fragment.lower())
     if checksum is None:
@@ -218,41 +221,57 @@ def _address(source: str, data_dir: str | None, limits: Limits) -> File:
     return find_published(os.path.join(folder, name), url, checksum[1], data_dir, limits)
 
 
-def _tinyshakespeare(data_dir: str | None) -> list[File]:
-    name = "tinyshakespeare/input.txt"
-    return [find_published(name, _TINYSHAKESPEARE_URL, _TINYSHAKESPEARE_SHA256, data_dir)]
+# Running text that is known by name.
 
 
-def _wikitext2(*names: str) -> Callable[[str | None], list[File]]:
-    def find(data_dir: str | None) -> list[File]:
-        return [
-            find_published(
-                f"wikitext2/{name}", _WIKITEXT2 + name, _WIKITEXT2_SHA256[name], data_dir
-            )
-            for name in names
-        ]
+@dataclasses.dataclass(frozen=True)
+class NamedSource:
+    """A corpus known by name: what it is, its licence, how to find its files."""
 
-    return find
+    about: str
+    licence: str
+    find: Callable[[str | None], list[File]]
+    split: Literal["files", "lines", "poems", "articles"] | None = None
+
+
+_TINYSHAKESPEARE = (
+    "https://raw.githubusercontent.com/karpathy/char-rnn/"
+    "6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/data/tinyshakespeare/"
+)
+_WIKITEXT2 = (
+    "https://raw.githubusercontent.com/pytorch/examples/"
+    "77f55b912142e11fcfdf5b530231fb9c52f181e8/word_language_model/data/wikitext-2/"
+)
+_SHAKESPEARE = {
+    "input.txt": "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+}
+_VALID = {"valid.txt": "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8"}
+_TEST = {"test.txt": "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0"}
+
+
+def _published(folder: str, address: str, files: dict[str, str]):
+    """How to find files that lie at one address, given as name -> sha256."""
+    return lambda data_dir: [
+        find_published(f"{folder}/{name}", address + name, sha256, data_dir)
+        for name, sha256 in files.items()
+    ]
 
 
 def _chinese_poetry(data_dir: str | None) -> list[File]:
     name = "chinese_poetry/poems.tsv"
-    path = os.path.abspath(os.path.join(data_dir or "", name))
-    if not os.path.isfile(path):
-        raise FileNotFoundError(
-            f"{path}: not found{'' if data_dir else ' (data_dir is not set)'}. This file has no "
-            "download address: write it from the JSON files of "
-            "https://github.com/chinese-poetry/chinese-poetry, one poem per line as title TAB "
-            f"author TAB body, at DATA_DIR/{name}, or pass the path of your own text as source."
-        )
-    return [File(name, path)]
+    how = (
+        "write it from the JSON files of https://github.com/chinese-poetry/chinese-poetry, one "
+        f"poem per line as title TAB author TAB body, at DATA_DIR/{name}, or pass the path of your "
+        "own text as source."
+    )
+    return [find_unpublished(name, data_dir, how)]
 
 
 def _python_stdlib(data_dir: str | None) -> list[File]:
     folder = sysconfig.get_path("stdlib")
     files = [
         File(os.path.relpath(path, folder), path)
-        for path in walk(folder, excluded=_NOT_LIBRARY)
+        for path in _walk(folder, excluded=_NOT_LIBRARY)
         # _sysconfigdata*.py is generated: it holds the paths of the machine that built Python.
         if path.endswith(".py") and not os.path.basename(path).startswith("_sysconfigdata")
         if os.path.getsize(path)  # Some __init__.py are empty, which is nothing to warn about.
@@ -264,26 +283,22 @@ def _python_stdlib(data_dir: str | None) -> list[File]:
     return files
 
 
+def _wikitext2(about: str, files: dict[str, str]) -> NamedSource:
+    # Articles, not lines: a held-out document then shares no article with the training text.
+    find = _published("wikitext2", _WIKITEXT2, files)
+    return NamedSource(about, "CC BY-SA 3.0", find, "articles")
+
+
 NAMED_SOURCES: dict[str, NamedSource] = {
     "tinyshakespeare": NamedSource(
-        "Shakespeare's plays, 1.1 MB of English", "public domain", _tinyshakespeare
+        "Shakespeare's plays, 1.1 MB of English",
+        "public domain",
+        _published("tinyshakespeare", _TINYSHAKESPEARE, _SHAKESPEARE),
     ),
-    "chinese_poetry": NamedSource(
-        "8646 classical Chinese poems", "MIT", _chinese_poetry, split="poems"
-    ),
-    # Articles, not lines: a held-out document then shares no article with the training text.
-    "wikitext2": NamedSource(
-        "120 Wikipedia articles, both parts",
-        "CC BY-SA 3.0",
-        _wikitext2("valid.txt", "test.txt"),
-        "articles",
-    ),
-    "wikitext2/valid": NamedSource(
-        "60 of them", "CC BY-SA 3.0", _wikitext2("valid.txt"), "articles"
-    ),
-    "wikitext2/test": NamedSource(
-        "the other 60", "CC BY-SA 3.0", _wikitext2("test.txt"), "articles"
-    ),
+    "chinese_poetry": NamedSource("8646 classical Chinese poems", "MIT", _chinese_poetry, "poems"),
+    "wikitext2": _wikitext2("120 Wikipedia articles, both parts", _VALID | _TEST),
+    "wikitext2/valid": _wikitext2("60 of them", _VALID),
+    "wikitext2/test": _wikitext2("the other 60", _TEST),
     "python_stdlib": NamedSource(
         "the running Python's own library, about 10 MB", "PSF-2.0", _python_stdlib
     ),

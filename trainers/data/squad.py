@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 from absl import logging
 
-from trainers.data.decoding import replace_surrogates
+from trainers.data.config import DEFAULT_LIMITS, Limits
 from trainers.data.examples import Questions, warn_blank
-from trainers.data.files import find_files, read_files
-from trainers.data.limits import DEFAULT_LIMITS, Limits
+from trainers.data.sources import find_files, read_files
+from trainers.data.text import replace_surrogates
 
 _FORM = "SQuAD is {data: [{paragraphs: [{context, qas: [{id, question, answers}]}]}]}"
 
@@ -42,13 +42,8 @@ def read_questions(
             other answer, with a warning; the numbers are `Questions.mismatched` and
             `Questions.left_out`.
         encoding: of the files.
-        invalid: what becomes of invalid bytes, rule 3 of decoding.py.
+        invalid: what becomes of invalid bytes, see `text.decode`.
         limits: of all files together.
-
-    Raises FileNotFoundError if nothing is there; ValueError, naming the file and the place in
-    it, for broken JSON, missing fields, ids that repeat, and no questions.
-
-    Example: `read_questions("dev.json").answers[0]  # ["歐洲", "歐洲"]`
     """
     if mismatched not in ("error", "skip"):
         raise ValueError(f"mismatched={mismatched!r}: use 'error' or 'skip'.")
@@ -165,10 +160,12 @@ def _answers(
 
 def _report(source: str, problems: list[str], left_out: int, mismatched: str) -> None:
     lines = "\n  ".join(problems[:3] + (["..."] if len(problems) > 3 else []))
-    told = f"{len(problems)} answer(s) do not stand at their offset in the text:\n  {lines}"
+    message = f"{len(problems)} answer(s) do not stand at their offset in the text:\n  {lines}"
     if mismatched == "error":
         raise ValueError(
-            f"{source}: {told}\nCorrect them (offsets count characters, not bytes), or leave "
+            f"{source}: {message}\nCorrect them (offsets count characters, not bytes), or leave "
             "these answers out with --set=data.mismatched=skip."
         )
-    logging.warning("%s: left out %s\n%d question(s) have no other answer", source, told, left_out)
+    logging.warning(
+        "%s: left out %s\n%d question(s) have no other answer", source, message, left_out
+    )

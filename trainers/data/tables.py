@@ -1,245 +1,280 @@
-"""Texts with labels from CSV, TSV, JSON lines, a folder per label, or plain lines.
+"""Looking at a file that is a mystery: its format, separator, encoding, header and columns."""
 
-Rules, the same for every format:
+from __future__ import annotations
 
-1. Texts are kept as they stand, empty ones too (with a warning); whitespace around a label is
-   dropped. A row without a label is an error, and so is one whose label is NaN or infinite, as
-   programs write a number that is missing: nothing is guessed or left out in silence.
-2. CSV is read by the rules of quotes: commas, quotes ("" within quotes) and line breaks may stand
-   in a field. TSV is not: real ones hold lone quotes; `quotes=True` is for those that mean them.
-3. A column is given by its name, or by its number from 0 (from the end: -1); JSON has names only.
-"""
-
-import os
-from collections import Counter
+import codecs
+import collections
+import dataclasses
+import re
 from collections.abc import Sequence
-from typing import Literal
 
-from absl import logging
+from trainers.data.config import DEFAULT_LIMITS
+from trainers.data.records import stored_sample
+from trainers.data.rows import SEPARATORS, STORED, json_objects, split_rows, table_format
+from trainers.data.text import decode, read_bytes
 
-from trainers.data.columns import is_number
-from trainers.data.examples import LabeledTexts, warn_blank
-from trainers.data.files import File, find_files, read_files
-from trainers.data.limits import DEFAULT_LIMITS, Limits
-from trainers.data.rows import delimited_rows, json_rows
-from trainers.data.splits import label_numbers
-
-_FORMATS = ("csv", "tsv", "jsonl", "folders", "lines")
-# How C, Python, NumPy, pandas, R and JSON spell numbers that are none.
-_NOT_FINITE = frozenset(
-    sign + name
-    for sign in ("", "-", "+")
-    for name in ("nan", "NaN", "NAN", "inf", "Inf", "INF", "infinity", "Infinity")
+_SAMPLE_BYTES, _SAMPLE_ROWS = 1 << 20, 2000
+_NUMBER = re.compile(r"\s*[-+]?(\d+([.,]\d+)?|\.\d+)\s*")
+_NAME = re.compile(r"[^\d\W][\w .#/()-]{0,40}")
+_TEXT_NAMES = (
+    *("text", "review", "sentence", "content", "body", "comment", "tweet", "message", "title"),
+    *("question", "headline", "description", "document", "utterance", "abstract", "post", "email"),
 )
-_EXTENSIONS = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".tab": "tsv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-}
+_LABEL_NAMES = (
+    *("label", "labels", "class", "category", "target", "sentiment", "intent", "stars", "rating"),
+    *("score", "polarity", "topic", "tag", "emotion", "gold_label", "similarity", "output"),
+)
+_PAIR_NAMES = [
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("text1", "text2"),
+    ("text_a", "text_b"),
+    ("query", "passage"),
+    ("query", "document"),
+    ("question", "answer"),
+    ("anchor", "positive"),
+]
+_ID_NAMES = ("id", "idx", "index", "uid", "pairid", "unnamed: 0", "")
 
 
-def read_labeled(
-    source: str,
-    *,
-    data_dir: str | None = None,
-    pattern: str | None = None,
-    format: Literal["auto", "csv", "tsv", "jsonl", "folders", "lines"] = "auto",
-    text_column: str | int = "text",
-    pair_column: str | int | None = None,
-    label_column: str | int | None = "label",
-    id_column: str | int | None = None,
-    header: Literal["auto", "first", "none"] | Sequence[str] = "auto",
-    quotes: bool | None = None,
-    numeric_labels: bool = False,
-    encoding: str = "utf-8",
-    invalid: Literal["replace", "strict"] = "replace",
-    limits: Limits = DEFAULT_LIMITS,
-) -> LabeledTexts:
-    """Reads texts, or pairs of texts, with their labels.
+@dataclasses.dataclass(frozen=True)
+class TableLayout:
+    """How a file of a user's own can be read, found by looking at its first megabyte.
+
+    Attributes:
+        format: "csv", "tsv", "jsonl", "json", "parquet", "tfrecord", "conll", "squad" or "lines".
+        separator: "comma", "tab", "semicolon", "pipe" of a table, "auto" of anything else.
+        encoding: a Python codec.
+        header: bool, whether the first line names the columns.
+        columns: their names, or their numbers as text where they have none.
+        text_columns: of the text (of both texts for tasks pair and embed); () if none was found.
+        label_column: of the label, None if the task has none or none was found.
+        rows_seen: int, rows that were looked at.
+        reasons: what each guess rests on, a sentence each.
+    """
+
+    format: str
+    separator: str
+    encoding: str
+    header: bool
+    columns: tuple[str, ...]
+    text_columns: tuple[str, ...]
+    label_column: str | None
+    rows_seen: int
+    reasons: tuple[str, ...] = ()
+
+
+def inspect_table(path: str, task: str) -> TableLayout:
+    """Finds out how a file can be read for a task.
 
     Args:
-        source: a file, folder or glob, as in `sources.read_documents`; gzip too. Every file of
-            a table has its own header.
-        data_dir: where relative paths are looked for after the working directory.
-        pattern: which files of a folder or glob, such as "*.csv". Default: all.
-        format: "csv", "tsv", "jsonl" (an object per line), "folders" (a text per file, labelled
-            by the name of its folder) or "lines" (a text per line that is not blank, no labels).
-            "auto" goes by the extension; files of other extensions in folders are "folders".
-        text_column: the text. Columns do not matter in "folders" and "lines".
-        pair_column: the second text. Default: none.
-        label_column: the label; None for unlabelled text.
-        id_column: only checked: ids that repeat are counted in a warning, all rows are kept.
-        header: "first" if the first line names the columns, "none" if there are no names, or the
-            names themselves for a file without them. "auto" is "none" if all columns are given
-            by number, else "first".
-        quotes: whether quotes enclose fields. Default: in CSV yes, in TSV no.
-        numeric_labels: labels must be finite numbers.
-        encoding: of the files.
-        invalid: what becomes of invalid bytes, rule 3 of decoding.py.
-        limits: of all files together, and of a row.
+        path: of the file, compressed or not.
+        task: "lm", "mlm", "classify", "pair", "regress", "embed", "tag" or "span".
 
-    Raises FileNotFoundError if nothing is there; ValueError, naming file, line, column and fix,
-    for everything that cannot be read as asked.
+    Returns:
+        TableLayout.
 
-    Example: `read_labeled("train.csv", label_column="category").label[0]  # "card_arrival"`
+    Raises:
+        ValueError: the file is empty, broken or in no encoding that can be told; it is named.
+        OSError: it cannot be read.
+
+    Example:
+        >>> inspect_table("reviews.csv", "classify").label_column  # doctest: +SKIP
+        'stars'
     """
-    files = find_files(source, data_dir, pattern)
-    columns = {
-        "text_column": text_column,
-        "pair_column": pair_column,
-        "label_column": label_column,
-        "id_column": id_column,
-    }
-    columns = {option: str(name) for option, name in columns.items() if name is not None}
-    format = _format(source, files, format, columns)
-    if format == "folders":
-        _check_folders(files)
-
-    values: dict[str, list[str]] = {option: [] for option in columns}
-    where, without_rows = [], []
-    for file, text in read_files(files, encoding=encoding, invalid=invalid, limits=limits):
-        if format == "folders":
-            row = {"text_column": text, "label_column": _folder(file)}
-            rows = [(1, {option: row[option] for option in columns if option in row})]
-        elif format == "lines":
-            lines = enumerate(text.split("\n"), start=1)
-            rows = [(number, {"text_column": line}) for number, line in lines if line.strip()]
-        elif format == "jsonl":
-            rows = json_rows(file.path, text, columns, limits)
-        else:
-            rows = delimited_rows(file.path, text, format, columns, header, quotes, limits)
-        before = len(where)
-        for line, row in rows:
-            where.append(f"{file.name}:{line}")
-            for option, value in row.items():
-                values[option].append(value)
-            if format in ("folders", "lines"):
-                limits.check_row(row["text_column"], f"{file.path}:{line}")
-            label = row.get("label_column", "-").strip()
-            if not label:
-                raise ValueError(
-                    f"{file.path}:{line}: no label in column {label_column!r}. Fill it in, remove "
-                    "the row, or read the text as unlabelled with label_column=None."
-                )
-            if label in _NOT_FINITE and format != "folders":
-                raise ValueError(
-                    f"{file.path}:{line}: the label in column {label_column!r} is {label!r}, not a "
-                    "finite number and not a class. Fill it in or remove the row; a class that is "
-                    "really called so needs another name."
-                )
-        if len(where) == before:
-            without_rows.append(file.path)
-    if header == "auto" and format in ("csv", "tsv") and all(map(is_number, columns.values())):
-        _warn_header(values, where)
-    return _checked(source, values, where, without_rows, numeric_labels)
+    format = table_format(path)
+    if format in STORED:
+        columns, rows = stored_sample(path, format, _SAMPLE_ROWS)
+        return _layout(format, "auto", "utf-8", True, columns, rows, task, [])
+    content, is_cut = read_bytes(path, _SAMPLE_BYTES)
+    if not content.strip():
+        raise ValueError(f"{path}: the file is empty. Give one with examples.")
+    encoding, reasons = _encoding(bytes(content), is_cut)
+    text = decode(content, is_cut, path, encoding, "replace")
+    start = text.lstrip()[:1]
+    if start == "{" and re.match(r'\s*\{\s*"(data|version)"\s*:', text):
+        return TableLayout("squad", "auto", encoding, False, (), (), None, 0, tuple(reasons))
+    if start == "{" or (start == "[" and format in ("json", None)):
+        return _json_layout(path, text, is_cut, encoding, task, reasons)
+    if task == "tag":
+        return TableLayout("conll", "auto", encoding, False, (), (), None, 0, tuple(reasons))
+    if is_cut:
+        text = text[: text.rfind("\n") + 1] or text
+    separator = _separator(text, format)
+    if separator is None:
+        reasons.append("no separator stands in every line: each line is a text")
+        count = sum(1 for line in text.split("\n") if line.strip())
+        return TableLayout("lines", "auto", encoding, False, (), (), None, count, tuple(reasons))
+    format = "tsv" if separator == "tab" else "csv"
+    rows = _fields(path, text, separator, is_cut)
+    header = _has_header(rows)
+    reasons.append(f"separated by {separator}; the first line {'names' if header else 'has no'}")
+    reasons[-1] += " the columns" if header else " names of columns"
+    columns = [name.strip() for name in rows[0]] if header else list(map(str, range(len(rows[0]))))
+    rows = rows[1:] if header else rows
+    return _layout(format, separator, encoding, header, columns, rows, task, reasons)
 
 
-def _checked(source, values, where, without_rows, numeric_labels) -> LabeledTexts:
-    if not where:
-        raise ValueError(
-            f"{without_rows[0]}: no examples; {len(without_rows)} file(s) are empty or have only "
-            "a header. Point the source at files with examples."
+def _encoding(content: bytes, is_cut: bool) -> tuple[str, list[str]]:
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16", ["it starts with a UTF-16 byte order mark"]
+    for encoding in ("utf-16-le", "utf-16-be"):
+        nul = content[1 if encoding == "utf-16-le" else 0 :: 2].count(0)
+        if nul > len(content) / 8:
+            return encoding, [f"half of its bytes are 0, as in {encoding}"]
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(content, final=not is_cut)
+        return "utf-8", []
+    except UnicodeDecodeError as error:
+        place = error.start
+    high = sum(byte > 127 for byte in content) / len(content)
+    encoding = "gb18030" if high > 0.3 else "cp1252"
+    try:
+        codecs.getincrementaldecoder(encoding)().decode(content, final=not is_cut)
+    except UnicodeDecodeError:
+        encoding = "latin-1"
+    return encoding, [f"byte {place} is not UTF-8: read as {encoding}"]
+
+
+def _separator(text: str, format: str | None) -> str | None:
+    """The separator that makes most lines equally wide; None if none does."""
+    lines = [line for line in text.split("\n") if line.strip()][:200]
+    best, found = 0.0, None
+    order = ["tab", "comma", "semicolon", "pipe"] if format == "tsv" else list(SEPARATORS)
+    for name in order:
+        widths = collections.Counter(
+            len(_outside_quotes(line).split(SEPARATORS[name])) for line in lines
         )
-    if without_rows:
-        first = without_rows[0]
-        logging.warning("%s: %d file(s) have no rows, such as %s", source, len(without_rows), first)
-    labels = values.get("label_column")
-    if labels is not None:
-        labels = [label.strip() for label in labels]
-        if numeric_labels:
-            label_numbers(labels, where)
-    warn_blank(f"{source}: text", values["text_column"], where)
-    _warn_not_finite(source, values["text_column"], where)
-    if "pair_column" in values:
-        warn_blank(f"{source}: second text", values["pair_column"], where)
-    counts = Counter(values.get("id_column", ()))
-    repeated = [f"{name!r} ({count} times)" for name, count in counts.items() if count > 1]
-    if repeated:
-        logging.warning(
-            "%s: %d id(s) stand in several rows: %s. All rows are kept; remove copies that should "
-            "not count twice",
-            source,
-            len(repeated),
-            ", ".join(repeated[:3]),
-        )
-    return LabeledTexts(values["text_column"], values.get("pair_column"), labels, where)
+        width, count = widths.most_common(1)[0]
+        # Commas stand in running text as well: nearly all lines must agree.
+        share = count / len(lines)
+        if width > 1 and (share > 0.9 or format is not None) and share > best:
+            best, found = share, name
+    if found is None and format in ("csv", "tsv"):
+        return "tab" if format == "tsv" else "comma"
+    return found
 
 
-def _warn_header(values: dict[str, list[str]], where: list[str]) -> None:
-    """Columns by number say that there are no names, and the first line may hold some all the same.
-
-    Then it is an example, of a class that no other has.
-    """
-    first, *others = values.get("label_column") or [""]
-    if first and others and first not in others and len(set(others)) < len(others):
-        logging.warning(
-            "%s: no other row has the label %r. If this line names the columns, set "
-            "--set=data.header=first (columns by number: it is read as an example)",
-            where[0],
-            first,
-        )
+def _outside_quotes(line: str) -> str:
+    return re.sub(r'"[^"]*"', "", line)
 
 
-def _warn_not_finite(source: str, texts: list[str], where: list[str]) -> None:
-    """A text may really be "nan", so it is kept."""
-    places = [place for text, place in zip(texts, where) if text in _NOT_FINITE]
-    if places:
-        logging.warning(
-            "%s: %d text(s) are NaN or infinite as numbers are written, the first at %s. They are "
-            "kept; remove rows whose text is missing",
-            source,
-            len(places),
-            places[0],
-        )
+def _fields(path: str, text: str, separator: str, is_cut: bool) -> list[list[str]]:
+    rows = []
+    try:
+        for _, row in split_rows(
+            path, text, SEPARATORS[separator], separator != "tab", DEFAULT_LIMITS
+        ):
+            rows.append(row)
+            if len(rows) > _SAMPLE_ROWS:
+                break
+    except ValueError:
+        if not is_cut or not rows:  # else quotes that close behind the sample
+            raise
+    width = collections.Counter(map(len, rows)).most_common(1)[0][0]
+    return [row for row in rows if len(row) == width]
 
 
-def _format(source: str, files: list[File], format: str, columns: dict[str, str]) -> str:
-    if format == "auto":
-        found = {_extension(file): file.path for file in files}
-        if len(found) == 1 and None not in found:
-            (format,) = found
-        elif set(found) == {None} and any(os.sep in file.name for file in files):
-            format = "folders"
-        elif set(found) == {None} and "label_column" not in columns:
-            format = "lines"
-        else:
-            raise ValueError(
-                f"{source}: cannot tell the format of {' and '.join(found.values())}. Choose files "
-                'with --set=data.pattern=..., such as "*.csv", or name the format with '
-                f"--set=data.format=..., one of {', '.join(_FORMATS)}."
-            )
-    if format not in _FORMATS:
-        raise ValueError(f"format={format!r}: use 'auto' or one of {', '.join(_FORMATS)}.")
-    if format == "lines" and "label_column" in columns:
-        raise ValueError(
-            f"{source}: a file of lines has no labels. Read it as unlabelled text with "
-            "label_column=None, or give a CSV, TSV or JSONL file."
-        )
-    if format in ("lines", "folders") and (extra := {"pair_column", "id_column"} & set(columns)):
-        raise ValueError(
-            f"{source}: format {format!r} has one text per example and nothing else, so there is "
-            f"no {' or '.join(sorted(extra))}. Use a CSV, TSV or JSONL file."
-        )
-    return format
+def _has_header(rows: Sequence[Sequence[str]]) -> bool:
+    first, others = [cell.strip() for cell in rows[0]], rows[1:]
+    names = [cell.lower() for cell in first]
+    if any(map(_NUMBER.fullmatch, first)) or len(set(first)) < len(first) or not others:
+        return False
+    if {*names} & {*_TEXT_NAMES, *_LABEL_NAMES, *_ID_NAMES, *sum(_PAIR_NAMES, ())}:
+        return True
+    for place, cell in enumerate(first):
+        column = [row[place].strip() for row in others]
+        if cell in column and len(set(column)) < len(column) / 2:
+            return False  # a label as other rows have it
+        if all(map(_NUMBER.fullmatch, column)):
+            return True
+    return all(map(_NAME.fullmatch, first))
 
 
-def _extension(file: File) -> str | None:
-    return _EXTENSIONS.get(os.path.splitext(file.path.removesuffix(".gz"))[1].lower())
+def _json_layout(path, text, is_cut, encoding, task, reasons) -> TableLayout:
+    format = "json" if text.lstrip()[:1] == "[" else "jsonl"
+    if is_cut and format == "jsonl":
+        text = text[: text.rfind("\n") + 1]
+    records = []
+    try:
+        for _, record in json_objects(path, text, DEFAULT_LIMITS, format):
+            records.append(record)
+            if len(records) == _SAMPLE_ROWS:
+                break
+    except ValueError:
+        if not is_cut or not records:
+            raise
+    columns = list(dict.fromkeys(name for record in records for name in record))
+    rows = [[_cell(record.get(name)) for name in columns] for record in records]
+    return _layout(format, "auto", encoding, True, columns, rows, task, reasons)
 
 
-def _folder(file: File) -> str:
-    return os.path.basename(os.path.dirname(file.path))
+def _cell(value: object) -> str:
+    return "" if value is None or isinstance(value, list | dict) else str(value)
 
 
-def _check_folders(files: list[File]) -> None:
-    """Label folders stand side by side: of `aclImdb` itself, train and test would become one."""
-    parents = {os.path.dirname(os.path.dirname(file.path)): file.path for file in files}
-    if len(parents) > 1:
-        first, second = sorted(parents.values())[:2]
-        raise ValueError(
-            f"{first} and {second}: the folders of the labels must stand side by side, "
-            "LABEL/FILE. Choose the files with a glob, such as 'train/[np]*/*.txt'."
-        )
+def _layout(format, separator, encoding, header, columns, rows, task, reasons) -> TableLayout:
+    """The layout of a table with the columns of text and label that fit the task."""
+    cells = {name: [row[place] for row in rows] for place, name in enumerate(columns)}
+    lower = {name.lower().strip(): name for name in reversed(columns)}
+    label = None
+    if task in ("classify", "pair", "regress"):
+        label, reason = _label_column(cells, lower, numeric=task == "regress")
+        reasons += [reason] if reason else []
+    mean = {name: sum(map(len, cell)) / max(len(cell), 1) for name, cell in cells.items()}
+    left = [name for name in columns if name != label and name.lower() not in _ID_NAMES]
+    left = [name for name in left if not all(map(_NUMBER.fullmatch, cells[name]))]
+    texts: tuple[str, ...] = ()
+    if task in ("pair", "embed"):
+        known = next((pair for pair in _PAIR_NAMES if {*pair} <= {*lower}), None)
+        if known is not None:
+            texts = tuple(lower[name] for name in known)
+            reasons.append(f"columns {texts[0]!r} and {texts[1]!r} are texts by their names")
+        elif len(left) >= 2:
+            longest = sorted(left, key=mean.get, reverse=True)[:2]
+            texts = tuple(name for name in columns if name in longest)
+            reasons.append(f"columns {texts[0]!r} and {texts[1]!r} hold the longest texts")
+    else:
+        named = [lower[name] for name in _TEXT_NAMES if lower.get(name) in left]
+        if named:
+            texts = (named[0],)
+            reasons.append(f"column {texts[0]!r} is the text by its name")
+        elif left:
+            texts = (max(left, key=mean.get),)
+            reasons.append(f"column {texts[0]!r} holds the longest texts")
+    return TableLayout(
+        format,
+        separator,
+        encoding,
+        header,
+        tuple(columns),
+        texts,
+        label,
+        len(rows),
+        tuple(reasons),
+    )
+
+
+def _label_column(cells, lower, numeric: bool) -> tuple[str | None, str]:
+    def fits(name: str) -> bool:
+        values = [value for value in cells[name] if value.strip()]
+        if numeric:
+            return bool(values) and all(map(_NUMBER.fullmatch, values))
+        return len(set(values)) > 1
+
+    for name in _LABEL_NAMES:
+        if name in lower and fits(lower[name]):
+            return lower[name], f"column {lower[name]!r} is the label by its name"
+    candidates = [name for name in cells if name.lower() not in _ID_NAMES and fits(name)]
+    if numeric:
+        kind = "the last column of numbers"
+        found = candidates[-1:]
+    else:
+        kind = "the column with the fewest different values"
+        different = {name: len(set(cells[name])) for name in candidates}
+        # Labels come again and again; texts and ids do not.
+        candidates = [n for n in candidates if different[n] <= max(len(cells[n]) / 2, 2)]
+        length = {name: sum(map(len, cells[name])) for name in candidates}
+        found = sorted(candidates, key=lambda name: (different[name], length[name]))[:1]
+    return (found[0], f"column {found[0]!r} is {kind}") if found else (None, "")

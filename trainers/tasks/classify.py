@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import keras
@@ -12,8 +11,7 @@ from absl import logging
 
 from trainers.config import TrainConfig
 from trainers.data.augment import augment_texts
-from trainers.data.datasets import read_labeled_source
-from trainers.data.splits import (
+from trainers.data.examples import (
     class_weights,
     label_classes,
     label_ids,
@@ -47,34 +45,15 @@ from zoo.text.packing import (
 _SMALLEST = 1e-7
 
 
-def read_tables(
-    config: TrainConfig, data_dir: str | None, label_column: str | None, numeric: bool = False
-) -> Splits:
-    """Splits of texts, or pairs where there is a `data.pair_column`, with labels."""
-    data = config.data
-    read = functools.partial(
-        read_labeled_source,
-        data_dir=data_dir,
-        pattern=data.pattern,
-        format=data.format,
-        text_column=data.text_column,
-        pair_column=data.pair_column,
-        label_column=label_column,
-        id_column=data.id_column,
-        header=data.header,
-        quotes=data.quotes,
-        numeric_labels=numeric,
-        encoding=data.encoding,
-        invalid=data.invalid,
-        limits=data.limits,
-    )
+def read_tables(config: TrainConfig, data_dir: str | None) -> Splits:
+    """Splits of texts, or pairs where there is a `data.pair_column`, with labels (not embed)."""
 
     def split(rows, fraction):  # of each class alike
-        if label_column is None or numeric:
+        if config.task in ("embed", "regress"):
             return random_split(len(rows), fraction, config.seed)
         return stratified_split(rows.label, fraction, config.seed)
 
-    return read_splits(data, read, split)
+    return read_splits(config, data_dir, split)
 
 
 class _TableTask(EncoderTask):
@@ -172,7 +151,7 @@ class ClassifyTask(_TableTask):
             raise ConfigError('task "pair" needs data.pair_column, the column of the second text')
         if config.task == "classify" and data.pair_column is not None:
             raise ConfigError('data.pair_column is for task "pair"; task "classify" reads one text')
-        splits = read_tables(config, data_dir, data.label_column)
+        splits = read_tables(config, data_dir)
         labels = label_classes(splits.train.label, splits.train.where)
         self.train_ids, self.validation_ids, self.test_ids = (
             None if rows is None else label_ids(rows.label, labels, rows.where) for rows in splits
@@ -249,7 +228,7 @@ class RegressTask(_TableTask):
     def __init__(self, config: TrainConfig, data_dir: str | None):
         if config.text.pairs != (config.data.pair_column is not None):
             raise ConfigError("set text.pairs=true together with data.pair_column, or neither")
-        splits = read_tables(config, data_dir, config.data.label_column, numeric=True)
+        splits = read_tables(config, data_dir)
         super().__init__(config, data_dir, splits)
         self.numbers = label_numbers(splits.train.label, splits.train.where)
         self.mean, self.scale = float(np.mean(self.numbers)), float(np.std(self.numbers)) or 1.0

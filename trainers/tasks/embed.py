@@ -37,7 +37,7 @@ class EmbedTask(EncoderTask):
             raise ConfigError('task "embed" needs data.pair_column, the text that belongs to text')
         if config.batch_size < 2:
             raise ConfigError('task "embed" needs batch_size of 2 or more: others are contrasted')
-        splits = read_tables(config, data_dir, label_column=None)
+        splits = read_tables(config, data_dir)
         both = splits.train.text, splits.train.text_pair
         super().__init__(config, data_dir, splits, lambda: [*both[0], *both[1]])
         self.trained_model = PairedEmbeddings(self.model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -13,10 +14,9 @@ import numpy as np
 import tensorflow as tf
 
 from trainers.config import TrainConfig
-from trainers.data.buckets import BucketPlan, default_buckets
-from trainers.data.config import DataConfig
-from trainers.data.pipeline import host_rows, mapped
-from trainers.data.sources import read_documents
+from trainers.data.datasets import read_examples
+from trainers.data.documents import read_documents
+from trainers.data.pipeline import BucketPlan, default_buckets, host_rows, mapped
 from trainers.metrics import write_scores
 from trainers.report.sections import Comparison
 from trainers.tasks.base import Task, build_model, read_initial
@@ -186,16 +186,18 @@ def make_tokenizer(
 
 
 def read_splits(
-    data: DataConfig, read: Callable[[str], Any], split: Callable[[Any, float], tuple]
+    config: TrainConfig, data_dir: str | None, split: Callable[[Any, float], tuple]
 ) -> Splits:
-    """The splits that `data` names.
+    """The splits that `config.data` names.
 
     Without `data.validation` a share is held out of the training examples, without `data.test` the
     share `data.test_fraction`; of 0 the test is None.
 
     Args:
-        read: source -> examples. split: examples, share -> (kept, held out) rows.
+        split: examples, share -> (kept, held out) rows.
     """
+    data = config.data
+    read = functools.partial(read_examples, config.task, data=data, data_dir=data_dir)
     train = read(data.train)
     test = None if data.test is None else read(data.test)
     if test is None and data.test_fraction:

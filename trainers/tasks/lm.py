@@ -10,11 +10,10 @@ import tensorflow as tf
 
 from trainers.config import TrainConfig
 from trainers.data import pipeline
-from trainers.data.corpora import Mixture
-from trainers.data.corpus import Corpus
-from trainers.data.order import WindowOrder
+from trainers.data.corpus import Corpus, Mixture
+from trainers.data.documents import read_documents
+from trainers.data.mixture import WindowOrder
 from trainers.data.shards import TokenStream
-from trainers.data.sources import read_documents
 from trainers.tasks.base import build_model, read_initial
 from trainers.tasks.running_text import RunningText, RunningTextTask, reading_options
 from trainers.tasks.training_models import CarriedState, PackedDocuments

@@ -12,12 +12,12 @@ from trainers.config import TrainConfig
 from trainers.data import pipeline
 from trainers.data.config import DataConfig
 from trainers.data.datasets import NAMED_DATASETS, Examples
+from trainers.data.documents import Document, read_documents
 from trainers.data.examples import Questions, TaggedTexts
-from trainers.data.files import find_data_dir
 from trainers.data.masking import mask_tokens
-from trainers.data.order import WindowOrder
+from trainers.data.mixture import WindowOrder
 from trainers.data.shards import TokenStream
-from trainers.data.sources import Document, read_documents
+from trainers.data.sources import find_data_dir
 from trainers.tasks.base import build_model, read_initial
 from trainers.tasks.encoder import make_tokenizer
 from trainers.tasks.lm import fenced

@@ -14,23 +14,21 @@ import tensorflow as tf
 
 from trainers.config import TrainConfig
 from trainers.data.config import DataConfig
-from trainers.data.corpora import (
+from trainers.data.corpus import (
+    Corpus,
     Mixture,
+    SplitTexts,
     check_streams,
     corpora_of,
     corpus_summary,
-    streams_fingerprint,
-)
-from trainers.data.corpus import (
-    Corpus,
-    SplitTexts,
     encode_texts,
     prepared_corpus,
     split_documents,
+    streams_fingerprint,
 )
-from trainers.data.order import WindowOrder
+from trainers.data.documents import Document
+from trainers.data.mixture import WindowOrder
 from trainers.data.shards import Prepared, TokenShards, TokenStream, find_prepared, open_prepared
-from trainers.data.sources import Document
 from trainers.report.sections import Comparison
 from trainers.tasks.base import Task
 from zoo.config import ConfigError
@@ -280,7 +278,9 @@ class RunningText:
 
 def reading_options(data: DataConfig) -> dict[str, Any]:
     """The options of `sources.read_documents` that a config sets."""
-    names = "encoding invalid split max_bytes pattern format text_column header quotes limits"
+    names = (
+        "encoding invalid split max_bytes pattern format text_column header quotes separator limits"
+    )
     return {name: getattr(data, name) for name in names.split()}
 
 

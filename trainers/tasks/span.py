@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -10,9 +9,7 @@ import tensorflow as tf
 from absl import logging
 
 from trainers.config import TrainConfig
-from trainers.data.datasets import read_questions_source
-from trainers.data.examples import Questions
-from trainers.data.splits import grouped_split
+from trainers.data.examples import Questions, grouped_split
 from trainers.optim.losses import SpanLoss
 from trainers.report.baselines import question_baseline
 from trainers.report.sections import Comparison, question_sections
@@ -51,19 +48,9 @@ class SpanTask(EncoderTask):
     fingerprint_columns = ("question", "context", "answers", "starts")
 
     def __init__(self, config: TrainConfig, data_dir: str | None):
-        data = config.data
-        read = functools.partial(
-            read_questions_source,
-            data_dir=data_dir,
-            pattern=data.pattern,
-            mismatched=data.mismatched,
-            encoding=data.encoding,
-            invalid=data.invalid,
-            limits=data.limits,
-        )
         # Questions about one text stay together, or the text would be known.
         splits = read_splits(
-            data, read, lambda rows, fraction: grouped_split(rows.context, fraction, config.seed)
+            config, data_dir, lambda rows, share: grouped_split(rows.context, share, config.seed)
         )
 
         def texts():
@@ -73,7 +60,7 @@ class SpanTask(EncoderTask):
         examples = span_examples(self.tokenizer, config.text, self.train)
         keep = examples.labels[:, 1] > 0
         share = np.random.default_rng(config.seed).random(len(keep))
-        keep |= share < data.negative_windows
+        keep |= share < config.data.negative_windows
         chosen = np.flatnonzero(keep)
         self.question = tf.gather(examples.question, chosen)
         self.context = tf.gather(examples.context, chosen)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,9 +9,7 @@ import tensorflow as tf
 
 from trainers.config import TrainConfig
 from trainers.data.augment import augment_tagged
-from trainers.data.datasets import read_tagged_source
-from trainers.data.examples import TaggedTexts
-from trainers.data.splits import check_tags, random_split
+from trainers.data.examples import TaggedTexts, check_tags, random_split
 from trainers.optim.losses import SparseCrossentropy
 from trainers.report.baselines import tagging_baseline
 from trainers.report.sections import Comparison, tagging_sections
@@ -38,20 +35,8 @@ class TagTask(EncoderTask):
 
     def __init__(self, config: TrainConfig, data_dir: str | None):
         data = config.data
-        read = functools.partial(
-            read_tagged_source,
-            data_dir=data_dir,
-            pattern=data.pattern,
-            token_column=data.token_column,
-            tag_column=data.tag_column,
-            separator=data.separator,
-            scheme=data.scheme,
-            encoding=data.encoding,
-            invalid=data.invalid,
-            limits=data.limits,
-        )
         splits = read_splits(
-            data, read, lambda rows, fraction: random_split(len(rows), fraction, config.seed)
+            config, data_dir, lambda rows, share: random_split(len(rows), share, config.seed)
         )
         train, validation, test = splits
         labels = tag_labels(train.tags, data.train)

@@ -65,8 +65,9 @@ def build(
             `vocabulary_size`, a missing head option, or a task that the family cannot do.
 
     Example:
+        >>> import zoo
         >>> zoo.build("gpt_char_cpu", vocabulary_size=65).count_params()
-        803072
+        800256
         >>> zoo.build("bert_tiny", "classify", {"num_classes": 4}, vocabulary_size=90).task
         'classify'
     """

@@ -1,4 +1,4 @@
-"""Tensors from elsewhere into a model's variables: each exactly one, shapes checked."""
+"""Arrays from elsewhere into a model's variables: each exactly one, sizes and shapes checked."""
 
 from __future__ import annotations
 
@@ -13,30 +13,17 @@ from zoo.files import BundleError
 
 # A function that reads one tensor when it is its turn.
 Source = Callable[[], np.ndarray]
-# More problems than this tell nothing new.
-_SHOWN = 8
 _SLICE_BYTES = 1 << 24
 
 
 def assign_weights(model: keras.Model, sources: Mapping[str, Source], where: str) -> None:
-    """Gives every variable of a model its value.
+    """Gives every variable of a model its value, with one array in memory at a time.
 
-    One tensor is in memory at a time beside the model.
-
-    Args:
-        model: of `zoo.models`.
-        sources: variable name, as `zoo.weights.variables.model_weights` gives it ->
-            function that returns the array.
-        where: the file to blame in messages.
+    `sources` has, for each name in `model_weights`, a function that returns the array.
 
     Raises:
         BundleError: a variable without a source, a source without a variable, or a wrong shape;
-            the message names them and the file. Then the model holds some values and not others.
-
-    Example:
-        model = zoo.build("bert_tiny", "embed", vocabulary_size=100)
-        sources = {name: lambda w=w: np.ones(w.shape) for name, w in model_weights(model).items()}
-        assign_weights(model, sources, where="ones")
+            the message names them and `where`. Then the model holds some values and not others.
     """
     variables = model_weights(model)
     problems = [f"{name} is missing there" for name in variables if name not in sources]
@@ -49,9 +36,15 @@ def assign_weights(model: keras.Model, sources: Mapping[str, Source], where: str
             else:
                 problems.append(f"{name} is {value.shape} there and {tuple(variable.shape)} here")
     if problems:
-        shown = "; ".join(problems[:_SHOWN])
-        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise BundleError(f"{where}: weights do not fit the model that is built: {shown}{more}")
+        raise BundleError(
+            f"{where}: weights do not fit the model that is built: {listed(problems, '; ')}"
+        )
+
+
+def listed(items: list[str], separator: str = ", ") -> str:
+    """The first eight items as text: more tell nothing new."""
+    more = f" and {len(items) - 8} more" if len(items) > 8 else ""
+    return separator.join(items[:8]) + more
 
 
 def _assign(variable: keras.Variable, value: np.ndarray) -> None:
@@ -86,8 +79,6 @@ def backbone_weights(backbone: keras.Model) -> dict[str, keras.Variable]:
     """Weights by name within the backbone, such as "block_0/attention/qkv/kernel".
 
     A variable's own path also holds the names of the models around, which differ between tasks.
-
-    Example: `backbone_weights(zoo.load("runs/bert").model.backbone)["token_embedding/embeddings"]`
     """
     weights = {}
     for child in backbone.layers:
@@ -100,11 +91,8 @@ def backbone_weights(backbone: keras.Model) -> dict[str, keras.Variable]:
 def model_weights(model: keras.Model) -> dict[str, keras.Variable]:
     """All weights of a model: the backbone's as `backbone_weights` names them, and the head's.
 
-    Args:
-        model: of `zoo.models`. The head's weights are called by layer, such as "output/kernel", or
-            by their own name where the head itself holds them.
-
-    Example: `model_weights(zoo.build("bert_tiny", "mlm", vocabulary_size=9))["output_bias"]`
+    The head's are called by layer, such as "output/kernel", or by their own name where the head
+    itself holds them.
     """
     weights = backbone_weights(model.backbone)
     known = {id(weight) for weight in weights.values()}

@@ -1,4 +1,4 @@
-"""HDF5 files of unknown origin: what they hold, told before anything is read from them."""
+"""HDF5 files of unknown origin: how much they hold, before anything is read from them."""
 
 from __future__ import annotations
 
@@ -11,23 +11,15 @@ import h5py
 from zoo.files import BundleError
 
 # Groups and weights of one file; a model of a hundred layers has a few thousand.
-_MOST_ENTRIES = 100_000
+_MAX_ENTRIES = 100_000
 
 
 def count_stored(paths: Iterable[Path]) -> int:
     """The number of weights in HDF5 files, each of which really holds what it says it holds.
 
     An HDF5 file can have any size once it is read: compressed, or never written and filled with
-    zeros by the reader, or taken from other files by name. Keras writes none of these.
-
-    Args:
-        paths: the files of one model.
-
-    Raises:
-        BundleError: no whole HDF5 file, links, data of other files, or less data than the shapes
-            need; the message names file and weight.
-
-    Example: `count_stored([Path("runs/topics/model.weights.h5")])`
+    zeros by the reader, or taken from other files by name. Keras writes none of these, and they
+    are refused by a BundleError.
     """
     count = 0
     for path in paths:
@@ -75,8 +67,8 @@ def _datasets(file: h5py.File, path: Path) -> Iterator[tuple[str, h5py.Dataset]]
         seen.add(address)
         for name in group:
             entries += 1
-            if entries > _MOST_ENTRIES:
-                raise BundleError(f"{path}: more than {_MOST_ENTRIES:,} groups and weights")
+            if entries > _MAX_ENTRIES:
+                raise BundleError(f"{path}: more than {_MAX_ENTRIES:,} groups and weights")
             place = f"{prefix}/{name}"
             link = group.get(name, getlink=True)
             if not isinstance(link, h5py.HardLink):

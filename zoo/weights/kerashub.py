@@ -12,16 +12,15 @@ from zoo.bundle import Bundle, bundle_in_memory
 from zoo.config import Fields
 from zoo.files import BundleError
 from zoo.models.build import build
-from zoo.weights.assign import assign_weights
+from zoo.weights.assign import Source, assign_weights, listed
+from zoo.weights.families import KERAS_HUB, Tensors
 from zoo.weights.kerashub_folders import (
-    FAMILIES,
     check_folder,
     convert_config,
+    convert_tokenizer,
     read_pooling,
     unknown_class,
 )
-from zoo.weights.kerashub_tensors import sources_for
-from zoo.weights.kerashub_tokenizers import convert_tokenizer
 
 PREFIX = "kerashub://"
 
@@ -44,14 +43,9 @@ def load_kerashub(preset: str | os.PathLike[str]) -> Bundle:
             such as "kaggle://keras/gpt2/keras/gpt2_base_en"; each also after "kerashub://", as
             `zoo.load` takes it. Names are downloaded once, to KerasHub's own cache.
 
-    Returns:
-        Bundle, in memory; `zoo.save` writes it.
-
     Raises:
         BundleError: unknown name, no network, another architecture, a file that is missing or
             damaged, or a setting that has no counterpart here; the message names it.
-
-    Example: `load_kerashub("gpt2_base_en").lm.generate(["The quick brown fox"])["text"]`
     """
     name = os.fspath(preset).removeprefix(PREFIX)
     folder = Path(name)
@@ -59,17 +53,17 @@ def load_kerashub(preset: str | os.PathLike[str]) -> Bundle:
     keras_hub = _import_keras_hub()
     try:
         kind = _class_of(name, folder, keras_hub)
-        if kind == "BertBackbone" and folder.is_dir():
+        pooling, head = None, {}
+        if kind == "GPT2Backbone":
+            backbone = keras_hub.models.GPT2Backbone.from_preset(name)
+        elif folder.is_dir():
             backbone = keras_hub.models.BertBackbone.from_preset(name)
             pooling, normalize = read_pooling(folder)
-            head = {"normalize": normalize}
-        elif kind == "BertBackbone":
-            embedder = keras_hub.models.BertTextEmbedder.from_preset(name, preprocessor=None)
-            backbone = embedder.backbone
-            pooling, head = embedder.pooling_mode, {"normalize": embedder.normalize}
+            head = {"pooling": pooling, "normalize": normalize}
         else:
-            backbone = keras_hub.models.GPT2Backbone.from_preset(name)
-            pooling, head = None, {}
+            embedder = keras_hub.models.BertTextEmbedder.from_preset(name, preprocessor=None)
+            backbone, pooling = embedder.backbone, embedder.pooling_mode
+            head = {"pooling": pooling, "normalize": embedder.normalize}
         if tokenizer is None:
             tokenizer = convert_tokenizer(keras_hub.tokenizers.Tokenizer.from_preset(name), name)
     except BundleError:
@@ -80,19 +74,27 @@ def load_kerashub(preset: str | os.PathLike[str]) -> Bundle:
         *(ImportError, AttributeError),
     ) as error:
         raise BundleError(_explain(name, folder, error)) from error
-    config = convert_config(name, backbone.get_config(), pooling, type(backbone).__name__)
-    if pooling is not None:
-        head["pooling"] = pooling
+    kind = type(backbone).__name__
+    config = convert_config(name, backbone.get_config(), kind, pooling)
     model = build(config, "lm" if pooling is None else "embed", head)
-    _copy_weights(backbone, model, name)
+    tables = KERAS_HUB[kind].backbone_tensors(config)
+    assign_weights(model, _sources(backbone, tables, name), where=name)
     try:
         return bundle_in_memory(folder, model, tokenizer)
     except ValueError as error:
         raise BundleError(f"{name}: {error}") from None
 
 
-def _copy_weights(backbone: keras.Model, model: keras.Model, where: str) -> None:
+def _sources(backbone: keras.Model, tables: dict[str, Tensors], where: str) -> dict[str, Source]:
     weights = {weight.path: weight for weight in backbone.weights}
+    used = {path for table in tables.values() for path in table.names}
+    # A pooler that sentence vectors do not need is left out.
+    unmatched = [path for path in {*weights} ^ used if not path.startswith("pooled_dense/")]
+    if unmatched:
+        raise BundleError(
+            f"{where}: this version of KerasHub has other weights than the one that this release "
+            f"knows: {listed(sorted(unmatched))}"
+        )
     for path, weight in weights.items():
         if "float" not in keras.backend.standardize_dtype(weight.dtype):
             raise BundleError(
@@ -103,23 +105,22 @@ def _copy_weights(backbone: keras.Model, model: keras.Model, where: str) -> None
     def read(path: str) -> np.ndarray:
         return np.asarray(keras.ops.convert_to_numpy(weights[path]), np.float32)
 
-    assign_weights(model, sources_for(model.backbone.config, weights, read, where), where)
+    return {
+        name: lambda table=table: table.to_variable([read(path) for path in table.names])
+        for name, table in tables.items()
+    }
 
 
 def _class_of(name: str, folder: Path, keras_hub) -> str:
-    """The name of the backbone's class; downloads no weights.
-
-    Raises:
-        BundleError: unknown name, or a class that is not known here.
-    """
+    """The name of the backbone's class; downloads no weights."""
     if folder.is_dir():
         return Fields.read(folder / "config.json").text("class_name")
     if "://" in name:
         kind = type(keras_hub.models.Backbone.from_preset(name, load_weights=False)).__name__
-        if kind not in FAMILIES:
-            raise unknown_class(name, kind)
+        if kind not in KERAS_HUB:
+            raise unknown_class(name, kind, KERAS_HUB)
         return kind
-    presets = {kind: getattr(keras_hub.models, kind).presets for kind in FAMILIES}
+    presets = {kind: getattr(keras_hub.models, kind).presets for kind in KERAS_HUB}
     for kind, names in presets.items():
         if name in names:
             return kind

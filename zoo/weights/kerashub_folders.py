@@ -1,8 +1,10 @@
-"""KerasHub preset folders of unknown origin: checked before KerasHub makes objects of them."""
+"""KerasHub presets of unknown origin: checked before KerasHub makes objects of them, and their
+configs and tokenizers as ours."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import types
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,42 +12,27 @@ from absl import logging
 
 from zoo.config import ConfigError, Fields, from_dict, read_json
 from zoo.files import BundleError, check_links, inside
-from zoo.models.configs import BertConfig, GPTConfig, ModelConfig
+from zoo.models.configs import ModelConfig
 from zoo.models.weight_counts import count_backbone_weights
-from zoo.tokenizers import Tokenizer
+from zoo.tokenizers import BytePairTokenizer, Tokenizer, WordPieceTokenizer
+from zoo.tokenizers.bytepair.tokenizer import END_OF_TEXT
 from zoo.weights.assign import check_size
+from zoo.weights.families import KERAS_HUB
 from zoo.weights.hdf5_files import count_stored
-from zoo.weights.kerashub_tokenizers import TOKENIZERS, read_tokenizer
 
-# Class in a preset's config.json -> our config's class, and what is built into KerasHub's class.
-FAMILIES: dict[str, tuple[type[ModelConfig], dict[str, Any]]] = {
-    # The published BERT has exact GELU; KerasHub computes its approximation.
-    "BertBackbone": (BertConfig, {"activation": "gelu_tanh", "norm_epsilon": 1e-12}),
-    "GPT2Backbone": (
-        GPTConfig,
-        {
-            "activation": "gelu_tanh",
-            "norm_epsilon": 1e-5,
-            "positions": "learned",
-            "norm": "layer_norm",
-            "qk_norm": False,
-            "use_bias": True,
-        },
-    ),
-}
-_FIELDS = {
-    "vocabulary_size": "vocabulary_size",
-    "num_layers": "num_layers",
-    "num_heads": "num_heads",
-    "hidden_dim": "hidden_dim",
-    "intermediate_dim": "intermediate_dim",
-    "dropout": "dropout",
-    "max_sequence_length": "context_length",
-    "num_segments": "num_segments",
-}
 # Keras' own, without a meaning for the numbers. A dtype is checked weight by weight.
 _KERAS_FIELDS = {"name", "trainable", "dtype"}
 _PACKAGES = ("keras_hub", "keras_nlp")
+# Class -> the settings of a tokenizer that must be as ours are.
+_TOKENIZERS = {
+    "BertTokenizer": {
+        "split": True,
+        "suffix_indicator": "##",
+        "oov_token": "[UNK]",
+        "special_tokens": None,
+    },
+    "GPT2Tokenizer": {"add_prefix_space": False},
+}
 
 
 def is_kerashub(folder: Path) -> bool:
@@ -58,69 +45,53 @@ def is_kerashub(folder: Path) -> bool:
 
 
 def check_folder(folder: Path) -> Tokenizer:
-    """Checks a preset before KerasHub, whose import takes seconds, is asked.
+    """Checks a preset before KerasHub, whose import takes seconds, is asked; reads its tokenizer.
 
-    Its loaders make whatever registered class a file names, with whatever sizes, and read whatever
-    file one names.
-
-    Returns:
-        The tokenizer.
+    KerasHub's loaders make whatever registered class a file names, with whatever sizes, and read
+    whatever file one names.
 
     Raises:
         BundleError: a file that is missing, damaged, or asks for what is not read here, or a
             config that does not belong to the weights; the message names file and field.
     """
     check_links(folder)
-    _, backbone = _checked(folder, "config.json", FAMILIES, "backbone.save_to_preset(folder)")
-    config = convert_config(backbone.where, backbone.values)
+    kind, backbone = _checked(folder, "config.json", KERAS_HUB, "backbone.save_to_preset(folder)")
+    config = convert_config(backbone.where, backbone.values, kind)
     kind, tokenizer = _checked(
-        folder, "tokenizer.json", TOKENIZERS, "tokenizer.save_to_preset(folder)"
+        folder, "tokenizer.json", _TOKENIZERS, "tokenizer.save_to_preset(folder)"
     )
     for field in ("vocabulary", "merges"):
-        why = "it lies in the folder assets/tokenizer"
-        tokenizer.require(field, (None,), why)
+        tokenizer.require(field, (None,), "it lies in the folder assets/tokenizer")
     tokenizer.require("config_file", ("tokenizer.json",), "there is one tokenizer")
     weights = _weight_files(folder)
-    asked = count_backbone_weights(config)
-    check_size(weights[0], count_stored(weights), backbone.where, backbone.values, asked)
+    needed = count_backbone_weights(config)
+    check_size(weights[0], count_stored(weights), backbone.where, backbone.values, needed)
     if (folder / "task.weights.h5").is_file():
         logging.warning("%s: the trained head in task.weights.h5 is not read", folder)
-    return read_tokenizer(folder, kind, tokenizer)
+    return _read_tokenizer(folder, kind, tokenizer)
 
 
 def convert_config(
-    where: str, fields: dict[str, Any], pooling: str | None = None, kind: str | None = None
+    where: str, fields: dict[str, Any], kind: str, pooling: str | None = None
 ) -> ModelConfig:
-    """Our config of a backbone.
+    """Our config of a backbone of class `kind`, whose `get_config()` is `fields`.
 
-    Args:
-        where: the file or preset to blame in messages.
-        fields: the backbone's `get_config()`.
-        pooling: how sentence vectors are made, where they are.
-        kind: KerasHub's class. Defaults to what fits the fields: only BERT has segments.
-
-    Raises:
-        BundleError: a setting that is unknown here, or makes no sense.
+    `pooling` is how sentence vectors are made, where they are; `where` is to blame in messages.
     """
-    check_settings(fields, where)
-    kind = kind or ("BertBackbone" if "num_segments" in fields else "GPT2Backbone")
-    config_class, built_in = FAMILIES[kind]
-    values = {ours: fields[theirs] for theirs, ours in _FIELDS.items() if theirs in fields}
+    family = KERAS_HUB[kind]
+    ours = {option.name: name for name, option in family.options.items()}
+    unknown = sorted(fields.keys() - ours.keys() - _KERAS_FIELDS)
+    if unknown:
+        raise BundleError(f"{where}: settings that are not known here: {', '.join(unknown)}")
+    values = {name: fields[theirs] for theirs, name in ours.items() if theirs in fields}
     if pooling == "cls":
         # KerasHub takes the first token as it is, and ours would go through the pooler.
         values["use_pooler"] = False
     try:
-        return from_dict(config_class, {**values, **built_in}, where)
+        return from_dict(family.config, {**values, **family.fixed}, where)
     except ConfigError as error:
         message = str(error)
         raise BundleError(message if message.startswith(where) else f"{where}: {message}") from None
-
-
-def check_settings(fields: Collection[str], where: str | Path) -> None:
-    """Raises BundleError if a backbone's config has fields that are not known here."""
-    unknown = sorted(set(fields) - _FIELDS.keys() - _KERAS_FIELDS)
-    if unknown:
-        raise BundleError(f"{where}: settings that are not known here: {', '.join(unknown)}")
 
 
 def read_pooling(folder: Path) -> tuple[str, bool]:
@@ -128,10 +99,7 @@ def read_pooling(folder: Path) -> tuple[str, bool]:
 
     As in KerasHub, what the preset's task says, or mean and unit length.
     """
-    path = inside(folder, "task.json")
-    if not path.is_file():
-        return "mean", True
-    task = Fields.read(path)
+    task = Fields.read(inside(folder, "task.json"), optional=True)
     if task.text("class_name") != "BertTextEmbedder":
         return "mean", True
     options = task.part("config")
@@ -139,9 +107,7 @@ def read_pooling(folder: Path) -> tuple[str, bool]:
     return pooling, options.flag("normalize", True)
 
 
-def unknown_class(
-    where: str | Path, kind: object, known: Collection[str] = tuple(FAMILIES)
-) -> BundleError:
+def unknown_class(where: str | Path, kind: object, known: Collection[str]) -> BundleError:
     """The error of a class that is not read."""
     return BundleError(
         f"{where}: class {kind!r:.80} is not known here; known are {', '.join(known)}"
@@ -199,8 +165,7 @@ def _weight_files(folder: Path) -> list[Path]:
         raise BundleError(f"{whole}: no such file. Write the preset anew")
     names = set()
     for value in Fields.read(index).part("weight_map").values.values():
-        parts = value if isinstance(value, list) and value else [value]
-        for name in parts:
+        for name in value if isinstance(value, list) and value else [value]:
             if not isinstance(name, str) or Path(name).name != name:
                 raise BundleError(
                     f"{index}: weight_map must give the names of files beside it. "
@@ -212,3 +177,65 @@ def _weight_files(folder: Path) -> list[Path]:
     if missing or not files:
         raise BundleError(f"{(missing or [index])[0]}: no such file. Write the preset anew")
     return files
+
+
+def _read_tokenizer(folder: Path, kind: str, options: Fields) -> Tokenizer:
+    """Our tokenizer from a preset's files, which KerasHub's own would take as they are."""
+    names = ("vocabulary.txt",) if kind == "BertTokenizer" else ("vocabulary.json", "merges.txt")
+    files = [inside(folder, "assets", "tokenizer", name) for name in names]
+    for file in files:
+        if not file.is_file():
+            raise BundleError(f"{file}: no such file. Write the preset anew")
+    # The defaults of KerasHub's classes.
+    found = types.SimpleNamespace(
+        lowercase=options.flag("lowercase", False),
+        strip_accents=options.flag("strip_accents", False),
+        split_on_cjk=options.flag("split_on_cjk", True),
+        unsplittable_tokens=options.values.get("unsplittable_tokens") or [END_OF_TEXT],
+    )
+    try:
+        with open(files[-1], encoding="utf-8") as file:
+            lines = [line.rstrip() for line in file]
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{files[-1]}: not UTF-8: {error}") from None
+    if kind == "BertTokenizer":
+        found.get_vocabulary = lambda: lines
+    else:
+        found.vocabulary, found.merges = Fields.read(files[0]).values, lines
+    return _converted(found, kind, options.values, str(files[0]))
+
+
+def convert_tokenizer(tokenizer: Any, where: str) -> Tokenizer:
+    """Our tokenizer with the vocabulary and the rules of KerasHub's BertTokenizer or GPT2Tokenizer.
+
+    Raises:
+        BundleError: another tokenizer, or a setting that ours has not; the message names it.
+    """
+    return _converted(tokenizer, type(tokenizer).__name__, tokenizer.get_config(), where)
+
+
+def _converted(tokenizer: Any, kind: str, config: Mapping[str, Any], where: str) -> Tokenizer:
+    if kind not in _TOKENIZERS:
+        known = ", ".join(_TOKENIZERS)
+        raise BundleError(f"{where}: tokenizer {kind} is not known; known: {known}")
+    for setting, value in _TOKENIZERS[kind].items():
+        if config.get(setting, value) != value:
+            raise BundleError(
+                f"{where}: {kind} has {setting}={config[setting]!r:.80}; only {value!r} can be read"
+            )
+    try:
+        if kind == "BertTokenizer":
+            return WordPieceTokenizer(
+                tokenizer.get_vocabulary(),
+                lowercase=tokenizer.lowercase,
+                # KerasHub keeps accents unless asked to, whatever `lowercase` is.
+                strip_accents=tokenizer.strip_accents,
+                split_cjk=tokenizer.split_on_cjk,
+            )
+        merges = [merge for merge in tokenizer.merges if not merge.startswith("#version:")]
+        # Written out in a text, special tokens are text here, as in tiktoken; KerasHub parses them.
+        return BytePairTokenizer(
+            dict(tokenizer.vocabulary), merges, special_tokens=tokenizer.unsplittable_tokens
+        )
+    except (ValueError, TypeError) as error:
+        raise BundleError(f"{where}: {kind}: {error}") from None

@@ -1,10 +1,16 @@
-"""Where a model is: a folder, a repository of the Hugging Face Hub, an installed package."""
+"""Where a model is: a folder, the Hugging Face Hub, an installed package, an object store."""
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+import tensorflow as tf
 
 from zoo.files import BundleError
 
@@ -12,6 +18,8 @@ HUB = "hf://"
 PACKAGE = "package://"
 # Those of the object stores that TensorFlow's file systems read.
 _STORES = ("gs://", "s3://", "hdfs://", "file://")
+# Of a training run, and not of the bundle that it wrote.
+_NOT_OF_A_BUNDLE = ("checkpoints/", "tensorboard/")
 # What a model is made of. No pickles, and no weights of other programs.
 _FILES = [
     "config.json",
@@ -36,30 +44,22 @@ _FILES = [
 
 
 def locate(name: str | os.PathLike[str]) -> Path:
-    """The folder that a name stands for.
+    """The local folder that a name stands for, after a download where it is elsewhere.
 
-    Args:
-        name: a folder, "hf://owner/name", "hf://owner/name@revision" (branch, tag or commit), or
-            "package://module/folder" inside an installed Python package, or a folder in an object
-            store, "gs://bucket/folder", which is copied to a temporary one. The Hub is asked for
-            the files that are not in its cache; HF_HUB_OFFLINE=1 asks for none, HF_TOKEN or
-            `hf auth login` opens what is not public.
+    A name is a folder, "hf://owner/name", "hf://owner/name@revision" (branch, tag or commit),
+    "package://module/folder" inside an installed Python package, or a folder in an object store,
+    such as "gs://bucket/folder". The Hub is asked for the files that are not in its cache;
+    HF_HUB_OFFLINE=1 asks for none, HF_TOKEN or `hf auth login` opens what is not public.
 
     Raises:
-        BundleError: no such package, repository or revision, no permission, or no network.
-
-    Example: `locate("hf://distilbert/distilgpt2@main")`
+        BundleError: no such package, repository, revision or folder, no permission, or no network.
     """
     text = os.fspath(name)
     if text.startswith(HUB):
         return _from_hub(text)
     if text.startswith(PACKAGE):
         return _from_package(text)
-    if text.startswith(_STORES):
-        from zoo.weights.object_store import download_bundle  # needs TensorFlow
-
-        return download_bundle(text)
-    return Path(text)
+    return _from_store(text) if text.startswith(_STORES) else Path(text)
 
 
 def _from_hub(name: str) -> Path:
@@ -100,22 +100,15 @@ def _from_hub(name: str) -> Path:
     except (OSError, errors.HTTPError) as error:
         raise BundleError(f"{name}: the download failed: {error}") from error
     folder = Path(folder)
-    if not any(folder.glob("*.safetensors")):
-        raise BundleError(_without_safetensors(name, repository, revision, folder))
-    return folder
-
-
-def _without_safetensors(name: str, repository: str, revision: str, folder: Path) -> str:
-    import huggingface_hub
-    from huggingface_hub import errors
-
+    if any(folder.glob("*.safetensors")):
+        return folder
     try:
         files = huggingface_hub.HfApi().list_repo_files(repository, revision=revision or None)
     except (OSError, errors.HTTPError):  # offline: what is here is all that is known
         files = sorted(path.name for path in folder.iterdir())
     suffixes = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx")
     weights = [file for file in files if file.endswith(suffixes)]
-    return (
+    raise BundleError(
         f"{name}: this repository has no safetensors weights, "
         f"{'only ' + ', '.join(weights[:5]) if weights else 'and no others'}. PyTorch's files are "
         "pickles, and reading a pickle runs whatever code its author put there, so they are not "
@@ -126,7 +119,7 @@ def _without_safetensors(name: str, repository: str, revision: str, folder: Path
 
 
 def _from_package(name: str) -> Path:
-    package, _, inside = name.removeprefix(PACKAGE).partition("/")
+    package, _, inner = name.removeprefix(PACKAGE).partition("/")
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         raise BundleError(
@@ -135,10 +128,55 @@ def _from_package(name: str) -> Path:
             "the name on PyPI may be another)"
         )
     root = Path(spec.submodule_search_locations[0]).resolve()
-    folder = (root / inside).resolve()
+    folder = (root / inner).resolve()
     if not folder.is_relative_to(root) or not folder.is_dir():
-        inner = sorted(path.name for path in root.iterdir() if path.is_dir())
+        folders = sorted(path.name for path in root.iterdir() if path.is_dir())
         raise BundleError(
-            f"{name}: no folder {inside!r} in {root}; it has {', '.join(inner) or 'no folders'}"
+            f"{name}: no folder {inner!r} in {root}; it has {', '.join(folders) or 'no folders'}"
         )
     return folder
+
+
+def _from_store(remote: str) -> Path:
+    folder = temporary_folder()
+    try:
+        copied = [relative for relative, _ in download(remote, folder, _NOT_OF_A_BUNDLE)]
+    except tf.errors.OpError as error:
+        raise BundleError(
+            f"{remote}: cannot be read: {error.message.splitlines()[0]}. Check the name, the "
+            "network and the credentials of this machine."
+        ) from error
+    if not copied:
+        raise BundleError(f"{remote}: no such folder. Give the --workdir of a training run.")
+    return folder
+
+
+def temporary_folder() -> Path:
+    """A folder that is removed when this process ends."""
+    folder = tempfile.mkdtemp(prefix="object-store-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+def download(remote: str, folder: Path, skip: tuple[str, ...] = ()) -> Iterator[tuple[str, Path]]:
+    """Copies the files below a folder of an object store, and gives name and copy of each.
+
+    Names that begin with one of `skip` are left out; nothing is copied if there is no such folder.
+
+    Raises:
+        tf.errors.OpError: no such file system, no access, no network.
+    """
+    remote = remote.rstrip("/")
+    # Not isdir, to which a folder that cannot be reached is none.
+    if not tf.io.gfile.exists(remote):
+        return
+    for where, _, names in tf.io.gfile.walk(remote):
+        for name in names:
+            source = f"{where.rstrip('/')}/{name}"
+            relative = source.removeprefix(remote).lstrip("/")
+            if relative.startswith(skip):
+                continue
+            target = folder / relative
+            target.parent.mkdir(parents=True, exist_ok=True)
+            tf.io.gfile.copy(source, str(target), overwrite=True)
+            yield relative, target

@@ -16,21 +16,22 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from zoo.config import Fields, read_json
+from zoo.config import Fields
 from zoo.files import BundleError, inside, replacing
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+_PICKLE = "a PyTorch pickle, and reading a pickle runs whatever code its author put there"
 # Files that look like weights: what they are, for whoever wonders why they are not read.
 _REFUSED = {
-    ".bin": "a PyTorch pickle, and reading a pickle runs whatever code its author put there",
-    ".pt": "a PyTorch pickle, and reading a pickle runs whatever code its author put there",
-    ".pth": "a PyTorch pickle, and reading a pickle runs whatever code its author put there",
+    ".bin": _PICKLE,
+    ".pt": _PICKLE,
+    ".pth": _PICKLE,
     ".ckpt": "a pickle or a TensorFlow 1 checkpoint, and reading a pickle runs its author's code",
     ".h5": "HDF5 in the layout of TensorFlow classes that transformers no longer has",
     ".msgpack": "Flax weights, which have names of their own",
 }
-_FLOATS = {"F16", "BF16", "F32", "F64"}
+_FLOATS = ("BF16", "F16", "F32", "F64")
 
 
 class WeightFiles:
@@ -42,21 +43,23 @@ class WeightFiles:
         path: Path, what to blame in a message: the file, or the index of several.
     """
 
-    def __init__(self, path: Path, files: Mapping[str, Path]):
+    def __init__(self, path: Path, files: Mapping[str, Path] | None = None):
         self.path = path
-        self._files = dict(files)
+        self._files: dict[str, Path] = {}
         self._specs: dict[str, tuple[str, tuple[int, ...]]] = {}
-        for file in sorted(set(self._files.values())):
+        for file in sorted({path} if files is None else set(files.values())):
             with _opened(file) as handle:
-                there = set(handle.keys())
-                for name in (name for name, home in self._files.items() if home == file):
-                    if name not in there:
-                        raise BundleError(
-                            f"{file}: no tensor {name!r}, though {path.name} says it is there. "
-                            "Download the files again, all of one revision."
-                        )
-                    part = handle.get_slice(name)
-                    self._specs[name] = (part.get_dtype(), tuple(part.get_shape()))
+                for name in handle.keys():  # noqa: SIM118  no mapping
+                    if files is None or files.get(name) == file:
+                        part = handle.get_slice(name)
+                        self._files[name] = file
+                        self._specs[name] = (part.get_dtype(), tuple(part.get_shape()))
+        for name, file in (files or {}).items():
+            if name not in self._specs:
+                raise BundleError(
+                    f"{file}: no tensor {name!r}, though {path.name} says it is there. "
+                    "Download the files again, all of one revision."
+                )
 
     def __enter__(self) -> WeightFiles:
         return self
@@ -70,11 +73,7 @@ class WeightFiles:
         return sorted(self._specs)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor, without reading it.
-
-        Raises:
-            BundleError: no such tensor.
-        """
+        """The shape of a tensor, without reading it."""
         return self._spec(name)[1]
 
     def count(self) -> int:
@@ -92,7 +91,7 @@ class WeightFiles:
         file = self._files[name]
         if dtype not in _FLOATS:
             raise BundleError(
-                f"{file}: tensor {name!r} has dtype {dtype}; read are {', '.join(sorted(_FLOATS))}"
+                f"{file}: tensor {name!r} has dtype {dtype}; read are {', '.join(_FLOATS)}"
                 ". Quantised weights must be converted to one of these first."
             )
         # Opened for each tensor: a map that stays open keeps its pages, so that at the end the
@@ -113,62 +112,30 @@ class WeightFiles:
 
 
 def open_weights(path: str | os.PathLike[str]) -> WeightFiles:
-    """Opens `model.safetensors`, or the files that `model.safetensors.index.json` lists.
-
-    Args:
-        path: a folder with one of the two, or a safetensors file.
-
-    Returns:
-        WeightFiles, a context manager.
+    """Opens a safetensors file, its index of several, or the one or other in a folder.
 
     Raises:
         BundleError: no weights there, only pickles, a damaged or truncated file, a missing part,
             or a part without a tensor that the index says it has; the message names the file.
-
-    Example:
-        with open_weights("downloads/bert") as weights:
-            print({name: weights.shape(name) for name in weights.names()})
     """
     path = Path(path)
     if path.is_dir():
-        if (path / WEIGHTS_FILE).is_file():
-            path = inside(path, WEIGHTS_FILE)
-        elif (path / INDEX_FILE).is_file():
-            index = inside(path, INDEX_FILE)
-            return WeightFiles(index, _parts(index))
-        else:
+        names = [name for name in (WEIGHTS_FILE, INDEX_FILE) if (path / name).is_file()]
+        if not names:
             raise BundleError(_no_weights(path))
-    elif path.suffix in _REFUSED:
+        path = inside(path, names[0])
+    if path.suffix in _REFUSED:
         raise BundleError(_no_weights(path))
-    elif path.name.endswith(".index.json"):
-        return WeightFiles(path, _parts(path))
-    with _opened(path) as handle:
-        names = list(handle.keys())
-    return WeightFiles(path, dict.fromkeys(names, path))
+    return WeightFiles(path, _parts(path) if path.name.endswith(".index.json") else None)
 
 
 def write_weights(
-    folder: str | os.PathLike[str],
-    tensors: Iterable[tuple[str, np.ndarray]],
-    metadata: Mapping[str, str] | None = None,
+    folder: str | os.PathLike[str], tensors: Iterable[tuple[str, np.ndarray]]
 ) -> Path:
-    """Writes `folder/model.safetensors`, whole or not at all.
+    """Writes `folder/model.safetensors`, whole or not at all; dtypes are kept.
 
-    Args:
-        folder: created if missing.
-        tensors: (name, array) pairs; dtypes are kept. All are in memory until the file is
-            written, because its header, which comes first, has every shape.
-        metadata: strings by name for the header. Defaults to {"format": "pt"}, which transformers
-            wants to see: it says that the layout is PyTorch's.
-
-    Returns:
-        Path of the file.
-
-    Raises:
-        ValueError: a name that comes twice.
-        OSError: the file cannot be written; an older one stays.
-
-    Example: `write_weights("runs/mine", [("embedding", np.zeros((4, 2), "float32"))])`
+    All tensors are in memory until the file is written, because its header, which comes first,
+    has every shape.
     """
     arrays: dict[str, np.ndarray] = {}
     for name, array in tensors:
@@ -178,14 +145,12 @@ def write_weights(
     target = Path(folder) / WEIGHTS_FILE
     with replacing(target) as temporary:
         try:
-            safetensors.numpy.save_file(arrays, temporary, metadata=dict(metadata or _PYTORCH))
+            # transformers wants to see that the layout is PyTorch's.
+            safetensors.numpy.save_file(arrays, temporary, metadata={"format": "pt"})
         except safetensors.SafetensorError as error:
             raise OSError(f"{target}: cannot be written: {error}") from error
         os.chmod(temporary, 0o644)  # the writer makes its own file, readable by nobody else
     return target
-
-
-_PYTORCH = {"format": "pt"}
 
 
 def _opened(file: Path):
@@ -209,15 +174,14 @@ def _parts(index: Path) -> dict[str, Path]:
             f"{index}: not an index of safetensors files: 'weight_map' must give each tensor the "
             "name of a file beside it. Fetch it again."
         )
-    for file in set(files.values()):
-        inside(index.parent, file, where=index)
-    missing = sorted({file for file in files.values() if not (index.parent / file).is_file()})
+    parts = {file: inside(index.parent, file, where=index) for file in set(files.values())}
+    missing = sorted(file for file, path in parts.items() if not path.is_file())
     if missing:
         raise BundleError(
-            f"{index.parent / missing[0]}: no such file, though {index.name} lists it. "
-            f"{len(missing)} of {len(set(files.values()))} parts are missing: fetch them."
+            f"{parts[missing[0]]}: no such file, though {index.name} lists it. "
+            f"{len(missing)} of {len(parts)} parts are missing: fetch them."
         )
-    return {name: index.parent / file for name, file in files.items()}
+    return {name: parts[file] for name, file in files.items()}
 
 
 def _no_weights(path: Path) -> str:
@@ -235,14 +199,3 @@ def _no_weights(path: Path) -> str:
         "AutoModel.from_pretrained(folder).save_pretrained(new_folder), with the Auto class of "
         "the model's task."
     )
-
-
-def is_huggingface(folder: Path) -> bool:
-    """Whether a folder holds a model of transformers: its config.json says so."""
-    try:
-        content = read_json(inside(folder, "config.json"))
-    except BundleError:
-        return False
-    if not isinstance(content, dict) or "format_version" in content:
-        return False
-    return "model_type" in content or "architectures" in content

@@ -18,66 +18,56 @@ from absl import app, flags, logging
 
 from zoo.output_pipe import outlive_readers
 
-
-def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
-    """Declares the command's flags; not at import, where those of another command may be."""
-    flags.DEFINE_string(
-        "source", None, "The text: file, folder, glob, address or name.", flag_values=values
-    )
-    flags.DEFINE_string(
-        "out", None, "Folder of the result; a job there is resumed.", flag_values=values
-    )
-    flags.DEFINE_string(
-        "verify", None, "Check every byte of a prepared folder, and stop.", flag_values=values
-    )
-    flags.DEFINE_string(
-        "validation", None, "Text to validate on, in place of a share.", flag_values=values
-    )
-    flags.DEFINE_float(
-        "validation_fraction", 0.1, "Share held out for validation.", flag_values=values
-    )
-    flags.DEFINE_enum("task", "lm", ["lm", "mlm"], "What the tokenizer is for.", flag_values=values)
-    flags.DEFINE_string(
+# Name, kind, default, meaning, and what the kind needs further.
+_FLAGS = (
+    ("source", "string", None, "The text: file, folder, glob, address or name."),
+    ("out", "string", None, "Folder of the result; a job there is resumed."),
+    ("verify", "string", None, "Check every byte of a prepared folder, and stop."),
+    ("validation", "string", None, "Text to validate on, in place of a share."),
+    ("validation_fraction", "float", 0.1, "Share held out for validation."),
+    ("task", "enum", "lm", ["lm", "mlm"], "What the tokenizer is for."),
+    (
         "tokenizer",
+        "string",
         "bytepair",
-        "Kind (byte, character, bytepair, wordpiece, sentencepiece), or the "
-        "folder of a tokenizer or bundle.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "vocabulary_size", None, "Of a vocabulary that is trained.", flag_values=values
-    )
-    flags.DEFINE_enum(
+        "Kind (byte, character, bytepair, wordpiece, sentencepiece), or the folder of a tokenizer "
+        "or bundle.",
+    ),
+    ("vocabulary_size", "integer", None, "Of a vocabulary that is trained."),
+    (
         "split",
+        "enum",
         "files",
         ["files", "lines", "rows"],
         "What a document is. --field means rows.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "field", None, "Field or column of rows that holds the text.", flag_values=values
-    )
-    flags.DEFINE_string("encoding", "utf-8", "Codec of the files.", flag_values=values)
-    flags.DEFINE_float("shard_mb", 64.0, "Megabytes of text that make a shard.", flag_values=values)
-    flags.DEFINE_integer("seed", 0, "Chooses the documents that validate.", flag_values=values)
-    flags.DEFINE_integer(
+    ),
+    ("field", "string", None, "Field or column of rows that holds the text."),
+    ("encoding", "string", "utf-8", "Codec of the files."),
+    ("shard_mb", "float", 64.0, "Megabytes of text that make a shard."),
+    ("seed", "integer", 0, "Chooses the documents that validate."),
+    (
         "processes",
+        "integer",
         None,
         "Processes that work beside each other. Default: the cores there are.",
-        lower_bound=1,
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "data_dir", None, "Folder with named corpora. Default: $ZOO_DATA.", flag_values=values
-    )
-    flags.DEFINE_multi_string(
+        1,
+    ),
+    ("data_dir", "string", None, "Folder with named corpora. Default: $ZOO_DATA."),
+    (
         "set",
+        "multi_string",
         [],
         "data.KEY=value or KEY=value, edits one further setting; may be repeated.",
-        flag_values=values,
-    )
-    flags.DEFINE_bool("beam", False, "Run as an Apache Beam pipeline.", flag_values=values)
-    flags.DEFINE_string("runner", "DirectRunner", "The Beam runner.", flag_values=values)
+    ),
+    ("beam", "bool", False, "Run as an Apache Beam pipeline."),
+    ("runner", "string", "DirectRunner", "The Beam runner."),
+)
+
+
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+    """Declares the command's flags; not at import, where those of another command may be."""
+    for name, kind, *options in _FLAGS:
+        getattr(flags, f"DEFINE_{kind}")(name, *options, flag_values=values)
 
 
 def main(argv: list[str]) -> None:
@@ -112,31 +102,24 @@ def _run(values: flags.FlagValues, options: list[str]) -> None:
         return
     if not values.source or not values.out:
         sys.exit("prepare: --source and --out are needed")
-    # Imported here so that --help and a mistyped flag answer at once.
-    config = _config(values)
-    if values.beam:
-        from trainers.data.prepare.beam_job import prepare_with_beam
+    # Imported here, as TensorFlow takes seconds, so that --help and a mistyped flag answer at once.
+    from trainers.data.prepare import job
 
-        prepare_with_beam(
-            config,
-            Path(values.out),
-            runner=values.runner,
-            options=options,
-            data_dir=values.data_dir,
+    config, out = _config(values), Path(values.out)
+    if values.beam:
+        job.prepare_with_beam(
+            config, out, runner=values.runner, options=options, data_dir=values.data_dir
         )
     else:
-        from trainers.data.prepare.local import prepare
-
         processes = values.processes or len(os.sched_getaffinity(0))
-        prepare(config, Path(values.out), processes=processes, data_dir=values.data_dir)
+        job.prepare(config, out, processes=processes, data_dir=values.data_dir)
     print(f"train on it: python -m trainers --set=data.train={values.out} ...")
 
 
 def _config(values: flags.FlagValues):
     from trainers.config import with_overrides
-    from trainers.data.config import DataConfig
-    from trainers.data.prepare.settings import PrepareConfig
-    from trainers.data.prepare.vocabulary import read_tokenizer
+    from trainers.data.config import DataConfig, PrepareConfig
+    from trainers.data.prepare.job import read_tokenizer
     from zoo.tokenizers import TOKENIZERS
 
     kind, tokenizer_from = values.tokenizer, None

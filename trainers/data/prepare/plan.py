@@ -12,15 +12,14 @@ import math
 import os
 from collections.abc import Iterator
 
-from trainers.data.blocks import content_size, keeps_lines, line_start
-from trainers.data.compressed import is_compressed
+from trainers.data.config import PrepareConfig
 from trainers.data.corpus import held_out
-from trainers.data.files import File
-from trainers.data.pieces import Reading
-from trainers.data.prepare.settings import PrepareConfig
-from trainers.data.records import HUGGING_FACE, open_dataset, record_format, row_group_sizes
-from trainers.data.shard_format import Split
-from trainers.data.sources import find_source
+from trainers.data.documents import Reading, find_source
+from trainers.data.records import open_dataset, row_group_sizes
+from trainers.data.rows import HUGGING_FACE, row_format
+from trainers.data.shards import Split
+from trainers.data.sources import File
+from trainers.data.text import content_size, is_compressed, keeps_lines, line_start
 
 _ROW_BYTES = 1000  # guessed of a data set by name, whose rows are not measured before they are read
 
@@ -38,7 +37,7 @@ class SourceFile:
 
 @dataclasses.dataclass(frozen=True)
 class Stretch:
-    """A part of a file, as `pieces.read_pieces` counts it; None goes to the end of the file.
+    """A part of a file, as `documents.read_pieces` counts it; None goes to the end of the file.
 
     Attributes:
         file: int, its number in the plan. start, stop: of the part.
@@ -91,27 +90,10 @@ class Plan:
 
 
 def make_plan(config: PrepareConfig, data_dir: str | None = None) -> Plan:
-    """Finds the files of a job and parts them into units of about `shard_mb`.
-
-    Args:
-        config: PrepareConfig. data_dir: where relative paths and named corpora are looked for.
-
-    Raises:
-        ValueError, OSError: the source; the message names the file and the fix.
-
-    Example: `len(make_plan(PrepareConfig(DataConfig(train="books"))).units)`
-    """
+    """Finds the files of a job and parts them into units of about `shard_mb`."""
     data = config.data
-    asked = Reading(
-        data.encoding,
-        data.invalid,
-        data.split,
-        data.format,
-        data.text_column,
-        data.header,
-        data.quotes,
-        data.limits,
-    )
+    fields = (field.name for field in dataclasses.fields(Reading))
+    asked = Reading(**{name: getattr(data, name) for name in fields})
     files, reading = _find(data.train, asked, data, data_dir, validates=False)
     single = reading.split == "files" and len(files) == 1
     validation_reading = reading
@@ -168,7 +150,7 @@ def _source_file(file: File, validates: bool) -> SourceFile:
 
 
 def check_unchanged(file: SourceFile) -> None:
-    """Raises ValueError unless the file is as it was when the plan was made."""
+    """Refuses a file that is not as it was when the plan was made."""
     now = _source_file(File(file.name, file.path), file.validates)
     if (now.size, now.version) != (file.size, file.version):
         raise ValueError(
@@ -217,7 +199,7 @@ def _has_seams(file: SourceFile, reading: Reading) -> bool:
     if is_compressed(file.path) or not keeps_lines(reading.encoding):
         return False
     if reading.split == "rows":
-        return record_format(file.path, reading.format) == "jsonl"
+        return row_format(file.path, reading.format) == "jsonl"
     return reading.split in ("files", "lines")
 
 
@@ -225,7 +207,7 @@ def _parts(
     file: SourceFile, reading: Reading, start: int, stop: int | None, target: int
 ) -> Iterator[tuple[int, int | None, int]]:
     """(start, stop, bytes) of parts of about `target` bytes, as far as a file has seams."""
-    format = record_format(file.path, reading.format) if reading.split == "rows" else None
+    format = row_format(file.path, reading.format) if reading.split == "rows" else None
     end = file.size if stop is None else stop
     if format == "hfds":
         cuts = _even(0, end, end * _ROW_BYTES // target)

@@ -10,35 +10,24 @@ from zoo.config import Fields
 from zoo.files import BundleError, inside
 
 # Lists of special tokens that have no role; the second name is that of transformers 5.
-_MORE = ("additional_special_tokens", "extra_special_tokens")
+_ROLELESS = ("additional_special_tokens", "extra_special_tokens")
 
 
 @dataclasses.dataclass(frozen=True)
 class AddedToken:
-    """A name that is found in a text before the text is cut into pieces.
-
-    Attributes:
-        name: as it is written.
-        id: int, or None for what comes after all others.
-        special: bool, whether it stands for no text.
-        normalized: bool, whether it is looked for in the normalised text.
-        where: the file and field that it comes from, for messages.
-    """
+    """A name that is found in a text before the text is cut into pieces."""
 
     name: str
-    id: int | None
-    special: bool
-    normalized: bool
-    where: str
+    id: int | None  # None comes after all others
+    special: bool  # it stands for no text
+    normalized: bool  # it is looked for in the normalised text
+    where: str  # file and field, for messages
 
 
 def read_token(token: Fields, index: int | None = None) -> AddedToken:
-    """An entry of `added_tokens` in a `tokenizer.json`, or of `added_tokens_decoder`.
+    """An entry of `added_tokens` in a `tokenizer.json`, or, with its id, of `added_tokens_decoder`.
 
     Blanks around it, which it may take in, have no ids in WordPiece, and byte pairs check that.
-
-    Raises:
-        BundleError: no name, no id, or a setting that is not read; the message names it.
     """
     name = token.text("content")
     if not name:
@@ -55,15 +44,9 @@ def read_token(token: Fields, index: int | None = None) -> AddedToken:
 def read_added_tokens(folder: Path, config: Fields) -> list[AddedToken]:
     """The added tokens in the files beside a vocabulary, as transformers gathers them.
 
-    These are `added_tokens_decoder` in `tokenizer_config.json`, or, in folders of before 2023,
-    `added_tokens.json`; then the special tokens without a role, which two more files may name.
-
-    Args:
-        folder: the model's.
-        config: `tokenizer_config.json`.
-
-    Raises:
-        BundleError: a file or field that is not as it should be; the message names it.
+    These are `added_tokens_decoder` in `tokenizer_config.json`, which is `config`, or, in folders
+    of before 2023, `added_tokens.json`; then the special tokens without a role, which two more
+    files may name.
     """
     sources = [config]
     added = []
@@ -74,22 +57,17 @@ def read_added_tokens(folder: Path, config: Fields) -> list[AddedToken]:
                 raise BundleError(f"{decoder.where}: {key!r:.80} is no id")
             added.append(read_token(decoder.part(key), int(key)))
     else:
-        path = inside(folder, "special_tokens_map.json")
-        if path.is_file():
-            sources.append(Fields.read(path))
+        sources.append(Fields.read(inside(folder, "special_tokens_map.json"), optional=True))
         special = {name for source in sources for name in _special_names(source)}
-        path = inside(folder, "added_tokens.json")
-        if path.is_file():
-            ids = Fields.read(path)
-            for name in ids.values:
-                index = ids.whole(name, None, least=0)
-                if not name or index is None:
-                    raise BundleError(f"{path}: {name!r:.80} needs an id")
-                of_name = name in special
-                added.append(AddedToken(name, index, of_name, not of_name, str(path)))
+        ids = Fields.read(inside(folder, "added_tokens.json"), optional=True)
+        for name in ids.values:
+            index = ids.whole(name, None, least=0)
+            if not name or index is None:
+                raise BundleError(f"{ids.where}: {name!r:.80} needs an id")
+            added.append(AddedToken(name, index, name in special, name not in special, ids.where))
     known = {token.name for token in added}
     for source in sources:
-        for field in _MORE:
+        for field in _ROLELESS:
             for name in _names(source, field):
                 if name not in known:
                     known.add(name)
@@ -98,11 +76,7 @@ def read_added_tokens(folder: Path, config: Fields) -> list[AddedToken]:
 
 
 def with_added(ids: dict[str, int], added: list[AddedToken], where: str) -> list[str]:
-    """The pieces of a vocabulary and the added tokens in the order of their ids.
-
-    Raises:
-        BundleError: ids that are not 0, 1, 2..., each once.
-    """
+    """The pieces of a vocabulary and the added tokens in the order of their ids, 0, 1, 2..."""
     ids = dict(ids)
     for token in added:
         # What the vocabulary has keeps its id.
@@ -123,7 +97,7 @@ def with_added(ids: dict[str, int], added: list[AddedToken], where: str) -> list
 
 
 def _special_names(source: Fields) -> set[str]:
-    names = {name for field in _MORE for name in _names(source, field)}
+    names = {name for field in _ROLELESS for name in _names(source, field)}
     for field, value in source.values.items():
         if field.endswith("_token"):
             value = value.get("content") if isinstance(value, dict) else value

@@ -24,11 +24,8 @@ _TYPES = "sentence_transformers.models."
 class SentenceModules:
     """What stands in `modules.json` and the folders it names.
 
-    Attributes:
-        head: options of our `SentenceEncoder`.
-        max_length: int, tokens of a text that are read, or None.
-        lowercase: bool, whether texts are lowercased before the tokenizer sees them.
-        dense: folder of a projection's weights, or None.
+    `head` are options of our `SentenceEncoder`; at most `max_length` tokens of a text are read,
+    lowercased first if `lowercase`; `dense` is the folder of a projection's weights.
     """
 
     head: dict[str, Any]
@@ -43,13 +40,7 @@ class SentenceModules:
 
 
 def read_sentence_modules(folder: Path) -> SentenceModules | None:
-    """Reads `modules.json`; `None` if the folder has none.
-
-    Raises:
-        BundleError: modules in another order, pooling that is not supported, a projection with a
-            bias or an activation, or a prompt that is put before each text; file and field are
-            named.
-    """
+    """What a folder has beside its encoder, or None; a BundleError says what is not supported."""
     path = inside(folder, MODULES_FILE)
     if not path.is_file():
         return None
@@ -68,12 +59,9 @@ def read_sentence_modules(folder: Path) -> SentenceModules | None:
         raise BundleError(
             f"{path}: the Transformer lies in {modules[0].text('path')!r}. Load that folder."
         )
-    settings = inside(folder, "sentence_bert_config.json")
-    settings = Fields.read(settings) if settings.is_file() else Fields({}, str(settings))
-    prompts = inside(folder, "config_sentence_transformers.json")
-    if prompts.is_file():
-        why = "it would put a prompt before every text"
-        Fields.read(prompts).require("default_prompt_name", (None,), why)
+    settings = Fields.read(inside(folder, "sentence_bert_config.json"), optional=True)
+    prompts = Fields.read(inside(folder, "config_sentence_transformers.json"), optional=True)
+    prompts.require("default_prompt_name", (None,), "it would put a prompt before every text")
     why = "other outputs than hidden states are not pooled here"
     settings.require("transformer_task", ("feature-extraction",), why)
     head: dict[str, Any] = {
@@ -100,18 +88,11 @@ def read_sentence_modules(folder: Path) -> SentenceModules | None:
 
 
 def _module_file(folder: Path, module: Fields, name: str) -> Path:
-    """A file of a module, in the folder that `modules.json` names."""
     return inside(folder, module.text("path", ""), name, where=module.where)
 
 
 def write_sentence_modules(folder: Path, head: dict[str, Any], width: int, max_length: int) -> None:
-    """Writes `modules.json`, `1_Pooling/config.json` and `sentence_bert_config.json`.
-
-    Args:
-        folder: the model's.
-        head: options of our `SentenceEncoder`, without a projection.
-        width: int, of the hidden states. max_length: int, tokens of a text that are read.
-    """
+    """Writes the files of an encoder without a projection, whose states are `width` wide."""
     flags = {f"pooling_mode_{mode}": head["pooling"] == ours for mode, ours in _SUPPORTED.items()}
     files = {
         "1_Pooling/config.json": {"word_embedding_dimension": width, **flags},
@@ -130,8 +111,8 @@ def write_sentence_modules(folder: Path, head: dict[str, Any], width: int, max_l
 
 def _tokenizer_length(folder: Path) -> int | None:
     """The tokenizer's limit, which counts where sentence-transformers has none of its own."""
-    path = inside(folder, "tokenizer_config.json")
-    length = Fields.read(path).number("model_max_length") if path.is_file() else None
+    config = Fields.read(inside(folder, "tokenizer_config.json"), optional=True)
+    length = config.number("model_max_length")
     return None if length is None or length > _NO_LIMIT else int(length)
 
 

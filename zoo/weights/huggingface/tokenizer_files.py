@@ -12,17 +12,14 @@ from zoo.config import Fields
 from zoo.files import BundleError, inside, replacing
 from zoo.tokenizers import BytePairTokenizer, Tokenizer, WordPieceTokenizer
 from zoo.tokenizers.bytepair.files import read_vocabulary
-from zoo.weights.huggingface.added_tokens import AddedToken, read_added_tokens, with_added
-from zoo.weights.huggingface.wordpiece_json import read_wordpiece_json, wordpiece_json
+from zoo.weights.families import HUGGINGFACE
+from zoo.weights.huggingface.added_tokens import (
+    AddedToken,
+    read_added_tokens,
+    read_token,
+    with_added,
+)
 
-# What each model type reads, and the class that transformers reads it with.
-KINDS = {"bert": "wordpiece", "distilbert": "wordpiece", "roberta": "bytepair", "gpt2": "bytepair"}
-_CLASSES = {
-    "bert": "BertTokenizer",
-    "distilbert": "DistilBertTokenizer",
-    "roberta": "RobertaTokenizer",
-    "gpt2": "GPT2Tokenizer",
-}
 # Classes that do what tokenizer.json says; the others have rules of their own.
 _GENERIC = "PreTrainedTokenizerFast"
 _GENERICS = (_GENERIC, "TokenizersBackend")
@@ -49,32 +46,28 @@ def read_tokenizer(folder: Path, model_type: str, lowercase: bool = False) -> To
 
     Which rules hold is decided as transformers 5 decides it: a class of the model's own, such as
     BertTokenizer, takes them from `tokenizer_config.json`, and from `tokenizer.json` only the
-    vocabulary; the class PreTrainedTokenizerFast takes all from `tokenizer.json`.
-
-    Args:
-        folder: with `tokenizer.json`, or with `vocab.txt`, or with `vocab.json` and `merges.txt`.
-        model_type: "bert", "distilbert", "roberta" or "gpt2".
-        lowercase: bool, whether texts are lowercased first, as sentence-transformers may.
+    vocabulary; the class PreTrainedTokenizerFast takes all from `tokenizer.json`. With `lowercase`
+    texts are lowercased first, as sentence-transformers may.
 
     Raises:
         BundleError: no tokenizer, or one that asks for something that ours does not do; the
             message names the file.
     """
-    path = inside(folder, "tokenizer_config.json")
-    config = Fields.read(path) if path.is_file() else Fields({}, str(path))
-    name = config.text("tokenizer_class", _CLASSES[model_type])
-    allowed = (_CLASSES[model_type], *_GENERICS)
+    config = Fields.read(inside(folder, "tokenizer_config.json"), optional=True)
+    kind, own_class = HUGGINGFACE[model_type].tokenizer
+    name = config.text("tokenizer_class", own_class)
+    allowed = (own_class, *_GENERICS)
     # A BERT may say DistilBertTokenizer and the other way round: they are the same.
-    if KINDS[model_type] == "wordpiece":
+    if kind == "wordpiece":
         allowed += ("BertTokenizer", "DistilBertTokenizer")
     if name.removesuffix("Fast") not in allowed and name not in allowed:
         raise BundleError(
-            f"{path}: tokenizer_class is {name!r}; supported for {model_type} are "
+            f"{config.where}: tokenizer_class is {name!r}; supported for {model_type} are "
             f"{', '.join(dict.fromkeys(allowed))}"
         )
     generic = name in _GENERICS
     try:
-        if KINDS[model_type] == "wordpiece":
+        if kind == "wordpiece":
             return _wordpiece(folder, config, generic, lowercase)
         if lowercase:
             raise BundleError(
@@ -89,16 +82,10 @@ def read_tokenizer(folder: Path, model_type: str, lowercase: bool = False) -> To
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path, model_type: str, max_length: int) -> None:
-    """Writes the files from which transformers makes a tokenizer with the same ids.
-
-    Args:
-        tokenizer: of the model type's kind.
-        folder: the model's. model_type: as in `read_tokenizer`.
-        max_length: int, the tokens that the model can read.
-    """
+    """Writes the files from which transformers makes a tokenizer with the same ids."""
     if isinstance(tokenizer, WordPieceTokenizer):
         tokenizer.write_vocabulary(folder / "vocab.txt")
-        _write_json(folder / "tokenizer.json", wordpiece_json(tokenizer))
+        _write_json(folder / "tokenizer.json", _wordpiece_json(tokenizer))
         plain = tokenizer.max_word_characters == 100  # what BertTokenizer has, whatever is written
         config = {
             **_WORDPIECE_NAMES,
@@ -119,7 +106,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, model_type: str, max_len
             config |= dict.fromkeys(("bos_token", "eos_token", "unk_token"), tokenizer.end)
             expected, plain = {_END_OF_TEXT}, True
         plain = plain and set(tokenizer.special_tokens) == expected
-    config["tokenizer_class"] = _CLASSES[model_type] if plain else _GENERIC
+    config["tokenizer_class"] = HUGGINGFACE[model_type].tokenizer[1] if plain else _GENERIC
     config["model_max_length"] = max_length
     if model_type != "bert":
         config["model_input_names"] = ["input_ids", "attention_mask"]
@@ -137,7 +124,7 @@ def _wordpiece(folder: Path, config: Fields, generic: bool, lowercase: bool) -> 
     path, vocab = inside(folder, "tokenizer.json"), inside(folder, "vocab.txt")
     added = read_added_tokens(folder, config)
     if path.is_file():
-        ids, found_added, found = read_wordpiece_json(path)
+        ids, found_added, found = _read_wordpiece_json(path)
         names = {token.name for token in found_added}
         added = [*found_added, *(token for token in added if token.name not in names)]
         if generic:
@@ -165,6 +152,32 @@ def _wordpiece(folder: Path, config: Fields, generic: bool, lowercase: bool) -> 
         return WordPieceTokenizer(pieces, **options, added_tokens=names)
     except (ValueError, TypeError) as error:
         raise BundleError(f"{path}: {error}") from error
+
+
+def _read_wordpiece_json(path: Path) -> tuple[dict[str, int], list[AddedToken], dict[str, Any]]:
+    """The pieces and their ids, the added tokens, and the options of `WordPieceTokenizer`."""
+    where = str(path)
+    content = Fields.read(path)
+    model = content.part("model")
+    model.require("type", ("WordPiece",), "a BERT here reads WordPiece")
+    model.require("unk_token", ("[UNK]",), "it is the name of the unknown piece")
+    model.require("continuing_subword_prefix", ("##",), "it marks pieces within a word")
+    normalizer = content.part("normalizer")
+    normalizer.require("type", ("BertNormalizer",), "no other rules are known")
+    normalizer.require("clean_text", (True,), "control characters are always removed")
+    splitter = content.part("pre_tokenizer")
+    splitter.require("type", ("BertPreTokenizer",), "no other rules are known")
+    ids = model.part("vocab").values
+    if not all(type(index) is int for index in ids.values()):
+        raise BundleError(f"{where}: model.vocab: ids must be whole numbers")
+    added = [read_token(token) for token in content.parts("added_tokens")]
+    options = {
+        "lowercase": normalizer.flag("lowercase", True),
+        "strip_accents": normalizer.flag("strip_accents", None),
+        "split_cjk": normalizer.flag("handle_chinese_chars", True),
+        "max_word_characters": model.whole("max_input_chars_per_word", 100),
+    }
+    return ids, added, options
 
 
 def _bytepair(folder: Path, config: Fields, model_type: str, generic: bool) -> BytePairTokenizer:
@@ -205,6 +218,69 @@ def _bytepair(folder: Path, config: Fields, model_type: str, generic: bool) -> B
         known = {*names, *(token.name for token in added)}
         names = {piece: index for index, piece in enumerate(pieces) if piece in known}
     return BytePairTokenizer.from_files(*files, special_tokens=names, **options)
+
+
+def _wordpiece_json(tokenizer: WordPieceTokenizer) -> dict[str, Any]:
+    """The content of a `tokenizer.json` that gives the same ids."""
+
+    def special(name: str, segment: int) -> dict[str, Any]:
+        return {"SpecialToken": {"id": name, "type_id": segment}}
+
+    def text(name: str, segment: int) -> dict[str, Any]:
+        return {"Sequence": {"id": name, "type_id": segment}}
+
+    single = [special("[CLS]", 0), text("A", 0), special("[SEP]", 0)]
+    vocabulary = {piece: index for index, piece in enumerate(tokenizer.vocabulary)}
+    ids, added = tokenizer.special_tokens, tokenizer.added_tokens
+    # Those at the end of the vocabulary are pieces of no word.
+    words = dict(vocabulary)
+    for piece in reversed(tokenizer.vocabulary):
+        if piece not in added:
+            break
+        del words[piece]
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {
+                "id": index,
+                "content": name,
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": added.get(name, False),
+                "special": not added.get(name, False),
+            }
+            for name, index in vocabulary.items()
+            if name in ids or name in added
+        ],
+        "normalizer": {
+            "type": "BertNormalizer",
+            "clean_text": True,
+            "handle_chinese_chars": tokenizer.split_cjk,
+            "strip_accents": tokenizer.strip_accents,
+            "lowercase": tokenizer.lowercase,
+        },
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": single,
+            "pair": [*single, text("B", 1), special("[SEP]", 1)],
+            "special_tokens": {
+                name: {"id": name, "ids": [ids[name]], "tokens": [name]}
+                for name in ("[CLS]", "[SEP]")
+            },
+        },
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+        "model": {
+            "type": "WordPiece",
+            "unk_token": "[UNK]",
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": tokenizer.max_word_characters,
+            "vocab": words,
+        },
+    }
 
 
 def _require_name(config: Fields, field: str, name: str) -> None:

@@ -1,0 +1,132 @@
+"""One's own file: what it holds is found and told, and mistakes say what to do."""
+
+import json
+
+import pytest
+
+from trainers.own_data import own_config
+from zoo.config import to_dict
+
+REVIEWS = [
+    (f"a {'good' if i % 3 else 'bad'} film; number {i}", i % 3 + 1, f"seen {i} times", i % 7 / 2)
+    for i in range(150)
+]
+
+
+@pytest.fixture
+def reviews(tmp_path):
+    """`reviews(separator, encoding)`: a table with names of columns."""
+
+    def write(separator=",", encoding="utf-8", header=True):
+        lines = ["number;review;stars;note;length".replace(";", separator)] if header else []
+        for number, (text, stars, note, length) in enumerate(REVIEWS):
+            cells = [str(number), f'"{text} é"', str(stars), note, str(length)]
+            lines.append(separator.join(cells))
+        path = tmp_path / "reviews.csv"
+        path.write_text("\n".join(lines), encoding=encoding)
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("separator", "encoding", "name"),
+    [(",", "utf-8", "comma"), (";", "cp1252", "semicolon"), ("\t", "utf-16", "tab")],
+)
+def test_separator_encoding_header_and_columns_are_found(reviews, separator, encoding, name):
+    config, lines = own_config("classify", reviews(separator, encoding))
+    data = config.data
+    assert (data.separator, data.encoding, data.header) == (name, encoding, "first")
+    assert (data.text_column, data.label_column) == ("review", "stars")
+    told = "\n".join(lines)
+    assert "reading column 'review' as text, 'stars' as label; change with --text_column=" in told
+    assert "3 classes: 1, 2, 3" in told and "150 examples" in told
+    assert "no --init_from" in told
+    assert data.test_fraction == 0.1 and config.steps % config.evaluate_every == 0
+    assert (config.task, config.sample_prompts) == ("classify", None)
+
+
+def test_the_same_command_gives_the_same_config(reviews):
+    path = reviews()
+    one, other = (own_config("classify", path, ["steps=20"])[0] for _ in range(2))
+    assert to_dict(one) == to_dict(other)
+    assert (one.steps, one.evaluate_every) == (20, 20)
+
+
+def test_columns_may_be_given_by_name_or_number(reviews):
+    path = reviews()
+    config, _ = own_config("classify", path, text_column="note", label_column="2")
+    assert (config.data.text_column, config.data.label_column) == ("note", "2")
+    pair, lines = own_config("pair", path, pair_column="note")
+    assert (pair.data.text_column, pair.data.pair_column) == ("review", "note")
+    assert "'review' and 'note' as texts, 'stars' as label" in "\n".join(lines)
+    embed, _ = own_config("embed", path, text_column="note", pair_column="review")
+    assert (embed.data.text_column, embed.data.pair_column) == ("note", "review")
+    regress, _ = own_config("regress", path, label_column="length")
+    assert regress.data.label_column == "length" and not regress.text.pairs
+
+
+def test_weights_to_start_from_change_the_optimizer(reviews):
+    config, lines = own_config("classify", reviews(), init_from="hf://someone/bert")
+    assert config.finetune.init_from == "hf://someone/bert"
+    assert config.optimizer.learning_rate < 1e-4 and not config.model
+    assert not any("no --init_from" in line for line in lines)
+
+
+def test_running_text_tags_and_questions(tmp_path):
+    text = tmp_path / "book.txt"
+    text.write_text("To be, or not to be.\n" * 200, encoding="utf-8")
+    config, lines = own_config("lm", str(text))
+    assert config.data.start_text == "\n" and config.preset == "gpt_char_cpu"
+    assert "4,200 characters" in "\n".join(lines)
+    assert own_config("mlm", str(text))[0].data.tokenizer == "wordpiece"
+    conll = tmp_path / "names.conll"
+    conll.write_text("Ada\tB-PER\nsaw\tO\nRome\tB-LOC\n\n" * 12, encoding="utf-8")
+    config, lines = own_config("tag", str(conll))
+    assert not config.data.lowercase and "12 examples" in "\n".join(lines)
+    answers = [{"text": "Rome", "answer_start": 11}]
+    paragraphs = [
+        {
+            "context": f"Ada was in Rome for {i} days.",
+            "qas": [{"id": str(i), "question": "Where?", "answers": answers}],
+        }
+        for i in range(9)
+    ]
+    squad = tmp_path / "questions.json"
+    squad.write_text(json.dumps({"version": "1", "data": [{"paragraphs": paragraphs}]}))
+    config, _ = own_config("span", str(squad))
+    assert config.task == "span" and config.data.test_fraction == 0
+    with pytest.raises(ValueError, match="--task=span"):
+        own_config("classify", str(squad))
+
+
+@pytest.mark.parametrize(
+    ("task", "content", "options", "message"),
+    [
+        ("classify", "", {}, "empty"),
+        ("classify", "text,label\n" + "a b,x\n" * 9, {"label_column": "label"}, "--label_column="),
+        ("classify", "text,label\na b,x\nc d,y\n", {"text_column": "txt"}, "Did you mean 'text'"),
+        ("classify", "text,label\na b,x\nc d,y\n", {"label_column": "stars"}, "It has text, label"),
+        (
+            "classify",
+            "text,price\n" + "".join(f"a b {i},{i * 1.5}\n" for i in range(60)),
+            {"label_column": "price"},
+            "--task=regress",
+        ),
+        ("regress", "text,label\na b,x\nc d,y\n", {}, "--task=classify"),
+        ("pair", "text,label\na b,x\nc d,y\n", {}, "--pair_column="),
+        ("poem", "text,label\na b,x\nc d,y\n", {}, "use one of lm"),
+    ],
+)
+def test_mistakes_say_what_to_do(tmp_path, task, content, options, message):
+    path = tmp_path / "table.csv"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        own_config(task, str(path), **options)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        own_config("classify", str(tmp_path / "none.csv"))
+    with pytest.raises(ValueError, match="is a folder"):
+        own_config("classify", str(tmp_path))
