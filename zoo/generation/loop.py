@@ -97,8 +97,11 @@ def generate(
         Generated. Equal for a row whatever its batch neighbours are.
 
     Example:
+        >>> import zoo
+        >>> model = zoo.build("lstm_char_cpu", vocabulary_size=65)
         >>> prompt, lengths = np.array([[5, 6, 7]], "int32"), np.array([3], "int32")
-        >>> generate(model, prompt, lengths, greedy_options(1, 20), 20).token_ids
+        >>> tuple(generate(model, prompt, lengths, greedy_options(1, 4), 4).token_ids.shape)
+        (1, 4)
     """
     batch_size, prompt_width = ops.shape(token_ids)
     window = minimum(prompt_width, model.context_length)

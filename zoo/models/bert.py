@@ -27,8 +27,9 @@ class BertBackbone(keras.Model):
             memory. Set it before `compile`. Defaults to False.
 
     Example:
+        >>> import numpy as np
         >>> backbone = BertBackbone(BertConfig(vocabulary_size=100, hidden_dim=32))
-        >>> backbone(np.zeros((2, 10), "int32")).shape
+        >>> tuple(backbone(np.zeros((2, 10), "int32")).shape)
         (2, 10, 32)
     """
 

@@ -27,8 +27,9 @@ class LSTMBackbone(keras.Model):
         config: LSTMConfig.
 
     Example:
+        >>> import numpy as np
         >>> backbone = LSTMBackbone(LSTMConfig(vocabulary_size=65, hidden_dim=32))
-        >>> backbone(np.zeros((2, 10), "int32")).shape
+        >>> tuple(backbone(np.zeros((2, 10), "int32")).shape)
         (2, 10, 32)
     """
 

@@ -54,9 +54,6 @@ class TextAnswerer(TextEncoder):
     byte offsets with `context[start:end] == answer`, `score` [B] float32, the probability of
     start times that of end within its window. No answer (an empty context, or where
     `config.no_answer` allows it and it is likelier): "", -1, -1 and its score.
-
-    Example:
-        >>> TextAnswerer(tokenizer, model).answer(["Who?"], ["Ada wrote it."])["answer"]
     """
 
     reads_offsets = True

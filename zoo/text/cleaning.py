@@ -32,7 +32,9 @@ def clean(strings: Any, config: CleaningConfig) -> tf.Tensor:
         string tensor of the same shape; the very same bytes if nothing is switched on.
 
     Example:
-        >>> clean(["<p>Caf&eacute;  now</p>"], CleaningConfig(html=True, whitespace=True))
+        >>> config = CleaningConfig(html=True, whitespace=True)
+        >>> clean(["<p>Caf&eacute;  now</p>"], config).numpy()[0].decode()
+        'Café now'
     """
     strings = tf.convert_to_tensor(strings, tf.string)
     # Masks alone switch nothing on.

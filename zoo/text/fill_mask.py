@@ -20,9 +20,6 @@ class MaskFiller(TextEncoder):
     row with most of them (rows with fewer are padded with "" and 0), and `text` [B], in which the
     likeliest piece stands for each mask; the likeliest of whole characters, where pieces may be
     parts of one. Special tokens are no candidates.
-
-    Example:
-        >>> MaskFiller(tokenizer, model).fill_mask(["The [MASK] barks."])["tokens"]
     """
 
     reads_offsets = True  # the text around the masks comes back as it was sent

@@ -20,9 +20,6 @@ class TextTagger(TextEncoder):
     byte offsets with `text[start:end] == token`, `scores` [B, W] float32, the probability of the
     tag that the model chose, also where an I- of it is written as B-; rows are padded with "", -1
     and 0.
-
-    Example:
-        >>> TextTagger(tokenizer, model, labels=("O", "B-PER", "I-PER")).tag(["Ada spoke"])
     """
 
     reads_offsets = True
