@@ -25,7 +25,7 @@ _SERVICES = (
 SERVICES = tuple(service.full_name for service in _SERVICES)
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 _REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
-# What tells of the server's state is answered though all threads of requests are busy. For the
+# Questions about the server's state are answered though all threads of requests are busy. For the
 # process, not for a server: grpc_health keeps its pool on a class.
 _STATUS_THREADS = futures.ThreadPoolExecutor(4, thread_name_prefix="status")
 # A reload waits until its models answer, and ends when the next one comes; a stream may stay idle.
@@ -62,12 +62,15 @@ def add_services(
 def add_health(server: grpc.Server) -> health.HealthServicer:
     """Adds grpc.health.v1.Health, which says SERVING of the server and of each service."""
     servicer = health.HealthServicer(True, _STATUS_THREADS)
-    for name in (health.OVERALL_HEALTH, *SERVICES):
+    names = (health.OVERALL_HEALTH, *SERVICES)
+    for name in names:
         servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     def watch(request, context, send_response_callback=None):
         if isinstance(request, _Unreadable):
             context.abort(grpc.StatusCode.INTERNAL, request.reason)
+        if request.service not in names:  # each name that is watched is kept for ever
+            request = health_pb2.HealthCheckRequest(service="(unknown)")
         return servicer.Watch(request, context, send_response_callback)
 
     watch.experimental_non_blocking = True  # a watch holds no thread

@@ -33,9 +33,7 @@ class _Histogram:
 class Metrics:
     """Counts requests, from any thread; memory grows with the models served, not with requests.
 
-    Args:
-        is_served: Whether a model of this name is there, also one that never gave an answer; all
-            others are counted under one name.
+    Models that never gave an answer are counted under one name, unless they are served.
 
     Example:
         >>> metrics = Metrics()
@@ -77,14 +75,8 @@ class Metrics:
     ) -> None:
         """Counts a request; its times only if it was answered, as TensorFlow Serving does.
 
-        Args:
-            model: str. The name of the model, as the client gave it.
-            status: str. The name of the gRPC code, `OK` or another.
-            entrypoint: str. `GRPC` or `REST`.
-            api: str. What was asked: `Predict`, `Classify`, ... over gRPC, `predict`, `classify`,
-                ... over REST.
-            seconds: float. From the request to its answer.
-            run_seconds: float. Of it, what the run of the graph took.
+        `model` is the name that the client gave, `status` that of a gRPC code, `entrypoint` GRPC or
+        REST, and `api` `Predict`, ... over gRPC, `predict`, ... over REST.
         """
         answered = status == "OK"
         with self._lock:

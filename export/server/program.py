@@ -19,7 +19,6 @@ from export.server.models.config import (
     ConfigFilePoller,
     ModelServerConfig,
     models_of,
-    read_model_config,
     single_model_config,
 )
 from export.server.models.loading import Loader
@@ -164,7 +163,7 @@ def make_server(values: flags.FlagValues) -> Server:
 
 def _model_config(values: flags.FlagValues) -> ModelServerConfig:
     if values.model_config_file:
-        return read_model_config(values.model_config_file)
+        return read_text_proto(values.model_config_file, ModelServerConfig)
     if values.model_base_path:
         return single_model_config(values.model_name, values.model_base_path)
     raise invalid(

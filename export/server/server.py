@@ -16,7 +16,7 @@ from export.server.grpc_service import SERVICES, add_health, add_reflection, add
 from export.server.metrics import Metrics
 from export.server.models.loading import Loader
 from export.server.models.manager import Manager
-from export.server.models.versions import Retries, ServedModel
+from export.server.models.versions import ServedModel
 from export.server.rest.http import RestOptions, RestServer
 from export.server.status import LOG
 
@@ -43,14 +43,10 @@ class Server:
         models: The models to serve.
         host: str. The address to listen on. Defaults to loopback, where TensorFlow Serving takes
             all addresses: who may ask is for the operator to say.
-        port: int. 0 takes a free one; `self.port` tells which, once started.
+        port: int. 0 takes a free one; `self.port` has it, once started.
         max_threads: int | None. Requests that run at one time. Defaults to 4 per CPU, 16 at least;
             with batching two batches at least, because a request that waits holds its thread.
         max_queued: int. Requests that wait for a thread; a further one is RESOURCE_EXHAUSTED.
-        poll_wait_seconds: float. Pause between two looks for new versions; 0 looks only once.
-        retries: Retries | None. What is done when a version does not load.
-        loader: Loader | None. How versions are loaded: batched or not, with which warm-up.
-        label_unavailable: bool. Whether labels may be given to versions that are not loaded yet.
         credentials: grpc.ServerCredentials | None. TLS, from `config_files.read_credentials`; None
             for none.
         socket_path: str. A UNIX domain socket to listen on, too; never with TLS.
@@ -58,8 +54,9 @@ class Server:
         health: bool. Whether to serve grpc.health.v1.Health.
         reflection: bool. Whether to serve gRPC reflection, by which clients can list the services.
         reloads: bool. Whether who reaches the gRPC port may change what is served.
-        load_threads: int. As in `Manager`, as is `unload_threads`.
         rest: RestOptions | None. The REST API; None for none.
+        manager: Further arguments are those of `Manager`: `poll_wait_seconds`, `retries`,
+            `loader`, `label_unavailable`, `load_threads` and `unload_threads`.
 
     Raises:
         ValueError: two models have one name.
@@ -77,35 +74,21 @@ class Server:
         port: int = 8500,
         max_threads: int | None = None,
         max_queued: int = 1024,
-        poll_wait_seconds: float = 1.0,
-        retries: Retries | None = None,
-        loader: Loader | None = None,
-        label_unavailable: bool = False,
         credentials: grpc.ServerCredentials | None = None,
         socket_path: str = "",
         channel_arguments: Mapping[str, int | str] | None = None,
         health: bool = False,
         reflection: bool = False,
         reloads: bool = True,
-        load_threads: int = 0,
-        unload_threads: int = 0,
         rest: RestOptions | None = None,
+        **manager,
     ):
-        loader = loader or Loader()
-        self.manager = Manager(
-            models,
-            poll_wait_seconds,
-            retries=retries,
-            loader=loader,
-            label_unavailable=label_unavailable,
-            load_threads=load_threads,
-            unload_threads=unload_threads,
-        )
+        self.manager = Manager(models, **manager)
         self.port = port
         # gRPC is content with one of the addresses of a name; with ::1 alone free, localhost would
         # start beside the server that has the port on 127.0.0.1.
         self._host = "127.0.0.1" if host == "localhost" else host
-        self._usual_threads = _usual_threads(loader)
+        self._usual_threads = _usual_threads(self.manager.loader)
         self._threads = max_threads or self._usual_threads
         self._max_queued = max_queued
         self._credentials, self._socket_path = credentials, socket_path

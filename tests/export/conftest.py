@@ -2,8 +2,13 @@
 
 import asyncio
 import contextlib
+import sys
+from pathlib import Path
 
 import pytest
+
+# Shared test material (toy_server.py) is imported by plain name.
+sys.path.insert(0, str(Path(__file__).parent))
 
 from export.client import AsyncClient, Client
 
@@ -35,3 +40,11 @@ def opened_async(server, **settings):
 @pytest.fixture(params=[Client, opened_async], ids=["sync", "async"])
 def connect(request):
     return request.param
+
+
+@pytest.fixture(scope="session")
+def versions(tmp_path_factory):
+    """The versions 1, 2 and 3 of a toy model."""
+    from toy_server import write_versions  # not where no server is tested: it imports TensorFlow
+
+    return write_versions(tmp_path_factory.mktemp("versions"))

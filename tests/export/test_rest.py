@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2
+from toy_server import until
 
 from export.server import RestOptions, ServedModel, every_version
 from export.server.api import inference
@@ -174,13 +175,6 @@ def raw(server, *pieces, pause=0.0):
             while chunk := connection.recv(65536):
                 received += chunk
         return received
-
-
-def until(condition, seconds=20):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 GOOD = {"instances": [1.0, 2.5]}
@@ -537,13 +531,6 @@ def test_more_connections_than_files(manager, caplog, capfd):
                 resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         assert predict(server, GOOD) == DOUBLED
     assert "Traceback" not in caplog.text + capfd.readouterr().err
-
-
-def _answers(server):
-    try:
-        return predict(server, GOOD) == DOUBLED
-    except (ConnectionError, http.client.HTTPException):
-        return False
 
 
 @pytest.mark.parametrize(

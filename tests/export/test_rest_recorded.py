@@ -2,17 +2,14 @@
 
 import http.client
 import json
-import os
-import pathlib
 import re
-import shutil
 import socket
 import time
 
 import pytest
 import tensorflow as tf
 from google.protobuf import json_format, text_format
-from tensorflow.core.protobuf import saved_model_pb2
+from recorded import MODELS, RECORDED, lines, write_model_with_default
 from tensorflow_serving.apis import get_model_status_pb2, model_management_pb2, predict_pb2
 
 from export.server import RestOptions, ServingError
@@ -22,9 +19,6 @@ from export.server.models.manager import Manager
 from export.server.program import make_server
 from export.server.rest.http import RestServer
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-RECORDED = pathlib.Path(os.environ.get("ZOO_SERVING", ROOT.parent / "shared" / "serving"))
-MODELS = str(RECORDED / "models")
 _RELOAD = "/HandleReloadConfigRequest"
 _UNLOAD_SECONDS = 10.0
 _MESSAGES = {
@@ -35,13 +29,8 @@ _MESSAGES = {
     ),
 }
 
+
 pytestmark = pytest.mark.timeout(120)
-
-
-def lines(name):
-    file = RECORDED / name
-    text = file.read_text().replace("{MODELS}", MODELS) if file.exists() else ""
-    return [json.loads(line) for line in text.splitlines()]
 
 
 # All reloads in order. An exchange of `recorded` has the number of those that came before it.
@@ -241,21 +230,10 @@ def test_answers_as_tensorflow_serving_did(port, in_state, exchange):
 # --- Starts with flags
 
 
-def with_default(folder):
-    """The recorded model whose signature `two` has a default for z."""
-    version = shutil.copytree(RECORDED / "models/half_plus_two/1", folder / "1")
-    for path in (version, *version.rglob("*")):
-        path.chmod(0o755)
-    saved = saved_model_pb2.SavedModel.FromString((version / "saved_model.pb").read_bytes())
-    two = saved.meta_graphs[0].signature_def["two"]
-    two.defaults["z"].CopyFrom(tf.make_tensor_proto([10.0]))
-    (version / "saved_model.pb").write_bytes(saved.SerializeToString())
-
-
 @pytest.mark.skipif(not lifecycle(), reason="no recorded answers on this machine")
 @pytest.mark.parametrize("group", lifecycle(), ids=lambda group: group["name"])
 def test_starts_as_tensorflow_serving_did(group, tmp_path):
-    with_default(tmp_path / "defaults")
+    write_model_with_default(tmp_path / "defaults")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import os
 import pathlib
 import re
 import threading
@@ -15,6 +14,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
+from recorded import RECORDED
 from tensorflow.python.client import pywrap_tf_session
 from tensorflow_serving.apis import classification_pb2, predict_pb2, prediction_log_pb2
 
@@ -515,11 +515,6 @@ def test_a_warm_up_request_of_one_row_warms_up_every_size(tmp_path, parameters, 
 
 
 # --- as recorded
-
-
-RECORDED = pathlib.Path(
-    os.environ.get("ZOO_SERVING", pathlib.Path(__file__).parents[3] / "shared" / "serving")
-)
 
 
 @pytest.mark.skipif(not RECORDED.exists(), reason="no recorded answers on this machine")

@@ -8,19 +8,14 @@ import signal
 import time
 
 import grpc
-import numpy as np
 import pytest
-import tensorflow as tf
 from absl import flags
 from google.protobuf import text_format
 from tensorflow.core.protobuf import config_pb2
 from tensorflow_serving.apis import (
-    get_model_status_pb2,
     model_management_pb2,
-    model_service_pb2_grpc,
-    predict_pb2,
-    prediction_service_pb2_grpc,
 )
+from toy_server import Client, refused, until
 
 from export.server import Loader, Manager, ServedModel, ServingError
 from export.server.config_files import MonitoringConfigProto, read_text_proto
@@ -29,34 +24,11 @@ from export.server.models.config import (
     ConfigFilePoller,
     ModelServerConfig,
     models_of,
-    read_model_config,
     reload,
 )
 from export.server.program import main, make_server, version_text
 
-State = get_model_status_pb2.ModelVersionStatus.State
 pytestmark = pytest.mark.timeout(120)
-
-
-class Adder(tf.Module):
-    def __init__(self, amount):
-        super().__init__()
-        self.amount = tf.Variable(amount)
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
-    def add(self, x):
-        return {"y": x + self.amount}
-
-
-@pytest.fixture(scope="module")
-def versions(tmp_path_factory):
-    """The versions 1, 2 and 3 of a model that adds its number."""
-    base = tmp_path_factory.mktemp("adder")
-    adder = Adder(0.0)
-    for number in (1, 2, 3):
-        adder.amount.assign(number)
-        tf.saved_model.save(adder, str(base / str(number)), signatures=adder.add)
-    return base
 
 
 def config(*models: str) -> ModelServerConfig:
@@ -81,47 +53,6 @@ def started(*arguments: str):
         yield server, Client(server)
 
 
-class Client:
-    def __init__(self, server):
-        channel = grpc.insecure_channel(f"localhost:{server.port}")
-        self.prediction = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-        self.models = model_service_pb2_grpc.ModelServiceStub(channel)
-
-    def added(self, label="", version=0, name="m"):
-        """What the model adds to 0: the number of the version that answered."""
-        request = predict_pb2.PredictRequest()
-        request.model_spec.name = name
-        if label:
-            request.model_spec.version_label = label
-        elif version:
-            request.model_spec.version.value = version
-        request.inputs["x"].CopyFrom(tf.make_tensor_proto(np.float32([0])))
-        return self.prediction.Predict(request, timeout=20).outputs["y"].float_val[0]
-
-    def reload(self, wanted: ModelServerConfig, timeout=20):
-        request = model_management_pb2.ReloadConfigRequest(config=wanted)
-        return self.models.HandleReloadConfigRequest(request, timeout=timeout)
-
-    def states(self, name="m"):
-        request = get_model_status_pb2.GetModelStatusRequest()
-        request.model_spec.name = name
-        statuses = self.models.GetModelStatus(request, timeout=20).model_version_status
-        return {s.version: State.Name(s.state) for s in statuses}
-
-
-def refused(call, *args, **kwargs):
-    with pytest.raises(grpc.RpcError) as caught:
-        call(*args, **kwargs)
-    return caught.value.code().name, caught.value.details()
-
-
-def wait_until(condition, seconds=20.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "did not happen in time"
-        time.sleep(0.02)
-
-
 # --- policies, labels, reloads
 
 
@@ -130,7 +61,7 @@ def test_policies_and_labels_follow_each_reload(versions):
         assert client.states() == {3: "AVAILABLE"}
 
         client.reload(config(entry(versions, ALL)))
-        wait_until(lambda: client.states() == dict.fromkeys((3, 2, 1), "AVAILABLE"))
+        until(lambda: client.states() == dict.fromkeys((3, 2, 1), "AVAILABLE"))
         labels = "version_labels { key: 'old' value: 1 } version_labels { key: 'new' value: 3 }"
         client.reload(config(entry(versions, f"{ALL} {labels}")))
         assert (client.added("old"), client.added("new"), client.added()) == (1, 3, 3)
@@ -149,13 +80,13 @@ def test_policies_and_labels_follow_each_reload(versions):
         # The label stays when its version goes: asking by it says which version is not served.
         specific = f"model_version_policy {{ specific {{ versions: 2 versions: 7 }} }} {moved}"
         client.reload(config(entry(versions, specific)))
-        wait_until(lambda: client.states() == {3: "END", 2: "AVAILABLE", 1: "END"})
+        until(lambda: client.states() == {3: "END", 2: "AVAILABLE", 1: "END"})
         assert client.added("old") == 2
         two = "model_version_policy { latest { num_versions: 2 } }"
         client.reload(config(entry(versions, two)))
-        wait_until(lambda: client.states() == {3: "AVAILABLE", 2: "AVAILABLE", 1: "END"})
+        until(lambda: client.states() == {3: "AVAILABLE", 2: "AVAILABLE", 1: "END"})
         client.reload(config(entry(versions, "model_version_policy { latest {} }")))
-        wait_until(lambda: client.states() == {3: "AVAILABLE", 2: "END", 1: "END"})
+        until(lambda: client.states() == {3: "AVAILABLE", 2: "END", 1: "END"})
 
 
 def test_labels_before_the_start(versions, tmp_path):
@@ -191,7 +122,7 @@ def test_models_come_and_go_while_others_serve(versions, tmp_path):
         assert client.states("broken") == {1: "END"}
         # It stays given up until it goes away and comes back.
         client.reload(config(kept))
-        wait_until(lambda: client.states("other") == {3: "END"})
+        until(lambda: client.states("other") == {3: "END"})
         shutil.copytree(versions / "1", broken, dirs_exist_ok=True)
         client.reload(config(kept, entry(broken.parent, name="broken")))
         assert client.added(name="broken") == 1
@@ -210,7 +141,7 @@ def test_reload_that_waits_ends_with_its_client_and_with_the_server(versions, tm
         call = client.models.HandleReloadConfigRequest.future(
             model_management_pb2.ReloadConfigRequest(config=hanging), timeout=20
         )
-        wait_until(lambda: f"{tmp_path / 'never'}, which does not exist" in caplog.text)
+        until(lambda: f"{tmp_path / 'never'}, which does not exist" in caplog.text)
         begin = time.monotonic()
         assert server.manager.stop()
         assert call.code() is grpc.StatusCode.UNAVAILABLE
@@ -250,13 +181,13 @@ def test_config_file_is_polled(versions, tmp_path, caplog):
         poller.start()
         try:
             file.write_text(str(config(entry(versions), entry(versions, name="b"))))
-            wait_until(lambda: ("b", 3) in server.manager.available_versions())
+            until(lambda: ("b", 3) in server.manager.available_versions())
             with caplog.at_level(logging.ERROR):
                 file.write_text("garbage {")
-                wait_until(lambda: f"Invalid protobuf file: '{file}'" in caplog.text)
+                until(lambda: f"Invalid protobuf file: '{file}'" in caplog.text)
             assert client.added(name="b") == 3
             file.write_text(str(config(entry(versions, ALL))))
-            wait_until(lambda: client.states("b") == {3: "END"} and len(client.states()) == 3)
+            until(lambda: client.states("b") == {3: "END"} and len(client.states()) == 3)
         finally:
             poller.stop()
 
@@ -281,7 +212,7 @@ def test_config_without_a_list_changes_nothing(versions, tmp_path):
     with started(f"--model_config_file={file}") as (server, client):
         assert refused(client.states)[0] == "NOT_FOUND"
         client.reload(config(entry(versions)))
-        reload(server.manager, read_model_config(str(file)))
+        reload(server.manager, read_text_proto(str(file), ModelServerConfig))
         assert client.added() == 3
         custom = ModelServerConfig()
         custom.custom_model_config.SetInParent()
@@ -349,6 +280,7 @@ def test_start_lines_of_the_real_server_start_this_one(monkeypatch, tmp_path, ca
     assert asked["loader"].compiles
     assert asked["loader"].warm_up_iterations == 1
     assert asked["retries"].seconds < 0
+    assert (asked["load_threads"], asked["unload_threads"]) == (2, 2)
     assert asked["poll_wait_seconds"] == 0
     file = tmp_path / "session.config"
     file.write_text("intra_op_parallelism_threads: 5 inter_op_parallelism_threads: 6")
@@ -450,5 +382,5 @@ def test_no_name_adds_a_line_to_the_log(versions, caplog):
     name = "a\nE0101 x\x1b\u2028"
     manager = Manager([ServedModel(name, str(versions / "missing"))])
     manager.start()
-    wait_until(lambda: "no versions of model a\\nE0101 x\\x1b\\u2028 found" in caplog.text)
+    until(lambda: "no versions of model a\\nE0101 x\\x1b\\u2028 found" in caplog.text)
     manager.stop()

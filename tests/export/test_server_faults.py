@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2
+from toy_server import until
 
 from benchmarks.server_process import ServerProcess
 from export.client import Client, RequestError
@@ -102,13 +103,6 @@ def serving(base, batching=None, rest_timeout_ms=30_000, rest_threads=None, **op
         [ServedModel("m", str(base))], port=0, loader=loader, rest=rest, **options
     ) as server:
         yield Served(server)
-
-
-def until(condition, seconds=60.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "did not happen in time"
-        time.sleep(0.02)
 
 
 def taken() -> tuple[int, int]:

@@ -1,9 +1,7 @@
 """The embedded server when things go wrong: deadlines, lost clients, broken versions, stops."""
 
-import contextlib
 import gc
 import os
-import pathlib
 import shutil
 import threading
 import time
@@ -11,17 +9,13 @@ import time
 import grpc
 import numpy as np
 import pytest
-import tensorflow as tf
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tensorflow_serving.apis import (
-    get_model_status_pb2,
     model_service_pb2_grpc,
-    predict_pb2,
-    prediction_log_pb2,
-    prediction_service_pb2_grpc,
 )
 from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest
+from toy_server import State, add_version, refused, serving, until
 
 from export.server import (
     BatchingParameters,
@@ -35,96 +29,7 @@ from export.server import (
 )
 from export.server.status import RequestClock
 
-State = get_model_status_pb2.ModelVersionStatus
 pytestmark = pytest.mark.timeout(120)
-
-
-class Worker(tf.Module):
-    """Says which version it is, quickly or slowly."""
-
-    def __init__(self):
-        super().__init__()
-        self.number = tf.Variable(0.0)
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
-    def quick(self, x):
-        return {"y": x + self.number}
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.int32, "steps")])
-    def slow(self, steps):
-        def body(i, y):
-            return i + 1, tf.linalg.matmul(y, y) * 1e-3
-
-        y = tf.while_loop(lambda i, _: i < tf.reduce_max(steps), body, (0, tf.ones([200, 200])))[1]
-        return {"y": tf.cast(steps, tf.float32) + 0.0 * tf.reduce_sum(tf.math.tanh(y))}
-
-
-@pytest.fixture(scope="module")
-def versions(tmp_path_factory):
-    """The versions 1, 2 and 3 of a model whose answers tell the number."""
-    base, worker = tmp_path_factory.mktemp("worker"), Worker()
-    for number in (1, 2, 3):
-        worker.number.assign(number)
-        signatures = {"serving_default": worker.quick, "slow": worker.slow}
-        tf.saved_model.save(worker, str(base / str(number)), signatures=signatures)
-    return base
-
-
-@contextlib.contextmanager
-def serving(base: pathlib.Path, **options):
-    model = ServedModel("m", str(base))
-    with Server([model], port=0, poll_wait_seconds=0.05, **options) as server:
-        yield server, Client(server)
-
-
-class Client:
-    def __init__(self, server: Server):
-        self.channel = grpc.insecure_channel(f"localhost:{server.port}")
-        self.prediction = prediction_service_pb2_grpc.PredictionServiceStub(self.channel)
-        self.models = model_service_pb2_grpc.ModelServiceStub(self.channel)
-
-    def request(self, steps=None):
-        request = predict_pb2.PredictRequest()
-        request.model_spec.name = "m"
-        if steps is None:
-            request.inputs["x"].CopyFrom(tf.make_tensor_proto(np.float32([0])))
-        else:
-            request.model_spec.signature_name = "slow"
-            request.inputs["steps"].CopyFrom(tf.make_tensor_proto(np.int32([steps])))
-        return request
-
-    def predict(self, steps=None, timeout=20):
-        answer = self.prediction.Predict(self.request(steps), timeout=timeout)
-        return answer.outputs["y"].float_val[0]
-
-    def statuses(self):
-        request = get_model_status_pb2.GetModelStatusRequest()
-        request.model_spec.name = "m"
-        answer = self.models.GetModelStatus(request, timeout=20)
-        return {status.version: status for status in answer.model_version_status}
-
-    def states(self):
-        return {n: State.State.Name(status.state) for n, status in self.statuses().items()}
-
-
-def add(template: pathlib.Path, version: pathlib.Path):
-    """A version that appears all at once."""
-    staging = version.parent / f"tmp-{version.name}"
-    shutil.copytree(template, staging)
-    staging.rename(version)
-
-
-def wait_until(condition, seconds=20.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "did not happen in time"
-        time.sleep(0.02)
-
-
-def code_and_message(call, *args, **kwargs):
-    with pytest.raises(grpc.RpcError) as caught:
-        call(*args, **kwargs)
-    return caught.value.code().name, caught.value.details()
 
 
 # --- deadlines and clients
@@ -133,49 +38,38 @@ def code_and_message(call, *args, **kwargs):
 def test_run_ends_at_its_deadline(versions):
     with serving(versions) as (server, client):
         begin = time.monotonic()
-        assert code_and_message(client.predict, 100_000, timeout=0.2)[0] == "DEADLINE_EXCEEDED"
+        assert refused(client.work, 100_000, timeout=0.2)[0] == "DEADLINE_EXCEEDED"
         # The run itself has ended, which would take a minute: nothing uses the version.
         (version,) = (v for v in server.manager.versions_of("m") if v.number == 3)
-        wait_until(lambda: version.users == 0)
+        until(lambda: version.users == 0)
         assert time.monotonic() - begin < 10
         with server.manager.acquire("m") as servable:
             clock = RequestClock(0.1)
-            signature = servable.signatures["slow"]
+            signature = servable.signatures["work"]
             feeds = {signature.inputs["steps"].name: np.int32([100_000])}
             with pytest.raises(ServingError) as caught:
                 servable.run(feeds, [signature.outputs["y"].name], clock)
             assert caught.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
             assert caught.value.message == "Timed out waiting for notification"
             assert 0.05 < clock.run_seconds < 10
-        assert client.predict() == 3
-
-
-def test_clients_that_vanish_leave_nothing_behind(versions):
-    with serving(versions) as (server, client):
-        for _ in range(3):
-            lost = Client(server)
-            call = lost.prediction.Predict.future(lost.request(steps=300), timeout=20)
-            time.sleep(0.05)
-            call.cancel() if _ % 2 else lost.channel.close()
-        (version,) = (v for v in server.manager.versions_of("m") if v.number == 3)
-        wait_until(lambda: version.users == 0)
-        assert client.predict() == 3
-        assert client.states() == {3: "AVAILABLE"}
+        assert client.added() == 3
 
 
 @pytest.mark.parametrize("batching", [None, BatchingParameters(max_batch_size=4)])
 def test_stop_lets_what_runs_finish(versions, batching):
     with serving(versions, loader=Loader(batching=batching)) as (server, client):
-        client.predict(steps=1)
+        client.work(1)
         calls = [
-            client.prediction.Predict.future(client.request(steps=400), timeout=20)
+            client.prediction.Predict.future(
+                client.request(signature="work", steps=np.int32([400])), timeout=20
+            )
             for _ in range(4)
         ]
         (version,) = (v for v in server.manager.versions_of("m") if v.number == 3)
-        wait_until(lambda: version.users == 4)
+        until(lambda: version.users == 4 or all(call.done() for call in calls))
         assert server.stop() is True
         assert [call.code().name for call in calls] == ["OK"] * 4
-        assert code_and_message(client.predict, timeout=0.5)[0] in (
+        assert refused(client.work, 1, timeout=0.5)[0] in (
             "UNAVAILABLE",
             "DEADLINE_EXCEEDED",
         )
@@ -184,26 +78,16 @@ def test_stop_lets_what_runs_finish(versions, batching):
 # --- versions
 
 
-def warm_up_with(version: pathlib.Path, signature: str):
-    (version / "assets.extra").mkdir()
-    with tf.io.TFRecordWriter(str(version / "assets.extra/tf_serving_warmup_requests")) as out:
-        log = prediction_log_pb2.PredictionLog()
-        log.predict_log.request.model_spec.signature_name = signature
-        out.write(log.SerializeToString())
-
-
 def test_new_version_that_does_not_warm_up_leaves_the_old_one_serving(versions, tmp_path):
     shutil.copytree(versions / "1", tmp_path / "1")
     with serving(tmp_path, retries=Retries(2, 0.2)) as (_, client):
-        shutil.copytree(versions / "2", tmp_path / "tmp-2")
-        warm_up_with(tmp_path / "tmp-2", "nope")
-        (tmp_path / "tmp-2").rename(tmp_path / "2")
-        wait_until(lambda: client.states() == {2: "LOADING", 1: "AVAILABLE"})
-        wait_until(lambda: client.states() == {2: "END", 1: "AVAILABLE"})
+        add_version(versions / "2", tmp_path / "2", "nope")
+        until(lambda: client.states() == {2: "LOADING", 1: "AVAILABLE"})
+        until(lambda: client.states() == {2: "END", 1: "AVAILABLE"})
         status = client.statuses()[2].status
         assert status.error_code == grpc.StatusCode.FAILED_PRECONDITION.value[0]
         assert status.error_message == 'Serving signature key "nope" not found.'
-        assert client.predict() == 1
+        assert client.added() == 1
         # Given up until it goes away and comes back.
         shutil.rmtree(tmp_path / "2" / "assets.extra")
         time.sleep(0.5)
@@ -211,8 +95,8 @@ def test_new_version_that_does_not_warm_up_leaves_the_old_one_serving(versions, 
         (tmp_path / "2").rename(tmp_path / "away")
         time.sleep(0.3)
         (tmp_path / "away").rename(tmp_path / "2")
-        wait_until(lambda: client.states() == {2: "AVAILABLE", 1: "END"})
-        assert client.predict() == 2
+        until(lambda: client.states() == {2: "AVAILABLE", 1: "END"})
+        assert client.added() == 2
 
 
 def test_corrupt_version_is_tried_as_often_as_told(versions, tmp_path, caplog):
@@ -220,11 +104,11 @@ def test_corrupt_version_is_tried_as_often_as_told(versions, tmp_path, caplog):
     with serving(tmp_path, retries=Retries(2, 0.05)) as (_, client):
         (tmp_path / "2").mkdir()
         (tmp_path / "2" / "saved_model.pb").write_bytes(b"\x0a\xff\xff\xff\xff\x0f")
-        wait_until(lambda: client.states() == {2: "END", 1: "AVAILABLE"})
+        until(lambda: client.states() == {2: "END", 1: "AVAILABLE"})
         assert client.statuses()[2].status.error_message == "Read less bytes than requested"
         for text in ("in 0.05 s, 1 of 2", "in 0.05 s, 2 of 2", "given up, until"):
             assert caplog.text.count(text) == 1
-        assert client.predict() == 1
+        assert client.added() == 1
 
 
 def test_start_that_fails_tells_of_each_model(versions, tmp_path):
@@ -246,47 +130,11 @@ def test_base_path_that_goes_away_stops_nothing(versions, tmp_path):
     with serving(base) as (_, client):
         base.rename(tmp_path / "away")
         time.sleep(0.3)
-        assert client.predict() == 1
+        assert client.added() == 1
         (tmp_path / "away").rename(base)
         shutil.rmtree(base / "1")
-        wait_until(lambda: client.states() == {1: "END"})
-        assert code_and_message(client.predict)[0] == "NOT_FOUND"
-
-
-@pytest.mark.parametrize("batching", [None, BatchingParameters(max_batch_size=4)])
-def test_swaps_under_load_fail_no_request(versions, tmp_path, batching):
-    shutil.copytree(versions / "1", tmp_path / "1")
-    failures, answers, done = [], [], threading.Event()
-    with serving(tmp_path, loader=Loader(batching=batching)) as (server, client):
-
-        def ask():
-            own = Client(server)
-            while not done.is_set():
-                try:
-                    answers.append(own.predict())
-                except grpc.RpcError as error:
-                    failures.append(error)
-                    return
-
-        threads = [threading.Thread(target=ask) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        try:
-            wait_until(lambda: len(answers) > 50)
-            for number in (2, 3):
-                add(versions / str(number), tmp_path / str(number))
-                wait_until(lambda n=number: client.states().get(n) == "AVAILABLE")
-            shutil.rmtree(tmp_path / "3")
-            wait_until(lambda: client.states()[3] == "END")
-            seen = len(answers)
-            wait_until(lambda: len(answers) > seen + 50)
-        finally:
-            done.set()
-            for thread in threads:
-                thread.join()
-    assert not failures
-    assert {*answers} == {1.0, 2.0, 3.0}
-    assert answers[-1] == 2.0
+        until(lambda: client.states() == {1: "END"})
+        assert refused(client.added)[0] == "NOT_FOUND"
 
 
 def test_swaps_leak_no_threads_and_no_graphs(versions, tmp_path):
@@ -297,13 +145,13 @@ def test_swaps_leak_no_threads_and_no_graphs(versions, tmp_path):
 
     loader = Loader(batching=BatchingParameters(num_batch_threads=3))
     with serving(tmp_path, loader=loader) as (_, client):
-        client.predict()
+        client.added()
         counts = []
         for number in (2, 3, 4, 5):
-            add(versions / "2", tmp_path / str(number))
-            wait_until(lambda n=number: client.states().get(n) == "AVAILABLE")
-            wait_until(lambda n=number: client.states().get(n - 1) == "END")
-            client.predict()
+            add_version(versions / "2", tmp_path / str(number))
+            until(lambda n=number: client.states().get(n) == "AVAILABLE")
+            until(lambda n=number: client.states().get(n - 1) == "END")
+            client.added()
             gc.collect()
             counts.append(threads())
         assert max(counts) - counts[0] <= 3
@@ -321,7 +169,7 @@ def test_of_several_versions_the_newest_answers_first(versions, monkeypatch):
     manager = Manager([ServedModel("m", str(versions), every_version())])
     manager.start()
     assert manager.wait_until_available(20)
-    wait_until(lambda: len(manager.available_versions()) == 3)
+    until(lambda: len(manager.available_versions()) == 3)
     assert order == [3, 2, 1]
     assert manager.stop()
 
@@ -358,7 +206,7 @@ class Refused(Loader):
 def test_a_negative_number_of_retries_never_gives_up(versions):
     manager = Manager([ServedModel("m", str(versions))], retries=Retries(-1, 0.0), loader=Refused())
     manager.start()
-    wait_until(lambda: Refused.tries > 20)
+    until(lambda: Refused.tries > 20)
     assert {status.state for status in manager.statuses("m")} == {State.LOADING}
     manager.stop()
 
@@ -370,7 +218,7 @@ def test_models_that_are_gone_are_forgotten_in_the_end(versions, monkeypatch):
     for number in range(6):
         with pytest.raises(ServingError, match="did not become available"):
             manager.reload([ServedModel(f"m{number}", str(versions))])
-    wait_until(lambda: not manager.statuses("m1"))
+    until(lambda: not manager.statuses("m1"))
     assert [bool(manager.statuses(f"m{number}")) for number in range(6)][-2:] == [True, True]
     manager.stop()
 
@@ -424,7 +272,7 @@ def test_a_new_configuration_takes_the_place_of_one_that_waits(versions, tmp_pat
 
         waiting = threading.Thread(target=mistyped)
         waiting.start()
-        wait_until(lambda: "no versions of model other found" in caplog.text)
+        until(lambda: "no versions of model other found" in caplog.text)
         manager.reload([good, ServedModel("other", str(versions))])
         waiting.join(timeout=20)
         assert result == [grpc.StatusCode.ABORTED]
@@ -455,9 +303,9 @@ def test_streams_reloads_and_health_hold_no_thread_of_requests(versions, tmp_pat
             )
         models = model_service_pb2_grpc.ModelServiceStub(channel)
         reload = models.HandleReloadConfigRequest.future(config, timeout=60)
-        assert client.predict() == 3  # the only thread of requests is free
-        client.predict(steps=1)
-        slow = threading.Thread(target=client.predict, args=(20_000, 60))
+        assert client.added() == 3  # the only thread of requests is free
+        client.work(1)
+        slow = threading.Thread(target=client.work, args=(20_000, 60))
         slow.start()
         assert health.Check(request, timeout=20).status == 1
         assert client.states()

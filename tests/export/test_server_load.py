@@ -8,13 +8,12 @@ import json
 import pathlib
 import shutil
 import threading
-import time
 
 import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow_serving.apis import prediction_log_pb2
+from toy_server import add_version, until
 
 from benchmarks.server_process import ServerProcess
 from export.client import AsyncClient, Client
@@ -133,19 +132,6 @@ def test_every_rest_client_gets_its_own_answer(versions, batching):
 # --- versions that come and go meanwhile
 
 
-def add(template: pathlib.Path, version: pathlib.Path, warm_up: str = "") -> None:
-    """A version that appears all at once; `warm_up` is a signature that its warm-up asks for."""
-    staging = version.parent / f"tmp-{version.name}"
-    shutil.copytree(template, staging)
-    if warm_up:
-        (staging / "assets.extra").mkdir()
-        with tf.io.TFRecordWriter(str(staging / "assets.extra/tf_serving_warmup_requests")) as out:
-            log = prediction_log_pb2.PredictionLog()
-            log.predict_log.request.model_spec.signature_name = warm_up
-            out.write(log.SerializeToString())
-    staging.rename(version)
-
-
 class Asking:
     """Clients of both protocols that ask until they are told to stop."""
 
@@ -202,13 +188,6 @@ class Asking:
             thread.join()
 
 
-def until(condition, seconds=60.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "did not happen in time"
-        time.sleep(0.02)
-
-
 @MODES
 def test_good_and_bad_versions_under_load_fail_no_request(versions, tmp_path, batching):
     shutil.copytree(versions / "1", tmp_path / "1")
@@ -230,13 +209,13 @@ def test_good_and_bad_versions_under_load_fail_no_request(versions, tmp_path, ba
         until(lambda: states().get(2) == "END")
         assert why(2) == "Read less bytes than requested"
         asking.some_more()
-        add(versions / "2", tmp_path / "3", warm_up="nope")  # one whose warm-up fails
+        add_version(versions / "2", tmp_path / "3", "nope")  # one whose warm-up fails
         until(lambda: states().get(3) == "END")
         assert why(3) == 'Serving signature key "nope" not found.'
         asking.some_more()
         assert states() == {3: "END", 2: "END", 1: "AVAILABLE"}
         assert {*asking.by} == {1}
-        add(versions / "3", tmp_path / "4")  # a good one
+        add_version(versions / "3", tmp_path / "4")  # a good one
         until(lambda: states() == {4: "AVAILABLE", 3: "END", 2: "END", 1: "END"})
         asking.some_more()
         for broken in ("2", "3"):

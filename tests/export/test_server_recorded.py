@@ -1,18 +1,14 @@
 """The embedded server against the answers recorded from TensorFlow Serving itself."""
 
 import functools
-import json
-import os
 import pathlib
 import re
-import shutil
 import time
 
 import grpc
 import pytest
-import tensorflow as tf
 from google.protobuf import text_format
-from tensorflow.core.protobuf import saved_model_pb2
+from recorded import MODELS, RECORDED, lines, write_model_with_default
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
@@ -27,9 +23,6 @@ from export.server import Server, ServingError
 from export.server.flags import parse
 from export.server.models.config import ModelServerConfig, models_of
 from export.server.program import make_server
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-RECORDED = pathlib.Path(os.environ.get("ZOO_SERVING", ROOT.parent / "shared" / "serving"))
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -63,13 +56,9 @@ _UNLOAD_SECONDS = 10.0
 
 def recorded():
     """The gRPC exchanges, in order; each says whether a reload came before it."""
-    file = RECORDED / "transcripts.jsonl"
-    if not file.exists():
-        return []
     covered = tuple(f"/{name}" for name in _MESSAGES)
     exchanges, reloaded = [], False
-    for line in file.read_text().splitlines():
-        exchange = json.loads(line.replace("{MODELS}", str(RECORDED / "models")))
+    for exchange in lines("transcripts.jsonl"):
         if exchange.get("rpc", "").endswith(covered):
             exchanges.append({**exchange, "after_reload": reloaded})
             reloaded = reloaded or exchange["rpc"].endswith("/HandleReloadConfigRequest")
@@ -78,7 +67,7 @@ def recorded():
 
 @pytest.fixture(scope="module")
 def recorded_server():
-    text = (RECORDED / "models.config").read_text().replace("{MODELS}", str(RECORDED / "models"))
+    text = (RECORDED / "models.config").read_text().replace("{MODELS}", MODELS)
     models = models_of(text_format.Parse(text, ModelServerConfig()))
     with Server(models, port=0, label_unavailable=True) as server:
         yield grpc.insecure_channel(f"localhost:{server.port}")
@@ -169,10 +158,8 @@ _NOT_REPLAYED = {
 
 def starts():
     """Each start with what followed it, but for batching, where requests are sent together."""
-    file = RECORDED / "lifecycle.jsonl"
     groups = []
-    for line in file.read_text().splitlines() if file.exists() else []:
-        entry = json.loads(line)
+    for entry in lines("lifecycle.jsonl"):
         name, what = entry["id"].split(":")
         if what == "start":
             groups.append({"name": name, "start": entry, "lines": [], "exchanges": []})
@@ -191,23 +178,16 @@ def starts():
 def filled(folder: pathlib.Path) -> pathlib.Path:
     """The recorded configuration files, and the model with a default, with paths that are there."""
     for file in (RECORDED / "configs").iterdir():
-        text = file.read_text().replace("{MODELS}", str(RECORDED / "models"))
+        text = file.read_text().replace("{MODELS}", MODELS)
         (folder / file.name).write_text(text)
-    (folder / "defaults").mkdir()
-    version = shutil.copytree(RECORDED / "models/half_plus_two/1", folder / "defaults/1")
-    for path in (version, *version.rglob("*")):
-        path.chmod(0o755)
-    saved = saved_model_pb2.SavedModel.FromString((version / "saved_model.pb").read_bytes())
-    two = saved.meta_graphs[0].signature_def["two"]
-    two.defaults["z"].CopyFrom(tf.make_tensor_proto([10.0]))
-    (version / "saved_model.pb").write_bytes(saved.SerializeToString())
+    write_model_with_default(folder / "defaults")
     return folder
 
 
 @pytest.mark.skipif(not starts(), reason="no recorded answers on this machine")
 @pytest.mark.parametrize("group", starts(), ids=lambda group: group["name"])
 def test_starts_as_tensorflow_serving_did(group, tmp_path):
-    paths = {"{MODELS}": str(RECORDED / "models"), "{CONFIG}": str(filled(tmp_path))}
+    paths = {"{MODELS}": MODELS, "{CONFIG}": str(filled(tmp_path))}
 
     def real(text):
         return functools.reduce(lambda t, key: t.replace(key, paths[key]), paths, text)

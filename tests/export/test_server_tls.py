@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-from export.server import RestOptions, ServedModel, Server, ServingError
+from export.server import RestOptions, ServedModel, Server, ServingError, specific
 from export.server.config_files import read_credentials
 
 CERTIFICATES = pathlib.Path(__file__).parent / "certificates"
@@ -22,18 +22,9 @@ CERTIFICATES = pathlib.Path(__file__).parent / "certificates"
 pytestmark = pytest.mark.timeout(120)
 
 
-class Echo(tf.Module):
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
-    def echo(self, x):
-        return {"y": tf.identity(x)}
-
-
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    base = tmp_path_factory.mktemp("echo")
-    echo = Echo()
-    tf.saved_model.save(echo, str(base / "1"), signatures=echo.echo)
-    return ServedModel("m", str(base))
+def model(versions):
+    return ServedModel("m", str(versions), specific([1]))
 
 
 def pem(name: str) -> bytes:
@@ -63,7 +54,7 @@ def channel(port: int, client: str = "", authority: bytes | None = None):
 def predict(opened: grpc.Channel, size=1, metadata=None):
     request = predict_pb2.PredictRequest()
     request.model_spec.name = "m"
-    request.inputs["x"].CopyFrom(tf.make_tensor_proto(np.ones([size], np.float32)))
+    request.inputs["x"].CopyFrom(tf.make_tensor_proto(np.zeros([size], np.float32)))
     stub = prediction_service_pb2_grpc.PredictionServiceStub(opened)
     with contextlib.closing(opened):
         return stub.Predict(request, timeout=20, metadata=metadata).outputs["y"].float_val[0]

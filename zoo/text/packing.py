@@ -11,7 +11,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from zoo.tokenizers import Tokenizer
-from zoo.tokenizers.roles import require_roles
+from zoo.tokenizers.base import require_roles
 
 
 class Packed(NamedTuple):

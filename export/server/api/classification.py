@@ -108,7 +108,7 @@ def _task(servable: Servable, signature: meta_graph_pb2.SignatureDef, method: st
     """The task, once the signature is found fit for it."""
     kind = "classification" if method == CLASSIFY_METHOD else "regression"
     outputs = {name: info.name for name, info in signature.outputs.items()}
-    if servable.checks_method_names and signature.method_name != method:
+    if servable.options.checks_method_names and signature.method_name != method:
         raise invalid(
             f"Expected {kind} signature method_name to be {method}. Was: {signature.method_name}"
         )

@@ -38,7 +38,7 @@ def predict(
         raise ServingError(
             grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.'
         )
-    if servable.checks_method_names and signature.method_name not in _METHODS:
+    if servable.options.checks_method_names and signature.method_name not in _METHODS:
         raise ServingError(
             grpc.StatusCode.INTERNAL,
             "Expected prediction signature method_name to be one of "
@@ -52,7 +52,7 @@ def predict(
     values = _run(servable, signature, feeds, fetches, clock)
     response = predict_pb2.PredictResponse()
     for alias, value in zip(aliases, values, strict=True):
-        encode_tensor(value, response.outputs[alias], servable.tensor_content)
+        encode_tensor(value, response.outputs[alias], servable.options.tensor_content)
     response.model_spec.name = request.model_spec.name
     response.model_spec.version.value = servable.version
     response.model_spec.signature_name = name
@@ -63,18 +63,19 @@ def _check_work(
     servable: Servable, signature: meta_graph_pb2.SignatureDef, feeds: Mapping[str, np.ndarray]
 ) -> None:
     """Refuses to generate more than the server's limit: rows x the largest `max_new_tokens`."""
-    if not servable.max_generated_tokens or _NEW_TOKENS not in signature.inputs:
+    limit = servable.options.max_generated_tokens
+    if not limit or _NEW_TOKENS not in signature.inputs:
         return
     wanted = feeds[signature.inputs[_NEW_TOKENS].name]
     if wanted.dtype.kind not in "iu" or not wanted.size:
         return
     rows = max(len(value) if value.ndim else 1 for value in feeds.values())
     each = min(int(wanted.max()), MAX_NEW_TOKENS)
-    if rows * each > servable.max_generated_tokens:
+    if rows * each > limit:
         raise invalid(
             f"{rows} rows of up to {each} tokens ({_NEW_TOKENS}) are {rows * each} tokens, more "
-            f"than the {servable.max_generated_tokens} of --max_generated_tokens; send fewer rows "
-            f"at a time, or a smaller {_NEW_TOKENS}"
+            f"than the {limit} of --max_generated_tokens; send fewer rows at a time, or a smaller "
+            f"{_NEW_TOKENS}"
         )
 
 

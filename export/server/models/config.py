@@ -15,11 +15,6 @@ ModelServerConfig = model_server_config_pb2.ModelServerConfig
 _PLATFORM = "tensorflow"
 
 
-def read_model_config(path: str) -> ModelServerConfig:
-    """Reads a file for `--model_config_file`; raises as `read_text_proto`."""
-    return read_text_proto(path, ModelServerConfig)
-
-
 def single_model_config(name: str, base_path: str) -> ModelServerConfig:
     """The configuration that `--model_name` and `--model_base_path` stand for."""
     config = ModelServerConfig()
@@ -106,7 +101,7 @@ class ConfigFilePoller:
         while not self._stopping.wait(self._seconds):
             try:
                 # Without a wait, so that a file that is corrected is read while models are missing.
-                reload(self._manager, read_model_config(self._path), wait=False)
+                reload(self._manager, read_text_proto(self._path, ModelServerConfig), wait=False)
                 self._logged = ""
             except ServingError as error:
                 message = f"the models of {self._path} are not served: {error}"

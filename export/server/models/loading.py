@@ -9,14 +9,13 @@ import grpc
 import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
-from tensorflow.core.protobuf import config_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
 from export.model_folder import WARMUP_FILE
 from export.server.api.classification import classify, multi_inference, regress
 from export.server.api.inference import predict
 from export.server.run.batching import BatchingParameters, parameters_of_model
-from export.server.run.servable import Servable
+from export.server.run.servable import Servable, ServableOptions
 from export.server.status import LOG, ServingError, invalid
 
 MAX_RECORDS = 1000
@@ -31,8 +30,8 @@ _REPLAYS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Loader:
-    """Loads versions, all in one way.
+class Loader(ServableOptions):
+    """Loads versions, all in one way: further arguments are those of ServableOptions.
 
     Args:
         batching: BatchingParameters | None. How requests are batched; None runs each by itself.
@@ -40,16 +39,6 @@ class Loader:
             that version is batched; without such a file it is not batched, as in TensorFlow
             Serving. Used only with `batching`.
         warm_up_iterations: int. How often each warm-up request is run; 0 for none.
-        tags: Tags of the MetaGraph to load.
-        tensor_content: bool. Whether Predict answers with `tensor_content`, which is quicker to
-            read and write, rather than with the typed fields.
-        compiles: bool. Whether graphs that only XLA can run are run; TensorFlow Serving refuses
-            them, unless it is told otherwise.
-        max_generated_tokens: int. The most that one Predict may generate, rows times the largest
-            `max_new_tokens`, where the signature has that input; 0 for no limit.
-        checks_method_names: bool. Whether a signature answers only requests of the kind that its
-            method name says.
-        session_config: ConfigProto | None. Threads and more of each version's session.
 
     Example:
         >>> servable, records = Loader().load("half_plus_two", 1, "/models/half_plus_two/1")
@@ -58,40 +47,19 @@ class Loader:
     batching: BatchingParameters | None = None
     per_model_batching: bool = False
     warm_up_iterations: int = 1
-    tags: tuple[str, ...] = ("serve",)
-    tensor_content: bool = False
-    compiles: bool = False
-    max_generated_tokens: int = 2**18
-    checks_method_names: bool = False
-    session_config: config_pb2.ConfigProto | None = None
 
     def load(self, name: str, number: int, path: str) -> tuple[Servable, int]:
-        """Loads one version and warms it up.
+        """The servable of a version, and the number of its warm-up requests.
 
-        Returns:
-            The servable, and the number of its warm-up requests.
-
-        Raises:
-            ServingError: the folder holds no SavedModel that this process can run, its batching
-                parameters are wrong, or a warm-up request fails.
+        Raises ServingError when the folder holds no SavedModel that this process can run, its
+        batching parameters are wrong, or a warm-up request fails.
         """
         batching = self.batching
         if batching is not None and self.per_model_batching:
             batching = parameters_of_model(path, batching)
         servable = None
         try:
-            servable = Servable(
-                name,
-                number,
-                path,
-                batching=batching,
-                tags=self.tags,
-                session_config=self.session_config,
-                compiles=self.compiles,
-                tensor_content=self.tensor_content,
-                max_generated_tokens=self.max_generated_tokens,
-                checks_method_names=self.checks_method_names,
-            )
+            servable = Servable(name, number, path, batching, self)
             return servable, warm_up(servable, self.warm_up_iterations)
         except Exception as error:
             if servable is not None:

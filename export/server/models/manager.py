@@ -45,14 +45,6 @@ class Manager:
             all are before the start. A label that exists can only move to one that is.
         load_threads: int. Versions that are loaded at one time; 0 loads one after the other.
         unload_threads: int. Versions that are unloaded at one time; 0 for no limit.
-
-    Example:
-        >>> manager = Manager([ServedModel("writer", "/models/writer")])
-        >>> manager.start()
-        >>> manager.wait_until_available(timeout=60)
-        True
-        >>> with manager.acquire("writer") as servable:
-        ...     print(servable.version)
     """
 
     def __init__(
@@ -68,7 +60,7 @@ class Manager:
     ):
         self._first = _by_name(models)
         self._poll_wait_seconds = poll_wait_seconds
-        self._retries, self._loader = retries or Retries(), loader or Loader()
+        self._retries, self.loader = retries or Retries(), loader or Loader()
         self._label_unavailable = label_unavailable
         self._load_pool, self._unload_pool = _pool(load_threads), _pool(unload_threads)
         # Guarded by _changed, which is notified when one of them changes.
@@ -402,7 +394,7 @@ class Manager:
     def _load(self, name: str, version: Version, path: str) -> None:
         begin = time.monotonic()
         try:
-            version.servable, records = self._loader.load(name, version.number, path)
+            version.servable, records = self.loader.load(name, version.number, path)
         except ServingError as error:
             self._note_failure(name, version, path, error)
         else:

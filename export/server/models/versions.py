@@ -97,7 +97,7 @@ class Retries:
 
 
 class Version(VersionStatus):
-    """A status with the servable it tells of, its users, and the tries to load it."""
+    """A status with the servable itself, its users, and the tries to load it."""
 
     def __init__(self, number: int):
         super().__init__(number)

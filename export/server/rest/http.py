@@ -65,16 +65,7 @@ class RestOptions:
 
 
 class RestServer:
-    """Serves the models of a manager, which the caller starts and stops, over HTTP.
-
-    Example:
-        >>> server = RestServer(manager, RestOptions(port=0))
-        >>> server.start()
-        >>> urllib.request.urlopen(f"http://localhost:{server.port}/v1/models/writer").status
-        200
-        >>> server.stop()
-        True
-    """
+    """Serves the models of a manager, which the caller starts and stops, over HTTP."""
 
     def __init__(
         self,
@@ -100,8 +91,8 @@ class RestServer:
         self._threads = options.max_threads or max(16, 4 * (os.cpu_count() or 1))
         self._lock = threading.Lock()  # guards the number of admitted requests
         self._admitted = 0
-        # Of the thread that serves: requests at hand, and connections without one, of which the
-        # first has been so for longest.
+        # Of the thread that serves: requests that are open, and connections without one, the
+        # longest idle first.
         self.exchanges: set[_Exchange] = set()
         self.idle: dict[iostream.IOStream, None] = {}
         self._max_connections = options.limits.connections
@@ -142,8 +133,7 @@ class RestServer:
     def stop(self, grace: float = _GRACE_SECONDS) -> bool:
         """Takes no more requests, and lets those that run finish for `grace` seconds.
 
-        Returns:
-            Whether all finished; False leaves threads behind that still run them.
+        False when some did not: it leaves threads behind that still run them.
         """
         if self._thread is None:
             return True

@@ -52,7 +52,9 @@ def read_json(body: bytes, admit: Callable[[int], None] | None = None) -> object
         if large and admit is not None:
             admit(elements)
     text = body.decode("utf-8", "surrogateescape")
-    unusual = _MANY_DIGITS in body.translate(_DIGITS_AS_0) or any(p.search(body) for p in _UNUSUAL)
+    unusual = any(pattern.search(body) for pattern in _UNUSUAL)
+    # Not of a large body, which would be copied; its numbers are looked at one by one anyway.
+    unusual = unusual or (not large and _MANY_DIGITS in body.translate(_DIGITS_AS_0))
     try:
         if unusual:
             _refuse_half_pairs(text)

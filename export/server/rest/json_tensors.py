@@ -98,7 +98,7 @@ def fill_tensors(
 
 
 def _sent_shapes(body: Mapping[str, object], names: Mapping[str, int]) -> dict[str, list[int]]:
-    """Input -> shape of what was sent for it; of rows, the first one tells."""
+    """Input -> shape of what was sent for it; of rows, that of the first one."""
     rows = body.get("instances")
     sent, outer = (body["inputs"], []) if rows is None else (rows[0], [len(rows)])
     columns = sent if _is_named(sent) else dict.fromkeys(names, sent) if len(names) == 1 else {}

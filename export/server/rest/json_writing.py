@@ -12,11 +12,11 @@ from decimal import Decimal
 
 import numpy as np
 from google.protobuf import json_format
+from google.protobuf.message import Message
 from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
-    get_model_status_pb2,
     regression_pb2,
 )
 
@@ -228,22 +228,18 @@ def numbers_json(result: regression_pb2.RegressionResult) -> str:
     return _answer("results", f"[{', '.join(numbers)}]")
 
 
-def status_json(response: get_model_status_pb2.GetModelStatusResponse) -> str:
-    """The answer to a question about versions."""
-    return _proto_json(response)
-
-
 def metadata_json(response: get_model_metadata_pb2.GetModelMetadataResponse) -> str:
     """The answer to a question about signatures, put together as TensorFlow Serving does."""
     signatures = get_model_metadata_pb2.SignatureDefMap()
     response.metadata["signature_def"].Unpack(signatures)
     return (
-        f'{{\n"model_spec":{_proto_json(response.model_spec)},\n'
-        f'"metadata": {{"signature_def": {_proto_json(signatures)}}}\n}}\n'
+        f'{{\n"model_spec":{proto_json(response.model_spec)},\n'
+        f'"metadata": {{"signature_def": {proto_json(signatures)}}}\n}}\n'
     )
 
 
-def _proto_json(message) -> str:
+def proto_json(message: Message) -> str:
+    """A message in protobuf's own JSON: the answer to a question about versions."""
     fields = json_format.MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )

@@ -203,7 +203,7 @@ class RestApi:
             raise invalid("Missing model name in request.")
         if not metadata:
             request = get_model_status_pb2.GetModelStatusRequest(model_spec=spec)
-            return json_writing.status_json(model_status(self._manager, request))
+            return json_writing.proto_json(model_status(self._manager, request))
         request = get_model_metadata_pb2.GetModelMetadataRequest(
             model_spec=spec, metadata_field=["signature_def"]
         )
@@ -223,7 +223,7 @@ class RestApi:
                 raise TooLarge(
                     f"the body has {elements} JSON elements; {self._limits.elements} are allowed"
                 )
-            memory.take(elements * self._limits.element_bytes)
+            memory.take(elements * self._limits.element_bytes + len(body))  # the text, too
 
         clock.check()  # it may have waited for long
         if "gzip" in encoding:

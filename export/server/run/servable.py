@@ -6,6 +6,7 @@ this module, and a SavedModel that works here works there.
 """
 
 import contextlib
+import dataclasses
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -28,24 +29,36 @@ _PREPARE_SECONDS = 10.0
 _MAX_WAYS = 64
 
 
+@dataclasses.dataclass(frozen=True)
+class ServableOptions:
+    """How versions are loaded and asked, all in one way.
+
+    Args:
+        tags: Tags of the MetaGraph to load.
+        session_config: ConfigProto | None. Threads, memory of a GPU and more of each session.
+        compiles: bool. Whether graphs that only XLA can run are run; TensorFlow Serving refuses
+            them by default.
+        tensor_content: bool. Whether Predict answers with `tensor_content`, which is quicker to
+            read and write, rather than with the typed fields.
+        max_generated_tokens: int. The most that one Predict may generate, rows times the largest
+            `max_new_tokens`, where the signature has that input; 0 for no limit.
+        checks_method_names: bool. Whether a signature answers only requests of the kind that its
+            method name says.
+    """
+
+    tags: tuple[str, ...] = ("serve",)
+    session_config: config_pb2.ConfigProto | None = None
+    compiles: bool = False
+    tensor_content: bool = False
+    max_generated_tokens: int = 2**18
+    checks_method_names: bool = False
+
+
 class Servable:
     """A SavedModel in a graph and session of its own, safe to run from many threads.
 
-    Args:
-        name: str. The model's name, as clients ask for it.
-        version: int. The version's number.
-        path: str. The version's folder, the one that holds `saved_model.pb`.
-        batching: BatchingParameters | None. How runs share batches; None runs each by itself.
-        tags: Tags of the MetaGraph to load.
-        session_config: ConfigProto | None. Threads, memory of a GPU and more of the session.
-        compiles: bool. Whether graphs that only XLA can run are run.
-        tensor_content: bool. The form of the tensors that Predict answers with.
-        max_generated_tokens: int. Of one Predict, rows x `max_new_tokens`; 0 for no limit.
-        checks_method_names: bool. Whether a signature answers only requests of its own kind.
-
-    Raises:
-        ServingError: the folder holds no SavedModel, or one that is incomplete, lacks the tag
-            `serve` or uses an op that this process does not know.
+    `path` is the version's folder, the one that holds `saved_model.pb`. Raises ServingError when it
+    holds no SavedModel, or one that is incomplete, lacks the tags or uses an unknown op.
 
     Example:
         >>> servable = Servable("half_plus_two", 1, "/models/half_plus_two/1")
@@ -59,22 +72,14 @@ class Servable:
         name: str,
         version: int,
         path: str,
-        *,
         batching: BatchingParameters | None = None,
-        tags: Sequence[str] = ("serve",),
-        session_config: config_pb2.ConfigProto | None = None,
-        compiles: bool = False,
-        tensor_content: bool = False,
-        max_generated_tokens: int = 0,
-        checks_method_names: bool = False,
+        options: ServableOptions | None = None,
     ):
         self.name, self.version, self.path, self.batching = name, version, path, batching
-        self.tensor_content, self.max_generated_tokens = tensor_content, max_generated_tokens
-        self.checks_method_names = checks_method_names
+        self.options = options = options or ServableOptions()
         self._graph = tf.Graph()
         config = config_pb2.ConfigProto()
-        if session_config is not None:
-            config.CopyFrom(session_config)
+        config.MergeFrom(options.session_config or config)
         if batching is not None:
             # What is in a batch is optimized again where it is called; one pass out here is enough.
             config.graph_options.rewrite_options.meta_optimizer_iterations = (
@@ -85,10 +90,12 @@ class Servable:
             # The signatures are copied out so that the GraphDef, weights folded into constants
             # included, is not held a second time.
             with self._graph.as_default():
-                meta_graph = tf.compat.v1.saved_model.loader.load(self._session, [*tags], path)
+                meta_graph = tf.compat.v1.saved_model.loader.load(
+                    self._session, [*options.tags], path
+                )
         except BaseException as error:
             self._session.close()
-            raise _load_error(path, tags, error) from error
+            raise _load_error(path, options.tags, error) from error
         self.signatures = dict(meta_graph.signature_def)
         self._ranks = {  # of the inputs that declare one
             info.name: len(info.tensor_shape.dim)
@@ -96,7 +103,7 @@ class Servable:
             for info in signature.inputs.values()
             if not info.tensor_shape.unknown_rank
         }
-        self._compiled = {} if compiles else _compiled_nodes(meta_graph)
+        self._compiled = {} if options.compiles else _compiled_nodes(meta_graph)
         self._lock = threading.Lock()
         self._ways: dict[tuple, _Way] = {}
         self._callables: dict[tuple, object] = {}
@@ -120,21 +127,11 @@ class Servable:
         fetches: Sequence[str],
         clock: RequestClock | None = None,
     ) -> list[np.ndarray]:
-        """Runs the graph once.
+        """Runs the graph once: one array per name in `fetches`; strings are `bytes` objects.
 
-        Args:
-            feeds: Tensor name to value; the dtypes must be those that the graph declares.
-            fetches: Tensor names, in any order, repeated or not.
-            clock: RequestClock | None. The request's time: its deadline ends the run, which is
-                counted there.
-
-        Returns:
-            One array per name in `fetches`, in that order. Strings are arrays of `bytes` objects.
-
-        Raises:
-            ServingError: an op failed; code and message are the graph's own. INTERNAL `XLA
-                compilation disabled` for a graph that must be compiled, as TensorFlow Serving
-                says. DEADLINE_EXCEEDED when the deadline passes.
+        The deadline of `clock` ends the run, which is counted there. Raises ServingError: code and
+        message are the graph's own, or INTERNAL `XLA compilation disabled`, as TensorFlow Serving
+        says of a graph that must be compiled.
         """
         clock = clock or RequestClock()
         way = self._way(feeds, fetches)

@@ -1,0 +1,31 @@
+"""What was recorded from TensorFlow Serving itself, where this machine has it."""
+
+import json
+import os
+import pathlib
+import shutil
+
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
+RECORDED = pathlib.Path(os.environ.get("ZOO_SERVING", _ROOT.parent / "shared" / "serving"))
+MODELS = str(RECORDED / "models")
+
+
+def lines(name: str) -> list[dict]:
+    """The lines of a file of JSON lines; none where it is not there."""
+    file = RECORDED / name
+    text = file.read_text().replace("{MODELS}", MODELS) if file.exists() else ""
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def write_model_with_default(folder: pathlib.Path) -> None:
+    """The recorded model whose signature `two` has a default for z."""
+    version = shutil.copytree(RECORDED / "models/half_plus_two/1", folder / "1")
+    for path in (version, *version.rglob("*")):
+        path.chmod(0o755)
+    saved = saved_model_pb2.SavedModel.FromString((version / "saved_model.pb").read_bytes())
+    two = saved.meta_graphs[0].signature_def["two"]
+    two.defaults["z"].CopyFrom(tf.make_tensor_proto([10.0]))
+    (version / "saved_model.pb").write_bytes(saved.SerializeToString())
