@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from absl import logging
 from pydantic import Field
 
-from trainers.data.config import DataConfig
+from trainers.data.config import DataConfig, tokenizers_for
 from zoo.config import ConfigError, Fraction, Size, config_dataclass, from_dict, to_dict
 from zoo.models.configs import ModelConfig
 from zoo.presets import preset_config
@@ -37,12 +37,6 @@ NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=0)]
 # Shares that may be all of it.
 Share = Annotated[float, Field(gt=0, le=1)]
-
-
-def tokenizers_for(task: str) -> tuple[str, ...]:
-    """What `data.tokenizer` may be for a task."""
-    own = ("character", "byte") if task == "lm" else ("wordpiece",)
-    return (*own, "bytepair", "sentencepiece")
 
 
 @config_dataclass

@@ -12,7 +12,7 @@ from trainers.tasks.tag import spaced
 from trainers.tokenizers import encoder_tokenizer, language_model_tokenizer
 from zoo.config import ConfigError
 from zoo.tokenizers import BytePairTokenizer, SentencePieceTokenizer
-from zoo.tokenizers.roles import ROLES, require_roles
+from zoo.tokenizers.base import ROLES, require_roles
 
 MODELS = Path(__file__).parent.parent / "zoo" / "fixtures" / "sentencepiece"
 TEXTS = ["low lower lowest newer the newest"] * 9

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from zoo.text.packing import pack
 from zoo.tokenizers import BytePairTokenizer, load_tokenizer
-from zoo.tokenizers.bytepair.alphabet import ALPHABET
+from zoo.tokenizers.bytepair.vocabulary import ALPHABET
 
 TEXTS = ["hello world, the cat's 12 dogs  aren't here\n naïve 世界 hello  the\t"] * 20
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]

@@ -7,7 +7,7 @@ from tokenizers import ByteLevelBPETokenizer
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from zoo.tokenizers import BytePairTokenizer
-from zoo.tokenizers.bytepair.alphabet import ALPHABET
+from zoo.tokenizers.bytepair.vocabulary import ALPHABET
 
 TEXTS = ["low lower lowest newer the newest \n\t wide 世界"] * 9
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]

@@ -3,18 +3,15 @@
 import itertools
 import random
 
-import numpy as np
 import pytest
-import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 from tokenizers import models
 
 from zoo.tokenizers import BytePairTokenizer
-from zoo.tokenizers.bytepair.alphabet import ALPHABET, from_bytes, to_bytes
 from zoo.tokenizers.bytepair.merges import last_merges
-from zoo.tokenizers.bytepair.units import joined_bytes, part
+from zoo.tokenizers.bytepair.vocabulary import ALPHABET, from_bytes, to_bytes
 
 
 def merged(text, merges):
@@ -91,15 +88,6 @@ def test_tokens_of_any_length_and_with_zero_bytes():
     assert tokenizer.encode(texts).to_list() == [[index] for index in range(len(pieces))]
     both = tokenizer.encode([b".\0", b".", b".\0\0", b"\0"]).to_list()
     assert both == [[pieces.index(from_bytes(text))] for text in (b".\0", b".", b".\0\0", b"\0")]
-
-
-def test_words_are_parted_where_no_token_joins_their_bytes():
-    tokens = {0: b"a", 1: "é".encode(), 2: "é!".encode()}
-    joined = joined_bytes(tokens)
-    assert [*zip(*np.divmod(np.flatnonzero(joined), 256))] == [(0xA9, 0x21), (0xC3, 0xA9)]
-    data = tf.constant([*"aaéé!aé".encode()], tf.uint8)
-    begins = part(data, tf.range(len(data)) == 0, joined)
-    assert np.flatnonzero(begins).tolist() == [0, 2, 4, 8]
 
 
 def test_the_alphabet_is_that_of_gpt2():

@@ -9,8 +9,8 @@ import pytest
 from test_wordpiece_parity import fuzzed
 
 from zoo.tokenizers import BytePairTokenizer
-from zoo.tokenizers.bytepair.alphabet import to_bytes
-from zoo.tokenizers.bytepair.rules import LETTER, NUMBER, SPACE, classes, paged_classes, unpack
+from zoo.tokenizers.bytepair.vocabulary import to_bytes
+from zoo.tokenizers.character_classes import LETTER, NUMBER, SPACE, classes, from_runs
 
 SHARED = os.environ.get("ZOO_DATA")
 PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
@@ -90,18 +90,15 @@ def test_one_and_two_bytes(trained):
 
 
 def test_the_stored_classes():
-    table, starts = paged_classes()
-    points = np.arange(0x110000)
-    np.testing.assert_array_equal(table[starts[points >> 8] + (points & 255)], classes())
     assert [classes()[ord(c)] for c in "aé世1½ \u3000"] == [LETTER] * 3 + [NUMBER] * 2 + [SPACE] * 2
     assert len(BLANKS) == 25
 
 
 @pytest.mark.slow
 def test_the_classes_are_those_of_the_installed_libraries():
-    from tools.make_bytepair_rules import PATTERNS, measure
+    from tools.make_unicode_tables import PATTERNS, measured_classes
 
-    np.testing.assert_array_equal(unpack(measure()), classes())
+    np.testing.assert_array_equal(from_runs(measured_classes()["classes"]), classes())
     tiktoken = pytest.importorskip("tiktoken")
     ranks = {bytes([value]): value for value in range(256)}
     for pattern, kind in PATTERNS.items():

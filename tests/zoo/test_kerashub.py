@@ -11,7 +11,7 @@ import pytest
 
 import zoo
 from zoo.files import BundleError
-from zoo.tokenizers.bytepair.alphabet import ALPHABET
+from zoo.tokenizers.bytepair.vocabulary import ALPHABET
 from zoo.weights.kerashub import load_kerashub
 
 PIECES = [

@@ -23,7 +23,7 @@ import zoo
 from zoo.models.weight_counts import count_weights
 from zoo.presets import tasks_for
 from zoo.tokenizers import TOKENIZERS
-from zoo.tokenizers.bytepair.alphabet import ALPHABET
+from zoo.tokenizers.bytepair.vocabulary import ALPHABET
 from zoo.weights.safetensors_files import write_weights
 
 KINDS = ("gpt", "bert", "lstm", "hf_classify", "hf_embed", "hf_gpt2", "hf_roberta", "kerashub")

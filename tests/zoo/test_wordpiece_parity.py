@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from tokenizers import BertWordPieceTokenizer
 
 from zoo.tokenizers import WordPieceTokenizer
-from zoo.tokenizers.wordpiece.rules import _data, unpack
+from zoo.tokenizers.wordpiece.normalizer import stored_table, unpack
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SHARED = os.environ.get("ZOO_DATA")
@@ -100,24 +99,28 @@ def test_bytes_that_are_not_utf8():
     assert_same_ids(*pair([*SPECIAL, *letters, *("##" + c for c in letters)]), texts, raw)
 
 
-def test_the_short_way_agrees_with_the_long_way_on_every_plain_character():
-    points = [p for p in range(0x110000) if not 0xD800 <= p <= 0xDFFF]
-    characters = np.array([chr(p).encode() for p in points], dtype=object)
+def test_texts_that_need_no_normalising_are_cut_as_others_are():
+    # All blocks with punctuation or Chinese characters; a text with U+0000, which is dropped, is
+    # normalised.
+    blocks = [(0x20, 0x7E), (0xA1, 0xBF), (0x2010, 0x205E), (0x3001, 0x3020), (0xFF01, 0xFF60)]
+    points = [p for first, last in blocks for p in range(first, last + 1)]
+    points += range(0x4E00, 0x9FB0, 3)
+    texts = [b"a%ba%b%b" % (3 * (chr(p).encode(),)) for p in points if chr(p) not in " []"]
     for lowercase in (True, False):
         tokenizer = WordPieceTokenizer([*SPECIAL, "a", "##a"], lowercase=lowercase)
-        plain = tf.strings.regex_full_match(characters, tokenizer._plain_pattern).numpy()
-        assert 20_000 < plain.sum() < 22_000
-        texts = [b"a" + c + b"a" + c + c for c in characters[plain]]
-        short, long = tokenizer._cut_plain(tf.constant(texts)), tokenizer._cut_any(texts, True)
-        for mine, other in zip(short, long):
-            np.testing.assert_array_equal(mine, other)
+        fast = tokenizer.encode_with_offsets(texts)
+        slow = tokenizer.encode_with_offsets([b"\0" + text for text in texts])
+        np.testing.assert_array_equal(fast.ids.flat_values, slow.ids.flat_values)
+        np.testing.assert_array_equal(fast.ids.row_splits, slow.ids.row_splits)
+        np.testing.assert_array_equal(fast.starts.flat_values, slow.starts.flat_values - 1)
+        np.testing.assert_array_equal(fast.ends.flat_values, slow.ends.flat_values - 1)
 
 
 @pytest.mark.slow
 def test_the_rules_are_those_of_the_installed_library():
-    from tools.make_bert_rules import measure
+    from tools.make_unicode_tables import measured_normalizer
 
-    measured, stored = unpack(measure()), _data()
+    measured, stored = unpack(measured_normalizer()), stored_table()
     assert measured.keys() == stored.keys()
     for name, rule in stored.items():
         np.testing.assert_array_equal(measured[name], rule)

@@ -22,13 +22,18 @@ MAX_BLOCK = 10_000
 _EXACT, _CLOSE = 1e-9, 5e-3
 _COLUMNS = ["text_column", "pair_column", "label_column", "id_column", "token_column", "tag_column"]
 _RATES = ("delete", "swap", "insert", "replace", "mask")
-_OWN_TOKENIZERS = {"lm": ("character", "byte"), "mlm": ("wordpiece",)}
 
 
 def require(holds: bool, rule: str, value: Any) -> None:
     """Raises ConfigError with the rule and the value unless it holds."""
     if not holds:
         raise ConfigError(f"{rule}. Received: {value!r}")
+
+
+def tokenizers_for(task: str) -> tuple[str, ...]:
+    """What `data.tokenizer` may be for a task."""
+    own = ("character", "byte") if task == "lm" else ("wordpiece",)
+    return (*own, "bytepair", "sentencepiece")
 
 
 def _columns_as_text(config: Any, *names: str) -> None:
@@ -440,7 +445,7 @@ class PrepareConfig:
     def __post_init__(self):
         alone = not self.data.mixture
         require(alone, "data.mixture: prepare each corpus by itself", self.data.named)
-        fits = (*_OWN_TOKENIZERS[self.task], "bytepair", "sentencepiece")
+        fits = tokenizers_for(self.task)
         require(
             self.tokenizer_from is not None or self.data.tokenizer in fits,
             f"task {self.task!r} needs a tokenizer of kind {' or '.join(fits)}",

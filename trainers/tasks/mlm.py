@@ -25,7 +25,7 @@ from trainers.tasks.running_text import RunningText, RunningTextTask, reading_op
 from zoo import bundle
 from zoo.models.lora import merge_lora
 from zoo.text.models import TEXT_MODELS
-from zoo.tokenizers.roles import require_roles
+from zoo.tokenizers.base import require_roles
 
 
 class MaskedLanguageModelTask(RunningTextTask):

@@ -17,8 +17,7 @@ from zoo.text.cleaning import clean
 from zoo.text.config import CleaningConfig, TextConfig, special_count
 from zoo.text.packing import Packed, cut_windows, pack
 from zoo.tokenizers import Tokenizer
-from zoo.tokenizers.base import string_vector
-from zoo.tokenizers.roles import require_roles
+from zoo.tokenizers.base import require_roles, string_vector
 
 Outputs = dict[str, tf.Tensor]
 

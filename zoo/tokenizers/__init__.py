@@ -1,13 +1,6 @@
 """Text to token ids and back, as TensorFlow graph operations.
 
-`character.py` gives every Unicode character an id, `byte.py` every byte, `wordpiece.py` every word
-or piece of a word, as BERT; `bytepair.py` merges bytes, as GPT-2 and RoBERTa; `sentencepiece.py`
-runs models of the SentencePiece library; `base.py` holds the contract that all keep. A tokenizer is
-saved as one `tokenizer.json`:
-
-    tokenizer = CharacterTokenizer.train(["hello world"])
-    tokenizer.save("bundle/tokenizer")
-    assert load_tokenizer("bundle/tokenizer").fingerprint == tokenizer.fingerprint
+`base.py` has the contract that all tokenizers keep. A tokenizer is saved as one `tokenizer.json`.
 """
 
 import os
@@ -21,11 +14,14 @@ from zoo.tokenizers.sentencepiece import SentencePieceTokenizer
 from zoo.tokenizers.wordpiece.tokenizer import WordPieceTokenizer
 
 TOKENIZERS: dict[str, type[Tokenizer]] = {
-    CharacterTokenizer.kind: CharacterTokenizer,
-    ByteTokenizer.kind: ByteTokenizer,
-    WordPieceTokenizer.kind: WordPieceTokenizer,
-    BytePairTokenizer.kind: BytePairTokenizer,
-    SentencePieceTokenizer.kind: SentencePieceTokenizer,
+    tokenizer.kind: tokenizer
+    for tokenizer in (
+        CharacterTokenizer,
+        ByteTokenizer,
+        WordPieceTokenizer,
+        BytePairTokenizer,
+        SentencePieceTokenizer,
+    )
 }
 
 __all__ = [
@@ -41,12 +37,24 @@ __all__ = [
 
 
 def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
-    """Loads the tokenizer that `Tokenizer.save` wrote to `folder`.
+    """Loads the tokenizer that `Tokenizer.save` wrote.
 
-    Raises ValueError, naming the file, if it is missing, is not valid JSON, has a format version
-    or a kind that this code does not know, or does not hash to the fingerprint stored in it.
+    Args:
+        folder: the folder given to `save`.
 
-    Example: `load_tokenizer("bundle/tokenizer").vocabulary_size`
+    Returns:
+        Tokenizer.
+
+    Raises:
+        ValueError: the file is missing, is not valid JSON, has a format version or a kind that
+            this code does not know, or does not hash to the fingerprint stored in it; the message
+            names the file.
+
+    Example:
+        >>> tokenizer = CharacterTokenizer.train(["hello world"])
+        >>> path = tokenizer.save("bundle/tokenizer")
+        >>> load_tokenizer("bundle/tokenizer").fingerprint == tokenizer.fingerprint
+        True
     """
     path = os.path.abspath(os.path.join(folder, FILE_NAME))
     if not os.path.isfile(path):

@@ -5,7 +5,8 @@ import functools
 import hashlib
 import json
 import os
-from typing import Any, ClassVar, Self
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import tensorflow as tf
@@ -18,6 +19,15 @@ FORMAT_VERSION = 1
 UNKNOWN = "<|unknown|>"
 END = "<|end|>"
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}".encode()
+
+# What special tokens are for in an encoder's input -> the attribute that holds the id.
+ROLES = {
+    "cls": "cls_id",
+    "sep": "sep_id",
+    "pad": "pad_id",
+    "mask": "mask_id",
+    "unknown": "unknown_id",
+}
 
 
 class Tokenizer(abc.ABC):
@@ -33,6 +43,7 @@ class Tokenizer(abc.ABC):
 
     Attributes:
         kind: name of the subclass in `tokenizer.json`.
+        config_names: arguments of the constructor, which are attributes with these names, too.
         rules_version: raised when the same vocabulary starts to encode differently.
         lossless: True if `decode(encode(x)) == x` for every x.
         splits_anywhere: True if `encode(a + b) == encode(a) + encode(b)` for all texts a and b,
@@ -46,6 +57,7 @@ class Tokenizer(abc.ABC):
     """
 
     kind: ClassVar[str]
+    config_names: ClassVar[tuple[str, ...]] = ()
     rules_version: ClassVar[int] = 1
     lossless: ClassVar[bool]
     splits_anywhere: ClassVar[bool] = False
@@ -58,28 +70,53 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def encode(self, strings: Any) -> tf.RaggedTensor:
-        """Encodes a string tensor [B] (or list, or 1-axis array) as RaggedTensor int32 [B, None].
+        """Encodes strings.
 
-        Raises ValueError for anything but one axis, TypeError for anything but strings.
+        Args:
+            strings: string tensor (B,), or a list or array of one axis.
 
-        Example: `ByteTokenizer().encode(["ab", ""]).to_list()` is `[[97, 98], []]`.
+        Returns:
+            RaggedTensor int32 [B, None].
+
+        Raises:
+            ValueError: anything but one axis.
+            TypeError: anything but strings.
+
+        Example:
+            >>> import zoo
+            >>> zoo.ByteTokenizer().encode(["ab", ""]).to_list()
+            [[97, 98], []]
         """
 
     @abc.abstractmethod
     def pieces(self) -> list[bytes]:
-        """The text of each id in order, b"" for a special id that decodes to nothing."""
+        """The text of each id in order: b"" for special ids, U+FFFD for the unknown one."""
 
     @classmethod
-    @abc.abstractmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         """Rebuilds the tokenizer from `get_config`'s dict; other keys are ignored.
 
-        Raises ValueError if `config["kind"]` is not this class's kind.
+        Raises:
+            ValueError: `config["kind"]` is not this class's kind, or an option is missing.
         """
+        return cls(**cls._arguments(config))
+
+    @classmethod
+    def _arguments(cls, config: dict[str, Any]) -> dict[str, Any]:
+        if config.get("kind") != cls.kind:
+            raise ValueError(
+                f"{cls.__name__} reads kind {cls.kind!r}, the config says "
+                f"{config.get('kind')!r}. Use load_tokenizer, which picks the class."
+            )
+        missing = [name for name in cls.config_names if name not in config]
+        if missing:
+            raise ValueError(f"{', '.join(missing)}: missing; save the tokenizer again.")
+        return {name: config[name] for name in cls.config_names}
 
     def get_config(self) -> dict[str, Any]:
         """The plain, JSON-ready dict that `from_config` takes."""
-        return {"kind": self.kind, "vocabulary": self.vocabulary}
+        options = {name: getattr(self, name) for name in self.config_names}
+        return {"kind": self.kind, "vocabulary": self.vocabulary, **options}
 
     @functools.cached_property
     def vocabulary_size(self) -> int:
@@ -94,15 +131,26 @@ class Tokenizer(abc.ABC):
         return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
     def decode(self, ids: Any) -> tf.Tensor:
-        """Decodes int ids, a RaggedTensor [B, None] or dense [B, T], to a string tensor [B].
+        """Decodes ids to text.
 
-        In a dense tensor every id counts, padding too. Special ids decode to "". The unknown id,
-        and any id outside [0, vocabulary_size), decodes to U+FFFD: raising would let one row of a
-        served batch fail the others, and a model may have more outputs than there are tokens.
+        Special ids decode to "". The unknown id, and any id outside [0, vocabulary_size), decodes
+        to U+FFFD: raising would let one row of a served batch fail the others, and a model may
+        have more outputs than there are tokens.
 
-        Raises ValueError if the ids do not have two axes, TypeError if they are not integers.
+        Args:
+            ids: integers, a RaggedTensor [B, None] or dense (B, T), where padding counts, too.
 
-        Example: `ByteTokenizer().decode([[104, 105, 256]])` is `[b"hi"]`.
+        Returns:
+            String tensor (B,).
+
+        Raises:
+            ValueError: the ids do not have two axes.
+            TypeError: they are not integers.
+
+        Example:
+            >>> import zoo
+            >>> zoo.ByteTokenizer().decode([[104, 105, 256]]).numpy().tolist()
+            [b'hi']
         """
         ids = _integers(ids)
         if ids.shape.rank is not None and ids.shape.rank != 2:
@@ -115,7 +163,6 @@ class Tokenizer(abc.ABC):
         return self._join(ids)
 
     def _join(self, ids: tf.RaggedTensor) -> tf.Tensor:
-        """The text of ids [B, None], string [B]: what `decode` does once they are checked."""
         # Joining pieces costs more than tf.strings.unicode_encode (24 against 9 ms for 1.1 MB),
         # but it serves bytes and characters alike and drops special ids for free.
         return tf.strings.unsorted_segment_join(
@@ -123,14 +170,24 @@ class Tokenizer(abc.ABC):
         )
 
     def tokens(self, ids: Any) -> tf.Tensor | tf.RaggedTensor:
-        """The text of every single id, special ids by name: same shape as `ids`.
+        """The text of every single id, special ids by name.
 
         A prompt and a token that is not special, put together, are the prompt's continuation by
         that token. Ids outside [0, vocabulary_size) are "<|unknown|>".
 
-        Raises TypeError if `ids` are not integers.
+        Args:
+            ids: integers of any shape.
 
-        Example: `ByteTokenizer().tokens([104, 10, 256])` is `[b"h", b"\\n", b"<|end|>"]`.
+        Returns:
+            Strings of the same shape.
+
+        Raises:
+            TypeError: they are not integers.
+
+        Example:
+            >>> import zoo
+            >>> zoo.ByteTokenizer().tokens([104, 10, 256]).numpy().tolist()
+            [b'h', b'\\n', b'<|end|>']
         """
         ids = _integers(ids)
         if isinstance(ids, tf.RaggedTensor):
@@ -143,11 +200,19 @@ class Tokenizer(abc.ABC):
         return ids
 
     def save(self, folder: str | os.PathLike[str]) -> str:
-        """Writes `folder/tokenizer.json` and returns its path; a reader never sees half of it.
+        """Writes `folder/tokenizer.json`, which `load_tokenizer(folder)` reads.
 
-        Creates the folder if needed, replaces an older file. `load_tokenizer(folder)` reads it.
+        Creates the folder if needed, replaces an older file; a reader never sees half of it.
 
-        Example: `ByteTokenizer().save("bundle/tokenizer")`
+        Args:
+            folder: where to write.
+
+        Returns:
+            The path of the file.
+
+        Example:
+            >>> import zoo
+            >>> path = zoo.ByteTokenizer().save("bundle/tokenizer")
         """
         path = os.path.join(folder, FILE_NAME)
         content = {
@@ -176,17 +241,121 @@ class Tokenizer(abc.ABC):
         return np.array([*pieces, UNKNOWN.encode()], dtype=object)
 
 
-def check_kind(tokenizer: type[Tokenizer], config: dict[str, Any]) -> None:
-    """Raises ValueError if `config` describes another kind of tokenizer."""
-    if config.get("kind") != tokenizer.kind:
+class Encoding(NamedTuple):
+    """Ids and where they come from; four RaggedTensors [B, None] of the same row splits.
+
+    `string[start:end]` are the bytes that a piece comes from, the accents stripped after its
+    last letter included. Spans are in order and do not overlap, but two pieces of one character
+    (a Korean syllable, say, cut between its letters) both have the span of that character.
+
+    Attributes:
+        ids: int32.
+        starts: int32, offset of the first byte of the piece in its string.
+        ends: int32, offset after its last byte.
+        word_starts: bool, True for the first piece of each word.
+    """
+
+    ids: tf.RaggedTensor
+    starts: tf.RaggedTensor
+    ends: tf.RaggedTensor
+    word_starts: tf.RaggedTensor
+
+
+class SubwordTokenizer(Tokenizer):
+    """A tokenizer of words and pieces of words, which knows where these stand in a text.
+
+    A subclass implements `_encode`.
+
+    Attributes:
+        continuation: bool (V,), True for the pieces that continue a word, special ones aside.
+    """
+
+    continuation: np.ndarray
+
+    @abc.abstractmethod
+    def _encode(self, texts: tf.Tensor, offsets: bool) -> tuple[tf.Tensor, ...]:
+        """Ids int32 (P,) and row splits int64 (B + 1,) of strings (B,).
+
+        With `offsets` also `starts`, `ends` and `word_starts` (P,) of an `Encoding`.
+        """
+
+    def encode(self, strings: Any) -> tf.RaggedTensor:
+        ids, splits = self._encode_ids(string_vector(strings))
+        return tf.RaggedTensor.from_row_splits(ids, splits, validate=False)
+
+    def encode_with_offsets(self, strings: Any) -> Encoding:
+        """Encodes strings as `encode` and says which bytes of them each piece comes from.
+
+        Args:
+            strings: as for `encode`.
+
+        Returns:
+            Encoding.
+
+        Raises:
+            ValueError, TypeError: as `encode`.
+
+        Example:
+            >>> import zoo
+            >>> pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "##b"]
+            >>> zoo.WordPieceTokenizer(pieces).encode_with_offsets([" Ab"]).starts.to_list()
+            [[1, 2]]
+        """
+        ids, splits, *spans = self._encode_spans(string_vector(strings))
+        return Encoding(
+            *(tf.RaggedTensor.from_row_splits(row, splits, validate=False) for row in (ids, *spans))
+        )
+
+    # Functions of their own, so that they are traced once and not again for every graph that
+    # encodes: tracing WordPiece was half the time of an export.
+    @functools.cached_property
+    def _encode_ids(self) -> Callable[[tf.Tensor], tuple[tf.Tensor, ...]]:
+        return self._traced(offsets=False)
+
+    @functools.cached_property
+    def _encode_spans(self) -> Callable[[tf.Tensor], tuple[tf.Tensor, ...]]:
+        return self._traced(offsets=True)
+
+    def _traced(self, offsets: bool) -> Callable[[tf.Tensor], tuple[tf.Tensor, ...]]:
+        texts = tf.TensorSpec([None], tf.string, name="texts")
+        return tf.function(
+            lambda texts: self._encode(texts, offsets), input_signature=[texts], autograph=False
+        )
+
+    def _set_roles(self, roles: Mapping[str, str]) -> None:
+        """Sets `cls_id`, `sep_id`, `pad_id`, `mask_id` and `unknown_id` of the roles given."""
+        self.unknown_id = None
+        for role, name in roles.items():
+            if role not in ROLES:
+                raise ValueError(f"roles: {role!r} is none of {', '.join(ROLES)}.")
+            if name not in self.special_tokens:
+                raise ValueError(
+                    f"roles: {role}={name!r} is no special token; those are "
+                    f"{', '.join(self.special_tokens) or 'none'}."
+                )
+            setattr(self, ROLES[role], self.special_tokens[name])
+
+
+def require_roles(tokenizer: Tokenizer, *roles: str) -> None:
+    """Raises ValueError unless the tokenizer has the roles, such as "cls" and "sep"."""
+    missing = [role for role in roles if getattr(tokenizer, ROLES[role], None) is None]
+    if missing:
         raise ValueError(
-            f"{tokenizer.__name__} reads kind {tokenizer.kind!r}, the config says "
-            f"{config.get('kind')!r}. Use load_tokenizer, which picks the class."
+            f"a {tokenizer.kind} tokenizer without special tokens for {', '.join(missing)} cannot "
+            "feed an encoder. Use a WordPiece tokenizer, or one made with "
+            'roles={"cls": "<s>", "sep": "</s>", "pad": "<pad>", ...}.'
         )
 
 
+def checked_separators(pair_separators: int) -> int:
+    """`pair_separators` as an int; ValueError below 1."""
+    if pair_separators < 1:
+        raise ValueError(f"pair_separators={pair_separators} must be at least 1.")
+    return int(pair_separators)
+
+
 def string_vector(strings: Any) -> tf.Tensor:
-    """`strings` as a string tensor [B]; the errors are those of `Tokenizer.encode`."""
+    """`strings` as a string tensor (B,); the errors are those of `Tokenizer.encode`."""
     if isinstance(strings, list | tuple) and not strings:
         strings = np.array([], dtype=object)  # An empty list has no element to tell its type.
     elif isinstance(strings, np.ndarray) and strings.size == 0:
@@ -206,10 +375,12 @@ def string_vector(strings: Any) -> tf.Tensor:
 
 
 def cut_character_bytes(strings: tf.Tensor) -> tf.Tensor:
-    """How many bytes (B,) int32 at the end of each string [B] begin a UTF-8 character that does not
-    end there: 0 to 3.
+    """How many bytes (B,) int32 at the end of each string (B,) begin a UTF-8 character that does
+    not end there: 0 to 3.
 
-    Example: `cut_character_bytes(tf.constant([b"a", b"a\xe4\xbd"]))` is `[0, 2]`.
+    Example:
+        >>> cut_character_bytes(tf.constant([b"a", b"a\\xe4\\xbd"])).numpy().tolist()
+        [0, 2]
     """
     # Three bytes before, so that each string has three last ones.
     padded = tf.strings.join(["\0\0\0", strings])
@@ -220,12 +391,12 @@ def cut_character_bytes(strings: tf.Tensor) -> tf.Tensor:
     def begins(byte, smallest):  # a character with more bytes than those that are there
         return (byte >= smallest) & (byte <= 0xF4)
 
-    def goes_on(byte):
+    def continues(byte):
         return (byte >= 0x80) & (byte < 0xC0)
 
     one = begins(first, 0xC2)
-    two = begins(second, 0xE0) & goes_on(first)
-    three = begins(third, 0xF0) & goes_on(second) & goes_on(first)
+    two = begins(second, 0xE0) & continues(first)
+    three = begins(third, 0xF0) & continues(second) & continues(first)
     return tf.where(one, 1, tf.where(two, 2, tf.where(three, 3, 0)))
 
 

@@ -1,10 +1,10 @@
 """One id per byte: no training, no unknowns, lossless on anything."""
 
-from typing import Any, Self
+from typing import Any
 
 import tensorflow as tf
 
-from zoo.tokenizers.base import END, Tokenizer, check_kind, string_vector
+from zoo.tokenizers.base import END, Tokenizer, string_vector
 
 
 class ByteTokenizer(Tokenizer):
@@ -12,7 +12,9 @@ class ByteTokenizer(Tokenizer):
 
     `decode(encode(x)) == x` for any bytes, valid UTF-8 or not.
 
-    Example: `ByteTokenizer().encode(["é"]).to_list()` is `[[195, 169]]`.
+    Example:
+        >>> ByteTokenizer().encode(["é"]).to_list()
+        [[195, 169]]
     """
 
     kind = "byte"
@@ -25,19 +27,7 @@ class ByteTokenizer(Tokenizer):
     def __init__(self):
         self.special_tokens = {END: self.end_id}
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        """Rebuilds the tokenizer from `get_config`'s dict; ValueError for another kind."""
-        check_kind(cls, config)
-        return cls()
-
     def encode(self, strings: Any) -> tf.RaggedTensor:
-        """Encodes strings [B] as RaggedTensor int32 [B, None], one id per byte.
-
-        Raises ValueError for anything but one axis, TypeError for anything but strings.
-
-        Example: `ByteTokenizer().encode([b"\\x00\\xff", b""]).to_list()` is `[[0, 255], []]`.
-        """
         strings = string_vector(strings)
         # decode_raw wants strings of equal length, so the batch is decoded as one string.
         values = tf.io.decode_raw(tf.strings.reduce_join(strings), tf.uint8)
@@ -45,5 +35,4 @@ class ByteTokenizer(Tokenizer):
         return tf.RaggedTensor.from_row_lengths(tf.cast(values, tf.int32), lengths, validate=False)
 
     def pieces(self) -> list[bytes]:
-        """The byte of each id, and nothing for end."""
         return [*(bytes([value]) for value in range(256)), b""]

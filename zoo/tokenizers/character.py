@@ -8,7 +8,8 @@ from typing import Any, Self
 import numpy as np
 import tensorflow as tf
 
-from zoo.tokenizers.base import END, REPLACEMENT, UNKNOWN, Tokenizer, check_kind, string_vector
+from zoo.tokenizers.base import END, REPLACEMENT, UNKNOWN, Tokenizer, string_vector
+from zoo.tokenizers.training import frequent_characters
 
 _NUM_SPECIAL = 2
 
@@ -23,13 +24,19 @@ class CharacterTokenizer(Tokenizer):
 
     Args:
         vocabulary: the known characters in any order, as one string or an iterable of
-            one-character strings. Raises ValueError if it is empty, repeats a character, or has
-            an element that is not one character that UTF-8 can hold.
+            one-character strings.
 
-    Example: `CharacterTokenizer("ab").encode(["abc"]).to_list()` is `[[2, 3, 0]]`.
+    Raises:
+        ValueError: it is empty, repeats a character, or has an element that is not one character
+            that UTF-8 can hold.
+
+    Example:
+        >>> CharacterTokenizer("ab").encode(["abc"]).to_list()
+        [[2, 3, 0]]
     """
 
     kind = "character"
+    config_names = ("vocabulary",)
     lossless = False
     splits_anywhere = True
     unknown_id = 0
@@ -38,7 +45,8 @@ class CharacterTokenizer(Tokenizer):
     def __init__(self, vocabulary: Iterable[str]):
         characters = list(vocabulary)
         for character in characters:
-            if not isinstance(character, str) or len(character) != 1 or _is_surrogate(character):
+            is_one = isinstance(character, str) and len(character) == 1
+            if not is_one or "\ud800" <= character <= "\udfff":
                 raise ValueError(
                     f"vocabulary: {character!r} is not one Unicode character; every element must "
                     "be a one-character string and no surrogate (U+D800 to U+DFFF)."
@@ -64,63 +72,42 @@ class CharacterTokenizer(Tokenizer):
             texts: strings, or bytes read as UTF-8 with U+FFFD for what is invalid.
             max_vocabulary_size: at most this many ids, the two special ones included: the most
                 frequent characters stay, of equally frequent ones the lower code points.
-                Default: no limit. Raises ValueError below 3.
+                Default: no limit.
             min_count: leaves out characters seen fewer times (default 1: keeps all).
 
-        Raises TypeError for a single string, ValueError if no character is left.
+        Raises:
+            TypeError: a single string.
+            ValueError: a size below 3, or no character is left.
 
-        Example: `CharacterTokenizer.train(["aab"], max_vocabulary_size=3).vocabulary` is `"a"`.
+        Example:
+            >>> CharacterTokenizer.train(["aab"], max_vocabulary_size=3).vocabulary
+            'a'
         """
-        if isinstance(texts, str | bytes):
-            raise TypeError("texts is one string; pass a list of strings.")
         if max_vocabulary_size is not None and max_vocabulary_size <= _NUM_SPECIAL:
             raise ValueError(
-                f"max_vocabulary_size={max_vocabulary_size} leaves no room for characters beside "
+                f"max_vocabulary_size={max_vocabulary_size} is too small for characters beside "
                 f"the {_NUM_SPECIAL} special ids; pass at least {_NUM_SPECIAL + 1}."
             )
-        counts = collections.Counter()
-        for text in texts:
-            counts.update(text.decode("utf-8", "replace") if isinstance(text, bytes) else text)
-        ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-        kept = [character for character, count in ranked if count >= min_count]
-        if max_vocabulary_size is not None:
-            kept = kept[: max_vocabulary_size - _NUM_SPECIAL]
-        if not kept:
-            raise ValueError(
-                f"no character occurs {min_count} times in the texts ({len(counts)} distinct "
-                "ones); pass more text or a lower min_count."
-            )
-        return cls(kept)
+        kept = frequent_characters(texts, min_count)
+        return cls(kept if max_vocabulary_size is None else kept[: max_vocabulary_size - 2])
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """Rebuilds the tokenizer from `get_config`'s dict.
-
-        Raises ValueError for another kind or an invalid vocabulary, TypeError for none.
-        """
-        check_kind(cls, config)
         vocabulary = config.get("vocabulary")
-        if not isinstance(vocabulary, str):
+        if config.get("kind") == cls.kind and not isinstance(vocabulary, str):
             raise TypeError(
                 "vocabulary must be one string of all characters, found "
                 f"{type(vocabulary).__name__}."
             )
-        return cls(vocabulary)
+        return super().from_config(config)
 
     def encode(self, strings: Any) -> tf.RaggedTensor:
-        """Encodes UTF-8 strings [B] as RaggedTensor int32 [B, None], one id per character.
-
-        Raises ValueError for anything but one axis, TypeError for anything but strings.
-
-        Example: `CharacterTokenizer("ab").encode(["ba", ""]).to_list()` is `[[3, 2], []]`.
-        """
         points = tf.strings.unicode_decode(string_vector(strings), "UTF-8")
         table = tf.constant(self._id_of_code_point)
         last = len(self._id_of_code_point) - 1
         return points.with_flat_values(tf.gather(table, tf.minimum(points.flat_values, last)))
 
     def pieces(self) -> list[bytes]:
-        """The UTF-8 bytes of each id: U+FFFD for unknown, nothing for end, the characters."""
         return [REPLACEMENT, b"", *(character.encode() for character in self.vocabulary)]
 
     @functools.cached_property
@@ -132,7 +119,3 @@ class CharacterTokenizer(Tokenizer):
         table = np.full(points.max() + 2, self.unknown_id, dtype=np.int32)
         table[points] = np.arange(_NUM_SPECIAL, _NUM_SPECIAL + len(points))
         return table
-
-
-def _is_surrogate(character: str) -> bool:
-    return "\ud800" <= character <= "\udfff"

@@ -1,101 +1,145 @@
-"""Reads what a SentencePiece model file says of its pieces.
-
-The file is a protocol buffer, `sentencepiece_model.proto` of the SentencePiece project; only the
-fields that are needed here are read.
-"""
+"""SentencePiece's model files: read, written, and run by tensorflow_text's operation."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
+
+import tensorflow as tf
+from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
+from tensorflow_text.python.ops.sentencepiece_tokenizer import gen_sentencepiece_tokenizer
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 SPACE = "\u2581"
+_BPE = 2
 
-# Fields of ModelProto, ModelProto.SentencePiece and TrainerSpec.
-_PIECES, _TRAINER, _NORMALIZER = 1, 2, 3
-_TEXT, _KIND = 1, 3
-_SPACE_AS_SUFFIX, _BEGIN_PIECE, _END_PIECE, _PAD_PIECE = 24, 46, 47, 48
+_NOT_A_MODEL = "not a SentencePiece model, or only a part of one."
+# The part of sentencepiece_model.proto that is used here: message -> field -> number, type and
+# default. Fields of other numbers are kept as they are.
+_SCHEMA = {
+    "Piece": {"piece": (1, "string"), "score": (2, "float"), "type": (3, "int32", "1")},
+    "Trainer": {
+        "model_type": (3, "int32"),
+        "treat_whitespace_as_suffix": (24, "bool"),
+        "unk_id": (40, "int32"),
+        "bos_piece": (46, "string", "<s>"),
+        "eos_piece": (47, "string", "</s>"),
+        "pad_piece": (48, "string", "<pad>"),
+    },
+    "Normalizer": {
+        "name": (1, "string"),
+        "add_dummy_prefix": (3, "bool"),
+        "remove_extra_whitespaces": (4, "bool"),
+        "escape_whitespaces": (5, "bool"),
+    },
+    "Model": {
+        "pieces": (1, "Piece"),
+        "trainer_spec": (2, "Trainer"),
+        "normalizer_spec": (3, "Normalizer"),
+    },
+}
+
+
+def _model_class() -> type[message.Message]:
+    package = "zoo.sentencepiece"
+    file = descriptor_pb2.FileDescriptorProto(name="zoo/sentencepiece.proto", package=package)
+    types = descriptor_pb2.FieldDescriptorProto
+    for name, fields in _SCHEMA.items():
+        declared = file.message_type.add(name=name)
+        for field, (number, kind, *default) in fields.items():
+            label = types.LABEL_REPEATED if field == "pieces" else types.LABEL_OPTIONAL
+            own = kind in _SCHEMA
+            declared.field.add(
+                name=field,
+                number=number,
+                label=label,
+                type=types.TYPE_MESSAGE if own else getattr(types, f"TYPE_{kind.upper()}"),
+                type_name=f".{package}.{kind}" if own else None,
+                default_value=default[0] if default else None,
+            )
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.Model"))
+
+
+_Model: Any = _model_class()
 
 
 @dataclasses.dataclass(frozen=True)
 class PieceList:
-    """The pieces of a model.
+    """The pieces of a model."""
 
-    Attributes:
-        texts: the pieces in the order of their ids, "▁" for a space.
-        kinds: NORMAL to BYTE of each.
-        names: what the model calls its special pieces, by "begin", "end" and "pad".
-        space_as_suffix: True if a space belongs to the word before it.
-    """
-
-    texts: list[str]
-    kinds: list[int]
-    names: dict[str, str]
-    space_as_suffix: bool
+    texts: list[str]  # in the order of their ids, "▁" for a space
+    kinds: list[int]  # NORMAL to BYTE of each
+    names: dict[str, str]  # of the special pieces "begin", "end" and "pad"
+    space_as_suffix: bool  # a space belongs to the word before it
 
 
-def read_pieces(model: bytes) -> PieceList:
-    """Reads the pieces of a serialized model.
-
-    Raises ValueError if it is no SentencePiece model.
-    """
-    texts, kinds, seen = [], [], set()
-    names = {"begin": "<s>", "end": "</s>", "pad": "<pad>"}
-    suffix = False
+def read_pieces(content: bytes) -> PieceList:
+    """The pieces of a serialized model; ValueError if it is none."""
     try:
-        for number, content in _fields(model):
-            seen.add(number)
-            if number == _PIECES:
-                piece = dict(_fields(content))
-                texts.append(piece[_TEXT].decode())
-                kinds.append(piece.get(_KIND, NORMAL))
-                if kinds[-1] == BYTE and not re.fullmatch("<0x[0-9A-F]{2}>", texts[-1]):
-                    raise KeyError(texts[-1])
-            elif number == _TRAINER:
-                trainer = dict(_fields(content))
-                numbers = {"begin": _BEGIN_PIECE, "end": _END_PIECE, "pad": _PAD_PIECE}
-                names |= {n: trainer[i].decode() for n, i in numbers.items() if i in trainer}
-                suffix = bool(trainer.get(_SPACE_AS_SUFFIX, 0))
-        if not {_TRAINER, _NORMALIZER} <= seen:
-            raise KeyError("the parts after the pieces")
-    except (AttributeError, IndexError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise ValueError("not a SentencePiece model, or only a part of one.") from error
+        model = _Model.FromString(content)
+        trainer = model.trainer_spec
+        texts = [piece.piece for piece in model.pieces]
+        names = {
+            "begin": trainer.bos_piece,
+            "end": trainer.eos_piece,
+            "pad": trainer.pad_piece,
+        }
+    except (message.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(_NOT_A_MODEL) from error
+    kinds = [piece.type for piece in model.pieces]
+    whole = model.HasField("trainer_spec") and model.HasField("normalizer_spec")
+    named = all(piece.HasField("piece") for piece in model.pieces)
+    byte_names = (text for text, kind in zip(texts, kinds) if kind == BYTE)
+    if not (whole and named and all(re.fullmatch("<0x[0-9A-F]{2}>", name) for name in byte_names)):
+        raise ValueError(_NOT_A_MODEL)
     if kinds.count(UNKNOWN) != 1:
         raise ValueError(
             f"not a SentencePiece model: it has {kinds.count(UNKNOWN)} unknown pieces, not one."
         )
-    return PieceList(texts, kinds, names, suffix)
+    return PieceList(texts, kinds, names, trainer.treat_whitespace_as_suffix)
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
-    """(number, value) of each field: bytes, or an int for a number."""
-    place = 0
+def write_merging_model(pieces: Iterable[tuple[str, float, int]], unknown_id: int) -> bytes:
+    """A serialized model that merges characters by the scores of pieces (text, score, kind)."""
+    model = _Model()
+    add = model.pieces.add
+    for text, score, kind in pieces:
+        add(piece=text, score=score, type=kind)
+    model.trainer_spec.model_type, model.trainer_spec.unk_id = _BPE, unknown_id
+    normalizer = model.normalizer_spec
+    normalizer.name = "identity"
+    normalizer.add_dummy_prefix = normalizer.remove_extra_whitespaces = False
+    normalizer.escape_whitespaces = False
+    return model.SerializeToString(deterministic=True)
 
-    def varint() -> int:
-        nonlocal place
-        value = shift = 0
-        while True:
-            byte = message[place]
-            place += 1
-            if shift > 63:
-                raise IndexError(place)
-            value |= (byte & 127) << shift
-            if byte < 128:
-                return value
-            shift += 7
 
-    while place < len(message):
-        key = varint()
-        number, wire = key >> 3, key & 7
-        if wire == 0:
-            yield number, varint()
-            continue
-        size = {1: 8, 2: None, 5: 4}[wire]
-        size = varint() if size is None else size
-        if place + size > len(message):
-            raise IndexError(place)
-        yield number, message[place : place + size]
-        place += size
+def model_resource(model: bytes) -> tf.Tensor:
+    """The parsed model, a resource of the session; its name, a hash, lets others share it."""
+    return gen_sentencepiece_tokenizer.sentencepiece_op(
+        model=model, shared_name=f"sentencepiece_{hashlib.sha256(model).hexdigest()}"
+    )
+
+
+def tokenize(model: bytes, texts: tf.Tensor, offsets: bool = False) -> tuple[tf.Tensor, ...]:
+    """Ids int32 (P,) and row splits int64 (B + 1,) of strings (B,); with `offsets` also the starts
+    and ends of the pieces, int32 (P,) bytes."""
+    operations = gen_sentencepiece_tokenizer
+    operation = (
+        operations.sentencepiece_tokenize_with_offsets_op
+        if offsets
+        else operations.sentencepiece_tokenize_op
+    )
+    # No sampling; no mark of beginning or end, no reversal.
+    return operation(model_resource(model), texts, 0, 1.0, False, False, False, out_type=tf.int32)
+
+
+def detokenize(model: bytes, ids: tf.Tensor, row_splits: tf.Tensor) -> tf.Tensor:
+    """The strings (B,) of ids int32 (P,) with row splits int64 (B + 1,)."""
+    return gen_sentencepiece_tokenizer.sentencepiece_detokenize_op(
+        model_resource(model), ids, row_splits, False, False, False
+    )

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from zoo.config import Fields, read_json
 from zoo.files import replacing
-
-if TYPE_CHECKING:
-    from zoo.tokenizers.bytepair.tokenizer import BytePairTokenizer
 
 _VERSION = "#version: 0.2"
 # The special tokens of RoBERTa and its kin, by what they are for.
@@ -22,14 +20,14 @@ Path = str | os.PathLike[str]
 
 def read_vocabulary(path: Path) -> dict[str, int]:
     """The piece -> id of a `vocab.json`; ValueError, naming the file, if it is no JSON object."""
-    return _read_json(path)
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{os.fspath(path)}: must hold a JSON object, not {content!r:.60}.")
+    return content
 
 
 def read_merges(path: Path) -> tuple[list[str], int]:
-    """The lines of a `merges.txt`, and the number of the line with the first merge.
-
-    Raises ValueError, naming the file, if it is not UTF-8 or of another version.
-    """
+    """The lines of a `merges.txt`, and the number of the line with the first merge."""
     try:
         with open(path, encoding="utf-8", newline="") as file:
             lines = [line.removesuffix("\r") for line in file.read().split("\n")]
@@ -46,11 +44,11 @@ def read_merges(path: Path) -> tuple[list[str], int]:
 
 
 def read_tokenizer_json(path: Path) -> dict[str, Any]:
-    """What `BytePairTokenizer` is made of, from a `tokenizer.json`.
+    """The arguments of `BytePairTokenizer` that a `tokenizer.json` asks for.
 
     Raises ValueError, naming the file and the field, for what `BytePairTokenizer` does not do.
     """
-    content = Fields(_read_json(path), os.fspath(path))
+    content = Fields(read_vocabulary(path), os.fspath(path))
 
     def refuse(field: str, value: Any, reason: str):
         raise ValueError(f"{content.where}: {field} = {json.dumps(value):.120}: {reason}")
@@ -60,18 +58,21 @@ def read_tokenizer_json(path: Path) -> dict[str, Any]:
         kind = found.get("type") if isinstance(found, dict) else found
         refuse("model.type", kind, "only BPE models are byte-pair tokenizers.")
     model = content.part("model").values
-    for field in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
+    for field, usual in (
+        ("dropout", "has none"),
+        ("continuing_subword_prefix", "has none"),
+        ("end_of_word_suffix", "has none"),
+        ("byte_fallback", "has it off"),
+        ("ignore_merges", "has it off"),
+    ):
         if model.get(field):
-            refuse(f"model.{field}", model[field], "not supported; GPT-2's kind has none.")
-    for field in ("byte_fallback", "ignore_merges"):
-        if model.get(field):
-            refuse(f"model.{field}", model[field], "not supported; GPT-2's kind has it off.")
+            refuse(f"model.{field}", model[field], f"not supported; GPT-2's kind {usual}.")
     for field in ("vocab", "merges"):
         if field not in model:
             refuse("model", [*model], f"{field} is missing.")
     if content.values.get("normalizer") is not None:
         refuse("normalizer", content.values["normalizer"], "the text must be read as it is.")
-    splitter = _only(content.values.get("pre_tokenizer"), "pretokenizers")
+    splitter = _only_member(content.values.get("pre_tokenizer"), "pretokenizers")
     if not isinstance(splitter, dict) or splitter.get("type") != "ByteLevel":
         refuse("pre_tokenizer", splitter, "only ByteLevel, GPT-2's pattern, is supported.")
     if not splitter.get("use_regex", True):
@@ -115,14 +116,17 @@ def read_tokenizer_json(path: Path) -> dict[str, Any]:
     return options
 
 
-def write_files(tokenizer: BytePairTokenizer, folder: Path) -> None:
-    """Writes `vocab.json`, `merges.txt` and `tokenizer.json`; a reader never sees half of one."""
-    ids = {piece: index for index, piece in enumerate(tokenizer.vocabulary)}
-    merges = "".join(merge + "\n" for merge in tokenizer.merges)
+def write_files(config: Mapping[str, Any], folder: Path) -> None:
+    """Writes `vocab.json`, `merges.txt` and `tokenizer.json` of a tokenizer's `get_config()`.
+
+    A reader never sees half of one.
+    """
+    ids = {piece: index for index, piece in enumerate(config["vocabulary"])}
+    merges = "".join(merge + "\n" for merge in config["merges"])
     contents = {
         "vocab.json": json.dumps(ids, ensure_ascii=False),
         "merges.txt": f"{_VERSION}\n{merges}",
-        "tokenizer.json": json.dumps(_tokenizer_json(tokenizer, ids), ensure_ascii=False),
+        "tokenizer.json": json.dumps(_tokenizer_json(config, ids), ensure_ascii=False),
     }
     for name, content in contents.items():
         with (
@@ -132,26 +136,17 @@ def write_files(tokenizer: BytePairTokenizer, folder: Path) -> None:
             file.write(content)
 
 
-def _tokenizer_json(tokenizer: BytePairTokenizer, ids: dict[str, int]) -> dict[str, Any]:
-    special, roles = tokenizer.special_tokens, tokenizer.roles
-    byte_level = {
-        "type": "ByteLevel",
-        "add_prefix_space": tokenizer.add_prefix_space,
-        "trim_offsets": True,
-        "use_regex": True,
-    }
+def _tokenizer_json(config: Mapping[str, Any], ids: dict[str, int]) -> dict[str, Any]:
+    special, roles = config["special_tokens"], config["roles"]
+    prefix = {"add_prefix_space": config["add_prefix_space"]}
+    byte_level = {"type": "ByteLevel", **prefix, "trim_offsets": True, "use_regex": True}
     processor: dict[str, Any] = byte_level | {"trim_offsets": False}
     if {"cls", "sep"} <= roles.keys():
         cls, sep = ([roles[role], special[roles[role]]] for role in ("cls", "sep"))
-        processor = {
-            "type": "RobertaProcessing",
-            "sep": sep,
-            "cls": cls,
-            "trim_offsets": True,
-            "add_prefix_space": tokenizer.add_prefix_space,
-        }
-        if tokenizer.pair_separators == 1:
-            processor = _template(cls, sep)
+        processor = _template(cls, sep)
+        if config["pair_separators"] > 1:
+            processor = {"type": "RobertaProcessing", "sep": sep, "cls": cls}
+            processor |= {"trim_offsets": True, **prefix}
     return {
         "version": "1.0",
         "truncation": None,
@@ -182,7 +177,7 @@ def _tokenizer_json(tokenizer: BytePairTokenizer, ids: dict[str, int]) -> dict[s
             "byte_fallback": False,
             "ignore_merges": False,
             "vocab": ids,
-            "merges": [merge.split(" ") for merge in tokenizer.merges],
+            "merges": [merge.split(" ") for merge in config["merges"]],
         },
     }
 
@@ -205,17 +200,10 @@ def _template(cls: list, sep: list) -> dict[str, Any]:
     }
 
 
-def _only(part: Any, members: str) -> Any:
+def _only_member(part: Any, members: str) -> Any:
     """A sequence of one is that one."""
     if isinstance(part, dict) and part.get("type") == "Sequence":
         parts = part.get(members)
         if isinstance(parts, list) and len(parts) == 1:
             return parts[0]
     return part
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise ValueError(f"{os.fspath(path)}: must hold a JSON object, not {content!r:.60}.")
-    return content

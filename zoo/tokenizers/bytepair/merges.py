@@ -13,19 +13,12 @@ pair of the list makes t here, and the operation does not know t. (A piece that 
 several pairs of the list is covered: only one of them is ever the last state.)
 """
 
-import hashlib
 import itertools
-import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import tensorflow as tf
-from tensorflow_text.python.ops.sentencepiece_tokenizer import gen_sentencepiece_tokenizer
 
-# Fields and values of sentencepiece_model.proto.
-_NORMAL, _UNKNOWN, _CONTROL = 1, 2, 3
-_BPE = 2
-_FLOAT = struct.Struct("<f").pack
+from zoo.tokenizers.sentencepiece_model import CONTROL, NORMAL, UNKNOWN, write_merging_model
 
 
 def last_merges(pairs: Sequence[tuple[int, int]], texts: Sequence[bytes]) -> dict[int, int]:
@@ -35,7 +28,9 @@ def last_merges(pairs: Sequence[tuple[int, int]], texts: Sequence[bytes]) -> dic
         pairs: ids of the two tokens of each merge, best first.
         texts: the bytes of each id; one id for each text that bytes and merges make.
 
-    Example: `last_merges([(0, 1), (2, 0)], [b"a", b"b", b"ab", b"aba"])` is `{2: 0, 3: 1}`.
+    Example:
+        >>> last_merges([(0, 1), (2, 0)], [b"a", b"b", b"ab", b"aba"])
+        {2: 0, 3: 1}
     """
     if not pairs:
         return {}
@@ -101,67 +96,17 @@ def _last_merges_replayed(pairs, products, texts, ids) -> dict[int, int]:
     return done
 
 
-def merging_model(texts: Sequence[bytes | None], ranks: dict[int, int]) -> bytes:
-    """The SentencePiece model that merges bytes to our ids.
+def merging_model(tokens: Mapping[int, bytes], ranks: Mapping[int, int], size: int) -> bytes:
+    """The SentencePiece model that merges bytes to the ids of tokens, by the ranks of last merges.
 
-    Args:
-        texts: the bytes of each id; None for the ids that never come out of merging.
-        ranks: from `last_merges`.
-
-    Returns:
-        A serialized ModelProto. It reads each byte as the character of Latin-1 with that number,
-        so that ASCII stands for itself, and has one id more than `texts`, the unknown one that
-        the format asks for.
+    It reads each byte as the character of Latin-1 with that number, so that ASCII stands for
+    itself, and has one id more than the vocabulary, the unknown one that the format asks for.
     """
-    pieces = []
-    for index, text in enumerate(texts):
-        if text is None:
-            # No text has these names: their first character is not one of Latin-1.
-            pieces.append(_piece(f"\u2581{index}", 0, _CONTROL))
-        else:
-            pieces.append(_piece(text.decode("latin-1"), -ranks.get(index, 0), _NORMAL))
-    pieces.append(_piece("\u2581", 0, _UNKNOWN))
-    trainer = _number(3, _BPE) + _number(40, len(texts))  # model_type, unk_id
-    # No dummy prefix, no removal of spaces, no escaping of spaces.
-    normalizer = _field(1, b"identity") + b"".join(_number(field, 0) for field in (3, 4, 5))
-    return b"".join([*pieces, _field(2, trainer), _field(3, normalizer)])
-
-
-def merge(model: bytes, words: tf.Tensor) -> tf.RaggedTensor:
-    """Ids int32 [W, None] of words [W], written in Latin-1 as `merging_model` says.
-
-    The operation keeps the parsed model as a resource of the graph's session, under a name that
-    is its hash: whatever reads the same vocabulary shares it.
-    """
-    handle = gen_sentencepiece_tokenizer.sentencepiece_op(
-        model=model, shared_name=f"bytepair_{hashlib.sha256(model).hexdigest()}"
-    )
-    values, splits = gen_sentencepiece_tokenizer.sentencepiece_tokenize_op(
-        handle, words, 0, 1.0, False, False, False, out_type=tf.int32
-    )
-    return tf.RaggedTensor.from_row_splits(values, splits, validate=False)
-
-
-def _piece(text: str, score: float, kind: int) -> bytes:
-    encoded = text.encode()
-    size = len(encoded)
-    if size < 116:  # All lengths take one byte: the short form of what is below.
-        return b"\x0a%c\x0a%c%b\x15%b\x18%c" % (size + 9, size, encoded, _FLOAT(score), kind)
-    return _field(1, _field(1, encoded) + b"\x15" + _FLOAT(score) + _number(3, kind))
-
-
-def _field(number: int, content: bytes) -> bytes:
-    return _varint(number << 3 | 2) + _varint(len(content)) + content
-
-
-def _number(number: int, value: int) -> bytes:
-    return _varint(number << 3) + _varint(value)
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+    pieces = [
+        (tokens[index].decode("latin-1"), -ranks.get(index, 0), NORMAL)
+        if index in tokens
+        # No text has these names: their first character is not one of Latin-1.
+        else (f"\u2581{index}", 0, CONTROL)
+        for index in range(size)
+    ]
+    return write_merging_model([*pieces, ("\u2581", 0, UNKNOWN)], unknown_id=size)

@@ -1,11 +1,43 @@
-"""Checks that a vocabulary and its merges belong together, and numbers them."""
+"""GPT-2's byte alphabet; checks that a vocabulary and its merges belong together.
+
+In vocabularies and merges, bytes are written as visible characters. A byte that is a visible
+character of Latin-1 stands for itself, the others are U+0100 and after: a space is "Ġ", a line feed
+"Ċ".
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from zoo.tokenizers.bytepair.alphabet import ALPHABET, BYTE_OF
+_VISIBLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_HIDDEN = [byte for byte in range(256) if byte not in _VISIBLE]
+
+# The 256 characters in the order of GPT-2's first ids.
+ALPHABET = "".join(map(chr, _VISIBLE)) + "".join(chr(0x100 + i) for i in range(len(_HIDDEN)))
+_BYTE_OF = dict(zip(ALPHABET, [*_VISIBLE, *_HIDDEN]))
+# `str.translate` to and from Latin-1 is much faster than a loop over characters.
+_TO_LATIN = {ord(character): byte for character, byte in _BYTE_OF.items()}
+_FROM_LATIN = {byte: character for character, byte in _BYTE_OF.items()}
 
 _SHOWN = 5  # Of what is missing.
+
+
+def to_bytes(piece: str) -> bytes:
+    """The bytes that a piece stands for.
+
+    A piece with a character that stands for no byte stands for its own UTF-8, as in `tokenizers`.
+
+    Example:
+        >>> to_bytes("Ġé")
+        b' \\xe9'
+    """
+    if all(character in _BYTE_OF for character in piece):
+        return piece.translate(_TO_LATIN).encode("latin-1")
+    return piece.encode()
+
+
+def from_bytes(value: bytes) -> str:
+    """The piece that stands for some bytes."""
+    return value.decode("latin-1").translate(_FROM_LATIN)
 
 
 class MergeError(ValueError):
@@ -21,30 +53,24 @@ def numbered(
 ) -> tuple[list[str], dict[str, int]]:
     """The pieces in the order of their ids, and the ids of the special ones.
 
-    Args:
-        vocabulary: piece -> id, or the pieces in order.
-        special_tokens: name -> id, or names: those that the vocabulary lacks come after it.
-
-    Raises ValueError if an id is missing or has two pieces, or a byte has no piece, TypeError for
-    anything but strings and integers.
+    Special tokens that are only named, and that the vocabulary lacks, come after it.
     """
     ids = _ids(vocabulary, "vocabulary")
+    special = _ids(special_tokens, "special_tokens")
     if isinstance(special_tokens, Mapping):
-        special = _ids(special_tokens, "special_tokens")
         for name, index in special.items():
             if ids.setdefault(name, index) != index:
                 raise ValueError(
                     f"special_tokens: {name!r} has id {index}, but {ids[name]} in the vocabulary."
                 )
     else:
-        names = _ids(special_tokens, "special_tokens")
         new = 1 + max(ids.values(), default=-1)
-        ids |= {name: new + i for i, name in enumerate(n for n in names if n not in ids)}
-        special = {name: ids[name] for name in names}
+        ids |= {name: new + i for i, name in enumerate(n for n in special if n not in ids)}
+        special = {name: ids[name] for name in special}
     pieces = sorted(ids, key=ids.__getitem__)
     if [ids[piece] for piece in pieces] != list(range(len(pieces))):
         _raise_numbering(ids)
-    lacking = [f"{c!r} (byte {BYTE_OF[c]:#04x})" for c in ALPHABET if c not in ids or c in special]
+    lacking = [f"{c!r} (byte {_BYTE_OF[c]:#04x})" for c in ALPHABET if c not in ids or c in special]
     if lacking:
         raise ValueError(
             f"vocabulary: no piece for {_some(lacking)}. A byte-level vocabulary has a piece for "
@@ -90,14 +116,10 @@ def _some(names: list[str]) -> str:
 def merge_pairs(
     pieces: Sequence[str], special: Mapping[str, int], merges: Iterable[Any]
 ) -> tuple[list[str], list[tuple[int, int]]]:
-    """The merges as strings "a b", and as pairs of ids.
+    """The merges, pairs of pieces or strings "a b", as strings and as pairs of ids.
 
-    Args:
-        pieces: in the order of their ids. special: name -> id.
-        merges: pairs of pieces or strings "a b", best first.
-
-    Raises MergeError, a ValueError, for a merge of or into something that is no piece or a special
-    one, or that is no pair.
+    Raises MergeError for a merge of or into something that is no piece or a special one, or that is
+    no pair.
     """
     ids = {piece: index for index, piece in enumerate(pieces) if piece not in special}
     if isinstance(merges, str | bytes | Mapping) or not isinstance(merges, Iterable):

@@ -1,0 +1,42 @@
+"""Row splits and marks in time and memory that follow the number of values.
+
+`tf.repeat`, and with it `RaggedTensor.value_rowids`, first makes a table of the number of rows
+times the longest row: a gigabyte for one long text among many short ones.
+"""
+
+import tensorflow as tf
+
+
+def splits_of(lengths: tf.Tensor) -> tf.Tensor:
+    """Row splits int64 (n + 1,) of rows with these lengths int64 (n,)."""
+    return tf.concat([tf.zeros([1], tf.int64), tf.cumsum(lengths)], 0)
+
+
+def lengths_of(splits: tf.Tensor) -> tf.Tensor:
+    """Row lengths (n,) of row splits (n + 1,)."""
+    return splits[1:] - splits[:-1]
+
+
+def rows_of(splits: tf.Tensor) -> tf.Tensor:
+    """The row, int64, that each of the `splits[-1]` values is in."""
+    size, inner = splits[-1], splits[1:-1]
+    ends_before = tf.math.unsorted_segment_sum(tf.ones_like(inner), inner, size + 1)
+    return tf.cumsum(ends_before[:-1])
+
+
+def mark(indices: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """Bool (size,), True at the indices (n,), those at `size` left out."""
+    marked = tf.tensor_scatter_nd_update(
+        tf.zeros([size + 1], tf.bool), indices[:, None], tf.ones_like(indices, tf.bool)
+    )
+    return marked[:-1]
+
+
+def previous(values: tf.Tensor, first) -> tf.Tensor:
+    """The value before each; `first` before the first one."""
+    return tf.concat([tf.fill([1], tf.cast(first, values.dtype)), values], 0)[:-1]
+
+
+def following(values: tf.Tensor, last) -> tf.Tensor:
+    """The value after each; `last` after the last one."""
+    return tf.concat([values, tf.fill([1], tf.cast(last, values.dtype))], 0)[1:]

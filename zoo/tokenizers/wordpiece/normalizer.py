@@ -1,0 +1,213 @@
+"""BERT's normalizer: what becomes of each code point, as tables and as graph operations.
+
+The rules are frozen in `normalizer.json`, measured from Hugging Face `tokenizers` by
+`tools/make_unicode_tables.py`, so that ids never depend on which Unicode version Python, ICU or
+TensorFlow happen to carry. BERT's own rules mix several versions: characters younger than Unicode 8
+count as letters, younger accents are not stripped.
+"""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from zoo.tokenizers.character_classes import from_runs, paged
+from zoo.tokenizers.ragged import mark, rows_of, splits_of
+
+TABLE = Path(__file__).with_name("normalizer.json")
+
+# What the table says of a code point as it stands in the text.
+PLAIN, SPACE, PUNCTUATION, CJK, REMOVED = range(5)
+
+# What becomes of it, in the low bits of an entry of `Rules.table`. ALONE is a word of its own;
+# STRIPPED is an accent that leaves its letter; several characters come from one in SEVERAL;
+# MOVING is an accent that stays, but goes to its place in canonical order.
+LETTER, BLANK, ALONE, GONE, STRIPPED, SEVERAL, MOVING = range(7)
+KIND_BITS = 4
+KIND_MASK = 2**KIND_BITS - 1
+
+_DIRECT = 0x10000  # Code points below this are their own index into `Rules.table`.
+_SYLLABLES = np.arange(0xAC00, 0xAC00 + 11172)  # Korean
+_NO_FINAL = 0x11A7
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """The rules of one setting of (lowercase, strip_accents, split_cjk).
+
+    A code point p has the entry e = table[p] if p < 65536, else
+    table[page_starts[p // 256] + p % 256]. `e & KIND_MASK` is its kind. It turns into the code
+    point p + (e >> KIND_BITS), or, if it is of kind SEVERAL, into the `counts[e >> KIND_BITS]`
+    code points that stand from there on in `several`, as (code point << KIND_BITS) + kind.
+    """
+
+    table: np.ndarray
+    page_starts: np.ndarray  # (4352,)
+    several: np.ndarray  # never empty
+    counts: np.ndarray  # as long as `several`
+    # (2, n): the code points of kind MOVING, sorted, and their ranks (1 to 255); neighbours go by
+    # rank. Empty unless accents are stripped.
+    order: np.ndarray
+    walls: np.ndarray  # sorted: the STRIPPED code points that such a move does not cross
+
+
+@functools.cache
+def rules(lowercase: bool, strip_accents: bool, split_cjk: bool) -> Rules:
+    """The rules of one setting; the arrays are shared, do not write to them."""
+    data = stored_table()
+    classes = data["classes"]
+    kinds = np.array([LETTER, BLANK, ALONE, ALONE if split_cjk else LETTER, GONE], np.int32)
+    entries = kinds[classes]
+    changed, order = {}, {}
+    if strip_accents:
+        changed.update(data["decompose"])
+        order = {point: rank - point for point, (rank,) in data["order"].items()}
+        entries[list(order)] = MOVING
+    if lowercase:
+        lower = data["lower"]
+        for point, outputs in changed.items():
+            changed[point] = [low for out in outputs for low in lower.get(out, [out])]
+        changed = {**{p: low for p, low in lower.items() if p not in changed}, **changed}
+    several, counts = [0], [1]  # What stands at 0 says: one character, itself.
+    for point, outputs in changed.items():
+        # BERT looks for punctuation after the changes, for Chinese characters before them.
+        inherited = ALONE if split_cjk and classes[point] == CJK else LETTER
+        final = [
+            MOVING if out in order else ALONE if classes[out] == PUNCTUATION else inherited
+            for out in outputs
+        ]
+        if not outputs:
+            entries[point] = STRIPPED
+        elif len(outputs) == 1:
+            entries[point] = ((outputs[0] - point) << KIND_BITS) + final[0]
+        else:
+            entries[point] = (len(several) << KIND_BITS) + SEVERAL
+            several += [(out << KIND_BITS) + kind for out, kind in zip(outputs, final)]
+            counts += [len(outputs)] * len(outputs)
+    if strip_accents:
+        letters = hangul(_SYLLABLES)
+        sizes = 2 + (letters[:, 2] != _NO_FINAL)
+        starts = len(several) + np.cumsum(sizes) - sizes
+        entries[_SYLLABLES] = (starts << KIND_BITS) + SEVERAL
+        several = [*several, *((letters[letters != _NO_FINAL] << KIND_BITS) + LETTER).tolist()]
+        counts = [*counts, *np.repeat(sizes, sizes).tolist()]
+    return Rules(
+        *paged(entries, direct=_DIRECT),
+        np.array(several, np.int32),
+        np.array(counts, np.int32),
+        np.array(sorted(order.items()), np.int32).reshape(-1, 2).T,
+        np.array(sorted(data["walls"]) if strip_accents else [], np.int32),
+    )
+
+
+def hangul(points: np.ndarray) -> np.ndarray:
+    """The letters (n, 3) of Korean syllables (n,), as canonical decomposition computes them.
+
+    The last one is U+11A7 for a syllable of two letters.
+    """
+    index = points - _SYLLABLES[0]
+    vowels = 0x1161 + index % 588 // 28
+    return np.stack([0x1100 + index // 588, vowels, _NO_FINAL + index % 28], 1)
+
+
+@functools.cache
+def stored_table() -> dict[str, Any]:
+    """The stored table, unpacked."""
+    return unpack(json.loads(TABLE.read_text(encoding="utf-8")))
+
+
+def unpack(raw: dict[str, Any]) -> dict[str, Any]:
+    """The table without its differences and runs.
+
+    Returns `classes`, uint8, PLAIN to REMOVED for every code point, and dicts from code points to
+    the code points they become: `decompose` (accents gone; Korean is left to `hangul`), `lower`; to
+    a rank: `order`; to nothing: `walls`.
+    """
+    data: dict[str, Any] = {"classes": from_runs(raw["classes"])}
+    for name in ("decompose", "lower", "order", "walls"):
+        data[name], point = {}, 0
+        for delta, *outputs in raw[name]:
+            point += delta
+            data[name][point] = [point + output for output in outputs]
+    return data
+
+
+def shift(values: tf.Tensor, bits: int = KIND_BITS) -> tf.Tensor:
+    """`values` without their low bits."""
+    return tf.bitwise.right_shift(values, bits)
+
+
+def changes_of(points: tf.Tensor, rules: Rules) -> tf.Tensor:
+    """The entry of `rules.table` for each code point (N,)."""
+    table = tf.constant(rules.table)
+
+    def index_in_pages():
+        starts = tf.gather(tf.constant(rules.page_starts), shift(points, 8))
+        return starts + (points & 255)
+
+    index = tf.cond(tf.reduce_any(points >= _DIRECT), index_in_pages, lambda: points)
+    return tf.gather(table, index)
+
+
+def normalized(
+    points: tf.Tensor, changes: tf.Tensor, row_splits: tf.Tensor, rules: Rules
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """What is left of code points (N,): characters (M,), their kinds (M,), the index int64 (M,) of
+    the code point that each came from, and the row splits int64 (B + 1,)."""
+    kinds = changes & KIND_MASK
+    return tf.cond(
+        tf.reduce_any((kinds >= GONE) & (kinds <= MOVING)),
+        lambda: _rewritten(points, changes, row_splits, rules),
+        lambda: (
+            points + shift(changes),
+            kinds,
+            tf.range(tf.size(points, tf.int64)),
+            row_splits,
+        ),
+    )
+
+
+def _rewritten(points, changes, row_splits, rules: Rules):
+    """`normalized` where some characters go, or become several."""
+    kinds = changes & KIND_MASK
+    several = kinds == SEVERAL
+    start = tf.where(several, shift(changes), 0)
+    gone = (kinds == GONE) | (kinds == STRIPPED)
+    counts = tf.where(gone, 0, tf.gather(tf.constant(rules.counts), start))  # (N,)
+    before = splits_of(tf.cast(counts, tf.int64))  # (N + 1,)
+    sources = rows_of(before)  # (M,)
+    nth = tf.range(tf.size(sources, tf.int64)) - tf.gather(before, sources)
+    from_several = tf.gather(
+        tf.constant(rules.several), tf.gather(start, sources) + tf.cast(nth, tf.int32)
+    )
+    from_one = points + shift(changes)
+    split = tf.gather(several, sources)
+    characters = tf.where(split, shift(from_several), tf.gather(from_one, sources))
+    kinds = tf.where(split, from_several & KIND_MASK, tf.gather(kinds, sources))
+    row_splits = tf.gather(before, row_splits)
+    if rules.order.size:
+        moving = kinds == MOVING
+        characters = tf.cond(
+            tf.reduce_any(moving),
+            lambda: _in_canonical_order(points, characters, moving, sources, row_splits, rules),
+            lambda: characters,
+        )
+        kinds = tf.where(moving, LETTER, kinds)
+    return characters, kinds, sources, row_splits
+
+
+def _in_canonical_order(points, characters, moving, sources, row_splits, rules: Rules) -> tf.Tensor:
+    """`characters` with neighbouring accents that stay sorted by rank, as NFD sorts them."""
+    places = tf.searchsorted(rules.order[0], characters)
+    places = tf.minimum(places, rules.order.shape[1] - 1)
+    ranks = tf.where(moving, tf.gather(rules.order[1], places), 0)
+    place = tf.minimum(tf.searchsorted(rules.walls, points), len(rules.walls) - 1)
+    walls = tf.cast(tf.gather(rules.walls, place) == points, tf.int64)
+    breaks = ~moving | mark(row_splits, tf.size(moving, tf.int64))
+    runs = tf.cumsum(tf.cast(breaks, tf.int64)) + tf.gather(tf.cumsum(walls), sources)
+    order = tf.argsort(runs * 256 + tf.cast(ranks, tf.int64), stable=True)
+    return tf.gather(characters, order)
