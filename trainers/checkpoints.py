@@ -143,7 +143,8 @@ class Checkpoints:
         self.folder = workdir / "checkpoints"
         self.keep = keep
         self._publish = publish
-        self._writer = _Writer()
+        self._pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
+        self._last: concurrent.futures.Future | None = None
         self._digests: dict[Path, str] = {}  # of what this process wrote
 
     def path(self, step: int) -> Path:
@@ -161,14 +162,14 @@ class Checkpoints:
 
     def update(self, progress: Progress) -> None:
         """Adds to a checkpoint that was written before what is known since: its evaluation."""
-        self._writer.add(lambda: self._write_progress(progress))
+        self._in_order(lambda: self._write_progress(progress))
 
     def save_best(self, model: keras.Model, step: int) -> None:
         """Writes the weights that the bundle will hold. The ones before stay until `update`."""
         self._write_values(self.best(step), model.weights)
 
     def _write_values(self, path: Path, variables: Sequence[keras.Variable]) -> None:
-        self._writer.wait()  # at most one copy of all values is in memory
+        self.wait()  # at most one copy of all values is in memory
         values = snapshot(variables)
 
         def write():
@@ -176,11 +177,25 @@ class Checkpoints:
                 write_values(temporary, values)
                 self._digests[path] = file_sha256(temporary)
 
-        self._writer.add(write)
+        self._in_order(write)
 
     def wait(self) -> None:
         """Returns when all is written; OSError if something could not be."""
-        self._writer.wait()
+        if self._last is not None:
+            self._last.result()
+
+    def _in_order(self, write: Callable[[], None]) -> None:
+        """Runs `write` after all that came before; an error there ends what was to come."""
+        before = self._last
+        if before is not None and before.done():
+            before.result()  # raises its error
+
+        def after_others():
+            if before is not None:
+                before.result()
+            write()
+
+        self._last = self._pool.submit(after_others)
 
     def latest(self) -> Progress | None:
         """The newest checkpoint that is whole; None if there is none.
@@ -188,7 +203,7 @@ class Checkpoints:
         Damaged ones are passed over with a warning: the run goes on from the one before. ValueError
         if there are checkpoints, and none is whole.
         """
-        self._writer.wait()
+        self.wait()
         damaged = []
         for path in sorted(self.folder.glob("step-*.json"), reverse=True):
             try:
@@ -222,7 +237,7 @@ class Checkpoints:
 
     def restore_best(self, model: keras.Model, step: int) -> None:
         """Loads the best weights, and leaves the optimizer of a compiled model alone."""
-        self._writer.wait()
+        self.wait()
         read_variables(self.best(step), model.weights)
 
     def _read_whole(self, path: Path) -> Progress:
@@ -260,41 +275,6 @@ class Checkpoints:
             if _step_of(path) not in needed | {-1}:
                 path.unlink()
         self._publish()
-
-
-class _Writer:
-    """Runs functions one after the other in a thread of its own.
-
-    An error ends what was to come: functions added after the one that failed are not run, and each
-    `add` and `wait` from then on raises it.
-    """
-
-    def __init__(self):
-        self._pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
-        self._last: concurrent.futures.Future | None = None
-        self._failed: Exception | None = None
-
-    def add(self, function: Callable[[], None]) -> None:
-        """Runs `function` after all that were added before."""
-        self._raise_failure()
-        self._last = self._pool.submit(self._run, function)
-
-    def wait(self) -> None:
-        """Returns when all is done."""
-        if self._last is not None:
-            self._last.result()
-        self._raise_failure()
-
-    def _run(self, function: Callable[[], None]) -> None:
-        if self._failed is None:
-            try:
-                function()
-            except Exception as error:  # noqa: BLE001  raised where training can stop for it
-                self._failed = error
-
-    def _raise_failure(self) -> None:
-        if self._failed is not None:
-            raise self._failed
 
 
 def _best_step(path: Path) -> int:

@@ -267,10 +267,8 @@ def _resume(
             "this run began with. Restore it, or start in another --workdir"
         )
     if not progress.records and progress.evaluated_step:  # of an older release
-        if distribution.is_chief:
-            log.rewind(progress.evaluated_step)
-        distribution.barrier()
-        progress = dataclasses.replace(progress, records=tuple(log.read()))
+        records = tuple(log.read(progress.evaluated_step))
+        progress = dataclasses.replace(progress, records=records)
     progress = _extended(progress, task.config, before)
     if distribution.is_chief:
         log.restore(progress.records)

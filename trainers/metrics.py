@@ -40,20 +40,30 @@ class MetricsLog:
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(_line(record))
 
-    def read(self) -> list[dict[str, float]]:
-        """All lines, none if there is no file; ValueError names a line that is damaged."""
-        if not self.path.is_file():
-            return []
-        lines = self.path.read_bytes().splitlines()
-        return [self._parse(number, line) for number, line in enumerate(lines, 1)]
+    def read(self, last_step: int | None = None) -> list[dict[str, float]]:
+        """All lines, none if there is no file; or those up to the one of `last_step`.
+
+        ValueError names a line that is damaged, or says that the last one is missing.
+        """
+        records = []
+        for number, line in enumerate(self._content().splitlines(), 1):
+            records.append(self._parse(number, line))
+            if records[-1]["step"] == last_step:
+                return records
+        if last_step is None:
+            return records
+        raise ValueError(
+            f"{self.path}: has no line of step {last_step}, which a checkpoint is of; restore the "
+            "file or start in another --workdir"
+        )
 
     def restore(self, records: Sequence[dict[str, float]]) -> None:
-        """Makes the file that of `records`: lines after them are dropped, as `rewind` does.
+        """Makes the file that of `records`; a resumed run does the steps of later lines again.
 
         A warning tells of a file whose first lines are other ones: it was damaged.
         """
         expected = "".join(_line(record) for record in records).encode()
-        found = self.path.read_bytes() if self.path.is_file() else b""
+        found = self._content()
         if not found.startswith(expected):
             logging.warning(
                 "%s: missing or damaged, its lines are not those of the checkpoint; written anew "
@@ -64,24 +74,8 @@ class MetricsLog:
             with replacing(self.path) as temporary:
                 temporary.write_bytes(expected)
 
-    def rewind(self, step: int) -> None:
-        """Drops what was logged after `step`: a resumed run does those steps again.
-
-        A last line that a killed process left half written goes too. ValueError where another line
-        is damaged, or the line of `step` is missing.
-        """
-        content = self.path.read_bytes() if self.path.is_file() else b""
-        whole = content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
-        steps = [self._parse(number, line)["step"] for number, line in enumerate(whole, 1)]
-        if step and step not in steps:
-            raise ValueError(
-                f"{self.path}: has no line of step {step}, which a checkpoint is of; restore the "
-                "file or start in another --workdir"
-            )
-        with replacing(self.path) as temporary:
-            temporary.write_bytes(
-                b"".join(line for line, logged in zip(whole, steps) if logged <= step)
-            )
+    def _content(self) -> bytes:
+        return self.path.read_bytes() if self.path.is_file() else b""
 
     def _parse(self, number: int, line: bytes) -> dict[str, float]:
         try:

@@ -33,11 +33,7 @@ _FILE_PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 
 
 def language_model_tokenizer(data: DataConfig) -> Tokenizer | Callable[[Iterable[str]], Tokenizer]:
-    """The tokenizer of task lm, or the function that makes it from the training texts.
-
-    Raises ConfigError for settings that do not go together, ValueError or OSError, naming the file,
-    for a vocabulary that cannot be read.
-    """
+    """The tokenizer of task lm, or the function that makes it from the training texts."""
     if data.tokenizer == "byte":
         return ByteTokenizer()
     if data.tokenizer == "sentencepiece":
@@ -54,13 +50,7 @@ def language_model_tokenizer(data: DataConfig) -> Tokenizer | Callable[[Iterable
 
 
 def encoder_tokenizer(data: DataConfig, texts: Callable[[], Iterable[str]]) -> Tokenizer:
-    """The tokenizer of a task on an encoder.
-
-    Args:
-        data: DataConfig. texts: what to train on; asked only if there is no vocabulary.
-
-    Raises as `language_model_tokenizer`.
-    """
+    """The tokenizer of a task on an encoder; `texts` train it where there is no vocabulary."""
     if data.tokenizer == "sentencepiece":
         return _sentencepiece_encoder(_model_file(data))
     if data.tokenizer == "bytepair":

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from trainers.config import OptimizerConfig
-from trainers.optim.adamw import AdamW, rate_scales, stack_index
-from trainers.optim.muon import Muon
+from trainers.optim.adamw import rate_scales, stack_index
 from trainers.optim.optimizers import make_optimizer
 from trainers.optim.schedule import WarmupDecay
 from zoo.config import ConfigError
@@ -119,7 +118,7 @@ def test_clipping_can_be_off():
     ("values", "message"),
     [
         ({"schedule": "exponential", "final_fraction": 0.0}, "final_fraction must be above 0"),
-        ({"layer_decay": 0.0}, r"layer_decay must be in \(0, 1\]"),
+        ({"layer_decay": 0.0}, "layer_decay must be above 0"),
         ({"accumulation_steps": 0}, "accumulation_steps must be at least 1"),
     ],
 )
@@ -201,11 +200,6 @@ def test_layer_decay_scales_update_and_weight_decay(name, family, gradient):
     for variable, one, other, scale in zip(model.trainable_variables, plain, decayed, scales):
         # The update and the decay each shrink by `scale`; their product is not there to shrink.
         np.testing.assert_allclose(other, one * scale, atol=2e-6, err_msg=variable.path)
-
-
-def test_layer_decay_of_one_is_the_plain_optimizer():
-    for name, kind in (("adamw", AdamW), ("muon", Muon)):
-        assert type(make_optimizer(OptimizerConfig(name=name), 10)) is kind
 
 
 def compiled(optimizer, jit_compile):

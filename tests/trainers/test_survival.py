@@ -56,33 +56,18 @@ def assert_ended_as_told(lines, errors):
         assert code in codes.get(moment, {"-9", "0"}), f"{lines}\n{errors}"
 
 
-def short(tiny, family):
-    return tiny(family, steps=60, evaluate_every=5, sample_prompts=())
-
-
-@pytest.fixture(scope="module")
-def whole(tiny, tmp_path_factory):
-    """The workdir of an uninterrupted run of a family."""
-    return lambda family: killed(short(tiny, family), tmp_path_factory.mktemp(family), [])[0]
-
-
-def test_killed_in_the_middle_of_each_write(tiny, whole, tmp_path):
-    config = short(tiny, "gpt")
-    workdir, lines, errors = killed(config, tmp_path, WRITES, seed=1)
-    assert [code for _, code, _ in lines] == ["-9"] * len(WRITES) + ["0"]
-    assert_same_result(workdir, whole("gpt"))
+def test_killed_in_each_write_and_stopped_between_two_evaluations(tiny, tmp_path):
+    """The state of an LSTM, the sums of the training metrics and the seeds of dropout go on."""
+    config = tiny("lstm", steps=60, evaluate_every=5, sample_prompts=())
+    moments = ["write", "between", "progress", "log", "between", "best"]
+    workdir, lines, errors = killed(config, tmp_path / "killed", moments, seed=1)
+    codes = {"between": "75", "end": "0"}
+    assert [code for _, code, _ in lines] == [codes.get(m, "-9") for m in [*moments, "end"]], errors
+    saved = [int(step.removeprefix("step-")) for moment, _, step in lines if moment == "between"]
+    assert all(step % config.evaluate_every for step in saved), lines
+    assert_same_result(workdir, killed(config, tmp_path / "whole", [])[0])
     assert "Traceback" not in errors
     assert not [p for p in workdir.rglob(".partial-*") if p.is_file()]
-
-
-def test_told_to_stop_between_two_evaluations(tiny, whole, tmp_path):
-    """The state of an LSTM, the sums of the training metrics and the seeds of dropout go on."""
-    config = short(tiny, "lstm")
-    workdir, lines, errors = killed(config, tmp_path, ["term", "between", "between"], seed=2)
-    assert_ended_as_told(lines, errors)
-    saved = [int(step.removeprefix("step-")) for _, code, step in lines if code == "75"]
-    assert sum(step % config.evaluate_every > 0 for step in saved) >= 2, lines
-    assert_same_result(workdir, whole("lstm"))
 
 
 @pytest.mark.slow

@@ -84,14 +84,16 @@ class LayerwiseRates:
         return (self.weight_decay or 0.0) if self._use_weight_decay(variable) else 0.0
 
     def _apply_weight_decay(self, variables):
-        """Nothing: Keras' own knows one rate for all variables; `update_step` decays."""
+        if self.layer_decay == 1:  # Keras' own knows one rate for all variables
+            super()._apply_weight_decay(variables)
 
     def update_step(self, gradient, variable, learning_rate):
-        index = self._get_variable_index(variable)
-        learning_rate = ops.cast(learning_rate, variable.dtype) * self._rate_scales[index]
-        if self._weight_decays[index]:
-            decay = ops.cast(self._weight_decays[index], variable.dtype)
-            self.assign_sub(variable, variable * decay * learning_rate)
+        if self.layer_decay != 1:
+            index = self._get_variable_index(variable)
+            learning_rate = ops.cast(learning_rate, variable.dtype) * self._rate_scales[index]
+            if self._weight_decays[index]:
+                decay = ops.cast(self._weight_decays[index], variable.dtype)
+                self.assign_sub(variable, variable * decay * learning_rate)
         super().update_step(gradient, variable, learning_rate)
 
     def get_config(self):
@@ -99,10 +101,8 @@ class LayerwiseRates:
 
 
 @keras.saving.register_keras_serializable(package="trainers")
-class AdamW(GlobalNormClipping, keras.optimizers.AdamW):
-    """`keras.optimizers.AdamW` that clips in less time; the same arguments and variables."""
+class AdamW(GlobalNormClipping, LayerwiseRates, keras.optimizers.AdamW):
+    """`keras.optimizers.AdamW` that clips in less time, and with `layer_decay`.
 
-
-@keras.saving.register_keras_serializable(package="trainers")
-class LayerwiseAdamW(LayerwiseRates, AdamW):
-    """`AdamW` with a learning rate that falls from block to block, see `rate_scales`."""
+    The same variables and, but for `layer_decay`, arguments.
+    """

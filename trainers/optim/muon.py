@@ -61,10 +61,10 @@ def _by_shape(matrices: list) -> list[list[int]]:
 
 
 @keras.saving.register_keras_serializable(package="trainers")
-class Muon(GlobalNormClipping, keras.optimizers.Muon):
-    """`keras.optimizers.Muon` that orthogonalises all matrices together.
+class Muon(GlobalNormClipping, LayerwiseRates, keras.optimizers.Muon):
+    """`keras.optimizers.Muon` that orthogonalises all matrices together, and with `layer_decay`.
 
-    The same update but for rounding; the same variables and arguments. Not for Keras' own `fit`
+    The same update but for rounding, and the same variables. Not for Keras' own `fit`
     under a `tf.distribute` strategy of several replicas, which sums gradients later.
     """
 
@@ -106,11 +106,6 @@ class Muon(GlobalNormClipping, keras.optimizers.Muon):
         gradient, update = ops.unstack(gradient)
         self.assign(m, m * self.momentum + gradient)
         self.assign_sub(variable, self.lr_adjust(lr * update))
-
-
-@keras.saving.register_keras_serializable(package="trainers")
-class LayerwiseMuon(LayerwiseRates, Muon):
-    """`Muon` with a learning rate that falls from block to block, see `rate_scales`."""
 
     def _decay_of(self, variable) -> float:
         if not self._use_weight_decay(variable):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import keras
 
 from trainers.config import OptimizerConfig
-from trainers.optim.adamw import AdamW, LayerwiseAdamW
-from trainers.optim.muon import LayerwiseMuon, Muon
+from trainers.optim.adamw import AdamW
+from trainers.optim.muon import Muon
 from trainers.optim.schedule import schedule_of
 from zoo.config import ConfigError
 
@@ -45,12 +45,10 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> keras.optimizers.Opti
         "weight_decay": config.weight_decay,
         "global_clipnorm": config.global_clipnorm,
         "gradient_accumulation_steps": accumulation if accumulation > 1 else None,
+        "layer_decay": config.layer_decay,
     }
-    layerwise = config.layer_decay != 1
-    if layerwise:
-        options["layer_decay"] = config.layer_decay
     if config.name == "muon":
-        optimizer = (LayerwiseMuon if layerwise else Muon)(
+        optimizer = Muon(
             schedule,
             adam_beta_1=config.beta_1,
             adam_beta_2=config.beta_2,
@@ -62,8 +60,6 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> keras.optimizers.Opti
             **options,
         )
     else:
-        optimizer = (LayerwiseAdamW if layerwise else AdamW)(
-            schedule, beta_1=config.beta_1, beta_2=config.beta_2, **options
-        )
+        optimizer = AdamW(schedule, beta_1=config.beta_1, beta_2=config.beta_2, **options)
     optimizer.exclude_from_weight_decay(var_names=_UNDECAYED)
     return optimizer
