@@ -9,24 +9,18 @@ import numpy as np
 
 from zoo.models.configs import BertConfig, GPTConfig, ModelConfig
 
+# "linear" is PyTorch's dense layer, which stores outputs before inputs; "split_heads" has heads
+# and their channels as two axes at the end, "merged_heads" has them at the start.
 Layout = Literal["same", "linear", "split_heads", "merged_heads"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensors:
-    """Where the numbers of one variable are.
-
-    Attributes:
-        names: of the tensors; several lie one after the other in the variable.
-        layout: "linear" is PyTorch's dense layer, which stores outputs before inputs;
-            "split_heads" has heads and their channels as two axes at the end, "merged_heads" has
-            them at the start.
-        skipped: int, rows at the start that no token uses.
-    """
+    """Where the numbers of one variable are: several tensors lie one after the other in it."""
 
     names: tuple[str, ...]
     layout: Layout = "same"
-    skipped: int = 0
+    skipped: int = 0  # rows at the start that no token uses
 
     def to_variable(self, arrays: list[np.ndarray]) -> np.ndarray:
         """The variable's value, from the tensors' in the order of `names`."""
@@ -48,16 +42,11 @@ class Tensors:
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """A field of another program's config.
-
-    Attributes:
-        name: there. default: what it means where it is missing.
-        copies: fields that are written with the same value.
-    """
+    """A field of another program's config."""
 
     name: str
-    default: Any = None
-    copies: tuple[str, ...] = ()
+    default: Any = None  # what it means where it is missing
+    copies: tuple[str, ...] = ()  # fields that are written with the same value
 
 
 # Suffixes of a layer's weights, by our names for them.
@@ -73,55 +62,35 @@ _KERAS = {name: f"/{name}" for name in _TORCH}
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """An architecture as another program keeps it.
-
-    Attributes:
-        config: class of our model config.
-        options: our field -> theirs.
-        fixed: our fields in which the architecture has no choice, with their values.
-        layers: our layer -> theirs, outside of blocks.
-        block: what stands before a layer's name in block "{}".
-        block_layers: our layer -> theirs within a block; several names, with blanks between, lie
-            one after the other here.
-        dense: how kernels lie there; "split_heads" only those of attention.
-        weights: our name of a weight -> the suffix there.
-        untied_head: tensor of an output projection that is not the token embedding.
-        prefix: of the backbone's tensors, where the file is of a model with a head.
-        heads: task -> our layer of the head -> theirs.
-        twins: tensors that some files hold twice: name of the copy -> name of what is read.
-        classes: class there -> our task; of two with one task the first is written.
-        bare: the class without a head.
-        required: (field there, allowed values, why) of what is read.
-        written: fields with their values that are written beside the options.
-        head_dropout: task -> (field there, default) of the head's dropout; a default of None is
-            the backbone's, and so is a field of None. A task that is missing has none.
-        pooler_activation: of a classifier's dense layer.
-        offset_positions: bool, whether positions count from the pad id on.
-        tokenizer: its kind here, and its class there.
-    """
+    """An architecture as another program keeps it; "there" is that program's files."""
 
     config: type[ModelConfig]
-    options: dict[str, Option]
-    fixed: dict[str, Any]
-    layers: dict[str, str]
-    block: str
+    options: dict[str, Option]  # our field -> theirs
+    fixed: dict[str, Any]  # our fields in which the architecture has no choice
+    layers: dict[str, str]  # our layer -> theirs, outside of blocks
+    block: str  # what stands before a layer's name in block "{}"
+    # Within a block. Several names, with blanks between, lie one after the other here.
     block_layers: dict[str, str]
-    dense: Layout = "linear"
+    dense: Layout = "linear"  # how kernels lie there; "split_heads" only those of attention
     weights: dict[str, str] = dataclasses.field(default_factory=lambda: _TORCH)
-    untied_head: str = "lm_head.weight"
-    prefix: str = ""
-    heads: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
+    untied_head: str = "lm_head.weight"  # an output projection that is not the token embedding
+    prefix: str = ""  # of the backbone's tensors, where the file is of a model with a head
+    heads: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)  # by task
+    # Tensors that some files hold twice: name of the copy -> name of what is read.
     twins: dict[str, str] = dataclasses.field(default_factory=dict)
+    # Class there -> our task; of two with one task the first is written.
     classes: dict[str, str] = dataclasses.field(default_factory=dict)
-    bare: str = ""
-    required: tuple[tuple[str, tuple[Any, ...], str], ...] = ()
-    written: dict[str, Any] = dataclasses.field(default_factory=dict)
+    bare: str = ""  # the class without a head
+    required: tuple[tuple[str, tuple[Any, ...], str], ...] = ()  # field, allowed values, why
+    written: dict[str, Any] = dataclasses.field(default_factory=dict)  # fields beside the options
+    # Task -> field of the head's dropout, and its default. Where one is None it is the
+    # backbone's dropout, and a task that is missing has none.
     head_dropout: dict[str, tuple[str | None, float | None]] = dataclasses.field(
         default_factory=dict
     )
-    pooler_activation: str = "tanh"
-    offset_positions: bool = False
-    tokenizer: tuple[str, str] = ("", "")
+    pooler_activation: str = "tanh"  # of a classifier's dense layer
+    offset_positions: bool = False  # they count from the pad id on
+    tokenizer: tuple[str, str] = ("", "")  # its kind here, and its class there
 
     def backbone_tensors(self, config: ModelConfig, skipped: int = 0) -> dict[str, Tensors]:
         """Variable name within our backbone -> its tensors, whose names have no `prefix`.

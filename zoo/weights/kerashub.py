@@ -26,26 +26,17 @@ PREFIX = "kerashub://"
 
 
 def load_kerashub(preset: str | os.PathLike[str]) -> Bundle:
-    """A KerasHub preset with a BERT or GPT-2 backbone, and its tokenizer.
+    """A bundle of a preset with a BERT or GPT-2 backbone and its tokenizer.
 
-    GPT-2 becomes a language model, BERT a sentence encoder (task "embed"), as which KerasHub's own
-    BertTextEmbedder reads it: pooling and normalisation are the preset's, or mean and unit length.
-    Training can start from its backbone. A trained head in the preset, such as a classifier, is
-    not read: KerasHub's masked-LM head, say, computes otherwise than BERT's own.
+    A preset is a folder as `save_to_preset` of backbone and tokenizer write it, a name such as
+    "gpt2_base_en", or a handle such as "kaggle://keras/gpt2/keras/gpt2_base_en"; each also after
+    "kerashub://". GPT-2 becomes a language model, BERT a sentence encoder, with the pooling of the
+    preset's BertTextEmbedder, or mean and unit length. A trained head is not read: KerasHub's
+    masked-LM head, say, computes otherwise than BERT's own.
 
     KerasHub itself reads the weights, so that all versions of its format load; while this runs,
     they are in memory twice. Of a folder everything is checked before, and the tokenizer is read
     here: KerasHub makes whatever object a file names, of any size.
-
-    Args:
-        preset: a folder as `backbone.save_to_preset` and `tokenizer.save_to_preset` write it, a
-            name such as "bert_tiny_en_uncased" or "gpt2_base_en", or a handle that KerasHub takes,
-            such as "kaggle://keras/gpt2/keras/gpt2_base_en"; each also after "kerashub://", as
-            `zoo.load` takes it. Names are downloaded once, to KerasHub's own cache.
-
-    Raises:
-        BundleError: unknown name, no network, another architecture, a file that is missing or
-            damaged, or a setting that has no counterpart here; the message names it.
     """
     name = os.fspath(preset).removeprefix(PREFIX)
     folder = Path(name)

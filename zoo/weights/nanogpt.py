@@ -44,12 +44,7 @@ _NEVER = -1e4
 class CheckpointConfig:
     """What nanoGPT's and minGPT's own configs hold; None is read off the weights, but for n_head.
 
-    Attributes:
-        n_layer, n_head, n_embd, block_size, vocab_size: int.
-        bias: bool, whether dense layers and norms have biases.
-        dropout: float, nanoGPT's name; for training on. Defaults to 0.
-        embd_pdrop, resid_pdrop, attn_pdrop: float, minGPT's names; all three must be the same.
-        model_type: str, minGPT's name of the shape; not needed.
+    `dropout` is nanoGPT's name, the three rates are minGPT's; `model_type` says nothing more.
     """
 
     n_layer: int | None = None

@@ -50,28 +50,17 @@ def is_huggingface(folder: Path) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What a `config.json` says of a model.
+    """What a `config.json` says of a model."""
 
-    Attributes:
-        model_type, family: the key and the row of `HUGGINGFACE`.
-        architecture: transformers' class.
-        stored: the task of that class: whose head the file holds; "classify" for a regressor.
-        task: the task to build.
-        config: model config, with a pooler where the task needs one.
-        head: options of the head, but for those that sentence-transformers decides.
-        labels: names of classes or tags.
-        position_offset: int, rows of the position embedding that no token uses.
-    """
-
-    model_type: str
+    model_type: str  # key of `HUGGINGFACE`
     family: Family
-    architecture: str
-    stored: str
-    task: str
+    architecture: str  # transformers' class
+    stored: str  # task whose head the file holds; "classify" for a regressor
+    task: str  # to build
     config: ModelConfig
-    head: dict[str, Any]
+    head: dict[str, Any]  # options, but for those that sentence-transformers decides
     labels: tuple[str, ...]
-    position_offset: int = 0
+    position_offset: int = 0  # rows of the position embedding that no token uses
 
     @property
     def keeps_head(self) -> bool:
