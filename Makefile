@@ -5,7 +5,7 @@ PY := .venv/bin/python
 # Quiet start of TensorFlow's C++ side, in every command below.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help install install-dev peers quickstart test test-slow fuzz lint format bench lock clean
+.PHONY: help install install-dev peers quickstart test quick coverage test-slow fuzz lint format bench lock clean
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -56,6 +56,14 @@ test-slow: .venv/.peers  ## tests that take minutes: recipes to their stated sco
 fuzz: .venv/.dev  ## property tests with inputs that are new each time
 	ZOO_HYPOTHESIS=fuzz $(PY) -m pytest -m "not slow" -n auto --dist loadfile \
 		$(shell grep -rl "^from hypothesis" tests --include=test_*.py)
+
+T ?= tests/test_layering.py tests/zoo/test_sampling.py
+quick: .venv/.dev  ## one test in seconds: make quick T="tests/zoo/test_bert.py -k mask"
+	$(PY) -m pytest -x $(T)
+
+coverage: .venv/.dev  ## lines of zoo, trainers and export that no test runs
+	$(PY) -m pytest -m "not slow" -n auto --dist loadfile --cov=zoo --cov=trainers --cov=export \
+		--cov-report=term:skip-covered
 
 lint: .venv/.dev  ## ruff: lint and format
 	$(PY) -m ruff check .

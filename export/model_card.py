@@ -96,7 +96,7 @@ def write_model_card(
         version=target.name,
         family=_FAMILIES.get(config.family, config.family),
         parameters=config.parameters,
-        about=_ABOUT[config.task],
+        about=_ABOUT.get(config.task, f"does the task {config.task}"),
         facts=table(["", ""], [row for row in _facts(bundle, folder, precision) if row[1]]),
         signatures=table(
             ["signature", "API", "inputs", "outputs"],

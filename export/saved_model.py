@@ -217,4 +217,7 @@ def _require_closure(folder: Path, serving_version: str) -> None:
 
 
 def _next_version(model_folder: Path) -> int:
-    return 1 + max(find_versions(model_folder) or {}, default=0)
+    try:
+        return 1 + max(find_versions(model_folder) or {}, default=0)
+    except tf.errors.OpError as error:
+        raise ExportError(f"cannot read {model_folder}: {error.message}") from error

@@ -62,7 +62,7 @@ class ServedModule(tf.Module):
         elif task in TEXT_MODELS:
             functions = dict(bundle.text_model.functions)
             default = next(iter(functions.values()))
-            examples = _example_signatures(task, bundle.text_model)
+            examples = _example_signatures(bundle.text_model)
             self.functions = {DEFAULT_SIGNATURE: default, **functions, **examples}
             methods = {"classify": CLASSIFY_METHOD, "regress": REGRESS_METHOD}
             self.methods = {name: methods[name] for name in examples}
@@ -79,13 +79,13 @@ def input_names(function: tf.types.experimental.PolymorphicFunction) -> list[str
     return [spec.name for spec in function.input_signature]
 
 
-def _example_signatures(task: str, text_model: TextEncoder) -> _Functions:
+def _example_signatures(text_model: TextEncoder) -> _Functions:
     """The signatures that read tf.Examples: for classes `classify`, for a number `regress`.
 
     A model of two classes has both, as TensorFlow's binary classifiers always had: `regress` is the
     probability of the second class.
     """
-    if task not in ("classify", "pair", "regress"):
+    if "predict" not in text_model.functions:
         return {}
     predict = text_model.functions["predict"]
     features = {
@@ -101,7 +101,7 @@ def _example_signatures(task: str, text_model: TextEncoder) -> _Functions:
         inputs = tf.TensorSpec([None], tf.string, name="inputs")
         return tf.function(answer, input_signature=[inputs], autograph=False)
 
-    if task == "regress":
+    if not text_model.labels:  # a number
         return {"regress": read(lambda outputs: {"outputs": outputs["outputs"]})}
     signatures = {
         "classify": read(lambda outputs: {name: outputs[name] for name in ("classes", "scores")})

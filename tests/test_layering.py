@@ -32,11 +32,11 @@ def module_name(path: Path) -> str:
 MODULES = {module_name(path): path for path in FILES}
 
 
-def imported_modules(path: Path, top_level_only: bool = False) -> set[str]:
+def imported_modules(path: Path) -> set[str]:
     """Dotted names of the modules that a file imports; `from a import b` is a.b if that is one."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     names = set()
-    for node in tree.body if top_level_only else ast.walk(tree):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -66,11 +66,8 @@ def test_file_keeps_the_rules(path):
 
 
 def test_no_import_cycles():
-    """Over imports at the top of files: one inside a function waits until it is called."""
-    graph = {
-        name: imported_modules(path, top_level_only=True) & set(MODULES)
-        for name, path in MODULES.items()
-    }
+    """Over all imports: at the top of files, under TYPE_CHECKING and inside functions."""
+    graph = {name: imported_modules(path) & set(MODULES) for name, path in MODULES.items()}
     done, under_way = set(), []
 
     def visit(name):

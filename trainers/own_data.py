@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import glob
 import math
 import re
 from collections.abc import Sequence
@@ -22,10 +23,12 @@ from trainers.config import (
 )
 from trainers.data.config import DataConfig
 from trainers.data.datasets import read_examples
-from trainers.data.documents import read_documents
 from trainers.data.examples import LabeledTexts, Questions, TaggedTexts
 from trainers.data.rows import table_format
+from trainers.data.shards import find_prepared, open_prepared
 from trainers.data.tables import TableLayout, inspect_table
+from trainers.data.text import read_bytes
+from trainers.tasks.mlm import read_running_text
 from zoo.presets import PRESETS
 from zoo.text.config import TextConfig
 
@@ -56,7 +59,8 @@ def own_config(
 
     Args:
         task: one of `OWN_TASKS`.
-        data: a file; of running text (lm, mlm) also a folder.
+        data: a file or a glob; of running text (lm, mlm) all that `data.train` may be; for
+            classify also a folder of texts for each label.
         settings: `key.path=value`, as `with_overrides` takes them.
         init_from: weights to start from, anything that `zoo.load` takes.
         text_column, pair_column, label_column: names, or numbers from 0. Default: found.
@@ -68,12 +72,12 @@ def own_config(
     """
     if task not in OWN_TASKS:
         raise ValueError(f"--task={task}: use one of {', '.join(OWN_TASKS)}")
-    path = _find(data, data_dir, folders=task in ("lm", "mlm"))
+    of_data = [setting for setting in settings if setting.startswith("data.")]
     if task in ("lm", "mlm"):
-        config, lines = _running_text(task, path, text_column, init_from, data_dir)
+        config, lines = _running_text(task, data, text_column, of_data, init_from, data_dir)
     else:
         given = {"text": text_column, "pair": pair_column, "label": label_column}
-        config, lines = _labelled(task, path, given, init_from, data_dir)
+        config, lines = _labelled(task, data, given, of_data, init_from, data_dir)
     config = with_overrides(config, _dividing(config, settings))
     lines.append(
         f"{config.steps} steps of {config.batch_size}, evaluated every {config.evaluate_every}; "
@@ -92,13 +96,21 @@ def own_config(
     return config, lines
 
 
-def _find(data: str, data_dir: str | None, folders: bool) -> str:
+def _find(data: str, data_dir: str | None) -> Path | None:
+    """The file or folder, of a glob the first file; None if there is none."""
     for place in (Path(data), Path(data_dir or "", data)):
-        if place.is_file() or (folders and place.is_dir()):
-            return str(place)
-    if Path(data).is_dir():
-        raise ValueError(f"--data={data} is a folder; give the file with the examples")
-    raise FileNotFoundError(f"--data={data}: no such file")
+        if place.exists():
+            return place
+        if found := sorted(glob.glob(str(place), recursive=True)):
+            return Path(found[0])
+    return None
+
+
+def _data_config(task: str, settings: Sequence[str], **options: Any) -> DataConfig:
+    """How the data are read, as the settings change it: they are looked at that way."""
+    preset = "gpt_char_cpu" if task == "lm" else "bert_small_cpu"
+    provisional = TrainConfig(f"own_{task}", DataConfig(**options), preset, task)
+    return with_overrides(provisional, list(settings)).data
 
 
 def _dividing(config: TrainConfig, settings: Sequence[str]) -> list[str]:
@@ -111,100 +123,106 @@ def _dividing(config: TrainConfig, settings: Sequence[str]) -> list[str]:
     return [*settings, f"evaluate_every={every}"]
 
 
-def _running_text(task, path, text_column, init_from, data_dir) -> tuple[TrainConfig, list[str]]:
-    if Path(path).is_file() and (table_format(path) or text_column is not None):
-        layout = inspect_table(path, task)
-        (column,) = _text_columns(task, path, layout, {"text": text_column, "pair": None})
-        options = {**_reading(layout), "split": "rows", "text_column": column}
-        lines = [_describe(path, layout)]
-        lines.append(f"reading column {column!r} as text; change with --text_column=...")
-    else:
-        encoding = "utf-8"
-        if Path(path).is_file():
-            encoding = inspect_table(path, task).encoding
-        options = {"split": "files", "encoding": encoding}
-        lines = [f"{path}: running text, {encoding}"]
-    data = DataConfig(train=path, **options)
-    documents = read_documents(
-        path,
-        data_dir=data_dir,
-        encoding=data.encoding,
-        split=data.split,
-        format=data.format,
-        text_column=data.text_column,
-        header=data.header,
-        separator=data.separator,
-    )
-    characters = sum(len(document.text) for document in documents)
-    lines.append(f"{characters:,} characters in {len(documents):,} texts; a tenth validates")
-    different = set().union(*(document.text for document in documents))
-    if task == "mlm":
-        return _masked_run(
-            data, characters / (1.5 if len(different) > 1000 else 4), init_from
-        ), lines
-    fields: dict[str, Any] = {"preset": "gpt_char_cpu", "optimizer": muon(6e-3), "batch_size": 12}
-    if init_from is not None:
-        fields |= {"optimizer": _fine_tuning(3e-5), "batch_size": 8}
-        if read_config(Path(init_from)) is None:  # published ones have more than fits a laptop
-            fields["model"] = {"context_length": 256}
-    else:
-        start = "\n" if len(documents) == 1 and "\n" in different else ""
-        options |= {"start_text": start, "min_count": 2 if len(different) > 200 else 1}
-    steps = _steps(characters / 64, fields["batch_size"], init_from)
-    return _run("lm", DataConfig(train=path, **options), fields, steps, init_from), lines
-
-
-def _masked_run(data: DataConfig, tokens: float, init_from: str | None) -> TrainConfig:
-    length = _longest(128, init_from)
-    optimizer = muon(6e-3) if init_from is None else _fine_tuning(1e-4)
-    fields = {
-        "preset": "bert_small_cpu",
-        "optimizer": optimizer,
-        "batch_size": 16,
-        "text": TextConfig(max_length=length),
-    }
-    steps = _steps(tokens / length, 16, init_from)
-    return _run("mlm", dataclasses.replace(data, tokenizer="wordpiece"), fields, steps, init_from)
-
-
-def _labelled(task, path, given, init_from, data_dir) -> tuple[TrainConfig, list[str]]:
-    layout = inspect_table(path, task)
-    expected = {"tag": "conll", "span": "squad"}.get(task)
-    if (layout.format == "squad") != (expected == "squad"):
-        raise ValueError(
-            f"{path}: task {task} reads "
-            + ("questions in SQuAD's JSON" if task == "span" else "a table, not SQuAD's JSON")
-            + ("" if task == "span" else "; use --task=span")
-        )
-    options: dict[str, Any] = _reading(layout)
-    lines = [_describe(path, layout)]
-    if task == "tag":
-        options |= {
-            f"{kind}_column": given[old]
-            for kind, old in (("token", "text"), ("tag", "label"))
-            if given[old] is not None
-        }
-        words, tags = (
-            options.get("token_column", "the first"),
-            options.get("tag_column", "the last"),
-        )
+def _running_text(
+    task, source, text_column, settings, init_from, data_dir
+) -> tuple[TrainConfig, list[str]]:
+    tokenizer = "character" if task == "lm" else "wordpiece"
+    path, prepared = _find(source, data_dir), find_prepared(source, data_dir)
+    if prepared is not None:
+        opened = open_prepared(prepared)
+        data = _data_config(task, settings, train=source, tokenizer=opened.index.tokenizer)
+        lines = [f"{source}: prepared, {len(opened.train):,} training tokens"]
+        return _language_run(task, data, len(opened.train), init_from), lines
+    options: dict[str, Any] = {"train": source, "tokenizer": tokenizer, "split": "files"}
+    lines = [f"{source}: running text"]
+    if table_format(str(path or source)) or text_column is not None:
+        options |= {"split": "rows", "text_column": text_column or "text"}
+        if path is not None:
+            layout = inspect_table(str(path), task)
+            (column,) = _text_columns(task, source, layout, {"text": text_column, "pair": None})
+            options |= {**_reading(layout), "text_column": column}
+            lines = [_describe(source, layout)]
         lines.append(
-            f"reading column {words} as words, {tags} as tags; change with --text_column=... "
-            "--label_column=..."
+            f"reading column {options['text_column']!r} as text; change with --text_column=..."
         )
-    elif task != "span":
-        options |= _columns(task, path, layout, given, lines)
-    data = DataConfig(train=path, tokenizer="wordpiece", mismatched="skip", **options)
-    examples = read_examples(task, path, data, data_dir)
+    elif path is not None and path.is_file():
+        options["encoding"] = inspect_table(str(path), task).encoding
+        lines = [f"{source}: running text, {options['encoding']}"]
+    data = _data_config(task, settings, **options)
+    documents = read_running_text(data, source, data_dir)
+    characters = sum(len(document.text) for document in documents)
+    different = set().union(*(document.text for document in documents))
+    lines.append(f"{characters:,} characters in {len(documents):,} texts; a tenth validates")
+    if data.tokenizer == "character":
+        start = "\n" if len(documents) == 1 and "\n" in different else ""
+        data = dataclasses.replace(
+            data, start_text=start, min_count=2 if len(different) > 200 else 1
+        )
+        return _language_run(task, data, characters, init_from), lines
+    per_token = 1.5 if len(different) > 1000 else 4  # thousands of characters: Chinese
+    tokens = characters if data.tokenizer == "byte" else characters / per_token
+    return _language_run(task, data, tokens, init_from), lines
+
+
+def _language_run(task: str, data: DataConfig, tokens: float, init_from: str | None) -> TrainConfig:
+    if task == "mlm":
+        length, batch = _longest(128, init_from), 16
+        fields: dict[str, Any] = {"preset": "bert_small_cpu", "text": TextConfig(max_length=length)}
+    else:
+        length, batch = 64, 12
+        fields = {"preset": "gpt_char_cpu"}
+        if init_from is not None and read_config(Path(init_from)) is None:
+            # Published ones have a context of more than a laptop can train with.
+            fields["model"], length, batch = {"context_length": 256}, 256, 8
+    fields["batch_size"] = batch
+    fields["optimizer"] = muon(6e-3) if init_from is None else _fine_tuning(5e-5)
+    return _run(task, data, fields, _steps(tokens / length, batch, init_from), init_from)
+
+
+def _labelled(task, source, given, settings, init_from, data_dir) -> tuple[TrainConfig, list[str]]:
+    path = _find(source, data_dir)
+    if path is None:
+        raise FileNotFoundError(f"--data={source}: no such file")
+    options: dict[str, Any] = {"format": "folders"}
+    lines = [f"{source}: a folder of texts for each label"]
+    if path.is_dir() and task != "classify":
+        raise ValueError(f"--data={source} is a folder; give the file with the examples")
+    if path.is_file():
+        layout = inspect_table(str(path), task)
+        if (layout.format == "squad") != (task == "span"):
+            reads = "questions in SQuAD's JSON" if task == "span" else "no SQuAD: use --task=span"
+            raise ValueError(f"{source}: task {task} reads {reads}")
+        options, lines = _reading(layout), [_describe(source, layout)]
+        if task == "tag":
+            options |= _tag_columns(path, layout, given, lines)
+        elif task != "span":
+            options |= _columns(task, source, layout, given, lines)
+    options |= {"tokenizer": "wordpiece", "mismatched": "skip", "lowercase": task != "tag"}
+    data = _data_config(task, settings, train=source, **options)
+    examples = read_examples(task, source, data, data_dir)
     if task in ("classify", "pair"):
-        lines.append(_check_classes(task, path, data.label_column, examples.label))
+        lines.append(_check_classes(source, data.label_column, examples.label))
     test = 0.1 if len(examples) >= _FEW_ROWS else 0.0
-    data = dataclasses.replace(data, test_fraction=test, lowercase=task != "tag")
     lines.append(
         f"{len(examples):,} examples: a tenth validates, "
         + ("a tenth tests" if test else "too few for a test as well")
     )
+    data = dataclasses.replace(data, test_fraction=test)
     return _encoder_run(task, data, examples, init_from), lines
+
+
+def _tag_columns(path: Path, layout: TableLayout, given, lines: list[str]) -> dict[str, str]:
+    start = read_bytes(str(path), 1 << 16)[0].decode(layout.encoding, "replace")
+    rows = [line.split("\t") for line in start.split("\n")]
+    is_conllu = any(len(row) == 10 and row[0].isdigit() for row in rows)
+    words, tags = given["text"] or "FORM", given["label"] or "UPOS"
+    if not is_conllu:
+        words, tags = given["text"] or "0", given["label"] or "-1"
+    lines.append(
+        f"reading column {words!r} as words, {tags!r} as tags (numbers count from 0, -1 is the "
+        "last); change with --text_column=... --label_column=..."
+    )
+    return {"token_column": words, "tag_column": tags}
 
 
 def _encoder_run(task, data: DataConfig, examples, init_from) -> TrainConfig:
@@ -329,6 +347,11 @@ def _text_columns(task, path, layout: TableLayout, given) -> tuple[str, ...]:
         if given[kind] is not None:
             names[place:] = [given[kind], *names[place + 1 :]]
     needed = 2 if task in _TWO_TEXTS else 1
+    if layout.format == "lines" and task not in ("lm", "mlm"):
+        raise ValueError(
+            f"{path}: no separator stands in its lines, so there are no columns. Task {task} reads "
+            "a table, CSV, TSV or JSON lines; plain text is for --task=lm and --task=mlm"
+        )
     if len(names) < needed:
         raise ValueError(
             f"{path}: task {task} needs {needed} column(s) of text, and among "
@@ -352,7 +375,7 @@ def _known(path: str, name: str, layout: TableLayout, option: str) -> str:
     )
 
 
-def _check_classes(task: str, path: str, column: str, labels: list[str]) -> str:
+def _check_classes(path: str, column: str, labels: list[str]) -> str:
     """What classes there are; refuses labels that a classifier cannot learn."""
     classes = sorted(set(labels))
     if len(classes) == 1:

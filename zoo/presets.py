@@ -150,11 +150,14 @@ def preset_config(name: str, **overrides) -> ModelConfig:
     return dataclasses.replace(config, **overrides)
 
 
+# Tasks of models that read a text in both directions, or put a head on its end.
+TEXT_TASKS = ["classify", "pair", "tag", "span", "embed", "regress"]
+
+
 def tasks_for(config: ModelConfig) -> tuple[str, ...]:
     """The tasks that a model of this config can be built for."""
-    of_texts = ("classify", "pair", "tag", "span", "embed", "regress")
     if config.family == "gpt":
         return ("lm",)
     if config.family == "bert":
-        return ("mlm", *of_texts)
-    return of_texts if config.bidirectional else ("lm", *of_texts)
+        return ("mlm", *TEXT_TASKS)
+    return tuple(TEXT_TASKS) if config.bidirectional else ("lm", *TEXT_TASKS)

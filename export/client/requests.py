@@ -50,8 +50,7 @@ def predict(
     model: str, inputs: Mapping[str, Any], signature: str, version: Version, outputs: Sequence[str]
 ) -> Request[Prediction]:
     """The request of `Client.predict`."""
-    method = METHODS["Predict"]
-    sent = method.request(output_filter=outputs)
+    sent = METHODS["Predict"].request(output_filter=outputs)
     _set_spec(sent.model_spec, model, version, signature)
     for name, value in inputs.items():
         try:
@@ -67,7 +66,7 @@ def predict(
         }
         return Prediction(*_served(response.model_spec), arrays)
 
-    return Request(method, sent, read)
+    return Request(METHODS["Predict"], sent, read)
 
 
 def classify(
@@ -85,19 +84,17 @@ def regress(
 
 
 def _of_examples(name, read, model, examples, signature, version) -> Request:
-    method = METHODS[name]
-    sent = method.request()
+    sent = METHODS[name].request()
     _set_spec(sent.model_spec, model, version, signature)
     _add_examples(sent.input, examples)
-    return Request(method, sent, lambda response: read(response.model_spec, response.result))
+    return Request(METHODS[name], sent, lambda reply: read(reply.model_spec, reply.result))
 
 
 def multi_inference(
     model: str, examples: Iterable[Row], signatures: Mapping[str, Task], version: Version
 ) -> Request[dict[str, Classification | Regression]]:
     """The request of `Client.multi_inference`."""
-    method = METHODS["MultiInference"]
-    sent = method.request()
+    sent = METHODS["MultiInference"].request()
     for name, task in signatures.items():
         added = sent.tasks.add(method_name=f"tensorflow/serving/{task}")
         _set_spec(added.model_spec, model, version, name)
@@ -112,13 +109,12 @@ def multi_inference(
                 found[name] = _classification(result.model_spec, result.classification_result)
         return found
 
-    return Request(method, sent, read)
+    return Request(METHODS["MultiInference"], sent, read)
 
 
 def signatures(model: str, version: Version) -> Request[dict[str, Signature]]:
     """The request of `Client.signatures`."""
-    method = METHODS["GetModelMetadata"]
-    sent = method.request(metadata_field=["signature_def"])
+    sent = METHODS["GetModelMetadata"].request(metadata_field=["signature_def"])
     _set_spec(sent.model_spec, model, version)
 
     def read(response) -> dict[str, Signature]:
@@ -135,13 +131,12 @@ def signatures(model: str, version: Version) -> Request[dict[str, Signature]]:
             if name != INIT_OP
         }
 
-    return Request(method, sent, read)
+    return Request(METHODS["GetModelMetadata"], sent, read)
 
 
 def status(model: str, version: Version) -> Request[list[VersionStatus]]:
     """The request of `Client.status`."""
-    method = METHODS["GetModelStatus"]
-    sent = method.request()
+    sent = METHODS["GetModelStatus"].request()
     _set_spec(sent.model_spec, model, version)
 
     def read(response) -> list[VersionStatus]:
@@ -155,21 +150,20 @@ def status(model: str, version: Version) -> Request[list[VersionStatus]]:
             for one in response.model_version_status
         ]
 
-    return Request(method, sent, read)
+    return Request(METHODS["GetModelStatus"], sent, read)
 
 
 def reload(config: str) -> Request[None]:
     """The request of `Client.reload`."""
     from google.protobuf import text_format  # here: few send this, and it takes a while to import
 
-    method = METHODS["HandleReloadConfigRequest"]
-    sent = method.request()
+    sent = METHODS["HandleReloadConfigRequest"].request()
     try:
         text_format.Parse(config, sent.config)
     except text_format.ParseError as error:
         raise ValueError(f"this is no ModelServerConfig in text form: {error}") from error
     # A config that the server refuses is a status of the call, as all else that it refuses.
-    return Request(method, sent, lambda response: None)
+    return Request(METHODS["HandleReloadConfigRequest"], sent, lambda response: None)
 
 
 def build_example(row: Row) -> message.Message:
@@ -210,20 +204,22 @@ def _set_feature(feature: message.Message, value: Any) -> None:
 
 
 def _kind(value: object) -> str:
-    if isinstance(value, str | bytes):
-        return "bytes_list"
-    if isinstance(value, bool | int | np.integer | np.bool_):
-        return "int64_list"
-    if isinstance(value, float | np.floating):
-        return "float_list"
+    for kind, types in _KINDS.items():
+        if isinstance(value, types):
+            return kind
     raise ValueError(f"{value!r} is neither a string nor a number")
 
 
-def _encoded(value: str | bytes) -> bytes:
-    return value.encode() if isinstance(value, str) else value
-
-
-_CONVERTERS = {"bytes_list": _encoded, "int64_list": int, "float_list": float}
+_KINDS = {
+    "bytes_list": str | bytes,
+    "int64_list": bool | int | np.integer | np.bool_,
+    "float_list": float | np.floating,
+}
+_CONVERTERS = {
+    "bytes_list": lambda value: value.encode() if isinstance(value, str) else value,
+    "int64_list": int,
+    "float_list": float,
+}
 
 
 def _add_examples(request_input: message.Message, examples: Iterable[Row]) -> None:

@@ -80,7 +80,7 @@ def _text_pairs(bundle: Bundle) -> list[GoldenPair]:
 
 def _example_pairs(bundle: Bundle, inputs: Arrays, predicted: Arrays) -> list[GoldenPair]:
     examples = {"inputs": strings(to_examples(inputs))}
-    if bundle.config.task == "regress":
+    if "classes" not in predicted:
         return [GoldenPair("regress", examples, predicted)]
     outputs = {name: predicted[name] for name in ("classes", "scores")}
     pairs = [GoldenPair("classify", examples, outputs)]

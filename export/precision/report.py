@@ -132,7 +132,7 @@ def prepare(
     accept_deviation: bool = False,
     serving_version: str = DEFAULT_SERVING_VERSION,
 ) -> Prepared:
-    """Reduces a bundle and asks both models the golden requests; writes nothing.
+    """Reduces a bundle and sends both models the golden requests; writes nothing.
 
     Raises ValueError where precision or examples are no good, or the answers move past the
     tolerance and that is not accepted.
@@ -170,14 +170,14 @@ def measure(prepared: Prepared, float32: Path, reduced: Path) -> PrecisionReport
             started = time.perf_counter()
             servables.append(Servable("precision", 0, str(folder)))
             load_seconds.append(time.perf_counter() - started)
-        asks = [functools.partial(ask_servable, servable) for servable in servables]
+        sends = [functools.partial(ask_servable, servable) for servable in servables]
         return PrecisionReport(
             precision=prepared.precision,
             variable_bytes=(_size(float32 / "variables"), _size(reduced / "variables")),
             total_bytes=(_size(float32), _size(reduced)),
             load_seconds=tuple(load_seconds),
-            milliseconds=_milliseconds(prepared.pairs, asks),
-            metrics=evaluate(examples, asks[1], asks[0]) if examples else {},
+            milliseconds=_milliseconds(prepared.pairs, sends),
+            metrics=evaluate(examples, sends[1], sends[0]) if examples else {},
             examples=len(next(iter(examples.inputs.values()))) if examples else 0,
             deviations=prepared.deviations,
             machine=_machine(),
@@ -200,7 +200,7 @@ def _size(folder: Path) -> int:
 
 
 def _milliseconds(
-    pairs: Sequence[GoldenPair], asks: Sequence[Send]
+    pairs: Sequence[GoldenPair], sends: Sequence[Send]
 ) -> dict[str, tuple[float, float]]:
     """Medians for the first request of each signature of texts and batch size."""
     medians = {}
@@ -208,14 +208,14 @@ def _milliseconds(
         request = f"`{pair.signature}`, {pair.rows} row{'s' * (pair.rows > 1)}"
         if request in medians or "inputs" in pair.inputs:  # tf.Examples run the same graph
             continue
-        samples = [[] for _ in asks]
-        for ask in asks:
-            ask(pair.signature, pair.inputs)  # the first run prepares the graph
+        samples = [[] for _ in sends]
+        for send in sends:
+            send(pair.signature, pair.inputs)  # the first run prepares the graph
         until = time.perf_counter() + _SECONDS
         while len(samples[0]) < _RUNS and (len(samples[0]) < 3 or time.perf_counter() < until):
-            for ask, own in zip(asks, samples):
+            for send, own in zip(sends, samples):
                 started = time.perf_counter()
-                ask(pair.signature, pair.inputs)
+                send(pair.signature, pair.inputs)
                 own.append(1e3 * (time.perf_counter() - started))
         medians[request] = tuple(map(statistics.median, samples))
     return medians

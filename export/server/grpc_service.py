@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
+import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
-from grpc_health.v1 import health, health_pb2
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 from tensorflow_serving.apis import model_service_pb2, prediction_service_pb2
 
@@ -25,8 +26,7 @@ _SERVICES = (
 SERVICES = tuple(service.full_name for service in _SERVICES)
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 _REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
-# Questions about the server's state are answered though all threads of requests are busy. For the
-# process, not for a server: grpc_health keeps its pool on a class.
+# Questions about the server's state are answered though all threads of requests are busy.
 _STATUS_THREADS = futures.ThreadPoolExecutor(4, thread_name_prefix="status")
 # A reload waits until its models answer, and ends when the next one comes; a stream may stay idle.
 _RELOAD_THREADS = futures.ThreadPoolExecutor(4, thread_name_prefix="reload")
@@ -37,6 +37,7 @@ _THREADS = {
     "Check": _STATUS_THREADS,
     "ServerReflectionInfo": _REFLECTION_THREADS,
 }
+_NOTIFY_SECONDS = 1.0
 _MAX_MESSAGE = 1024  # bytes; TensorFlow Serving cuts longer ones, HTTP/2 headers being bounded
 
 
@@ -59,24 +60,46 @@ def add_services(
         )
 
 
-def add_health(server: grpc.Server) -> health.HealthServicer:
-    """Adds grpc.health.v1.Health, which says SERVING of the server and of each service."""
-    servicer = health.HealthServicer(True, _STATUS_THREADS)
-    names = (health.OVERALL_HEALTH, *SERVICES)
-    for name in names:
-        servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+class Health:
+    """grpc.health.v1.Health: SERVING for the server and each service, until it is shut down.
 
-    def watch(request, context, send_response_callback=None):
+    Not that of grpc_health: it sends to watches while it holds a lock that gRPC's own thread needs
+    when one of them ends, so a stop could hang.
+    """
+
+    def __init__(self, server: grpc.Server):
+        self._status = health_pb2.HealthCheckResponse.SERVING
+        self._watches: set[Callable] = set()
+        _add(server, _HEALTH, {"Check": _unary(self._check), "Watch": self._watch})
+
+    def shut_down(self) -> None:
+        """Says NOT_SERVING, also to those that watch; returns soon, whatever they do."""
+        self._status = health_pb2.HealthCheckResponse.NOT_SERVING
+        thread = threading.Thread(target=self._notify, name="health", daemon=True)
+        thread.start()
+        thread.join(_NOTIFY_SECONDS)
+
+    def _notify(self) -> None:
+        for send in list(self._watches):
+            send(health_pb2.HealthCheckResponse(status=self._status))
+
+    def _check(self, request, *_):
+        if request.service not in ("", *SERVICES):
+            raise ServingError(grpc.StatusCode.NOT_FOUND, "unknown service")
+        return health_pb2.HealthCheckResponse(status=self._status)
+
+    def _watch(self, request, context, send_response_callback):
         if isinstance(request, _Unreadable):
             context.abort(grpc.StatusCode.INTERNAL, request.reason)
-        if request.service not in names:  # each name that is watched is kept for ever
-            request = health_pb2.HealthCheckRequest(service="(unknown)")
-        return servicer.Watch(request, context, send_response_callback)
+        if request.service not in ("", *SERVICES):
+            unknown = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+            send_response_callback(health_pb2.HealthCheckResponse(status=unknown))
+            return
+        self._watches.add(send_response_callback)
+        context.add_callback(lambda: self._watches.discard(send_response_callback))
+        send_response_callback(health_pb2.HealthCheckResponse(status=self._status))
 
-    watch.experimental_non_blocking = True  # a watch holds no thread
-    check = _unary(lambda request, _, context: servicer.Check(request, context))
-    _add(server, _HEALTH, {"Check": check, "Watch": watch})
-    return servicer
+    _watch.experimental_non_blocking = True  # it holds no thread
 
 
 def add_reflection(server: grpc.Server, services: list[str]) -> None:

@@ -10,9 +10,8 @@ from typing import Self
 
 import grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH_SERVICE
-from grpc_health.v1.health import HealthServicer
 
-from export.server.grpc_service import SERVICES, add_health, add_reflection, add_services
+from export.server.grpc_service import SERVICES, Health, add_reflection, add_services
 from export.server.metrics import Metrics
 from export.server.models.loading import Loader
 from export.server.models.manager import Manager
@@ -101,7 +100,7 @@ class Server:
         )
         self._rest = rest
         self._server: grpc.Server | None = None
-        self._health: HealthServicer | None = None
+        self._health: Health | None = None
         self._rest_server: RestServer | None = None
 
     @property
@@ -145,7 +144,7 @@ class Server:
         add_services(server, self.manager, self._metrics, self._reloads)
         names = [*SERVICES]
         if self._serves_health:
-            self._health = add_health(server)
+            self._health = Health(server)
             names.append(HEALTH_SERVICE)
         if self._reflection:
             add_reflection(server, names)
@@ -184,7 +183,7 @@ class Server:
             Whether all requests finished; False leaves threads behind that still run them.
         """
         if self._health is not None:
-            self._health.enter_graceful_shutdown()
+            self._health.shut_down()
         stopped, finished = None, True
         if self._server is not None:
             stopped = self._server.stop(grace)

@@ -1,4 +1,4 @@
-"""What tests of both clients share."""
+"""What tests of both clients share; test material (tiny_models.py) is imported by plain name."""
 
 import asyncio
 import contextlib
@@ -11,6 +11,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from export.client import AsyncClient, Client
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 class Awaited:

@@ -12,11 +12,11 @@ from concurrent import futures
 from pathlib import Path
 
 import grpc
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
+from tiny_models import make_bundle
 
 import zoo
 from export.client import Client
@@ -49,31 +49,38 @@ from export.server.models.loading import warm_up
 from export.server.run.batching import read_batching_parameters
 from export.warmup import warmup_requests
 
-TEXT = "To be, or not to be: that is the question.\n"
 WRONG = Replay("cold", ["generate.text[0]: wrong"], [1.0], 0.0)
 PROMPTS = [b"To be", b"", b"question " * 9, "\u4f60".encode(), b"\xff\x00"]
 
 
-def make_bundle(folder, family):
-    keras.utils.set_random_seed(1)
-    shape = {"context_length": 16, "num_layers": 2, "initializer_range": 0.5}
-    if family == "gpt":
-        tokenizer = zoo.ByteTokenizer()
-        config = zoo.GPTConfig(vocabulary_size=257, hidden_dim=8, num_heads=2, **shape)
-    else:
-        tokenizer = zoo.CharacterTokenizer.train([TEXT])
-        config = zoo.LSTMConfig(vocabulary_size=tokenizer.vocabulary_size, hidden_dim=8, **shape)
-    return zoo.save(folder, zoo.build(config), tokenizer)
+@pytest.fixture(scope="module")
+def export_of(tmp_path_factory):
+    """family -> bundle and version folder, each exported once."""
+    made = {}
+
+    def export(family):
+        if family not in made:
+            folder = tmp_path_factory.mktemp(family)
+            kind = {"gpt": "bytes", "lstm": "characters"}[family]
+            bundle = make_bundle(folder / "run", "lm", family, kind)
+            made[family] = bundle, export_saved_model(bundle, folder / "served")
+        return made[family]
+
+    return export
+
+
+@pytest.fixture
+def unreplayed(monkeypatch):
+    """For exports whose answers are looked at elsewhere."""
+    monkeypatch.setattr("export.saved_model.replay_locally", lambda _: [])
 
 
 @pytest.fixture(scope="module", params=["gpt", "lstm"])
-def exported(request, tmp_path_factory):
+def exported(request, export_of):
     """A bundle, its exported version folder, and a server that serves it."""
-    folder = tmp_path_factory.mktemp(request.param)
-    bundle = make_bundle(folder / "run", request.param)
-    path = export_saved_model(bundle, folder / "served")
+    bundle, path = export_of(request.param)
     with (
-        Server([ServedModel("m", str(folder / "served"))], port=0, host="localhost") as server,
+        Server([ServedModel("m", str(path.parent))], port=0, host="localhost") as server,
         Client(f"localhost:{server.port}") as client,
     ):
         yield bundle, path, f"localhost:{server.port}", client
@@ -359,11 +366,11 @@ def test_newest_version(tmp_path):
         newest_version(tmp_path / "nothing")
 
 
-def test_a_new_version_is_picked_up_without_a_failed_request(tmp_path):
+def test_a_new_version_is_picked_up_without_a_failed_request(export_of, tmp_path, unreplayed):
     """Other weights take the served ones' place while clients keep asking."""
     served = tmp_path / "served"
-    first = make_bundle(tmp_path / "first", "lstm")
-    export_saved_model(first, served)
+    shutil.copytree(export_of("lstm")[1], served / "1")
+    first = zoo.load(export_of("lstm")[0].folder)
     for weight in first.model.weights:
         weight.assign(-weight)
     second = zoo.save(tmp_path / "second", first.model, first.tokenizer)
@@ -399,8 +406,8 @@ def test_a_new_version_is_picked_up_without_a_failed_request(tmp_path):
     assert failures == []
 
 
-def test_two_exports_at_once_take_two_numbers(tmp_path, monkeypatch):
-    bundle = make_bundle(tmp_path / "run", "lstm")
+def test_two_exports_at_once_take_two_numbers(tmp_path, monkeypatch, unreplayed):
+    bundle = make_bundle(tmp_path / "run", "lm", "lstm", "characters")
     rename = os.rename
 
     def second(source, target):
@@ -432,7 +439,7 @@ def test_what_a_killed_export_left_is_removed(tmp_path):
 
 
 def test_a_full_disk_is_told_and_leaves_nothing(tmp_path):
-    bundle = make_bundle(tmp_path / "run", "lstm")
+    bundle = make_bundle(tmp_path / "run", "lm", "lstm", "characters")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
@@ -444,6 +451,6 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path):
 
 
 def test_a_folder_named_like_a_version_is_refused(tmp_path):
-    bundle = make_bundle(tmp_path / "run", "lstm")
+    bundle = make_bundle(tmp_path / "run", "lm", "lstm", "characters")
     with pytest.raises(ExportError, match=r"--out=.*model, and --version=1"):
         export_saved_model(bundle, tmp_path / "model" / "1")

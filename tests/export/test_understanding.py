@@ -1,41 +1,25 @@
 """Every understanding task from a bundle to a served answer: all ways to ask say the same."""
 
-import re
+import sys
 
 import grpc
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from absl import flags
-from tensorflow.core.protobuf import saved_model_pb2
+from old_releases import differences_on, findings
+from tiny_models import HEADS, make_bundle
 
-import zoo
 from export.client import Client, command
 from export.golden.pairs import read_golden_pairs
 from export.golden.replay import problems_of, replay_remotely
 from export.golden.requests import to_examples
-from export.model_folder import GOLDEN_FILE
+from export.model_folder import GOLDEN_FILE, read_saved_model
 from export.saved_model import export_saved_model
 from export.server import ServedModel, Server
-from zoo.models.build import build
-from zoo.tokenizers import WordPieceTokenizer
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(300)
 
-VOCABULARY = [
-    *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "ada", "wrote", "in", "zurich", "cafe", "##s"),
-    *("the", "a", "##n", "not", ".", "!", "<", ">", "\u6625", "\u7720"),
-]
-TASKS = {
-    "mlm": ({}, ()),
-    "classify": ({"num_classes": 2}, ("bad", "g\u00fct")),
-    "pair": ({"num_classes": 3}, ("no", "may be", "yes")),
-    "tag": ({"num_tags": 3}, ("O", "B-PER", "I-PER")),
-    "span": ({}, ()),
-    "embed": ({"pooling": "mean"}, ()),
-    "regress": ({}, ()),
-}
 SIGNATURES = {
     "mlm": {"fill_mask"},
     "classify": {"predict", "classify", "regress"},
@@ -82,27 +66,37 @@ class Served:
         return self.client.predict("m", inputs, signature).outputs
 
 
-@pytest.fixture(scope="module", params=TASKS)
-def served(request, tmp_path_factory):
-    task, folder = request.param, tmp_path_factory.mktemp(request.param)
-    keras.utils.set_random_seed(1)
-    tokenizer = WordPieceTokenizer(VOCABULARY)
-    config = zoo.BertConfig(
-        vocabulary_size=tokenizer.vocabulary_size,
-        context_length=16,
-        num_layers=1,
-        num_heads=2,
-        hidden_dim=8,
-        initializer_range=0.5,
-    )
-    head, labels = TASKS[task]
-    bundle = zoo.save(folder / "run", build(config, task, head), tokenizer, labels=labels)
-    path = export_saved_model(bundle, folder / "served")  # replays the golden pairs in a session
+TOKENIZERS = {**dict.fromkeys(HEADS, "wordpiece"), "pair": "sentencepiece", "embed": "bytepair"}
+
+
+@pytest.fixture(scope="module")
+def export_of(tmp_path_factory):
+    """task -> bundle and version folder, each exported once."""
+    made = {}
+
+    def export(task):
+        if task not in made:
+            folder = tmp_path_factory.mktemp(task)
+            family, tokenizer = ("lstm", "bytes") if task == "lm" else ("bert", TOKENIZERS[task])
+            bundle = make_bundle(folder / "run", task, family, tokenizer, task == "regress")
+            made[task] = (
+                bundle,
+                export_saved_model(bundle, folder / "served", serving_version="2.16.1"),
+            )
+        return made[task]
+
+    return export
+
+
+@pytest.fixture(scope="module", params=HEADS)
+def served(request, export_of):
+    task = request.param
+    bundle, path = export_of(task)
     with (
-        Server([ServedModel("m", str(folder / "served"))], port=0, host="localhost") as server,
+        Server([ServedModel("m", str(path.parent))], port=0, host="localhost") as server,
         Client(f"localhost:{server.port}") as client,
     ):
-        yield Served(task, folder, client, f"localhost:{server.port}", bundle, path)
+        yield Served(task, path.parent, client, f"localhost:{server.port}", bundle, path)
 
 
 def assert_same(answer, expected):
@@ -200,20 +194,19 @@ def test_a_missing_feature_is_an_empty_text(served):
     assert_same(left_out, ask("m", [empty], name).outputs)
 
 
-def test_no_op_that_tensorflow_serving_refuses(served):
-    """TF-Text's kernels for WordPiece and normal forms are there, in all releases; tables, Python
-    and XLA are not."""
-    model = saved_model_pb2.SavedModel.FromString((served.path / "saved_model.pb").read_bytes())
-    graph = model.meta_graphs[0].graph_def
-    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
-    operations = {node.op for node in nodes}
-    assert "FastWordpieceTokenizeWithOffsets" in operations
-    refused = re.compile(r"Xla|Cudnn|PyFunc|Table|Lookup|RoundRobin|^TFText>|Utf8Binarize|Random")
-    assert not {name for name in operations if refused.search(name)}
-    assert not [node.name for node in nodes if node.attr["_XlaMustCompile"].b]
+def test_outputs_have_the_batch_first(served):
+    signatures = read_saved_model(served.path).meta_graphs[0].signature_def
     for name in SIGNATURES[served.task]:
-        for value in model.meta_graphs[0].signature_def[name].outputs.values():
+        for value in signatures[name].outputs.values():
             assert value.tensor_shape.dim[0].size == -1  # B, never a scalar
+
+
+def test_every_task_runs_on_all_releases_and_without_zoo(export_of, tmp_path):
+    exported = {task: export_of(task)[1] for task in ("lm", *HEADS)}
+    assert findings(exported) == []
+    version, lines = differences_on(sys.executable, exported, tmp_path)
+    assert version == tf.__version__
+    assert lines == []
 
 
 def test_the_command_asks_and_prints(served, capsys):

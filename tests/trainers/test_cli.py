@@ -53,8 +53,11 @@ def test_list_shows_every_recipe(capsys):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], "--recipe and --workdir are needed; --list shows the recipes"),
-        ([RECIPE], "--recipe and --workdir are needed"),
+        ([], "--recipe; --list shows the recipes"),
+        ([RECIPE], "--workdir is needed"),
+        (["--task=lm", "--workdir=W"], "--workdir is needed, and --task with --data"),
+        ([RECIPE, "--task=lm", "--data=D", "--workdir=W"], "--task with --data"),
+        (["--task=classify", "--data=none.csv", "--workdir=W"], "--data=none.csv: no such file"),
         (["--recipe=shakespear_gpt_cpu", "--workdir=W"], "Did you mean shakespeare_gpt_cpu?"),
         ([RECIPE, "--workdir=W", "--set=stepz=3"], "--set=stepz=3: no key 'stepz'; known: "),
         ([RECIPE, "--workdir=W", "--set=steps=many"], "steps: Input should be a valid integer"),

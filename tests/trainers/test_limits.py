@@ -205,6 +205,6 @@ def test_a_download_that_does_not_end(tmp_path, announced):
 
 
 def test_a_limit_must_be_positive():
-    with pytest.raises(ValueError, match=r"data\.limits\.row_bytes must be at least 1"):
+    with pytest.raises(ValueError, match=r"row_bytes must be at least 1"):
         Limits(row_bytes=0)
     Limits(None, None, None).check_source(1 << 60, "a.txt")

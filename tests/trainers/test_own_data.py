@@ -84,6 +84,12 @@ def test_running_text_tags_and_questions(tmp_path):
     conll.write_text("Ada\tB-PER\nsaw\tO\nRome\tB-LOC\n\n" * 12, encoding="utf-8")
     config, lines = own_config("tag", str(conll))
     assert not config.data.lowercase and "12 examples" in "\n".join(lines)
+    conllu = tmp_path / "words.conllu"
+    row = "\t_\t_\t0\troot\t_\t_\n"
+    sentence = f"1\tIt\t_\tPRON{row}2\truns\t_\tVERB{row}\n"
+    conllu.write_text(sentence * 12, encoding="utf-8")
+    config, _ = own_config("tag", str(conllu))
+    assert (config.data.token_column, config.data.tag_column) == ("FORM", "UPOS")
     answers = [{"text": "Rome", "answer_start": 11}]
     paragraphs = [
         {
@@ -115,18 +121,33 @@ def test_running_text_tags_and_questions(tmp_path):
         ),
         ("regress", "text,label\na b,x\nc d,y\n", {}, "--task=classify"),
         ("pair", "text,label\na b,x\nc d,y\n", {}, "--pair_column="),
+        ("classify", "one text\nand another\n", {}, "plain text is for --task=lm"),
         ("poem", "text,label\na b,x\nc d,y\n", {}, "use one of lm"),
     ],
 )
 def test_mistakes_say_what_to_do(tmp_path, task, content, options, message):
-    path = tmp_path / "table.csv"
+    path = tmp_path / ("table.txt" if content.startswith("one") else "table.csv")
     path.write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         own_config(task, str(path), **options)
+
+
+def test_globs_folders_and_settings_of_the_data(tmp_path):
+    for number in range(3):
+        (tmp_path / f"{number}.txt").write_text("to be or not\n" * 50, encoding="utf-8")
+    config, lines = own_config("lm", f"{tmp_path}/*.txt", ["data.max_bytes=1000"])
+    assert config.data.max_bytes == 1000 and "1,000 characters" in "".join(lines)
+    assert own_config("lm", str(tmp_path), ["data.tokenizer=byte"])[0].data.tokenizer == "byte"
+    for label in ("good", "bad"):
+        (tmp_path / "all" / label).mkdir(parents=True)
+        for number in range(9):
+            (tmp_path / "all" / label / f"{number}.txt").write_text(f"so {label} {number}")
+    config, lines = own_config("classify", str(tmp_path / "all"))
+    assert config.data.format == "folders" and "2 classes: bad, good" in lines
 
 
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
         own_config("classify", str(tmp_path / "none.csv"))
     with pytest.raises(ValueError, match="is a folder"):
-        own_config("classify", str(tmp_path))
+        own_config("tag", str(tmp_path))

@@ -111,7 +111,7 @@ def forward(model):
 @functools.lru_cache(maxsize=4)
 def encode(backbone):
     """An encoder's hidden states, compiled once a backbone and shape."""
-    return compiled(lambda *arguments: backbone.encode(*arguments))
+    return compiled(lambda *arguments: backbone(*arguments))
 
 
 @functools.lru_cache(maxsize=4)

@@ -125,7 +125,7 @@ def test_bert_equals_the_equations():
     inner = dense(x, "feedforward/expand")
     inner = inner * (1 + erf(inner / math.sqrt(2))) / 2
     x = norm(x + dense(inner, "feedforward/contract"), "block_0/feedforward_norm")
-    hidden = compiled(lambda: backbone.encode(ids, None, segments))()
+    hidden = compiled(lambda: backbone(ids, None, segments))()
     np.testing.assert_allclose(numpy(hidden), x, atol=1e-4)
     pooled = np.tanh(dense(x[:, 0], "pooler"))
     np.testing.assert_allclose(numpy(backbone.pool(hidden)), pooled, atol=1e-4)

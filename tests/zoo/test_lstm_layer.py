@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
@@ -112,6 +112,7 @@ def test_equal_to_keras(masked, training, dtype):
     assert_equal_to_keras(example(4, 6, 3, 5), 5, mask, training, dtype)
 
 
+@settings(max_examples=6)  # each one is two graphs
 @given(st.data())
 def test_equal_to_keras_for_any_sizes_and_padding(data):
     rows, length, width, units, seed = (data.draw(st.integers(1, 4)) for _ in range(5))

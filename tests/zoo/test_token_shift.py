@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
@@ -39,6 +39,7 @@ def test_nothing_comes_from_before_a_document():
     np.testing.assert_array_equal(whole(x, 3, positions), np.concatenate(alone, axis=1))
 
 
+@settings(max_examples=10)
 @given(
     st.integers(1, 4),
     st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=4),

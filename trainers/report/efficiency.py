@@ -58,11 +58,8 @@ def training_flops_per_token(model: keras.Model, length: float) -> float:
 
 
 def peak_flops() -> tuple[float, str]:
-    """What the devices could do at best, in FLOP/s, and where the number is from.
-
-    For a known accelerator that multiplies bfloat16 the maker's figure times the devices; else a
-    float32 matrix product is measured.
-    """
+    """What the devices could do at best, in FLOP/s, and where the number is from: a known
+    accelerator's maker for bfloat16, else a measured float32 matrix product."""
     names = _device_names()
     reduced = keras.config.dtype_policy().compute_dtype != "float32"
     for part, flops in _PEAKS.items():

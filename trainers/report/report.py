@@ -31,14 +31,8 @@ def write_report(
 ) -> Path:
     """Writes `loss.png`, `scores.json` and `report.md` into the bundle's folder.
 
-    Args:
-        bundle: the finished bundle; the task asks it for samples or for the test data.
-        task: for the config, the data's size and its own sections.
-        records: lines of `metrics.jsonl`, at least one.
-        progress: for the best step and the time.
-
-    Returns:
-        Path of `report.md`, whose first line says whether the model beats a baseline.
+    The first line of `report.md` says whether the model beats a baseline. `records` are the lines
+    of `metrics.jsonl`, at least one.
     """
     config = task.config
     save(progress_figure(records, *task.monitor), bundle.folder / "loss.png")

@@ -13,17 +13,11 @@ _SUM_TOLERANCE = 1e-2  # half-precision softmax is off by about 1e-3
 
 
 class Predictions(NamedTuple):
-    """What scores need of the probabilities (N, C) of a classifier, which may be too many to keep.
+    """What scores need of a classifier's probabilities (N, C), which may be too many to keep."""
 
-    Attributes:
-        predicted: (N,) int, the class of the highest probability.
-        confidence: (N,) float, that probability.
-        of_labels: (N,) float, the probability of the right class.
-    """
-
-    predicted: np.ndarray
-    confidence: np.ndarray
-    of_labels: np.ndarray
+    predicted: np.ndarray  # (N,) int, the class of the highest probability
+    confidence: np.ndarray  # (N,), that probability
+    of_labels: np.ndarray  # (N,), the probability of the right class
 
     @classmethod
     def of(cls, labels: np.ndarray, probabilities: np.ndarray) -> Predictions:
@@ -115,8 +109,9 @@ def calibration_error(labels: np.ndarray, predictions: Predictions, bins: int = 
     confidence = np.minimum(predictions.confidence, 1.0)
     accuracy, mean_confidence = calibration_curve(right, confidence, n_bins=bins)
     bin_of_row = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence)  # as scikit-learn
-    counts = np.bincount(bin_of_row)
-    return float(np.average(np.abs(accuracy - mean_confidence), weights=counts[counts > 0]))
+    counts, gaps = np.bincount(bin_of_row, minlength=bins), np.zeros(bins)
+    gaps[counts > 0] = np.abs(accuracy - mean_confidence)
+    return float(np.sum(counts * gaps) / len(right))
 
 
 def retrieval_scores(similarities: np.ndarray) -> dict[str, float]:

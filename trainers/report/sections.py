@@ -99,10 +99,7 @@ def classification_sections(
 ) -> list[str]:
     """Scores, confusion, calibration, weak classes and the surest mistakes of a classifier.
 
-    Args:
-        labels: (N,) int, indices of `classes`.
-        folder: where the pictures are drawn, beside the report.
-        where: N places such as "test.csv:12", printed with mistakes.
+    Pictures are drawn into `folder`; `where` are N places such as "test.csv:12".
     """
     predicted, confidence, _ = predictions
     error = calibration_error(labels, predictions)

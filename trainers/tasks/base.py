@@ -70,11 +70,7 @@ class Task(abc.ABC):
         """Digest of the data: a resumed run must read the same."""
 
     def check_data(self) -> None:  # noqa: B027  few data need it
-        """Looks for what is wrong with the data, after reading them failed with DataLossError.
-
-        Raises:
-            ValueError: what was found; the message names the file.
-        """
+        """Raises ValueError, naming the file, after reading the data failed with DataLossError."""
 
     @abc.abstractmethod
     def data_summary(self) -> str:
@@ -90,17 +86,12 @@ class Task(abc.ABC):
     ) -> tuple[Comparison, list[str]]:
         """Model against baseline, and Markdown sections; may write pictures into the folder.
 
-        `validation` has the scores of the evaluation whose weights were saved, `steps` is the last
-        step that was evaluated.
+        `validation` has the scores of the saved weights, `steps` is the last evaluated step.
         """
 
     @property
     def monitor(self) -> tuple[str, str]:
-        """The metric that chooses the best evaluation, and "min" or "max".
-
-        Raises:
-            ConfigError: `config.monitor` is none of the task's metrics.
-        """
+        """The metric that chooses the best evaluation, and "min" or "max"."""
         name = self.config.monitor or next(iter(self.metrics))
         if name not in self.metrics:
             raise ConfigError(
@@ -121,11 +112,7 @@ def is_better(value: float, best: float | None, mode: str) -> bool:
 
 
 def read_initial(config: TrainConfig) -> bundle.Bundle | None:
-    """The bundle that `finetune.init_from` names, or None.
-
-    Raises:
-        ConfigError: a language model for a task on an encoder, or the other way round.
-    """
+    """The bundle that `finetune.init_from` names, or None; of the task's kind of model."""
     start = config.finetune.init_from
     if start is None:
         return None
@@ -142,11 +129,7 @@ def build_model(
     initial: bundle.Bundle | None,
     head: dict[str, Any] | None = None,
 ) -> keras.Model:
-    """The model of `config.task`; with `initial`'s shape and weights, some of them frozen.
-
-    Raises:
-        ConfigError: settings that do not fit the weights.
-    """
+    """The model of `config.task`; with `initial`'s shape and weights, some of them frozen."""
     if initial is None:
         model_config = config.model_config(tokenizer.vocabulary_size)
         return build(model_config, task=config.task, head=head)

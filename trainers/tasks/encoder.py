@@ -188,13 +188,9 @@ def make_tokenizer(
 def read_splits(
     config: TrainConfig, data_dir: str | None, split: Callable[[Any, float], tuple]
 ) -> Splits:
-    """The splits that `config.data` names.
+    """The splits that `config.data` names, or shares of the training examples.
 
-    Without `data.validation` a share is held out of the training examples, without `data.test` the
-    share `data.test_fraction`; of 0 the test is None.
-
-    Args:
-        split: examples, share -> (kept, held out) rows.
+    `split` gives (kept, held out) rows of examples and a share; a test share of 0 is no test.
     """
     data = config.data
     read = functools.partial(read_examples, config.task, data=data, data_dir=data_dir)
@@ -249,17 +245,10 @@ def digest_of(*columns: Iterable[Any]) -> str:
 def predict_all(
     function, *columns: list[str], batch_size: int = 64, keep=None
 ) -> dict[str, list[np.ndarray]]:
-    """Asks a strings-in function, such as `TextClassifier.predict`, about every row.
+    """Output name -> its N values, from a strings-in function such as `TextClassifier.predict`.
 
-    Texts of like length go together; padded outputs keep the padding of their batch.
-
-    Args:
-        columns: its inputs, each a list of N strings.
-        keep: what is kept of a batch's outputs: (row numbers, outputs) -> name -> array. Default:
-            all of them, which are N x C values of a model of C classes.
-
-    Returns:
-        Output name -> N arrays or values in the order of the rows.
+    Texts of like length go together; padded outputs keep the padding of their batch. `keep` takes
+    (row numbers, outputs) of a batch and gives what is kept, name -> array; default: everything.
     """
     order = np.argsort([sum(map(len, row)) for row in zip(*columns)], kind="stable")
     answers: dict[str, list] = {}

@@ -45,16 +45,7 @@ def load_corpus(
 
 
 class LanguageModelTask(RunningTextTask):
-    """Next-token prediction over a corpus.
-
-    Args:
-        corpus: from `load_corpus`.
-        initial: Bundle the weights and the tokenizer come from, or None.
-
-    Raises:
-        ConfigError: `data.start_text` is no token; `data.document_mask` with a tokenizer that has
-            no end-of-text token.
-    """
+    """Next-token prediction over a corpus of `load_corpus`, from the weights of `initial`."""
 
     loss_unit = "nats a token"
 
@@ -156,11 +147,7 @@ def fenced(text: str) -> str:
 
 
 def start_id(start_text: str, tokenizer: Tokenizer) -> int:
-    """Id of the one token that `start_text` is, `end_id` for "".
-
-    Raises:
-        ConfigError: it is not one known token.
-    """
+    """Id of the one known token that `start_text` is, `end_id` for ""."""
     if not start_text:
         return tokenizer.end_id
     ids = tokenizer.encode([start_text]).to_list()[0]

@@ -204,11 +204,6 @@ class RunningText:
     Attributes:
         documents: all that were read, but for those that only validate.
         tokenizer: what made the ids of prepared corpora, None where there are none.
-
-    Raises:
-        ConfigError: of a mixture; names the corpus. Two that were prepared with different
-            tokenizers.
-        ValueError, OSError: of a single corpus; the message names the file.
     """
 
     def __init__(
@@ -232,10 +227,7 @@ class RunningText:
     ) -> Corpus | Mixture:
         """All of it encoded, under one tokenizer. The texts are forgotten.
 
-        Args:
-            tokenizer: Tokenizer, or a function that makes one from the training texts of all
-                corpora, which is asked if none was prepared.
-            context_length: tokens per training window; every stream must fill one.
+        A function makes the tokenizer from the training texts of all corpora, if none was prepared.
         """
         if not isinstance(tokenizer, Tokenizer):
             known = self.tokenizer is not None

@@ -24,16 +24,11 @@ _QUESTIONS = 256
 
 
 class SpanExamples(NamedTuple):
-    """Windows of questions, ready to be packed; N of them.
+    """Windows of questions, ready to be packed."""
 
-    Attributes:
-        question, context: int32 ragged [N, None].
-        labels: int32 (N, 2), packed places of the answer's first and last token; 0, 0 ([CLS])
-            where the window does not hold it.
-    """
-
-    question: tf.RaggedTensor
-    context: tf.RaggedTensor
+    question: tf.RaggedTensor  # int32 [N, None]
+    context: tf.RaggedTensor  # int32 [N, None]
+    # int32 (N, 2), packed places of the answer's first and last token; 0, 0 ([CLS]) without it.
     labels: np.ndarray
 
 

@@ -119,11 +119,7 @@ class TagTask(EncoderTask):
 
 
 def tag_labels(tags: Sequence[Sequence[str]], source: str) -> tuple[str, ...]:
-    """The tags of the data: O first, then by type, each type with B- and I-.
-
-    Raises:
-        ValueError: there is only one.
-    """
+    """The tags of the data, two or more: O first, then by type, each type with B- and I-."""
     found = {tag for sentence in tags for tag in sentence}
     if len(found) < 2:
         raise ValueError(

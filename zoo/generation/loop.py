@@ -97,8 +97,11 @@ def generate(
         Generated. Equal for a row whatever its batch neighbours are.
 
     Example:
+        >>> import zoo
+        >>> model = zoo.build("lstm_char_cpu", vocabulary_size=65)
         >>> prompt, lengths = np.array([[5, 6, 7]], "int32"), np.array([3], "int32")
-        >>> generate(model, prompt, lengths, greedy_options(1, 20), 20).token_ids
+        >>> tuple(generate(model, prompt, lengths, greedy_options(1, 4), 4).token_ids.shape)
+        (1, 4)
     """
     batch_size, prompt_width = ops.shape(token_ids)
     window = minimum(prompt_width, model.context_length)
@@ -129,8 +132,8 @@ def generate(
     )
     state = _generate_all(request, _choose(request, logits, state))
 
-    places = lengths[:, None] + ops.arange(max_steps, dtype="int32")  # (B, N)
-    new_tokens = ops.take_along_axis(state.tokens, places, axis=1)
+    new_columns = lengths[:, None] + ops.arange(max_steps, dtype="int32")  # (B, N)
+    new_tokens = ops.take_along_axis(state.tokens, new_columns, axis=1)
     new_lengths = state.total - lengths
     is_new = ops.arange(max_steps, dtype="int32")[None] < new_lengths[:, None]
     return Generated(ops.where(is_new, new_tokens, 0), new_lengths, state.log_probability)

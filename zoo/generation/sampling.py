@@ -79,7 +79,7 @@ def sample(logits, *, temperature, top_k, top_p, seed, step):
     def draw():
         scaled = logits / ops.where(sampled_rows, temperature, 1.0)[:, None]
         limited = ops.any(ops.logical_or(top_k > 0, top_p < 1))
-        # Sorting the vocabulary is the dear part: only when a row asks for it.
+        # Sorting the vocabulary is what costs most: only when a row needs it.
         kept = ops.cond(limited, lambda: filter_logits(scaled, top_k, top_p), lambda: scaled)
         cumulative = ops.cumsum(ops.softmax(kept, axis=-1), axis=-1)  # (B, V)
         total = cumulative[:, -1:]

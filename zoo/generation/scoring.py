@@ -46,9 +46,9 @@ def log_likelihood(model, token_ids, lengths, start_id):
             hidden, state = model.backbone.decode(inputs, state, ops.zeros_like(lengths))
         log_probabilities = ops.log_softmax(model.backbone.logits(hidden), axis=-1)
         chosen = ops.take_along_axis(log_probabilities, targets[..., None], axis=-1)[..., 0]
-        place = first + columns  # of the target, counted in the row's own tokens
-        fresh = ops.logical_and(place >= fresh_from, place < up_to)
-        counted = ops.logical_and(fresh[None], place[None] < lengths[:, None])
+        token_index = first + columns  # of the target, counted in the row's own tokens
+        fresh = ops.logical_and(token_index >= fresh_from, token_index < up_to)
+        counted = ops.logical_and(fresh[None], token_index[None] < lengths[:, None])
         return index + 1, state, total + ops.sum(ops.where(counted, chosen, 0.0), axis=1)
 
     def more(index, state, total):

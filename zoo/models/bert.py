@@ -27,8 +27,9 @@ class BertBackbone(keras.Model):
             memory. Set it before `compile`. Defaults to False.
 
     Example:
+        >>> import numpy as np
         >>> backbone = BertBackbone(BertConfig(vocabulary_size=100, hidden_dim=32))
-        >>> backbone(np.zeros((2, 10), "int32")).shape
+        >>> tuple(backbone(np.zeros((2, 10), "int32")).shape)
         (2, 10, 32)
     """
 
@@ -119,12 +120,6 @@ class BertBackbone(keras.Model):
             else:
                 x = block(x, padding_mask=padding_mask, training=training)
         return self.final_norm(x) if self.config.norm_placement == "pre" else x
-
-    def encode(self, token_ids, padding_mask=None, segment_ids=None, training=None):
-        """`call` by the name that all encoders share."""
-        return self(
-            token_ids, padding_mask=padding_mask, segment_ids=segment_ids, training=training
-        )
 
     def pool(self, hidden):
         """Hidden states (B, T, D) to one vector (B, D): a dense layer on the first token."""

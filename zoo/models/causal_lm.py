@@ -119,9 +119,10 @@ class CausalLM(TokenModel):
         ConfigError: the backbone sees the future.
 
     Example:
+        >>> import zoo
         >>> model = zoo.build("gpt_char_cpu", vocabulary_size=65)
         >>> model.compile("adamw", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-        >>> model(np.zeros((2, 10), "int32")).shape
+        >>> tuple(model(np.zeros((2, 10), "int32")).shape)
         (2, 10, 65)
     """
 

@@ -71,7 +71,7 @@ class EncoderHead(TokenModel):
             received = sorted(inputs) if isinstance(inputs, dict) else type(inputs).__name__
             raise TypeError(f"{type(self).__name__} takes {self.inputs_text}. Received: {received}")
         self.require_ids(inputs["token_ids"])
-        return self.backbone.encode(
+        return self.backbone(
             inputs["token_ids"],
             padding_mask=inputs.get("padding_mask"),
             segment_ids=inputs.get("segment_ids"),
@@ -138,8 +138,11 @@ class MaskedLM(EncoderHead):
         ConfigError: the backbone is not a BertBackbone.
 
     Example:
+        >>> import zoo
         >>> model = zoo.build("bert_tiny", task="mlm", vocabulary_size=100)
-        >>> model({"token_ids": ids, "masked_positions": positions}).shape  # (B, P, 100)
+        >>> ids = ops.ones((2, 8), "int32")
+        >>> tuple(model({"token_ids": ids, "masked_positions": ids[:, :3]}).shape)
+        (2, 3, 100)
     """
 
     task = "mlm"
@@ -227,9 +230,11 @@ class Classifier(_DenseHead):
         ConfigError: an option is out of range.
 
     Example:
+        >>> import zoo
         >>> model = zoo.build("bert_tiny", "classify", {"num_classes": 4}, vocabulary_size=100)
-        >>> model.compile("adamw", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-        >>> model.fit({"token_ids": ids, "padding_mask": ids != 0}, labels)
+        >>> ids = ops.ones((2, 8), "int32")
+        >>> tuple(model({"token_ids": ids, "padding_mask": ids != 0}).shape)
+        (2, 4)
     """
 
     task = "classify"
@@ -327,7 +332,10 @@ class SentenceEncoder(EncoderHead):
             True.
 
     Example:
+        >>> import zoo
         >>> model = zoo.build("bert_tiny", "embed", {"embedding_dim": 64}, vocabulary_size=100)
+        >>> tuple(model({"token_ids": ops.ones((2, 8), "int32")}).shape)
+        (2, 64)
     """
 
     task = "embed"

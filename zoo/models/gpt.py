@@ -33,8 +33,9 @@ class GPTBackbone(keras.Model):
             memory. Set it before `compile`. Defaults to False.
 
     Example:
+        >>> import numpy as np
         >>> backbone = GPTBackbone(GPTConfig(vocabulary_size=65, hidden_dim=32))
-        >>> backbone(np.zeros((2, 10), "int32")).shape
+        >>> tuple(backbone(np.zeros((2, 10), "int32")).shape)
         (2, 10, 32)
     """
 

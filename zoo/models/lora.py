@@ -30,7 +30,10 @@ def enable_lora(model: keras.Model, rank: int, alpha: float | None = None) -> in
         ConfigError: the backbone has no dense layers.
 
     Example:
+        >>> import zoo
+        >>> model = zoo.build("bert_tiny", "tag", {"num_tags": 3}, vocabulary_size=100)
         >>> enable_lora(model, rank=8, alpha=16)
+        8
     """
     backbone = model.backbone
     pooler = getattr(backbone, "pooler", None)
@@ -60,8 +63,10 @@ def merge_lora(model: keras.Model) -> int:
         How many layers had factors.
 
     Example:
-        >>> merge_lora(model)
-        >>> zoo.save("runs/mine", model, tokenizer)
+        >>> import zoo
+        >>> model = zoo.build("bert_tiny", "tag", {"num_tags": 3}, vocabulary_size=100)
+        >>> enable_lora(model, rank=8) == merge_lora(model)
+        True
     """
     layers = [layer for layer in _dense_layers(model) if layer.lora_enabled]
     for layer in layers:

@@ -27,8 +27,9 @@ class LSTMBackbone(keras.Model):
         config: LSTMConfig.
 
     Example:
+        >>> import numpy as np
         >>> backbone = LSTMBackbone(LSTMConfig(vocabulary_size=65, hidden_dim=32))
-        >>> backbone(np.zeros((2, 10), "int32")).shape
+        >>> tuple(backbone(np.zeros((2, 10), "int32")).shape)
         (2, 10, 32)
     """
 
@@ -103,12 +104,6 @@ class LSTMBackbone(keras.Model):
             return self._read_both_ways(token_ids, padding_mask, training)
         zeros = self.initial_cache(ops.shape(token_ids)[0])
         return self.call_with_state(token_ids, zeros, mask=padding_mask, training=training)[0]
-
-    def encode(self, token_ids, padding_mask=None, segment_ids=None, training=None):
-        """`call` by the name that all encoders share."""
-        return self(
-            token_ids, padding_mask=padding_mask, segment_ids=segment_ids, training=training
-        )
 
     def _read_both_ways(self, token_ids, mask, training):
         inputs, rows = self._inputs(token_ids, training)

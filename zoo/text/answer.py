@@ -31,10 +31,10 @@ def question_windows(
     The same for training and serving. Windows overlap by half unless `config.stride` says how far
     apart they begin; the stride shrinks where a long question leaves a small window.
     """
-    room = config.window_size(pairs=True, separators=tokenizer.pair_separators)
-    asked = truncate(tokenizer.encode(question), min(config.max_question_length, room // 2))
+    available = config.window_size(pairs=True, separators=tokenizer.pair_separators)
+    asked = truncate(tokenizer.encode(question), min(config.max_question_length, available // 2))
     encoded = tokenizer.encode_with_offsets(context)
-    size = room - asked.row_lengths()  # (B,)
+    size = available - asked.row_lengths()  # (B,)
     stride = tf.maximum(size // 2, 1)
     if config.stride is not None:
         stride = tf.minimum(tf.constant(config.stride, tf.int64), size)
@@ -54,9 +54,6 @@ class TextAnswerer(TextEncoder):
     byte offsets with `context[start:end] == answer`, `score` [B] float32, the probability of
     start times that of end within its window. No answer (an empty context, or where
     `config.no_answer` allows it and it is likelier): "", -1, -1 and its score.
-
-    Example:
-        >>> TextAnswerer(tokenizer, model).answer(["Who?"], ["Ada wrote it."])["answer"]
     """
 
     reads_offsets = True
@@ -71,7 +68,7 @@ class TextAnswerer(TextEncoder):
     def _answer(self, question, context):
         cut = question_windows(self.tokenizer, self.config, question, context)
         packed = self.pack(cut.question, cut.context)
-        # (W,) place of the context's first token
+        # (W,) position of the context's first token
         first = cut.question.row_lengths() + 1 + self.tokenizer.pair_separators
         start, end, nothing = self._log_probabilities(packed, cut, first)
         score, start_place, end_place = _best_span(start, end, self.config.max_answer_length)
@@ -102,10 +99,10 @@ class TextAnswerer(TextEncoder):
     def _log_probabilities(self, packed: Packed, cut: QuestionWindows, first: tf.Tensor):
         """Start and end (W, T), impossible outside the context's words, and no answer (W,)."""
         logits = self.forward(packed)  # (W, T, 2)
-        places = tf.range(tf.shape(packed.token_ids)[1], dtype=tf.int64)  # (T,)
-        place = places[None] - first[:, None]  # in the window's context
-        inside = (place >= 0) & (place < cut.windows.lengths[:, None])  # (W, T)
-        candidates = inside | (places == 0)  # [CLS] stands for "not in this window"
+        positions = tf.range(tf.shape(packed.token_ids)[1], dtype=tf.int64)  # (T,)
+        position = positions[None] - first[:, None]  # in the window's context
+        inside = (position >= 0) & (position < cut.windows.lengths[:, None])  # (W, T)
+        candidates = inside | (positions == 0)  # [CLS] stands for "not in this window"
         log_probability = tf.nn.log_softmax(
             tf.where(candidates[..., None], logits, _IMPOSSIBLE), axis=1
         )
@@ -117,7 +114,7 @@ class TextAnswerer(TextEncoder):
         for flags in (begins, ends):
             window = take_windows(flags, cut.windows).to_tensor(False)  # (W, longest)
             window = tf.pad(window, [[0, 0], [0, 1]])  # also where every window is empty
-            index = tf.clip_by_value(place, 0, tf.shape(window, tf.int64)[1] - 1)
+            index = tf.clip_by_value(position, 0, tf.shape(window, tf.int64)[1] - 1)
             allowed.append(inside & tf.gather(window, index, batch_dims=1))
         start = tf.where(allowed[0], log_probability[..., 0], _IMPOSSIBLE)
         end = tf.where(allowed[1], log_probability[..., 1], _IMPOSSIBLE)
@@ -140,5 +137,5 @@ def _best_span(start: tf.Tensor, end: tf.Tensor, longest: int):
 def _at(offsets: tf.RaggedTensor, token: tf.Tensor, found: tf.Tensor) -> tf.Tensor:
     """Byte offset of one token (B,) a text, -1 where nothing was found."""
     flat = tf.concat([offsets.flat_values, [0]], axis=0)  # never empty
-    place = tf.where(found, offsets.row_starts() + token, 0)
-    return tf.where(found, tf.gather(flat, place), -1)
+    position = tf.where(found, offsets.row_starts() + token, 0)
+    return tf.where(found, tf.gather(flat, position), -1)

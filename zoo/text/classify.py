@@ -52,9 +52,6 @@ class TextClassifier(_WholeText):
     Signature `predict`: `text` [B] (and `text_pair` [B] for a pair model) to `label` [B] string,
     `scores` [B, C] float32 probabilities, `classes` [B, C] string, in the labels' order. The
     scores of a text longer than `config.max_length` come from the mean logits of its windows.
-
-    Example:
-        >>> TextClassifier(tokenizer, model, labels=("neg", "pos")).predict(["good"])["label"]
     """
 
     def _answer(self, outputs):

@@ -32,7 +32,9 @@ def clean(strings: Any, config: CleaningConfig) -> tf.Tensor:
         string tensor of the same shape; the very same bytes if nothing is switched on.
 
     Example:
-        >>> clean(["<p>Caf&eacute;  now</p>"], CleaningConfig(html=True, whitespace=True))
+        >>> config = CleaningConfig(html=True, whitespace=True)
+        >>> clean(["<p>Caf&eacute;  now</p>"], config).numpy()[0].decode()
+        'Café now'
     """
     strings = tf.convert_to_tensor(strings, tf.string)
     # Masks alone switch nothing on.
@@ -165,10 +167,10 @@ def _decode_entities(strings: tf.Tensor) -> tf.Tensor:
     """
     marked = tf.strings.regex_replace(strings, _REFERENCE, _DIVIDER + rb"\1" + _DIVIDER)
     parts = tf.strings.split(marked, _DIVIDER)  # text, reference, text, reference, ..., text
-    place = tf.range(tf.size(parts.values, tf.int64)) - tf.gather(
+    index = tf.range(tf.size(parts.values, tf.int64)) - tf.gather(
         parts.row_starts(), parts.value_rowids()
     )
-    where = tf.where(place % 2 == 1)  # (E, 1)
+    where = tf.where(index % 2 == 1)  # (E, 1)
     references = tf.gather_nd(parts.values, where)  # (E,)
     decoded = tf.where(
         tf.strings.regex_full_match(references, "&#.*"), _numbers(references), _names(references)

@@ -20,9 +20,6 @@ class MaskFiller(TextEncoder):
     row with most of them (rows with fewer are padded with "" and 0), and `text` [B], in which the
     likeliest piece stands for each mask; the likeliest of whole characters, where pieces may be
     parts of one. Special tokens are no candidates.
-
-    Example:
-        >>> MaskFiller(tokenizer, model).fill_mask(["The [MASK] barks."])["tokens"]
     """
 
     reads_offsets = True  # the text around the masks comes back as it was sent
@@ -89,12 +86,12 @@ class MaskFiller(TextEncoder):
         chosen = take_windows(is_mask, windows)
         middle = central(windows, config.window_stride(), config.window_size())
         chosen = chosen.with_flat_values(chosen.flat_values & middle.flat_values)
-        place = tf.ragged.range(windows.lengths) + 1  # [CLS] stands before
-        places = tf.ragged.boolean_mask(place, chosen)  # ragged [W, None]
-        positions = tf.cast(places.to_tensor(0), tf.int32)  # (W, P)
+        position = tf.ragged.range(windows.lengths) + 1  # [CLS] stands before
+        mask_positions = tf.ragged.boolean_mask(position, chosen)  # ragged [W, None]
+        positions = tf.cast(mask_positions.to_tensor(0), tf.int32)  # (W, P)
         positions = tf.pad(positions, [[0, 0], [0, 1]])  # also where no window has a mask
         logits = self.forward(packed, masked_positions=positions)  # (W, P, V)
-        real = tf.sequence_mask(places.row_lengths(), tf.shape(positions)[1])
+        real = tf.sequence_mask(mask_positions.row_lengths(), tf.shape(positions)[1])
         return tf.boolean_mask(logits, real)
 
 

@@ -45,7 +45,11 @@ class TextLM(tf.Module):
         functions: signature name -> graph function; the first one is the default signature.
 
     Example:
-        >>> TextLM(tokenizer, model).generate(["ROMEO:"], max_new_tokens=[20])["text"]
+        >>> import zoo
+        >>> model = zoo.build("lstm_char_cpu", vocabulary_size=257)
+        >>> lm = TextLM(zoo.ByteTokenizer(), model)
+        >>> lm.generate(["ROMEO:"], max_new_tokens=[2])["text"].shape
+        TensorShape([1])
     """
 
     def __init__(self, tokenizer: Tokenizer, model: keras.Model, start_id: int | None = None):

@@ -60,9 +60,9 @@ def pack(
     lengths = ids.row_lengths()
     shape = [None, length] if isinstance(length, int | None) else tf.stack([-1, length])
     token_ids = ids.to_tensor(tokenizer.pad_id, shape=shape)  # (B, T)
-    places = tf.range(tf.shape(token_ids)[1], dtype=tf.int64)  # (T,)
-    padding_mask = places < lengths[:, None]
-    segment_ids = tf.cast(padding_mask & (places >= split[:, None]), tf.int32)
+    positions = tf.range(tf.shape(token_ids)[1], dtype=tf.int64)  # (T,)
+    padding_mask = positions < lengths[:, None]
+    segment_ids = tf.cast(padding_mask & (positions >= split[:, None]), tf.int32)
     if isinstance(length, int):
         padding_mask = tf.ensure_shape(padding_mask, [None, length])
         segment_ids = tf.ensure_shape(segment_ids, [None, length])
@@ -120,16 +120,18 @@ def cut_windows(lengths: tf.Tensor, size, stride) -> Windows:
 def take_windows(values: tf.RaggedTensor, windows: Windows) -> tf.RaggedTensor:
     """The windows' own values: ragged [B, None] to ragged [W, None]."""
     first = tf.gather(values.row_starts(), windows.rows) + windows.starts
-    places = tf.ragged.range(first, first + windows.lengths)
-    return places.with_flat_values(tf.gather(values.flat_values, places.flat_values))
+    positions = tf.ragged.range(first, first + windows.lengths)
+    return positions.with_flat_values(tf.gather(values.flat_values, positions.flat_values))
 
 
 def central(windows: Windows, stride: int, size: int) -> tf.RaggedTensor:
     """Which tokens of each window (bool ragged [W, None]) are nearer its middle than its
     neighbours': every token of a text is so in exactly one window, where most context is seen."""
-    place = tf.ragged.range(windows.lengths)
-    window = place.value_rowids()
+    position = tf.ragged.range(windows.lengths)
+    window = position.value_rowids()
     margin = (size - stride) // 2
-    after_start = (place.flat_values >= margin) | tf.gather(windows.ordinals == 0, window)
+    after_start = (position.flat_values >= margin) | tf.gather(windows.ordinals == 0, window)
     is_last = tf.gather(windows.ordinals == windows.counts - 1, window)
-    return place.with_flat_values(after_start & ((place.flat_values < margin + stride) | is_last))
+    return position.with_flat_values(
+        after_start & ((position.flat_values < margin + stride) | is_last)
+    )

@@ -14,15 +14,12 @@ class TextTagger(TextEncoder):
 
     Words are BERT's: split at blanks, around punctuation and around Chinese characters. The first
     piece of a word decides. BIO tags come out well-formed: an I- that follows nothing of its type
-    is a B-. Each word of a long text is judged in the window where it stands nearest the middle.
+    is a B-. Each word of a long text is tagged in the window where it stands nearest the middle.
 
     Signature `tag`: `text` [B] to `tokens`, `tags` [B, W] string, `start`, `end` [B, W] int32
     byte offsets with `text[start:end] == token`, `scores` [B, W] float32, the probability of the
     tag that the model chose, also where an I- of it is written as B-; rows are padded with "", -1
     and 0.
-
-    Example:
-        >>> TextTagger(tokenizer, model, labels=("O", "B-PER", "I-PER")).tag(["Ada spoke"])
     """
 
     reads_offsets = True
@@ -83,9 +80,9 @@ def bio_tables(labels: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     """
     names = [label[2:] if label[:2] in ("B-", "I-") else label for label in labels]
     kinds = sorted(set(names))
-    places = {label: index for index, label in enumerate(labels)}
+    index_of = {label: index for index, label in enumerate(labels)}
     begins = [
-        places.get(f"B-{name}", index) if label[:2] == "I-" else index
+        index_of.get(f"B-{name}", index) if label[:2] == "I-" else index
         for index, (label, name) in enumerate(zip(labels, names))
     ]
     return np.array([kinds.index(name) for name in names], np.int32), np.array(begins, np.int32)

@@ -126,7 +126,7 @@ class BytePairTokenizer(SubwordTokenizer):
 
         Example:
             >>> BytePairTokenizer.train(["to be or not to be"], vocabulary_size=260).merges
-            ['Ġ t', 'Ġt o', 'b e']
+            ['b e', 't o', 'Ġ be']
         """
         num_pieces = vocabulary_size - len(special_tokens)
         if num_pieces < len(ALPHABET):

@@ -121,8 +121,8 @@ class WordPieceTokenizer(SubwordTokenizer):
                 `min_count` times.
 
         Example:
-            >>> WordPieceTokenizer.train(["to be or not to be"], vocabulary_size=9).vocabulary[5:]
-            ['o', '##o', 'b', 't']
+            >>> WordPieceTokenizer.train(["to be or not to be"], vocabulary_size=99).vocabulary[5:8]
+            ['b', 'e', 'o']
         """
         if vocabulary_size <= len(SPECIAL):
             raise ValueError(
