@@ -61,8 +61,8 @@ class Server:
         ValueError: two models have one name.
 
     Example:
-        >>> with Server([ServedModel("writer", "/models/writer")], port=0) as server:
-        ...     channel = grpc.insecure_channel(f"localhost:{server.port}")
+        with Server([ServedModel("writer", "/models/writer")], port=0) as server:
+            channel = grpc.insecure_channel(f"localhost:{server.port}")
     """
 
     def __init__(

@@ -25,11 +25,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class ServingError(Exception):
-    """A request, or a load, that ends with a status code and a message for the client.
-
-    Example:
-        >>> raise ServingError(grpc.StatusCode.NOT_FOUND, "Servable not found")
-    """
+    """A request, or a load, that ends with a status code and a message for the client."""
 
     def __init__(self, code: grpc.StatusCode, message: str):
         super().__init__(f"{code.name}: {message}")

@@ -80,7 +80,9 @@ def inspect_table(path: str, task: str) -> TableLayout:
         OSError: it cannot be read.
 
     Example:
-        >>> inspect_table("reviews.csv", "classify").label_column  # doctest: +SKIP
+        >>> with open("reviews.csv", "w") as file:
+        ...     print("review,stars", "Good.,5", "Bad.,1", "Fine.,5", sep=chr(10), file=file)
+        >>> inspect_table("reviews.csv", "classify").label_column
         'stars'
     """
     format = table_format(path)

@@ -39,9 +39,6 @@ class Loader(ServableOptions):
             that version is batched; without such a file it is not batched, as in TensorFlow
             Serving. Used only with `batching`.
         warm_up_iterations: int. How often each warm-up request is run; 0 for none.
-
-    Example:
-        >>> servable, records = Loader().load("half_plus_two", 1, "/models/half_plus_two/1")
     """
 
     batching: BatchingParameters | None = None

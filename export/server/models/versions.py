@@ -46,8 +46,7 @@ class ServedModel:
         ValueError: the base path is not absolute.
 
     Example:
-        >>> ServedModel("writer", "/models/writer")
-        >>> ServedModel("writer", "/models/writer", every_version(), {"stable": 1, "canary": 2})
+        >>> model = ServedModel("writer", "/models/writer", every_version(), {"stable": 1})
     """
 
     name: str

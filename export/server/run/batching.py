@@ -51,7 +51,8 @@ class BatchingParameters:
             or the allowed sizes do not end with the largest batch, or do not ascend.
 
     Example:
-        >>> BatchingParameters(max_batch_size=32, batch_timeout_micros=1000)
+        >>> BatchingParameters(max_batch_size=32, batch_timeout_micros=1000).allowed_batch_sizes
+        ()
     """
 
     max_batch_size: int = 1000

@@ -59,12 +59,6 @@ class Servable:
 
     `path` is the version's folder, the one that holds `saved_model.pb`. Raises ServingError when it
     holds no SavedModel, or one that is incomplete, lacks the tags or uses an unknown op.
-
-    Example:
-        >>> servable = Servable("half_plus_two", 1, "/models/half_plus_two/1")
-        >>> y = servable.signatures["serving_default"].outputs["y"].name
-        >>> servable.run({"serving_default_x:0": np.float32([2])}, [y])
-        [array([3.], dtype=float32)]
     """
 
     def __init__(
