@@ -65,9 +65,10 @@ coverage: .venv/.dev  ## lines of zoo, trainers and export that no test runs
 	$(PY) -m pytest -m "not slow" -n auto --dist loadfile --cov=zoo --cov=trainers --cov=export \
 		--cov-report=term:skip-covered
 
-lint: .venv/.dev  ## ruff: lint and format
+lint: .venv/.dev  ## ruff: lint and format; mypy: types of the public modules
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
 
 format: .venv/.dev  ## let ruff format everything
 	$(PY) -m ruff check --fix .
@@ -81,4 +82,4 @@ lock: .venv/bin/uv  ## requirements*.in -> requirements*.txt
 	.venv/bin/uv pip compile --quiet --python-version 3.11 --no-header --upgrade requirements-dev.in -o requirements-dev.txt
 
 clean:  ## remove .venv and caches
-	rm -rf .venv .ruff_cache .hypothesis
+	rm -rf .venv .ruff_cache .mypy_cache .hypothesis

@@ -83,12 +83,13 @@ def decode_tensor(proto: message.Message, max_filled: int = _MAX_FILLED) -> np.n
         return np.frombuffer(content, dtype).reshape(shape)
     if dtype.kind == "O":
         strings = _split_strings(content, count) if content else proto.string_val[:count]
-        values, missing = np.array(strings, dtype=object), b""
+        values = np.array(strings, dtype=object)
     else:
-        values, missing = _field_values(proto, storage)[:count], 0
+        values = _field_values(proto, storage)[:count]
     if len(values) < count:
         if count - len(values) > max_filled:
             raise ValueError(f"shape {shape} needs more memory than a message may claim")
+        missing = b"" if dtype.kind == "O" else 0
         last = values[-1] if len(values) else missing
         values = np.concatenate([values, np.full(count - len(values), last, dtype)])
     return values.reshape(shape)

@@ -85,7 +85,7 @@ class OptimizerConfig:
     layer_decay: Share = 1.0
     accumulation_steps: Size = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.schedule == "exponential" and not self.final_fraction:
             raise ConfigError(
                 'optimizer.final_fraction must be above 0 where optimizer.schedule is "exponential"'
@@ -140,7 +140,7 @@ class FineTuneConfig:
     lora_rank: Size | None = None
     lora_alpha: Positive | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         freezes = self.freeze != "none" or self.freeze_layers > 0
         if self.init_from == "":
             raise ConfigError("finetune.init_from must be a bundle folder, or null. Received: ''")
@@ -231,7 +231,7 @@ class TrainConfig:
     sample_tokens: Size = 200
     sample_temperature: NotNegative = 0.8
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if "vocabulary_size" in self.model:
             raise ConfigError("model.vocabulary_size cannot be set: the tokenizer decides it")
         if self.steps % self.evaluate_every:
@@ -380,7 +380,7 @@ def _keys(values: dict[str, Any]) -> str:
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves = {}
+    leaves: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):
             leaves |= _leaves(value, f"{prefix}{key}.")
@@ -391,7 +391,8 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def config_keys(kind: type = TrainConfig, prefix: str = "") -> dict[str, tuple[str, str]]:
     """Every key of `--set` -> its default, "" where a value must be given, and its meaning."""
-    keys, meanings = {}, _meanings(kind)
+    keys: dict[str, tuple[str, str]] = {}
+    meanings = _meanings(kind)
     hints = get_type_hints(kind)
     for field in dataclasses.fields(kind):
         if dataclasses.is_dataclass(hints[field.name]):
@@ -425,7 +426,7 @@ def _meanings(kind: type) -> dict[str, str]:
     # Several may share a line, "first: int. second: int", or a meaning, "first, second: int".
     start = re.compile(rf"(?:^[ ]{{4}}|\. |; )((?:{names})(?:, (?:{names}))*):[ ]", re.MULTILINE)
     found = list(start.finditer(text))
-    meanings = {}
+    meanings: dict[str, str] = {}
     for number, match in enumerate(found):
         end = found[number + 1].start() if number + 1 < len(found) else len(text)
         meaning = " ".join(text[match.end() : end].split())

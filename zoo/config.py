@@ -8,9 +8,9 @@ import functools
 import json
 import os
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar, dataclass_transform
+from typing import Annotated, Any, NoReturn, TypeVar, cast, dataclass_transform
 
 import pydantic
 from pydantic import Field
@@ -66,14 +66,14 @@ def config_dataclass(cls: type[ConfigT]) -> type[ConfigT]:
     checked_init = made.__init__
 
     @functools.wraps(checked_init)
-    def init(self, *args, **kwargs):
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
         try:
             checked_init(self, *args, **kwargs)
         except pydantic.ValidationError as error:
             raise ConfigError(_explain(made, error)) from None
 
-    made.__init__ = init
-    return made
+    made.__init__ = init  # type: ignore[method-assign]
+    return cast(type[ConfigT], made)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def _explain(config_class: type, error: pydantic.ValidationError) -> str:
     return "; ".join(_explain_one(config_class, problem) for problem in error.errors())
 
 
-def _explain_one(config_class: type, problem: dict[str, Any]) -> str:
+def _explain_one(config_class: type, problem: Mapping[str, Any]) -> str:
     path = ".".join(str(part) for part in problem["loc"])
     context = problem.get("ctx", {})
     received = f"Received: {problem.get('input')!r:.80}"
@@ -130,7 +130,9 @@ def _explain_one(config_class: type, problem: dict[str, Any]) -> str:
 def _nested_dataclass(owner: type, name: str) -> type | None:
     hint = typing.get_type_hints(owner).get(name)
     candidates = (hint, *typing.get_args(hint))
-    return next((c for c in candidates if dataclasses.is_dataclass(c)), None)
+    return next(
+        (c for c in candidates if isinstance(c, type) and dataclasses.is_dataclass(c)), None
+    )
 
 
 def read_json(path: str | os.PathLike[str], max_bytes: int = _MAX_BYTES) -> Any:
@@ -167,7 +169,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _is_deep(content: Any) -> bool:
-    level = [[content]]
+    level: list[dict | list] = [[content]]
     for _ in range(_MAX_DEPTH + 1):
         items = (item for part in level for item in _items(part))
         level = [item for item in items if isinstance(item, dict | list)]

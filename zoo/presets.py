@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from typing import Any
 
 from zoo.config import ConfigError
 from zoo.models.configs import BertConfig, GPTConfig, LSTMConfig, ModelConfig
@@ -126,7 +127,7 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-def preset_config(name: str, **overrides) -> ModelConfig:
+def preset_config(name: str, **overrides: Any) -> ModelConfig:
     """The config of a preset, with fields replaced.
 
     Raises:
@@ -160,4 +161,4 @@ def tasks_for(config: ModelConfig) -> tuple[str, ...]:
         return ("lm",)
     if config.family == "bert":
         return ("mlm", *TEXT_TASKS)
-    return tuple(TEXT_TASKS) if config.bidirectional else ("lm", *TEXT_TASKS)
+    return tuple(TEXT_TASKS) if getattr(config, "bidirectional", False) else ("lm", *TEXT_TASKS)

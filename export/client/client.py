@@ -79,7 +79,7 @@ class Tls:
                 context.load_verify_locations(self.ca_file)
             except ssl.SSLError as error:
                 raise ValueError(f"ca_file: {self.ca_file} has no PEM certificate") from error
-        if cert is not None:
+        if self.cert_file is not None:
             try:
                 context.load_cert_chain(self.cert_file, self.key_file, password="")
             except ssl.SSLError as error:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import grpc
 import numpy as np
@@ -32,7 +32,7 @@ Response = TypeVar("Response")
 Version = int | str | None
 Task = Literal["classify", "regress"]
 # An example's features, each a value or several; or a serialized tf.Example, or the message.
-Row = Mapping[str, Any] | bytes | message.Message
+Row: TypeAlias = Mapping[str, Any] | bytes | message.Message
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -59,7 +59,7 @@ def predict(
         except ValueError as error:
             raise ValueError(f"input {name}: {error}") from error
 
-    def read(response) -> Prediction:
+    def read(response: Any) -> Prediction:
         arrays = {
             name: np.require(decode_tensor(proto), requirements="W")
             for name, proto in response.outputs.items()
@@ -83,7 +83,14 @@ def regress(
     return _of_examples("Regress", _regression, model, examples, signature, version)
 
 
-def _of_examples(name, read, model, examples, signature, version) -> Request:
+def _of_examples(
+    name: str,
+    read: Callable[[Any, Any], Any],
+    model: str,
+    examples: Iterable[Row],
+    signature: str,
+    version: Version,
+) -> Request[Any]:
     sent = METHODS[name].request()
     _set_spec(sent.model_spec, model, version, signature)
     _add_examples(sent.input, examples)
@@ -100,8 +107,8 @@ def multi_inference(
         _set_spec(added.model_spec, model, version, name)
     _add_examples(sent.input, examples)
 
-    def read(response) -> dict[str, Classification | Regression]:
-        found = {}
+    def read(response: Any) -> dict[str, Classification | Regression]:
+        found: dict[str, Classification | Regression] = {}
         for name, result in zip(signatures, response.results, strict=True):
             if result.WhichOneof("result") == "regression_result":
                 found[name] = _regression(result.model_spec, result.regression_result)
@@ -117,7 +124,7 @@ def signatures(model: str, version: Version) -> Request[dict[str, Signature]]:
     sent = METHODS["GetModelMetadata"].request(metadata_field=["signature_def"])
     _set_spec(sent.model_spec, model, version)
 
-    def read(response) -> dict[str, Signature]:
+    def read(response: Any) -> dict[str, Signature]:
         found = SignatureDefMap()
         response.metadata["signature_def"].Unpack(found)
         return {
@@ -139,7 +146,7 @@ def status(model: str, version: Version) -> Request[list[VersionStatus]]:
     sent = METHODS["GetModelStatus"].request()
     _set_spec(sent.model_spec, model, version)
 
-    def read(response) -> list[VersionStatus]:
+    def read(response: Any) -> list[VersionStatus]:
         return [
             VersionStatus(
                 one.version,
@@ -215,7 +222,7 @@ _KINDS = {
     "int64_list": bool | int | np.integer | np.bool_,
     "float_list": float | np.floating,
 }
-_CONVERTERS = {
+_CONVERTERS: dict[str, Callable[[Any], Any]] = {
     "bytes_list": lambda value: value.encode() if isinstance(value, str) else value,
     "int64_list": int,
     "float_list": float,

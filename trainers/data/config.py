@@ -134,7 +134,7 @@ class AugmentConfig:
     probability: Share = 1.0
     vocabulary: tuple[str, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         shares = (self.delete, self.replace, self.mask)
         rule = "delete, replace and mask must sum to at most 1: a word suffers only one"
         require(sum(shares) <= 1, rule, shares)
@@ -169,7 +169,7 @@ class MaskingConfig:
     random_share: Share = 0.1
     whole_words: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         shares = (self.mask_share, self.random_share)
         require(sum(shares) <= 1, "mask_share and random_share must sum to at most 1", shares)
 
@@ -199,7 +199,7 @@ class MixedCorpus:
     format: Literal["auto", "csv", "tsv", "jsonl", "json", "parquet", "tfrecord"] | None = None
     text_column: str | int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _columns_as_text(self, "text_column")
         require(bool(self.train), "data.mixture: `train` of each corpus must name a text", "")
         usable = math.isfinite(self.weight) and self.weight > 0
@@ -329,7 +329,7 @@ class DataConfig:
     negative_windows: Share = 1.0
     limits: Limits = dataclasses.field(default_factory=Limits)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _columns_as_text(self, *_COLUMNS)
         if self.mixture:
             self._check_mixture()
@@ -442,7 +442,7 @@ class PrepareConfig:
     record_tokens: Positive = 1024
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         alone = not self.data.mixture
         require(alone, "data.mixture: prepare each corpus by itself", self.data.named)
         fits = tokenizers_for(self.task)

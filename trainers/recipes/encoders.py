@@ -28,7 +28,7 @@ _WNUT17 = {
 _DRCD = {"train": "drcd/dev", "test": "drcd/test"}
 
 
-def _recipe(recipe: str, data: dict[str, Any], max_length: int = 64, **fields) -> TrainConfig:
+def _recipe(recipe: str, data: dict[str, Any], max_length: int = 64, **fields: Any) -> TrainConfig:
     """Of sentences: classification by a small BERT from nothing, unless `fields` say otherwise."""
     values: dict[str, Any] = {
         "task": "classify",

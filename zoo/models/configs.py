@@ -16,6 +16,13 @@ from zoo.config import ConfigError, Fraction, Size, config_dataclass
 class _Transformer:
     """What GPTConfig and BertConfig share: a check, and values that follow from the fields."""
 
+    hidden_dim: int
+    num_layers: int
+    num_heads: int
+    intermediate_dim: int | None
+    positions: str
+    initializer_range: float
+
     def _require_whole_heads(self) -> None:
         if self.hidden_dim % self.num_heads:
             raise ConfigError(
@@ -110,7 +117,7 @@ class GPTConfig(_Transformer):
     dropout: Fraction = 0.0
     initializer_range: float = 0.02
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._require_whole_heads()
         if not 0 <= self.token_shift < self.hidden_dim:
             raise ConfigError(
@@ -187,7 +194,7 @@ class BertConfig(_Transformer):
     dropout: Fraction = 0.1
     initializer_range: float = 0.02
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._require_whole_heads()
 
 
@@ -235,6 +242,10 @@ class LSTMConfig:
         return self.hidden_dim if self.embedding_dim is None else self.embedding_dim
 
 
-MODEL_CONFIGS = {config.family: config for config in (GPTConfig, BertConfig, LSTMConfig)}
+MODEL_CONFIGS: dict[str, type[ModelConfig]] = {
+    "gpt": GPTConfig,
+    "bert": BertConfig,
+    "lstm": LSTMConfig,
+}
 ModelConfig = GPTConfig | BertConfig | LSTMConfig
 TransformerConfig = GPTConfig | BertConfig

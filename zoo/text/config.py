@@ -70,7 +70,7 @@ class CleaningConfig:
     stop_words: tuple[str, ...] = ()
     whitespace: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("url_mask", "email_mask"):
             mask = getattr(self, name)
             if mask.split() != [mask]:
@@ -113,7 +113,7 @@ class TextConfig:
     max_answer_length: Size = 30
     no_answer: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.stride is not None and not 1 <= self.stride <= self.max_length - 2:
             raise ConfigError(
                 "text.stride must be between 1 and text.max_length - 2. "
