@@ -168,7 +168,7 @@ class RemoteWorkdir:
                     del self._copied[relative]
 
     @contextlib.contextmanager
-    def _told(self, done: str) -> Iterator[None]:
+    def _naming_workdir(self, done: str) -> Iterator[None]:
         try:
             yield
         except tf.errors.OpError as error:

@@ -25,6 +25,7 @@ from zoo import bundle
 from zoo.config import ConfigError
 from zoo.models.lora import merge_lora
 from zoo.text.base import TextEncoder
+from zoo.text.cleaning import clean
 from zoo.text.models import TEXT_MODELS
 from zoo.tokenizers import Tokenizer
 from zoo.tokenizers.base import require_roles
@@ -227,7 +228,7 @@ def clean_all(text_model: TextEncoder, texts: list[str]) -> list[bytes]:
     cleaned = []
     for start in range(0, len(texts), _ENCODE_BATCH):
         part = tf.constant(texts[start : start + _ENCODE_BATCH], tf.string)
-        cleaned += text_model.clean(part).numpy().tolist()
+        cleaned += clean(part, text_model.config.cleaning).numpy().tolist()
     return cleaned
 
 
