@@ -2,6 +2,7 @@
 
 import string
 
+import keras
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -48,6 +49,7 @@ def build(task, family="bert"):
         config = zoo.BertConfig(num_layers=1, num_heads=2, hidden_dim=8, dropout=0.0, **size)
     else:
         config = zoo.LSTMConfig(num_layers=1, hidden_dim=4, bidirectional=True, **size)
+    keras.utils.set_random_seed(0)
     return zoo.build(config, task=task, head=HEADS[task])
 
 
