@@ -372,8 +372,9 @@ def test_nothing_of_a_recipes_data_set_is_read_beside_ones_own(
     files, tmp_path, monkeypatch, recipe, file, size
 ):
     monkeypatch.delenv("ZOO_DATA", raising=False)
-    monkeypatch.setattr("trainers.data.files.find_published", pytest.fail)
-    monkeypatch.setattr("trainers.data.files.download", pytest.fail)
+    monkeypatch.setattr("trainers.data.sources.find_published", pytest.fail)
+    monkeypatch.setattr("trainers.data.datasets.find_published", pytest.fail)
+    monkeypatch.setattr("trainers.data.sources.download", pytest.fail)
     settings = [
         f"data.train={files / file}",
         "preset=bert_tiny",
