@@ -106,7 +106,10 @@ def _explain(config_class: type, error: pydantic.ValidationError) -> str:
 
 
 def _explain_one(config_class: type, problem: Mapping[str, Any]) -> str:
-    path = ".".join(str(part) for part in problem["loc"])
+    place = list(problem["loc"])
+    if place and isinstance(place[0], int):  # a positional argument
+        place[0] = dataclasses.fields(config_class)[place[0]].name
+    path = ".".join(map(str, place))
     context = problem.get("ctx", {})
     received = f"Received: {problem.get('input')!r:.80}"
     if problem["type"] == "unexpected_keyword_argument":
