@@ -323,7 +323,7 @@ def _describe(path: str, layout: TableLayout) -> str:
 def _columns(task, path, layout: TableLayout, given, lines: list[str]) -> dict[str, str]:
     texts = _text_columns(task, path, layout, given)
     found = dict(zip(("text_column", "pair_column"), texts))
-    told = " and ".join(map(repr, texts)) + (" as texts" if len(texts) > 1 else " as text")
+    reading = " and ".join(map(repr, texts)) + (" as texts" if len(texts) > 1 else " as text")
     ways = "--text_column=... --pair_column=..." if len(texts) > 1 else "--text_column=..."
     if task in _LABELLED:
         label = given["label"] or layout.label_column
@@ -335,9 +335,9 @@ def _columns(task, path, layout: TableLayout, given, lines: list[str]) -> dict[s
                 f"with --label_column=...{other}"
             )
         found["label_column"] = _known(path, label, layout, "label_column")
-        told += f", {label!r} as {'number' if task == 'regress' else 'label'}"
+        reading += f", {label!r} as {'number' if task == 'regress' else 'label'}"
         ways += " --label_column=..."
-    lines.append(f"reading column{'s' if len(texts) > 1 else ''} {told}; change with {ways}")
+    lines.append(f"reading column{'s' if len(texts) > 1 else ''} {reading}; change with {ways}")
     return found
 
 

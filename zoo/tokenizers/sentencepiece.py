@@ -10,7 +10,6 @@ from typing import Any, Self
 import numpy as np
 import tensorflow as tf
 
-from zoo.files import replacing
 from zoo.tokenizers import character_classes
 from zoo.tokenizers.base import (
     REPLACEMENT,
@@ -127,11 +126,6 @@ class SentencePieceTokenizer(SubwordTokenizer):
             return cls(model, **options)
         except ValueError as error:
             raise ValueError(f"{os.fspath(path)}: {error}") from error
-
-    def write_model(self, path: str | os.PathLike[str]) -> None:
-        """Writes the `.model` file as it was read."""
-        with replacing(path) as temporary, open(temporary, "wb") as file:
-            file.write(self.model)
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:

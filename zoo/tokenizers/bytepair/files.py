@@ -9,6 +9,7 @@ from typing import Any
 
 from zoo.config import Fields, read_json
 from zoo.files import replacing
+from zoo.tokenizers.tokenizer_json import added_token, cls_sep_template, tokenizer_json
 
 _VERSION = "#version: 0.2"
 # The special tokens of RoBERTa and its kin, by what they are for.
@@ -142,32 +143,21 @@ def _tokenizer_json(config: Mapping[str, Any], ids: dict[str, int]) -> dict[str,
     byte_level = {"type": "ByteLevel", **prefix, "trim_offsets": True, "use_regex": True}
     processor: dict[str, Any] = byte_level | {"trim_offsets": False}
     if {"cls", "sep"} <= roles.keys():
-        cls, sep = ([roles[role], special[roles[role]]] for role in ("cls", "sep"))
-        processor = _template(cls, sep)
+        cls, sep = ((roles[role], special[roles[role]]) for role in ("cls", "sep"))
+        processor = cls_sep_template(cls, sep)
         if config["pair_separators"] > 1:
-            processor = {"type": "RobertaProcessing", "sep": sep, "cls": cls}
+            processor = {"type": "RobertaProcessing", "sep": [*sep], "cls": [*cls]}
             processor |= {"trim_offsets": True, **prefix}
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [
-            {
-                "id": index,
-                "content": name,
-                "single_word": False,
-                "lstrip": name == roles.get("mask"),
-                "rstrip": False,
-                "normalized": False,
-                "special": True,
-            }
+    return tokenizer_json(
+        [
+            added_token(name, index, lstrip=name == roles.get("mask"))
             for name, index in sorted(special.items(), key=lambda item: item[1])
         ],
-        "normalizer": None,
-        "pre_tokenizer": byte_level,
-        "post_processor": processor,
-        "decoder": byte_level,
-        "model": {
+        normalizer=None,
+        pre_tokenizer=byte_level,
+        post_processor=processor,
+        decoder=byte_level,
+        model={
             "type": "BPE",
             "dropout": None,
             "unk_token": None,
@@ -179,25 +169,7 @@ def _tokenizer_json(config: Mapping[str, Any], ids: dict[str, int]) -> dict[str,
             "vocab": ids,
             "merges": [merge.split(" ") for merge in config["merges"]],
         },
-    }
-
-
-def _template(cls: list, sep: list) -> dict[str, Any]:
-    def special(token: list, segment: int):
-        return {"SpecialToken": {"id": token[0], "type_id": segment}}
-
-    def text(name: str, segment: int):
-        return {"Sequence": {"id": name, "type_id": segment}}
-
-    single = [special(cls, 0), text("A", 0), special(sep, 0)]
-    return {
-        "type": "TemplateProcessing",
-        "single": single,
-        "pair": [*single, text("B", 1), special(sep, 1)],
-        "special_tokens": {
-            name: {"id": name, "ids": [index], "tokens": [name]} for name, index in (cls, sep)
-        },
-    }
+    )
 
 
 def _only_member(part: Any, members: str) -> Any:

@@ -12,6 +12,7 @@ from zoo.config import Fields
 from zoo.files import BundleError, inside, replacing
 from zoo.tokenizers import BytePairTokenizer, Tokenizer, WordPieceTokenizer
 from zoo.tokenizers.bytepair.files import read_vocabulary
+from zoo.tokenizers.tokenizer_json import added_token, cls_sep_template, tokenizer_json
 from zoo.weights.families import HUGGINGFACE
 from zoo.weights.huggingface.added_tokens import (
     AddedToken,
@@ -222,14 +223,6 @@ def _bytepair(folder: Path, config: Fields, model_type: str, generic: bool) -> B
 
 def _wordpiece_json(tokenizer: WordPieceTokenizer) -> dict[str, Any]:
     """The content of a `tokenizer.json` that gives the same ids."""
-
-    def special(name: str, segment: int) -> dict[str, Any]:
-        return {"SpecialToken": {"id": name, "type_id": segment}}
-
-    def text(name: str, segment: int) -> dict[str, Any]:
-        return {"Sequence": {"id": name, "type_id": segment}}
-
-    single = [special("[CLS]", 0), text("A", 0), special("[SEP]", 0)]
     vocabulary = {piece: index for index, piece in enumerate(tokenizer.vocabulary)}
     ids, added = tokenizer.special_tokens, tokenizer.added_tokens
     # Those at the end of the vocabulary are pieces of no word.
@@ -238,49 +231,32 @@ def _wordpiece_json(tokenizer: WordPieceTokenizer) -> dict[str, Any]:
         if piece not in added:
             break
         del words[piece]
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [
-            {
-                "id": index,
-                "content": name,
-                "single_word": False,
-                "lstrip": False,
-                "rstrip": False,
-                "normalized": added.get(name, False),
-                "special": not added.get(name, False),
-            }
+    return tokenizer_json(
+        [
+            added_token(
+                name, index, normalized=added.get(name, False), special=not added.get(name, False)
+            )
             for name, index in vocabulary.items()
             if name in ids or name in added
         ],
-        "normalizer": {
+        normalizer={
             "type": "BertNormalizer",
             "clean_text": True,
             "handle_chinese_chars": tokenizer.split_cjk,
             "strip_accents": tokenizer.strip_accents,
             "lowercase": tokenizer.lowercase,
         },
-        "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": single,
-            "pair": [*single, text("B", 1), special("[SEP]", 1)],
-            "special_tokens": {
-                name: {"id": name, "ids": [ids[name]], "tokens": [name]}
-                for name in ("[CLS]", "[SEP]")
-            },
-        },
-        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
-        "model": {
+        pre_tokenizer={"type": "BertPreTokenizer"},
+        post_processor=cls_sep_template(("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])),
+        decoder={"type": "WordPiece", "prefix": "##", "cleanup": True},
+        model={
             "type": "WordPiece",
             "unk_token": "[UNK]",
             "continuing_subword_prefix": "##",
             "max_input_chars_per_word": tokenizer.max_word_characters,
             "vocab": words,
         },
-    }
+    )
 
 
 def _require_name(config: Fields, field: str, name: str) -> None:
