@@ -99,6 +99,18 @@ def test_packed_tables(tmp_path, suffix, pack):
             read_labeled(str(tmp_path / f"a.csv{suffix}"), **options)
 
 
+def test_short_sentences_are_no_names_of_columns(tmp_path):
+    found = look(tmp_path, "Go.\tVe.\nRun!\tCorre.\nI see.\tYa veo.\n", "embed", "spa.txt")
+    assert not found.header and found.rows_seen == 3
+    assert found.text_columns == ("0", "1")
+
+
+def test_ids_are_no_texts(tmp_path):
+    lines = [{"paper_id": "9" * 40 + "x", "title": "On it", "summary": "It is so"}] * 3
+    content = "".join(json.dumps(line) + "\n" for line in lines)
+    assert look(tmp_path, content, "embed", "a.jsonl").text_columns == ("title", "summary")
+
+
 def test_columns_by_task(tmp_path):
     pairs = "id,premise,hypothesis,gold_label\n" + "".join(
         f"{n},some long text here,another,{n % 3}\n" for n in range(9)

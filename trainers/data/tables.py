@@ -38,6 +38,10 @@ _PAIR_NAMES = [
 _ID_NAMES = ("id", "idx", "index", "uid", "pairid", "unnamed: 0", "")
 
 
+def _is_id(name: str) -> bool:
+    return name.lower() in _ID_NAMES or name.lower().endswith("_id")
+
+
 @dataclasses.dataclass(frozen=True)
 class TableLayout:
     """How a file of a user's own can be read, found by looking at its first megabyte.
@@ -191,7 +195,7 @@ def _has_header(rows: Sequence[Sequence[str]]) -> bool:
             return False  # a label as other rows have it
         if all(map(_NUMBER.fullmatch, column)):
             return True
-    return all(map(_NAME.fullmatch, first))
+    return all(_NAME.fullmatch(cell) and cell[-1] != "." for cell in first)  # "Go." is a sentence
 
 
 def _json_layout(path, text, is_cut, encoding, task, reasons) -> TableLayout:
@@ -225,7 +229,7 @@ def _layout(format, separator, encoding, header, columns, rows, task, reasons) -
         label, reason = _label_column(cells, lower, numeric=task == "regress")
         reasons += [reason] if reason else []
     mean = {name: sum(map(len, cell)) / max(len(cell), 1) for name, cell in cells.items()}
-    left = [name for name in columns if name != label and name.lower() not in _ID_NAMES]
+    left = [name for name in columns if name != label and not _is_id(name)]
     left = [name for name in left if not all(map(_NUMBER.fullmatch, cells[name]))]
     texts: tuple[str, ...] = ()
     if task in ("pair", "embed"):
@@ -268,7 +272,7 @@ def _label_column(cells, lower, numeric: bool) -> tuple[str | None, str]:
     for name in _LABEL_NAMES:
         if name in lower and fits(lower[name]):
             return lower[name], f"column {lower[name]!r} is the label by its name"
-    candidates = [name for name in cells if name.lower() not in _ID_NAMES and fits(name)]
+    candidates = [name for name in cells if not _is_id(name) and fits(name)]
     if numeric:
         kind = "the last column of numbers"
         found = candidates[-1:]
