@@ -40,7 +40,7 @@ def test_functions_of_the_walks_exist():
 
 
 def test_every_task_of_the_command_line_is_in_the_readme():
-    from trainers.own_data import OWN_TASKS
+    from trainers.config import TASK_NAMES
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert tuple(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == OWN_TASKS
+    assert tuple(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == TASK_NAMES

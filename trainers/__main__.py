@@ -18,7 +18,7 @@ import time
 
 from absl import app, flags, logging
 
-from trainers.config import TrainConfig, describe_keys, with_overrides
+from trainers.config import TASK_NAMES, TrainConfig, describe_keys, with_overrides
 from trainers.recipes.registry import describe_recipes, find_recipe
 from zoo.output_pipe import outlive_readers, quiet_imports
 
@@ -26,7 +26,7 @@ _RECIPE = flags.DEFINE_string("recipe", None, "Name of a recipe; --list shows th
 _TASK = flags.DEFINE_enum(
     "task",
     None,
-    ["lm", "mlm", "classify", "pair", "tag", "span", "embed", "regress"],
+    TASK_NAMES,
     "What to learn from the file of --data; the rest is found out or chosen, and printed.",
 )
 _DATA = flags.DEFINE_string("data", None, "A file of your own, with --task.")

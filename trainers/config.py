@@ -25,6 +25,8 @@ from zoo.models.configs import ModelConfig
 from zoo.presets import preset_config
 from zoo.text.config import TextConfig
 
+Task = Literal["lm", "mlm", "classify", "pair", "tag", "span", "embed", "regress"]
+TASK_NAMES: tuple[Task, ...] = get_args(Task)
 CONFIG_FILE = "train_config.json"
 _TEST_FRACTION = 0.1
 _REPLACED = "data.train=%s: %s of it, drawn by chance, are the %s examples in place of %s"
@@ -207,7 +209,7 @@ class TrainConfig:
     recipe: str
     data: DataConfig
     preset: str
-    task: Literal["lm", "mlm", "classify", "pair", "tag", "span", "embed", "regress"] = "lm"
+    task: Task = "lm"
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
     head: dict[str, Any] = dataclasses.field(default_factory=dict)
     text: TextConfig = dataclasses.field(default_factory=TextConfig)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from trainers.config import (
+    TASK_NAMES,
     FineTuneConfig,
     OptimizerConfig,
     TrainConfig,
@@ -32,7 +33,6 @@ from trainers.tasks.mlm import read_running_text
 from zoo.presets import PRESETS
 from zoo.text.config import TextConfig
 
-OWN_TASKS = ("lm", "mlm", "classify", "pair", "tag", "span", "embed", "regress")
 _TWO_TEXTS = ("pair", "embed")
 _LABELLED = ("classify", "pair", "regress")
 _FEW_ROWS = 100  # fewer leave nothing for a test
@@ -58,7 +58,7 @@ def own_config(
     The same file and arguments give the same config, so that the same command resumes a run.
 
     Args:
-        task: one of `OWN_TASKS`.
+        task: one of `TASK_NAMES`.
         data: a file or a glob; of running text (lm, mlm) all that `data.train` may be; for
             classify also a folder of texts for each label.
         settings: `key.path=value`, as `with_overrides` takes them.
@@ -70,8 +70,8 @@ def own_config(
         ValueError, OSError: the file is missing, empty, or does not fit the task; the message says
             what to do.
     """
-    if task not in OWN_TASKS:
-        raise ValueError(f"--task={task}: use one of {', '.join(OWN_TASKS)}")
+    if task not in TASK_NAMES:
+        raise ValueError(f"--task={task}: use one of {', '.join(TASK_NAMES)}")
     of_data = [setting for setting in settings if setting.startswith("data.")]
     if task in ("lm", "mlm"):
         config, lines = _running_text(task, data, text_column, of_data, init_from, data_dir)
