@@ -9,6 +9,8 @@ presets need no Keras, models no TensorFlow, tokenizers and bundles both.
 """
 
 import importlib
+import importlib.abc
+import importlib.util
 import sys
 from typing import TYPE_CHECKING
 
@@ -113,8 +115,40 @@ def __getattr__(name: str):
         raise AttributeError(f"module 'zoo' has no attribute {name!r}")
     value = getattr(importlib.import_module(_MODULE_OF[name]), name)
     globals()[name] = value
+    if sys.modules.get("keras"):
+        _register_models()
     return value
 
 
-if sys.modules.get("keras"):  # then keras.models.load_model must find our classes
+def _register_models() -> None:
+    """Lets `keras.saving.load_model` find our classes."""
     importlib.import_module("zoo.models.build")
+
+
+class _WhenKerasIsImported(importlib.abc.MetaPathFinder):
+    """Registers our classes as soon as Keras is there, and does not import it for that."""
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname != "keras":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec("keras")
+        if spec is None:
+            return None
+        load = spec.loader.exec_module
+
+        def exec_module(module):
+            load(module)
+            # A module of ours that is being imported asked for Keras: the rest follows it.
+            ours = [sys.modules[name] for name in [*sys.modules] if name.startswith("zoo.")]
+            if not any(getattr(one.__spec__, "_initializing", False) for one in ours):
+                _register_models()
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+if sys.modules.get("keras"):
+    _register_models()
+else:
+    sys.meta_path.insert(0, _WhenKerasIsImported())
