@@ -1,6 +1,8 @@
 """Blocks and compression: no byte lost, cuts where no token changes, damage told by file."""
 
+import bz2
 import gzip
+import lzma
 import random
 
 import pytest
@@ -15,7 +17,6 @@ from trainers.data.text import (
     content_size,
     keeps_lines,
     line_start,
-    open_bytes,
     plain_name,
     read_blocks,
 )
@@ -95,16 +96,26 @@ def test_a_file_that_became_shorter_is_told(text_files):
         list(read_blocks(text_files["t.txt"], stop=len(TEXT) + 5))
 
 
-def test_broken_zstandard_is_told(tmp_path):
-    packed = zstandard.compress(random.Random(0).randbytes(3000).hex().encode())
-    path = tmp_path / "t.txt.zst"
-    for broken in (packed[:-20], packed[:5], b"no zstandard", packed + b"junk!!", packed[:-1]):
-        path.write_bytes(broken)
-        with pytest.raises(ValueError, match=r"t\.txt\.zst: broken Zstandard file.*zstd -t"):
-            read_documents(str(path), DataConfig(train="t"))
+PACK = {
+    ".gz": gzip.compress,
+    ".zst": zstandard.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+}
+
+
+@pytest.mark.parametrize("suffix", PACK)
+def test_packed_files_are_read_or_told(tmp_path, suffix):
+    content = random.Random(0).randbytes(3000).hex()
+    packed, path = PACK[suffix](content.encode()), tmp_path / f"t.txt{suffix}"
+    broken = [packed[:-20], packed[:-1], packed[:5], b"something else"]
+    for bad in broken + [packed + b"junk!!"] * (suffix in (".gz", ".zst")):
+        path.write_bytes(bad)
+        for options in ({}, {"max_bytes": 10**6}):
+            with pytest.raises(ValueError, match=rf"t\.txt\{suffix}: broken \w+ file.* -t"):
+                read_documents(str(path), DataConfig(train="t", **options))
     path.write_bytes(packed)
-    with open_bytes(str(path)) as file:
-        assert len(file.read()) == 6000
+    assert read_documents(str(path), DataConfig(train="t"))[0].text == content
 
 
 def test_names_and_encodings():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainers.data.augment import mask_tokens
@@ -133,6 +133,7 @@ def greedy_results(sizes, budget):
     return results
 
 
+@settings(max_examples=12)
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=6), st.sampled_from([0.15, 0.4, 0.7, 1.0]))
 def test_whole_words_are_taken_as_bert_takes_them(sizes, rate):
     word_starts = np.concatenate([[True] + [False] * (size - 1) for size in sizes])

@@ -329,7 +329,8 @@ def prepared_text(tmp_path_factory, text_file):
 
 @pytest.mark.parametrize("family", ["gpt", "lstm"])
 def test_a_model_trains_on_prepared_text(tmp_path, tiny, prepared_text, family):
-    settings = tiny(family, data=_with(tiny(family).data, train=str(prepared_text)))
+    data = _with(tiny(family).data, train=str(prepared_text))
+    settings = tiny(family, data=data, steps=10, sample_prompts=())
     bundle = train(settings, tmp_path / "run")
     assert bundle.tokenizer.fingerprint == open_prepared(prepared_text).tokenizer.fingerprint
     with open(tmp_path / "run" / "metrics.jsonl") as file:

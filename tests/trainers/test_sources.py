@@ -119,16 +119,6 @@ def test_empty_files_are_skipped_but_an_empty_source_is_an_error(tmp_path, warni
     assert str(tmp_path / "input.txt") in warnings[0]
 
 
-def test_gzip(tmp_path):
-    packed = gzip.compress(random.Random(0).randbytes(3000).hex().encode())
-    (document,) = read(tmp_path, packed, "input.txt.gz")
-    assert len(document.text) == 6000
-    corrupt = packed[:1000] + bytes(100) + packed[1100:]
-    for broken in (packed[:-20], packed[:5], corrupt, b"no gzip", packed + b"junk"):
-        assert "broken gzip" in error(tmp_path, broken, "input.txt.gz")
-        assert "broken gzip" in error(tmp_path, broken, "input.txt.gz", max_bytes=10**6)
-
-
 # Finding files.
 
 

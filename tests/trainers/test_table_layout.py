@@ -2,7 +2,6 @@
 
 import bz2
 import json
-import lzma
 
 import pytest
 
@@ -91,16 +90,11 @@ def test_json_lines_and_arrays(tmp_path):
     assert look(tmp_path, squad, "span", "a.json").format == "squad"
 
 
-@pytest.mark.parametrize(("suffix", "pack"), [(".bz2", bz2.compress), (".xz", lzma.compress)])
-def test_packed_tables(tmp_path, suffix, pack):
-    packed = pack("\n".join(table(",")).encode())
-    assert look(tmp_path, packed, name=f"a.csv{suffix}").label_column == "stars"
+def test_packed_tables(tmp_path):
+    packed = bz2.compress("\n".join(table(",")).encode())
+    assert look(tmp_path, packed, name="a.csv.bz2").label_column == "stars"
     options = {"text_column": "review", "label_column": "stars"}
-    assert len(read_labeled(str(tmp_path / f"a.csv{suffix}"), **options)) == 6
-    for broken in (packed[:-9], b"something else"):
-        (tmp_path / f"a.csv{suffix}").write_bytes(broken)
-        with pytest.raises(ValueError, match=r"a\.csv\.\w+: broken \w+ file.*-t"):
-            read_labeled(str(tmp_path / f"a.csv{suffix}"), **options)
+    assert len(read_labeled(str(tmp_path / "a.csv.bz2"), **options)) == 6
 
 
 def test_short_sentences_are_no_names_of_columns(tmp_path):

@@ -150,9 +150,6 @@ def _count(flags, rows, row_count):
     return tf.math.unsorted_segment_sum(tf.cast(flags, tf.int32), rows, row_count)
 
 
-# Masked tokens.
-
-
 class Masked(NamedTuple):
     """A batch for a masked language model."""
 

@@ -131,9 +131,6 @@ def _detect(sentences: list[list[str]]) -> str:
     return "iob1" if late_starts and not free_starts else "bio"
 
 
-# The lines of a file.
-
-
 class _Lines:
     """Splits one file into sentences of (word, tag, line)."""
 

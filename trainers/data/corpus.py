@@ -198,9 +198,6 @@ def _parts(
     yield from ((number, row[_COLUMN]) for number, row in rows)
 
 
-# What trains and what validates.
-
-
 class SplitTexts(NamedTuple):
     """Texts to train on and to validate on."""
 
@@ -250,9 +247,6 @@ def held_out(sizes: Sequence[int], fraction: float, seed: int) -> tuple[list[int
     kept_out = set(chosen or [min(order, key=lambda index: sizes[index])])
     train = [index for index in order if index not in kept_out]
     return train, [index for index in order if index in kept_out]
-
-
-# Token ids.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -354,9 +348,6 @@ class StreamEncoder:
             values = np.insert(values, ends, self._end_id)
         characters, self._batch, self._size = self._size, [], 0
         self._sink(values, characters, sum(is_last))
-
-
-# Several corpora of one tokenizer.
 
 
 @dataclasses.dataclass(frozen=True)

@@ -82,9 +82,6 @@ def warn_blank(what: str, values: Sequence[str], where: Sequence[str]) -> None:
         logging.warning(message, len(blank), len(values), what, blank[0])
 
 
-# Labels as numbers, and one set of examples as two.
-
-
 def label_classes(labels: Sequence[str], where: Sequence[str]) -> tuple[str, ...]:
     """The different labels, sorted (as numbers if all are whole numbers)."""
     classes = sorted(set(labels))

@@ -186,9 +186,6 @@ def _check_folders(source: str, files: list[File], columns: dict[str, str]) -> N
         )
 
 
-# Questions.
-
-
 def read_questions(source: str, data: DataConfig, data_dir: str | None = None) -> Questions:
     """Reads questions, their texts and their answers from a file, folder or glob of SQuAD's JSON.
 

@@ -33,9 +33,6 @@ class MixedStream:
     counts: tuple[int, ...]
 
 
-# Training windows.
-
-
 class WindowOrder:
     """The order of windows from one stream, or from several in proportion.
 
@@ -230,9 +227,6 @@ def _inputs_and_targets(window: tf.Tensor):
     return window[:, :-1], window[:, 1:]
 
 
-# Validation windows.
-
-
 class ValidationSet(NamedTuple):
     """Batches that cover a token stream once.
 
@@ -301,9 +295,6 @@ def fixed_schedule(dataset: tf.data.Dataset) -> tf.data.Dataset:
     options = tf.data.Options()
     options.autotune.enabled = False
     return dataset.prefetch(8).with_options(options)
-
-
-# Examples of different lengths in batches of a few fixed lengths.
 
 
 # What a batch's empty rows hold in place of an example's number.

@@ -55,9 +55,6 @@ Row = tuple[int, dict[str, str]]  # (line or number of the row, {option that nam
 Columns = Mapping[str, str]  # option that names a column -> name or number
 
 
-# Formats and columns.
-
-
 def table_format(path: str) -> str | None:
     """The format of a table by the name of its file, None if that does not tell."""
     if path.startswith(HUGGING_FACE):

@@ -132,9 +132,6 @@ def _checksum(values: dict[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-# Writing.
-
-
 class ShardWriter:
     """What `writing_shard` yields; `shard` is there when the block has ended."""
 
@@ -197,9 +194,6 @@ def writing_shard(
         return
     made = (writer.tokens, writer.records, size, digest, writer.documents, writer.characters)
     writer.shard = Shard(path.name, unit, split, *made)
-
-
-# Reading.
 
 
 class TokenShards:

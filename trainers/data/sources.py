@@ -35,9 +35,6 @@ class File(NamedTuple):
     path: str
 
 
-# Files on this machine.
-
-
 def find_data_dir(data_dir: str | None) -> str | None:
     """The folder with named data: `data_dir`, else the environment variable ZOO_DATA, else None."""
     return data_dir or os.environ.get("ZOO_DATA") or None
@@ -98,9 +95,6 @@ def read_files(files: Iterable[File], data: DataConfig) -> Iterator[tuple[File, 
             data.limits.check("source_bytes", limit + 1, file.path)
         left = None if left is None else left - len(content)
         yield file, decode(content, False, file.path, data.encoding, data.invalid)
-
-
-# Files from the network.
 
 
 def find_published(

@@ -52,7 +52,11 @@ from zoo.files import locked_folder, own_files, replacing
 from zoo.tokenizers import Tokenizer, load_tokenizer
 
 PLAN_FILE = "plan.json"
-_SPLITS: tuple[Split, ...] = ("train", "validation")
+# The splits, and what helps where one has no text.
+_SPLITS: dict[Split, str] = {
+    "train": "name another --source",
+    "validation": "set --validation, a larger --validation_fraction or another --seed",
+}
 _LINE_SECONDS = 10  # between lines of progress where no terminal shows a bar
 
 
@@ -110,9 +114,6 @@ def prepare(
         seconds = max(time.monotonic() - began, 1e-9)
         logging.info("%.1f MB in %.1f s, %.1f MB/s", total / 1e6, seconds, total / seconds / 1e6)
         return _finish(folder, plan, tokenizer)
-
-
-# The folder of a job.
 
 
 @contextlib.contextmanager
@@ -199,17 +200,10 @@ def _finish(folder: Path, plan: Plan, tokenizer: Tokenizer) -> Index:
         dtype=token_dtype(tokenizer.vocabulary_size),
         record_tokens=plan.config.record_tokens,
         shards=tuple(shards),
-        # As they come back from JSON, which has no tuples.
-        settings=json.loads(json.dumps(to_dict(plan.config))),
-        sources=tuple(json.loads(json.dumps(to_dict(file))) for file in plan.files),
+        settings=to_dict(plan.config),
+        sources=tuple(map(to_dict, plan.files)),
     )
-    for split, fix in zip(
-        _SPLITS,
-        (
-            "name another --source",
-            "set --validation, a larger --validation_fraction or another --seed",
-        ),
-    ):
+    for split, fix in _SPLITS.items():
         own = index.split(split)
         if not own:
             documents = sum(shard.documents for shard in shards)
@@ -224,15 +218,12 @@ def _finish(folder: Path, plan: Plan, tokenizer: Tokenizer) -> Index:
         message = "%s: %s: %d shard(s), %s tokens, %s characters, %s document(s)"
         logging.info(message, folder, split, len(own), tokens, characters, documents)
     write_index(folder, index)
-    return index
+    return read_index(folder)
 
 
 def _write_json(path: Path, values: object) -> None:
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(values) + "\n", encoding="utf-8")
-
-
-# The tokenizer, once for the job.
 
 
 def read_tokenizer(place: str | Path) -> Tokenizer:
@@ -273,9 +264,6 @@ def _training_texts(plan: Plan) -> Iterator[str]:
                 break
 
 
-# One unit.
-
-
 def write_unit(folder: Path, plan: Plan, tokenizer: Tokenizer, number: int) -> int:
     """Writes the shards of a unit, in bounded memory, notes it as finished; returns its number."""
     end_id = None if plan.single else tokenizer.end_id
@@ -307,9 +295,6 @@ def _unit_pieces(plan: Plan, number: int) -> Iterator[tuple[Split, str, bool]]:
                 split = plan.split_of(stretch, piece.text)
                 yield split, piece.text, piece.is_last and stretch.ends
         unchanged(file)
-
-
-# Several processes, and Beam's workers.
 
 
 def _in_processes(folder: Path, todo: list[int], processes: int) -> Iterator[int]:
