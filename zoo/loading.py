@@ -115,9 +115,8 @@ def _load_own(folder: Path) -> Bundle:
 
 
 def _load_tokenizer(folder: Path, config: BundleConfig) -> Tokenizer:
-    place = inside(folder, TOKENIZER_FOLDER)
+    place = inside(folder, TOKENIZER_FOLDER, FILE_NAME).parent
     with blaming(place):
-        inside(place, FILE_NAME)
         tokenizer = load_tokenizer(place)
     if tokenizer.fingerprint != config.tokenizer_fingerprint:
         raise BundleError(
