@@ -15,7 +15,7 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from zoo.output_pipe import outlive_readers
+from zoo.output import outlive_readers
 
 _KINDS = "byte, character, bytepair, wordpiece, sentencepiece"
 # Kind, name, default, meaning, and what the kind needs further.
