@@ -25,7 +25,7 @@ from export.server.api.requests import INFERENCE
 from export.server.metrics import Metrics
 from export.server.models.manager import Manager
 from export.server.rest.http import RestServer
-from export.server.rest.limits import Limits
+from export.server.rest.options import Limits
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -93,12 +93,12 @@ def manager(tmp_path_factory):
 
 
 def rest_options(**options):
-    return RestOptions(port=0, metrics_path=METRICS, **options)
+    return RestOptions(**{"port": 0, "metrics_path": METRICS, **options})
 
 
 @contextlib.contextmanager
 def serving(manager, metrics=None, **options):
-    server = RestServer(manager, rest_options(**options), host="localhost", metrics=metrics)
+    server = RestServer(manager, rest_options(**options), "localhost", metrics or Metrics())
     server.start()
     try:
         yield server
@@ -271,7 +271,7 @@ def test_metrics_are_counted_and_shown(manager):
 
 
 def test_without_metrics_there_is_no_page(manager):
-    with serving(manager) as server:
+    with serving(manager, metrics_path="") as server:
         assert ask(server, "GET", METRICS)[0] == 404
 
 
@@ -596,7 +596,7 @@ def test_a_full_queue_is_answered_so(manager, hold):
 
 
 def test_a_stop_lets_requests_finish_and_takes_no_more(manager, hold):
-    server = RestServer(manager, rest_options())
+    server = RestServer(manager, rest_options(), "localhost", Metrics())
     server.start()
     idle = http.client.HTTPConnection("localhost", server.port, timeout=30)
     idle.request("GET", "/v1/models/toy")
@@ -613,7 +613,7 @@ def test_a_stop_lets_requests_finish_and_takes_no_more(manager, hold):
 
 
 def test_a_stop_does_not_wait_longer_than_its_grace(manager, hold):
-    server = RestServer(manager, rest_options())
+    server = RestServer(manager, rest_options(), "localhost", Metrics())
     server.start()
     thread, answers = in_thread(lambda: predict(server, GOOD))
     assert hold.entered.wait(20)
@@ -625,7 +625,7 @@ def test_a_stop_does_not_wait_longer_than_its_grace(manager, hold):
 
 
 def test_a_port_that_is_taken_is_named(manager, server):
-    other = RestServer(manager, RestOptions(port=server.port))
+    other = RestServer(manager, RestOptions(port=server.port), "localhost", Metrics())
     with pytest.raises(OSError, match=rf"cannot listen on .*: port {server.port} is in use"):
         other.start()
 

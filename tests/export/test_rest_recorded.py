@@ -13,8 +13,10 @@ from recorded import MODELS, RECORDED, lines, write_model_with_default
 from tensorflow_serving.apis import get_model_status_pb2, model_management_pb2, predict_pb2
 
 from export.server import RestOptions, ServingError
+from export.server.api.requests import reload_config
 from export.server.flags import parse
-from export.server.models.config import ModelServerConfig, handle_reload, models_of
+from export.server.metrics import Metrics
+from export.server.models.config import ModelServerConfig, models_of
 from export.server.models.manager import Manager
 from export.server.program import make_server
 from export.server.rest.http import RestServer
@@ -72,7 +74,7 @@ def reload(manager, exchange):
         exchange["request"] or "", model_management_pb2.ReloadConfigRequest()
     )
     try:
-        handle_reload(manager, request)
+        reload_config(manager, request)
         code = "OK"
     except ServingError as error:
         code = error.code.name
@@ -111,7 +113,7 @@ def in_state(manager, done):
 
 @pytest.fixture(scope="module")
 def port(manager):
-    server = RestServer(manager, RestOptions(port=0))
+    server = RestServer(manager, RestOptions(port=0), "localhost", Metrics())
     server.start()
     yield server.port
     server.stop()

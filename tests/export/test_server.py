@@ -295,7 +295,7 @@ def test_failing_warm_up_request_fails_the_load(versions, tmp_path):
     server = Server([ServedModel("m", str(tmp_path))], port=0, retries=Retries(0))
     with pytest.raises(ServingError, match='Serving signature key "nope" not found'):
         server.start()
-    (status,) = server.manager.statuses("m")
+    (status,) = server.manager.versions_of("m")
     assert (status.state, status.error.code) == (State.END, grpc.StatusCode.FAILED_PRECONDITION)
 
 

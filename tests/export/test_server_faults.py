@@ -20,7 +20,7 @@ from toy_server import until
 from benchmarks.server_process import ServerProcess
 from export.client import Client, RequestError
 from export.server import BatchingParameters, Loader, RestOptions, Servable, ServedModel, Server
-from export.server.program import FreedMemory, resident_bytes, trimmer
+from export.server.program import give_memory_back, resident_bytes, trimmer
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -266,37 +266,21 @@ def measured(text: bytes) -> bytes:
 
 
 def test_freed_memory_is_given_back_after_large_moves_alone():
-    sizes, trims = [700], []  # MiB
-
-    def trim(pad):
-        trims.append((pad, sizes[0]))
-        sizes[0] -= kept[0]
-
-    kept = [0]
-    freed = FreedMemory(trim, lambda: sizes[0] * 2**20)
-    for size, keeps, looks in (
-        (820, 0, False),
-        (5500, 0, True),  # a large request comes in
-        (5510, 0, False),
-        (1800, 1000, True),  # and is done, but not all of it was given back
-        (805, 0, False),
-    ):
-        sizes[0], kept[0] = size, keeps
-        assert freed.look() is looks
-    assert trims == [(0, 5500), (0, 1800)]
-
-
-def test_freed_memory_goes_on_after_a_look_that_fails():
-    looks = []
+    """Also after a look that fails."""
+    trims, now = [], [700]
+    sizes = iter([700, 820, 5500, 5510, 5510, OSError(errno.EMFILE, "no file"), 1800, 800, 805])
 
     def resident():
-        looks.append(len(looks))
-        if len(looks) == 2:
-            raise OSError(errno.EMFILE, "Too many open files")
-        return 0
+        size = next(sizes)
+        if isinstance(size, OSError):
+            raise size
+        now[0] = size
+        return size * 2**20
 
-    FreedMemory(lambda pad: 0, resident, pause_seconds=0.001).start()
-    until(lambda: len(looks) > 3)
+    with pytest.raises(StopIteration):
+        give_memory_back(lambda pad: trims.append((pad, now[0])), resident, pause_seconds=0)
+    # A large request comes in; it is done, and what it left behind is given back, too.
+    assert trims == [(0, 5500), (0, 1800)]
 
 
 def test_freed_memory_asks_this_machine():

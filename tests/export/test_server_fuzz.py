@@ -376,7 +376,7 @@ def test_no_exception_reaches_a_client(base, error, monkeypatch, caplog):
         Server([], port=0, rest=RestOptions(port=0)) as server,
         grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel,
     ):
-        for name in ("acquire", "statuses", "reload", "check_labels"):
+        for name in ("acquire", "versions_of", "reload"):
             monkeypatch.setattr(server.manager, name, fail)
         for method in REQUESTS:
             with pytest.raises(grpc.RpcError) as caught:
