@@ -284,24 +284,6 @@ def test_one_connection_serves_many_requests(server):
     connection.close()
 
 
-def test_each_of_many_clients_gets_its_own_answer(server):
-    wrong = []
-
-    def client(number):
-        for turn in range(10):
-            value = number * 100 + turn
-            answer = predict(server, {"instances": [value]})
-            if answer != (200, {"predictions": [2.0 * value]}):
-                wrong.append(answer)
-
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
-
-
 def test_a_chunked_body_and_one_that_is_announced(server):
     pieces = [b'{"instances"', b": [1.0, 2.5]}"]
     assert ask(server, "POST", "/v1/models/toy:predict", iter(pieces)) == DOUBLED

@@ -140,7 +140,7 @@ def test_other_threads_run_while_a_large_body_is_read(element):
             turns[0] += 1
             time.sleep(0)
 
-    body = b'{"instances": [' + b",".join([element] * (3_000_000 // len(element))) + b"]}"
+    body = b'{"instances": [' + b",".join([element] * (LARGE_BYTES // len(element))) + b"]}"
     thread = threading.Thread(target=take_turns)
     thread.start()
     try:

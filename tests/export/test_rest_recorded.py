@@ -9,8 +9,8 @@ import time
 import pytest
 import tensorflow as tf
 from google.protobuf import json_format, text_format
-from recorded import MODELS, RECORDED, lines, write_model_with_default
-from tensorflow_serving.apis import get_model_status_pb2, model_management_pb2, predict_pb2
+from recorded import MESSAGES, MODELS, RECORDED, lines, write_model_with_default
+from tensorflow_serving.apis import model_management_pb2
 
 from export.server import RestOptions, ServingError
 from export.server.api.requests import reload_config
@@ -23,14 +23,6 @@ from export.server.rest.http import RestServer
 
 _RELOAD = "/HandleReloadConfigRequest"
 _UNLOAD_SECONDS = 10.0
-_MESSAGES = {
-    "Predict": (predict_pb2.PredictRequest, predict_pb2.PredictResponse),
-    "GetModelStatus": (
-        get_model_status_pb2.GetModelStatusRequest,
-        get_model_status_pb2.GetModelStatusResponse,
-    ),
-}
-
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -181,7 +173,7 @@ def soon(check):
 def as_rest(exchange):
     """(whether it predicts, path, body, code, answer) of a recorded gRPC exchange."""
     method = exchange["rpc"].rsplit("/")[-1]
-    request_type, response_type = _MESSAGES[method]
+    request_type, response_type = MESSAGES[method]
     predicts = method == "Predict"
     request = text_format.Parse(exchange["request"], request_type())
     path, body = f"/v1/models/{request.model_spec.name}", None

@@ -140,7 +140,7 @@ def test_requests_share_a_run_and_each_gets_its_own_rows(folder):
 
 
 def test_state_is_captured_and_strings_are_kept(folder):
-    with batched(folder, max_batch_size=4, batch_timeout_micros=WAIT) as servable:
+    with batched(folder, max_batch_size=3, batch_timeout_micros=WAIT) as servable:
         requests = [
             {"text": np.array([b"a", b"\0\xff"], object), "times": np.int64([1, 5])},
             {"text": np.array([b"b"], object), "times": np.int64([10])},
@@ -236,7 +236,7 @@ def test_one_bad_member_fails_alone_in_the_words_of_an_unbatched_run(folder):
     unbatched = Servable("m", 1, str(folder))
     wanted = run(unbatched, "positive", x=np.float32([-1]))
     unbatched.close()
-    with batched(folder, max_batch_size=8, batch_timeout_micros=WAIT) as servable:
+    with batched(folder, max_batch_size=3, batch_timeout_micros=WAIT) as servable:
         x = [{"x": np.float32([value])} for value in (1, 2, -1)]
         *good, bad = together(servable, "positive", x)
         assert [answer["y"].tolist() for answer in good] == [[1], [2]]
@@ -245,7 +245,7 @@ def test_one_bad_member_fails_alone_in_the_words_of_an_unbatched_run(folder):
 
 
 def test_different_shapes_fail_each_other_when_not_padded(folder):
-    with batched(folder, max_batch_size=8, batch_timeout_micros=WAIT) as servable:
+    with batched(folder, max_batch_size=2, batch_timeout_micros=WAIT) as servable:
         wanted = (
             "FAILED_PRECONDITION",
             "Tensors with name 'sums_x:0' from different tasks have different shapes and padding "

@@ -13,16 +13,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from google.protobuf.message import DecodeError
+from recorded import MESSAGES
 from tensorflow.core.framework import tensor_pb2, types_pb2
-from tensorflow_serving.apis import (
-    classification_pb2,
-    get_model_metadata_pb2,
-    get_model_status_pb2,
-    inference_pb2,
-    model_management_pb2,
-    predict_pb2,
-    regression_pb2,
-)
+from tensorflow_serving.apis import predict_pb2
 
 from export import CLASSIFY_METHOD, REGRESS_METHOD
 from export.server import BatchingParameters, Loader, RestOptions, ServedModel, Server, ServingError
@@ -32,13 +25,8 @@ pytestmark = pytest.mark.timeout(120)
 MANY = pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])
 PREDICTION, MODELS = "/tensorflow.serving.PredictionService/", "/tensorflow.serving.ModelService/"
 REQUESTS = {
-    PREDICTION + "Predict": predict_pb2.PredictRequest,
-    PREDICTION + "Classify": classification_pb2.ClassificationRequest,
-    PREDICTION + "Regress": regression_pb2.RegressionRequest,
-    PREDICTION + "MultiInference": inference_pb2.MultiInferenceRequest,
-    PREDICTION + "GetModelMetadata": get_model_metadata_pb2.GetModelMetadataRequest,
-    MODELS + "GetModelStatus": get_model_status_pb2.GetModelStatusRequest,
-    MODELS + "HandleReloadConfigRequest": model_management_pb2.ReloadConfigRequest,
+    (MODELS if name in ("GetModelStatus", "HandleReloadConfigRequest") else PREDICTION) + name: kind
+    for name, (kind, _) in MESSAGES.items()
 }
 RELOAD = MODELS + "HandleReloadConfigRequest"
 # What a request that is at fault ends with; INTERNAL is for bytes that are no message at all.
