@@ -4,6 +4,7 @@ As in `inference`, the rules and the wording of the errors are TensorFlow Servin
 what a signature has and, unless it is told to, not at its method name.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -30,34 +31,22 @@ class _Task(NamedTuple):
     result: classification_pb2.ClassificationResult | regression_pb2.RegressionResult
 
 
-def classify(
-    servable: Servable,
-    request: classification_pb2.ClassificationRequest,
-    clock: RequestClock | None = None,
-) -> classification_pb2.ClassificationResponse:
-    """Answers Classify on this servable, whatever model the request names."""
-    response = classification_pb2.ClassificationResponse()
-    return _answer_one(servable, request, response, CLASSIFY_METHOD, clock)
-
-
-def regress(
-    servable: Servable,
-    request: regression_pb2.RegressionRequest,
-    clock: RequestClock | None = None,
-) -> regression_pb2.RegressionResponse:
-    """Answers Regress on this servable, whatever model the request names."""
-    response = regression_pb2.RegressionResponse()
-    return _answer_one(servable, request, response, REGRESS_METHOD, clock)
-
-
-def _answer_one(servable: Servable, request, response, method: str, clock):
-    name = request.model_spec.signature_name or DEFAULT_SIGNATURE
+def _answer_one(method: str, kind: type, servable: Servable, request, clock=None):
+    """Answers Classify or Regress on this servable, whatever model the request names."""
+    name, response = request.model_spec.signature_name or DEFAULT_SIGNATURE, kind()
     if name not in servable.signatures:
         raise invalid(f"No signature was found with the name: {name}")
     task = _task(servable, servable.signatures[name], method, response.result)
     _run(servable, request.input, [task], clock)
     fill_spec(response.model_spec, request.model_spec, servable)
     return response
+
+
+# Of a servable, a request and, for a time limit, a clock.
+classify = functools.partial(
+    _answer_one, CLASSIFY_METHOD, classification_pb2.ClassificationResponse
+)
+regress = functools.partial(_answer_one, REGRESS_METHOD, regression_pb2.RegressionResponse)
 
 
 def multi_inference(

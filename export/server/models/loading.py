@@ -64,9 +64,8 @@ class Loader(ServableOptions):
 def warm_up(servable: Servable, iterations: int = 1) -> int:
     """Runs every request of the warm-up file, a TFRecord file of PredictionLog; counts them.
 
-    The model name in a request is ignored, as TensorFlow Serving ignores it. Where requests are
-    batched, those of one row are run at each larger size of a batch, too, for some 10 s at most.
-    Raises ServingError when the file is damaged, too long, or a request in it fails.
+    Where requests are batched, those of one row are run at each larger size of a batch, too, for
+    some 10 s at most. Raises ServingError when the file is at fault, or a request in it fails.
     """
     path = os.path.join(servable.path, WARMUP_FILE)
     if not iterations or not tf.io.gfile.exists(path):

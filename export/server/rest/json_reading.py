@@ -96,10 +96,6 @@ def _finite(digits: str) -> float:
     return number
 
 
-def _integer(digits: str) -> int:
-    return int(digits)
-
-
 def _first_values(pairs: list[tuple[str, object]]) -> dict[str, object]:
     members = dict(pairs)
     if len(members) < len(pairs):
@@ -108,4 +104,6 @@ def _first_values(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 _SMALL = json.JSONDecoder(object_pairs_hook=_first_values, parse_float=_finite)
-_LARGE = json.JSONDecoder(object_pairs_hook=_first_values, parse_float=_finite, parse_int=_integer)
+_LARGE = json.JSONDecoder(
+    object_pairs_hook=_first_values, parse_float=_finite, parse_int=lambda digits: int(digits)
+)

@@ -213,29 +213,25 @@ class Servable:
 
 def _load_error(path: str, tags: Sequence[str], error: BaseException) -> BaseException:
     """The loader's exception as the status TensorFlow Serving reports for the same folder."""
-    code, text = grpc.StatusCode.NOT_FOUND, str(error)
     if isinstance(error, (tf.errors.OpError, UnicodeDecodeError)):
         return ServingError.from_tensorflow(error)
+    code, text, message = grpc.StatusCode.NOT_FOUND, str(error), ""
     if isinstance(error, OSError) and "does not exist" in text:
-        return ServingError(
-            code,
+        message = (
             "Specified file path does not appear to contain a SavedModel bundle (should have a "
-            f"file called `saved_model.pb`)\nSpecified file path: {path}",
+            f"file called `saved_model.pb`)\nSpecified file path: {path}"
         )
-    if isinstance(error, OSError):  # half copied: the file ends before the message does
-        return ServingError(grpc.StatusCode.OUT_OF_RANGE, "Read less bytes than requested")
-    if isinstance(error, RuntimeError) and "MetaGraphDef" in text:
-        return ServingError(
-            code,
+    elif isinstance(error, OSError):  # half copied: the file ends before the message does
+        code, message = grpc.StatusCode.OUT_OF_RANGE, "Read less bytes than requested"
+    elif isinstance(error, RuntimeError) and "MetaGraphDef" in text:
+        message = (
             "Could not find meta graph def matching supplied tags: "
             f"{{ {' '.join(sorted(tags))} }}. To inspect available tag-sets in the SavedModel, "
-            "please use the SavedModel CLI: `saved_model_cli`",
+            "please use the SavedModel CLI: `saved_model_cli`"
         )
-    if isinstance(error, ValueError) and "checkpoint" in text:
-        return ServingError(
-            code, f"The variables of the SavedModel are missing or incomplete: {error}"
-        )
-    return error
+    elif isinstance(error, ValueError) and "checkpoint" in text:
+        message = f"The variables of the SavedModel are missing or incomplete: {error}"
+    return ServingError(code, message) if message else error
 
 
 def _compiled_nodes(meta_graph: meta_graph_pb2.MetaGraphDef) -> dict[str, str]:
