@@ -32,11 +32,8 @@ from export.server.status import RequestClock, ServingError, invalid, unexpected
 
 _WHICH = r"(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?"
 _PATHS = {
-    method: re.compile(pattern, re.IGNORECASE | re.ASCII)
-    for method, pattern in {
-        "POST": rf"/v1/models/([^/:]+){_WHICH}:(classify|regress|predict)",
-        "GET": rf"/v1/models(?:/([^/:]+))?{_WHICH}(?:/(metadata))?",
-    }.items()
+    "POST": re.compile(rf"(?ai)/v1/models/([^/:]+){_WHICH}:(classify|regress|predict)"),
+    "GET": re.compile(rf"(?ai)/v1/models(?:/([^/:]+))?{_WHICH}(?:/(metadata))?"),
 }
 # The characters of a path and a query (RFC 3986); others make no URI.
 _URI = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/?#]|%[0-9A-Fa-f]{2})*")
