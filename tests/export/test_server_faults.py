@@ -141,7 +141,7 @@ def test_clients_that_vanish_leave_nothing_behind(base, batching, vanish):
     with serving(base, batching) as served:
         counts = []
         for _ in range(3):
-            for number in range(20):
+            for number in range(10):
                 vanish(served, number)
             until(served.is_idle)
             assert served.is_well()
@@ -239,7 +239,7 @@ def test_connections_that_never_finish_hold_nobody_up(base):
     with serving(base) as served:
         assert served.is_well()
         before = taken()
-        silent = [socket.create_connection(("127.0.0.1", served.server.port)) for _ in range(210)]
+        silent = [socket.create_connection(("127.0.0.1", served.server.port)) for _ in range(105)]
         for number, connection in enumerate(silent):
             with contextlib.suppress(ConnectionError):  # it may refuse to listen any longer
                 connection.sendall(starts[number % len(starts)])
