@@ -275,15 +275,6 @@ def test_without_metrics_there_is_no_page(manager):
         assert ask(server, "GET", METRICS)[0] == 404
 
 
-def test_one_connection_serves_many_requests(server):
-    connection = http.client.HTTPConnection("localhost", server.port, timeout=30)
-    for number in range(20):
-        connection.request("POST", "/v1/models/toy:predict", json.dumps({"instances": [number]}))
-        answer = connection.getresponse()
-        assert json.loads(answer.read()) == {"predictions": [2.0 * number]}
-    connection.close()
-
-
 def test_a_chunked_body_and_one_that_is_announced(server):
     pieces = [b'{"instances"', b": [1.0, 2.5]}"]
     assert ask(server, "POST", "/v1/models/toy:predict", iter(pieces)) == DOUBLED
