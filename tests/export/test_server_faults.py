@@ -94,9 +94,9 @@ def rest_body(steps: int) -> bytes:
 
 
 @contextlib.contextmanager
-def serving(base, batching=None, rest_timeout_ms=30_000, rest_threads=None, **options):
+def serving(base, batching=None, rest_threads=None, **options):
     loader = Loader(batching=batching)
-    rest = RestOptions(port=0, timeout_ms=rest_timeout_ms, max_threads=rest_threads)
+    rest = RestOptions(port=0, max_threads=rest_threads)
     with Server(
         [ServedModel("m", str(base))], port=0, loader=loader, rest=rest, **options
     ) as server:
