@@ -1,5 +1,6 @@
 """Test settings: quiet TensorFlow, hypothesis without deadlines, test folders importable."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -18,6 +19,12 @@ sys.path.insert(0, str(Path(__file__).parent / "zoo"))
 settings.register_profile("zoo", deadline=None, max_examples=30, derandomize=True)
 settings.register_profile("fuzz", deadline=None, max_examples=200, print_blob=True)
 settings.load_profile(os.environ.get("ZOO_HYPOTHESIS", "zoo"))
+
+
+def pytest_collection_finish():
+    """Leaves all that is imported out of garbage collections, which Keras asks for often."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items):

@@ -25,7 +25,7 @@ import keras
 
 from zoo.config import ConfigError, config_dataclass, from_dict, read_json, to_dict
 from zoo.files import BundleError, file_sha256, inside, replacing
-from zoo.models.serialization import quantization_config
+from zoo.models.token_model import quantization_config
 from zoo.text.base import TextEncoder
 from zoo.text.config import TextConfig
 from zoo.text.lm import TextLM
@@ -61,7 +61,7 @@ class BundleConfig:
         head: options of the task's head, such as {"num_classes": 2}.
         labels: names of classes or tags, in the order of the model's outputs.
         text: how text is read; None for task "lm".
-        quantization: what `model.quantize` did, see `zoo.models.serialization`.
+        quantization: what `model.quantize` did, see `zoo.models.token_model`.
     """
 
     format_version: int

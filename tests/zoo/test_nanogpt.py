@@ -357,13 +357,14 @@ def test_published_activations(tmp_path):
     query, key, value = (
         part.reshape(*ids.shape, 3, 16).swapaxes(1, 2) for part in np.split(qkv, 3, axis=-1)
     )
-    projected = attention(ln1)
+    visible = np.tri(11, dtype=bool)
+    projected = attention(ln1, visible)
     residual = x + projected
     ln2 = block.feedforward_norm(residual)
     inner = block.feedforward.expand(ln2)
     gelu = activate(inner, "gelu_tanh")
     scores = keras.ops.matmul(query, keras.ops.transpose(key, (0, 1, 3, 2))) / 4
-    weights = keras.ops.softmax(keras.ops.where(np.tri(11, dtype=bool), scores, -np.inf))
+    weights = keras.ops.softmax(keras.ops.where(visible, scores, -np.inf))
     found = {
         "tok_emb": tokens,
         "pos_emb": places,
@@ -380,10 +381,10 @@ def test_published_activations(tmp_path):
         "fc": inner,
         "gelu": gelu,
         "mlp": block.feedforward.contract(gelu),
-        "mlpResid": block(x),
-        "block0": block(x),
-        "block1": backbone.blocks[1](block(x)),
-        "block2": backbone.blocks[2](backbone.blocks[1](block(x))),
+        "mlpResid": block(x, visible),
+        "block0": block(x, visible),
+        "block1": backbone.blocks[1](block(x, visible), visible),
+        "block2": backbone.blocks[2](backbone.blocks[1](block(x, visible), visible), visible),
         "ln_f": backbone(ids),
         "lm_head": model(ids),
         "probs": keras.ops.softmax(model(ids)),
@@ -394,9 +395,8 @@ def test_published_activations(tmp_path):
         expected = partials[name]
         assert values.shape == expected.shape, name
         np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-5, err_msg=name)
-    mask = np.tri(11, dtype=bool)
     np.testing.assert_allclose(
-        np.asarray(scores)[..., mask], partials["att"][..., mask], rtol=1e-5, atol=1e-5
+        np.asarray(scores)[..., visible], partials["att"][..., visible], rtol=1e-5, atol=1e-5
     )
 
 

@@ -12,8 +12,8 @@ from absl import logging
 
 from zoo.config import ConfigError, Fields, from_dict, read_json
 from zoo.files import BundleError, check_links, inside
+from zoo.models.build import count_backbone_weights
 from zoo.models.configs import ModelConfig
-from zoo.models.weight_counts import count_backbone_weights
 from zoo.tokenizers import BytePairTokenizer, Tokenizer, WordPieceTokenizer
 from zoo.tokenizers.bytepair.tokenizer import END_OF_TEXT
 from zoo.weights.assign import check_size

@@ -14,9 +14,8 @@ from absl import logging
 from zoo.bundle import Bundle, bundle_in_memory
 from zoo.config import ConfigError, Fields
 from zoo.files import BundleError, inside
-from zoo.models.build import build
+from zoo.models.build import build, count_backbone_weights
 from zoo.models.configs import BertConfig
-from zoo.models.weight_counts import count_backbone_weights
 from zoo.text.config import TextConfig
 from zoo.weights.assign import Source, assign_weights, check_size, listed, model_weights
 from zoo.weights.families import Tensors
