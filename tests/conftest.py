@@ -21,12 +21,6 @@ settings.register_profile("fuzz", deadline=None, max_examples=200, print_blob=Tr
 settings.load_profile(os.environ.get("ZOO_HYPOTHESIS", "zoo"))
 
 
-def pytest_collection_finish():
-    """Leaves all that is imported out of garbage collections, which Keras asks for often."""
-    gc.collect()
-    gc.freeze()
-
-
 def pytest_collection_modifyitems(items):
     """Tests marked `tensorflow_only` need graph functions; the JAX pass leaves them out."""
     if keras.backend.backend() == "tensorflow":
@@ -35,3 +29,16 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("tensorflow_only"):
             item.add_marker(skip)
+
+
+def pytest_collection_finish():
+    """Leave TensorFlow's million objects out of every later `gc.collect`, which took 0.8 s each."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def freeze_what_the_module_left():
+    """A worker's heap grows by graphs: Keras' own `gc.collect` took 4 s near the end of a run."""
+    yield
+    gc.freeze()
