@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from absl import flags
 
-from export.client import command as client_command
+from export.client import __main__ as client_command
 from export.client import printing
 from export.server import ServedModel, Server
 from export.server.config_files import read_credentials

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tensorflow.core.framework import tensor_pb2, types_pb2
 
-from export.client.messages import TensorProto
-from export.client.requests import build_example
+from export.client.messages import TensorProto, build_example
 from export.tensors import as_array, decode_tensor, encode_tensor
 
 NUMBERS = {

@@ -19,7 +19,6 @@ from export.closure import history
 from export.closure.__main__ import main
 from export.closure.check import check
 from export.closure.history import SERVING_VERSIONS, registry_of
-from export.precision.report import Prepared
 from export.saved_model import ExportError, export_saved_model
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -496,8 +495,7 @@ def test_the_exporter_refuses_and_leaves_nothing_behind(tmp_path, monkeypatch):
             self.methods, self.aliases = {}, {"serving_default": "generate"}
 
     monkeypatch.setattr(saved_model, "ServedModule", Served)
-    prepared = Prepared("float32", None, None, [], [], None)
-    monkeypatch.setattr(saved_model, "prepare", lambda *_: prepared)
+    monkeypatch.setattr(saved_model, "make_golden_pairs", lambda _: [])
     with pytest.raises(ExportError) as error:
         export_saved_model(None, tmp_path / "m", serving_version="2.21")
     text = str(error.value)

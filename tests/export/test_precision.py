@@ -177,7 +177,7 @@ def test_nothing_is_left_when_the_measuring_fails(tmp_path, monkeypatch):
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("export.saved_model.measure", full_disk)
+    monkeypatch.setattr("export.saved_model.write_report", full_disk)
     with pytest.raises(ExportError, match="No space left on device"):
         export_saved_model(make("classify"), tmp_path / "m", precision="int8")
     assert list((tmp_path / "m").iterdir()) == []

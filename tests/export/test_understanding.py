@@ -10,7 +10,8 @@ from absl import flags
 from old_releases import differences_on, findings
 from tiny_models import HEADS, make_bundle
 
-from export.client import Client, command
+from export.client import Client
+from export.client import __main__ as command
 from export.golden.pairs import read_golden_pairs
 from export.golden.replay import problems_of, replay_remotely
 from export.golden.requests import to_examples
