@@ -36,7 +36,7 @@ from export.signatures import ServedModule, declare
 from export.warmup import warmup_requests, write_warmup
 from zoo.bundle import Bundle
 
-_PARTIAL, _FLOAT32 = ".partial-", ".float32-"
+_PARTIAL = ".partial-"
 _LOCKED_SECONDS = 60  # between making a folder and locking it, generously
 
 
@@ -110,7 +110,7 @@ def export_saved_model(
                     f"the SavedModel does not answer as the Keras model does:\n  {lines}"
                 )
             if not is_float32:
-                with _unfinished(model_folder, _FLOAT32) as float32:
+                with _unfinished(model_folder, f"{_PARTIAL}float32-") as float32:
                     _save(bundle, float32)
                     write_report(precision, float32, partial, pairs, deviations, examples)
             partial.chmod(0o755)  # mkdtemp's 0700 would hide it from a server's user
@@ -182,7 +182,7 @@ def _unfinished(folder: Path, prefix: str) -> Iterator[Path]:
 
 def _remove_abandoned(folder: Path) -> None:
     """Removes what killed exports left: unfinished folders whose lock is free."""
-    for path in (*folder.glob(f"{_PARTIAL}*"), *folder.glob(f"{_FLOAT32}*")):
+    for path in folder.glob(f"{_PARTIAL}*"):
         with contextlib.suppress(OSError):  # in use, or gone meanwhile
             if time.time() - path.stat().st_mtime < _LOCKED_SECONDS:
                 continue

@@ -9,6 +9,7 @@ import math
 import os
 import ssl
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypedDict, TypeVar, Unpack
 
 import grpc
@@ -70,10 +71,16 @@ class Tls:
         if (self.cert_file is None) != (self.key_file is None):
             missing = "key_file" if self.key_file is None else "cert_file"
             raise ValueError(f"cert_file and key_file belong together: {missing} is missing")
-        ca, cert, key = map(self._read, ("ca_file", "cert_file", "key_file"))
+        content: dict[str, bytes | None] = {}
+        for name in ("ca_file", "cert_file", "key_file"):
+            path = getattr(self, name)
+            try:
+                content[name] = None if path is None else Path(path).read_bytes()
+            except OSError as error:
+                raise ValueError(f"{name}: cannot read {path}: {error.strerror}") from error
         # gRPC would open the channel, and then fail each request with a message of BoringSSL's.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        if ca is not None:
+        if self.ca_file is not None:
             try:
                 context.load_verify_locations(self.ca_file)
             except ssl.SSLError as error:
@@ -86,17 +93,9 @@ class Tls:
                     f"cert_file {self.cert_file} and key_file {self.key_file} must be a PEM "
                     f"certificate and its key, not encrypted: {error.reason or error}"
                 ) from error
-        return grpc.ssl_channel_credentials(ca, key, cert)
-
-    def _read(self, name: str) -> bytes | None:
-        path = getattr(self, name)
-        if path is None:
-            return None
-        try:
-            with open(path, "rb") as file:
-                return file.read()
-        except OSError as error:
-            raise ValueError(f"{name}: cannot read {path}: {error.strerror}") from error
+        return grpc.ssl_channel_credentials(
+            content["ca_file"], content["key_file"], content["cert_file"]
+        )
 
 
 class CallOptions(TypedDict, total=False):

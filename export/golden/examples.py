@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import keras
 import numpy as np
+import pydantic
 
 from export.golden.compare import Arrays, cosines
 from export.golden.pairs import strings
@@ -22,9 +23,9 @@ Send = Callable[[str, dict[str, np.ndarray]], Arrays]  # (signature, inputs) -> 
 _TASKS = {
     "classify": ("label", str, "label", "accuracy"),
     "pair": ("label", str, "label", "accuracy"),
-    "regress": ("target", (int, float), "outputs", ""),
+    "regress": ("target", float, "outputs", ""),
     "tag": ("tags", list, "tags", "tags that are right"),
-    "span": ("answer", (str, list), "answer", "exact match"),
+    "span": ("answer", str | list, "answer", "exact match"),
     "mlm": ("tokens", list, "tokens", "masks filled right"),
 }
 BATCH_SIZE = 16
@@ -62,7 +63,11 @@ def read_examples(path: str | os.PathLike[str], bundle: Bundle) -> Examples:
     task, functions = bundle.config.task, functions_of(bundle)
     signature = "score" if task == "lm" else next(iter(functions))
     names = input_names(functions[signature])
-    field, kind, *_ = _TASKS.get(task, ("", object))
+    fields: dict[str, Any] = dict.fromkeys(names, (str, ...))
+    field, kind, *_ = _TASKS.get(task, ("", None))
+    if field:
+        fields[field] = (Literal[bundle.config.labels] if field == "label" else kind, None)
+    schema = pydantic.create_model("Example", **fields)
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -72,26 +77,16 @@ def read_examples(path: str | os.PathLike[str], bundle: Bundle) -> Examples:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{path}:{number}: not JSON ({error})") from error
-        problem = ""
-        if not isinstance(record, dict):
-            raise ValueError(f"{path}:{number}: not a JSON object: {line:.60}")
-        missing = [name for name in names if not isinstance(record.get(name), str)]
-        value = record.get(field)
-        if missing:
-            problem = f"field {missing[0]!r} is missing or no string"
-        elif field in record and (not isinstance(value, kind) or isinstance(value, bool)):
-            problem = f"field {field!r} is {value!r}"
-        elif field == "label" and field in record and value not in bundle.config.labels:
-            problem = f"label {value!r} is none of {', '.join(bundle.config.labels)}"
-        elif rows and (field in record) != bool(expected):
-            problem = f"{field!r} must be in all lines or in none"
-        if problem:
-            raise ValueError(f"{path}:{number}: {problem}")
-        rows.append([record[name].encode() for name in names])
-        expected += [value] if field in record else []
+            example = schema.model_validate_json(line, strict=True)
+        except pydantic.ValidationError as error:
+            first = error.errors()[0]
+            where = f"field {first['loc'][0]!r}: " if first["loc"] else ""
+            raise ValueError(f"{path}:{number}: {where}{first['msg']}") from error
+        value = getattr(example, field, None)
+        if rows and (value is not None) != bool(expected):
+            raise ValueError(f"{path}:{number}: {field!r} must be in all lines or in none")
+        rows.append([getattr(example, name).encode() for name in names])
+        expected += [] if value is None else [value]
     if not rows:
         raise ValueError(f"--eval_data={path}: no examples in it")
     inputs = {name: strings(list(column)) for name, column in zip(names, zip(*rows))}
