@@ -8,8 +8,7 @@ python -m export.client --model=reader --set=question="Who?" --set=context="Ada 
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import grpc
 import numpy as np
@@ -136,10 +135,7 @@ def _ask(client: Client, values: flags.FlagValues) -> Mapping[str, np.ndarray]:
             f"model {values.model} has no signature {name}; its signatures: "
             f"{', '.join(sorted(known))}"
         )
-    calls: Mapping[str, Callable[..., Any]] = {
-        CLASSIFY_METHOD: client.classify,
-        REGRESS_METHOD: client.regress,
-    }
+    calls = {CLASSIFY_METHOD: client.classify, REGRESS_METHOD: client.regress}
     call = calls.get(known[name].method_name)
     if call is None:
         inputs = _to_inputs(known[name], given, batch)

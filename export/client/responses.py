@@ -15,43 +15,37 @@ from export.tensors import DTYPES, decode_tensor
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
-@dataclasses.dataclass(frozen=True)
-class _Served:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prediction:
+    """The response to Predict."""
+
     model: str
     version: int | None  # None if the server does not say
     signature: str
+    outputs: dict[str, np.ndarray]  # by their names in the signature; strings are `bytes` objects
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Prediction(_Served):
-    """The response to Predict."""
-
-    outputs: dict[str, np.ndarray]  # strings are arrays of `bytes` objects
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Classification(_Served):
+class Classification(Prediction):
     """The response to Classify."""
 
-    classes: np.ndarray  # (B, C) `bytes` objects; b"" where the signature has no classes
-    scores: np.ndarray  # (B, C) float32; 0 where the signature has no scores
+    @property
+    def classes(self) -> np.ndarray:
+        """(B, C) `bytes` objects; b"" where the signature has no classes."""
+        return self.outputs["classes"]
 
     @property
-    def outputs(self) -> dict[str, np.ndarray]:
-        """The arrays under the names that they have in the signature."""
-        return {"classes": self.classes, "scores": self.scores}
+    def scores(self) -> np.ndarray:
+        """(B, C) float32; 0 where the signature has no scores."""
+        return self.outputs["scores"]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Regression(_Served):
+class Regression(Prediction):
     """The response to Regress."""
 
-    values: np.ndarray  # (B,) float32
-
     @property
-    def outputs(self) -> dict[str, np.ndarray]:
-        """The array under the name that it has in the signature."""
-        return {"outputs": self.values}
+    def values(self) -> np.ndarray:
+        """(B,) float32."""
+        return self.outputs["outputs"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,13 +123,13 @@ def classification(spec: message.Message, result: message.Message) -> Classifica
     table = [row.classes for row in result.classifications]
     classes = np.array([[one.label.encode() for one in row] for row in table], dtype=object)
     scores = np.array([[one.score for one in row] for row in table], np.float32)
-    return Classification(*_served(spec), classes, scores)
+    return Classification(*_served(spec), {"classes": classes, "scores": scores})
 
 
 def regression(spec: message.Message, result: message.Message) -> Regression:
     """Of a ModelSpec and a RegressionResult."""
     values = np.array([one.value for one in result.regressions], np.float32)
-    return Regression(*_served(spec), values)
+    return Regression(*_served(spec), {"outputs": values})
 
 
 def several(response: Any, names: Iterable[str]) -> dict[str, Classification | Regression]:
