@@ -18,7 +18,7 @@ from export import CLASSIFY_METHOD, DEFAULT_SIGNATURE, REGRESS_METHOD
 from export.client.client import Client, Tls
 from export.client.printing import readable, rows
 from export.client.responses import RequestError, Signature
-from zoo.output_pipe import outlive_readers
+from zoo.output import outlive_readers
 
 # What gRPC says of a connection that was opened and then failed; a server that wants TLS closes it.
 _TLS_MARKS = ("handshake", "verification", "socket closed", "reset")

@@ -19,7 +19,7 @@ from trainers.report.sections import (
     tagging_sections,
 )
 from trainers.report.tag_scores import tag_scores
-from zoo.markdown import cell, table
+from zoo.output import cell, table
 
 NASTY = "a|b `c` *d* <b>\n\nx\ty $z$ \\ [l](u) &amp; \u202e\ud800" + " long" * 100
 

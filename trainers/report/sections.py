@@ -13,7 +13,7 @@ from trainers.report.figures import confusion_counts, draw_calibration, draw_con
 from trainers.report.scores import Predictions, calibration_error, confused_pairs, partner_ranks
 from trainers.report.squad_scores import answer_scores
 from trainers.report.tag_scores import are_entities, entity_spans
-from zoo.markdown import cell, table
+from zoo.output import cell, table
 
 _CONFUSION_FILE, _CALIBRATION_FILE = "confusion.png", "calibration.png"
 _MISTAKES = 10  # rows of a table of them
