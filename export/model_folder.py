@@ -38,9 +38,8 @@ pad_variable_length_inputs: false
 
 
 def find_versions(base_path: str | os.PathLike[str]) -> dict[int, str] | None:
-    """Version number -> folder, for all in a model's folder; None when there is no such path.
+    """Version number -> folder, of all that are named by digits; None when there is no such path.
 
-    Names that are not digits only, as those of folders still being written, are passed over.
     tf.errors.OpError where the storage cannot be read.
     """
     if not tf.io.gfile.isdir(base_path):
@@ -57,10 +56,7 @@ def find_versions(base_path: str | os.PathLike[str]) -> dict[int, str] | None:
 
 
 def newest_version(model_folder: Path) -> Path:
-    """The version folder with the highest number, or the folder itself if it is a SavedModel.
-
-    ValueError where there is none.
-    """
+    """The version folder with the highest number, or the folder itself if it is a SavedModel."""
     if (model_folder / SAVED_MODEL_FILE).is_file():
         return model_folder
     versions = find_versions(model_folder)

@@ -26,10 +26,8 @@ _METHODS = {"classify": CLASSIFY_METHOD, "regress": REGRESS_METHOD}
 class ServedModule(tf.Module):
     """The object that is written as a SavedModel: weights and signatures, nothing of Keras.
 
-    Attributes:
-        functions: signature name -> tf.function.
-        methods: signature name -> method name, of those that read tf.Examples.
-        aliases: "serving_default" -> the signature that it is another name of.
+    `functions` are by signature name, `methods` the method names of those that read tf.Examples;
+    `aliases` has the signature that "serving_default" is another name of.
     """
 
     def __init__(self, bundle: Bundle):

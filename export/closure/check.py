@@ -61,17 +61,9 @@ class Finding:
 
 
 def check(folder: Path, serving_version: str = DEFAULT_SERVING_VERSION) -> list[Finding]:
-    """Finds what keeps a release from running a SavedModel.
+    """What keeps a release, "2.19.1" or "2.19", from running a SavedModel, in the graph's order.
 
-    Args:
-        folder: the folder with `saved_model.pb`.
-        serving_version: "2.19.1", or "2.19" for any release of that number.
-
-    Returns:
-        Findings in the order of the graph, none if the release can run all of it.
-
-    Raises:
-        ValueError: no such release is known, or the folder holds no SavedModel for servers.
+    ValueError where no such release is known, or the folder holds no SavedModel for servers.
     """
     registry = registry_of(serving_version)
     meta_graph = _read(Path(folder))

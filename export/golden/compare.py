@@ -103,10 +103,9 @@ class Deviation:
 def deviations(before: Sequence[GoldenPair], after: Sequence[GoldenPair]) -> list[Deviation]:
     """Compares a reduced model's answers to those `before`, to the same requests.
 
-    Tolerances are for: probabilities (classes, tags, spans, masks, next tokens) by their
-    difference, log-likelihoods by their own size (or a nat for each token, if that is more),
-    vectors by cosine, regressions by the range of the answers. There is one Deviation for each
-    output and measure, the worst over all requests.
+    One for each output and measure, the worst over all requests. Probabilities are compared by
+    difference, log-likelihoods by their size (or a nat for each token, if that is more), vectors by
+    cosine, regressions by the range of the answers.
     """
     found: dict[tuple[str, str], float] = {}
     for old, new in zip(before, after, strict=True):
@@ -176,10 +175,9 @@ def _candidate_deviations(before: Arrays, after: Arrays) -> Iterator[tuple[str, 
 def loosened(before: Sequence[GoldenPair], after: Sequence[GoldenPair]) -> list[GoldenPair]:
     """The pairs `after`, allowing as much as two faithful roundings of `before` may differ by.
 
-    For a model whose rounding shows in its answers (bfloat16 products): another machine, or another
-    batch size, rounds otherwise. Its answers are about as far from the float32 model's as ours, so
-    they are at most twice that far from ours; the same goes for counts of other strings and
-    integers, and one more near a tie.
+    For bfloat16 products: another machine, or another batch size, rounds otherwise. Its answers are
+    about as far from the float32 model's as ours, so at most twice that far from ours; likewise
+    counts of other strings and integers, and one more near a tie.
     """
     moved: dict[tuple[str, str], float] = {}
     for old, new in zip(before, after, strict=True):

@@ -40,15 +40,10 @@ def reduce_bundle(
 ) -> Bundle:
     """The same bundle around a copy of its model that holds its large weights in `precision`.
 
-    Matrices of at least `SMALLEST` values that dense layers and LSTM cells multiply by, and tables
-    of embeddings of that size, become bfloat16, or int8 with a float32 scale for each output
-    channel (of a table: for each entry). Biases, norms and small matrices stay float32, and the
-    model computes in float32 as before, with one exception: with "bfloat16" the dense layers of
-    an encoder's backbone multiply bfloat16 numbers. A language model of "int8" writes tokens with
-    products of integers, where the release has them (from 2.17 on): they are as exact and faster.
-
-    Raises ValueError for an unknown precision, LoRA factors that are not merged, and a model that
-    Keras has quantized already.
+    Large matrices of dense layers and LSTM cells and large tables of embeddings become bfloat16, or
+    int8 with a float32 scale for each output. All is computed in float32 as before, but with
+    "bfloat16" the dense layers of an encoder's backbone, and with "int8" a language model's writing
+    of tokens, where the release has products of integers (from 2.17 on): as exact, and faster.
     """
     if precision not in PRECISIONS:
         raise ValueError(
@@ -76,10 +71,9 @@ def reduce_bundle(
 
 
 def may_depend_on_batch(bundle: Bundle, precision: str) -> bool:
-    """Whether answers of the reduced model are equal only up to rounding from batch to batch.
+    """Whether answers differ from batch to batch by as much as bfloat16 is rounded.
 
-    A sum of float32 products differs in its last bits with the size of the batch. Rounded to
-    bfloat16, it now and then differs by as much as bfloat16 does.
+    Sums of float32 products differ in their last bits: seldom, but then it shows once rounded.
     """
     return precision == "bfloat16" and not bundle.model.backbone.is_causal
 

@@ -20,10 +20,9 @@ _PIECE = 1 << 21
 
 
 class ReducedWeight(keras.layers.Layer):
-    """A matrix that a layer multiplies by, or a table whose rows it looks up, or both.
+    """A matrix (inputs, outputs) that a layer multiplies by, or a table whose rows it looks up.
 
-    With `outputs_first` it is (outputs, inputs), as tables of embeddings are and as a wide
-    projection is read fastest; else (inputs, outputs), as kernels are.
+    With `outputs_first` it is (outputs, inputs), as tables are.
     """
 
     def __init__(self, name: str, outputs_first: bool):
@@ -120,11 +119,9 @@ class Bfloat16Product(Bfloat16Weight):
 
 
 class Int8Weight(ReducedWeight):
-    """A weight of int8 with a float32 scale for each output, symmetric around zero.
+    """A weight of int8 with a float32 scale for each output: max |its weights| / 127, or 1.
 
-    weight = int8 x scale, scale = max |weights of the output| / 127, or 1 where all are zero. A
-    product is of float32 numbers; as the scale is the same along what a product sums over, it is
-    applied to the sum.
+    The scale is the same along what a product sums over: it is applied to the sum.
     """
 
     def __init__(self, name: str, matrix: np.ndarray, outputs_first: bool = False):
