@@ -1,6 +1,7 @@
 """Exports with fewer bits: size, answers, report, and the refusal of what moves too far."""
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -10,12 +11,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
 import zoo
 from export.golden.pairs import read_golden_pairs
 from export.model_folder import CARD_FILE, GOLDEN_FILE, PRECISION_REPORT_FILE
-from export.precision.reduce import reduce_bundle
+from export.precision.reduce import SMALLEST, reduce_bundle
 from export.precision.report import _markdown, compare_answers
 from export.saved_model import ExportError, export_saved_model
 from zoo.bundle import bundle_in_memory
@@ -129,8 +131,11 @@ def assert_no_refused_op(path):
     nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
     refused = re.compile(r"Xla|PyFunc|(?<!_)Quantize|Dequantize|ResourceGather")
     assert not {node.op for node in nodes if refused.search(node.op)}
-    # The weights are small in the graph, too: no folded copy of them.
-    assert graph.ByteSize() < 3e6
+    # The weights are small in the graph, too: no folded copy of them among its constants.
+    kinds = (types_pb2.DT_FLOAT, types_pb2.DT_BFLOAT16, types_pb2.DT_INT8)
+    values = (node.attr["value"].tensor for node in nodes if node.op == "Const")
+    shapes = [[dim.size for dim in one.tensor_shape.dim] for one in values if one.dtype in kinds]
+    assert max(map(math.prod, shapes)) < SMALLEST
 
 
 def outliers():
