@@ -22,14 +22,7 @@ from tornado.httpserver import HTTPServer
 from export.server.metrics import Metrics
 from export.server.models.manager import Manager
 from export.server.rest.options import Memory, MemoryShare, RestOptions, TooLarge
-from export.server.rest.routes import (
-    PHRASES,
-    Answer,
-    Request,
-    RestApi,
-    error_answer,
-    page,
-)
+from export.server.rest.routes import PHRASES, Answer, Request, RestApi, error_answer, page
 from export.server.status import RequestClock, ServingError, timed_out, unexpected
 
 _THREADS = 16

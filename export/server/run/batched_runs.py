@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 import grpc
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.framework import function_pb2, graph_pb2, tensor_pb2
+from tensorflow.core.framework import graph_pb2, tensor_pb2
 
 from export.server.api.tensors import encode_tensor
 from export.server.run.batching import BatchingParameters
@@ -38,6 +38,7 @@ _SHAPES = re.compile(
     r"(?:Dimensions|Ranks) of .*shape\[0\] = (\[.*?\]) vs\. shape\[\d+\] = (\[.*?\])"
 )
 
+_Names = Sequence[str]
 Run = Callable[[Sequence[str], Sequence[np.ndarray], Sequence[str]], Sequence]
 
 
@@ -52,20 +53,13 @@ class _BatchedGraph:
     it is None where they are not. Raises _NotBatchable.
     """
 
-    def __init__(
-        self,
-        graph: tf.Graph,
-        library: function_pb2.FunctionDefLibrary,
-        feeds: Sequence[str],
-        fetches: Sequence[str],
-        ranks: Sequence[int] | None,
-        parameters: BatchingParameters,
-        queue: str,
-    ):
+    def __init__(self, runs: "BatchedRuns", feeds: _Names, fetches: _Names, ranks, queue: str):
+        graph, parameters = runs.graph, runs.parameters
         self._feeds, self._fetches = feeds, fetches
         self._ranks = ranks or [1] * len(feeds)
         inside, self._captured = _between(graph, feeds, fetches)
-        self._nodes = graph_pb2.GraphDef(library=library, node=[op.node_def for op in inside])
+        nodes = [operation.node_def for operation in inside]
+        self._nodes = graph_pb2.GraphDef(library=runs.library, node=nodes)
         with graph.as_default(), tf.control_dependencies(None), graph.device(None):
             flat = [tf.compat.v1.placeholder(tf.float64, [None])]  # (B,) deadlines
             for feed, rank in zip(feeds, self._ranks, strict=True):
@@ -126,9 +120,7 @@ class _BatchedGraph:
         return [tf.identity(tensors[name]) for name in self._fetches]
 
 
-def _between(
-    graph: tf.Graph, feeds: Sequence[str], fetches: Sequence[str]
-) -> tuple[list[tf.Operation], dict[str, tf.Tensor]]:
+def _between(graph: tf.Graph, feeds: _Names, fetches: _Names) -> tuple[list, dict[str, tf.Tensor]]:
     """The operations to copy, and the tensors that come from what is not copied."""
     pending: list[tf.Tensor | tf.Operation] = [*map(graph.get_tensor_by_name, fetches)]
     inside: dict[tf.Operation, None] = {}
@@ -198,8 +190,8 @@ class BatchedRuns:
     """
 
     def __init__(self, graph: tf.Graph, run: Run, parameters: BatchingParameters):
-        self._graph, self._run, self._parameters = graph, run, parameters
-        self._library = graph.as_graph_def().library
+        self.graph, self._run, self.parameters = graph, run, parameters
+        self.library = graph.as_graph_def().library
         self._queues: dict[tuple, _BatchedGraph | None] = {}
         self._lock = threading.Lock()
 
@@ -210,11 +202,7 @@ class BatchedRuns:
 
         None when this run has to go by itself: a request of no rows (it would wait for others),
         tensors that no function can compute, or a batch whose run failed: by themselves the
-        requests that were at fault fail, and no others.
-
-        Raises ServingError: INVALID_ARGUMENT when the values do not share dimension 0 or are too
-        many rows, UNAVAILABLE when the queue is full, RESOURCE_EXHAUSTED when the deadline passed
-        in the queue, DEADLINE_EXCEEDED when it passed in the run.
+        requests that were at fault fail, and no others. Raises ServingError.
         """
         named = dict(sorted(feeds.items()))
         if any(value.ndim == 0 for value in named.values()):
@@ -222,7 +210,7 @@ class BatchedRuns:
         if len({len(value) for value in named.values()}) > 1:
             raise invalid("Batching Run() input tensors must have equal 0th-dimension size")
         rows = len(next(iter(named.values())))
-        padding = self._parameters.pad_variable_length_inputs
+        padding = self.parameters.pad_variable_length_inputs
         ranks = tuple(value.ndim for value in named.values()) if padding else None
         queue = self._queue(tuple(named), tuple(fetches), ranks) if rows else None
         if queue is None:
@@ -244,19 +232,13 @@ class BatchedRuns:
             raise timed_out()
         return found
 
-    def _queue(
-        self, feeds: tuple[str, ...], fetches: tuple[str, ...], ranks: tuple[int, ...] | None
-    ) -> _BatchedGraph | None:
-        key = feeds, fetches, ranks
+    def _queue(self, *key: tuple | None) -> _BatchedGraph | None:
         with self._lock:
             if key not in self._queues and len(self._queues) < _MAX_QUEUES:
                 try:
-                    self._queues[key] = _BatchedGraph(
-                        *(self._graph, self._library, feeds, fetches, ranks, self._parameters),
-                        queue=str(len(self._queues)),
-                    )
+                    self._queues[key] = _BatchedGraph(self, *key, queue=str(len(self._queues)))
                 except _NotBatchable as error:
-                    LOG.warning("requests to %s run one by one: %s", ", ".join(fetches), error)
+                    LOG.warning("requests to %s run one by one: %s", ", ".join(key[1]), error)
                     self._queues[key] = None
             return self._queues.get(key)
 
