@@ -95,7 +95,7 @@ class LanguageModelTask(RunningTextTask):
 
     def order(self) -> WindowOrder:
         config, ids = self.config, self.corpus.train_ids
-        return pipeline.window_order(ids, config.batch_size, self.length, config.seed, self.segment)
+        return pipeline.WindowOrder(ids, config.batch_size, self.length, config.seed, self.segment)
 
     def evaluate(self, logs: dict[str, float]) -> dict[str, float]:
         """As `RunningTextTask`, and bits a character, which compares tokenizers.

@@ -102,7 +102,7 @@ class MaskedLanguageModelTask(RunningTextTask):
 
     def order(self) -> WindowOrder:
         config, ids = self.config, self.corpus.train_ids
-        return pipeline.window_order(ids, config.batch_size, self.window, config.seed)
+        return pipeline.WindowOrder(ids, config.batch_size, self.window, config.seed)
 
     def _masked(self, ids, real, step, scale=None):
         """Inputs, labels (B, P) and weights (B, P) of windows (B, T - 2).
