@@ -1,5 +1,6 @@
 """BERT and the LSTM encoders as backbones: what a hidden state may depend on; BERT's equations."""
 
+import functools
 import math
 
 import keras
@@ -17,10 +18,11 @@ numpy = ops.convert_to_numpy
 LENGTHS = np.array([7, 1, 4])
 
 
-def make_backbone(name, **overrides):
+@functools.cache
+def make_backbone(name):
     keras.utils.set_random_seed(0)
     config = ENCODER_CONFIGS[name]
-    backbone = BACKBONES[config.family](config, **overrides)
+    backbone = BACKBONES[config.family](config)
     backbone(np.zeros((1, 2), "int32"))
     return backbone
 

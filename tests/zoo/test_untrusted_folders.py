@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import zoo
-from zoo.models.weight_counts import count_weights
+from zoo.models.build import count_weights
 from zoo.presets import tasks_for
 from zoo.tokenizers import TOKENIZERS
 from zoo.tokenizers.bytepair.vocabulary import ALPHABET
