@@ -131,13 +131,6 @@ def test_tags_stand_at_their_places(models, texts):
         assert np.all(np.diff(answer["start"][row][words]) > 0)
 
 
-def test_every_word_of_a_long_text_has_a_tag(models):
-    answer = ask(models["tag"], ["word " * 1000 + "end"])
-    assert answer["tokens"].shape == (1, 1001)
-    assert answer["tokens"][0, -1] == b"end"
-    assert not np.any(answer["tags"] == b"")
-
-
 def test_inside_tags_follow_their_own_kind():
     types, begins = bio_tables(("O", "B-PER", "I-PER", "I-LOC", "NOUN"))
     assert types[1] == types[2] != types[3]
@@ -246,11 +239,6 @@ def test_masks_of_byte_pairs_are_filled(piece):
     assert list(partial["text"]) == list(answer["text"])
 
 
-def test_vectors_have_length_one(models):
-    vectors = ask(models["embed"], TEXTS)["embedding"]
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
-
-
 def test_what_does_not_fit_is_refused(models):
     model = models["classify"].model
     with pytest.raises(ValueError, match="2 labels for a model with 3 outputs"):
@@ -296,3 +284,4 @@ def test_a_hundred_kilobytes_are_read(models, task):
     if task == "tag":
         assert answer["tokens"].shape[1] == 2 * 16667 + 2
         assert answer["tokens"][0, -2].decode() == "\u00e9nd"
+        assert not np.any(answer["tags"] == b"")
