@@ -19,8 +19,6 @@ from zoo.weights import nanogpt
 from zoo.weights.assign import model_weights
 from zoo.weights.nanogpt import add_special_ids, load_model
 
-pytestmark = pytest.mark.usefixtures("eager_functions")
-
 LAYERS, HEADS, WIDTH, BLOCK, VOCABULARY = 2, 2, 8, 7, 5
 CONFIG = {
     "n_layer": LAYERS,
