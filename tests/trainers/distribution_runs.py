@@ -25,8 +25,7 @@ from trainers.distribution import Distribution, make_distribution
 from trainers.distribution.strategies import mirrored_strategy
 from trainers.distribution.strategy_loop import StrategyLoop
 from trainers.fit import KerasLoop, validation_batches
-from trainers.optim.muon import Muon
-from trainers.optim.optimizers import make_optimizer
+from trainers.optim.optimizers import Muon, make_optimizer
 from trainers.tasks import Task, make_task
 
 STEPS, EVERY = 20, 10
