@@ -68,13 +68,18 @@ def load_initial(model: keras.Model, source: keras.Model, drop_layers: int = 0) 
         )
     here, there = backbone_weights(model.backbone), backbone_weights(source.backbone)
     there = {k: w for k, w in there.items() if not expected <= stack_index(k) < math.inf}
-    shared = [name for name in here if name in there]
-    problems = {
-        name: f"{name} is {_shape(there, name)} there and {_shape(here, name)} here"
-        for name in sorted(here.keys() | there.keys())
-        if (name not in shared and not _of_head(name))
-        or (name in shared and not _fits(name, here[name].shape, there[name].shape))
-    }
+    problems = {}
+    for name in sorted(here.keys() | there.keys()):
+        shape, source = (tuple(w[name].shape) if name in w else None for w in (here, there))
+        if None in (shape, source):
+            fits = _of_head(name)
+        elif name.startswith("position_embedding/"):
+            fits = shape[0] <= source[0] and shape[1:] == source[1:]
+        else:
+            fits = shape == source
+        if not fits:
+            found = f"{source or 'missing'} there and {shape or 'missing'} here"
+            problems[name] = f"{name} is {found}"
     if problems:
         positions_fit = not any(name.startswith("position_embedding/") for name in problems)
         keys = _SHAPES - {"context_length"} if positions_fit else _SHAPES
@@ -82,6 +87,7 @@ def load_initial(model: keras.Model, source: keras.Model, drop_layers: int = 0) 
             f"finetune.init_from is a model of another shape: {'; '.join(problems.values())}. "
             + _advice(*settings, keys)
         )
+    shared = [name for name in here if name in there]
     for name in shared:
         rows = here[name].shape[0]  # all of them, or the first of the learned positions
         here[name].assign(keras.ops.convert_to_numpy(there[name])[:rows])
@@ -119,16 +125,6 @@ def apply_freezing(model: keras.Model, config: FineTuneConfig) -> int:
 def _of_head(name: str) -> bool:
     """What is kept in a backbone and serves a head alone: pooler, untied output projection."""
     return name.startswith("pooler/") or name.endswith("/reverse_embeddings")
-
-
-def _fits(name: str, here: tuple, there: tuple) -> bool:
-    if name.startswith("position_embedding/"):
-        return here[0] <= there[0] and here[1:] == there[1:]
-    return here == there
-
-
-def _shape(weights: dict[str, keras.Variable], name: str) -> str:
-    return str(tuple(weights[name].shape)) if name in weights else "missing"
 
 
 def _advice(here: dict, there: dict, keys: set[str]) -> str:

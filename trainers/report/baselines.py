@@ -70,8 +70,6 @@ def tfidf_similarities(
 ) -> np.ndarray:
     """Cosines (N, N) of the TF-IDF vectors of texts and of their partners."""
     vectorizer = _fitted(train_texts)
-    if vectorizer is None:
-        return np.ones((len(texts), len(partners)))
     return (vectorizer.transform(texts) @ vectorizer.transform(partners).T).toarray()
 
 
@@ -171,8 +169,8 @@ def _terms(text: str) -> set[str]:
     return {*words, *pairs}
 
 
-def _fitted(texts: Sequence[str]) -> TfidfVectorizer | None:
-    """A vectorizer that knows the terms of some texts; None where they have none at all."""
+def _fitted(texts: Sequence[str]) -> TfidfVectorizer:
+    """A vectorizer that knows the terms of some texts."""
     letters = Counter(bool(CJK.match(c)) for text in texts for c in text if c.isalnum())
     # Terms that occur once cost time and teach little, once there are many texts.
     options = {"sublinear_tf": True, "min_df": 2 if len(texts) >= 1000 else 1}
@@ -183,14 +181,12 @@ def _fitted(texts: Sequence[str]) -> TfidfVectorizer | None:
         vectorizer = TfidfVectorizer(token_pattern=words, ngram_range=(1, 2), **options)
     try:
         return vectorizer.fit(texts)
-    except ValueError:
-        return None
+    except ValueError:  # no text has any term: class priors are learned
+        return TfidfVectorizer(vocabulary=["none"]).fit(texts)
 
 
 def _text_features(train_texts, test_texts, pairs) -> list:
     vectorizer = _fitted([*train_texts, *(pairs[0] if pairs else ())])
-    if vectorizer is None:  # one constant column, so that class priors are learned
-        return [np.ones((len(texts), 1)) for texts in (train_texts, test_texts)]
     features = []
     for texts, seconds in zip((train_texts, test_texts), pairs or (None, None)):
         of_text = vectorizer.transform(texts)
