@@ -107,12 +107,12 @@ def write_keras_hub(folder: Path) -> None:
     """`folder/keras_hub/1`, the SavedModel of keras-hub's classifier."""
     import keras_hub
 
-    from zoo.weights.safetensors_files import open_weights
+    from zoo.weights.safetensors_files import WeightFiles
 
     backbone = keras_hub.models.BertBackbone.from_preset(str(folder / "hf"))
     model = keras_hub.models.BertTextClassifier(backbone, num_classes=CLASSES, dropout=0.0)
-    with open_weights(folder / "hf") as weights:
-        kernel, bias = (weights.read(f"classifier.{name}") for name in ("weight", "bias"))
+    weights = WeightFiles(folder / "hf")
+    kernel, bias = (weights.read(f"classifier.{name}") for name in ("weight", "bias"))
     model.get_layer("logits").set_weights([kernel.T, bias])
     model.export(str(folder / "keras_hub" / "1"), format="tf_saved_model", verbose=False)
 

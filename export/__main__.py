@@ -13,7 +13,7 @@ from absl import app, flags, logging
 
 from export.closure.history import DEFAULT_SERVING_VERSION
 from export.quick_start import leave_out_unused
-from zoo.output_pipe import outlive_readers, quiet_imports
+from zoo.output import outlive_readers, quiet_imports
 
 _WORKDIR = flags.DEFINE_string(
     "workdir",

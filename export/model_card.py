@@ -16,7 +16,7 @@ from export import CLASSIFY_METHOD, DEFAULT_SIGNATURE, INIT_OP, REGRESS_METHOD
 from export.golden.pairs import ATOL, RTOL, GoldenPair
 from export.model_folder import CARD_FILE, read_saved_model
 from zoo.bundle import Bundle
-from zoo.markdown import cell, table
+from zoo.output import cell, table
 
 _PAGE = """\
 # {title}, version {version}

@@ -23,7 +23,7 @@ from export.golden.pairs import read_golden_pairs
 from export.golden.replay import Replay, problems_of, replay_locally, replay_remotely, summary
 from export.model_folder import BATCHING_FILE, GOLDEN_FILE, newest_version
 from export.server.run.batching import read_batching_parameters
-from zoo.output_pipe import outlive_readers
+from zoo.output import outlive_readers
 
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the model, or of one version.")
 _SERVER = flags.DEFINE_string("server", None, "host:port of a server. Default: no server at all.")

@@ -20,7 +20,7 @@ from absl import app, flags, logging
 
 from trainers.config import TASK_NAMES, TrainConfig, describe_keys, with_overrides
 from trainers.recipes.registry import describe_recipes, find_recipe
-from zoo.output_pipe import outlive_readers, quiet_imports
+from zoo.output import outlive_readers, quiet_imports
 
 _RECIPE = flags.DEFINE_string("recipe", None, "Name of a recipe; --list shows them.")
 _TASK = flags.DEFINE_enum(

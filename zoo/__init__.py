@@ -46,64 +46,31 @@ if TYPE_CHECKING:
         load_tokenizer,
     )
 
-_NAMES_IN = {
-    "zoo.bundle": "Bundle save",
-    "zoo.config": "ConfigError",
-    "zoo.files": "BundleError",
-    "zoo.loading": "load",
-    "zoo.models.bert": "BertBackbone",
-    "zoo.models.build": "HEADS build",
-    "zoo.models.configs": "BertConfig GPTConfig LSTMConfig",
-    "zoo.models.encoder_heads": (
-        "Classifier MaskedLM PairClassifier Regressor SentenceEncoder SpanPredictor Tagger"
-    ),
-    "zoo.models.gpt": "GPTBackbone",
-    "zoo.models.causal_lm": "CausalLM",
-    "zoo.models.lstm": "LSTMBackbone",
-    "zoo.presets": "PRESETS preset_config",
-    "zoo.text.config": "CleaningConfig TextConfig",
-    "zoo.text.lm": "TextLM",
-    "zoo.tokenizers": (
-        "BytePairTokenizer ByteTokenizer CharacterTokenizer SentencePieceTokenizer "
-        "WordPieceTokenizer load_tokenizer"
-    ),
+# The same once more, for the time when a name is used.
+_MODULE_OF = {
+    name: module
+    for module, names in {
+        "zoo.bundle": "Bundle save",
+        "zoo.config": "ConfigError",
+        "zoo.files": "BundleError",
+        "zoo.loading": "load",
+        "zoo.models.bert": "BertBackbone",
+        "zoo.models.build": "HEADS build",
+        "zoo.models.causal_lm": "CausalLM",
+        "zoo.models.configs": "BertConfig GPTConfig LSTMConfig",
+        "zoo.models.encoder_heads": "Classifier MaskedLM PairClassifier Regressor SentenceEncoder "
+        "SpanPredictor Tagger",
+        "zoo.models.gpt": "GPTBackbone",
+        "zoo.models.lstm": "LSTMBackbone",
+        "zoo.presets": "PRESETS preset_config",
+        "zoo.text.config": "CleaningConfig TextConfig",
+        "zoo.text.lm": "TextLM",
+        "zoo.tokenizers": "BytePairTokenizer ByteTokenizer CharacterTokenizer "
+        "SentencePieceTokenizer WordPieceTokenizer load_tokenizer",
+    }.items()
+    for name in names.split()
 }
-_MODULE_OF = {name: module for module, names in _NAMES_IN.items() for name in names.split()}
-
-__all__ = [
-    "HEADS",
-    "PRESETS",
-    "BertBackbone",
-    "BertConfig",
-    "Bundle",
-    "BundleError",
-    "BytePairTokenizer",
-    "ByteTokenizer",
-    "CausalLM",
-    "CharacterTokenizer",
-    "Classifier",
-    "CleaningConfig",
-    "ConfigError",
-    "GPTBackbone",
-    "GPTConfig",
-    "LSTMBackbone",
-    "LSTMConfig",
-    "MaskedLM",
-    "PairClassifier",
-    "Regressor",
-    "SentenceEncoder",
-    "SentencePieceTokenizer",
-    "SpanPredictor",
-    "Tagger",
-    "TextConfig",
-    "TextLM",
-    "WordPieceTokenizer",
-    "build",
-    "load",
-    "load_tokenizer",
-    "preset_config",
-    "save",
-]
+__all__ = sorted(_MODULE_OF)
 
 
 def __dir__() -> list[str]:

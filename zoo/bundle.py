@@ -23,16 +23,16 @@ from typing import Any
 
 import keras
 
-from zoo.config import ConfigError, config_dataclass, from_dict, read_json, to_dict
-from zoo.files import BundleError, file_sha256, inside, replacing
+from zoo.config import Fields, config_dataclass, from_dict, to_dict
+from zoo.files import BundleError, blaming, file_sha256, inside, replacing
 from zoo.models.serialization import quantization_config
 from zoo.text.base import TextEncoder
 from zoo.text.config import TextConfig
 from zoo.text.lm import TextLM
 from zoo.text.models import TEXT_MODELS
 from zoo.tokenizers import Tokenizer
-from zoo.weights.huggingface.configs import is_huggingface
 from zoo.weights.huggingface.writing import write_huggingface
+from zoo.weights.locations import writer_of
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.weights.h5"
@@ -45,39 +45,22 @@ _HDF5_OVERHEAD = 1 << 20
 
 @config_dataclass
 class BundleConfig:
-    """What `config.json` holds.
+    """What `config.json` holds."""
 
-    Attributes:
-        format_version: int, raised when older code could not read the folder.
-        family: "gpt", "lstm" or "bert".
-        task: "lm", or one of `zoo.text.models.TEXT_MODELS`.
-        model: the model config as a dict.
-        tokenizer_kind, tokenizer_fingerprint: which tokenizer the weights were trained with.
-        start_id: int, the token that an empty text reads; None but for task "lm".
-        weights_sha256: hex digest of `model.weights.h5`; "" for a model that other programs saved,
-            whose files say nothing to compare it with.
-        parameters: int, number of weights.
-        versions: package name -> version that wrote the bundle.
-        head: options of the task's head, such as {"num_classes": 2}.
-        labels: names of classes or tags, in the order of the model's outputs.
-        text: how text is read; None for task "lm".
-        quantization: what `model.quantize` did, see `zoo.models.serialization`.
-    """
-
-    format_version: int
-    family: str
-    task: str
-    model: dict[str, Any]
+    format_version: int  # raised when older code could not read the folder
+    family: str  # "gpt", "lstm" or "bert"
+    task: str  # "lm", or one of `zoo.text.models.TEXT_MODELS`
+    model: dict[str, Any]  # the model config
     tokenizer_kind: str
     tokenizer_fingerprint: str
-    start_id: int | None
-    weights_sha256: str
-    parameters: int
-    versions: dict[str, str]
-    head: dict[str, Any] = dataclasses.field(default_factory=dict)
-    labels: tuple[str, ...] = ()
-    text: TextConfig | None = None
-    quantization: dict[str, Any] = dataclasses.field(default_factory=dict)
+    start_id: int | None  # the token that an empty text reads; None but for task "lm"
+    weights_sha256: str  # "" for a model that another program saved
+    parameters: int  # number of weights
+    versions: dict[str, str]  # of the packages that wrote it
+    head: dict[str, Any] = dataclasses.field(default_factory=dict)  # such as {"num_classes": 2}
+    labels: tuple[str, ...] = ()  # of classes or tags, in the order of the model's outputs
+    text: TextConfig | None = None  # how text is read; None for task "lm"
+    quantization: dict[str, Any] = dataclasses.field(default_factory=dict)  # by model.quantize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +117,7 @@ class Bundle:
             OSError: the folder cannot be written.
         """
         folder = Path(folder)
-        if _holds_bundle(folder):
+        if writer_of(folder) == "zoo":
             raise ValueError(
                 f"{folder} holds a bundle, whose {CONFIG_FILE} would be lost; choose another"
             )
@@ -151,11 +134,7 @@ def bundle_in_memory(
     labels: Sequence[str] = (),
     text: TextConfig | None = None,
 ) -> Bundle:
-    """A bundle without files: its `weights_sha256` is "".
-
-    `source` is where the model came from, for messages; the others are the arguments of `save`,
-    which raises the same errors.
-    """
+    """A bundle without files, of a model from `source`; other arguments and errors as in `save`."""
     if model.task == "lm":
         start_id = TextLM(tokenizer, model, start_id).start_id
     else:
@@ -221,7 +200,7 @@ def save(
         'lm'
     """
     folder = Path(folder)
-    if is_huggingface(folder):
+    if writer_of(folder) == "transformers":
         raise ValueError(f"{folder} holds a model of transformers; choose another folder")
     # Before anything is written: it refuses what does not fit together.
     config = bundle_in_memory(folder, model, tokenizer, start_id, labels, text).config
@@ -238,33 +217,18 @@ def save(
 def read_config(folder: Path) -> BundleConfig:
     """The `config.json` of a bundle; a BundleError says what it is if it is none."""
     path = inside(folder, CONFIG_FILE)
-    if not folder.is_dir():
-        raise BundleError(f"{folder}: no such folder. Give the --workdir of a training run.")
     if not path.is_file():
         if (folder / "train_config.json").is_file():
             raise BundleError(
                 f"{folder}: the training run in it has not finished, so there is no {CONFIG_FILE} "
                 "yet. Run `python -m trainers` with the same --recipe and --workdir to finish it."
             )
-        raise BundleError(f"{path}: no such file. Give the --workdir of a training run.")
-    values = read_json(path)
-    version = values.get("format_version") if isinstance(values, dict) else None
-    if type(version) is not int or version not in _READ_VERSIONS:
-        raise BundleError(
-            f"{path}: format_version is {version!r:.80}, this release reads {_READ_VERSIONS}. "
-            "Use the release that wrote it."
-        )
-    try:
-        return from_dict(BundleConfig, values, where=str(path))
-    except ConfigError as error:
-        raise BundleError(str(error)) from None
-
-
-def _holds_bundle(folder: Path) -> bool:
-    try:
-        return "format_version" in read_json(folder / CONFIG_FILE)
-    except (BundleError, TypeError):
-        return False
+        missing = f"{path}: no such file" if folder.is_dir() else f"{folder}: no such folder"
+        raise BundleError(f"{missing}. Give the --workdir of a training run.")
+    fields = Fields.read(path)
+    fields.require("format_version", _READ_VERSIONS, "use the release that wrote it")
+    with blaming(path):
+        return from_dict(BundleConfig, fields.values, where=str(path))
 
 
 def _save_weights(model: keras.Model, path: Path) -> None:

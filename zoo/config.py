@@ -48,19 +48,8 @@ def config_dataclass(cls: type[ConfigT]) -> type[ConfigT]:
     """Makes a frozen dataclass that checks types and ranges of its fields whenever it is made.
 
     Ranges stand in the annotation, as pydantic has them: `Size`, `Fraction`, or
-    `Annotated[float, Field(gt=0)]`. What depends on several fields is checked in `__post_init__`.
-
-    Raises:
-        ConfigError: when an instance is made of a wrong value; the message names the field.
-
-    Example:
-        >>> @config_dataclass
-        ... class Layer:
-        ...     width: Size
-        ...     dropout: Fraction = 0.0
-        >>> Layer(width=0)
-        Traceback (most recent call last):
-        zoo.config.ConfigError: width must be at least 1. Received: 0
+    `Annotated[float, Field(gt=0)]`; what depends on several fields is checked in `__post_init__`.
+    A ConfigError names the field.
     """
     made = pydantic.dataclasses.dataclass(frozen=True, config=STRICT)(cls)
     checked_init = made.__init__
@@ -82,15 +71,11 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(config_class: type[ConfigT], values: dict[str, Any], where: str = "") -> ConfigT:
-    """Builds a config from a dict, checking every key and value.
-
-    Args:
-        config_class: made by `config_dataclass`.
-        values: field names to values; nested configs as nested dicts.
-        where: what to blame in the message, such as a file name.
+    """A config from a dict, every key and value checked; nested configs are nested dicts.
 
     Raises:
-        ConfigError: unknown key (known ones are listed), missing key, wrong type or range.
+        ConfigError: unknown key (known ones are listed), missing key, wrong type or range; the
+            message begins with `where`, such as a file name.
     """
     try:
         # JSON has no tuples: "json" mode reads a list where a tuple is declared.
@@ -139,12 +124,7 @@ def _nested_dataclass(owner: type, name: str) -> type | None:
 
 
 def read_json(path: str | os.PathLike[str], max_bytes: int = _MAX_BYTES) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        BundleError: no such file, too large, not JSON in UTF-8 (NaN and Infinity are none), or
-            nested more than 64 deep; the message names the file.
-    """
+    """The content of a JSON file, or a BundleError: not there, no JSON, too large or too deep."""
     path = Path(path)
     try:
         size = path.stat().st_size if path.is_file() else 0
@@ -174,15 +154,9 @@ def _refuse_constant(name: str) -> NoReturn:
 def _is_deep(content: Any) -> bool:
     level: list[dict | list] = [[content]]
     for _ in range(_MAX_DEPTH + 1):
-        items = (item for part in level for item in _items(part))
-        level = [item for item in items if isinstance(item, dict | list)]
-        if not level:
-            return False
-    return True
-
-
-def _items(part: dict | list) -> Iterable[Any]:
-    return part.values() if isinstance(part, dict) else part
+        parts = (part.values() if isinstance(part, dict) else part for part in level)
+        level = [item for part in parts for item in part if isinstance(item, dict | list)]
+    return bool(level)
 
 
 class Fields:
@@ -191,17 +165,16 @@ class Fields:
     A field that is missing or null is the default.
     """
 
-    def __init__(self, values: Any, where: str):
+    def __init__(self, values: Any, where: object):
         if not isinstance(values, dict):
             raise BundleError(f"{where}: not a JSON object. Fetch it again.")
         self.values = values
-        self.where = where
+        self.where = str(where)
 
     @classmethod
     def read(cls, path: Path, optional: bool = False) -> Fields:
         """The fields of a JSON file; none of a file that is `optional` and not there."""
-        content = {} if optional and not path.is_file() else read_json(path)
-        return cls(content, str(path))
+        return cls({} if optional and not path.is_file() else read_json(path), path)
 
     def part(self, name: str) -> Fields:
         """The fields of an object in a field, which must be there."""
@@ -209,34 +182,30 @@ class Fields:
 
     def parts(self, name: str) -> list[Fields]:
         """The fields of each object in a list."""
-        items = self._typed(name, list, "a list", [])
+        items = self._typed(name, "a list", [], list)
         return [Fields(item, f"{self.where}: {name}[{i}]") for i, item in enumerate(items)]
 
-    def text(self, name: str, default: str | None = None) -> str | None:
+    def text(self, name: str, default: str | None = None) -> Any:
         """A string."""
-        return self._typed(name, str, "a string", default)
+        return self._typed(name, "a string", default, str)
 
-    def flag(self, name: str, default: bool | None = None) -> bool | None:
+    def flag(self, name: str, default: bool | None = None) -> Any:
         """True or false."""
-        return self._typed(name, bool, "true or false", default)
+        return self._typed(name, "true or false", default, bool)
 
-    def whole(self, name: str, default: int | None = None, least: int = 1) -> int | None:
-        """A whole number from `least` to 2**31 - 1."""
-        value = self._typed(name, int, "a whole number", default)
-        if value is not None and (isinstance(value, bool) or not least <= value < 2**31):
-            limit = "on" if isinstance(value, bool) or value < least else "to 2147483647"
-            raise BundleError(
-                f"{self.where}: {name} must be a whole number from {least} {limit}. "
-                f"Received: {value!r:.80}"
-            )
-        return value
+    def whole(
+        self, name: str, default: int | None = None, least: int = 1, most: int = 2**31 - 1
+    ) -> Any:
+        """A whole number from `least` to `most`."""
+        meaning = f"a whole number from {least} to {most}"
+        value = self._typed(name, meaning, default, int)
+        return value if value is None or least <= value <= most else self._refuse(name, meaning)
 
-    def number(self, name: str, default: float | None = None) -> float | None:
-        """A number."""
-        value = self._typed(name, int | float, "a number", default)
-        # Beyond this no float is exact, and beyond 1e308 there is none.
-        if isinstance(value, bool) or (value is not None and not abs(value) < 1e300):
-            raise BundleError(f"{self.where}: {name} must be a number. Received: {value!r:.80}")
+    def number(self, name: str, default: float | None = None) -> Any:
+        """A number; beyond 1e300 there is no float."""
+        value = self._typed(name, "a number", default, int, float)
+        if value is not None and not abs(value) < 1e300:
+            self._refuse(name, "a number")
         return value if value is None else float(value)
 
     def require(self, name: str, allowed: Sequence[Any], why: str) -> Any:
@@ -253,10 +222,18 @@ class Fields:
             )
         return value
 
-    def _typed(self, name: str, kind: Any, meaning: str, default: Any) -> Any:
+    def only(self, known: Iterable[str], why: str = "what it means is not known here") -> None:
+        """Refuses fields that are not `known`, by name."""
+        unknown = [f"{name!r:.80}" for name in self.values if name not in [*known]]
+        if unknown:
+            raise BundleError(f"{self.where}: unknown field {', '.join(unknown[:8])}: {why}")
+
+    def _typed(self, name: str, meaning: str, default: Any, *kinds: type) -> Any:
         value = self.values.get(name)
         if value is None:
             return default
-        if not isinstance(value, kind):
-            raise BundleError(f"{self.where}: {name} must be {meaning}. Received: {value!r:.80}")
-        return value
+        return value if type(value) in kinds else self._refuse(name, meaning)
+
+    def _refuse(self, name: str, meaning: str) -> NoReturn:
+        received = f"Received: {self.values[name]!r:.80}"
+        raise BundleError(f"{self.where}: {name} must be {meaning}. {received}")

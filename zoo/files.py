@@ -20,12 +20,25 @@ class BundleError(ValueError):
 
 
 @contextlib.contextmanager
+def blaming(where: object, *kinds: type[Exception]) -> Iterator[None]:
+    """Makes ValueErrors of the block, and further `kinds`, BundleErrors that name `where`."""
+    caught: tuple[type[Exception], ...] = (ValueError, *kinds)
+    try:
+        yield
+    except BundleError:
+        raise
+    except caught as error:
+        reason = " ".join(str(error).split())[:1000]  # Keras writes paragraphs
+        named = reason.startswith(str(where))
+        raise BundleError(reason if named else f"{where}: {reason}") from error
+
+
+@contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Gives a temporary path beside `path` that takes its place when the block ends well.
 
-    A reader sees the old file or the new one, never half of one; a full disk or a killed process
-    leaves the old one as it was. The temporary file has the suffixes of `path`, which Keras looks
-    at. The folder is created.
+    A reader sees the old file or the new one, never half of one. The temporary file has the
+    suffixes of `path`, which Keras looks at. The folder is created.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,13 +62,9 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 
 @contextlib.contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Makes a folder, and keeps other processes out while the block runs.
+    """Makes a folder, and keeps other processes out while the block runs: BlockingIOError.
 
     What a killed process was writing there is removed: nobody else writes under the lock.
-
-    Raises:
-        BlockingIOError: another process holds the lock.
-        OSError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / _LOCK_FILE, "a") as lock:  # closing it unlocks
@@ -72,19 +81,12 @@ def own_files(folder: Path) -> list[str]:
 
 
 def inside(folder: str | os.PathLike[str], *names: str, where: str | Path | None = None) -> Path:
-    """The path of a file or folder of a model, which need not be there.
+    """The path of a file or folder of a model, which need not be there; BundleError if outside.
 
     Whoever made a model decides what its files name. A name such as "../other", an absolute one,
     or a link could have anything on this machine read as part of the model, and then exported.
     In the Hugging Face Hub's cache all files are links, to the blobs of the same repository.
-
-    Args:
-        folder: the model's.
-        names: relative, one or several that are joined.
-        where: what named them, for the message. Defaults to the path itself.
-
-    Raises:
-        BundleError: it leads out of the folder.
+    The message blames `where` for the name, or the path itself.
     """
     folder = Path(folder)
     path = folder.joinpath(*names)

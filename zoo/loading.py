@@ -16,8 +16,8 @@ from zoo.bundle import (
     bundle_in_memory,
     read_config,
 )
-from zoo.config import ConfigError, from_dict
-from zoo.files import BundleError, file_sha256, inside
+from zoo.config import from_dict
+from zoo.files import BundleError, blaming, file_sha256, inside
 from zoo.models.build import build, check_task
 from zoo.models.configs import MODEL_CONFIGS
 from zoo.models.serialization import quantize_layers
@@ -25,13 +25,10 @@ from zoo.models.weight_counts import count_weights
 from zoo.text.config import TextConfig
 from zoo.tokenizers import Tokenizer, load_tokenizer
 from zoo.tokenizers.base import FILE_NAME
-from zoo.weights.assign import backbone_weights, check_size, model_weights
-from zoo.weights.hdf5_files import count_stored
-from zoo.weights.huggingface.configs import is_huggingface
+from zoo.weights.assign import backbone_weights, check_size, count_stored, model_weights
 from zoo.weights.huggingface.reading import read_huggingface
 from zoo.weights.kerashub import PREFIX, load_kerashub
-from zoo.weights.kerashub_folders import is_kerashub
-from zoo.weights.locations import locate
+from zoo.weights.locations import locate, writer_of
 
 _LABELLED = {"classify": "num_classes", "pair": "num_classes", "tag": "num_tags"}
 _ONE_NETWORK = {"classify", "pair"}
@@ -73,16 +70,17 @@ def load(folder: str | os.PathLike[str], task: str | None = None) -> Bundle:
         bundle = load_kerashub(folder)
     else:
         folder = locate(folder)
-        if is_huggingface(folder):
+        writer = writer_of(folder)
+        if writer == "transformers":
             return read_huggingface(folder, task)
-        bundle = load_kerashub(folder) if is_kerashub(folder) else _load_own(folder)
+        bundle = load_kerashub(folder) if writer == "kerashub" else _load_own(folder)
     return bundle if task in (None, bundle.config.task) else _with_task(bundle, task)
 
 
 def _load_own(folder: Path) -> Bundle:
-    config = read_config(folder)
+    config, config_file = read_config(folder), folder / CONFIG_FILE
     tokenizer = _load_tokenizer(folder, config)
-    weights, config_file = inside(folder, WEIGHTS_FILE), folder / CONFIG_FILE
+    weights = inside(folder, WEIGHTS_FILE)
     if not weights.is_file():
         raise BundleError(f"{weights}: no such file, though {CONFIG_FILE} is there. Train again.")
     if file_sha256(weights) != config.weights_sha256:
@@ -90,57 +88,40 @@ def _load_own(folder: Path) -> Bundle:
             f"{weights}: checksum differs from {CONFIG_FILE}: the file was damaged or replaced. "
             "Restore it, or run the training again to write it anew."
         )
-    model_class = MODEL_CONFIGS.get(config.family)
-    if model_class is None:
+    if config.family not in MODEL_CONFIGS:
         raise BundleError(
             f"{config_file}: unknown family {config.family!r}; known: {', '.join(MODEL_CONFIGS)}"
         )
-    try:
-        where = f"{config_file}: model"
-        model_config = from_dict(model_class, config.model, where)
-        where = f"{config_file}: head"
+    with blaming(f"{config_file}: model"):
+        model_config = from_dict(MODEL_CONFIGS[config.family], config.model)
+    with blaming(f"{config_file}: head"):
         check_task(model_config, config.task, config.head)
         needed = count_weights(model_config, config.task, config.head)
         # int4 holds two weights in one number.
         stored = count_stored([weights]) * (2 if config.quantization else 1)
         check_size(weights, stored, config_file, config.model, needed)
         model = build(model_config, task=config.task, head=config.head)
-    except ConfigError as error:
-        message = str(error)
-        raise BundleError(message if message.startswith(where) else f"{where}: {error}") from None
-    try:
+    with blaming(config_file, TypeError, KeyError):
         quantize_layers(model, config.quantization)
-    except (ValueError, TypeError, KeyError) as error:
-        raise BundleError(f"{config_file}: {error}") from error
-    try:
-        model.load_weights(weights)
     # For a file of another shape Keras raises what its layers and h5py raise.
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise BundleError(
-            f"{weights}: not the weights of the model that {CONFIG_FILE} describes: {reason}"
-        ) from error
+    kinds = (OSError, TypeError, KeyError, AttributeError, RuntimeError)
+    with blaming(f"{weights}: not the weights of the model that {CONFIG_FILE} describes", *kinds):
+        model.load_weights(weights)
     bundle = Bundle(folder, config, tokenizer, model)
-    try:
+    with blaming(config_file):
         # Each checks that tokenizer, labels and ids fit the model.
         getattr(bundle, "lm" if config.task == "lm" else "text_model")
-    except BundleError:
-        raise
-    except ValueError as error:
-        raise BundleError(f"{config_file}: {error}") from None
     return bundle
 
 
 def _load_tokenizer(folder: Path, config: BundleConfig) -> Tokenizer:
-    try:
-        inside(folder, TOKENIZER_FOLDER, FILE_NAME)
-        tokenizer = load_tokenizer(folder / TOKENIZER_FOLDER)
-    except ValueError as error:
-        raise BundleError(str(error)) from error
+    place = inside(folder, TOKENIZER_FOLDER, FILE_NAME).parent
+    with blaming(place):
+        tokenizer = load_tokenizer(place)
     if tokenizer.fingerprint != config.tokenizer_fingerprint:
         raise BundleError(
-            f"{folder / TOKENIZER_FOLDER}: this is not the tokenizer that the weights were trained "
-            f"with: its fingerprint is {tokenizer.fingerprint}, {CONFIG_FILE} says "
+            f"{place}: this is not the tokenizer that the weights were trained with: its "
+            f"fingerprint is {tokenizer.fingerprint}, {CONFIG_FILE} says "
             f"{config.tokenizer_fingerprint}. Restore the right one."
         )
     return tokenizer
@@ -151,31 +132,25 @@ def _with_task(bundle: Bundle, task: str) -> Bundle:
 
     "classify" and "pair" are one network: between the two the head is kept, too.
     """
-    labels = bundle.config.labels if task in _LABELLED else ()
+    config, text = bundle.config, bundle.config.text
+    labels = config.labels if task in _LABELLED else ()
     if task in _LABELLED and not labels:
         raise BundleError(
-            f"{bundle.folder}: task {task!r} needs labels, and a model of task "
-            f"{bundle.config.task!r} has none: fine-tune it with finetune.init_from"
+            f"{bundle.folder}: task {task!r} needs labels, and a model of task {config.task!r} has "
+            "none: fine-tune it with finetune.init_from"
         )
+    keeps_head = {config.task, task} <= _ONE_NETWORK
     head = {_LABELLED[task]: len(labels)} if labels else {}
-    keeps_head = {bundle.config.task, task} <= _ONE_NETWORK
-    if keeps_head:
-        head = bundle.model.head_config()
-    try:
+    with blaming(bundle.folder):
+        head = bundle.model.head_config() if keeps_head else head
         model = build(bundle.model.backbone.config, task, head)
-    except ConfigError as error:
-        raise BundleError(f"{bundle.folder}: {error}") from None
-    here, there = model_weights(model), model_weights(bundle.model)
-    copied = there if keeps_head else backbone_weights(bundle.model.backbone)
-    for name in copied:
-        here[name].assign(there[name].value)
-    new = [name for name in here if name not in copied]
-    if new:
-        logging.warning("%s: new, random weights for task %r: %s", bundle.folder, task, new)
-    text = bundle.config.text
-    if task != "lm" and text is None:
-        text = TextConfig(max_length=min(128, model.context_length))
-    try:
+        here, there = model_weights(model), model_weights(bundle.model)
+        copied = there if keeps_head else backbone_weights(bundle.model.backbone)
+        for name in copied:
+            here[name].assign(there[name].value)
+        new = [name for name in here if name not in copied]
+        if new:
+            logging.warning("%s: new, random weights for task %r: %s", bundle.folder, task, new)
+        if task != "lm" and text is None:
+            text = TextConfig(max_length=min(128, model.context_length))
         return bundle_in_memory(bundle.folder, model, bundle.tokenizer, labels=labels, text=text)
-    except ValueError as error:
-        raise BundleError(f"{bundle.folder}: {error}") from error

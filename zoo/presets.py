@@ -18,13 +18,14 @@ class Preset:
     config: ModelConfig
 
 
-# vocabulary_size 1 is a placeholder: the tokenizer decides it. Published shapes carry their own.
+# Vocabulary size, context length, and the rest by name. A vocabulary of 1 is a placeholder: the
+# tokenizer decides it. Published shapes carry their own.
 PRESETS: dict[str, Preset] = {
     "gpt_char_cpu": Preset(
         "0.8 M parameters, context 64: character GPT that trains in a minute or two on a laptop",
         GPTConfig(
-            vocabulary_size=1,
-            context_length=64,
+            1,
+            64,
             num_layers=4,
             num_heads=4,
             hidden_dim=128,
@@ -35,24 +36,17 @@ PRESETS: dict[str, Preset] = {
     ),
     "gpt_char": Preset(
         "10.6 M parameters, context 256: nanoGPT's character model for one GPU",
-        GPTConfig(
-            vocabulary_size=1,
-            context_length=256,
-            num_layers=6,
-            num_heads=6,
-            hidden_dim=384,
-            dropout=0.2,
-        ),
+        GPTConfig(1, 256, num_layers=6, num_heads=6, hidden_dim=384, dropout=0.2),
     ),
     "gpt_quick": Preset(
         "0.4 M parameters, context 96: the quickstart's, half a minute of training",
-        GPTConfig(vocabulary_size=1, context_length=96, num_layers=2, num_heads=4, hidden_dim=128),
+        GPTConfig(1, 96, num_layers=2, num_heads=4, hidden_dim=128),
     ),
     "gpt2_small": Preset(
         "124 M parameters, context 1024: GPT-2 as published",
         GPTConfig(
-            vocabulary_size=50257,
-            context_length=1024,
+            50257,
+            1024,
             num_layers=12,
             num_heads=12,
             hidden_dim=768,
@@ -66,24 +60,25 @@ PRESETS: dict[str, Preset] = {
     ),
     "lstm_char_cpu": Preset(
         "0.8 M parameters: two-layer character LSTM that trains in a few minutes on a laptop",
-        LSTMConfig(vocabulary_size=1, context_length=64, num_layers=2, hidden_dim=224),
+        LSTMConfig(1, 64, num_layers=2, hidden_dim=224),
     ),
     "bert_base": Preset(
         "110 M parameters, context 512: BERT base as published",
-        BertConfig(vocabulary_size=30522, num_layers=12, num_heads=12, hidden_dim=768),
+        BertConfig(30522, 512, num_layers=12, num_heads=12, hidden_dim=768),
     ),
     "bert_mini": Preset(
         "11 M parameters, context 512: the published 4-layer, 256-wide BERT",
-        BertConfig(vocabulary_size=30522, num_layers=4, num_heads=4, hidden_dim=256),
+        BertConfig(30522, 512, num_layers=4, num_heads=4, hidden_dim=256),
     ),
     "bert_tiny": Preset(
         "4 M parameters, context 512: the published 2-layer, 128-wide BERT",
-        BertConfig(vocabulary_size=30522, num_layers=2, num_heads=2, hidden_dim=128),
+        BertConfig(30522, 512, num_layers=2, num_heads=2, hidden_dim=128),
     ),
     "distilbert": Preset(
         "66 M parameters, context 512: DistilBERT as published, half of BERT base's layers",
         BertConfig(
-            vocabulary_size=30522,
+            30522,
+            512,
             num_layers=6,
             num_heads=12,
             hidden_dim=768,
@@ -93,13 +88,13 @@ PRESETS: dict[str, Preset] = {
     ),
     "minilm_l6": Preset(
         "23 M parameters, context 512: MiniLM with 6 layers, for sentence embeddings",
-        BertConfig(vocabulary_size=30522, num_layers=6, num_heads=12, hidden_dim=384),
+        BertConfig(30522, 512, num_layers=6, num_heads=12, hidden_dim=384),
     ),
     "bert_small_cpu": Preset(
         "1.8 M parameters and the vocabulary's, context 128: a modern encoder for a laptop",
         BertConfig(
-            vocabulary_size=1,
-            context_length=128,
+            1,
+            128,
             num_layers=4,
             num_heads=3,
             hidden_dim=192,
@@ -115,14 +110,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "lstm_encoder_cpu": Preset(
         "0.3 M parameters and the vocabulary's, context 128: bidirectional LSTM for a laptop",
-        LSTMConfig(
-            vocabulary_size=1,
-            context_length=128,
-            num_layers=1,
-            hidden_dim=128,
-            dropout=0.1,
-            bidirectional=True,
-        ),
+        LSTMConfig(1, 128, num_layers=1, hidden_dim=128, dropout=0.1, bidirectional=True),
     ),
 }
 

@@ -8,7 +8,7 @@ python -m export.client --model=reader --set=question="Who?" --set=context="Ada 
 from absl import app, flags
 
 from export.client import command
-from zoo.output_pipe import outlive_readers
+from zoo.output import outlive_readers
 
 if __name__ == "__main__":
     outlive_readers()

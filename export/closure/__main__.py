@@ -15,7 +15,7 @@ from pathlib import Path
 from export.closure.check import check
 from export.closure.history import DEFAULT_SERVING_VERSION, SERVING_VERSIONS, registry_of
 from export.model_folder import newest_version
-from zoo.output_pipe import outlive_readers
+from zoo.output import outlive_readers
 
 
 def main(arguments: list[str] | None = None) -> int:

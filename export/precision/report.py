@@ -29,7 +29,7 @@ from export.model_folder import PRECISION_REPORT_FILE
 from export.precision.reduce import may_depend_on_batch, reduce_bundle
 from export.server.run.servable import Servable
 from zoo.bundle import Bundle
-from zoo.markdown import table
+from zoo.output import table
 
 _RUNS = 9
 _SECONDS = 10.0  # for each request, after which three runs must do

@@ -8,7 +8,7 @@ import sys
 
 if __name__ == "__main__":
     from export.quick_start import leave_out_unused
-    from zoo.output_pipe import outlive_readers
+    from zoo.output import outlive_readers
 
     outlive_readers()
     leave_out_unused()

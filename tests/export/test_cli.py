@@ -37,7 +37,7 @@ def test_a_reader_that_leaves_ends_in_no_traceback(tmp_path):
     """As `... | head` does; also with 2>&1. Commands that import TensorFlow do as these do."""
     code = """
 import sys
-from zoo.output_pipe import outlive_readers
+from zoo.output import outlive_readers
 outlive_readers()
 for number in range(20_000):
     print(number)

@@ -19,7 +19,7 @@ from trainers.config import with_overrides
 from trainers.loop import train
 from trainers.recipes.registry import RECIPES, find_recipe
 from trainers.recorder import Preempted, TrainingDiverged
-from zoo.output_pipe import quiet_imports
+from zoo.output import quiet_imports
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = "--recipe=shakespeare_lstm_cpu"

@@ -20,7 +20,7 @@ from trainers.report.sections import (
     retrieval_sections,
     tagging_sections,
 )
-from zoo.markdown import cell, table
+from zoo.output import cell, table
 
 NASTY = "a|b `c` *d* <b>\n\nx\ty $z$ \\ [l](u) &amp; \u202e\ud800" + " long" * 100
 

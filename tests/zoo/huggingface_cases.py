@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo.weights.safetensors_files import open_weights, write_weights
+from zoo.weights.safetensors_files import WeightFiles, write_weights
 
 FIXTURES = Path(__file__).parent / "fixtures" / "huggingface"
 NAMES = sorted(path.parent.name for path in FIXTURES.glob("*/expected.npz"))
@@ -78,6 +78,6 @@ def change_json(path: Path, **fields) -> None:
 
 def change_weights(folder: Path, change) -> None:
     """Writes the weights anew: `change` gets name -> array and returns the same of what is kept."""
-    with open_weights(folder) as weights:
-        tensors = {name: weights.read(name) for name in weights.names()}
+    weights = WeightFiles(folder)
+    tensors = {name: weights.read(name) for name in weights.names()}
     write_weights(folder, change(tensors).items())

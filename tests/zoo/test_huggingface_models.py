@@ -7,7 +7,7 @@ import pytest
 from huggingface_cases import FIXTURES, NAMES, answer, copy_model, expected, model_inputs, task_of
 
 import zoo
-from zoo.weights.safetensors_files import open_weights
+from zoo.weights.safetensors_files import WeightFiles
 
 # What a masked language model has no use for, so that it is not in a file that is written.
 LEFT_OUT = ("bert.pooler.", "cls.seq_relationship.")
@@ -49,16 +49,16 @@ def test_the_file_written_is_the_file_read(loaded, tmp_path):
     name, bundle = loaded
     folder = bundle.save_huggingface(tmp_path / "saved")
     assert folder == tmp_path / "saved"
-    with open_weights(folder) as ours, open_weights(FIXTURES / name) as theirs:
-        dropped = LEFT_OUT if bundle.config.task == "mlm" else ()
-        wanted = [tensor for tensor in theirs.names() if not tensor.startswith(dropped)]
-        prefix = "transformer." if name == "gpt2_model" else ""
-        assert ours.names() == [prefix + tensor for tensor in wanted]
-        for tensor in wanted:
-            value = theirs.read(tensor)
-            if name.startswith("roberta") and "position_embeddings" in tensor:
-                value[:2] = 0  # rows that no token uses
-            np.testing.assert_array_equal(ours.read(prefix + tensor), value, err_msg=tensor)
+    ours, theirs = WeightFiles(folder), WeightFiles(FIXTURES / name)
+    dropped = LEFT_OUT if bundle.config.task == "mlm" else ()
+    wanted = [tensor for tensor in theirs.names() if not tensor.startswith(dropped)]
+    prefix = "transformer." if name == "gpt2_model" else ""
+    assert ours.names() == [prefix + tensor for tensor in wanted]
+    for tensor in wanted:
+        value = theirs.read(tensor)
+        if name.startswith("roberta") and "position_embeddings" in tensor:
+            value[:2] = 0  # rows that no token uses
+        np.testing.assert_array_equal(ours.read(prefix + tensor), value, err_msg=tensor)
     config = json.loads((folder / "config.json").read_text())
     original = json.loads((FIXTURES / name / "config.json").read_text())
     same = {"bert_pretraining": "BertForMaskedLM", "gpt2_model": "GPT2LMHeadModel"}

@@ -12,7 +12,8 @@ import pytest
 from huggingface_cases import NAMES, answer, copy_model, expected, tokenizer_folder
 
 import zoo
-from zoo.weights.huggingface.tokenizer_files import read_tokenizer, write_tokenizer
+from zoo.weights.huggingface.tokenizer_files import read_tokenizer
+from zoo.weights.huggingface.writing import write_tokenizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

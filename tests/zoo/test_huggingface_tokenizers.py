@@ -13,7 +13,8 @@ from tokenizers import AddedToken, BertWordPieceTokenizer, ByteLevelBPETokenizer
 from tokenizers import Tokenizer as Reference
 
 import zoo
-from zoo.weights.huggingface.tokenizer_files import read_tokenizer, write_tokenizer
+from zoo.weights.huggingface.tokenizer_files import read_tokenizer
+from zoo.weights.huggingface.writing import write_tokenizer
 
 TEXTS = [
     "The cat sat.",

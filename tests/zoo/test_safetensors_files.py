@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 
 import zoo
 from zoo.weights.assign import assign_weights, backbone_weights, model_weights
-from zoo.weights.safetensors_files import open_weights, write_weights
+from zoo.weights.safetensors_files import WeightFiles, write_weights
 
 FLOATS = [np.float16, np.float32, np.float64, ml_dtypes.bfloat16]
 
@@ -31,14 +31,14 @@ def test_what_is_written_is_read(values, dtype, tmp_path_factory):
         values = {name: value.astype(dtype) for name, value in values.items()}
     values.pop("__metadata__", None)
     write_weights(folder, values.items())
-    with open_weights(folder) as weights:
-        assert weights.names() == sorted(values)
-        for name, value in values.items():
-            assert weights.shape(name) == value.shape
-            read = weights.read(name)
-            assert read.dtype == np.float32
-            with np.errstate(over="ignore", invalid="ignore"):
-                np.testing.assert_array_equal(read, value.astype(np.float32))
+    weights = WeightFiles(folder)
+    assert weights.names() == sorted(values)
+    for name, value in values.items():
+        assert weights.shape(name) == value.shape
+        read = weights.read(name)
+        assert read.dtype == np.float32
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.testing.assert_array_equal(read, value.astype(np.float32))
 
 
 def sharded(folder, **files):
@@ -58,17 +58,17 @@ ONE, TWO = {"a": np.ones(2, np.float32)}, {"b": np.zeros((1, 2), np.float32)}
 def test_several_files_with_an_index(tmp_path):
     index = sharded(tmp_path, first=ONE, second=TWO)
     for path in (tmp_path, index):
-        with open_weights(path) as weights:
-            assert weights.names() == ["a", "b"]
-            assert weights.path == index
-            np.testing.assert_array_equal(weights.read("b"), TWO["b"])
-    with open_weights(tmp_path / "first.safetensors") as weights:
-        assert weights.names() == ["a"]
+        weights = WeightFiles(path)
+        assert weights.names() == ["a", "b"]
+        assert weights.path == index
+        np.testing.assert_array_equal(weights.read("b"), TWO["b"])
+    weights = WeightFiles(tmp_path / "first.safetensors")
+    assert weights.names() == ["a"]
 
 
 def refused(path, *parts):
     with pytest.raises(zoo.BundleError) as error:
-        open_weights(path)
+        WeightFiles(path)
     for part in parts:
         assert str(part) in str(error.value)
 
@@ -108,7 +108,7 @@ def test_damaged_files(damage, tmp_path):
 
 def test_a_file_that_changes_under_the_reader(tmp_path):
     path = write_weights(tmp_path, ONE.items())
-    weights = open_weights(tmp_path)
+    weights = WeightFiles(tmp_path)
     write_weights(tmp_path, TWO.items())
     with pytest.raises(zoo.BundleError, match="tensor 'a' cannot be read"):
         weights.read("a")
@@ -133,9 +133,9 @@ def test_what_is_not_read(tmp_path):
     refused(tmp_path, "model.ckpt", "only safetensors files are read")
     write_weights(tmp_path, [("steps", np.arange(3))])
     with pytest.raises(zoo.BundleError, match=r"tensor 'steps' has dtype I64; read are BF16, F16"):
-        open_weights(tmp_path).read("steps")
+        WeightFiles(tmp_path).read("steps")
     with pytest.raises(zoo.BundleError, match="no tensor 'other'"):
-        open_weights(tmp_path).shape("other")
+        WeightFiles(tmp_path).shape("other")
 
 
 def test_writing_that_fails_leaves_the_old_file(tmp_path):

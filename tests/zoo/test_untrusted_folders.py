@@ -189,7 +189,7 @@ def _change_a_file(folder, data):
     file.write_bytes(content[: data.draw(st.sampled_from([None, None, place]))])
 
 
-@settings(max_examples=int(os.environ.get("ZOO_UNTRUSTED_EXAMPLES", 60)))
+@settings(max_examples=int(os.environ.get("ZOO_UNTRUSTED_EXAMPLES", 30)))
 @given(data=st.data())
 def test_changed_files_load_or_say_what_is_wrong(folders, tmp_path_factory, data):
     kind = data.draw(st.sampled_from(KINDS))
@@ -287,7 +287,7 @@ def test_hdf5_that_is_larger_once_it_is_read(folders, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["gpt", "kerashub"])
-@pytest.mark.parametrize("form", ["compressed", "link", "other file", "cycle", "text", "shape"])
+@pytest.mark.parametrize("form", ["compressed", "link", "other file", "text", "shape"])
 def test_hdf5_of_another_form(kind, form, folders, tmp_path):
     folder = copied(folders, kind, tmp_path)
     weights = sorted(folder.glob("model*.h5"))[0]
@@ -305,15 +305,20 @@ def test_hdf5_of_another_form(kind, form, folders, tmp_path):
         elif form == "other file":
             places = [(str(tmp_path / "outside.h5"), 0, value.nbytes)]
             file.create_dataset(name, shape=value.shape, dtype="float32", external=places)
-        elif form == "cycle":
-            file[name] = value
-            file["again"] = file["/"]
         elif form == "text":
             file.create_dataset(name, data="text")
         else:
             file[name] = value.reshape(-1)
     sign(folder)
     refused(folder, weights if form != "shape" or kind == "gpt" else folder)
+
+
+def test_a_group_within_itself_is_read_once(folders, tmp_path):
+    folder = copied(folders, "gpt", tmp_path)
+    with h5py.File(folder / "model.weights.h5", "r+") as file:
+        file["again"] = file["/"]
+    sign(folder)
+    assert not isinstance(load(folder), str)
 
 
 # --- paths
@@ -333,28 +338,31 @@ def test_modules_stay_in_their_folder(path, folders, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "file"),
+    ("kind", "files"),
     [
-        *(("gpt", name) for name in ("config.json", "model.weights.h5", "tokenizer")),
-        ("bert", "tokenizer/tokenizer.json"),
-        *(("hf_classify", name) for name in ("config.json", "model.safetensors", "vocab.txt")),
-        ("hf_classify", "special_tokens_map.json"),
-        *(("hf_gpt2", name) for name in ("tokenizer.json", "tokenizer_config.json")),
-        *(("hf_embed", name) for name in ("modules.json", "1_Pooling/config.json")),
-        *(("kerashub", name) for name in ("tokenizer.json", "model.weights.json", "assets")),
+        ("gpt", ["config.json", "model.weights.h5", "tokenizer"]),
+        ("bert", ["tokenizer/tokenizer.json"]),
+        (
+            "hf_classify",
+            ["config.json", "model.safetensors", "vocab.txt", "special_tokens_map.json"],
+        ),
+        ("hf_gpt2", ["tokenizer.json", "tokenizer_config.json"]),
+        ("hf_embed", ["modules.json", "1_Pooling/config.json"]),
+        ("kerashub", ["tokenizer.json", "model.weights.json", "assets"]),
     ],
 )
-def test_links_stay_in_their_folder(kind, file, folders, tmp_path):
+def test_links_stay_in_their_folder(kind, files, folders, tmp_path):
     folder = copied(folders, kind, tmp_path)
-    if not (folder / file).exists():
-        (folder / file).write_text("{}")
-    os.replace(folder / file, tmp_path / "outside")
-    os.symlink(tmp_path / "outside", folder / file)
-    refused(folder, folder / file, "a link to")
+    for index, file in enumerate(files):
+        if not (folder / file).exists():
+            (folder / file).write_text("{}")
+        os.replace(folder / file, tmp_path / "outside")
+        os.symlink(tmp_path / "outside", folder / file)
+        refused(folder, folder / file, "a link to")
+        (folder / file).unlink()
+        os.replace(tmp_path / "outside", folder / f"inner{index}")
+        os.symlink(folder / f"inner{index}", folder / file)
     # Within the folder a link is as good as a file.
-    (folder / file).unlink()
-    os.replace(tmp_path / "outside", folder / "inner")
-    os.symlink(folder / "inner", folder / file)
     assert not isinstance(load(folder), str)
 
 
@@ -380,7 +388,7 @@ def test_index_names_stay_in_their_folder(folders, tmp_path):
     [
         ("config.json", {"registered_name": "keras>Lambda"}, "registered_name is 'keras>Lambda'"),
         ("config.json", {"module": "os"}, "module is 'os'"),
-        ("config.json", {"compile_config": {}}, "'compile_config' is no part"),
+        ("config.json", {"compile_config": {}}, "unknown field 'compile_config'"),
         ("config.json", {"config": {"dtype": {"class_name": "Lambda"}}}, "class_name is 'Lambda'"),
         ("tokenizer.json", {"config": {"vocabulary": "/etc/passwd"}}, "vocabulary is '/etc/pas"),
         ("tokenizer.json", {"config": {"config_file": "../x.json"}}, "config_file is '../x.json'"),

@@ -20,7 +20,7 @@ from trainers.tasks.base import Task
 from zoo.bundle import Bundle
 from zoo.config import to_dict
 from zoo.files import replacing
-from zoo.markdown import table
+from zoo.output import table
 
 REPORT_FILE = "report.md"
 

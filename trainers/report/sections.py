@@ -20,7 +20,7 @@ from trainers.report.scores import (
     entity_spans,
     partner_ranks,
 )
-from zoo.markdown import cell, table
+from zoo.output import cell, table
 
 _CONFUSION_FILE, _CALIBRATION_FILE = "confusion.png", "calibration.png"
 _MISTAKES = 10  # rows of a table of them

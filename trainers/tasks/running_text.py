@@ -32,7 +32,7 @@ from trainers.data.shards import Prepared, TokenShards, TokenStream, find_prepar
 from trainers.report.sections import Comparison
 from trainers.tasks.base import Task
 from zoo.config import ConfigError
-from zoo.markdown import cell, table
+from zoo.output import cell, table
 from zoo.tokenizers import Tokenizer
 
 # Tokens of a validation batch: large enough to keep two cores busy, small enough for memory.

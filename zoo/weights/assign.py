@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 
-from zoo.files import BundleError
+from zoo.files import BundleError, blaming
+from zoo.weights.family import Tensors
 
 # A function that reads one tensor when it is its turn.
 Source = Callable[[], np.ndarray]
 _SLICE_BYTES = 1 << 24
+# Groups and weights of one HDF5 file; a model of a hundred layers has a few thousand.
+_MAX_ENTRIES = 100_000
 
 
-def assign_weights(model: keras.Model, sources: Mapping[str, Source], where: str) -> None:
+def sources_of(
+    tables: Mapping[str, Tensors], read: Callable[[str], np.ndarray]
+) -> dict[str, Source]:
+    """For each variable name a function that makes its value of the tensors that `read` gives."""
+    return {
+        name: lambda table=table: table.to_variable([read(tensor) for tensor in table.names])
+        for name, table in tables.items()
+    }
+
+
+def assign_weights(model: keras.Model, sources: Mapping[str, Source], where: object) -> None:
     """Gives every variable of a model its value, with one array in memory at a time.
 
-    `sources` has, for each name in `model_weights`, a function that returns the array.
-
-    Raises:
-        BundleError: a variable without a source, a source without a variable, or a wrong shape;
-            the message names them and `where`. Then the model holds some values and not others.
+    `sources` has a function for each name in `model_weights`. A BundleError names what is missing,
+    too much or of a wrong shape; then the model holds some values and not others.
     """
     variables = model_weights(model)
     problems = [f"{name} is missing there" for name in variables if name not in sources]
@@ -75,6 +86,52 @@ def check_size(
         )
 
 
+def count_stored(paths: Iterable[Path]) -> int:
+    """The number of weights in HDF5 files, each of which really holds what it says it holds.
+
+    An HDF5 file can have any size once it is read: compressed, or never written and filled with
+    zeros by the reader, or taken from other files by name. Keras writes none of these, and they
+    are refused by a BundleError.
+    """
+    count = 0
+    for path in paths:
+        links, items, size = [], [], 0
+        why = f"{path}: not a whole HDF5 file; restore it, or write it anew"
+        # What h5py raises for a damaged file depends on where the damage is.
+        kinds = (OSError, KeyError, TypeError, RuntimeError)
+        with blaming(why, *kinds), h5py.File(path, "r") as file:
+            file.visititems_links(lambda *link, links=links: links.append(link))
+            if len(links) > _MAX_ENTRIES:
+                raise BundleError(f"{path}: more than {_MAX_ENTRIES:,} groups and weights")
+            for name, link in links:
+                if not isinstance(link, h5py.HardLink):
+                    raise BundleError(f"{path}: /{name} is a link, which is not read")
+            file.visititems(lambda *item, items=items: items.append(item))  # each once
+            for name, item in items:
+                if not isinstance(item, h5py.Group):
+                    _check_dataset(f"{path}: /{name}", item)
+                    count, size = count + item.size, size + item.nbytes
+        if size > path.stat().st_size:
+            raise BundleError(
+                f"{path}: weights of {size:,} bytes share their data, in a file of "
+                f"{path.stat().st_size:,} bytes"
+            )
+    return count
+
+
+def _check_dataset(where: str, item: h5py.Dataset) -> None:
+    if not isinstance(item, h5py.Dataset) or item.dtype.kind in "OSU":
+        raise BundleError(f"{where} is no array of numbers")
+    if item.external or item.is_virtual:
+        raise BundleError(f"{where} takes its data from other files, which is not read")
+    stored = item.id.get_storage_size()
+    if stored < item.nbytes:
+        raise BundleError(
+            f"{where} has the shape {item.shape}, {item.nbytes:,} bytes, and the file holds "
+            f"{stored:,} bytes of it: compressed or unwritten weights are not read"
+        )
+
+
 def backbone_weights(backbone: keras.Model) -> dict[str, keras.Variable]:
     """Weights by name within the backbone, such as "block_0/attention/qkv/kernel".
 
@@ -89,22 +146,16 @@ def backbone_weights(backbone: keras.Model) -> dict[str, keras.Variable]:
 
 
 def model_weights(model: keras.Model) -> dict[str, keras.Variable]:
-    """All weights of a model: the backbone's as `backbone_weights` names them, and the head's.
+    """The backbone's weights as `backbone_weights` names them, and the head's.
 
     The head's are called by layer, such as "output/kernel", or by their own name where the head
     itself holds them.
     """
     weights = backbone_weights(model.backbone)
     known = {id(weight) for weight in weights.values()}
+    owners = {id(weight): layer.name for layer in model.layers for weight in layer.weights}
     for weight in model.weights:
         if id(weight) not in known:
-            owner = next((layer for layer in model.layers if _holds(layer, weight)), None)
-            name = weight.name if owner is None else f"{owner.name}/{weight.name}"
-            if name in weights:
-                raise ValueError(f"two weights are named {name!r}")
-            weights[name] = weight
+            owner = owners.get(id(weight))
+            weights[weight.name if owner is None else f"{owner}/{weight.name}"] = weight
     return weights
-
-
-def _holds(layer: keras.layers.Layer, weight: keras.Variable) -> bool:
-    return any(candidate is weight for candidate in layer.weights)

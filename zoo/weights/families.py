@@ -3,154 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
 
-import numpy as np
-
-from zoo.models.configs import BertConfig, GPTConfig, ModelConfig
-
-# "linear" is PyTorch's dense layer, which stores outputs before inputs; "split_heads" has heads
-# and their channels as two axes at the end, "merged_heads" has them at the start.
-Layout = Literal["same", "linear", "split_heads", "merged_heads"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Tensors:
-    """Where the numbers of one variable are: several tensors lie one after the other in it."""
-
-    names: tuple[str, ...]
-    layout: Layout = "same"
-    skipped: int = 0  # rows at the start that no token uses
-
-    def to_variable(self, arrays: list[np.ndarray]) -> np.ndarray:
-        """The variable's value, from the tensors' in the order of `names`."""
-        if self.layout == "linear":
-            return (arrays[0] if len(arrays) == 1 else np.concatenate(arrays)).T
-        if self.layout == "split_heads":  # (D, N, H) of a kernel, (N, H) of a bias
-            return np.concatenate([a.reshape(*a.shape[:-2], -1) for a in arrays], axis=-1)
-        if self.layout == "merged_heads":  # (N, H, D)
-            return arrays[0].reshape(-1, arrays[0].shape[-1])
-        return arrays[0][self.skipped :]
-
-    def to_tensors(self, value: np.ndarray) -> list[tuple[str, np.ndarray]]:
-        """(name, array) of each tensor, from the variable's value; unused rows become zeros."""
-        if self.layout == "linear":
-            return list(zip(self.names, np.split(value.T, len(self.names))))
-        unused = np.zeros((self.skipped, *value.shape[1:]), value.dtype)
-        return [(self.names[0], np.concatenate([unused, value]) if self.skipped else value)]
-
-
-@dataclasses.dataclass(frozen=True)
-class Option:
-    """A field of another program's config."""
-
-    name: str
-    default: Any = None  # what it means where it is missing
-    copies: tuple[str, ...] = ()  # fields that are written with the same value
-
-
-# Suffixes of a layer's weights, by our names for them.
-_TORCH = {
-    "embeddings": ".weight",
-    "kernel": ".weight",
-    "bias": ".bias",
-    "gamma": ".weight",
-    "beta": ".bias",
-}
-_KERAS = {name: f"/{name}" for name in _TORCH}
-
-
-@dataclasses.dataclass(frozen=True)
-class Family:
-    """An architecture as another program keeps it; "there" is that program's files."""
-
-    config: type[ModelConfig]
-    options: dict[str, Option]  # our field -> theirs
-    fixed: dict[str, Any]  # our fields in which the architecture has no choice
-    layers: dict[str, str]  # our layer -> theirs, outside of blocks
-    block: str  # what stands before a layer's name in block "{}"
-    # Within a block. Several names, with blanks between, lie one after the other here.
-    block_layers: dict[str, str]
-    dense: Layout = "linear"  # how kernels lie there; "split_heads" only those of attention
-    weights: dict[str, str] = dataclasses.field(default_factory=lambda: _TORCH)
-    untied_head: str = "lm_head.weight"  # an output projection that is not the token embedding
-    prefix: str = ""  # of the backbone's tensors, where the file is of a model with a head
-    heads: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)  # by task
-    # Tensors that some files hold twice: name of the copy -> name of what is read.
-    twins: dict[str, str] = dataclasses.field(default_factory=dict)
-    # Class there -> our task; of two with one task the first is written.
-    classes: dict[str, str] = dataclasses.field(default_factory=dict)
-    bare: str = ""  # the class without a head
-    required: tuple[tuple[str, tuple[Any, ...], str], ...] = ()  # field, allowed values, why
-    written: dict[str, Any] = dataclasses.field(default_factory=dict)  # fields beside the options
-    # Task -> field of the head's dropout, and its default. Where one is None it is the
-    # backbone's dropout, and a task that is missing has none.
-    head_dropout: dict[str, tuple[str | None, float | None]] = dataclasses.field(
-        default_factory=dict
-    )
-    pooler_activation: str = "tanh"  # of a classifier's dense layer
-    offset_positions: bool = False  # they count from the pad id on
-    tokenizer: tuple[str, str] = ("", "")  # its kind here, and its class there
-
-    def backbone_tensors(self, config: ModelConfig, skipped: int = 0) -> dict[str, Tensors]:
-        """Variable name within our backbone -> its tensors, whose names have no `prefix`.
-
-        `skipped` rows stand before the first position's.
-        """
-        layers = {
-            ours: theirs
-            for ours, theirs in self.layers.items()
-            if (ours != "segment_embedding" or config.num_segments)
-            and (ours != "pooler" or config.use_pooler)
-        }
-        for index in range(config.num_layers):
-            start = self.block.format(index)
-            for ours, theirs in self.block_layers.items():
-                names = " ".join(start + name for name in theirs.split())
-                layers[f"block_{index}/{ours}"] = names
-        tables = self._tensors(layers, config.use_bias)
-        position = tables["position_embedding/embeddings"]
-        tables["position_embedding/embeddings"] = dataclasses.replace(position, skipped=skipped)
-        if not getattr(config, "tie_embeddings", True):
-            head = Tensors((self.untied_head,), "linear")
-            tables["token_embedding/reverse_embeddings"] = head
-        return tables
-
-    def head_tensors(self, task: str, pooler: bool = False) -> dict[str, Tensors]:
-        """Variable name -> tensors of a task's head, and of the pooler that belongs to it.
-
-        A classifier of RoBERTa or DistilBERT has a dense layer of its own in the pooler's place.
-        """
-        layers = dict(self.heads.get(task, {}))
-        if pooler and task != "classify":
-            layers["pooler"] = "pooler.dense"
-        return self._tensors(layers)
-
-    def _tensors(self, layers: dict[str, str], use_bias: bool = True) -> dict[str, Tensors]:
-        tables = {}
-        for ours, theirs in layers.items():
-            if ours == "output_bias":  # the head's own
-                tables[ours] = Tensors((theirs + self.weights["bias"],))
-                continue
-            for weight in _weights_of(ours, use_bias):
-                names = tuple(name + self.weights[weight] for name in theirs.split())
-                tables[f"{ours}/{weight}"] = Tensors(names, self._layout(ours, weight))
-        return tables
-
-    def _layout(self, layer: str, weight: str) -> Layout:
-        if self.dense == "split_heads":
-            if layer.endswith("attention/qkv"):
-                return "split_heads"
-            is_mixing = layer.endswith("attention/output") and weight == "kernel"
-            return "merged_heads" if is_mixing else "same"
-        return self.dense if weight in ("kernel", "bias") else "same"
-
-
-def _weights_of(layer: str, use_bias: bool) -> tuple[str, ...]:
-    if layer.endswith("_embedding"):
-        return ("embeddings",)
-    names = ("gamma", "beta") if layer.endswith("norm") else ("kernel", "bias")
-    return names if use_bias else names[:1]
+from zoo.models.configs import BertConfig, GPTConfig
+from zoo.weights.family import KERAS, Family, Option
 
 
 def _classes(name: str) -> dict[str, str]:
@@ -163,19 +18,15 @@ def _classes(name: str) -> dict[str, str]:
     }
 
 
-_LIKE_BERT = {
-    "norm": "layer_norm",
-    "positions": "learned",
-    "qk_norm": False,
-    "use_bias": True,
-    "norm_placement": "post",
-}
-_LIKE_GPT2 = {
-    "norm": "layer_norm",
-    "positions": "learned",
-    "qk_norm": False,
-    "use_bias": True,
-    "token_shift": 0,
+_OF_2018 = {"norm": "layer_norm", "positions": "learned", "qk_norm": False}
+_LIKE_BERT = {**_OF_2018, "use_bias": True, "norm_placement": "post"}
+_LIKE_GPT2 = {**_OF_2018, "token_shift": 0}
+_WORDPIECE_NAMES = {
+    "unk_token": "[UNK]",
+    "sep_token": "[SEP]",
+    "pad_token": "[PAD]",
+    "cls_token": "[CLS]",
+    "mask_token": "[MASK]",
 }
 _BERT = Family(
     config=BertConfig,
@@ -209,6 +60,9 @@ _BERT = Family(
         "feedforward_norm": "output.LayerNorm",
     },
     prefix="bert.",
+    buffers=r"embeddings\.(position_ids|token_type_ids)",
+    # Next-sentence prediction, and the pooler.
+    optional=("cls.seq_relationship.", "pooler.dense."),
     heads={
         "classify": {"pooler": "pooler.dense", "output": "classifier"},
         "tag": {"output": "classifier"},
@@ -229,12 +83,18 @@ _BERT = Family(
     required=(
         ("position_embedding_type", ("absolute",), "positions here are learned and absolute"),
     ),
+    written={"tie_word_embeddings": True},
     head_dropout={"classify": ("classifier_dropout", None), "tag": ("classifier_dropout", None)},
     tokenizer=("wordpiece", "BertTokenizer"),
+    special_tokens=_WORDPIECE_NAMES,
 )
 _ROBERTA = dataclasses.replace(
     _BERT,
-    options={**_BERT.options, "vocabulary_size": Option("vocab_size", 50265)},
+    options={
+        **_BERT.options,
+        "vocabulary_size": Option("vocab_size", 50265),
+        "num_segments": Option("type_vocab_size", 1),
+    },
     prefix="roberta.",
     heads={
         **_BERT.heads,
@@ -251,8 +111,17 @@ _ROBERTA = dataclasses.replace(
     },
     classes=_classes("Roberta"),
     bare="RobertaModel",
+    required=(*_BERT.required, ("type_vocab_size", (1,), "all tokens are of one segment")),
+    mlm_activation="gelu",
     offset_positions=True,
     tokenizer=("bytepair", "RobertaTokenizer"),
+    special_tokens={
+        "cls_token": "<s>",
+        "pad_token": "<pad>",
+        "sep_token": "</s>",
+        "unk_token": "<unk>",
+        "mask_token": "<mask>",
+    },
 )
 _DISTILBERT = dataclasses.replace(
     _BERT,
@@ -291,7 +160,7 @@ _DISTILBERT = dataclasses.replace(
     classes=_classes("DistilBert"),
     bare="DistilBertModel",
     required=(),
-    written={"sinusoidal_pos_embds": False},
+    written={**_BERT.written, "sinusoidal_pos_embds": False},
     head_dropout={
         "classify": ("seq_classif_dropout", 0.2),
         "tag": (None, None),
@@ -314,8 +183,9 @@ _GPT2 = Family(
         "norm_epsilon": Option("layer_norm_epsilon", 1e-5),
         "dropout": Option("resid_pdrop", 0.1, ("embd_pdrop", "attn_pdrop")),
         "initializer_range": Option("initializer_range", 0.02),
+        "tie_embeddings": Option("tie_word_embeddings", True),
     },
-    fixed=_LIKE_GPT2,
+    fixed={**_LIKE_GPT2, "use_bias": True},
     layers={"token_embedding": "wte", "position_embedding": "wpe", "final_norm": "ln_f"},
     block="h.{}.",
     block_layers={
@@ -328,6 +198,7 @@ _GPT2 = Family(
     },
     dense="same",  # its "Conv1D" stores inputs before outputs, as Keras does
     prefix="transformer.",
+    buffers=r"h\.\d+\.attn\.(bias|masked_bias)",
     twins={"lm_head.weight": "wte.weight"},
     classes={"GPT2LMHeadModel": "lm", "GPT2Model": "lm"},
     bare="GPT2Model",
@@ -353,8 +224,9 @@ NANOGPT = dataclasses.replace(
         "hidden_dim": Option("n_embd"),
         "use_bias": Option("bias"),
     },
-    fixed={**{k: v for k, v in _LIKE_GPT2.items() if k != "use_bias"}, "norm_epsilon": 1e-5},
+    fixed={**_LIKE_GPT2, "norm_epsilon": 1e-5},
     dense="linear",
+    twins={},
 )
 
 _KERAS_OPTIONS = {
@@ -363,8 +235,7 @@ _KERAS_OPTIONS = {
     "num_heads": Option("num_heads"),
     "hidden_dim": Option("hidden_dim"),
     "intermediate_dim": Option("intermediate_dim"),
-    "dropout": Option("dropout"),
-    "context_length": Option("max_sequence_length"),
+    "dropout": Option("dropout", 0.1),
 }
 _KERAS_BLOCK = {
     "attention_norm": "self_attention_layer_norm",
@@ -385,7 +256,11 @@ def _keras_attention(name: str) -> dict[str, str]:
 KERAS_HUB = {
     "BertBackbone": Family(
         config=BertConfig,
-        options={**_KERAS_OPTIONS, "num_segments": Option("num_segments")},
+        options={
+            **_KERAS_OPTIONS,
+            "context_length": Option("max_sequence_length", 512),
+            "num_segments": Option("num_segments", 2),
+        },
         # The published BERT has exact GELU; KerasHub computes its approximation.
         fixed={"activation": "gelu_tanh", "norm_epsilon": 1e-12},
         layers={
@@ -398,12 +273,12 @@ KERAS_HUB = {
         block="transformer_layer_{}/",
         block_layers={**_keras_attention("self_attention_layer"), **_KERAS_BLOCK},
         dense="split_heads",
-        weights=_KERAS,
+        weights=KERAS,
     ),
     "GPT2Backbone": Family(
         config=GPTConfig,
-        options=_KERAS_OPTIONS,
-        fixed={**_LIKE_GPT2, "activation": "gelu_tanh", "norm_epsilon": 1e-5},
+        options={**_KERAS_OPTIONS, "context_length": Option("max_sequence_length", 1024)},
+        fixed={**_LIKE_GPT2, "use_bias": True, "activation": "gelu_tanh", "norm_epsilon": 1e-5},
         layers={
             "token_embedding": "token_embedding",
             "position_embedding": "position_embedding",
@@ -412,6 +287,6 @@ KERAS_HUB = {
         block="transformer_layer_{}/",
         block_layers={**_keras_attention("self_attention"), **_KERAS_BLOCK},
         dense="split_heads",
-        weights=_KERAS,
+        weights=KERAS,
     ),
 }

@@ -3,26 +3,44 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
+from absl import logging
 
 from zoo.bundle import Bundle, bundle_in_memory
 from zoo.config import Fields
-from zoo.files import BundleError
+from zoo.files import BundleError, blaming, check_links, inside
 from zoo.models.build import build
-from zoo.weights.assign import Source, assign_weights, listed
-from zoo.weights.families import KERAS_HUB, Tensors
-from zoo.weights.kerashub_folders import (
-    check_folder,
-    convert_config,
-    convert_tokenizer,
-    read_pooling,
-    unknown_class,
-)
+from zoo.models.weight_counts import count_backbone_weights
+from zoo.tokenizers import BytePairTokenizer, Tokenizer, WordPieceTokenizer
+from zoo.tokenizers.bytepair.tokenizer import END_OF_TEXT
+from zoo.weights.assign import assign_weights, check_size, count_stored, listed, sources_of
+from zoo.weights.families import KERAS_HUB
 
 PREFIX = "kerashub://"
+# Keras' own, without a meaning for the numbers. A dtype is checked weight by weight.
+_KERAS_FIELDS = ("name", "trainable", "dtype")
+_PACKAGES = ("keras_hub", "keras_nlp")
+# Of a serialized object; the last two are in presets of 2023.
+_PARTS = ("module", "class_name", "config", "registered_name", "build_config", "assets", "weights")
+# Class -> its files, and the settings that must be as ours are.
+_TOKENIZERS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "BertTokenizer": (
+        ("vocabulary.txt",),
+        {"split": True, "suffix_indicator": "##", "oov_token": "[UNK]", "special_tokens": None},
+    ),
+    "GPT2Tokenizer": (("vocabulary.json", "merges.txt"), {"add_prefix_space": False}),
+}
+# For damaged files KerasHub raises what Keras, h5py and its downloaders raise.
+_ERRORS = (
+    *(OSError, TypeError, LookupError, ArithmeticError, RuntimeError, ImportError),
+    AttributeError,
+)
+_HOW = "backbone.save_to_preset(folder) and tokenizer.save_to_preset(folder)"
 
 
 def load_kerashub(preset: str | os.PathLike[str]) -> Bundle:
@@ -35,116 +53,190 @@ def load_kerashub(preset: str | os.PathLike[str]) -> Bundle:
     masked-LM head, say, computes otherwise than BERT's own.
 
     KerasHub itself reads the weights, so that all versions of its format load; while this runs,
-    they are in memory twice. Of a folder everything is checked before, and the tokenizer is read
-    here: KerasHub makes whatever object a file names, of any size.
+    they are in memory twice. Its loaders make whatever registered class a file names, of any size,
+    and read whatever file one names: so all is checked before, and the tokenizer is read here.
     """
     name = os.fspath(preset).removeprefix(PREFIX)
-    folder = Path(name)
-    tokenizer = check_folder(folder) if folder.is_dir() else None
-    keras_hub = _import_keras_hub()
-    try:
-        kind = _class_of(name, folder, keras_hub)
-        pooling, head = None, {}
-        if kind == "GPT2Backbone":
-            backbone = keras_hub.models.GPT2Backbone.from_preset(name)
-        elif folder.is_dir():
-            backbone = keras_hub.models.BertBackbone.from_preset(name)
-            pooling, normalize = read_pooling(folder)
-            head = {"pooling": pooling, "normalize": normalize}
-        else:
-            embedder = keras_hub.models.BertTextEmbedder.from_preset(name, preprocessor=None)
-            backbone, pooling = embedder.backbone, embedder.pooling_mode
-            head = {"pooling": pooling, "normalize": embedder.normalize}
-        if tokenizer is None:
-            tokenizer = convert_tokenizer(keras_hub.tokenizers.Tokenizer.from_preset(name), name)
-    except BundleError:
-        raise
-    # For damaged files KerasHub raises what Keras, h5py and its downloaders raise.
-    except (
-        *(OSError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError),
-        *(ImportError, AttributeError),
-    ) as error:
-        raise BundleError(_explain(name, folder, error)) from error
-    kind = type(backbone).__name__
-    config = convert_config(name, backbone.get_config(), kind, pooling)
-    model = build(config, "lm" if pooling is None else "embed", head)
-    tables = KERAS_HUB[kind].backbone_tensors(config)
-    assign_weights(model, _sources(backbone, tables, name), where=name)
-    try:
-        return bundle_in_memory(folder, model, tokenizer)
-    except ValueError as error:
-        raise BundleError(f"{name}: {error}") from None
+    folder = Path(name) if Path(name).is_dir() else _download(name)
+    check_links(folder)
+    kind, fields = _checked(folder, "config.json", KERAS_HUB)
+    family, head = KERAS_HUB[kind], None
+    fields.only([*_KERAS_FIELDS, *(option.name for option in family.options.values())])
+    values = family.read_options(fields)
+    if kind == "BertBackbone":
+        head = _pooling(folder)
+        # KerasHub takes the first token as it is, and ours would go through the pooler.
+        values["use_pooler"] = head["pooling"] != "cls"
+    with blaming(fields.where):
+        config = family.config(**values)
+    tokenizer = _read_tokenizer(folder)
+    weights, needed = _weight_files(folder), count_backbone_weights(config)
+    check_size(weights[0], count_stored(weights), fields.where, fields.values, needed)
+    if (folder / "task.weights.h5").is_file():
+        logging.warning("%s: the trained head in task.weights.h5 is not read", folder)
+    with blaming(f"{name}: KerasHub cannot read this preset; write it anew with {_HOW}", *_ERRORS):
+        import keras_hub  # takes seconds
 
-
-def _sources(backbone: keras.Model, tables: dict[str, Tensors], where: str) -> dict[str, Source]:
-    weights = {weight.path: weight for weight in backbone.weights}
-    used = {path for table in tables.values() for path in table.names}
-    # A pooler that sentence vectors do not need is left out.
-    unmatched = [path for path in {*weights} ^ used if not path.startswith("pooled_dense/")]
-    if unmatched:
-        raise BundleError(
-            f"{where}: this version of KerasHub has other weights than the one that this release "
-            f"knows: {listed(sorted(unmatched))}"
-        )
-    for path, weight in weights.items():
+        backbone = keras_hub.models.Backbone.from_preset(str(folder))
+    stored = {weight.path: weight for weight in backbone.weights}
+    for path, weight in stored.items():
         if "float" not in keras.backend.standardize_dtype(weight.dtype):
             raise BundleError(
-                f"{where}: {path} is {weight.dtype}: quantised weights are not read. Take the "
+                f"{name}: {path} is {weight.dtype}: quantised weights are not read. Take the "
                 "preset without quantisation"
             )
+    tables = family.backbone_tensors(config)
+    used = {path for table in tables.values() for path in table.names}
+    # A pooler that sentence vectors do not need is left out.
+    unmatched = [path for path in {*stored} ^ used if not path.startswith("pooled_dense/")]
+    if unmatched:
+        raise BundleError(
+            f"{name}: this version of KerasHub has other weights than the one that this release "
+            f"knows: {listed(sorted(unmatched))}"
+        )
+    model = build(config, "lm" if head is None else "embed", head)
 
     def read(path: str) -> np.ndarray:
-        return np.asarray(keras.ops.convert_to_numpy(weights[path]), np.float32)
+        return np.asarray(keras.ops.convert_to_numpy(stored[path]), np.float32)
 
-    return {
-        name: lambda table=table: table.to_variable([read(path) for path in table.names])
-        for name, table in tables.items()
-    }
-
-
-def _class_of(name: str, folder: Path, keras_hub) -> str:
-    """The name of the backbone's class; downloads no weights."""
-    if folder.is_dir():
-        return Fields.read(folder / "config.json").text("class_name")
-    if "://" in name:
-        kind = type(keras_hub.models.Backbone.from_preset(name, load_weights=False)).__name__
-        if kind not in KERAS_HUB:
-            raise unknown_class(name, kind, KERAS_HUB)
-        return kind
-    presets = {kind: getattr(keras_hub.models, kind).presets for kind in KERAS_HUB}
-    for kind, names in presets.items():
-        if name in names:
-            return kind
-    known = sorted(name for names in presets.values() for name in names)
-    raise BundleError(
-        f"{name}: no such folder, and no KerasHub preset of BERT or GPT-2. These are: "
-        f"{', '.join(known)}"
-    )
+    assign_weights(model, sources_of(tables, read), where=name)
+    with blaming(name):
+        return bundle_in_memory(folder, model, tokenizer)
 
 
-def _explain(name: str, folder: Path, error: Exception) -> str:
-    reason = " ".join(str(error).split())[:300]
-    if folder.is_dir():
-        return (
-            f"{name}: KerasHub cannot read this preset: {type(error).__name__}: {reason}. Write it "
-            "anew with backbone.save_to_preset and tokenizer.save_to_preset"
-        )
-    return (
-        f"{name}: KerasHub cannot download this preset: {type(error).__name__}: {reason}. Without "
-        "network, save it to a folder where there is one, with backbone.save_to_preset(folder) and "
-        "tokenizer.save_to_preset(folder), and load that folder"
-    )
+def _download(name: str) -> Path:
+    """The folder on this machine where KerasHub has put the files of a preset."""
+    import keras_hub
+    from keras_hub.src.utils.preset_utils import get_file  # the only private name of it here
 
-
-def _import_keras_hub():
-    try:
-        import keras_hub
-    except ImportError as error:
+    known = sorted(n for kind in KERAS_HUB for n in getattr(keras_hub.models, kind).presets)
+    if "://" not in name and name not in known:
         raise BundleError(
-            f"KerasHub cannot be imported ({error}): install it with `pip install keras-hub`"
-        ) from error
-    if not hasattr(keras_hub.models, "BertTextEmbedder"):
-        raise BundleError(
-            f"KerasHub {keras_hub.__version__} is too old: `pip install --upgrade keras-hub`"
+            f"{name}: no such folder, and no KerasHub preset of BERT or GPT-2. These are: "
+            f"{', '.join(known)}"
         )
-    return keras_hub
+
+    def fetch(file: str, optional: bool = True) -> Path | None:
+        try:
+            return Path(get_file(name, file))
+        except FileNotFoundError:
+            if not optional:
+                raise
+            return None
+
+    why = (
+        f"{name}: KerasHub cannot download this preset. Without network, save it to a folder where "
+        f"there is one, with {_HOW}, and load that folder"
+    )
+    with blaming(why, *_ERRORS):
+        folder = fetch("config.json", optional=False).parent
+        _checked(folder, "config.json", KERAS_HUB)  # before anything large
+        for files, _ in _TOKENIZERS.values():
+            for file in files:
+                fetch(f"assets/tokenizer/{file}")
+        for file in ("tokenizer.json", "task.json"):
+            fetch(file)
+        if fetch("model.weights.h5") is None:
+            for shard in _shards(fetch("model.weights.json", optional=False)):
+                fetch(shard, optional=False)
+    return folder
+
+
+def _checked(folder: Path, file: str, known: Collection[str]) -> tuple[str, Fields]:
+    """Class and settings of a serialized object, which is exactly what it says it is."""
+    path = inside(folder, file)
+    if not path.is_file():
+        raise BundleError(f"{path}: no such file; KerasHub's {_HOW} write a preset")
+    content = Fields.read(path)
+    if "model_type" in content.values:
+        raise BundleError(f"{path}: a Hugging Face model, no KerasHub preset: load it as hf://")
+    kind = content.text("class_name")
+    if kind not in known:
+        raise BundleError(
+            f"{path}: class {kind!r:.80} is not known here; known are {', '.join(known)}"
+        )
+    names = tuple(f"{package}>{kind}" for package in _PACKAGES)
+    content.require("registered_name", names, "Keras would make another class of it")
+    if content.text("module", "keras_hub").partition(".")[0] not in _PACKAGES:
+        raise BundleError(f"{path}: module is {content.text('module')!r:.80}, none of KerasHub's")
+    content.only(_PARTS)
+    options = content.part("config")
+    for name, value in options.values.items():
+        if name == "dtype":
+            if value is not None and not isinstance(value, str):
+                policy = options.part("dtype")
+                plain = {"class_name": "DTypePolicy", "module": "keras", "registered_name": None}
+                for field, expected in plain.items():
+                    policy.require(field, (expected,), "take the preset without quantisation")
+                policy.part("config").only(["name"])
+                policy.part("config").text("name")
+        elif isinstance(value, dict):
+            raise BundleError(f"{path}: {name!r:.80} is an object, where KerasHub has a value")
+    return kind, options
+
+
+def _pooling(folder: Path) -> dict[str, Any]:
+    """How a BERT preset makes sentence vectors: what its task says, or KerasHub's defaults."""
+    task = Fields.read(inside(folder, "task.json"), optional=True)
+    if task.text("class_name") != "BertTextEmbedder":
+        return {"pooling": "mean", "normalize": True}
+    options = task.part("config")
+    pooling = options.require("pooling_mode", ("mean", "cls", "max"), "no other pooling is known")
+    return {"pooling": pooling, "normalize": options.flag("normalize", True)}
+
+
+def _shards(index: Path) -> list[str]:
+    """Names of the files that a `model.weights.json` names."""
+    names = set()
+    for value in Fields.read(index).part("weight_map").values.values():
+        for name in value if isinstance(value, list) and value else [value]:
+            if not isinstance(name, str) or Path(name).name != name:
+                raise BundleError(
+                    f"{index}: weight_map must give the names of files beside it. "
+                    f"Received: {name!r:.80}"
+                )
+            names.add(name)
+    return sorted(names)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    files = [inside(folder, "model.weights.h5")]
+    index = inside(folder, "model.weights.json")
+    if not files[0].is_file() and index.is_file():
+        files = [inside(folder, name, where=index) for name in _shards(index)] or files
+    for file in files:
+        if not file.is_file():
+            raise BundleError(f"{file}: no such file. Write the preset anew with {_HOW}")
+    return files
+
+
+def _read_tokenizer(folder: Path) -> Tokenizer:
+    """Our tokenizer from a preset's files, which KerasHub's own would take as they are."""
+    kind, options = _checked(folder, "tokenizer.json", _TOKENIZERS)
+    names, settings = _TOKENIZERS[kind]
+    for field in ("vocabulary", "merges"):
+        options.require(field, (None,), "it lies in the folder assets/tokenizer")
+    options.require("config_file", ("tokenizer.json",), "there is one tokenizer")
+    for field, value in settings.items():
+        options.require(field, (value,), f"{kind} has no other rules here")
+    files = [inside(folder, "assets", "tokenizer", name) for name in names]
+    for file in files:
+        if not file.is_file():
+            raise BundleError(f"{file}: no such file. Write the preset anew with {_HOW}")
+    with blaming(files[-1], TypeError):
+        with open(files[-1], encoding="utf-8") as text:
+            lines = [line.rstrip() for line in text]
+        if kind == "BertTokenizer":
+            return WordPieceTokenizer(
+                lines,
+                lowercase=options.flag("lowercase", False),
+                # KerasHub keeps accents unless asked to, whatever `lowercase` is.
+                strip_accents=options.flag("strip_accents", False),
+                split_cjk=options.flag("split_on_cjk", True),
+            )
+        # Written out in a text, special tokens are text here, as in tiktoken; KerasHub parses them.
+        return BytePairTokenizer(
+            Fields.read(files[0]).values,
+            [merge for merge in lines if not merge.startswith("#version:")],
+            special_tokens=options.values.get("unsplittable_tokens") or [END_OF_TEXT],
+        )

@@ -1,4 +1,5 @@
-"""Where a model is: a folder, the Hugging Face Hub, an installed package, an object store."""
+"""Where a model is: a folder, the Hugging Face Hub, an installed package, an object store; and
+which program wrote it."""
 
 from __future__ import annotations
 
@@ -12,7 +13,9 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from zoo.files import BundleError
+from zoo.config import read_json
+from zoo.files import BundleError, inside
+from zoo.weights.safetensors_files import OTHER_FORMATS
 
 HUB = "hf://"
 PACKAGE = "package://"
@@ -22,25 +25,27 @@ _STORES = ("gs://", "s3://", "hdfs://", "file://")
 _NOT_OF_A_BUNDLE = ("checkpoints/", "tensorboard/")
 # What a model is made of. No pickles, and no weights of other programs.
 _FILES = [
-    "config.json",
-    "model.safetensors",
-    "model.safetensors.index.json",
+    *("config.json", "model.safetensors", "model.safetensors.index.json"),
     "model-*-of-*.safetensors",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "modules.json",
-    "sentence_bert_config.json",
-    "config_sentence_transformers.json",
-    "*_Pooling/config.json",
-    "*_Dense/config.json",
-    "*_Dense/model.safetensors",
-    "*_Normalize/config.json",
+    *("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt"),
+    *("special_tokens_map.json", "added_tokens.json"),
+    *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
+    *("*_Pooling/config.json", "*_Normalize/config.json"),
+    *("*_Dense/config.json", "*_Dense/model.safetensors"),
 ]
+
+
+def writer_of(folder: Path) -> str | None:
+    """Whose model a folder holds by its config.json: "zoo", "transformers", "kerashub" or None."""
+    try:
+        content = read_json(inside(folder, "config.json"))
+    except BundleError:
+        return None
+    if not isinstance(content, dict) or "format_version" in content:
+        return "zoo" if isinstance(content, dict) else None
+    if "model_type" in content or "architectures" in content:
+        return "transformers"
+    return "kerashub" if {"class_name", "registered_name"} <= content.keys() else None
 
 
 def locate(name: str | os.PathLike[str]) -> Path:
@@ -49,10 +54,8 @@ def locate(name: str | os.PathLike[str]) -> Path:
     A name is a folder, "hf://owner/name", "hf://owner/name@revision" (branch, tag or commit),
     "package://module/folder" inside an installed Python package, or a folder in an object store,
     such as "gs://bucket/folder". The Hub is asked for the files that are not in its cache;
-    HF_HUB_OFFLINE=1 asks for none, HF_TOKEN or `hf auth login` opens what is not public.
-
-    Raises:
-        BundleError: no such package, repository, revision or folder, no permission, or no network.
+    HF_HUB_OFFLINE=1 asks for none, HF_TOKEN or `hf auth login` opens what is not public. A
+    BundleError says what is not there, not allowed or not to be reached.
     """
     text = os.fspath(name)
     if text.startswith(HUB):
@@ -67,54 +70,46 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub import errors
 
     repository, _, revision = name.removeprefix(HUB).partition("@")
-    page = f"https://huggingface.co/{repository}"
+    page, login = f"https://huggingface.co/{repository}", "`hf auth login` or set HF_TOKEN"
+    offline = (
+        "not in the Hub's cache, and the Hub cannot be reached. Connect to the network (and unset "
+        "HF_HUB_OFFLINE), or pass the folder of a download"
+    )
+    # A class stands before the classes that it is derived from.
+    meanings = {
+        errors.GatedRepoError: f"you have no access to this model. Ask at {page}, then {login}",
+        errors.RevisionNotFoundError: f"the repository has no revision {revision!r}; it has those "
+        f"at {page}/tree/main",
+        errors.RepositoryNotFoundError: "no such repository, or a private one. Check the name at "
+        f"{page}; for a private one, {login}",
+        errors.HFValidationError: "write hf://owner/name or hf://owner/name@revision",
+        errors.LocalEntryNotFoundError: offline,
+        errors.OfflineModeIsEnabled: offline,
+    }
     try:
-        folder = huggingface_hub.snapshot_download(
-            repository, revision=revision or None, allow_patterns=_FILES
+        folder = Path(
+            huggingface_hub.snapshot_download(
+                repository, revision=revision or None, allow_patterns=_FILES
+            )
         )
-    except errors.GatedRepoError:
-        raise BundleError(
-            f"{name}: you have no access to this model. Ask for it at {page}, then `hf auth login` "
-            "or set HF_TOKEN."
-        ) from None
-    except errors.RevisionNotFoundError:
-        raise BundleError(
-            f"{name}: the repository has no revision {revision!r}. Its branches, tags and commits "
-            f"are at {page}/tree/main."
-        ) from None
-    except errors.RepositoryNotFoundError:
-        raise BundleError(
-            f"{name}: no such repository, or a private one. Check the name at {page}; for a "
-            "private one, `hf auth login` or set HF_TOKEN."
-        ) from None
-    except errors.HFValidationError as error:
-        raise BundleError(
-            f"{name}: write hf://owner/name or hf://owner/name@revision. {error}"
-        ) from None
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+    except (*meanings, OSError, errors.HTTPError) as error:
+        text = next((t for kind, t in meanings.items() if isinstance(error, kind)), None)
         reason = " ".join(str(error).split())
-        raise BundleError(
-            f"{name}: not in the Hub's cache, and the Hub cannot be reached: {reason} "
-            "Connect to the network (and unset HF_HUB_OFFLINE), or pass the folder of a download."
-        ) from error
-    except (OSError, errors.HTTPError) as error:
-        raise BundleError(f"{name}: the download failed: {error}") from error
-    folder = Path(folder)
+        raise BundleError(f"{name}: {text or 'the download failed'} ({reason:.300})") from error
     if any(folder.glob("*.safetensors")):
         return folder
     try:
         files = huggingface_hub.HfApi().list_repo_files(repository, revision=revision or None)
     except (OSError, errors.HTTPError):  # offline: what is here is all that is known
         files = sorted(path.name for path in folder.iterdir())
-    suffixes = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx")
-    weights = [file for file in files if file.endswith(suffixes)]
+    suffixes = (*OTHER_FORMATS, ".gguf", ".onnx")
+    weights = ", ".join([file for file in files if file.endswith(suffixes)][:5])
     raise BundleError(
         f"{name}: this repository has no safetensors weights, "
-        f"{'only ' + ', '.join(weights[:5]) if weights else 'and no others'}. PyTorch's files are "
-        "pickles, and reading a pickle runs whatever code its author put there, so they are not "
-        "read. Many repositories have converted weights as a pull request: try "
-        f"{HUB}{repository}@refs/pr/1, or convert them where transformers is installed: "
-        "from_pretrained, then save_pretrained."
+        f"{f'only {weights}' if weights else 'and no others'}. PyTorch's files are pickles, and "
+        "reading a pickle runs whatever code its author put there, so they are not read. Many "
+        f"repositories have converted weights as a pull request: try {HUB}{repository}@refs/pr/1, "
+        "or convert them where transformers is installed: from_pretrained, then save_pretrained."
     )
 
 
@@ -162,9 +157,7 @@ def download(remote: str, folder: Path, skip: tuple[str, ...] = ()) -> Iterator[
     """Copies the files below a folder of an object store, and gives name and copy of each.
 
     Names that begin with one of `skip` are left out; nothing is copied if there is no such folder.
-
-    Raises:
-        tf.errors.OpError: no such file system, no access, no network.
+    A tf.errors.OpError is no such file system, no access, no network.
     """
     remote = remote.rstrip("/")
     # Not isdir, to which a folder that cannot be reached is none.

@@ -2,8 +2,7 @@
 
 Karpathy's two repositories share their weights' names. They differ in GELU (minGPT: the tanh
 approximation, nanoGPT: exact), in biases (nanoGPT may have none) and in the head (nanoGPT ties it
-to the token embedding). Their `ckpt.pt` is a pickle, which runs code when it is read; `load` tells
-how to turn one into safetensors.
+to the token embedding).
 """
 
 from __future__ import annotations
@@ -19,52 +18,21 @@ import keras
 import numpy as np
 
 from zoo.bundle import Bundle, bundle_in_memory
-from zoo.config import ConfigError, Fields, config_dataclass, from_dict
-from zoo.files import BundleError, inside
+from zoo.config import Fields, from_dict
+from zoo.files import BundleError, blaming, inside
 from zoo.models.build import build
 from zoo.models.configs import GPTConfig
 from zoo.tokenizers import CharacterTokenizer, Tokenizer
-from zoo.weights.assign import assign_weights, listed, model_weights
+from zoo.weights.assign import assign_weights, listed, model_weights, sources_of
 from zoo.weights.families import NANOGPT
-from zoo.weights.safetensors_files import WeightFiles, open_weights
+from zoo.weights.safetensors_files import WeightFiles
 
 Activation = Literal["gelu", "gelu_tanh"]
-
-# torch.compile wraps the model, and its name stands before all others.
-_COMPILED = "_orig_mod."
-# The causal mask, kept as a buffer beside the weights.
-_BUFFER = re.compile(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)")
-_BLOCK = re.compile(r"transformer\.h\.(\d+)\.")
-_TOKENS, _POSITIONS = "transformer.wte.weight", "transformer.wpe.weight"
+_BLOCK = re.compile(r"h\.(\d+)\.")
+# nanoGPT's name, and minGPT's; a model has one dropout here, and predictions do not depend on it.
+_DROPOUTS = ("dropout", "embd_pdrop", "resid_pdrop", "attn_pdrop")
 # A logit whose exp is 0 in float32 beside any other that a model gives.
 _NEVER = -1e4
-
-
-@config_dataclass
-class CheckpointConfig:
-    """What nanoGPT's and minGPT's own configs hold; None is read off the weights, but for n_head.
-
-    `dropout` is nanoGPT's name, the three rates are minGPT's; `model_type` says nothing more.
-    """
-
-    n_layer: int | None = None
-    n_head: int | None = None
-    n_embd: int | None = None
-    block_size: int | None = None
-    vocab_size: int | None = None
-    bias: bool | None = None
-    dropout: float = 0.0
-    embd_pdrop: float | None = None
-    resid_pdrop: float | None = None
-    attn_pdrop: float | None = None
-    model_type: str | None = None
-
-    def __post_init__(self):
-        if len({self.embd_pdrop, self.resid_pdrop, self.attn_pdrop} - {None}) > 1:
-            raise ConfigError(
-                "embd_pdrop, resid_pdrop and attn_pdrop differ, and a model has one dropout here. "
-                "Give all three the same number: predictions do not depend on it"
-            )
 
 
 def load(
@@ -79,11 +47,10 @@ def load(
     """A checkpoint of nanoGPT or minGPT and its tokenizer, ready to serve.
 
     A model of characters has no ids for "unknown" and "end of text": it gets two more rows, which
-    it never predicts, so that our CharacterTokenizer fits it. All other probabilities stay what
-    they were.
+    it never predicts, so that our CharacterTokenizer fits it; see `add_special_ids`.
 
-    nanoGPT keeps its characters in `meta.pkl`, and its weights in `ckpt.pt`. Both are pickles:
-    turn your own into what is read here, where PyTorch is installed:
+    nanoGPT keeps its weights in `ckpt.pt`, and its characters in `meta.pkl`. Both are pickles,
+    which run code when they are read. Turn your own into safetensors, where PyTorch is installed:
 
         checkpoint = torch.load("ckpt.pt", map_location="cpu")
         weights = {k: v.clone() for k, v in checkpoint["model"].items()}
@@ -92,22 +59,14 @@ def load(
         itos = pickle.load(open("meta.pkl", "rb"))["itos"]
         characters = "".join(itos[i] for i in range(len(itos)))
 
-    Args:
-        path: a safetensors file, or a folder with `model.safetensors`.
-        tokenizer: whose ids are the checkpoint's; it may have fewer (nanoGPT rounds GPT-2's 50257
-            up to 50304). Either this or `characters`.
-        characters: the character of each id, in the order of ids.
-        config: the checkpoint's `model_args`, as a dict or a JSON file. Defaults to the
-            `config.json` beside the weights, if there is one. What it lacks is read off the
-            weights' shapes, `n_head` excepted.
-        n_head: int, attention heads; needed unless the config has it.
-        activation: "gelu" as nanoGPT's `nn.GELU()`, or "gelu_tanh" for what was trained with the
-            approximation: minGPT, and nanoGPT before it took `nn.GELU()`. Defaults to "gelu".
-        start_text: one character, what an empty text reads, such as "\\n". Defaults to the
-            tokenizer's end of text, which tells a model of characters nothing.
-
-    Returns:
-        Bundle, in memory; `zoo.save` writes it.
+    `path` is a safetensors file or the folder of a `model.safetensors`. Pass the `tokenizer` whose
+    ids are the checkpoint's (it may have fewer: nanoGPT rounds GPT-2's 50257 up to 50304), or the
+    `characters` in the order of ids. `config` is the checkpoint's `model_args`, as a dict or a
+    JSON file; by default it is the `config.json` beside the weights, and what that lacks is read
+    off their shapes, but for the number of heads, `n_head`. The activation is "gelu", nanoGPT's
+    `nn.GELU()`, or "gelu_tanh" for minGPT, and for nanoGPT before it took that. `start_text` is one
+    character, what an empty text reads, such as "\\n", in place of the tokenizer's end of text,
+    which tells a model of characters nothing.
 
     Raises:
         BundleError: no such file, not safetensors, a tensor that is missing, unknown or of a wrong
@@ -147,109 +106,88 @@ def load_model(
     embedding.
     """
     fields = _read_config(Path(path), config)
-    if n_head is not None:
-        if fields.n_head not in (None, n_head):
-            raise BundleError(f"{path}: n_head={n_head}, but the config says {fields.n_head}")
-        fields = dataclasses.replace(fields, n_head=n_head)
-    with open_weights(path) as weights:
-        return _build(weights, fields, activation)
-
-
-def _read_config(
-    path: Path, config: Mapping[str, Any] | str | os.PathLike[str] | None
-) -> CheckpointConfig:
-    where = "config"
-    if not isinstance(config, Mapping):
-        beside = inside(path if path.is_dir() else path.parent, "config.json")
-        file = beside if config is None else Path(config)
-        where, config = str(file), Fields.read(file, optional=config is None).values
-    try:
-        return from_dict(CheckpointConfig, dict(config), where)
-    except ConfigError as error:
-        raise BundleError(str(error)) from None
-
-
-def _build(weights: WeightFiles, fields: CheckpointConfig, activation: Activation) -> keras.Model:
-    names = {name.removeprefix(_COMPILED): name for name in weights.names()}
-    names = {name: key for name, key in names.items() if not _BUFFER.fullmatch(name)}
-    for name in (_TOKENS, _POSITIONS):
-        if name not in names or len(weights.shape(names[name])) != 2:
+    if n_head is not None and fields.whole("n_head", n_head) != n_head:
+        raise BundleError(f"{path}: n_head={n_head}, but the config says {fields.values['n_head']}")
+    weights = WeightFiles(path)
+    names = NANOGPT.stored_names(weights.names(), weights.path)
+    shapes = {name: weights.shape(stored) for name, stored in names.items()}
+    for name in ("wte.weight", "wpe.weight"):
+        if len(shapes.get(name, ())) != 2:
             raise BundleError(
                 f"{weights.path}: no matrix {name!r}, so this is no minGPT or nanoGPT model"
             )
+
+    def read(name: str) -> np.ndarray:
+        return weights.read(names[name])
+
     head = NANOGPT.untied_head
-    config = _model_config(weights, names, fields, activation, tied=_is_tied(weights, names, head))
-    tables = {
-        ours: dataclasses.replace(
-            table, names=tuple(n if n == head else NANOGPT.prefix + n for n in table.names)
-        )
-        for ours, table in NANOGPT.backbone_tensors(config).items()
-    }
+    tied = shapes.get(head, shapes["wte.weight"]) == shapes["wte.weight"] and (
+        head not in names or np.array_equal(read(head), read("wte.weight"))
+    )
+    built = _model_config(fields, shapes, n_head, weights.path)
+    built = dataclasses.replace(built, activation=activation, tie_embeddings=tied)
+    tables = NANOGPT.backbone_tensors(built)
     expected = {name for table in tables.values() for name in table.names}
     problems = [f"{name} is missing" for name in sorted(expected - names.keys())]
     problems += [f"{name} is unknown" for name in sorted(names.keys() - expected - {head})]
-    width = config.hidden_dim
-    for name in names:
-        is_turned = weights.shape(names[name]) == (width, 3 * width)
-        if is_turned and name.endswith("attn.c_attn.weight"):
-            problems.append(
-                f"{name} has shape {[width, 3 * width]} in place of {[3 * width, width]}; "
-                "Hugging Face's GPT-2 is turned like that: load it as hf://"
-            )
+    turned = (built.hidden_dim, 3 * built.hidden_dim)
+    problems += [
+        f"{name} has shape {[*turned]} in place of {[*turned[::-1]]}; Hugging Face's GPT-2 is "
+        "turned like that: load it as hf://"
+        for name, shape in shapes.items()
+        if name.endswith("attn.c_attn.weight") and shape == turned
+    ]
     if problems:
         raise BundleError(f"{weights.path}: {listed(problems, '; ')}")
-    model = build(config)
-    sources = {
-        ours: lambda table=table: table.to_variable([weights.read(names[n]) for n in table.names])
-        for ours, table in tables.items()
-    }
-    assign_weights(model, sources, where=str(weights.path))
+    model = build(built)
+    assign_weights(model, sources_of(tables, read), where=weights.path)
     return model
 
 
+def _read_config(path: Path, config: Mapping[str, Any] | str | os.PathLike[str] | None) -> Fields:
+    if isinstance(config, Mapping):
+        fields = Fields(dict(config), "config")
+    else:
+        beside = inside(path if path.is_dir() else path.parent, "config.json")
+        file = beside if config is None else Path(config)
+        fields = Fields.read(file, optional=config is None)
+    options = [option.name for option in NANOGPT.options.values()]
+    fields.only([*options, *_DROPOUTS, "model_type"], f"known are {', '.join(options)}")
+    if len({fields.number(name) for name in _DROPOUTS} - {None}) > 1:
+        raise BundleError(
+            f"{fields.where}: {', '.join(_DROPOUTS)} differ. Give them the same number: "
+            "predictions do not depend on it"
+        )
+    return fields
+
+
 def _model_config(
-    weights: WeightFiles,
-    names: dict[str, str],
-    fields: CheckpointConfig,
-    activation: Activation,
-    tied: bool,
+    fields: Fields, shapes: dict[str, tuple[int, ...]], n_head: int | None, where: Path
 ) -> GPTConfig:
-    vocab_size, n_embd = weights.shape(names[_TOKENS])
+    """What the shapes say; the config may say it, too, and says how many heads there are."""
     found = {
-        "n_layer": len({match[1] for match in map(_BLOCK.match, names) if match}),
-        "n_embd": n_embd,
-        "block_size": weights.shape(names[_POSITIONS])[0],
-        "vocab_size": vocab_size,
-        "bias": "transformer.h.0.attn.c_attn.bias" in names,
+        "vocab_size": shapes["wte.weight"][0],
+        "block_size": shapes["wpe.weight"][0],
+        "n_layer": len({match[1] for match in map(_BLOCK.match, shapes) if match}),
+        "n_embd": shapes["wte.weight"][1],
+        "bias": "h.0.attn.c_attn.bias" in shapes,
     }
     for key, value in found.items():
-        stated = getattr(fields, key)
+        stated = fields.values.get(key)
         if stated not in (None, value):
             raise BundleError(
-                f"{weights.path}: {key} is {value} by the weights, but the config says {stated}"
+                f"{where}: {key} is {value} by the weights, but the config says {stated!r:.80}"
             )
-    if fields.n_head is None:
+    found["n_head"] = fields.whole("n_head", n_head)
+    if found["n_head"] is None:
         raise BundleError(
-            f"{weights.path}: the number of attention heads cannot be read off the weights: pass "
+            f"{where}: the number of attention heads cannot be read off the weights: pass "
             "n_head=..., or a config that has it"
         )
-    found["n_head"] = fields.n_head
     values = {ours: found[option.name] for ours, option in NANOGPT.options.items()}
-    dropout = fields.dropout if fields.resid_pdrop is None else fields.resid_pdrop
-    values |= {"activation": activation, "tie_embeddings": tied, "dropout": dropout}
-    try:
-        return from_dict(GPTConfig, {**values, **NANOGPT.fixed})
-    except ConfigError as error:
-        raise BundleError(f"{weights.path}: {error}") from None
-
-
-def _is_tied(weights: WeightFiles, names: dict[str, str], head: str) -> bool:
-    # A file of tied weights has the head as a copy, or not at all.
-    if head not in names:
-        return True
-    if weights.shape(names[head]) != weights.shape(names[_TOKENS]):
-        return False
-    return np.array_equal(weights.read(names[head]), weights.read(names[_TOKENS]))
+    dropout = next((fields.number(n) for n in _DROPOUTS if n in fields.values), None)
+    with blaming(where):
+        return from_dict(GPTConfig, {**values, **NANOGPT.fixed, "dropout": dropout or 0.0})
 
 
 def add_special_ids(
@@ -257,20 +195,15 @@ def add_special_ids(
 ) -> keras.Model:
     """The same model with `count` more ids before its own, which it never predicts.
 
-    Models like nanoGPT's character models know their characters and nothing else, but a tokenizer
-    here has ids for "unknown" and "end of text", too. In the new model, id i + `count` is id i (or
-    order[i]) of the old one. The new ids read as the mean of all tokens, and their logit is -10,000
-    everywhere, so that their probability is 0 and all others are what they were. The new model has
-    biases and untied embeddings.
+    In the new model, id i + `count` is id i (or order[i]) of the old one. The new ids read as the
+    mean of all tokens, and their logit is -10,000 everywhere, so that their probability is 0 and
+    all others are what they were. The new model has biases and untied embeddings.
 
     A linear head without a bias has that constant in it, because a final layer norm comes before
     it: x = g * z + b, and the entries of z sum to 0 whatever the text is. So with S = sum(b / g)
     and u = 1 / (S g), u . x = 1 always, and u is the direction in which a head's rows can have a
     bias. To keep S away from 0, b becomes b + s g with s = sign(S), which adds s w . g to the logit
     of a row w; taking s (w . g) u off that row undoes it.
-
-    Raises:
-        BundleError: no GPT with layer norms, or a final norm with a scale of 0.
     """
     config = model.backbone.config
     if config.family != "gpt" or config.norm != "layer_norm":

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from zoo.output_pipe import outlive_readers
+from zoo.output import outlive_readers
 
 # Name, kind, default, meaning, and what the kind needs further.
 _FLAGS = (

@@ -1,36 +1,56 @@
-"""A folder of transformers becomes a bundle."""
+"""A folder of transformers becomes a bundle: every field of its `config.json` that changes a number
+is either translated or refused by name."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 from absl import logging
 
 from zoo.bundle import Bundle, bundle_in_memory
-from zoo.config import ConfigError, Fields
-from zoo.files import BundleError, inside
+from zoo.config import Fields
+from zoo.files import BundleError, blaming, inside
 from zoo.models.build import build
-from zoo.models.configs import BertConfig
+from zoo.models.configs import BertConfig, ModelConfig
 from zoo.models.weight_counts import count_backbone_weights
 from zoo.text.config import TextConfig
-from zoo.weights.assign import Source, assign_weights, check_size, listed, model_weights
-from zoo.weights.families import Tensors
-from zoo.weights.huggingface.configs import SAME_HEAD, Description, describe
+from zoo.weights.assign import assign_weights, check_size, listed, model_weights, sources_of
+from zoo.weights.families import HUGGINGFACE
+from zoo.weights.family import SAME_HEAD, Family, Tensors
 from zoo.weights.huggingface.sentence_modules import SentenceModules, read_sentence_modules
 from zoo.weights.huggingface.tokenizer_files import read_tokenizer
-from zoo.weights.safetensors_files import WeightFiles, open_weights
+from zoo.weights.safetensors_files import WeightFiles
 
 _LONGEST_TEXT = 512
-# What holds no weights: positions 0, 1, 2... and causal masks.
-_BUFFERS = re.compile(r"embeddings\.(position_ids|token_type_ids)|h\.\d+\.attn\.(bias|masked_bias)")
-# Parts of the file that a task may have no use for: next-sentence prediction, and the pooler.
-_OPTIONAL = ("cls.seq_relationship.", "pooler.dense.")
-_BACKBONE = ("embeddings.", "encoder.", "transformer.", "h.", "wte.", "wpe.", "ln_f.")
+_REFUSED = (
+    ("is_decoder", (False,), "it hides what comes after a token from it"),
+    ("add_cross_attention", (False,), "there is no other text to attend to"),
+    ("is_encoder_decoder", (False,), "there is one stack of layers here"),
+    ("pruned_heads", ({},), "all layers have the same heads here"),
+    ("quantization_config", (None,), "take the model's float weights"),
+)
+# Labels that a number alone makes, where nothing else in the file must agree with it.
+_MAX_UNNAMED_LABELS = 100_000
+_LABELLED = ("classify", "pair", "tag")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Description:
+    """What a `config.json` says of a model."""
+
+    family: Family
+    architecture: str  # transformers' class
+    keeps_head: bool  # whether the file's head is the one that is built
+    task: str  # to build
+    config: ModelConfig
+    head: dict[str, Any]  # options, but for those that sentence-transformers decides
+    labels: tuple[str, ...]
+    skipped: int  # rows of the position embedding that no token uses
 
 
 def read_huggingface(folder: Path, task: str | None = None) -> Bundle:
@@ -38,161 +58,196 @@ def read_huggingface(folder: Path, task: str | None = None) -> Bundle:
 
     A `task` of None is what the file's architecture does; a bare encoder embeds texts. Another
     task has a new head. New weights, and what the file has and the task does not use, are logged
-    by name. One tensor is in memory at a time beside the model.
-
-    Raises:
-        BundleError: an unsupported architecture, setting or tokenizer, damaged weights, tensors
-            that are missing, too many or of a wrong shape; the message names file and tensor.
+    by name. One tensor is in memory at a time beside the model. A BundleError names the file and
+    the field or tensor.
     """
     fields = Fields.read(inside(folder, "config.json"))
-    description = describe(fields, task)
-    modules = read_sentence_modules(folder) if description.task == "embed" else None
+    with blaming(fields.where):
+        described = _describe(fields, task)
+    modules = read_sentence_modules(folder) if described.task == "embed" else None
     # What is quickly read is checked before the weights are.
+    config = described.config
     lowercase = modules is not None and modules.lowercase
-    tokenizer = read_tokenizer(folder, description.model_type, lowercase)
-    size = description.config.vocabulary_size
-    if tokenizer.vocabulary_size > size:
+    tokenizer = read_tokenizer(folder, fields.values["model_type"], lowercase)
+    if tokenizer.vocabulary_size > config.vocabulary_size:
         raise BundleError(
             f"{folder}: the tokenizer has {tokenizer.vocabulary_size} ids, and the embedding only "
-            f"{size} rows (vocab_size in config.json): they do not belong together"
+            f"{config.vocabulary_size} rows (vocab_size in {fields.where}): they do not belong "
+            "together"
         )
-    try:
-        text = _text_config(description, modules)
-        with open_weights(folder) as files:
-            model = _read_model(files, fields, description, modules)
-        return bundle_in_memory(folder, model, tokenizer, labels=description.labels, text=text)
-    except BundleError:
-        raise
-    except ConfigError as error:
-        raise BundleError(f"{fields.where}: {error}") from None
-    except ValueError as error:  # from the text-level class: what does not fit together
-        raise BundleError(f"{folder}: {error}") from error
+    files = WeightFiles(folder)
+    needed = count_backbone_weights(config)
+    check_size(files.path, files.count(), fields.where, fields.values, needed)
+    text, length = None, modules and modules.max_length
+    with blaming(fields.where):
+        if described.task != "lm":
+            text = TextConfig(max_length=min(length or _LONGEST_TEXT, config.context_length))
+        model = _read_model(files, described, modules)
+    with blaming(folder):  # the text-level class says what does not fit together
+        return bundle_in_memory(folder, model, tokenizer, labels=described.labels, text=text)
 
 
-def _text_config(description: Description, modules: SentenceModules | None) -> TextConfig | None:
-    if description.task == "lm":
-        return None
-    length = _LONGEST_TEXT if modules is None else modules.max_length or _LONGEST_TEXT
-    return TextConfig(max_length=min(length, description.config.context_length))
+def _describe(fields: Fields, task: str | None) -> _Description:
+    """Translates a `config.json`; a `task` of None is what its architecture does."""
+    model_type = fields.text("model_type", "")
+    family = HUGGINGFACE.get(model_type)
+    if family is None:
+        raise BundleError(
+            f"{fields.where}: model_type {model_type!r} is not supported; supported are "
+            f"{', '.join(HUGGINGFACE)}"
+        )
+    names = fields.values.get("architectures") or [family.bare]
+    if not isinstance(names, list) or not isinstance(names[0], str):
+        raise BundleError(
+            f"{fields.where}: architectures must be a list of names. Received: {names!r:.80}"
+        )
+    stored = family.classes.get(names[0], "")
+    if not stored and task is None:
+        raise BundleError(
+            f"{fields.where}: architecture {names[0]!r} is not supported; supported for model_type "
+            f"{model_type!r} are {', '.join(family.classes)}. If only its backbone matters, load "
+            "it with task='embed' or another task."
+        )
+    for name, allowed, why in (*_REFUSED, *family.required):
+        fields.require(name, allowed, why)
+    labels = _read_labels(fields)
+    task = task or (_kind_of_classifier(fields, labels) if stored == "classify" else stored)
+    values = family.read_options(fields)
+    if "tie_embeddings" in values:
+        values["tie_embeddings"] |= names[0] == family.bare
+    if family.config is BertConfig:
+        values |= {"use_pooler": False, "pooler_activation": family.pooler_activation}
+    config = family.config(**values)
+    if task == "mlm":
+        fields.require("tie_word_embeddings", (True,), "the output is the token embedding here")
+        if family.mlm_activation not in (None, config.activation):
+            raise BundleError(
+                f"{fields.where}: hidden_act must be {family.mlm_activation!r} for a masked "
+                f"language model: {model_type}'s head has that one whatever its layers have"
+            )
+    return _Description(
+        family,
+        names[0],
+        stored == SAME_HEAD.get(task, task),
+        task,
+        config,
+        _head_options(fields, family, task, len(labels), config.dropout),
+        labels if task in _LABELLED else (),
+        family.skipped_positions(fields),
+    )
+
+
+def _read_labels(fields: Fields) -> tuple[str, ...]:
+    """Names of classes or tags in order of their ids; "LABEL_0" and so on where they have none."""
+    if fields.values.get("id2label") is None:
+        count = fields.whole("num_labels", 2, most=_MAX_UNNAMED_LABELS)
+        return tuple(f"LABEL_{index}" for index in range(count))
+    given = fields.part("id2label").values
+    labels = tuple(given.get(str(index)) for index in range(len(given)))
+    if not labels or not all(isinstance(label, str) for label in labels):
+        raise BundleError(
+            f"{fields.where}: id2label must give ids 0, 1, 2... a name each. "
+            f"Received: {given!r:.80}"
+        )
+    return labels
+
+
+def _kind_of_classifier(fields: Fields, labels: tuple[str, ...]) -> str:
+    problem = fields.require(
+        "problem_type",
+        ("single_label_classification", "regression"),
+        "a classifier here has one answer, and not, as with multi_label_classification, a "
+        "probability of its own for each label. Load it with task='embed' for its backbone",
+    )
+    if len(labels) > 1 and problem == "regression":
+        raise BundleError(
+            f"{fields.where}: problem_type is 'regression' with {len(labels)} outputs; a "
+            "regression here has one"
+        )
+    return "regress" if len(labels) == 1 else "classify"
+
+
+def _head_options(
+    fields: Fields, family: Family, task: str, count: int, dropout: float
+) -> dict[str, Any]:
+    if task not in (*_LABELLED, "regress", "span"):
+        return {}
+    field, default = family.head_dropout.get(SAME_HEAD.get(task, task), (None, 0.0))
+    head: dict[str, Any] = {"dropout": dropout if default is None else default}
+    if field is not None:
+        head["dropout"] = fields.number(field, head["dropout"])
+    if task == "tag":
+        head["num_tags"] = count
+    elif task != "span":
+        head["pooling"] = "cls"
+        if task != "regress":
+            head["num_classes"] = count
+    return head
 
 
 def _read_model(
-    files: WeightFiles, fields: Fields, description: Description, modules: SentenceModules | None
+    files: WeightFiles, described: _Description, modules: SentenceModules | None
 ) -> keras.Model:
-    names = _names_in(files, description)
-    layers = description.config.num_layers
-    if layers > len(names):
-        raise BundleError(
-            f"{fields.where}: {layers} layers (num_hidden_layers, n_layers or n_layer), "
-            f"and {files.path} has {len(names)} tensors"
-        )
+    family, config, task = described.family, described.config, described.task
+    names = family.stored_names(files.names(), files.path)
     # "cls" is the first token's own state to sentence-transformers, and through the pooler here.
+    has_pooler = "pooler.dense.weight" in names
     first_token = modules is not None and modules.head["pooling"] == "cls"
-    if "pooler.dense.weight" in names and not first_token:
-        config = dataclasses.replace(description.config, use_pooler=True)
-        description = dataclasses.replace(description, config=config)
-    tables = _tables(files, names, description)
-    _check_size(files, fields, description)
-    head = description.head if modules is None else modules.head
-    model = build(description.config, description.task, head)
-    sources = {name: _source(files, names, table) for name, table in tables.items()}
-    if modules is not None and modules.dense is not None:
-        sources["projection/kernel"] = modules.projection
-    sources |= _new_weights(model, sources, files)
-    assign_weights(model, sources, where=str(files.path))
-    return model
-
-
-def _names_in(files: WeightFiles, description: Description) -> dict[str, str]:
-    """Name without the backbone's prefix, in today's spelling -> name in the file."""
-    names: dict[str, str] = {}
-    for name in files.names():
-        today = name.removeprefix(description.family.prefix)
-        # Files from before 2019 call a norm's weights as TensorFlow does.
-        today = re.sub(r"(LayerNorm|layer_norm)\.gamma$", r"\1.weight", today)
-        today = re.sub(r"(LayerNorm|layer_norm)\.beta$", r"\1.bias", today)
-        if _BUFFERS.fullmatch(today):
-            continue
-        if today in names:
-            raise BundleError(f"{files.path}: {names[today]!r} and {name!r} are the same weight")
-        names[today] = name
-    for copy, original in description.family.twins.items():
-        if copy in names and original not in names:
-            names[original] = names.pop(copy)
-    return names
-
-
-def _check_size(files: WeightFiles, fields: Fields, description: Description) -> None:
-    config = description.config
-    if isinstance(config, BertConfig):  # a pooler's and a head's weights may be new
-        config = dataclasses.replace(config, use_pooler=False)
-    needed = count_backbone_weights(config)
-    check_size(files.path, files.count(), fields.where, fields.values, needed)
-
-
-def _tables(
-    files: WeightFiles, names: dict[str, str], description: Description
-) -> dict[str, Tensors]:
-    """Variable name -> its tensors, for all variables that the file has a value for."""
-    family, config = description.family, description.config
-    tables = family.backbone_tensors(config, description.position_offset)
-    pooler = getattr(config, "use_pooler", False) and "pooler.dense.weight" in names
-    stored = SAME_HEAD.get(description.task, description.task)
-    if description.keeps_head:
-        tables |= family.head_tensors(stored, pooler)
-    elif pooler and (description.model_type == "bert" or stored != "classify"):
-        tables |= family.head_tensors("embed", pooler)
+    if isinstance(config, BertConfig):
+        classifies = SAME_HEAD.get(task, task) == "classify"
+        pooler = classifies or (has_pooler and not first_token)
+        config = dataclasses.replace(config, use_pooler=pooler)
+        has_pooler &= pooler
+    tables = family.backbone_tensors(config, described.skipped)
+    tables |= family.head_tensors(task, described.keeps_head, has_pooler)
     missing = [name for table in tables.values() for name in table.names if name not in names]
     if missing:
         raise BundleError(
-            f"{files.path}: missing tensors, which {description.architecture} has: "
-            f"{listed(missing)}"
+            f"{files.path}: missing tensors, which {described.architecture} has: {listed(missing)}"
         )
-    _check_unused(files, names, description, tables)
-    return tables
+    _check_unused(files, names, described, tables)
+    model = build(config, task, described.head if modules is None else modules.head)
+    sources = sources_of(tables, lambda name: files.read(names[name]))
+    if modules is not None and modules.dense is not None:
+        sources["projection/kernel"] = modules.projection
+    # What has no value in the file keeps the random one that it has.
+    new = {name: w for name, w in model_weights(model).items() if name not in sources}
+    if new:
+        logging.warning("%s: new, random weights for task %r: %s", files.path, task, list(new))
+    sources |= {name: lambda w=w: keras.ops.convert_to_numpy(w) for name, w in new.items()}
+    assign_weights(model, sources, where=files.path)
+    return model
 
 
 def _check_unused(
     files: WeightFiles,
     names: dict[str, str],
-    description: Description,
-    tables: dict[str, Tensors],
+    described: _Description,
+    tables: Mapping[str, Tensors],
 ) -> None:
+    """Tensors that no variable takes: they belong to another head, are copies, or are an error."""
     used = {name for table in tables.values() for name in table.names}
     unused = [name for name in names if name not in used]
-    for copy, original in description.family.twins.items():
-        if copy in unused and description.keeps_head:
+    for copy, original in described.family.twins.items():
+        if copy in unused and described.keeps_head:
             if not np.array_equal(files.read(names[copy]), files.read(names[original])):
                 raise BundleError(
                     f"{files.path}: {names[copy]!r} differs from {names[original]!r}, and the two "
                     "are one weight here (tie_word_embeddings)"
                 )
             unused.remove(copy)
+    family = described.family
+    layers = (*family.layers.values(), family.block)
+    backbone = tuple({name.split(".")[0] + "." for name in layers})
     unknown = [
         names[name]
         for name in unused
-        if not name.startswith(_OPTIONAL) and (description.keeps_head or name.startswith(_BACKBONE))
+        if not name.startswith(family.optional)
+        and (described.keeps_head or name.startswith(backbone))
     ]
     if unknown:
         raise BundleError(
-            f"{files.path}: tensors that {description.architecture} does not have: "
-            f"{listed(unknown)}"
+            f"{files.path}: tensors that {described.architecture} does not have: {listed(unknown)}"
         )
     if unused:
-        logging.info("%s: not used for task %r: %s", files.path, description.task, unused)
-
-
-def _source(files: WeightFiles, names: dict[str, str], table: Tensors) -> Source:
-    return lambda: table.to_variable([files.read(names[name]) for name in table.names])
-
-
-def _new_weights(
-    model: keras.Model, sources: Mapping[str, Source], files: WeightFiles
-) -> dict[str, Source]:
-    """For what has no value in the file, the random one that it has; said by name."""
-    new = {name: w for name, w in model_weights(model).items() if name not in sources}
-    if new:
-        logging.warning(
-            "%s: new, random weights for task %r: %s", files.path, model.task, list(new)
-        )
-    return {name: lambda w=w: keras.ops.convert_to_numpy(w) for name, w in new.items()}
+        logging.info("%s: not used for task %r: %s", files.path, described.task, unused)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,18 +13,13 @@ from absl import logging
 
 from zoo.files import replacing
 from zoo.text.config import CleaningConfig, TextConfig
-from zoo.tokenizers import Tokenizer
+from zoo.tokenizers import Tokenizer, WordPieceTokenizer
+from zoo.tokenizers.tokenizer_json import added_token, cls_sep_template, tokenizer_json
 from zoo.weights.assign import model_weights
 from zoo.weights.families import HUGGINGFACE
-from zoo.weights.huggingface.configs import (
-    SAME_HEAD,
-    architecture_for,
-    huggingface_config,
-    model_type_for,
-    position_offset,
-)
-from zoo.weights.huggingface.sentence_modules import write_sentence_modules
-from zoo.weights.huggingface.tokenizer_files import write_tokenizer
+from zoo.weights.family import ACTIVATIONS, SAME_HEAD
+from zoo.weights.huggingface.sentence_modules import sentence_module_files
+from zoo.weights.huggingface.tokenizer_files import END_OF_TEXT, GENERIC
 from zoo.weights.safetensors_files import write_weights
 
 
@@ -38,30 +34,129 @@ def write_huggingface(
 
     `config.json` is written last, so that a folder whose writing was interrupted does not load.
     """
-    model_type = model_type_for(model, tokenizer)
-    config = huggingface_config(model, tokenizer, labels, model_type)
+    model_type = _model_type(model, tokenizer)
+    offset = HUGGINGFACE[model_type].offset_positions
+    skipped = tokenizer.pad_id + 1 if offset else 0
     if text is not None and text.cleaning != CleaningConfig():
         logging.warning(
             "%s: the texts' cleaning (%s) is no part of transformers' files", folder, text.cleaning
         )
-    write_weights(folder, _tensors(model, model_type, position_offset(tokenizer, model_type)))
+    write_weights(folder, _tensors(model, model_type, skipped))
     write_tokenizer(tokenizer, folder, model_type, model.context_length)
+    files = {}
     if model.task == "embed":
-        head, width = model.head_config(), model.backbone.output_dim
-        write_sentence_modules(folder, head, width, text.max_length)
-    with replacing(folder / "config.json") as temporary:
-        content = json.dumps(config, indent=2, ensure_ascii=False)
-        temporary.write_text(content + "\n", encoding="utf-8")
+        width = model.backbone.output_dim
+        files = sentence_module_files(model.head_config(), width, text.max_length)
+    files["config.json"] = _config(model, tokenizer, labels, model_type, skipped)
+    for name, content in files.items():
+        _write_json(folder / name, content)
+
+
+def _model_type(model: keras.Model, tokenizer: Tokenizer) -> str:
+    """Which model of transformers a model is; a ValueError names the fields if none."""
+    config = model.backbone.config
+    if config.family == "gpt":
+        model_type = "gpt2"
+    elif config.family == "bert":
+        one_segment = "bert" if tokenizer.kind == "wordpiece" else "roberta"
+        model_type = {0: "distilbert", 1: one_segment}.get(config.num_segments, "bert")
+    else:
+        raise ValueError(
+            f"model.family is {config.family!r}: transformers has no such model; only gpt and bert "
+            "can be saved for it"
+        )
+    problems = [
+        f"{name} is {value!r}, not {' or '.join(map(repr, allowed))}"
+        for name, value, allowed in _conditions(model, tokenizer, model_type)
+        if value not in allowed
+    ]
+    if problems:
+        raise ValueError(
+            f"transformers' {model_type} cannot express this model: {'; '.join(problems)}"
+        )
+    return model_type
+
+
+def _conditions(
+    model: keras.Model, tokenizer: Tokenizer, model_type: str
+) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
+    """(field, value, allowed values) of all that transformers has no choice in."""
+    config, task, family = model.backbone.config, model.task, HUGGINGFACE[model_type]
+    for name, value in family.fixed.items():
+        yield f"model.{name}", getattr(config, name), (value,)
+    activations = tuple(dict.fromkeys(ACTIVATIONS.values()))
+    if task == "mlm" and family.mlm_activation:
+        activations = (family.mlm_activation,)
+    yield "model.activation", config.activation, activations
+    yield "tokenizer", tokenizer.kind, (family.tokenizer[0],)
+    if task == "lm":
+        yield "model.num_kv_heads", config.key_value_heads, (config.num_heads,)
+        return
+    head = model.head_config()
+    if SAME_HEAD.get(task, task) == "classify":
+        yield "head.pooling", head["pooling"], ("cls",)
+        yield "model.use_pooler", config.use_pooler, (True,)
+        yield "model.pooler_activation", config.pooler_activation, (family.pooler_activation,)
+    if task == "embed":
+        yield "head.embedding_dim", head["embedding_dim"], (None,)
+        if head["pooling"] == "cls":
+            yield "model.use_pooler", config.use_pooler, (False,)
+        elif model_type != "distilbert" and config.use_pooler:
+            yield "model.pooler_activation", config.pooler_activation, ("tanh",)
+
+
+def _architecture(model_type: str, task: str) -> str:
+    """The class of transformers that does a task."""
+    classes = HUGGINGFACE[model_type].classes
+    return next(name for name, does in classes.items() if does == SAME_HEAD.get(task, task))
+
+
+def _config(
+    model: keras.Model,
+    tokenizer: Tokenizer,
+    labels: Sequence[str],
+    model_type: str,
+    skipped: int,
+) -> dict[str, Any]:
+    """The content of `config.json`."""
+    config, family = model.backbone.config, HUGGINGFACE[model_type]
+    values: dict[str, Any] = {
+        "architectures": [_architecture(model_type, model.task)],
+        "model_type": model_type,
+        "dtype": "float32",
+    }
+    for ours, option in family.options.items():
+        value = config.feedforward_dim if ours == "intermediate_dim" else getattr(config, ours)
+        if ours == "activation":
+            value = next(theirs for theirs, name in ACTIVATIONS.items() if name == value)
+        elif ours == "context_length":
+            value += skipped
+        values |= dict.fromkeys((option.name, *option.copies), value)
+    values |= family.written
+    if model_type == "gpt2":
+        return values | {"bos_token_id": tokenizer.end_id, "eos_token_id": tokenizer.end_id}
+    values["pad_token_id"] = tokenizer.pad_id
+    if model_type == "roberta":
+        values |= {"bos_token_id": tokenizer.cls_id, "eos_token_id": tokenizer.sep_id}
+    head_dropout = model.head_config().get("dropout", config.dropout)
+    values |= {name: head_dropout for name, _ in family.head_dropout.values() if name}
+    if model.task == "regress":
+        labels, values["problem_type"] = ("LABEL_0",), "regression"
+    elif model.task in ("classify", "pair"):
+        values["problem_type"] = "single_label_classification"
+    if labels:
+        values["id2label"] = {str(index): label for index, label in enumerate(labels)}
+        values["label2id"] = {label: index for index, label in enumerate(labels)}
+    return values
 
 
 def _tensors(model: keras.Model, model_type: str, skipped: int) -> Iterator[tuple[str, np.ndarray]]:
     family, config = HUGGINGFACE[model_type], model.backbone.config
-    task = SAME_HEAD.get(model.task, model.task)
     backbone = family.backbone_tensors(config, skipped)
     # Only the bare encoders and BERT's classifier have a pooler.
-    pooler = task == "embed" and model_type != "distilbert" and config.use_pooler
-    tables = backbone | family.head_tensors(task, pooler)
-    bare = architecture_for(model_type, task) == family.bare
+    pooler = model.task == "embed" and model_type != "distilbert" and config.use_pooler
+    tables = backbone | family.head_tensors(model.task, True, pooler)
+    bare = _architecture(model_type, model.task) == family.bare
     left_out = []
     for name, variable in model_weights(model).items():
         if name not in tables:
@@ -75,3 +170,79 @@ def _tensors(model: keras.Model, model_type: str, skipped: int) -> Iterator[tupl
             yield (family.prefix if of_base and not bare else "") + tensor, array
     if left_out:
         logging.info("transformers' %s has no %s: left out", config.family, ", ".join(left_out))
+
+
+def write_tokenizer(tokenizer: Tokenizer, folder: Path, model_type: str, max_length: int) -> None:
+    """Writes the files from which transformers makes a tokenizer with the same ids."""
+    family = HUGGINGFACE[model_type]
+    if isinstance(tokenizer, WordPieceTokenizer):
+        tokenizer.write_vocabulary(folder / "vocab.txt")
+        _write_json(folder / "tokenizer.json", _wordpiece_json(tokenizer))
+        plain = tokenizer.max_word_characters == 100  # what BertTokenizer has, whatever is written
+        config: dict[str, Any] = {
+            **family.special_tokens,
+            "do_lower_case": tokenizer.lowercase,
+            "strip_accents": tokenizer.strip_accents,
+            "tokenize_chinese_chars": tokenizer.split_cjk,
+        }
+    else:
+        tokenizer.write_files(folder)
+        config = {"add_prefix_space": tokenizer.add_prefix_space}
+        expected, plain = {*family.special_tokens.values()} or {END_OF_TEXT}, True
+        if family.special_tokens:
+            config |= {f"{role}_token": name for role, name in tokenizer.roles.items()}
+            config["unk_token"] = config.pop("unknown_token", tokenizer.end)
+            config |= {"bos_token": config["cls_token"], "eos_token": tokenizer.end}
+            plain = tokenizer.pair_separators == 2 and tokenizer.end == config["sep_token"]
+        else:
+            config |= dict.fromkeys(("bos_token", "eos_token", "unk_token"), tokenizer.end)
+        plain = plain and set(tokenizer.special_tokens) == expected
+    config["tokenizer_class"] = family.tokenizer[1] if plain else GENERIC
+    config["model_max_length"] = max_length
+    if model_type != "bert":
+        config["model_input_names"] = ["input_ids", "attention_mask"]
+    _write_json(folder / "tokenizer_config.json", config)
+
+
+def _wordpiece_json(tokenizer: WordPieceTokenizer) -> dict[str, Any]:
+    """The content of a `tokenizer.json` that gives the same ids."""
+    vocabulary = {piece: index for index, piece in enumerate(tokenizer.vocabulary)}
+    ids, added = tokenizer.special_tokens, tokenizer.added_tokens
+    # Those at the end of the vocabulary are pieces of no word.
+    words = dict(vocabulary)
+    for piece in reversed(tokenizer.vocabulary):
+        if piece not in added:
+            break
+        del words[piece]
+    return tokenizer_json(
+        [
+            added_token(
+                name, index, normalized=added.get(name, False), special=not added.get(name, False)
+            )
+            for name, index in vocabulary.items()
+            if name in ids or name in added
+        ],
+        normalizer={
+            "type": "BertNormalizer",
+            "clean_text": True,
+            "handle_chinese_chars": tokenizer.split_cjk,
+            "strip_accents": tokenizer.strip_accents,
+            "lowercase": tokenizer.lowercase,
+        },
+        pre_tokenizer={"type": "BertPreTokenizer"},
+        post_processor=cls_sep_template(("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])),
+        decoder={"type": "WordPiece", "prefix": "##", "cleanup": True},
+        model={
+            "type": "WordPiece",
+            "unk_token": "[UNK]",
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": tokenizer.max_word_characters,
+            "vocab": words,
+        },
+    )
+
+
+def _write_json(path: Path, content: Any) -> None:
+    with replacing(path) as temporary:
+        text = json.dumps(content, indent=2, ensure_ascii=False)
+        temporary.write_text(text + "\n", encoding="utf-8")

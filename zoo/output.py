@@ -1,11 +1,40 @@
-"""What a command prints: readers that leave, and libraries that talk while they are imported."""
+"""What a command prints or writes for people: Markdown tables, and standard output and error."""
+
+from __future__ import annotations
 
 import contextlib
 import io
 import os
+import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+
+LONGEST_CELL = 160  # characters
+# All that Markdown, its tables, HTML in it or GitHub's formulas would read as more than text.
+SPECIAL = re.compile(r"([\\`*_\[\]<>|~$&#])")
+
+
+def cell(text: str, longest: int = LONGEST_CELL) -> str:
+    """Text as one cell of a Markdown table that shows it as it is, cut and on one line.
+
+    White space becomes single spaces; control characters, lone surrogates and marks that turn the
+    reading direction become U+FFFD; text longer than `longest` characters ends in "…".
+    """
+    # Cut before escaping, or a backslash could lose its character. The first cut is for speed.
+    text = " ".join(text[: 20 * longest].split())
+    if len(text) > longest:
+        text = text[: longest - 1] + "…"
+    text = "".join(c if c.isprintable() else "\ufffd" for c in text)
+    return SPECIAL.sub(r"\\\1", text)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[int] = ()) -> str:
+    """A table of cells that are Markdown already; the columns `numbers` are set to the right."""
+    right = set(numbers)
+    rule = ("---:" if index in right else "---" for index in range(len(header)))
+    lines = [f"| {' | '.join(header)} |", f"|{'|'.join(rule)}|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 class _Output(io.FileIO):

@@ -1,0 +1,206 @@
+"""What a row of `zoo.weights.families` says of an architecture as another program keeps it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from zoo.config import Fields
+from zoo.files import BundleError
+from zoo.models.configs import ModelConfig
+
+# "linear" is PyTorch's dense layer, which stores outputs before inputs; "split_heads" has heads
+# and their channels as two axes at the end, "merged_heads" has them at the start.
+Layout = Literal["same", "linear", "split_heads", "merged_heads"]
+
+# Names of activations elsewhere -> ours. Of several with one meaning the first is written.
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "relu2": "squared_relu",
+}
+# Suffixes of a layer's weights, by our names for them.
+TORCH = dict.fromkeys(("embeddings", "kernel", "gamma"), ".weight")
+TORCH |= dict.fromkeys(("bias", "beta"), ".bias")
+KERAS = {name: f"/{name}" for name in TORCH}
+# Several tasks, one network.
+SAME_HEAD = {"pair": "classify", "regress": "classify"}
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """Where the numbers of one variable are: several tensors lie one after the other in it."""
+
+    names: tuple[str, ...]
+    layout: Layout = "same"
+    skipped: int = 0  # rows at the start that no token uses
+
+    def to_variable(self, arrays: list[np.ndarray]) -> np.ndarray:
+        """The variable's value, from the tensors' in the order of `names`."""
+        if self.layout == "linear":
+            return (arrays[0] if len(arrays) == 1 else np.concatenate(arrays)).T
+        if self.layout == "split_heads":  # (D, N, H) of a kernel, (N, H) of a bias
+            return np.concatenate([a.reshape(*a.shape[:-2], -1) for a in arrays], axis=-1)
+        if self.layout == "merged_heads":  # (N, H, D)
+            return arrays[0].reshape(-1, arrays[0].shape[-1])
+        return arrays[0][self.skipped :]
+
+    def to_tensors(self, value: np.ndarray) -> list[tuple[str, np.ndarray]]:
+        """(name, array) of each tensor, from the variable's value; unused rows become zeros."""
+        if self.layout == "linear":
+            return list(zip(self.names, np.split(value.T, len(self.names))))
+        unused = np.zeros((self.skipped, *value.shape[1:]), value.dtype)
+        return [(self.names[0], np.concatenate([unused, value]) if self.skipped else value)]
+
+
+@dataclass(frozen=True)
+class Option:
+    """A field of another program's config, of its default's type; None is a whole number's."""
+
+    name: str
+    default: Any = None  # what it means where it is missing
+    copies: tuple[str, ...] = ()  # fields that are written with the same value
+
+    def read(self, fields: Fields) -> Any:
+        """Its value, as ours; a BundleError names the field."""
+        if isinstance(self.default, str):
+            why = "no other activation is known"
+            names = tuple(dict.fromkeys((self.default, *ACTIVATIONS)))
+            return ACTIVATIONS[fields.require(self.name, names, why)]
+        kinds = {bool: fields.flag, float: fields.number}
+        return kinds.get(type(self.default), fields.whole)(self.name, self.default)
+
+
+@dataclass(frozen=True)
+class Family:
+    """An architecture as another program keeps it; "there" is that program's files."""
+
+    config: type[ModelConfig]
+    options: dict[str, Option]  # our field -> theirs
+    fixed: dict[str, Any]  # our fields in which the architecture has no choice
+    layers: dict[str, str]  # our layer -> theirs, outside of blocks
+    block: str  # what stands before a layer's name in block "{}"
+    # Within a block. Several names, with blanks between, lie one after the other here.
+    block_layers: dict[str, str]
+    dense: Layout = "linear"  # how kernels lie there; "split_heads" only those of attention
+    weights: dict[str, str] = field(default_factory=lambda: TORCH)
+    untied_head: str = "lm_head.weight"  # an output projection that is not the token embedding
+    prefix: str = ""  # of the backbone's tensors, where the file is of a model with a head
+    buffers: str = ""  # pattern of tensors that hold no weights: positions 0, 1, 2..., causal masks
+    optional: tuple[str, ...] = ()  # prefixes of weights that not every task has a use for
+    heads: dict[str, dict[str, str]] = field(default_factory=dict)  # by task
+    # Tensors that some files hold twice: name of the copy -> name of what is read.
+    twins: dict[str, str] = field(default_factory=dict)
+    # Class there -> our task; of two with one task the first is written.
+    classes: dict[str, str] = field(default_factory=dict)
+    bare: str = ""  # the class without a head
+    required: tuple[tuple[str, tuple[Any, ...], str], ...] = ()  # field, allowed values, why
+    written: dict[str, Any] = field(default_factory=dict)  # fields beside the options
+    # Task -> field of the head's dropout, and its default. Where one is None it is the
+    # backbone's dropout, and a task that is missing has none.
+    head_dropout: dict[str, tuple[str | None, float | None]] = field(default_factory=dict)
+    pooler_activation: str = "tanh"  # of a classifier's dense layer
+    mlm_activation: str | None = None  # of a masked LM's head, None: as its layers
+    offset_positions: bool = False  # they count from the pad id on
+    tokenizer: tuple[str, str] = ("", "")  # its kind here, and its class there
+    special_tokens: dict[str, str] = field(default_factory=dict)  # by field there
+
+    def read_options(self, fields: Fields) -> dict[str, Any]:
+        """Fields of our config, from a file's."""
+        values = {ours: option.read(fields) for ours, option in self.options.items()}
+        values["context_length"] -= self.skipped_positions(fields)
+        return values | self.fixed
+
+    def skipped_positions(self, fields: Fields) -> int:
+        """Rows of the position embedding that no token uses."""
+        return fields.whole("pad_token_id", 1, least=0) + 1 if self.offset_positions else 0
+
+    def backbone_tensors(self, config: ModelConfig, skipped: int = 0) -> dict[str, Tensors]:
+        """Variable name within our backbone -> its tensors, whose names have no `prefix`.
+
+        `skipped` rows stand before the first position's.
+        """
+        layers = dict(self.layers)
+        if not getattr(config, "num_segments", 0):
+            layers.pop("segment_embedding", None)
+        if not getattr(config, "use_pooler", False):
+            layers.pop("pooler", None)
+        for index in range(config.num_layers):
+            start = self.block.format(index)
+            for ours, theirs in self.block_layers.items():
+                names = " ".join(start + name for name in theirs.split())
+                layers[f"block_{index}/{ours}"] = names
+        tables = self._tensors(layers, config.use_bias)
+        if skipped:
+            position = tables["position_embedding/embeddings"]
+            tables["position_embedding/embeddings"] = replace(position, skipped=skipped)
+        if not getattr(config, "tie_embeddings", True):
+            head = Tensors((self.untied_head,), "linear")
+            tables["token_embedding/reverse_embeddings"] = head
+        return tables
+
+    def head_tensors(self, task: str, kept: bool, pooler: bool) -> dict[str, Tensors]:
+        """Variable name -> tensors of a task's head if it is `kept`, and of the bare `pooler`.
+
+        A classifier of RoBERTa or DistilBERT has a dense layer of its own in the pooler's place.
+        """
+        layers = dict(self.heads.get(SAME_HEAD.get(task, task), {}))
+        name = layers.get("pooler", "pooler.dense")
+        if not kept:
+            layers = {}
+        if pooler and name == "pooler.dense":
+            layers["pooler"] = name
+        return self._tensors(layers)
+
+    def stored_names(self, names: Iterable[str], where: Path) -> dict[str, str]:
+        """Tensor names as in this table -> as in the file `where`, without buffers."""
+        found: dict[str, str] = {}
+        for name in names:
+            # torch.compile wraps a model, and its name stands before all others.
+            today = name.removeprefix("_orig_mod.").removeprefix(self.prefix)
+            # Files from before 2019 call a norm's weights as TensorFlow does.
+            today = re.sub(r"(LayerNorm|layer_norm)\.gamma$", r"\1.weight", today)
+            today = re.sub(r"(LayerNorm|layer_norm)\.beta$", r"\1.bias", today)
+            if self.buffers and re.fullmatch(self.buffers, today):
+                continue
+            if today in found:
+                raise BundleError(f"{where}: {found[today]!r} and {name!r} are the same weight")
+            found[today] = name
+        for copy, original in self.twins.items():
+            if copy in found and original not in found:
+                found[original] = found.pop(copy)
+        return found
+
+    def _tensors(self, layers: dict[str, str], use_bias: bool = True) -> dict[str, Tensors]:
+        tables = {}
+        for ours, theirs in layers.items():
+            if ours == "output_bias":  # the head's own
+                tables[ours] = Tensors((theirs + self.weights["bias"],))
+                continue
+            for weight in _weights_of(ours, use_bias):
+                names = tuple(name + self.weights[weight] for name in theirs.split())
+                tables[f"{ours}/{weight}"] = Tensors(names, self._layout(ours, weight))
+        return tables
+
+    def _layout(self, layer: str, weight: str) -> Layout:
+        if self.dense == "split_heads":
+            if layer.endswith("attention/qkv"):
+                return "split_heads"
+            is_mixing = layer.endswith("attention/output") and weight == "kernel"
+            return "merged_heads" if is_mixing else "same"
+        return self.dense if weight in ("kernel", "bias") else "same"
+
+
+def _weights_of(layer: str, use_bias: bool) -> tuple[str, ...]:
+    if layer.endswith("_embedding"):
+        return ("embeddings",)
+    names = ("gamma", "beta") if layer.endswith("norm") else ("kernel", "bias")
+    return names if use_bias else names[:1]
