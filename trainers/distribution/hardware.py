@@ -19,17 +19,12 @@ _TPU_DEVICES = ("/dev/accel0", "/dev/vfio/0")
 
 def hardware() -> str:
     """ "cpu", "gpu" or "tpu": the best kind of device that the Keras backend sees."""
-    if keras.backend.backend() == "jax":
-        import jax
-
-        platform = jax.devices()[0].platform
-        return {"cuda": "gpu", "rocm": "gpu"}.get(platform, platform)
     if keras.backend.backend() == "torch":
         import torch
 
         return "gpu" if torch.cuda.is_available() else "cpu"
-    kinds = {device.device_type for device in tf.config.list_logical_devices()}
-    return next((kind.lower() for kind in ("TPU", "GPU") if kind in kinds), "cpu")
+    kind = keras.distribution.list_devices()[0].split(":")[0]
+    return {"cuda": "gpu", "rocm": "gpu", "tpu_system": "tpu"}.get(kind, kind)
 
 
 def device_names() -> list[str]:
