@@ -91,7 +91,7 @@ def _token(model, point: Point) -> tuple[float, float]:
     """Of one token: the difference of many and few over their distance, so no prompt is in it."""
     import tensorflow as tf
 
-    from zoo.generation.loop import generate, greedy_options
+    from zoo.generation.loop import SamplingOptions, generate
 
     @tf.function(
         autograph=False,
@@ -99,7 +99,9 @@ def _token(model, point: Point) -> tuple[float, float]:
     )
     def continued(token_ids, steps):
         rows, length = tf.unstack(tf.shape(token_ids))
-        options = greedy_options(rows, 0)._replace(max_new_tokens=tf.fill([rows], steps))
+        zeros = tf.zeros([rows], tf.int32)
+        floats = tf.zeros([rows])
+        options = SamplingOptions(zeros + steps, floats, top_k=zeros, top_p=floats + 1, seed=zeros)
         return generate(model, token_ids, tf.fill([rows], length), options, steps)
 
     prompt = tf.random.stateless_uniform(

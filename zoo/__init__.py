@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from zoo.loading import load
     from zoo.models.bert import BertBackbone
     from zoo.models.build import HEADS, build
-    from zoo.models.causal_lm import CausalLM
     from zoo.models.configs import BertConfig, GPTConfig, LSTMConfig
-    from zoo.models.encoder_heads import (
+    from zoo.models.gpt import GPTBackbone
+    from zoo.models.heads import (
+        CausalLM,
         Classifier,
         MaskedLM,
         PairClassifier,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
         SpanPredictor,
         Tagger,
     )
-    from zoo.models.gpt import GPTBackbone
     from zoo.models.lstm import LSTMBackbone
     from zoo.presets import PRESETS, preset_config
     from zoo.text.config import CleaningConfig, TextConfig
@@ -56,11 +56,10 @@ _MODULE_OF = {
         "zoo.loading": "load",
         "zoo.models.bert": "BertBackbone",
         "zoo.models.build": "HEADS build",
-        "zoo.models.causal_lm": "CausalLM",
         "zoo.models.configs": "BertConfig GPTConfig LSTMConfig",
-        "zoo.models.encoder_heads": "Classifier MaskedLM PairClassifier Regressor SentenceEncoder "
-        "SpanPredictor Tagger",
         "zoo.models.gpt": "GPTBackbone",
+        "zoo.models.heads": "CausalLM Classifier MaskedLM PairClassifier Regressor SentenceEncoder "
+        "SpanPredictor Tagger",
         "zoo.models.lstm": "LSTMBackbone",
         "zoo.presets": "PRESETS preset_config",
         "zoo.text.config": "CleaningConfig TextConfig",

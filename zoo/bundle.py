@@ -25,7 +25,7 @@ import keras
 
 from zoo.config import Fields, config_dataclass, from_dict, to_dict
 from zoo.files import BundleError, blaming, file_sha256, inside, replacing
-from zoo.models.serialization import quantization_config
+from zoo.models.token_model import quantization_config
 from zoo.text.base import TextEncoder
 from zoo.text.config import TextConfig
 from zoo.text.lm import TextLM

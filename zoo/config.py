@@ -123,28 +123,26 @@ def _nested_dataclass(owner: type, name: str) -> type | None:
     )
 
 
-def read_json(path: str | os.PathLike[str], max_bytes: int = _MAX_BYTES) -> Any:
+def read_json(path: str | os.PathLike[str]) -> Any:
     """The content of a JSON file, or a BundleError: not there, no JSON, too large or too deep."""
     path = Path(path)
     try:
-        size = path.stat().st_size if path.is_file() else 0
-        if size > max_bytes:
-            raise BundleError(f"{path}: {size:,} bytes; at most {max_bytes:,} are read")
+        if path.is_file() and (size := path.stat().st_size) > _MAX_BYTES:
+            raise BundleError(f"{path}: {size:,} bytes; at most {_MAX_BYTES:,} are read")
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-        too_deep = _is_deep(content)
+        if not _is_deep(content):
+            return content
     except FileNotFoundError:
         raise BundleError(f"{path}: no such file") from None
     except OSError as error:
         raise BundleError(f"{path}: cannot be read: {error.strerror}") from None
     except RecursionError:
-        too_deep = True
+        pass
     except BundleError:
         raise
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
         raise BundleError(f"{path}: not valid JSON ({error}). Fetch it again.") from None
-    if too_deep:
-        raise BundleError(f"{path}: nested too deep; at most {_MAX_DEPTH} levels are read")
-    return content
+    raise BundleError(f"{path}: nested too deep; at most {_MAX_DEPTH} levels are read")
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -18,10 +18,9 @@ from zoo.bundle import (
 )
 from zoo.config import from_dict
 from zoo.files import BundleError, blaming, file_sha256, inside
-from zoo.models.build import build, check_task
+from zoo.models.build import build, check_task, count_weights
 from zoo.models.configs import MODEL_CONFIGS
-from zoo.models.serialization import quantize_layers
-from zoo.models.weight_counts import count_weights
+from zoo.models.token_model import quantize_layers
 from zoo.text.config import TextConfig
 from zoo.tokenizers import Tokenizer, load_tokenizer
 from zoo.tokenizers.base import FILE_NAME

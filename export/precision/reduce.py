@@ -23,7 +23,7 @@ from export.precision.weights import (
     ReducedWeight,
 )
 from zoo.bundle import Bundle
-from zoo.models.causal_lm import CausalLM
+from zoo.models.heads import CausalLM
 from zoo.models.lstm_layer import LSTM, read_steps, real_steps
 
 PRECISIONS = ("float32", "bfloat16", "int8")

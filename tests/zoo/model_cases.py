@@ -3,7 +3,9 @@
 import functools
 
 import keras
+from keras import ops
 
+from zoo.generation.loop import SamplingOptions
 from zoo.models.build import build
 from zoo.models.configs import BertConfig, GPTConfig, LSTMConfig
 
@@ -91,6 +93,35 @@ def make_model(name: str, seed: int = 0):
     """A freshly built model; LSTM gates get weights large enough to matter."""
     keras.utils.set_random_seed(seed)
     return build(CONFIGS[name])
+
+
+@functools.cache
+def shared_model(name: str):
+    """`make_model`, once for all tests that do not change it."""
+    return make_model(name)
+
+
+@functools.cache
+def shared_encoder(name: str, task: str, **head):
+    """`make_encoder`, once for all tests that do not change it."""
+    return make_encoder(name, task, head)
+
+
+def compile_model(model, optimizer, loss):
+    """Compiles for a few steps: XLA on the CPU takes longer for a graph than for the steps."""
+    on_jax = keras.backend.backend() == "jax"
+    model.compile(optimizer, loss, jit_compile=on_jax, run_eagerly=not on_jax)
+
+
+def greedy_options(rows: int, max_new_tokens: int) -> SamplingOptions:
+    """Options that choose the likeliest token in every row."""
+    return SamplingOptions(
+        max_new_tokens=ops.full((rows,), max_new_tokens, "int32"),
+        temperature=ops.zeros((rows,), "float32"),
+        top_k=ops.zeros((rows,), "int32"),
+        top_p=ops.ones((rows,), "float32"),
+        seed=ops.zeros((rows,), "int32"),
+    )
 
 
 def compiled(function):

@@ -12,8 +12,8 @@ import zoo
 from export.saved_model import export_saved_model
 from zoo import presets
 from zoo.models import build
-from zoo.models.encoder_heads import Regressor
-from zoo.text.base import string_function
+from zoo.models.heads import Regressor
+from zoo.text.base import signature
 from zoo.text.classify import TextClassifier, TextRegressor
 from zoo.text.models import TEXT_MODELS
 from zoo.weights import families
@@ -84,9 +84,9 @@ def test_a_task_is_a_head_and_a_text_model(tmp_path, monkeypatch):
 
 def test_a_signature_is_a_function_of_the_text_model(tmp_path, monkeypatch):
     class Counting(TextClassifier):
-        def make_functions(self):
-            count = string_function(lambda text: {"bytes": tf.strings.length(text)}, "text")
-            return {**super().make_functions(), "count": count}
+        @signature
+        def count(self, text):
+            return {"bytes": tf.strings.length(text)}
 
     monkeypatch.setitem(TEXT_MODELS, "classify", Counting)
     bundle = zoo.save(

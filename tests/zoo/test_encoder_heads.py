@@ -6,12 +6,21 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from model_cases import ENCODER_CONFIGS, VOCABULARY_SIZE, compiled, encode, forward, make_encoder
+from model_cases import (
+    ENCODER_CONFIGS,
+    VOCABULARY_SIZE,
+    compile_model,
+    compiled,
+    encode,
+    forward,
+    make_encoder,
+    shared_encoder,
+)
 
 from zoo.config import ConfigError
 from zoo.models.build import HEADS, build
 from zoo.models.configs import GPTConfig
-from zoo.models.encoder_heads import MaskedLM, pool
+from zoo.models.heads import MaskedLM, pool
 
 numpy = ops.convert_to_numpy
 OPTIONS = {"classify": {"num_classes": 3}, "pair": {"num_classes": 2}, "tag": {"num_tags": 4}}
@@ -63,7 +72,7 @@ def test_one_step_of_fit_moves_every_weight(task, name):
     assert (model.context_length, model.vocabulary_size) == (12, VOCABULARY_SIZE)
     before = [numpy(weight) for weight in model.trainable_weights]
     labels, loss = targets(task, output)
-    model.compile(keras.optimizers.SGD(1.0), loss)
+    compile_model(model, keras.optimizers.SGD(1.0), loss)
     losses = model.fit(inputs, labels, batch_size=4, epochs=1, verbose=0).history["loss"]
     assert np.isfinite(losses).all()
     for weight, old in zip(model.trainable_weights, before):
@@ -73,7 +82,7 @@ def test_one_step_of_fit_moves_every_weight(task, name):
 @pytest.mark.parametrize("task", TASKS)
 def test_keras_file_round_trip(task, tmp_path):
     """From token ids alone, too: padding mask and segments are optional."""
-    model = make_encoder("bert_published", task, OPTIONS.get(task))
+    model = shared_encoder("bert_published", task, **OPTIONS.get(task, {}))
     inputs = {"token_ids": batch()["token_ids"]}
     expected = numpy(forward(model)(inputs))
     model.save(tmp_path / "model.keras")
@@ -90,7 +99,7 @@ def test_keras_file_round_trip(task, tmp_path):
 
 
 def test_masked_positions_equal_gathered_logits():
-    model, inputs = make_encoder("bert_published", "mlm"), batch()
+    model, inputs = shared_encoder("bert_published", "mlm"), batch()
     full = numpy(forward(model)(inputs))
     assert full.shape == (4, 6, VOCABULARY_SIZE)
     positions = batch(masked=True)["masked_positions"]
@@ -99,7 +108,7 @@ def test_masked_positions_equal_gathered_logits():
 
 
 def test_masked_lm_ties_its_output_to_the_embedding():
-    model = make_encoder("bert_published", "mlm")
+    model = shared_encoder("bert_published", "mlm")
     heads = [w.path for w in model.weights if VOCABULARY_SIZE in w.shape]
     assert len(heads) == 2, heads  # the embedding and the output bias
     with pytest.raises(ConfigError, match=r"MaskedLM needs a BertBackbone\. Received: lstm"):
@@ -128,7 +137,7 @@ def test_padding_does_not_change_pooled_outputs(pooling):
 
 @pytest.mark.parametrize("head", [{}, {"embedding_dim": 5}, {"normalize": False}])
 def test_sentence_vectors(head):
-    model = make_encoder("bert_published", "embed", head)
+    model = shared_encoder("bert_published", "embed", **head)
     vectors = numpy(forward(model)(batch()))
     assert vectors.shape == (4, head.get("embedding_dim", 8))
     lengths = np.linalg.norm(vectors, axis=-1)
@@ -141,7 +150,7 @@ def test_pooler_trains_where_it_is_read():
         ("classify", {"num_classes": 2, "pooling": "mean"}, False),
         ("tag", {"num_tags": 2}, False),
     ):
-        model = make_encoder("bert_published", task, options)
+        model = shared_encoder("bert_published", task, **options)
         paths = [weight.path for weight in model.trainable_weights]
         assert any("pooler" in path for path in paths) == trains, (task, options)
 

@@ -4,11 +4,18 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from model_cases import CONFIGS, VOCABULARY_SIZE, compiled, forward, make_model
+from model_cases import (
+    CONFIGS,
+    VOCABULARY_SIZE,
+    compiled,
+    forward,
+    greedy_options,
+    shared_model,
+)
 
 from zoo.generation import loop as generation
 from zoo.generation import scoring
-from zoo.generation.loop import SamplingOptions, greedy_options, last_tokens
+from zoo.generation.loop import SamplingOptions, last_tokens
 from zoo.models.build import build
 
 numpy = ops.convert_to_numpy
@@ -67,7 +74,7 @@ def slow_greedy(model, prompt, steps):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_greedy_equals_the_slow_way(name):
     """Short, exact-length and over-long prompts in one batch, well past the context."""
-    model = make_model(name)
+    model = shared_model(name)
     rng = np.random.default_rng(3)
     prompts = [rng.integers(0, VOCABULARY_SIZE, n).tolist() for n in (1, 4, 12, 19)]
     ids, lengths = batch_of(prompts)
@@ -82,7 +89,7 @@ def test_greedy_equals_the_slow_way(name):
 @pytest.mark.tensorflow_only
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_rows_answer_does_not_depend_on_its_neighbours(name):
-    model = make_model(name)
+    model = shared_model(name)
     prompts = [[1], [2, 3, 4, 5, 6], [7] * 11, [8, 9]]
     fields = {
         "max_new_tokens": np.array([20, 3, 9, 0], "int32"),
@@ -113,7 +120,7 @@ def test_a_rows_answer_does_not_depend_on_its_neighbours(name):
 
 @pytest.mark.tensorflow_only
 def test_end_token_stops_a_row_and_is_not_returned():
-    model = make_model("gpt_defaults")
+    model = shared_model("gpt_defaults")
     ids, lengths = batch_of([[1, 2, 3], [4, 5]])
     free = generate(model, ids, lengths, greedy_options(2, 12), 12)
     end_id = int(numpy(free.token_ids)[0, 4])
@@ -128,7 +135,7 @@ def test_end_token_stops_a_row_and_is_not_returned():
 
 @pytest.mark.tensorflow_only
 def test_banned_ids_never_appear_and_penalty_discourages():
-    model = make_model("gpt_defaults")
+    model = shared_model("gpt_defaults")
     ids, lengths = batch_of([[1, 2, 3]])
     banned = set(
         numpy(generate(model, ids, lengths, greedy_options(1, 9), 9).token_ids)[0].tolist()
@@ -149,7 +156,7 @@ def test_last_tokens():
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_score_equals_the_forward_pass(name):
-    model = make_model(name)
+    model = shared_model(name)
     texts = [[3, 1, 4, 1, 5, 9, 2, 6], [5], [], [2] * 12]
     ids, lengths = batch_of(texts)
     scores = numpy(log_likelihood(model, ids, lengths, start_id=11))
@@ -165,7 +172,7 @@ def test_score_equals_the_forward_pass(name):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_score_of_long_text_counts_every_token_once(name):
     """A GPT sees at least half a context of past; an LSTM all of it."""
-    model = make_model(name)
+    model = shared_model(name)
     text = np.random.default_rng(0).integers(0, VOCABULARY_SIZE, 40).tolist()
     ids, lengths = batch_of([text])
     score = numpy(log_likelihood(model, ids, lengths, start_id=11))[0]
@@ -181,7 +188,7 @@ def test_score_of_long_text_counts_every_token_once(name):
 
 @pytest.mark.tensorflow_only
 def test_next_token_probabilities():
-    model = make_model("gpt_defaults")
+    model = shared_model("gpt_defaults")
     ids, lengths = batch_of([[1, 2, 3], [4]])
     candidates, probabilities = scoring.next_token_probabilities(model, ids, lengths, 4)
     softmax = numpy(ops.softmax(model(np.array([[4]], "int32"))))[0, -1]
@@ -195,10 +202,10 @@ def test_a_cache_that_grows_gives_the_same_text():
     import tensorflow as tf
 
     keras.utils.set_random_seed(0)
-    model = build(CONFIGS["gpt_grouped_query"], context_length=300)
+    model = build(CONFIGS["gpt_grouped_query"], num_layers=1, context_length=100)
     prompts, lengths = batch_of([[1, 2, 3], [4] * 20])
-    options = greedy_options(2, 320)._replace(
-        temperature=tensor([0.0, 1.0], "float32"), max_new_tokens=tensor([320, 150])
+    options = greedy_options(2, 120)._replace(
+        temperature=tensor([0.0, 1.0], "float32"), max_new_tokens=tensor([120, 90])
     )
     sizes = []
     extend = model.extend_cache
@@ -217,11 +224,11 @@ def test_a_cache_that_grows_gives_the_same_text():
 
     @tf.function(autograph=False)
     def static():
-        return generation.generate(model, prompts, lengths, options, 320)
+        return generation.generate(model, prompts, lengths, options, 120)
 
     whole = static()
     assert sizes == []
-    grown = dynamic(prompts, lengths, tf.constant(320))
+    grown = dynamic(prompts, lengths, tf.constant(120))
     assert len(sizes) == 1  # traced once, run as often as needed
     np.testing.assert_array_equal(numpy(grown.token_ids), numpy(whole.token_ids))
-    assert numpy(grown.lengths).tolist() == [320, 150]
+    assert numpy(grown.lengths).tolist() == [120, 90]

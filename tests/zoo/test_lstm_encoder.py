@@ -7,7 +7,7 @@ from model_cases import ENCODER_CONFIGS, VOCABULARY_SIZE, encode, make_encoder
 
 from zoo.config import ConfigError
 from zoo.models.build import build
-from zoo.models.causal_lm import CausalLM
+from zoo.models.heads import CausalLM
 from zoo.models.lstm import LSTMBackbone
 
 numpy = ops.convert_to_numpy

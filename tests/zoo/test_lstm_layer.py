@@ -103,16 +103,22 @@ def assert_equal_to_keras(arrays, units, mask, training, dtype="float32", seed=0
         np.testing.assert_allclose(one, other, rtol=0, atol=TOLERANCE[dtype] * scale)
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(
+    ("masked", "training", "dtype"),
+    [
+        (False, True, "float32"),
+        (True, True, "mixed_bfloat16"),
+        (True, False, "float32"),
+        (False, False, "mixed_bfloat16"),
+    ],
+)
 def test_equal_to_keras(masked, training, dtype):
     """Also the gradients of the state before, and where rows end before the others."""
     mask = padded(4, 6) if masked else None
     assert_equal_to_keras(example(4, 6, 3, 5), 5, mask, training, dtype)
 
 
-@settings(max_examples=6)  # each one is two graphs
+@settings(max_examples=3)  # each one is two graphs
 @given(st.data())
 def test_equal_to_keras_for_any_sizes_and_padding(data):
     rows, length, width, units, seed = (data.draw(st.integers(1, 4)) for _ in range(5))
@@ -139,10 +145,9 @@ def test_state_stands_still_wherever_the_mask_says():
 
 
 @pytest.mark.tensorflow_only
-@pytest.mark.parametrize("masked", [False, True])
-def test_compiled_by_xla(masked):
+def test_compiled_by_xla():
     layer, _ = pair(3, 5, "float32")
-    arrays, mask = example(4, 6, 3, 5), padded(4, 6) if masked else None
+    arrays, mask = example(4, 6, 3, 5), padded(4, 6)
     plain = outputs_and_gradients(run_ours, layer, arrays, mask, True)
     compiled = outputs_and_gradients(run_ours, layer, arrays, mask, True, jit_compile=True)
     for one, other in zip(compiled, plain, strict=True):

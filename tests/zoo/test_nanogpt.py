@@ -350,8 +350,9 @@ def test_published_activations(tmp_path):
     positions = np.arange(ids.shape[1], dtype="int32")[None]
     x = backbone.token_embedding(ids) + backbone.position_embedding(positions)
     found = {"x": x}
+    visible = np.tri(11, dtype=bool)
     for index, block in enumerate(backbone.blocks):
-        found[f"block{index}"] = x = block(x)
+        found[f"block{index}"] = x = block(x, visible)
     found |= {"ln_f": backbone(ids), "lm_head": model(ids)}
     found["probs"] = keras.ops.softmax(found["lm_head"])
     for name, values in found.items():

@@ -65,20 +65,26 @@ def test_pairs_fit_and_the_longer_one_loses_first(first, second, size):
 def test_pack():
     first, second = TOKENIZER.encode(["a b", ""]), TOKENIZER.encode(["c", "d e"])
     single = pack(TOKENIZER, first)
-    assert single.token_ids.numpy().tolist() == [[2, 5, 6, 3], [2, 3, 0, 0]]
-    assert single.padding_mask.numpy().tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
-    assert not np.any(single.segment_ids)
+    assert single["token_ids"].numpy().tolist() == [[2, 5, 6, 3], [2, 3, 0, 0]]
+    assert single["padding_mask"].numpy().tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+    assert not np.any(single["segment_ids"])
     pair = pack(TOKENIZER, first, second, length=8)
-    assert pair.token_ids.shape == (2, 8)
-    assert pair.token_ids.numpy().tolist() == [[2, 5, 6, 3, 7, 3, 0, 0], [2, 3, 8, 9, 3, 0, 0, 0]]
-    assert pair.segment_ids.numpy().tolist() == [[0, 0, 0, 0, 1, 1, 0, 0], [0, 0, 1, 1, 1, 0, 0, 0]]
+    assert pair["token_ids"].shape == (2, 8)
+    assert pair["token_ids"].numpy().tolist() == [
+        [2, 5, 6, 3, 7, 3, 0, 0],
+        [2, 3, 8, 9, 3, 0, 0, 0],
+    ]
+    assert pair["segment_ids"].numpy().tolist() == [
+        [0, 0, 0, 0, 1, 1, 0, 0],
+        [0, 0, 1, 1, 1, 0, 0, 0],
+    ]
 
 
 @pytest.mark.parametrize("length", [3, tf.constant(3, tf.int64)])
 def test_pack_cuts_to_a_length(length):
     packed = pack(TOKENIZER, TOKENIZER.encode(["a b c d"]), length=length)
-    assert packed.token_ids.numpy().tolist() == [[2, 5, 6]]
-    assert packed.segment_ids.shape == packed.padding_mask.shape == (1, 3)
+    assert packed["token_ids"].numpy().tolist() == [[2, 5, 6]]
+    assert packed["segment_ids"].shape == packed["padding_mask"].shape == (1, 3)
 
 
 def test_truncate_by_row():

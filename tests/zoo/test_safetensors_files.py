@@ -79,7 +79,7 @@ def test_parts_that_are_missing_or_empty(tmp_path):
     os.replace(write_weights(tmp_path, ONE.items()), second)
     refused(tmp_path, second, "no tensor 'b'", "model.safetensors.index.json says")
     second.unlink()
-    refused(tmp_path, second, "no such file", "1 of 2 parts are missing")
+    refused(tmp_path, second, "no such file")
     for content in ("{}", "["):
         index.write_text(content)
         refused(tmp_path, index, "not ")

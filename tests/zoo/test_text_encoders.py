@@ -5,7 +5,7 @@ import string
 import keras
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import zoo
@@ -55,10 +55,12 @@ def build(task, family="bert"):
 
 @pytest.fixture(scope="module")
 def models():
-    return {
+    made = {
         task: TEXT_MODELS[task](TOKENIZER, build(task), CONFIG, LABELS.get(task, ()))
         for task in HEADS
     }
+    tagger = TEXT_MODELS["tag"](TOKENIZER, build("tag", "lstm"), CONFIG, LABELS["tag"])
+    return {**made, "bilstm tag": tagger}
 
 
 def ask(text_model, *columns):
@@ -76,7 +78,7 @@ def columns(task, texts):
 @pytest.mark.parametrize("task", HEADS)
 def test_a_row_does_not_depend_on_its_neighbours(models, task):
     together = ask(models[task], *columns(task, TEXTS))
-    for row in range(len(TEXTS)):
+    for row in (0, 1, 3, 6):
         alone = ask(models[task], *(column[row : row + 1] for column in columns(task, TEXTS)))
         for name, value in alone.items():
             wide = np.asarray(together[name][row])
@@ -112,11 +114,10 @@ def test_pairs_need_as_many_second_texts(models):
         models["classify"].predict(["a"], ["b"])
 
 
-@settings(max_examples=25)
-@given(st.lists(st.text(max_size=30), min_size=1, max_size=3))
-def test_tags_stand_at_their_places(texts):
-    models_ = _tagger()
-    answer = ask(models_, texts)
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=st.lists(st.text(max_size=30), min_size=1, max_size=3))
+def test_tags_stand_at_their_places(models, texts):
+    answer = ask(models["bilstm tag"], texts)
     for row, text in enumerate(texts):
         source = text.encode()
         words = answer["start"][row] >= 0
@@ -130,32 +131,15 @@ def test_tags_stand_at_their_places(texts):
         assert np.all(np.diff(answer["start"][row][words]) > 0)
 
 
-_MADE = {}
-
-
-def _tagger():
-    if not _MADE:
-        _MADE["tag"] = TEXT_MODELS["tag"](TOKENIZER, build("tag", "lstm"), CONFIG, LABELS["tag"])
-    return _MADE["tag"]
-
-
-def test_every_word_of_a_long_text_has_a_tag(models):
-    answer = ask(models["tag"], ["word " * 1000 + "end"])
-    assert answer["tokens"].shape == (1, 1001)
-    assert answer["tokens"][0, -1] == b"end"
-    assert not np.any(answer["tags"] == b"")
-
-
 def test_inside_tags_follow_their_own_kind():
     types, begins = bio_tables(("O", "B-PER", "I-PER", "I-LOC", "NOUN"))
     assert types[1] == types[2] != types[3]
     assert begins.tolist() == [0, 1, 1, 3, 4]
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_tags_are_well_formed(models, seed):
-    random = np.random.default_rng(seed)
-    texts = [" ".join(random.choice(list("abc"), 8)) for _ in range(4)]
+def test_tags_are_well_formed(models):
+    random = np.random.default_rng(0)
+    texts = [" ".join(random.choice(list("abc"), 8)) for _ in range(12)]
     for row in ask(models["tag"], texts)["tags"]:
         for before, tag in zip([b"O", *row], row):
             assert tag != b"I-X" or before in (b"B-X", b"I-X")
@@ -255,33 +239,29 @@ def test_masks_of_byte_pairs_are_filled(piece):
     assert list(partial["text"]) == list(answer["text"])
 
 
-def test_vectors_have_length_one(models):
-    vectors = ask(models["embed"], TEXTS)["embedding"]
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
-
-
-def test_what_does_not_fit_is_refused():
-    model = build("classify")
+def test_what_does_not_fit_is_refused(models):
+    model = models["classify"].model
     with pytest.raises(ValueError, match="2 labels for a model with 3 outputs"):
         TEXT_MODELS["classify"](TOKENIZER, model, CONFIG, ("a", "b"))
     with pytest.raises(ValueError, match="context_length is only 12"):
         TEXT_MODELS["classify"](TOKENIZER, model, TextConfig(max_length=13), LABELS["classify"])
     cleaned = TextConfig(max_length=12, cleaning=CleaningConfig(html=True))
     with pytest.raises(ValueError, match="places in the text"):
-        TEXT_MODELS["tag"](TOKENIZER, build("tag"), cleaned, LABELS["tag"])
+        TEXT_MODELS["tag"](TOKENIZER, models["tag"].model, cleaned, LABELS["tag"])
     with pytest.raises(zoo.ConfigError, match=r"text\.stride"):
         TextConfig(max_length=12, stride=11)
 
 
-def test_cleaning_is_part_of_the_function():
+def test_cleaning_is_part_of_the_function(models):
     config = TextConfig(max_length=12, cleaning=CleaningConfig(html=True))
-    model = TEXT_MODELS["classify"](TOKENIZER, build("classify"), config, LABELS["classify"])
+    model = models["classify"].model
+    model = TEXT_MODELS["classify"](TOKENIZER, model, config, LABELS["classify"])
     scores = ask(model, ["<b>ab</b> c", "ab c"])["scores"]
     np.testing.assert_array_equal(scores[0], scores[1])
 
 
 @pytest.mark.tensorflow_only
-@pytest.mark.parametrize("task", ["classify", "tag", "span"])
+@pytest.mark.parametrize("task", ["classify", "span"])
 def test_a_bundle_answers_as_before(models, tmp_path, task):
     before = models[task]
     zoo.save(tmp_path, before.model, TOKENIZER, labels=before.labels, text=CONFIG)
@@ -295,7 +275,7 @@ def test_a_bundle_answers_as_before(models, tmp_path, task):
 
 
 @pytest.mark.tensorflow_only
-@pytest.mark.parametrize("task", HEADS)
+@pytest.mark.parametrize("task", ["mlm", "pair", "tag", "span"])  # each way to cut a long text
 def test_a_hundred_kilobytes_are_read(models, task):
     text = "word, " * 16667 + "\u00e9nd [MASK]"
     assert len(text.encode()) > 100_000
@@ -304,3 +284,4 @@ def test_a_hundred_kilobytes_are_read(models, task):
     if task == "tag":
         assert answer["tokens"].shape[1] == 2 * 16667 + 2
         assert answer["tokens"][0, -2].decode() == "\u00e9nd"
+        assert not np.any(answer["tags"] == b"")

@@ -9,11 +9,11 @@ import pytest
 import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from model_cases import greedy_options
 
 import zoo
 from zoo.bundle import CONFIG_FILE, WEIGHTS_FILE
 from zoo.generation import loop as generation
-from zoo.generation.loop import greedy_options
 from zoo.generation.options import MAX_NEW_TOKENS, complete_options, options_by_row
 from zoo.text.lm import write_in_place
 
@@ -82,22 +82,17 @@ def test_sampling_is_reproducible_with_a_seed_and_fresh_without(lm):
     assert len(set(sample())) == 3
 
 
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
-        ("max_new_tokens", -1),
-        ("temperature", -0.5),
-        ("temperature", float("nan")),
-        ("temperature", float("inf")),
-        ("top_k", -3),
-        ("top_p", 0.0),
-        ("top_p", 1.5),
-        ("top_p", float("nan")),
-    ],
-)
-def test_a_value_out_of_range_names_its_option(lm, option, value):
-    with pytest.raises(tf.errors.InvalidArgumentError, match=f"{option} must be"):
-        lm.generate(["a", "b"], **{option: [value, value]})
+def test_a_value_out_of_range_names_its_option(lm):
+    wrong = {
+        "max_new_tokens": [-1],
+        "temperature": [-0.5, float("nan"), float("inf")],
+        "top_k": [-3],
+        "top_p": [0.0, 1.5, float("nan")],
+    }
+    for option, values in wrong.items():
+        for value in values:
+            with pytest.raises(tf.errors.InvalidArgumentError, match=f"{option} must be"):
+                lm.generate(["a", "b"], **{option: [value, value]})
 
 
 def test_wrong_number_of_values_and_unknown_options(lm):
@@ -141,7 +136,7 @@ def test_no_text_gives_no_answer(lm):
 
 
 # The fixture is shared on purpose: every example asks the same model.
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.binary(max_size=30), min_size=1, max_size=4))
 def test_any_bytes_are_answered_alike_alone_and_together(lm, texts):
     together = lm.generate(texts, max_new_tokens=6)["text"].numpy().tolist()
@@ -158,7 +153,7 @@ def test_tokens_written_in_place_give_the_text_of_the_copied_cache(lm):
     texts = ["h", "hello", "small text hello", ""]
     ids, lengths = lm._prompt(tf.constant(texts))
     options = greedy_options(4, 30)
-    banned = lm._ids_without_text()
+    banned = [lm.tokenizer.unknown_id]
     plain = generation.generate(lm.model, ids, lengths, options, 30, lm.tokenizer.end_id, banned)
     served = lm.generate(texts, max_new_tokens=[30])
     assert served["token_count"].numpy().tolist() == plain.lengths.numpy().tolist()
@@ -200,19 +195,11 @@ def test_next_token_gives_the_likeliest(lm):
         assert token.startswith(b"<|") or token == completion
 
 
-def test_bundle_round_trip(tmp_path):
-    bundle = make_bundle(tmp_path)
-    loaded = zoo.load(tmp_path)
-    assert loaded.config == bundle.config
-    for weight, other in zip(loaded.model.weights, bundle.model.weights):
-        np.testing.assert_array_equal(weight.numpy(), other.numpy())
-
-
 def test_a_compiled_models_bundle_has_no_optimizer(tmp_path):
     plain = make_bundle(tmp_path / "plain")
     model = plain.model
     ids = np.ones((2, 4), "int32")
-    model.compile("adam", "sparse_categorical_crossentropy")
+    model.compile("adam", "sparse_categorical_crossentropy", run_eagerly=True)
     model.fit(ids, ids, verbose=0)
     zoo.save(tmp_path / "fitted", model, plain.tokenizer)
     sizes = [(tmp_path / name / WEIGHTS_FILE).stat().st_size for name in ("plain", "fitted")]

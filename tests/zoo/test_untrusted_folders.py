@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import zoo
-from zoo.models.weight_counts import count_weights
+from zoo.models.build import count_weights
 from zoo.presets import tasks_for
 from zoo.tokenizers import TOKENIZERS
 from zoo.tokenizers.bytepair.vocabulary import ALPHABET
@@ -234,7 +234,7 @@ def refused(folder, *parts):
         ("hf_classify", {"vocab_size": 10**15}),
         ("hf_classify", {"vocab_size": 10**9}),
         ("hf_classify", {"intermediate_size": 10**9}),
-        ("hf_classify", {"id2label": ..., "num_labels": 10**9}),
+        ("hf_classify", {"num_labels": 10**9, "id2label": ...}),
         ("hf_gpt2", {"n_positions": 10**9}),
         ("hf_gpt2", {"n_layer": 10**6}),
         ("hf_roberta", {"max_position_embeddings": 10**9}),

@@ -112,7 +112,7 @@ class _TableTask(EncoderTask):
         else:
             added = special_count(True, self.tokenizer.pair_separators)
             packed = pack(self.tokenizer, *truncate_pair(*ids, length - added), length=length)
-        return packed.inputs(), tf.gather(self.targets, rows), tf.gather(self.weights, rows) * real
+        return packed, tf.gather(self.targets, rows), tf.gather(self.weights, rows) * real
 
     def _augmented(self, text, number):
         augment = self.config.data.augment

@@ -57,8 +57,7 @@ class EmbedTask(EncoderTask):
         )
         packed = pack(self.tokenizer, ids, length=length)
         inputs = {
-            name: tf.reshape(value, tf.stack([-1, 2, length]))
-            for name, value in packed.inputs().items()
+            name: tf.reshape(value, tf.stack([-1, 2, length])) for name, value in packed.items()
         }
         return inputs, tf.zeros_like(real), real
 

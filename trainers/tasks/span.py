@@ -75,7 +75,7 @@ class SpanTask(EncoderTask):
         packed = pack(
             self.tokenizer, tf.gather(self.question, rows), tf.gather(self.context, rows), length
         )
-        return packed.inputs(), tf.gather(self.span_labels, rows), real
+        return packed, tf.gather(self.span_labels, rows), real
 
     def loss_target(self):
         return SpanLoss(reduction="mean_with_sample_weight")

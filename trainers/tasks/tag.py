@@ -90,7 +90,7 @@ class TagTask(EncoderTask):
             dense = take_windows(values, window).to_tensor(shape=tf.stack([-1, length - 1]))
             return tf.pad(dense, [[0, 0], [1, 0]])  # [CLS] has no tag
 
-        return packed.inputs(), along(labels), along(weights) * real[:, None]
+        return packed, along(labels), along(weights) * real[:, None]
 
     def loss_target(self):
         return SparseCrossentropy(self.config.label_smoothing, reduction="mean_with_sample_weight")

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from trainers.distribution.rows import replica_index
-from zoo.models.causal_lm import CausalLM
+from zoo.models.heads import CausalLM
 
 
 class CarriedState(keras.Model):

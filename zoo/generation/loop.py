@@ -1,12 +1,11 @@
 """Prefill and a cached decoding loop: knows the cache protocol, no family and no tokenizer.
 
-Runs eagerly, inside `tf.function` with dynamic shapes (that is what TensorFlow Serving runs), and
-under `jax.jit` with static ones.
+Runs eagerly, in `tf.function` with dynamic shapes (as served), and in `jax.jit` with static ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import keras
@@ -33,7 +32,7 @@ class SamplingOptions(NamedTuple):
 
 
 class Generated(NamedTuple):
-    """What `generate` returns."""
+    """What was generated."""
 
     token_ids: object  # (B, N) int32, the new tokens, then padding (id 0)
     lengths: object  # (B,) int32, new tokens of each row; the end token is not one of them
@@ -72,36 +71,19 @@ def generate(
     options: SamplingOptions,
     max_steps,
     end_id: int | None = None,
-    banned_ids: tuple[int, ...] = (),
+    banned_ids: Sequence[int] = (),
     write: Callable = ops.scatter_update,
-):
-    """Continues each row by up to its own `max_new_tokens` tokens.
+) -> Generated:
+    """Continues each row by up to its own `max_new_tokens` tokens, whatever its neighbours are.
 
-    A prompt longer than `model.context_length` keeps its last tokens. Where the cache is bounded
-    (GPT) and a row fills it, the row's last `context_length // 2` tokens are read again as a
-    fresh context and generation goes on; so completions may be longer than the context, each
-    token seeing at least half a context of past.
+    Prompts (B, P) int32, P >= 1, are padded on the right; of one longer than `model.context_length`
+    the last tokens are read. Where the cache is bounded (GPT) and a row fills it, the row's last
+    `context_length // 2` tokens are read again as a fresh context and generation goes on; so
+    completions may be longer than the context, each token seeing at least half a context of past.
 
-    Args:
-        model: a model with the cache protocol (`zoo.models.causal_lm.CausalLM`).
-        token_ids: (B, P) int32, P >= 1, padded on the right.
-        lengths: (B,) int32, real tokens of each row, at least 1.
-        options: SamplingOptions.
-        max_steps: int or scalar int32, at least `max(options.max_new_tokens)`; its value is the
-            width N of the result. Must be a Python int where shapes are static (JAX).
-        end_id: int or None. A row that chooses this token stops.
-        banned_ids: tuple of ints. Tokens that are never chosen, such as the unknown one.
-        write: how single tokens go into the cache, as `keras.ops.scatter_update`.
-
-    Returns:
-        Generated. Equal for a row whatever its batch neighbours are.
-
-    Example:
-        >>> import zoo
-        >>> model = zoo.build("lstm_char_cpu", vocabulary_size=65)
-        >>> prompt, lengths = np.array([[5, 6, 7]], "int32"), np.array([3], "int32")
-        >>> tuple(generate(model, prompt, lengths, greedy_options(1, 4), 4).token_ids.shape)
-        (1, 4)
+    `max_steps`, at least `max(options.max_new_tokens)`, is the width N of the result, a Python int
+    where shapes are static (JAX). A row that chooses `end_id` stops; `banned_ids` are never chosen.
+    `write` puts single tokens into the cache, as `keras.ops.scatter_update`.
     """
     batch_size, prompt_width = ops.shape(token_ids)
     window = minimum(prompt_width, model.context_length)
@@ -208,10 +190,16 @@ def _choose(request: _Request, logits, state: _State) -> _State:
 
 def _free_slots(request: _Request, state: _State) -> _State:
     """Now and then: so that every row can write its next token."""
+
+    def when(condition, change, state):
+        return _State(
+            *ops.cond(condition, lambda: tuple(change(request, state)), lambda: tuple(state))
+        )
+
     full = ops.any(state.position >= request.model.context_length)
-    state = _when(full, _reread, request, state)
+    state = when(full, _reread, state)
     if request.is_growing:
-        state = _when(ops.any(state.position >= state.slots), _grow, request, state)
+        state = when(ops.any(state.position >= state.slots), _grow, state)
     return state
 
 
@@ -240,22 +228,6 @@ def _grow(request: _Request, state: _State) -> _State:
     more = ops.minimum(_SLOT_BLOCK, request.max_slots - state.slots)
     cache = request.model.extend_cache(state.cache, more)
     return state._replace(cache=cache, slots=state.slots + more)
-
-
-def _when(condition, change, request: _Request, state: _State) -> _State:
-    """`change(request, state)` where the scalar `condition` holds, else `state`."""
-    return _State(*ops.cond(condition, lambda: tuple(change(request, state)), lambda: tuple(state)))
-
-
-def greedy_options(batch_size: int, max_new_tokens: int) -> SamplingOptions:
-    """Options that choose the likeliest token in every row."""
-    return SamplingOptions(
-        max_new_tokens=ops.full((batch_size,), max_new_tokens, "int32"),
-        temperature=ops.zeros((batch_size,), "float32"),
-        top_k=ops.zeros((batch_size,), "int32"),
-        top_p=ops.ones((batch_size,), "float32"),
-        seed=ops.zeros((batch_size,), "int32"),
-    )
 
 
 def last_tokens(token_ids, lengths, width):

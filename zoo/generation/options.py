@@ -1,7 +1,6 @@
 """The options a generation request may carry: the one list of names, types, defaults and rules.
 
-TensorFlow graph code: the same checks run in Python and inside a served model, where a broken
-rule answers INVALID_ARGUMENT with the option's name.
+The same checks run in Python and inside a served model, which answers INVALID_ARGUMENT.
 """
 
 from __future__ import annotations
@@ -52,13 +51,21 @@ def complete_options(given: dict[str, object]) -> dict[str, tf.Tensor]:
 def options_by_row(
     options: dict[str, tf.Tensor], requested: tf.Tensor, rows: tf.Tensor
 ) -> dict[str, tf.Tensor]:
-    """Checked options with one value a row: (rows,) from [1] or [requested].
+    """Checked options with one value a row, (rows,) from [1] or [requested].
 
-    `requested` texts are in the request, 0 is possible; `rows` are answered: as many, or 1 stand-in
-    row. `max_new_tokens` is clamped to 4096, negative seeds are replaced by fresh random ones. A
-    value that breaks its rule raises InvalidArgumentError when it is run.
+    `requested` texts are in the request, 0 is possible; `rows` are as many, or 1 stand-in row.
     """
-    with tf.control_dependencies(_assertions(options, requested)):
+    assertions = []
+    for name, value in options.items():
+        size = tf.size(value)
+        fits = tf.logical_or(tf.equal(size, 1), tf.equal(size, requested))
+        message = f"{name} must have one value, or one for each text. Number of values:"
+        assertions.append(tf.debugging.Assert(fits, [message, size]))
+        if OPTIONS[name].rule:
+            valid = tf.reduce_all(OPTIONS[name].is_valid(value))
+            message = f"{name} must be {OPTIONS[name].rule}. Received:"
+            assertions.append(tf.debugging.Assert(valid, [message, value]))
+    with tf.control_dependencies(assertions):
         resolved = {}
         for name, value in options.items():
             # The stand-in row of an empty request has no values of its own.
@@ -71,18 +78,3 @@ def options_by_row(
     fresh = tf.raw_ops.RandomUniformInt(shape=[rows], minval=0, maxval=2**31 - 1, seed=0, seed2=0)
     resolved["seed"] = tf.where(resolved["seed"] < 0, fresh, resolved["seed"])
     return resolved
-
-
-def _assertions(options: dict[str, tf.Tensor], requested: tf.Tensor) -> list:
-    assertions = []
-    for name, value in options.items():
-        size = tf.size(value)
-        fits = tf.logical_or(tf.equal(size, 1), tf.equal(size, requested))
-        message = f"{name} must have one value, or one for each text. Number of values:"
-        assertions.append(tf.debugging.Assert(fits, [message, size]))
-        option = OPTIONS[name]
-        if option.rule:
-            message = f"{name} must be {option.rule}. Received:"
-            valid = tf.reduce_all(option.is_valid(value))
-            assertions.append(tf.debugging.Assert(valid, [message, value]))
-    return assertions

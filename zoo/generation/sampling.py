@@ -1,8 +1,6 @@
 """From logits to the next token: greedy, temperature, top-k, top-p, repetition penalty.
 
-Every option is a vector with one entry a row, and a row's randomness comes from its own seed and
-step, so a row draws the same token whatever else is in the batch, on every backend, in Python and
-in TensorFlow Serving.
+A row's randomness comes from its own seed and step: neighbours and backends change nothing.
 """
 
 from __future__ import annotations
@@ -15,9 +13,8 @@ _MINUS_INFINITY = -1e9
 def uniform(seed, step):
     """One number in [0, 1) a row, a pure function of `seed` (B,) and `step`, int32.
 
-    A counter-based generator: both words go through a 32-bit avalanche mix (the multiply-xorshift
-    constants found by C. Wellons, "lowbias32"). One draw a token is all that inverse-CDF sampling
-    needs; Keras' own random ops take one seed for a whole batch, which would tie rows together.
+    A counter-based generator with the multiply-xorshift constants of C. Wellons, "lowbias32".
+    Keras' own random ops take one seed for a whole batch, which would tie rows together.
     """
     mixed = _mix(ops.cast(seed, "uint32") ^ ops.cast(0x9E3779B9, "uint32"))
     mixed = _mix(mixed + ops.cast(step, "uint32"))
@@ -28,31 +25,20 @@ def uniform(seed, step):
 
 def _mix(word):
     for shift, factor in ((16, 0x21F0AAAD), (15, 0xD35A2D97)):
-        word = (word ^ ops.right_shift(word, ops.cast(shift, "uint32"))) * ops.cast(
-            factor, "uint32"
-        )
+        word = word ^ ops.right_shift(word, ops.cast(shift, "uint32"))
+        word = word * ops.cast(factor, "uint32")
     return word ^ ops.right_shift(word, ops.cast(15, "uint32"))
 
 
 def penalize_repetition(logits, seen, penalty):
-    """Makes tokens that occurred less likely (Keskar et al., 2019, CTRL).
-
-    `seen` (B, V) marks tokens of the prompt and the completion so far; `penalty` (B,) divides
-    positive logits and multiplies negative ones.
-    """
+    """Makes the tokens that `seen` (B, V) marks less likely (Keskar et al., 2019, CTRL)."""
     penalty = penalty[:, None]
     return ops.where(seen, ops.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
 def filter_logits(logits, top_k, top_p):
-    """Logits (B, V), -1e9 where ruled out: first by rank, then by cumulative probability.
-
-    Args:
-        logits: (B, V) float32, already divided by the temperature.
-        top_k: (B,) int32: keep the k likeliest; 0 keeps all. Ties with the k-th stay.
-        top_p: (B,) float32 in (0, 1]: of those, keep the smallest set of likeliest tokens whose
-            probability reaches p (Holtzman et al., 2020); at least one stays.
-    """
+    """Logits (B, V), -1e9 where ruled out: `top_k` (B,) keeps the k likeliest, 0 all, and of those
+    `top_p` (B,) the fewest whose probability reaches p (Holtzman et al., 2020)."""
     vocabulary_size = logits.shape[-1]
     descending = -ops.sort(-logits, axis=-1)  # (B, V)
     rank = ops.arange(vocabulary_size, dtype="int32")

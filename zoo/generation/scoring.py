@@ -10,10 +10,9 @@ from zoo.generation.loop import last_tokens, minimum
 def log_likelihood(model, token_ids, lengths, start_id):
     """Sum of log p(token | all before it) of each row, in nats: (B,) float32, 0 for an empty row.
 
-    Every token counts once, the first one given `start_id`. Up to `model.context_length` tokens
-    the value is that of one forward pass. Longer rows of a GPT are read in overlapping windows,
-    so that every token sees at least half a context of past; an LSTM carries its state and
-    forgets nothing. Token ids (B, P) int32 are padded on the right; P may be 0.
+    Token ids (B, P) int32 are padded on the right, P may be 0; the first is given `start_id`. Rows
+    of a GPT that are longer than its context are read in overlapping windows, so that every token
+    sees at least half a context of past; an LSTM carries its state and forgets nothing.
     """
     batch_size = ops.shape(token_ids)[0]
     context = model.context_length

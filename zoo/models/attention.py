@@ -1,7 +1,7 @@
 """Attention, over a whole text or over a key/value cache, with rotary positions.
 
 Shape letters: B rows, T new tokens, L keys (in a cache: slots), D hidden_dim, N query heads, K
-key/value heads, G = N / K, H channels of a head. `keras.ops` only: runs on every Keras backend.
+key/value heads, G = N / K, H channels of a head.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import NamedTuple
 import keras
 from keras import ops
 
-from zoo.models.blocks import as_rows, make_dense
+from zoo.models.blocks import TransformerLayer, as_rows, is_one, make_dense
 from zoo.models.configs import TransformerConfig
 
 
 def attend(query, key, value, bias=None, dropout=None, training=None):
-    """Each query's mix of the values, (B, N, T, H): queries like it, keys and values (B, K, L, H).
+    """Each query's mix of the values, (B, N, T, H) like the queries; keys, values (B, K, L, H).
 
-    `bias` is added to the scores (B, K, G*T, L), `dropout` a layer for the weights.
+    `bias` is added to the scores (B, K, G*T, L).
     """
     heads, length, head_dim = query.shape[1], ops.shape(query)[2], query.shape[3]
     kv_heads = key.shape[1]
@@ -41,15 +41,13 @@ def attend(query, key, value, bias=None, dropout=None, training=None):
     return mixed
 
 
-def attention_bias(visible, groups: int):
-    """0 where `visible` (..., T or 1, L) bool, else about minus infinity: (..., G*T or 1, L).
-
-    What is the same for all texts keeps two axes: with four, TensorFlow joins scale, product and
-    bias into one operation, which oneDNN has no fast kernel for if there are several texts (of 825
-    tokens: 34 s a layer in place of 0.1).
-    """
+def attention_bias(visible, config: TransformerConfig):
+    """0 where `visible` (..., T or 1, L) bool, else about minus infinity: (..., G*T or 1, L)."""
+    # What is the same for all texts keeps two axes: with four, TensorFlow joins scale, product and
+    # bias into one operation, which oneDNN does slowly (825 tokens: 34 s a layer in place of 0.1).
     # Large but finite: a row that sees nothing gives some average, and not NaN.
     bias = ops.where(visible, 0.0, -1e9)
+    groups = config.num_heads // config.key_value_heads
     if groups > 1 and visible.shape[-2] != 1:
         bias = ops.tile(bias, (*[1] * (len(bias.shape) - 2), groups, 1))
     return bias
@@ -58,9 +56,8 @@ def attention_bias(visible, groups: int):
 class CacheSlots(NamedTuple):
     """Where the new tokens go in a cache: the same in every layer, so made once for all."""
 
-    length: (
-        object  # int or scalar, T; an int where it is known when the graph is made: 1 in the loop
-    )
+    # T: an int where it is known when the graph is made (1 in the loop), else a scalar
+    length: object
     positions: object  # (B, T) int32, the slot of each new token, and its place in the text
     indices: object  # (B*K*T, 3) int32, row, head and slot that each new key and value goes to
     bias: object  # (B, 1, T or G*T, L) float32: a token sees the slots up to its own
@@ -80,23 +77,19 @@ def cache_slots(
     slots = ops.broadcast_to(positions[:, None, :], shape)
     indices = ops.reshape(ops.stack([rows, heads, slots], axis=-1), (-1, 3))
     visible = positions[:, None, :, None] >= ops.arange(count, dtype="int32")  # (B, 1, T, L)
-    bias = attention_bias(visible, config.num_heads // kv_heads)
-    return CacheSlots(length, positions, indices, bias, lengths, write)
+    return CacheSlots(length, positions, indices, attention_bias(visible, config), lengths, write)
 
 
-class SelfAttention(keras.layers.Layer):
-    """Multi-head, multi-query or grouped-query self-attention.
+class SelfAttention(TransformerLayer):
+    """Multi-head, multi-query or grouped-query self-attention: (B, T, D) to (B, T, D)."""
 
-    A `causal` one sees a token's past, others all that `padding_mask` allows.
-    """
-
-    def __init__(self, config: TransformerConfig, causal: bool, **kwargs):
-        super().__init__(**kwargs)
-        self.config = config
-        self.causal = causal
-        kv_dim = config.key_value_heads * config.head_dim
+    def __init__(self, config: TransformerConfig, **kwargs):
+        super().__init__(config, **kwargs)
+        heads = config.num_heads, config.key_value_heads, config.key_value_heads
+        # Where heads of queries, of keys and of values end in the product.
+        self.head_ends = tuple(itertools.accumulate(heads))
         # One product for queries, keys and values: fewer, larger matrix products.
-        self.qkv = make_dense(config, config.hidden_dim + 2 * kv_dim, "qkv")
+        self.qkv = make_dense(config, self.head_ends[-1] * config.head_dim, "qkv")
         self.output_projection = make_dense(config, config.hidden_dim, "output", residual=True)
         self.attention_dropout = keras.layers.Dropout(config.dropout)
         if config.qk_norm:
@@ -104,77 +97,63 @@ class SelfAttention(keras.layers.Layer):
             self.key_norm = keras.layers.RMSNormalization(name="key_norm")
 
     def build(self, input_shape):
-        # Explicit in every part: without it Keras traces each call once more for each level of
-        # nesting, and a model takes twice as long to make.
-        self.qkv.build(input_shape)
-        self.output_projection.build((None, None, self.config.hidden_dim))
-        if self.config.qk_norm:
-            self.query_norm.build((None, None, None, self.config.head_dim))
-            self.key_norm.build((None, None, None, self.config.head_dim))
+        config = self.config
+        self.output_projection.build((None, None, config.num_heads * config.head_dim))
+        if config.qk_norm:
+            self.query_norm.build((None, None, None, config.head_dim))
+            self.key_norm.build((None, None, None, config.head_dim))
+        super().build(input_shape)
 
-    def call(self, x, padding_mask=None, document_ids=None, training=None):
-        """Attends over the tokens of `x` (B, T, D) themselves; returns (B, T, D).
+    def call(self, x, visible=None, positions=None, training=None):
+        """Attends over `x` (B, T, D) itself: a query sees the keys that are `visible`.
 
-        `padding_mask` (B, T) bool is for what is not causal: padding after a text is in nobody's
-        past. `document_ids` (B, T) int32, ascending in each row, is for what is: tokens see those
-        of their own document only, and their positions count from its start.
+        That is bool (T, T), (B, 1, T, T) or (B, 1, 1, T), None for all; `positions` (B, T) count
+        from 0 if None.
         """
         length = ops.shape(x)[1]
-        steps = ops.arange(length, dtype="int32")[None]  # (1, T)
-        positions = steps if document_ids is None else document_positions(document_ids)
+        if positions is None:
+            positions = ops.arange(length, dtype="int32")[None]  # (1, T)
         query, key, value = self._project(as_rows(x), positions, length)
-        visible = None
-        if self.causal:
-            visible = steps[0, :, None] >= steps  # (T, T)
-            if document_ids is not None:
-                same = document_ids[:, :, None] == document_ids[:, None, :]
-                visible = ops.logical_and(visible, same)[:, None]  # (B, 1, T, T)
-        elif padding_mask is not None:
-            visible = padding_mask[:, None, None, :]  # (B, 1, 1, T)
-        groups = self.config.num_heads // self.config.key_value_heads
-        bias = None if visible is None else attention_bias(visible, groups)
+        bias = None if visible is None else attention_bias(visible, self.config)
         mixed = attend(query, key, value, bias, self.attention_dropout, training)
         return ops.reshape(self.output_projection(_merge_heads(mixed)), ops.shape(x))
 
     def decode(self, x, cache, slots: CacheSlots):
-        """Writes the new tokens into the cache and attends over all of it: output and new cache.
-
-        All slots are read, also those behind the newest token: `zoo.generation.loop` keeps few of
-        them, and cutting them off would copy the others. `x` is rows (B*T, D), which a dense layer
-        multiplies without reshaping: for one token an operation costs as much as its arithmetic.
-        """
+        """Writes new tokens, rows (B*T, D), into the cache and attends over all of it."""
+        # All slots are read, also those behind the newest token: cutting them off would copy the
+        # others. Rows, because for one token a reshape costs as much as the arithmetic.
         query, *new = self._project(x, slots.positions, slots.length)
-        cache = tuple(_write(old, one, slots) for old, one in zip(cache, new))
+        # A scatter and not `slice_update`: on TensorFlow the latter becomes XlaDynamicUpdateSlice,
+        # which TensorFlow Serving refuses ("XLA compilation disabled").
+        cache = tuple(
+            slots.write(old, slots.indices, as_rows(rows)) for old, rows in zip(cache, new)
+        )
         mixed = attend(query, *cache, slots.bias)
         return self.output_projection(_merge_heads(mixed)), cache
 
     def _project(self, x, positions, length):
         """Queries (B, N, T, H), keys and values (B, K, T, H) of hidden states (B*T, D)."""
-        config = self.config
-        counts = (config.num_heads, config.key_value_heads, config.key_value_heads)
-        query, key, value = _split_heads(self.qkv(x), counts, config.head_dim, length)
-        if config.qk_norm:
+        query, key, value = self._split_heads(self.qkv(x), length)
+        if self.config.qk_norm:
             query, key = self.query_norm(query), self.key_norm(key)
-        if config.positions == "rotary":
-            query = rotate(query, positions, config.rotary_base)
-            key = rotate(key, positions, config.rotary_base)
+        if self.config.positions == "rotary":
+            query = rotate(query, positions, self.config.rotary_base)
+            key = rotate(key, positions, self.config.rotary_base)
         return query, key, value
 
-    def compute_output_shape(self, input_shape):
-        return input_shape
-
-
-def _split_heads(x, counts: tuple[int, ...], head_dim: int, length):
-    """Rows (B*T, heads * H) to (B, count, T, H) for each of `counts`."""
-    edges = list(itertools.accumulate(counts))
-    if is_one(length):  # (B, heads, 1, H) is the same numbers in the same order
-        return ops.split(ops.reshape(x, (-1, edges[-1], 1, head_dim)), edges[:-1], axis=1)
-    # Cut before heads and tokens change places: XLA does that inside of what comes next.
-    parts = ops.split(x, [edge * head_dim for edge in edges[:-1]], axis=-1)
-    return [
-        ops.transpose(ops.reshape(part, (-1, length, count, head_dim)), (0, 2, 1, 3))
-        for part, count in zip(parts, counts)
-    ]
+    def _split_heads(self, x, length):
+        """Rows (B*T, heads * H) to (B, heads, T, H) for queries, keys and values."""
+        head_dim, (*edges, count) = self.config.head_dim, self.head_ends
+        if is_one(length):  # (B, heads, 1, H) is the same numbers in the same order
+            return ops.split(ops.reshape(x, (-1, count, 1, head_dim)), edges, axis=1)
+        # Cut before heads and tokens change places: XLA does that inside of what comes next.
+        parts = ops.split(x, [edge * head_dim for edge in edges], axis=-1)
+        return [
+            ops.transpose(
+                ops.reshape(part, (-1, length, part.shape[-1] // head_dim, head_dim)), (0, 2, 1, 3)
+            )
+            for part in parts
+        ]
 
 
 def _merge_heads(x):
@@ -185,25 +164,10 @@ def _merge_heads(x):
     return ops.reshape(x, (-1, width))
 
 
-def _write(cache, new, slots: CacheSlots):
-    """Puts `new` (B, K, T, H) into `cache` (B, K, L, H).
-
-    A scatter and not `slice_update`: on TensorFlow the latter becomes XlaDynamicUpdateSlice,
-    which TensorFlow Serving refuses ("XLA compilation disabled").
-    """
-    return slots.write(cache, slots.indices, ops.reshape(new, (-1, new.shape[-1])))
-
-
-def is_one(length) -> bool:
-    """Whether it is known, while a graph is made, that each row has one token."""
-    return isinstance(length, int) and length == 1
-
-
 def rotate(x, positions, base: float):
-    """Rotary position embedding (Su et al., 2021) of queries or keys (B, heads, T, H).
+    """Rotary position embedding (Su et al., 2021) of (B, heads, T, H) at `positions` (B, T).
 
-    Channel i is paired with channel i + H/2; wavelengths run from 2 pi to 2 pi x base. `positions`
-    (B, T) or (1, T) int32 is the place of each token in its sequence.
+    Channel i is paired with channel i + H/2; wavelengths run from 2 pi to 2 pi x base.
     """
     half = x.shape[-1] // 2
     frequencies = base ** (-ops.arange(half, dtype="float32") / half)  # (H/2,)

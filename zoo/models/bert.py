@@ -6,25 +6,21 @@ import keras
 from keras import ops
 
 from zoo.models.attention import SelfAttention
-from zoo.models.blocks import FeedForward, make_dense, make_norm, rematerialized
+from zoo.models.backbone import TransformerBackbone
+from zoo.models.blocks import FeedForward, TransformerLayer, make_dense, make_norm
 from zoo.models.configs import BertConfig
-from zoo.models.serialization import config_from_kwargs, config_kwargs
 
 
 @keras.saving.register_keras_serializable(package="zoo")
-class BertBackbone(keras.Model):
+class BertBackbone(TransformerBackbone):
     """Token ids (B, T) to hidden states (B, T, D), each seeing all real tokens of its row.
 
     Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers" (2018), with today's
-    options; `BertConfig` lists them. A row's real positions depend on nothing but that row: not
-    on its batch neighbours, not on how much padding follows.
-
-    Args:
-        config: BertConfig.
+    options; `BertConfig` lists them.
 
     Attributes:
-        remat: bool. Whether training computes the inside of each block twice, to hold less in
-            memory. Set it before `compile`. Defaults to False.
+        config: BertConfig, the argument.
+        remat: bool, as in `GPTBackbone`.
 
     Example:
         >>> import numpy as np
@@ -33,157 +29,83 @@ class BertBackbone(keras.Model):
         (2, 10, 32)
     """
 
+    config_class = BertConfig
     is_causal = False
 
     def __init__(self, config: BertConfig, **kwargs):
-        super().__init__(**kwargs)
-        self.config = config
-        self.remat = False
-        # One for all tables: it gives each the same numbers, as trained models were begun.
-        initializer = keras.initializers.RandomNormal(stddev=config.initializer_range)
-        self.token_embedding = keras.layers.ReversibleEmbedding(
-            config.vocabulary_size,
-            config.hidden_dim,
-            embeddings_initializer=initializer,
-            reverse_dtype="float32",
-            name="token_embedding",
-        )
-        if config.positions == "learned":
-            self.position_embedding = keras.layers.Embedding(
-                config.context_length,
-                config.hidden_dim,
-                embeddings_initializer=initializer,
-                name="position_embedding",
-            )
+        super().__init__(config, **kwargs)
         if config.num_segments:
-            self.segment_embedding = keras.layers.Embedding(
-                config.num_segments,
-                config.hidden_dim,
-                embeddings_initializer=initializer,
-                name="segment_embedding",
-            )
+            self.segment_embedding = self.table(config.num_segments, "segment_embedding")
         # Post-norm normalises the stream from its start, pre-norm once at its end.
         if config.norm_placement == "post":
             self.embedding_norm = make_norm(config, "embedding_norm")
         else:
             self.final_norm = make_norm(config, "final_norm")
-        self.dropout = keras.layers.Dropout(config.dropout)
-        self.blocks = [EncoderBlock(config, name=f"block_{i}") for i in range(config.num_layers)]
+        self.add_blocks(EncoderBlock)
         self.pooler = None
         if config.use_pooler:
             self.pooler = make_dense(config, config.hidden_dim, "pooler")
 
     def build(self, input_shape):
-        # With shapes, part by part, so that `summary()` knows them.
-        hidden_shape = self.compute_output_shape(input_shape)
-        self.token_embedding.build(input_shape)
-        if self.config.positions == "learned":
-            self.position_embedding.build(input_shape)
-        if self.config.num_segments:
-            self.segment_embedding.build(input_shape)
-        norm = self.final_norm if self.config.norm_placement == "pre" else self.embedding_norm
-        for part in (norm, self.dropout, *self.blocks):
-            part.build(hidden_shape)
         if self.pooler is not None:
             self.pooler.build((input_shape[0], self.config.hidden_dim))
-
-    def compute_output_shape(self, input_shape):
-        return (*input_shape, self.config.hidden_dim)
-
-    @property
-    def output_dim(self) -> int:
-        """Width of a hidden state."""
-        return self.config.hidden_dim
+        super().build(input_shape)
 
     def call(self, token_ids, padding_mask=None, segment_ids=None, training=None):
-        """Hidden states (B, T, D).
+        """Hidden states (B, T, D) of token ids (B, T) int32.
 
-        Args:
-            token_ids: (B, T) int32.
-            padding_mask: (B, T) bool or int32, True or 1 at real tokens. `None` means all are
-                real: padding is then read as text, and the hidden states of a padded row change.
-            segment_ids: (B, T) int32 below `num_segments`; `None` means all 0. Ignored by a model
-                with fewer than two segments.
-            training: bool, whether dropout is on.
-
-        Raises:
-            ValueError: T is known and longer than the learned positions.
+        `padding_mask` (B, T) is bool or int32, True or 1 at real tokens. Without it all are real:
+        padding is then read as text, and the hidden states of a padded row change. `segment_ids`
+        (B, T) int32, by default 0, are ignored by a model with fewer than two segments.
         """
-        self._check_length(token_ids.shape[1])
-        if padding_mask is not None:
-            padding_mask = ops.cast(padding_mask, "bool")
-        x = self._embed(token_ids, segment_ids)
+        config, length = self.config, token_ids.shape[1]
+        # Unknown lengths are None on TensorFlow and symbols, which do not compare, on JAX.
+        is_long = isinstance(length, int) and length > config.context_length
+        if is_long and config.positions == "learned":
+            raise ValueError(
+                f"{length} tokens are more than the {config.context_length} positions this model "
+                "has learned (context_length): truncate the text, or use positions='rotary'"
+            )
+        x = self.embed(token_ids)
+        if config.num_segments:
+            if segment_ids is None or config.num_segments == 1:
+                segment_ids = ops.zeros((1, 1), "int32")  # broadcasts
+            x = x + self.segment_embedding(segment_ids)
+        x = self.embedding_norm(x) if config.norm_placement == "post" else x
         x = self.dropout(x, training=training)
-        for block in self.blocks:
-            if self.remat and training:
-                x = rematerialized(block, x, padding_mask=padding_mask, training=training)
-            else:
-                x = block(x, padding_mask=padding_mask, training=training)
-        return self.final_norm(x) if self.config.norm_placement == "pre" else x
+        visible = None
+        if padding_mask is not None:
+            visible = ops.cast(padding_mask, "bool")[:, None, None, :]  # (B, 1, 1, T)
+        x = self.run_blocks(x, training, visible=visible)
+        return self.final_norm(x) if config.norm_placement == "pre" else x
 
     def pool(self, hidden):
         """Hidden states (B, T, D) to one vector (B, D): a dense layer on the first token."""
         activation = ops.tanh if self.config.pooler_activation == "tanh" else ops.relu
         return activation(self.pooler(hidden[:, 0]))
 
-    def _embed(self, token_ids, segment_ids):
-        config = self.config
-        x = self.token_embedding(token_ids)  # (B, T, D)
-        if config.positions == "learned":
-            positions = ops.arange(ops.shape(token_ids)[1], dtype="int32")[None]  # (1, T)
-            x = x + self.position_embedding(positions)
-        if config.num_segments:
-            if segment_ids is None or config.num_segments == 1:
-                segment_ids = ops.zeros((1, 1), "int32")  # broadcasts
-            x = x + self.segment_embedding(segment_ids)
-        return self.embedding_norm(x) if config.norm_placement == "post" else x
 
-    def _check_length(self, length):
-        # Unknown lengths are None on TensorFlow and symbols, which do not compare, on JAX.
-        limit = self.config.context_length
-        if self.config.positions == "learned" and isinstance(length, int) and length > limit:
-            raise ValueError(
-                f"{length} tokens are more than the {limit} positions this model has learned "
-                "(context_length): truncate the text, or use positions='rotary'"
-            )
-
-    def get_config(self):
-        return config_kwargs(self)
-
-    @classmethod
-    def from_config(cls, config):
-        return config_from_kwargs(cls, BertConfig, config)
-
-
-class EncoderBlock(keras.layers.Layer):
+class EncoderBlock(TransformerLayer):
     """One transformer block that sees the whole text: attention, then feed-forward.
 
     `norm_placement` "post" is norm(x + sublayer(x)), "pre" is x + sublayer(norm(x)).
     """
 
     def __init__(self, config: BertConfig, **kwargs):
-        super().__init__(**kwargs)
-        self.config = config
-        self.attention = SelfAttention(config, causal=False, name="attention")
+        super().__init__(config, **kwargs)
+        self.attention = SelfAttention(config, name="attention")
         self.attention_norm = make_norm(config, "attention_norm")
         self.feedforward = FeedForward(config, name="feedforward")
         self.feedforward_norm = make_norm(config, "feedforward_norm")
         self.dropout = keras.layers.Dropout(config.dropout)
 
-    def build(self, input_shape):
-        for part in (self.attention, self.attention_norm, self.feedforward, self.feedforward_norm):
-            part.build(input_shape)
-
-    def call(self, x, padding_mask=None, training=None):
+    def call(self, x, visible=None, training=None):
         if self.config.norm_placement == "pre":
-            attended = self.attention(self.attention_norm(x), padding_mask, training=training)
+            attended = self.attention(self.attention_norm(x), visible, training=training)
             x = x + self.dropout(attended, training=training)
             transformed = self.feedforward(self.feedforward_norm(x))
             return x + self.dropout(transformed, training=training)
-        attended = self.attention(x, padding_mask, training=training)
+        attended = self.attention(x, visible, training=training)
         x = self.attention_norm(x + self.dropout(attended, training=training))
         transformed = self.feedforward(x)
         return self.feedforward_norm(x + self.dropout(transformed, training=training))
-
-    def compute_output_shape(self, input_shape):
-        return input_shape

@@ -1,7 +1,4 @@
-"""What the blocks of GPT and BERT are made of beside attention: norm, feed-forward, token shift.
-
-`keras.ops` only: runs on every Keras backend.
-"""
+"""What the blocks of GPT and BERT are made of beside attention: norm, feed-forward, token shift."""
 
 from __future__ import annotations
 
@@ -12,6 +9,14 @@ import numpy as np
 from keras import ops
 
 from zoo.models.configs import TransformerConfig
+
+ACTIVATIONS = {
+    "gelu": lambda x: ops.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: ops.gelu(x, approximate=True),
+    "squared_relu": lambda x: ops.square(ops.relu(x)),
+}
+# Those that multiply one half of the channels by a function of the other.
+GATED_ACTIVATIONS = {"swiglu": ops.silu}
 
 
 def make_norm(config: TransformerConfig, name: str) -> keras.layers.Layer:
@@ -37,58 +42,64 @@ def make_dense(
 
 
 def as_rows(x):
-    """(..., D) to (N, D): what TensorFlow's graph optimizer joins a bias and a GELU to.
-
-    A product of higher rank is reshaped before and after on TensorFlow, and what comes next sees
-    the reshape.
-    """
+    """(..., D) to (N, D): what TensorFlow's graph optimizer joins a bias and a GELU to."""
     return x if len(x.shape) == 2 else ops.reshape(x, (-1, x.shape[-1]))
 
 
+def is_one(length) -> bool:
+    """Whether it is known, while a graph is made, that each row has one token."""
+    return isinstance(length, int) and length == 1
+
+
 def activate(x, activation: str):
-    """The nonlinearity by its config name; "swiglu" halves the last dimension."""
-    match activation:
-        case "gelu":
-            return ops.gelu(x, approximate=False)
-        case "gelu_tanh":
-            return ops.gelu(x, approximate=True)
-        case "squared_relu":
-            return ops.square(ops.relu(x))
-        case "swiglu":
-            gate, linear = ops.split(x, 2, axis=-1)
-            return ops.silu(gate) * linear
+    """The nonlinearity by its config name; a gated one halves the last dimension."""
+    if activation in ACTIVATIONS:
+        return ACTIVATIONS[activation](x)
+    gate, linear = ops.split(x, 2, axis=-1)
+    return GATED_ACTIVATIONS[activation](gate) * linear
 
 
-class FeedForward(keras.layers.Layer):
-    """The position-wise network of a block: (B, T, D) or rows (N, D) to the same shape."""
+class TransformerLayer(keras.layers.Layer):
+    """A layer made from a config, (B, T, D) to (B, T, D)."""
 
     def __init__(self, config: TransformerConfig, **kwargs):
         super().__init__(**kwargs)
         self.config = config
-        inner = config.feedforward_dim * (2 if config.activation == "swiglu" else 1)
-        self.expand = make_dense(config, inner, "expand")
-        self.contract = make_dense(config, config.hidden_dim, "contract", residual=True)
 
     def build(self, input_shape):
-        self.expand.build(input_shape)
-        self.contract.build((None, None, self.config.feedforward_dim))
-
-    def call(self, x):
-        output = self.contract(activate(self.expand(as_rows(x)), self.config.activation))
-        return ops.reshape(output, ops.shape(x))
+        # Explicit: else Keras traces each call once more for each level of nesting, and a model
+        # takes twice as long to make.
+        for layer in self._layers:
+            if not layer.built:
+                layer.build(input_shape)
 
     def compute_output_shape(self, input_shape):
         return input_shape
 
 
+class FeedForward(TransformerLayer):
+    """The position-wise network of a block: (B, T, D) or rows (N, D) to the same shape."""
+
+    def __init__(self, config: TransformerConfig, **kwargs):
+        super().__init__(config, **kwargs)
+        inner = config.feedforward_dim * (2 if config.activation in GATED_ACTIVATIONS else 1)
+        self.expand = make_dense(config, inner, "expand")
+        self.contract = make_dense(config, config.hidden_dim, "contract", residual=True)
+
+    def build(self, input_shape):
+        self.contract.build((None, None, self.config.feedforward_dim))
+        super().build(input_shape)
+
+    def call(self, x):
+        output = self.contract(activate(self.expand(as_rows(x)), self.config.activation))
+        return ops.reshape(output, ops.shape(x))
+
+
 def shift_tokens(x, shift: int, positions=None):
     """Part i of the channels of `x` (B, T, D) from i tokens before, for i from 0 to `shift`.
 
-    A feed-forward network, which looks at each token alone, then sees a few tokens at once, without
-    a weight and almost without arithmetic. Half the channels from one token before is what RWKV
-    began with (Peng et al., 2023, arXiv:2305.13048); moving parts of the channels along time is Lin
-    et al., 2019 (arXiv:1811.08383). `positions` (B, T) is the place of each token in its document:
-    what would come from before its start is 0.
+    A feed-forward network then sees a few tokens at once (Peng et al., 2023, arXiv:2305.13048), but
+    none from before the start of its document, by `positions` (B, T).
     """
     shifted = []
     for distance, (start, end) in enumerate(_parts(x.shape[-1], shift)):
@@ -103,21 +114,20 @@ def shift_tokens(x, shift: int, positions=None):
 
 
 def shift_new_tokens(x, past, shift: int, length, lengths=None):
-    """`shift_tokens` for rows (B*T, D) of T = `length` new tokens that follow others.
+    """`shift_tokens` for rows (B*T, D) of T = `length` new tokens, `lengths` (B,) of them real.
 
-    `past` (B, shift, D) is what came before them, zeros before the start; `lengths` (B,) how many
-    of a row's new tokens are real. Returns rows, and the past of what follows.
+    `past` (B, shift, D) is what came before them; returns rows, and the past of what follows.
     """
     width = x.shape[-1]
     known = ops.concatenate([past, ops.reshape(x, (-1, length, width))], axis=1)  # (B, shift+T, D)
-    if isinstance(length, int) and length == 1:
+    if is_one(length):
         # One operation for all parts: this is done for every token that is generated.
         columns = np.arange(width, dtype="int32")
         for distance, (start, end) in enumerate(_parts(width, shift)):
             columns[start:end] += (shift - distance) * width
         flat = ops.reshape(known, (-1, (shift + 1) * width))
         return ops.take(flat, columns, axis=1), known[:, 1:]
-    shifted = ops.reshape(shift_tokens(known, shift)[:, shift:], (-1, width))
+    shifted = as_rows(shift_tokens(known, shift)[:, shift:])
     if lengths is None:
         return shifted, known[:, length:]
     rows = lengths[:, None] + ops.arange(shift, dtype="int32")  # (B, shift)
@@ -126,28 +136,4 @@ def shift_new_tokens(x, past, shift: int, length, lengths=None):
 
 def _parts(width: int, shift: int) -> list[tuple[int, int]]:
     """First and last channel of each part, sizes at most one apart."""
-    edges = [width * part // (shift + 1) for part in range(shift + 2)]
-    return list(itertools.pairwise(edges))
-
-
-def rematerialized(block: keras.layers.Layer, x, **arguments):
-    """`block(x, **arguments)`, whose inside is computed again for the gradient.
-
-    Less memory in training, for more time (Chen et al., 2016, arXiv:1604.06174). `keras.remat`
-    alone would not do: on TensorFlow it loses the gradients of weights that are not variables at
-    that moment, on JAX it may not change a variable inside, and dropout would draw other masks the
-    second time. So weights and seeds go in as arguments, and new seeds come out.
-    """
-    variables = block.variables
-    state = [variable for variable in variables if not variable.trainable]
-
-    def inside(x, *values):
-        with keras.StatelessScope(list(zip(variables, values))) as scope:
-            y = block(x, **arguments)
-        return y, *(scope.get_current_value(variable) for variable in state)
-
-    y, *after = keras.remat(inside)(x, *(ops.convert_to_tensor(v) for v in variables))
-    for variable, value in zip(state, after):
-        if variable.name == "seed_generator_state":
-            variable.assign(value)
-    return y
+    return list(itertools.pairwise(width * part // (shift + 1) for part in range(shift + 2)))

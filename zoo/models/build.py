@@ -3,41 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from typing import Any
 
 import keras
 
 from zoo.config import ConfigError
+from zoo.models import heads
 from zoo.models.bert import BertBackbone
-from zoo.models.causal_lm import CausalLM
-from zoo.models.configs import ModelConfig
-from zoo.models.encoder_heads import (
-    Classifier,
-    MaskedLM,
-    PairClassifier,
-    Regressor,
-    SentenceEncoder,
-    SpanPredictor,
-    Tagger,
-)
+from zoo.models.blocks import GATED_ACTIVATIONS
+from zoo.models.configs import BertConfig, GPTConfig, LSTMConfig, ModelConfig
 from zoo.models.gpt import GPTBackbone
 from zoo.models.lstm import LSTMBackbone
+from zoo.models.token_model import TokenModel
 from zoo.presets import preset_config, tasks_for
 
 BACKBONES = {"gpt": GPTBackbone, "bert": BertBackbone, "lstm": LSTMBackbone}
-HEADS = {
-    head.task: head
-    for head in (
-        CausalLM,
-        MaskedLM,
-        Classifier,
-        PairClassifier,
-        Tagger,
-        SpanPredictor,
-        SentenceEncoder,
-        Regressor,
-    )
+HEADS: dict[str, type[TokenModel]] = {
+    "lm": heads.CausalLM,
+    "mlm": heads.MaskedLM,
+    "classify": heads.Classifier,
+    "pair": heads.PairClassifier,
+    "tag": heads.Tagger,
+    "span": heads.SpanPredictor,
+    "embed": heads.SentenceEncoder,
+    "regress": heads.Regressor,
 }
 
 
@@ -51,18 +40,13 @@ def build(
 
     Args:
         preset_or_config: preset name, or a GPTConfig / BertConfig / LSTMConfig.
-        task: a key of `HEADS`: "lm" (CausalLM), "mlm" (MaskedLM), "classify" and "pair"
-            (Classifier), "tag" (Tagger), "span" (SpanPredictor), "embed" (SentenceEncoder) or
-            "regress" (Regressor). Defaults to "lm".
+        task: a key of `HEADS`: "lm", "mlm", "classify", "pair", "tag", "span", "embed", "regress".
         head: the head's own options, such as {"num_classes": 4}; its class lists them.
         **overrides: config fields to replace; a preset needs `vocabulary_size`.
 
-    Returns:
-        A `keras.Model` of the task's class: compile, fit, save, summary work as ever.
-
     Raises:
-        ConfigError: unknown preset, field, task or head option, a preset without
-            `vocabulary_size`, a missing head option, or a task that the family cannot do.
+        ConfigError: an unknown preset, field, task or head option, a missing one, or a task that
+            the family cannot do.
 
     Example:
         >>> import zoo
@@ -96,12 +80,85 @@ def check_task(config: ModelConfig, task: str, head: dict[str, Any]):
         if getattr(config, "bidirectional", False):
             kind += " with bidirectional=True"
         raise ConfigError(f"{kind} cannot do task {task!r}; it can do: {', '.join(possible)}")
-    parameters = list(inspect.signature(HEADS[task]).parameters.values())
-    options = [p for p in parameters if p.name != "backbone" and p.kind != p.VAR_KEYWORD]
-    known = ", ".join(p.name for p in options) or "none"
+    options = HEADS[task].head_options()
     for key in head:
-        if key not in [p.name for p in options]:
+        if key not in options:
+            known = ", ".join(options) or "none"
             raise ConfigError(f"task {task!r} has no head option {key!r}; known options: {known}")
-    for option in options:
-        if option.default is option.empty and option.name not in head:
-            raise ConfigError(f"task {task!r} needs the head option {option.name!r}")
+    for name, option in options.items():
+        if option.default is option.empty and name not in head:
+            raise ConfigError(f"task {task!r} needs the head option {name!r}")
+
+
+def count_weights(config: ModelConfig, task: str = "lm", head: dict[str, Any] | None = None) -> int:
+    """The number of weights of `zoo.build(config, task, head)`, as its `count_params()` says.
+
+    At no cost, to be compared with the number in a file: a config from elsewhere may ask for any.
+    ConfigError for a size of the head that is no whole number.
+    """
+    head = head or {}
+    width = config.output_dim if isinstance(config, LSTMConfig) else config.hidden_dim
+    count = count_backbone_weights(config)
+    match task:
+        case "mlm":
+            count += _dense(width, width) + _norm(config) + config.vocabulary_size
+        case "classify" | "pair":
+            count += _dense(width, heads.require_at_least("num_classes", head["num_classes"], 2))
+        case "tag":
+            count += _dense(width, heads.require_at_least("num_tags", head["num_tags"], 2))
+        case "span":
+            count += _dense(width, 2)
+        case "regress":
+            count += _dense(width, 1)
+        case "embed" if head.get("embedding_dim") is not None:
+            count += width * heads.require_at_least("embedding_dim", head["embedding_dim"], 1)
+    return count
+
+
+def count_backbone_weights(config: ModelConfig) -> int:
+    """`count_weights` of the backbone alone."""
+    if isinstance(config, LSTMConfig):
+        return _count_lstm_weights(config)
+    width, bias = config.hidden_dim, config.use_bias
+    query_dim = config.num_heads * config.head_dim
+    kv_dim = config.key_value_heads * config.head_dim
+    expanded = config.feedforward_dim * (2 if config.activation in GATED_ACTIVATIONS else 1)
+    block = (
+        _dense(width, query_dim + 2 * kv_dim, bias)
+        + _dense(query_dim, width, bias)
+        + _dense(width, expanded, bias)
+        + _dense(config.feedforward_dim, width, bias)
+        + 2 * _norm(config)
+        + (2 * config.head_dim if config.qk_norm else 0)
+    )
+    rows = config.vocabulary_size
+    rows += config.context_length if config.positions == "learned" else 0
+    count = config.num_layers * block + _norm(config)
+    if isinstance(config, BertConfig):
+        rows += config.num_segments
+        count += _dense(width, width, bias) if config.use_pooler else 0
+    elif not config.tie_embeddings:
+        rows += config.vocabulary_size
+    return rows * width + count
+
+
+def _count_lstm_weights(config: LSTMConfig) -> int:
+    width, units = config.token_dim, config.hidden_dim
+    directions = 2 if config.bidirectional else 1
+
+    def layer(inputs: int) -> int:
+        return directions * 4 * units * (inputs + units + 1)
+
+    count = (1 if config.tie_embeddings else 2) * config.vocabulary_size * width
+    count += layer(width) + (config.num_layers - 1) * layer(directions * units)
+    projected = not config.bidirectional and width != units
+    return count + (_dense(units, width) if projected else 0)
+
+
+def _dense(inputs: int, outputs: int, bias: bool = True) -> int:
+    return (inputs + bias) * outputs
+
+
+def _norm(config: GPTConfig | BertConfig) -> int:
+    centred = config.norm == "layer_norm" and config.use_bias
+    return config.hidden_dim * (2 if centred else 1)

@@ -1,7 +1,6 @@
 """Low-rank adaptation: train small factors beside frozen matrices, then add them in.
 
-LoRA (Hu et al., 2021, arXiv:2106.09685): kernel + alpha / rank x A B, where A is (in, rank), B is
-(rank, out) and zero at the start. The factors are Keras' own, `keras.layers.Dense.enable_lora`.
+LoRA (Hu et al., 2021, arXiv:2106.09685) by Keras' own `keras.layers.Dense.enable_lora`.
 """
 
 from __future__ import annotations
@@ -13,27 +12,10 @@ from zoo.config import ConfigError
 
 
 def enable_lora(model: keras.Model, rank: int, alpha: float | None = None) -> int:
-    """Freezes the backbone and puts low-rank factors on each of its dense layers.
+    """Freezes the backbone and puts low-rank factors on each of its dense layers; returns how many.
 
-    The head stays trainable, and the pooler with it: masked-LM training leaves a pooler as it
-    began. Do it after the initial weights are in and before `compile`.
-
-    Args:
-        model: a head on a backbone, from `zoo.build`.
-        rank: int, columns of the first factor.
-        alpha: float, weight of the factors times `rank`. Defaults to `rank`.
-
-    Returns:
-        How many layers have factors.
-
-    Raises:
-        ConfigError: the backbone has no dense layers.
-
-    Example:
-        >>> import zoo
-        >>> model = zoo.build("bert_tiny", "tag", {"num_tags": 3}, vocabulary_size=100)
-        >>> enable_lora(model, rank=8, alpha=16)
-        8
+    After the initial weights are in and before `compile`. The head stays trainable, and the pooler
+    with it: masked-LM training leaves a pooler as it began.
     """
     backbone = model.backbone
     pooler = getattr(backbone, "pooler", None)
@@ -53,20 +35,9 @@ def enable_lora(model: keras.Model, rank: int, alpha: float | None = None) -> in
 
 
 def merge_lora(model: keras.Model) -> int:
-    """Adds the factors into the kernels and takes them away: a plain model with the same logits.
+    """Adds the factors into the kernels and takes them away; returns how many layers had some.
 
-    To do before saving and exporting. What was frozen stays frozen, and the optimizer of a
-    compiled model still knows the factors: to train on, compile again. A model without factors
-    stays as it is.
-
-    Returns:
-        How many layers had factors.
-
-    Example:
-        >>> import zoo
-        >>> model = zoo.build("bert_tiny", "tag", {"num_tags": 3}, vocabulary_size=100)
-        >>> enable_lora(model, rank=8) == merge_lora(model)
-        True
+    What was frozen stays frozen. To train on, compile again: the optimizer knows the factors.
     """
     layers = [layer for layer in _dense_layers(model) if layer.lora_enabled]
     for layer in layers:

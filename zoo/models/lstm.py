@@ -7,21 +7,17 @@ import math
 import keras
 from keras import ops
 
+from zoo.models.backbone import Backbone
 from zoo.models.configs import LSTMConfig
 from zoo.models.lstm_layer import LSTM
-from zoo.models.serialization import config_from_kwargs, config_kwargs
 
 
 @keras.saving.register_keras_serializable(package="zoo")
-class LSTMBackbone(keras.Model):
+class LSTMBackbone(Backbone):
     """Token ids (B, T) to hidden states (B, T, D), each a function of the past.
 
-    Hochreiter & Schmidhuber (1997). The cache is the state `(h, c)` of each layer: it has no
-    length limit, and carrying it from one training window to the next is truncated
-    back-propagation through time.
-
-    With `config.bidirectional` it is an encoder: each hidden state is a function of the whole
-    text, and there is no cache.
+    Hochreiter & Schmidhuber (1997). The cache is the state `(h, c)` of each layer, without a length
+    limit. With `config.bidirectional` it is an encoder without a cache.
 
     Args:
         config: LSTMConfig.
@@ -33,11 +29,11 @@ class LSTMBackbone(keras.Model):
         (2, 10, 32)
     """
 
+    config_class = LSTMConfig
     cache_is_bounded = False
 
     def __init__(self, config: LSTMConfig, **kwargs):
-        super().__init__(**kwargs)
-        self.config = config
+        super().__init__(config, **kwargs)
         self.token_embedding = keras.layers.ReversibleEmbedding(
             config.vocabulary_size,
             config.token_dim,
@@ -47,33 +43,31 @@ class LSTMBackbone(keras.Model):
             name="token_embedding",
         )
         self.dropout = keras.layers.Dropout(config.dropout)
-        layers = range(config.num_layers)
-        self.recurrent_layers = [self._layer(f"lstm_{i}") for i in layers]
+        self.recurrent_layers = self._layers_named("lstm")
+        self.backward_layers = self._layers_named("backward_lstm") if config.bidirectional else []
         self.projection = None
-        if config.bidirectional:
-            self.backward_layers = [self._layer(f"backward_lstm_{i}") for i in layers]
-        elif config.token_dim != config.hidden_dim:
+        if config.token_dim != config.hidden_dim and not config.bidirectional:
             self.projection = keras.layers.Dense(config.token_dim, name="projection")
 
-    def _layer(self, name: str) -> LSTM:
-        return LSTM(self.config.hidden_dim, self.config.forget_bias, name=name)
+    def _layers_named(self, name: str) -> list[LSTM]:
+        config = self.config
+        return [
+            LSTM(config.hidden_dim, config.forget_bias, name=f"{name}_{i}")
+            for i in range(config.num_layers)
+        ]
 
     def build(self, input_shape):
-        # With shapes, part by part, so that `summary()` knows them.
+        # With shapes, layer by layer, so that `summary()` knows them.
         batch_size, length = input_shape
         units, width = self.config.hidden_dim, self.config.token_dim
         self.token_embedding.build((length, batch_size))
         self.dropout.build((length, batch_size, width))
-        both = self.config.bidirectional
-        for i, layer in enumerate(self.recurrent_layers):
-            for part in (layer, self.backward_layers[i]) if both else (layer,):
-                part.build((length, batch_size, width))
-            width = 2 * units if both else units
+        for layers in zip(*filter(None, (self.recurrent_layers, self.backward_layers))):
+            for layer in layers:
+                layer.build((length, batch_size, width))
+            width = len(layers) * units
         if self.projection is not None:
             self.projection.build((batch_size, length, units))
-
-    def compute_output_shape(self, input_shape):
-        return (*input_shape, self.output_dim)
 
     @property
     def is_causal(self) -> bool:
@@ -83,52 +77,39 @@ class LSTMBackbone(keras.Model):
     @property
     def output_dim(self) -> int:
         """Width of a hidden state."""
-        config = self.config
-        return 2 * config.hidden_dim if config.bidirectional else config.token_dim
+        return self.config.output_dim
 
     def call(self, token_ids, padding_mask=None, segment_ids=None, training=None):
-        """Hidden states (B, T, output_dim).
+        """Hidden states (B, T, output_dim) of token ids (B, T) int32.
 
-        Args:
-            token_ids: (B, T) int32.
-            padding_mask: (B, T) bool or int32, True or 1 at real tokens: at padding the state of
-                either direction stands still. `None` means all are real: padding is then read as
-                text, and in a bidirectional model the hidden states of the whole row change.
-            segment_ids: ignored, an LSTM knows no segments.
-            training: bool, whether dropout is on.
+        `padding_mask` (B, T) is bool or int32, True or 1 at real tokens: at padding the state of
+        either direction stands still. Without it padding is read as text, and in a bidirectional
+        model the hidden states of the whole row change. An LSTM knows no segments.
         """
         del segment_ids
         if padding_mask is not None:
             padding_mask = ops.cast(padding_mask, "bool")
-        if self.config.bidirectional:
-            return self._read_both_ways(token_ids, padding_mask, training)
-        zeros = self.initial_cache(ops.shape(token_ids)[0])
-        return self.call_with_state(token_ids, zeros, mask=padding_mask, training=training)[0]
+        return self.call_with_state(token_ids, mask=padding_mask, training=training)[0]
 
-    def _read_both_ways(self, token_ids, mask, training):
-        inputs, rows = self._inputs(token_ids, training)
-        mask = None if mask is None else ops.transpose(mask)  # (T, B)
-        for forward, backward in zip(self.recurrent_layers, self.backward_layers):
-            ahead = forward(inputs, padding_mask=mask, rows=rows, training=training)[0]
-            # Padding on the right comes first here, and the masked state stays zero through it:
-            # the backward direction starts at each row's last real token.
-            mirrored = {"padding_mask": _flip(mask), "rows": _flip(rows), "training": training}
-            behind = backward(inputs if rows is not None else _flip(inputs), **mirrored)[0]
-            x = ops.concatenate([ahead, _flip(behind)], axis=-1)  # (T, B, 2 units)
-            inputs, rows = self.dropout(x, training=training), None
-        return ops.transpose(inputs, (1, 0, 2))
+    def call_with_state(self, token_ids, state=None, mask=None, training=None):
+        """Hidden states (B, T, output_dim) and the state after the last token.
 
-    def call_with_state(self, token_ids, state, mask=None, training=None):
-        """Hidden states (B, T, D) and the state after the last token.
-
-        `state` is `(h, c)`, each (B, units), for each layer; where `mask` (B, T) is False it stands
-        still.
+        `state` is `(h, c)`, each (B, units), for each layer, by default zeros, as the backward
+        direction begins. Where `mask` (B, T) is False a state stands still.
         """
         inputs, rows = self._inputs(token_ids, training)
         mask = None if mask is None else ops.transpose(mask)  # (T, B)
         next_state = []
-        for layer, before in zip(self.recurrent_layers, state):
+        for i, layer in enumerate(self.recurrent_layers):
+            before = None if state is None else state[i]
             x, h, c = layer(inputs, before, padding_mask=mask, rows=rows, training=training)
+            if self.backward_layers:
+                # Padding on the right comes first here, and the masked state stays zero through
+                # it: the backward direction starts at each row's last real token.
+                mirrored = {"padding_mask": _flip(mask), "rows": _flip(rows), "training": training}
+                inputs = inputs if rows is not None else _flip(inputs)
+                behind = self.backward_layers[i](inputs, **mirrored)[0]
+                x = ops.concatenate([x, _flip(behind)], axis=-1)  # (T, B, 2 units)
             inputs, rows = self.dropout(x, training=training), None
             next_state.append((h, c))
         x = ops.transpose(inputs, (1, 0, 2))  # (B, T, units)
@@ -147,10 +128,6 @@ class LSTMBackbone(keras.Model):
             return self.token_embedding(ops.arange(vocabulary_size, dtype="int32")), token_ids
         return self.dropout(self.token_embedding(token_ids), training=training), None
 
-    def logits(self, hidden):
-        """Hidden states (..., D) to next-token logits (..., V), float32."""
-        return self.token_embedding(hidden, reverse=True)
-
     def initial_cache(self, batch_size, slots=None):
         """The zero state, `(h, c)` of (B, units) for each layer: it holds any number of tokens."""
         del slots
@@ -165,12 +142,12 @@ class LSTMBackbone(keras.Model):
     def decode(self, token_ids, cache, position, lengths=None, write=None):
         """`GPTBackbone.decode`; the state knows no positions and stops after the real tokens."""
         del position, write
+        if lengths is None and token_ids.shape[1] == 1:
+            return self._decode_token(token_ids, cache)
         mask = None
         if lengths is not None:
             steps = ops.arange(ops.shape(token_ids)[1], dtype="int32")
             mask = steps[None] < lengths[:, None]  # (B, T)
-        elif token_ids.shape[1] == 1:
-            return self._decode_token(token_ids, cache)
         return self.call_with_state(token_ids, cache, mask=mask, training=False)
 
     def _decode_token(self, token_ids, cache):
@@ -183,13 +160,6 @@ class LSTMBackbone(keras.Model):
         if self.projection is not None:
             x = self.projection(x)
         return x[:, None], tuple(next_state)
-
-    def get_config(self):
-        return config_kwargs(self)
-
-    @classmethod
-    def from_config(cls, config):
-        return config_from_kwargs(cls, LSTMConfig, config)
 
 
 def _flip(x):

@@ -1,12 +1,7 @@
 """An LSTM layer with Keras' weights and numbers, and few large matrix products.
 
-A loop over time that multiplies the inputs at every step, and adds up the gradients of the weights
-step by step, spends its time on reading and writing matrices. Here all that does not wait for the
-step before is done for all steps at once: the product of the inputs before the loop, those of the
-weights' gradients after it. What stays in the loop is one product of the state, a step.
-
-Shape letters: T time steps, first, so that a step is one piece of memory; B rows, E width of the
-inputs, U units.
+All that does not wait for the step before is done for all steps at once; in the loop stays one
+product of the state. Shape letters: T steps, first, B rows, E width of the inputs, U units.
 """
 
 from __future__ import annotations
@@ -18,14 +13,9 @@ from keras import ops
 
 
 class LSTM(keras.layers.Layer):
-    """A layer of long short-term memory (Hochreiter & Schmidhuber, 1997; Gers et al., 2000).
+    """Long short-term memory (Hochreiter & Schmidhuber, 1997; Gers et al., 2000).
 
-        i, f, g, o = x W + h U + b
-        c = sigmoid(f) c + sigmoid(i) tanh(g)
-        h = sigmoid(o) tanh(c)
-
-    The weights are those of `keras.layers.LSTM`, in a `keras.layers.LSTMCell`, which alone does a
-    single step.
+    i, f, g, o = x W + h U + b;  c = sigmoid(f) c + sigmoid(i) tanh(g);  h = sigmoid(o) tanh(c)
     """
 
     def __init__(self, units: int, forget_bias: float = 1.0, **kwargs):
@@ -49,20 +39,17 @@ class LSTM(keras.layers.Layer):
     def call(self, inputs, state=None, padding_mask=None, rows=None, training=None):
         """Hidden states (T, B, U), and h and c (B, U) after the last step.
 
-        Args:
-            inputs: (T, B, E) float; with `rows` a table (V, E).
-            state: h and c before the first step, each (B, U). `None` means zeros.
-            padding_mask: (T, B) bool, True at real steps: at padding the state stands still.
-            rows: (T, B) int32, which row of the table is each input. Cheaper than `inputs` of
-                that shape where the table has fewer rows.
-            training: bool, whether what the gradient needs is kept.
+        `inputs` are (T, B, E), or a table (V, E) of which `rows` (T, B) int32 are read. Where
+        `padding_mask` (T, B) is False the state stands still.
         """
         if state is None:
             batch_size = ops.shape(inputs if rows is None else rows)[1]
             state = (ops.zeros((batch_size, self.cell.units), self.compute_dtype),) * 2
         h, c = (ops.cast(part, self.compute_dtype) for part in state)
         real = real_steps(padding_mask, self.compute_dtype)
-        gates = _product(inputs, self.cell.kernel) + self.cell.bias
+        product = ops.matmul(ops.reshape(inputs, (-1, inputs.shape[-1])), self.cell.kernel)
+        gates = ops.reshape(product, (*ops.shape(inputs)[:-1], 4 * self.cell.units))
+        gates = gates + self.cell.bias
         if rows is not None:
             gates = ops.take(gates, rows, axis=0)  # (T, B, 4 U)
         kernel = ops.cast(self.cell.recurrent_kernel, self.compute_dtype)
@@ -84,13 +71,6 @@ def real_steps(padding_mask, dtype: str):
     return ops.expand_dims(ops.cast(padding_mask, dtype), -1)
 
 
-def _product(x, kernel):
-    """x (..., E) times kernel (E, N): one product of two matrices."""
-    width, outputs = kernel.shape
-    product = ops.matmul(ops.reshape(x, (-1, width)), kernel)
-    return ops.reshape(product, (*ops.shape(x)[:-1], outputs))
-
-
 def _reader(kernel, keep: int):
     """One step of an LSTM; what it gives are the last `keep` of i, f, g, o, h, c."""
 
@@ -104,10 +84,7 @@ def _reader(kernel, keep: int):
 
 
 def read_steps(step, inputs, first: tuple, real):
-    """`step` for each of the inputs, from h and c at the end of `first` on.
-
-    Returns what the last step gave, and all that the steps gave, each (T, B, U).
-    """
+    """`step` for each input, from h and c at the end of `first` on: last and all outputs."""
 
     def body(before, now):
         after = step(now[0], *before[-2:])
@@ -121,27 +98,22 @@ def read_steps(step, inputs, first: tuple, real):
 
 def _scan(body, first: tuple, inputs: tuple, reverse: bool = False):
     """`ops.scan` for steps whose output is all that they hand on, as TensorFlow's wants it."""
+    ends = None
     if len(inputs) > 1 and inputs[0].shape[0] is None:
         # Of several inputs TensorFlow's scan must know the length: here they are made one.
         ends = list(itertools.accumulate(x.shape[-1] for x in inputs))[:-1]
-        body, inputs = _taking_apart(body, ends), (ops.concatenate(inputs, axis=-1),)
+        inputs = (ops.concatenate(inputs, axis=-1),)
 
     def step(before, now):
-        after = body(before, now)
+        after = body(before, now if ends is None else ops.split(now[0], ends, axis=-1))
         return after, after
 
     return ops.scan(step, first, inputs, reverse=reverse)
 
 
-def _taking_apart(body, ends):
-    return lambda before, now: body(before, ops.split(now[0], ends, axis=-1))
-
-
 def _trainable(gates, kernel, h, c, real):
-    """All hidden states and the last c, (T + 1, B, U), with a gradient of its own.
-
-    One tensor, because a gradient of several outputs is more than Keras has on every backend.
-    """
+    """All hidden states and the last c, (T + 1, B, U), with a gradient of its own."""
+    # One tensor: a gradient of several outputs is more than Keras has on every backend.
 
     @ops.custom_gradient
     def read(gates, kernel, h, c):
@@ -193,10 +165,10 @@ def _gradient(upstream, saved, kernel, first_h, first_c, real):
     zeros = ops.zeros_like(first_h)
     first = (ops.concatenate([zeros] * 4, axis=-1), zeros, upstream[-1])
     (_, dh, dc), (d_gates, _, _) = _scan(step, first, inputs, reverse=True)
-    units, outputs = kernel.shape
-    d_kernel = ops.matmul(
-        ops.transpose(ops.reshape(before_h, (-1, units))), ops.reshape(d_gates, (-1, outputs))
+    before_rows, gate_rows = (
+        ops.reshape(x, (-1, size)) for x, size in zip((before_h, d_gates), kernel.shape)
     )
+    d_kernel = ops.matmul(ops.transpose(before_rows), gate_rows)
     return d_gates, d_kernel, dh, dc
 
 
@@ -209,13 +181,8 @@ class _GateBias(keras.initializers.Initializer):
 
     def __call__(self, shape, dtype=None):
         units = shape[0] // 4  # Keras orders the gates input, forget, cell, output
-        return ops.concatenate(
-            [
-                ops.zeros((units,), dtype),
-                ops.full((units,), self.forget_bias, dtype),
-                ops.zeros((2 * units,), dtype),
-            ]
-        )
+        gates = [ops.full((units,), bias, dtype) for bias in (0, self.forget_bias, 0, 0)]
+        return ops.concatenate(gates)
 
     def get_config(self):
         return {"forget_bias": self.forget_bias}

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from zoo.text.base import Outputs, TextEncoder, run, string_function
+from zoo.text.base import Outputs, TextEncoder, signature
 from zoo.text.config import TextConfig
-from zoo.text.packing import Packed, Windows, cut_windows, take_windows, truncate
+from zoo.text.packing import Windows, cut_windows, take_windows, truncate
 from zoo.tokenizers import Tokenizer
 
 _IMPOSSIBLE = -1e9
@@ -26,10 +26,9 @@ class QuestionWindows(NamedTuple):
 def question_windows(
     tokenizer: Tokenizer, config: TextConfig, question: tf.Tensor, context: tf.Tensor
 ) -> QuestionWindows:
-    """Cuts contexts [B] so that each window fits behind its question [B].
+    """Cuts contexts [B] so that each window fits behind its question [B], in training and serving.
 
-    The same for training and serving. Windows overlap by half unless `config.stride` says how far
-    apart they begin; the stride shrinks where a long question leaves a small window.
+    Windows overlap by half or begin every `config.stride` tokens, fewer behind a long question.
     """
     available = config.window_size(pairs=True, separators=tokenizer.pair_separators)
     asked = truncate(tokenizer.encode(question), min(config.max_question_length, available // 2))
@@ -45,27 +44,20 @@ def question_windows(
 
 
 class TextAnswerer(TextEncoder):
-    """Answers to questions, as spans of a context: `answer`.
-
-    A span begins and ends with whole words and has at most `config.max_answer_length` tokens. Of
-    all windows of a long context the likeliest span wins.
-
-    Signature `answer`: `question`, `context` [B] to `answer` [B] string, `start`, `end` [B] int32
-    byte offsets with `context[start:end] == answer`, `score` [B] float32, the probability of
-    start times that of end within its window. No answer (an empty context, or where
-    `config.no_answer` allows it and it is likelier): "", -1, -1 and its score.
-    """
+    """Answers to questions, as spans of a context."""
 
     reads_offsets = True
 
-    def make_functions(self):
-        return {"answer": string_function(self._answer, "question", "context")}
+    @signature
+    def answer(self, question, context):
+        """`question`, `context` [B] to `answer` [B] string, `start`, `end` [B] int32 byte offsets
+        with `context[start:end] == answer`, and `score` [B] float32.
 
-    def answer(self, question, context) -> Outputs:
-        """Answers questions [B] from contexts [B]."""
-        return run(self.functions["answer"], question, context)
-
-    def _answer(self, question, context):
+        A span begins and ends with whole words and has at most `config.max_answer_length` tokens;
+        its score is the probability of start times that of end within its window. Of all windows of
+        a long context the likeliest span wins. No answer (an empty context, or where
+        `config.no_answer` allows it and it is likelier): "", -1, -1 and its score.
+        """
         cut = question_windows(self.tokenizer, self.config, question, context)
         packed = self.pack(cut.question, cut.context)
         # (W,) position of the context's first token
@@ -96,10 +88,10 @@ class TextAnswerer(TextEncoder):
             "score": tf.exp(score),
         }
 
-    def _log_probabilities(self, packed: Packed, cut: QuestionWindows, first: tf.Tensor):
+    def _log_probabilities(self, packed: Outputs, cut: QuestionWindows, first: tf.Tensor):
         """Start and end (W, T), impossible outside the context's words, and no answer (W,)."""
         logits = self.forward(packed)  # (W, T, 2)
-        positions = tf.range(tf.shape(packed.token_ids)[1], dtype=tf.int64)  # (T,)
+        positions = tf.range(tf.shape(packed["token_ids"])[1], dtype=tf.int64)  # (T,)
         position = positions[None] - first[:, None]  # in the window's context
         inside = (position >= 0) & (position < cut.windows.lengths[:, None])  # (W, T)
         candidates = inside | (positions == 0)  # [CLS] stands for "not in this window"

@@ -1,56 +1,64 @@
 """Strings in, named outputs out: what the text-level class of every task is made of.
 
-Each has `functions`, graph functions of strings. Evaluation, report, golden pairs and the exported
-SavedModel call those very functions.
+Evaluation, report, golden pairs and the exported SavedModel call the same graph functions.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
 from keras import ops
 
+from zoo.generation.options import OPTIONS, complete_options, options_by_row
 from zoo.text.cleaning import clean
 from zoo.text.config import CleaningConfig, TextConfig, special_count
-from zoo.text.packing import Packed, cut_windows, pack
+from zoo.text.packing import Windows, cut_windows, pack
 from zoo.tokenizers import Tokenizer
 from zoo.tokenizers.base import require_roles, string_vector
 
 Outputs = dict[str, tf.Tensor]
+_NAMED = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 # Backends that compile for fixed shapes get token axes in multiples of this.
 _LENGTH_STEP = 32
 
 
-def string_function(body: Callable[..., Outputs], *names: str):
-    """`body` as a graph function of string vectors [B], one for each name, also of no rows.
+def signature(body: Callable[..., Outputs]) -> Callable[..., Outputs]:
+    """A method as a signature of its class: from Python it takes lists of strings.
 
-    Autograph is off: the bodies hold no Python control flow over tensors, and reading their
-    source was more than half of the time to trace them.
+    Its parameters are the inputs, string vectors [B], and what it returns are the outputs, each
+    with B rows. A parameter with a default is an input of models of pairs alone; `**options` are
+    those of `zoo.generation.options`, with one value a row.
     """
 
-    def answer(*texts):
-        with tf.control_dependencies(_require_same_rows(names, texts)):
-            padded = [at_least_one(text) for text in texts]
-        return rows_of(texts[0], body(*padded))
+    @functools.wraps(body)
+    def ask(self: TextModel, *arguments: Any, **keywords: Any) -> Outputs:
+        given = inspect.signature(body).bind(self, *arguments, **keywords).arguments
+        del given["self"]
+        options = complete_options(given.pop("options", {})) if _has_options(body) else {}
+        columns = {name: value for name, value in given.items() if value is not None}
+        names = self._input_names(body)
+        if [*columns] != names:
+            inputs = " and ".join(names) if len(names) > 1 else f"{names[0]} alone"
+            raise ValueError(f"task {self.model.task!r} reads {inputs}")
+        strings = [_string_batch(name, value) for name, value in columns.items()]
+        function = self.functions[body.__name__]
+        # Another backend cannot run inside a TensorFlow graph; eagerly it takes the same path.
+        if keras.backend.backend() != "tensorflow":
+            function = function.python_function
+        return function(*strings, *options.values())
 
-    specs = [tf.TensorSpec([None], tf.string, name=name) for name in names]
-    return tf.function(answer, input_signature=specs, autograph=False)
+    ask.body = body  # type: ignore[attr-defined]
+    return ask
 
 
-def run(function, *strings, **options) -> Outputs:
-    """Calls a graph function, on the TensorFlow backend as a graph, on others eagerly.
-
-    Another backend cannot run inside a TensorFlow graph; eagerly it takes the same path.
-    """
-    names = [spec.name for spec in function.input_signature]
-    strings = [_string_batch(name, value) for name, value in zip(names, strings)]
-    if keras.backend.backend() != "tensorflow":
-        function = function.python_function
-    return function(*strings, *options.values())
+def _has_options(body: Callable[..., Outputs]) -> bool:
+    return "options" in inspect.signature(body).parameters
 
 
 def _string_batch(name: str, value) -> tf.Tensor:
@@ -66,60 +74,96 @@ def _string_batch(name: str, value) -> tf.Tensor:
         ) from error
 
 
-def at_least_one(text: tf.Tensor) -> tf.Tensor:
-    """`text`, or one empty text in place of none: not every operation takes an empty batch."""
-    missing = tf.cast(tf.equal(tf.size(text), 0), tf.int32)
-    return tf.concat([text, tf.fill([missing], "")], axis=0)
+def _graph_function(body: Callable[..., Outputs], names: Sequence[str], options: bool):
+    """`body` as a graph function of string vectors [B], and of options, also of no rows.
 
-
-def rows_of(text: tf.Tensor, outputs: Outputs) -> Outputs:
-    """The outputs of the texts that were given, without the stand-in of an empty batch."""
-    return {name: value[: tf.shape(text)[0]] for name, value in outputs.items()}
-
-
-def _require_same_rows(names: Sequence[str], texts: Sequence[tf.Tensor]) -> list[tf.Operation]:
-    return [
-        tf.debugging.assert_equal(
-            tf.shape(texts[0])[0],
-            tf.shape(other)[0],
-            message=f"{names[0]} and {name} must have the same number of rows",
-        )
-        for name, other in zip(names[1:], texts[1:])
-    ]
-
-
-def to_backend(tensor):
-    """A TensorFlow tensor as a tensor of Keras' backend (itself on TensorFlow)."""
-    if keras.backend.backend() == "tensorflow":
-        return tensor
-    return ops.convert_to_tensor(tensor.numpy())
-
-
-def to_tensorflow(tensor):
-    """The way back from `to_backend`."""
-    if keras.backend.backend() == "tensorflow":
-        return tensor
-    return tf.convert_to_tensor(ops.convert_to_numpy(tensor))
-
-
-def require_known_ids(tokenizer: Tokenizer, model: keras.Model) -> None:
-    """Raises ValueError if the tokenizer has ids that the model has not."""
-    if tokenizer.vocabulary_size > model.vocabulary_size:
-        raise ValueError(
-            f"the tokenizer has {tokenizer.vocabulary_size} ids but the model only "
-            f"{model.vocabulary_size}: they do not belong together"
-        )
-
-
-class TextEncoder(tf.Module):
-    """Tokenizer, model and labels of an understanding task.
-
-    Raises ValueError where tokenizer, labels (names of classes or tags, in the order of the model's
-    outputs) or lengths do not fit the model.
-
-    Attributes:
-        functions: signature name -> graph function; the first one is the default signature.
+    The options' defaults become `SignatureDef.defaults`: TensorFlow Serving fills them in.
     """
+
+    def answer(*inputs):
+        texts, values = inputs[: len(names)], inputs[len(names) :]
+        rows = tf.shape(texts[0])[0]
+        same_rows = [
+            tf.debugging.assert_equal(
+                rows,
+                tf.shape(text)[0],
+                message=f"{names[0]} and {name} must have the same number of rows",
+            )
+            for name, text in zip(names[1:], texts[1:])
+        ]
+        with tf.control_dependencies(same_rows):
+            # One empty text in place of none: not every operation takes an empty batch.
+            missing = tf.fill([tf.cast(tf.equal(rows, 0), tf.int32)], "")
+            padded = [tf.concat([text, missing], axis=0) for text in texts]
+        by_row = {}
+        if options:
+            by_row = options_by_row(dict(zip(OPTIONS, values)), rows, tf.shape(padded[0])[0])
+        return {name: value[:rows] for name, value in body(*padded, **by_row).items()}
+
+    parameters = [inspect.Parameter(name, _NAMED) for name in names]
+    specs = [tf.TensorSpec([None], tf.string, name) for name in names]
+    for name, option in OPTIONS.items() if options else ():
+        default = tf.constant([option.default], option.dtype)
+        parameters.append(inspect.Parameter(name, _NAMED, default=default))
+        specs.append(tf.TensorSpec([None], option.dtype, name))
+    # What TensorFlow reads names and defaults from.
+    answer.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    # Autograph is off: the bodies hold no Python control flow over tensors, and reading their
+    # source was more than half of the time to trace them.
+    return tf.function(answer, input_signature=specs, autograph=False)
+
+
+def on_backend(function: Callable, *arguments):
+    """`function(*arguments)` on Keras' backend: TensorFlow tensors in, TensorFlow tensors out."""
+    if keras.backend.backend() == "tensorflow":
+        return function(*arguments)
+    arguments = keras.tree.map_structure(lambda x: ops.convert_to_tensor(x.numpy()), arguments)
+    outputs = function(*arguments)
+    return keras.tree.map_structure(
+        lambda x: tf.convert_to_tensor(ops.convert_to_numpy(x)), outputs
+    )
+
+
+class TextModel(tf.Module):
+    """A tokenizer and a model, with the graph functions that join them."""
+
+    pairs: bool = False  # whether the model reads two texts at once
+
+    def __init__(self, tokenizer: Tokenizer, model: keras.Model):
+        super().__init__(name=type(self).__name__.lower())
+        if tokenizer.vocabulary_size > model.vocabulary_size:
+            raise ValueError(
+                f"the tokenizer has {tokenizer.vocabulary_size} ids but the model only "
+                f"{model.vocabulary_size}: they do not belong together"
+            )
+        self.tokenizer = tokenizer
+        self.model = model
+
+    @functools.cached_property
+    def functions(self) -> dict[str, tf.types.experimental.PolymorphicFunction]:
+        """Signature name -> graph function; the first one is the default signature."""
+        methods = {k: v for kind in reversed(type(self).__mro__) for k, v in vars(kind).items()}
+        bodies = {name: method.body for name, method in methods.items() if hasattr(method, "body")}
+        return {
+            name: _graph_function(
+                functools.partial(body, self), self._input_names(body), _has_options(body)
+            )
+            for name, body in bodies.items()
+        }
+
+    def _input_names(self, body: Callable[..., Outputs]) -> list[str]:
+        parameters = [*inspect.signature(body).parameters.values()][1:]
+        return [
+            p.name for p in parameters if p.kind == _NAMED and (p.default is p.empty or self.pairs)
+        ]
+
+    def spare_ids(self) -> list[int]:
+        """The ids that a model with room for more has beyond the tokenizer's."""
+        return list(range(self.tokenizer.vocabulary_size, self.model.vocabulary_size))
+
+
+class TextEncoder(TextModel):
+    """Tokenizer, model and labels, in the order of its outputs, of an understanding task."""
 
     reads_offsets: ClassVar[bool] = False
 
@@ -130,10 +174,9 @@ class TextEncoder(tf.Module):
         config: TextConfig | None = None,
         labels: tuple[str, ...] = (),
     ):
-        super().__init__(name=type(self).__name__.lower())
+        super().__init__(tokenizer, model)
         require_roles(tokenizer, "cls", "sep", "pad")
         config = TextConfig(max_length=min(128, model.context_length)) if config is None else config
-        require_known_ids(tokenizer, model)
         if config.max_length > model.context_length:
             raise ValueError(
                 f"text.max_length is {config.max_length}, but the model's context_length is only "
@@ -147,21 +190,15 @@ class TextEncoder(tf.Module):
         outputs = model.head_config().get("num_classes", model.head_config().get("num_tags"))
         if outputs is not None and len(labels) != outputs:
             raise ValueError(f"{len(labels)} labels for a model with {outputs} outputs")
-        self.tokenizer = tokenizer
-        self.model = model
         self.config = config
         self.labels = tuple(labels)
-        self.functions = self.make_functions()
-
-    def make_functions(self) -> dict[str, tf.types.experimental.PolymorphicFunction]:
-        """The task's graph functions by signature name."""
-        raise NotImplementedError(f"{type(self).__name__} names no functions")
+        self.pairs = model.task == "pair" or config.pairs
 
     def encode(self, text: tf.Tensor) -> tf.RaggedTensor:
         """Token ids of strings [B], cleaned as `config.cleaning` says."""
         return self.tokenizer.encode(clean(text, self.config.cleaning))
 
-    def pack(self, first: tf.RaggedTensor, second: tf.RaggedTensor | None = None) -> Packed:
+    def pack(self, first: tf.RaggedTensor, second: tf.RaggedTensor | None = None) -> Outputs:
         """`zoo.text.packing.pack`, as long as the longest row or as the backend likes it."""
         length = None
         if keras.backend.backend() != "tensorflow":
@@ -172,15 +209,14 @@ class TextEncoder(tf.Module):
             length = min(-(-longest // _LENGTH_STEP) * _LENGTH_STEP, self.model.context_length)
         return pack(self.tokenizer, first, second, length)
 
-    def forward(self, packed: Packed, **extra: tf.Tensor) -> tf.Tensor:
-        """The model's output for a packed batch, a TensorFlow tensor whatever the backend."""
-        inputs = {name: to_backend(value) for name, value in {**packed.inputs(), **extra}.items()}
+    def forward(self, inputs: Outputs) -> tf.Tensor:
+        """The model's output for packed inputs."""
         if keras.backend.backend() == "tensorflow":
             return self.model(inputs, training=False)
         # Compiled once a shape; a plain call would run one operation at a time.
-        return to_tensorflow(self.model.predict_on_batch(inputs))
+        return on_backend(self.model.predict_on_batch, inputs)
 
-    def windows_of(self, ids: tf.RaggedTensor):
+    def windows_of(self, ids: tf.RaggedTensor) -> Windows:
         """The windows in which single texts are read."""
         config = self.config
         return cut_windows(ids.row_lengths(), config.window_size(), config.window_stride())

@@ -1,7 +1,6 @@
 """Text cleaning inside the graph, so that a served model cleans as it did in training.
 
-Stateless TensorFlow operations only: no table, no Python, nothing to restore. One operation of
-TensorFlow Text is used, and only when `unicode` asks for it; TensorFlow Serving links it.
+Stateless operations, nothing to restore; one of TensorFlow Text, which TensorFlow Serving links.
 """
 
 from __future__ import annotations
@@ -18,18 +17,11 @@ from zoo.text.config import CleaningConfig
 
 
 def clean(strings: Any, config: CleaningConfig) -> tf.Tensor:
-    """Cleans texts; works eagerly, in `tf.function`, in `tf.data` and in a SavedModel.
+    """Cleans a string tensor or list of any shape, also in `tf.data` and in a SavedModel.
 
     Where anything is switched on, bytes that are no UTF-8 become U+FFFD first, so that no input
-    raises. Cleaning twice is cleaning once, but for `html`: "&amp;lt;" is "&lt;", then "<".
-    Not for tasks whose answers are byte offsets into the text: offsets would move.
-
-    Args:
-        strings: string tensor or list [B] (any shape works).
-        config: CleaningConfig.
-
-    Returns:
-        string tensor of the same shape; the very same bytes if nothing is switched on.
+    raises; else the very same bytes come back. Cleaning twice is cleaning once, but for `html`:
+    "&amp;lt;" is "&lt;", then "<". Not for tasks whose answers are byte offsets into the text.
 
     Example:
         >>> config = CleaningConfig(html=True, whitespace=True)
@@ -155,15 +147,11 @@ _SPECIAL_RULES = 0xA0
 def _decode_entities(strings: tf.Tensor) -> tf.Tensor:
     """HTML character references of [B] decoded once, as `html.unescape` does but for two rules.
 
-    TensorFlow has no such operation, and a lookup table would be a resource to restore. Here every
-    reference of a batch is cut out by one regular expression, looked up at once in constants, and
-    put back. Numbers are read as arithmetic on bytes; names are found by the hash of their
-    spelling.
-
-    It differs where a name has no semicolon: `&copy` and `&notit;` stay as they are, because in
-    text from the web `?lang=en&copy=2` is a web address far more often than a copyright sign.
-    Numbers beyond Unicode and surrogates become U+FFFD; numbers of characters that HTML forbids
-    vanish.
+    TensorFlow has no such operation, and a lookup table would be a resource to restore: every
+    reference of a batch is cut out by one regular expression, looked up in constants by the hash of
+    its spelling, or read as arithmetic on bytes, and put back. Names without a semicolon stay as
+    they are: in text from the web `?lang=en&copy=2` is an address far more often than a copyright
+    sign. Numbers beyond Unicode and surrogates become U+FFFD; those HTML forbids vanish.
     """
     marked = tf.strings.regex_replace(strings, _REFERENCE, _DIVIDER + rb"\1" + _DIVIDER)
     parts = tf.strings.split(marked, _DIVIDER)  # text, reference, text, reference, ..., text

@@ -30,33 +30,29 @@ class CleaningConfig:
     """What `clean` does to a text; by default nothing. The steps run in this order.
 
     Attributes:
-        html: bool. Tags, comments, scripts and styles are removed and character references
-            decoded, once. Tags that begin a new line in a browser leave a space. "<" before
-            anything but a letter, "/", "!" or "?" is text, as in a browser. It makes text
-            readable; it is no protection against hostile HTML. Defaults to False.
-        control_characters: bool. Control characters, byte order marks, soft hyphens and marks of
-            writing direction are removed; tabs and line ends become spaces. Zero-width joiners
-            stay: Persian and emoji need them. Defaults to False.
+        html: tags, comments, scripts and styles are removed and character references decoded,
+            once. Tags that begin a new line in a browser leave a space. "<" before anything but a
+            letter, "/", "!" or "?" is text. It is no protection against hostile HTML.
+        control_characters: control characters, byte order marks, soft hyphens and marks of writing
+            direction are removed; tabs and line ends become spaces. Zero-width joiners stay:
+            Persian and emoji need them.
         unicode: "none", "nfc" (one spelling for each accented letter) or "nfkc" (one also for
-            full-width letters, ligatures and the like). Defaults to "none".
-        lowercase: bool. All letters lower case. Defaults to False.
+            full-width letters, ligatures and the like).
+        lowercase: all letters lower case.
         urls: "keep", "mask" (`url_mask` instead) or "remove" (a space instead). Addresses that
-            begin with http://, https://, ftp:// or www. Defaults to "keep".
-        emails: the same for e-mail addresses, with `email_mask`. Defaults to "keep".
-        url_mask: str. What stands for an address. Defaults to "link", a plain word like "email",
-            because WordPiece cuts "<url>" into three pieces, while these two are one piece each
-            in the vocabularies of BERT, English and Chinese ("url" is two in the English one).
-        email_mask: str. What stands for an e-mail address. Defaults to "email".
-        stop_words: tuple of words that are removed, in any case and only as whole words; such as
+            begin with http://, https://, ftp:// or www.
+        emails: the same for e-mail addresses, with `email_mask`.
+        url_mask: what stands for an address: "link", a plain word like "email", because WordPiece
+            cuts "<url>" into three pieces, while these two are one piece each in the vocabularies
+            of BERT, English and Chinese ("url" is two in the English one).
+        email_mask: what stands for an e-mail address.
+        stop_words: words that are removed, in any case and only as whole words; such as
             `ENGLISH_STOP_WORDS`. A word ends where letters, digits, "_" and inner apostrophes
-            do; Chinese must come with spaces between its words. Defaults to none.
-        whitespace: bool. Runs of spaces of any kind become one space; none at the ends. Defaults
-            to False.
+            do; Chinese must come with spaces between its words.
+        whitespace: runs of spaces of any kind become one space; none at the ends.
 
     Raises:
         ConfigError: a stop word is none, or a mask is empty or has spaces.
-
-    Example: `CleaningConfig(html=True, unicode="nfc", whitespace=True)`
     """
 
     html: bool = False
@@ -93,16 +89,14 @@ class TextConfig:
     """How text is read, the same in training and in serving.
 
     Attributes:
-        max_length: int, tokens of one window, special ones included; at most the model's
-            `context_length`. Longer texts are read in several windows. Defaults to 128.
-        stride: int, tokens from one window's start to the next one's; None means half a window.
-        cleaning: CleaningConfig. Defaults to none at all. Refused by the tasks whose answers are
-            offsets into the text.
-        pairs: bool, whether a regression reads two texts at once (a pair classifier always
-            does). Defaults to False.
-        max_question_length: Size, tokens of a question that are read. Defaults to 64.
-        max_answer_length: Size, tokens of the longest answer. Defaults to 30.
-        no_answer: bool, whether a question may have none (SQuAD 2.0). Defaults to False.
+        max_length: tokens of one window, special ones included; at most the model's
+            `context_length`. Longer texts are read in several windows.
+        stride: tokens from one window's start to the next one's; None means half a window.
+        cleaning: CleaningConfig. Refused by the tasks whose answers are offsets into the text.
+        pairs: whether a regression reads two texts at once (a pair classifier always does).
+        max_question_length: tokens of a question that are read.
+        max_answer_length: tokens of the longest answer.
+        no_answer: whether a question may have none (SQuAD 2.0).
     """
 
     max_length: Annotated[int, Field(ge=8)] = 128

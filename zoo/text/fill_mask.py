@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from zoo.text.base import Outputs, TextEncoder, run, string_function
+from zoo.text.base import TextEncoder, signature
 from zoo.text.packing import central, take_windows
 
 # Candidates for each mask, or the whole vocabulary where it is smaller.
@@ -13,55 +13,40 @@ CANDIDATES = 10
 
 
 class MaskFiller(TextEncoder):
-    """The likeliest pieces for each "[MASK]" of a text: `fill_mask`.
-
-    Signature `fill_mask`: `text` [B], with the tokenizer's mask token written out, to `tokens`
-    [B, M, K] string and `probabilities` [B, M, K] float32, likeliest first, for the M masks of the
-    row with most of them (rows with fewer are padded with "" and 0), and `text` [B], in which the
-    likeliest piece stands for each mask; the likeliest of whole characters, where pieces may be
-    parts of one. Special tokens are no candidates.
-    """
+    """The likeliest pieces for each "[MASK]" of a text."""
 
     reads_offsets = True  # the text around the masks comes back as it was sent
 
-    def make_functions(self):
-        return {"fill_mask": string_function(self._fill_mask, "text")}
+    @signature
+    def fill_mask(self, text):
+        """`text` [B], with the tokenizer's mask token written out, to `tokens` [B, M, K] string,
+        `probabilities` [B, M, K] float32, and `text` [B] with the likeliest piece for each mask.
 
-    def fill_mask(self, text) -> Outputs:
-        """Fills the masks of strings [B]."""
-        return run(self.functions["fill_mask"], text)
-
-    def _fill_mask(self, text):
+        The pieces of the M masks of the row with most of them come likeliest first; rows with fewer
+        are padded with "" and 0. In the text stands the likeliest of whole characters, where pieces
+        may be parts of one. Special tokens are no candidates.
+        """
         encoded = self.tokenizer.encode_with_offsets(text)
         is_mask = tf.equal(encoded.ids, self.tokenizer.mask_id)  # ragged [B, None]
-        logits = self._mask_logits(encoded.ids, is_mask)  # (masks, V)
-        excluded = list(self.tokenizer.special_tokens.values())
-        spare = range(self.tokenizer.vocabulary_size, self.model.vocabulary_size)
-        penalty = tf.scatter_nd(
-            [[i] for i in (*excluded, *spare)],
-            tf.fill([len(excluded) + len(spare)], -1e9),
-            [self.model.vocabulary_size],
-        )
-        count = max(min(CANDIDATES, self.tokenizer.vocabulary_size - len(excluded)), 1)
-        logits += penalty
+        special = list(self.tokenizer.special_tokens.values())
+        excluded = np.zeros(self.model.vocabulary_size, np.float32)
+        excluded[special + self.spare_ids()] = -1e9
+        logits = self._mask_logits(encoded.ids, is_mask) + excluded  # (masks, V)
+        count = max(min(CANDIDATES, self.tokenizer.vocabulary_size - len(special)), 1)
         best, ids = tf.math.top_k(tf.nn.softmax(logits), count)  # (masks, K)
-        tokens = self.tokenizer.tokens(ids)
         rows = tf.boolean_mask(encoded.ids.value_rowids(), is_mask.flat_values)
-        size = tf.shape(text, tf.int64)[0]
 
-        def by_text(values, padding):
-            ragged = tf.RaggedTensor.from_value_rowids(values, rows, size)
-            return ragged.to_tensor(padding, shape=[None, None, count])
+        def by_text(values):
+            return tf.RaggedTensor.from_value_rowids(values, rows, tf.shape(text, tf.int64)[0])
 
         start, end = (
-            tf.RaggedTensor.from_value_rowids(
-                tf.boolean_mask(offsets.flat_values, is_mask.flat_values), rows, size
-            )
+            by_text(tf.boolean_mask(offsets.flat_values, is_mask.flat_values))
             for offsets in (encoded.starts, encoded.ends)
         )
+        shape = [None, None, count]
         return {
-            "tokens": by_text(tokens, ""),
-            "probabilities": by_text(best, 0.0),
+            "tokens": by_text(self.tokenizer.tokens(ids)).to_tensor("", shape=shape),
+            "probabilities": by_text(best).to_tensor(0.0, shape=shape),
             "text": _replace(text, start, end, *self._likeliest(logits)),
         }
 
@@ -69,7 +54,7 @@ class MaskFiller(TextEncoder):
         """The text of the likeliest pieces of whole characters, and whether each goes on with the
         word before; both (masks,)."""
         pieces = self.tokenizer.pieces()
-        partial = [not _is_utf8(piece) for piece in pieces]
+        partial = [piece.decode(errors="ignore").encode() != piece for piece in pieces]
         if any(partial):  # a byte-level piece may be a part of a character
             partial += [False] * (self.model.vocabulary_size - len(pieces))
             logits += tf.constant(np.array(partial, np.float32) * -1e9)
@@ -90,17 +75,9 @@ class MaskFiller(TextEncoder):
         mask_positions = tf.ragged.boolean_mask(position, chosen)  # ragged [W, None]
         positions = tf.cast(mask_positions.to_tensor(0), tf.int32)  # (W, P)
         positions = tf.pad(positions, [[0, 0], [0, 1]])  # also where no window has a mask
-        logits = self.forward(packed, masked_positions=positions)  # (W, P, V)
+        logits = self.forward({**packed, "masked_positions": positions})  # (W, P, V)
         real = tf.sequence_mask(mask_positions.row_lengths(), tf.shape(positions)[1])
         return tf.boolean_mask(logits, real)
-
-
-def _is_utf8(piece: bytes) -> bool:
-    try:
-        piece.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _replace(

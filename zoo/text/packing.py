@@ -1,7 +1,6 @@
 """Token ids of texts to what an encoder reads: [CLS] a [SEP], or [CLS] a [SEP] b [SEP].
 
-RoBERTa's kind has two separators between the texts: `Tokenizer.pair_separators`. Texts that are too
-long are cut into overlapping windows or truncated.
+Texts that are too long are cut into overlapping windows or truncated.
 """
 
 from __future__ import annotations
@@ -12,18 +11,6 @@ import tensorflow as tf
 
 from zoo.tokenizers import Tokenizer
 from zoo.tokenizers.base import require_roles
-
-
-class Packed(NamedTuple):
-    """A padded batch (B, T), as `zoo.models.encoder_heads` takes it."""
-
-    token_ids: tf.Tensor  # int32, padded with the tokenizer's pad id
-    padding_mask: tf.Tensor  # bool, True where there is a token
-    segment_ids: tf.Tensor  # int32, 1 for the second text and the [SEP] after it, else 0
-
-    def inputs(self) -> dict[str, tf.Tensor]:
-        """The dict that a model of `zoo.models.encoder_heads` is called with."""
-        return self._asdict()
 
 
 class Windows(NamedTuple):
@@ -41,19 +28,18 @@ def pack(
     first: tf.RaggedTensor,
     second: tf.RaggedTensor | None = None,
     length: int | tf.Tensor | None = None,
-) -> Packed:
+) -> dict[str, tf.Tensor]:
     """Adds the special tokens and pads on the right, to `length` or as long as the longest row.
 
-    An int `length` is a static one; what is longer is cut. Raises ValueError for a tokenizer that
-    has no special tokens for an encoder.
+    (B, T) each: `token_ids` int32, `padding_mask` bool, True where there is a token, `segment_ids`
+    int32, 1 for the second text and the [SEP] after it. What is longer than `length` is cut.
     """
     require_roles(tokenizer, "cls", "sep", "pad")
     rows = first.nrows(out_type=tf.int32)
     specials = tokenizer.cls_id, tokenizer.sep_id
     cls, sep = (tf.fill([rows, 1], tf.constant(i, tf.int32)) for i in specials)
-    ids = tf.concat([cls, first, sep], axis=1)
-    if second is not None:
-        ids = tf.concat([ids, *[sep] * (tokenizer.pair_separators - 1)], axis=1)
+    separators = 1 if second is None else tokenizer.pair_separators
+    ids = tf.concat([cls, first, *[sep] * separators], axis=1)
     split = ids.row_lengths()
     if second is not None:
         ids = tf.concat([ids, second, sep], axis=1)
@@ -66,7 +52,7 @@ def pack(
     if isinstance(length, int):
         padding_mask = tf.ensure_shape(padding_mask, [None, length])
         segment_ids = tf.ensure_shape(segment_ids, [None, length])
-    return Packed(token_ids, padding_mask, segment_ids)
+    return {"token_ids": token_ids, "padding_mask": padding_mask, "segment_ids": segment_ids}
 
 
 def truncate(ids: tf.RaggedTensor, size) -> tf.RaggedTensor:
@@ -95,10 +81,9 @@ def truncate_pair(
 
 
 def cut_windows(lengths: tf.Tensor, size, stride) -> Windows:
-    """Windows of `size` tokens that begin every `stride` tokens and cover each text.
+    """Windows of `size` tokens that begin every `stride` tokens (ints or (B,)) and cover each text.
 
-    `lengths` (B,) int64 are the texts'; an empty one has one empty window. `size` and `stride` are
-    ints or (B,).
+    `lengths` (B,) int64 are the texts'; an empty one has one empty window.
     """
     size = tf.broadcast_to(tf.cast(size, tf.int64), tf.shape(lengths))
     stride = tf.broadcast_to(tf.cast(stride, tf.int64), tf.shape(lengths))

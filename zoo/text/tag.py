@@ -5,33 +5,26 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from zoo.text.base import Outputs, TextEncoder, run, string_function
+from zoo.text.base import TextEncoder, signature
 from zoo.text.packing import central, take_windows
 
 
 class TextTagger(TextEncoder):
-    """Tags of the words of a text: named entities, parts of speech.
-
-    Words are BERT's: split at blanks, around punctuation and around Chinese characters. The first
-    piece of a word decides. BIO tags come out well-formed: an I- that follows nothing of its type
-    is a B-. Each word of a long text is tagged in the window where it stands nearest the middle.
-
-    Signature `tag`: `text` [B] to `tokens`, `tags` [B, W] string, `start`, `end` [B, W] int32
-    byte offsets with `text[start:end] == token`, `scores` [B, W] float32, the probability of the
-    tag that the model chose, also where an I- of it is written as B-; rows are padded with "", -1
-    and 0.
-    """
+    """Tags of the words of a text: named entities, parts of speech."""
 
     reads_offsets = True
 
-    def make_functions(self):
-        return {"tag": string_function(self._tag, "text")}
+    @signature
+    def tag(self, text):
+        """`text` [B] to `tokens`, `tags` [B, W] string, `start`, `end` [B, W] int32 byte offsets
+        with `text[start:end] == token`, and `scores` [B, W] float32.
 
-    def tag(self, text) -> Outputs:
-        """Tags strings [B]."""
-        return run(self.functions["tag"], text)
-
-    def _tag(self, text):
+        Words are BERT's: split at blanks, around punctuation and around Chinese characters. The
+        first piece of a word decides. BIO tags come out well-formed: an I- that follows nothing of
+        its type is a B-, with the score, the probability, of the tag that the model chose. Each
+        word of a long text is tagged in the window where it stands nearest the middle. Rows are
+        padded with "", -1 and 0.
+        """
         encoded = self.tokenizer.encode_with_offsets(text)
         is_first = encoded.word_starts.flat_values  # (N,) over the pieces of all texts
         probabilities = tf.nn.softmax(self._piece_logits(encoded.ids))  # (N, C)
@@ -41,18 +34,17 @@ class TextTagger(TextEncoder):
         word = tf.cumsum(tf.cast(is_first, tf.int32)) - 1  # (N,) the word of each piece
         end = tf.math.segment_max(encoded.ends.flat_values, word)
         tag = self._well_formed(tf.argmax(first, axis=-1, output_type=tf.int32), rows)
-        values = {
-            "tokens": tf.strings.substr(tf.gather(text, rows), start, end - start),
-            "tags": tf.gather(tf.constant(self.labels, tf.string), tag),
-            "start": start,
-            "end": end,
-            "scores": tf.reduce_max(first, axis=-1),
+        values = {  # and what pads a row
+            "tokens": (tf.strings.substr(tf.gather(text, rows), start, end - start), ""),
+            "tags": (tf.gather(tf.constant(self.labels, tf.string), tag), ""),
+            "start": (start, -1),
+            "end": (end, -1),
+            "scores": (tf.reduce_max(first, axis=-1), 0.0),
         }
-        padding = {"tokens": "", "tags": "", "start": -1, "end": -1, "scores": 0.0}
         size = tf.shape(text, tf.int64)[0]
         return {
-            name: tf.RaggedTensor.from_value_rowids(value, rows, size).to_tensor(padding[name])
-            for name, value in values.items()
+            name: tf.RaggedTensor.from_value_rowids(value, rows, size).to_tensor(padding)
+            for name, (value, padding) in values.items()
         }
 
     def _piece_logits(self, ids: tf.RaggedTensor) -> tf.Tensor:
@@ -75,8 +67,7 @@ class TextTagger(TextEncoder):
 def bio_tables(labels: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     """For each label the number of its entity type, and the label that begins such an entity.
 
-    `O` and tags without `B-`/`I-` are types of their own that begin with themselves; so is `I-X`
-    where there is no `B-X`.
+    Tags without `B-`/`I-` are types of their own; `I-X` begins itself where there is no `B-X`.
     """
     names = [label[2:] if label[:2] in ("B-", "I-") else label for label in labels]
     kinds = sorted(set(names))

@@ -14,8 +14,7 @@ from absl import logging
 from zoo.bundle import Bundle, bundle_in_memory
 from zoo.config import Fields
 from zoo.files import BundleError, blaming, check_links, inside
-from zoo.models.build import build
-from zoo.models.weight_counts import count_backbone_weights
+from zoo.models.build import build, count_backbone_weights
 from zoo.tokenizers import BytePairTokenizer, Tokenizer, WordPieceTokenizer
 from zoo.tokenizers.bytepair.tokenizer import END_OF_TEXT
 from zoo.weights.assign import assign_weights, check_size, count_stored, listed, sources_of

@@ -112,7 +112,7 @@ def write_weights(
 
 def _opened(file: Path):
     if not file.is_file():
-        raise BundleError(f"{file}: no such file")
+        raise BundleError(f"{file}: no such file. Fetch it.")
     why = f"{file}: not a whole safetensors file, damaged or cut off in a download"
     with blaming(why, safetensors.SafetensorError, OSError):
         return safetensors.safe_open(file, framework="np")
@@ -128,12 +128,6 @@ def _parts(index: Path) -> dict[str, Path]:
             "name of a file beside it. Fetch it again."
         )
     parts = {file: inside(index.parent, file, where=index) for file in set(files.values())}
-    missing = sorted(path for path in parts.values() if not path.is_file())
-    if missing:
-        raise BundleError(
-            f"{missing[0]}: no such file, though {index.name} lists it. "
-            f"{len(missing)} of {len(parts)} parts are missing: fetch them."
-        )
     return {name: parts[file] for name, file in files.items()}
 
 

@@ -15,9 +15,8 @@ from absl import logging
 from zoo.bundle import Bundle, bundle_in_memory
 from zoo.config import Fields
 from zoo.files import BundleError, blaming, inside
-from zoo.models.build import build
+from zoo.models.build import build, count_backbone_weights
 from zoo.models.configs import BertConfig, ModelConfig
-from zoo.models.weight_counts import count_backbone_weights
 from zoo.text.config import TextConfig
 from zoo.weights.assign import assign_weights, check_size, listed, model_weights, sources_of
 from zoo.weights.families import HUGGINGFACE

@@ -1,14 +1,9 @@
-"""What stands on an encoder: one class a task, from a dict of token ids to logits or vectors.
+"""What stands on a backbone: one class a task, from token ids to logits, numbers or vectors.
 
-Every head takes a dict of inputs, so that `model.fit` reads batches by name:
-
-    "token_ids": (B, T) int32,
-    "padding_mask": (B, T) bool or int32, True or 1 at real tokens, False or 0 at padding,
-    "segment_ids": (B, T) int32, optional, for encoders with segments.
-
-Give `padding_mask` wherever rows are padded: without it every token counts as real, pad ids too,
-and logits change. A model does not know its tokenizer's pad id; `zoo.text.packing.pack` makes the
-mask. Logits are float32 whatever the precision of the model.
+`CausalLM` takes token ids, the heads of encoders a dict, which `model.fit` reads by name:
+`token_ids` (B, T) int32, `padding_mask` (B, T) bool or int32, True or 1 at real tokens, and for
+encoders with segments `segment_ids` (B, T) int32. Without a mask every token counts as real, pad
+ids too. Logits are float32 whatever the precision of the model.
 """
 
 from __future__ import annotations
@@ -17,35 +12,105 @@ import keras
 from keras import ops
 
 from zoo.config import ConfigError
-from zoo.models.blocks import activate, make_norm
-from zoo.models.causal_lm import TokenModel
+from zoo.models.blocks import GATED_ACTIVATIONS, activate, make_norm
+from zoo.models.token_model import TokenModel
 
 POOLINGS = ("cls", "mean", "max")
 
 
-class EncoderHead(TokenModel):
-    """What all heads share: reading the inputs dict, pooling, building.
+@keras.saving.register_keras_serializable(package="zoo")
+class CausalLM(TokenModel):
+    """Next-token language model: token ids (B, T) to logits (B, T, V), float32.
 
-    A subclass makes its layers, then calls `finish`; its `call` starts from `encode`.
+    `logits[:, t]` predicts token t + 1. Train it with
+    `keras.losses.SparseCategoricalCrossentropy(from_logits=True)` on ids shifted by one.
+    `zoo.generation` uses its cache protocol: `initial_cache`, `extend_cache`, `decode`,
+    `decode_token`, `context_length`, `cache_is_bounded`.
+
+    Args:
+        backbone: GPTBackbone or LSTMBackbone.
+
+    Raises:
+        ConfigError: the backbone sees the future.
+
+    Example:
+        >>> import numpy, zoo
+        >>> model = zoo.build("gpt_char_cpu", vocabulary_size=65)
+        >>> model.compile("adamw", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        >>> tuple(model(numpy.zeros((2, 10), "int32")).shape)
+        (2, 10, 65)
     """
+
+    task = "lm"
+    inputs_text = "token_ids (B, T) int32"
+
+    def __init__(self, backbone: keras.Model, **kwargs):
+        super().__init__(backbone, **kwargs)
+        if not backbone.is_causal:
+            raise ConfigError(
+                "a language model must not see the future: CausalLM needs a GPTBackbone, or an "
+                f"LSTMBackbone with bidirectional=False. Received: {type(backbone).__name__}"
+            )
+        # Built at once, so that summary(), count_params() and load_weights() work right away.
+        self(keras.Input((None,), dtype="int32", name="token_ids"))
+
+    def call(self, token_ids, document_ids=None, training=None):
+        """Logits (B, T, V) of token ids (B, T); `document_ids` as in `GPTBackbone.call`."""
+        self.require_ids(token_ids)
+        documents = {} if document_ids is None else {"document_ids": document_ids}
+        return self.backbone.logits(self.backbone(token_ids, training=training, **documents))
+
+    @property
+    def cache_is_bounded(self) -> bool:
+        """Whether a cache holds at most `context_length` tokens (GPT) or any number (LSTM)."""
+        return self.backbone.cache_is_bounded
+
+    def initial_cache(self, batch_size, slots):
+        """A cache that has read nothing, with slots for that many tokens a row."""
+        return self.backbone.initial_cache(batch_size, slots)
+
+    def extend_cache(self, cache, slots):
+        """The same cache with `slots` more slots a row."""
+        return self.backbone.extend_cache(cache, slots)
+
+    def decode(self, token_ids, cache, position, lengths=None):
+        """Logits (B, V) for the token after each row's last new one, and the new cache.
+
+        Token ids (B, T) int32 are padded on the right; `position` (B,) int32 is the number of
+        tokens each row's cache already holds, `lengths` (B,) int32 how many of the T tokens are
+        real, at least 1; `None` means all.
+        """
+        hidden, cache = self.backbone.decode(token_ids, cache, position, lengths)
+        if lengths is None:
+            last = hidden[:, -1]
+        else:
+            # Before the vocabulary projection: it is the widest product, and needed once a row.
+            last = ops.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
+        return self.backbone.logits(last), cache
+
+    def decode_token(self, token_ids, cache, position, write=ops.scatter_update):
+        """`decode` of one token a row (B,); `write` as in `GPTBackbone.decode`."""
+        hidden, cache = self.backbone.decode(token_ids[:, None], cache, position, write=write)
+        return self.backbone.logits(hidden[:, -1]), cache
+
+
+class EncoderHead(TokenModel):
+    """What the heads of encoders share. A subclass makes its layers, then calls `finish`."""
 
     inputs_text = (
         'a dict of inputs: {"token_ids": (B, T) int32, "padding_mask": (B, T) bool or int32}'
     )
 
-    def __init__(self, backbone: keras.Model, **kwargs):
-        super().__init__(**kwargs)
-        self.backbone = backbone
+    def __init__(self, backbone: keras.Model, pooling: str | None = None, **kwargs):
+        super().__init__(backbone, **kwargs)
+        self.pooling = pooling  # of `encode_pooled`
 
-    def finish(self, uses_pooler: bool = False, **extra_inputs: str):
-        """Builds the model on symbolic inputs; called last in a subclass's `__init__`.
-
-        `extra_inputs` are names and dtypes of inputs besides the usual three.
-        """
+    def finish(self, **extra_inputs: str):
+        """Builds the model on its inputs: the usual three, and others by name and dtype."""
         pooler = getattr(self.backbone, "pooler", None)
         if pooler is not None:
             # Without a gradient it is not trainable: optimizers would warn, or only decay it.
-            pooler.trainable = uses_pooler and self.backbone.trainable
+            pooler.trainable = self.pooling == "cls" and self.backbone.trainable
         names = {"token_ids": "int32", "padding_mask": "bool"}
         if getattr(self.backbone.config, "num_segments", 0) > 1:
             names["segment_ids"] = "int32"
@@ -128,14 +193,10 @@ class MaskedLM(EncoderHead):
     """Which token stands at a masked place: logits (B, P, V) or, of every place, (B, T, V).
 
     BERT's own: a transform, then the token embedding's transpose and a bias. An input
-    "masked_positions" (B, P) int32 picks the places before the transform, so that the
-    vocabulary projection, the widest product, is done for those alone.
+    "masked_positions" (B, P) int32 picks the places before that, the widest product.
 
     Args:
-        backbone: BertBackbone.
-
-    Raises:
-        ConfigError: the backbone is not a BertBackbone.
+        backbone: BertBackbone; another one raises ConfigError.
 
     Example:
         >>> import zoo
@@ -158,7 +219,8 @@ class MaskedLM(EncoderHead):
             name="transform",
         )
         # A gated activation would halve the width here.
-        self._activation = "gelu" if config.activation == "swiglu" else config.activation
+        gated = config.activation in GATED_ACTIVATIONS
+        self._activation = "gelu" if gated else config.activation
         self.transform_norm = make_norm(config, "transform_norm")
         self.output_bias = self.add_weight(
             shape=(config.vocabulary_size,),
@@ -190,10 +252,9 @@ class _DenseHead(EncoderHead):
     def __init__(
         self, backbone: keras.Model, outputs: int, dropout: float, pooling: str | None, **kwargs
     ):
-        super().__init__(backbone, **kwargs)
+        super().__init__(backbone, pooling, **kwargs)
         if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
             raise ConfigError(f"dropout must be in [0, 1). Received: {dropout!r}")
-        self.pooling = pooling
         self.dropout = keras.layers.Dropout(dropout)
         # With its shape, so that `summary()` knows it.
         self.dropout.build((None, *([] if pooling else [None]), backbone.output_dim))
@@ -204,15 +265,14 @@ class _DenseHead(EncoderHead):
             dtype="float32",
             name="output",
         )
-        self.finish(uses_pooler=pooling == "cls")
+        self.finish()
 
     def call(self, inputs, training=None):
         read = self.encode_pooled if self.pooling else self.encode
         return self.output_layer(self.dropout(read(inputs, training), training=training))
 
     def head_config(self):
-        pooled = {"pooling": self.pooling} if self.pooling else {}
-        return {**pooled, "dropout": self.dropout.rate}
+        return {**super().head_config(), "dropout": self.dropout.rate}
 
 
 @keras.saving.register_keras_serializable(package="zoo")
@@ -224,7 +284,7 @@ class Classifier(_DenseHead):
         num_classes: int, at least 2.
         pooling: "cls" (the first token, through the backbone's pooler if it has one), "mean" or
             "max" over real tokens. `None` means "cls" for BERT and "max" for LSTM.
-        dropout: float in [0, 1), before the output layer. Defaults to 0.1.
+        dropout: float in [0, 1), before the output layer.
 
     Raises:
         ConfigError: an option is out of range.
@@ -232,8 +292,7 @@ class Classifier(_DenseHead):
     Example:
         >>> import zoo
         >>> model = zoo.build("bert_tiny", "classify", {"num_classes": 4}, vocabulary_size=100)
-        >>> ids = ops.ones((2, 8), "int32")
-        >>> tuple(model({"token_ids": ids, "padding_mask": ids != 0}).shape)
+        >>> tuple(model({"token_ids": ops.ones((2, 8), "int32")}).shape)
         (2, 4)
     """
 
@@ -247,13 +306,9 @@ class Classifier(_DenseHead):
         dropout: float = 0.1,
         **kwargs,
     ):
-        require_at_least("num_classes", num_classes, 2)
+        self.num_classes = require_at_least("num_classes", num_classes, 2)
         pooling = _checked_pooling(pooling, backbone)
         super().__init__(backbone, num_classes, dropout, pooling, **kwargs)
-        self.num_classes = num_classes
-
-    def head_config(self):
-        return {"num_classes": self.num_classes, **super().head_config()}
 
 
 @keras.saving.register_keras_serializable(package="zoo")
@@ -265,13 +320,7 @@ class PairClassifier(Classifier):
 
 @keras.saving.register_keras_serializable(package="zoo")
 class Regressor(_DenseHead):
-    """A number for a text or a pair: (B, 1), float32, unbounded.
-
-    Args:
-        backbone: BertBackbone or LSTMBackbone.
-        pooling: as in `Classifier`.
-        dropout: float in [0, 1), before the output layer. Defaults to 0.1.
-    """
+    """A number for a text or a pair: (B, 1), float32, unbounded; arguments as in `Classifier`."""
 
     task = "regress"
 
@@ -283,34 +332,20 @@ class Regressor(_DenseHead):
 
 @keras.saving.register_keras_serializable(package="zoo")
 class Tagger(_DenseHead):
-    """A tag for each token: logits (B, T, C).
-
-    Args:
-        backbone: BertBackbone or LSTMBackbone.
-        num_tags: int, at least 2.
-        dropout: float in [0, 1), before the output layer. Defaults to 0.1.
-    """
+    """A tag for each token: logits (B, T, `num_tags`); arguments as in `Classifier`."""
 
     task = "tag"
 
     def __init__(self, backbone: keras.Model, num_tags: int, dropout: float = 0.1, **kwargs):
-        require_at_least("num_tags", num_tags, 2)
+        self.num_tags = require_at_least("num_tags", num_tags, 2)
         super().__init__(backbone, num_tags, dropout, None, **kwargs)
-        self.num_tags = num_tags
-
-    def head_config(self):
-        return {"num_tags": self.num_tags, **super().head_config()}
 
 
 @keras.saving.register_keras_serializable(package="zoo")
 class SpanPredictor(_DenseHead):
     """Where an answer starts and ends: logits (B, T, 2), [..., 0] of the start, 1 of the end.
 
-    Padding and question tokens get logits too; whoever picks the span masks them.
-
-    Args:
-        backbone: BertBackbone or LSTMBackbone.
-        dropout: float in [0, 1), before the output layer. Defaults to 0.1.
+    Padding and question tokens get logits too. Arguments as in `Classifier`.
     """
 
     task = "span"
@@ -324,12 +359,9 @@ class SentenceEncoder(EncoderHead):
     """One vector a text, for search and similarity: (B, D'), float32.
 
     Args:
-        backbone: BertBackbone or LSTMBackbone.
-        pooling: "mean" or "max" over real tokens, or "cls" (the first token, through the
-            backbone's pooler if it has one). Defaults to "mean".
-        embedding_dim: int or None. Width after a linear projection; `None` means no projection.
-        normalize: bool. Scale to unit L2 norm, so that a dot product is the cosine. Defaults to
-            True.
+        backbone, pooling: as in `Classifier`.
+        embedding_dim: width after a linear projection; `None` means no projection.
+        normalize: scale to unit L2 norm, so that a dot product is the cosine.
 
     Example:
         >>> import zoo
@@ -348,8 +380,7 @@ class SentenceEncoder(EncoderHead):
         normalize: bool = True,
         **kwargs,
     ):
-        super().__init__(backbone, **kwargs)
-        self.pooling = _checked_pooling(pooling, backbone)
+        super().__init__(backbone, _checked_pooling(pooling, backbone), **kwargs)
         self.embedding_dim = embedding_dim
         self.normalize = normalize
         self.projection = None
@@ -358,7 +389,7 @@ class SentenceEncoder(EncoderHead):
             self.projection = keras.layers.Dense(
                 embedding_dim, use_bias=False, dtype="float32", name="projection"
             )
-        self.finish(uses_pooler=pooling == "cls")
+        self.finish()
 
     def call(self, inputs, training=None):
         vectors = ops.cast(self.encode_pooled(inputs, training), "float32")
@@ -369,10 +400,3 @@ class SentenceEncoder(EncoderHead):
             squares = ops.sum(ops.square(vectors), axis=-1, keepdims=True)  # (B, 1)
             vectors = vectors * ops.rsqrt(ops.maximum(squares, 1e-12))
         return vectors
-
-    def head_config(self):
-        return {
-            "pooling": self.pooling,
-            "embedding_dim": self.embedding_dim,
-            "normalize": self.normalize,
-        }

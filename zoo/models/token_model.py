@@ -1,0 +1,162 @@
+"""What all models of token ids share: checks of inputs, their config, what `quantize` did."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import keras
+import numpy as np
+
+_USE_STRINGS = (
+    "For strings use the bundle, zoo.load(folder).lm or .text_model, or put a tokenizer before the "
+    "model: zoo.text.lm.TextLM(tokenizer, model), zoo.text.models.TEXT_MODELS[model.task]"
+    "(tokenizer, model)."
+)
+
+
+class TokenModel(keras.Model):
+    """A head on a backbone, called with token ids: says so to who gives it strings or lists."""
+
+    task: str
+    inputs_text: str  # what the model reads, for messages
+
+    def __init__(self, backbone: keras.Model, **kwargs):
+        super().__init__(**kwargs)
+        self.backbone = backbone
+
+    @property
+    def context_length(self) -> int:
+        """Tokens read at once: special tokens included; longer prompts keep their last ones."""
+        return self.backbone.config.context_length
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of token ids."""
+        return self.backbone.config.vocabulary_size
+
+    @classmethod
+    def head_options(cls) -> dict[str, inspect.Parameter]:
+        """The head's own options, besides the backbone: those of `__init__`."""
+        parameters = inspect.signature(cls).parameters
+        return {
+            name: parameter
+            for name, parameter in parameters.items()
+            if name != "backbone" and parameter.kind != parameter.VAR_KEYWORD
+        }
+
+    def head_config(self) -> dict[str, Any]:
+        """The values of `head_options`: JSON-able, `zoo.build(head=...)`."""
+        return {name: getattr(self, name) for name in self.head_options()}
+
+    def get_config(self):
+        return {
+            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            **self.head_config(),
+            "name": self.name,
+            "quantization": quantization_config(self),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        values = dict(config)
+        quantization = values.pop("quantization", {})
+        values["backbone"] = keras.saving.deserialize_keras_object(values["backbone"])
+        model = cls(**values)
+        quantize_layers(model, quantization)
+        return model
+
+    def __call__(self, *args, **kwargs):
+        if args:
+            self._refuse_strings(args[0])
+        return super().__call__(*args, **kwargs)
+
+    def predict(self, x, *args, **kwargs):
+        self._refuse_strings(x)
+        return super().predict(x, *args, **kwargs)
+
+    def fit(self, x=None, *args, **kwargs):
+        self._refuse_strings(x)
+        return super().fit(x, *args, **kwargs)
+
+    def evaluate(self, x=None, *args, **kwargs):
+        self._refuse_strings(x)
+        return super().evaluate(x, *args, **kwargs)
+
+    def _refuse_strings(self, inputs) -> None:
+        """Raises TypeError for strings, and for lists that are no arrays.
+
+        Keras alone says "Invalid dtype: str32" or "Unrecognized data type".
+        """
+        for value in inputs.values() if isinstance(inputs, dict) else [inputs]:
+            if isinstance(value, str | bytes | list | tuple) or _holds_strings(value):
+                kind = "strings" if _holds_strings(value) else type(value).__name__
+                raise TypeError(
+                    f"{type(self).__name__} takes {self.inputs_text}, as arrays. Received: {kind}, "
+                    f"{value!r:.80}. {_USE_STRINGS}"
+                )
+
+    def require_ids(self, token_ids) -> None:
+        """Raises TypeError for what is no tensor, ValueError unless its shape is (B, T)."""
+        name = type(self).__name__
+        if not hasattr(token_ids, "shape"):
+            raise TypeError(
+                f"{name} takes {self.inputs_text}. Received: {type(token_ids).__name__}"
+            )
+        if len(token_ids.shape) != 2:
+            raise ValueError(
+                f"{name} takes token_ids of shape (B, T), one row for each text; for one text give "
+                f"token_ids[None]. Received: shape {tuple(token_ids.shape)}"
+            )
+
+
+def _holds_strings(value) -> bool:
+    while isinstance(value, list | tuple) and value:
+        value = value[0]
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind in "OSU"
+    return isinstance(value, str | bytes) or getattr(value, "dtype", None) == "string"
+
+
+def quantization_config(model: keras.Model) -> dict[str, Any]:
+    """How `model.quantize` left each layer that it changed, by the layer's path in the model.
+
+    Keras rebuilds with it only layers from their own config; ours are made from the model's.
+    """
+    return {
+        path: {
+            "policy": keras.saving.serialize_keras_object(layer.dtype_policy),
+            "config": keras.saving.serialize_keras_object(layer.quantization_config),
+        }
+        for path, layer in _quantizable_layers(model).items()
+        if layer.quantization_mode is not None
+    }
+
+
+def quantize_layers(model: keras.Model, quantization: dict[str, Any]) -> None:
+    """Quantizes the layers that `quantization_config` names, so that their weights fit."""
+    layers = _quantizable_layers(model) if quantization else {}
+    for path, values in quantization.items():
+        if path not in layers:
+            raise ValueError(f"quantization: the model has no layer {path!r}")
+        policy = keras.saving.deserialize_keras_object(values["policy"])
+        config = values["config"] and keras.saving.deserialize_keras_object(values["config"])
+        mode = policy.quantization_mode
+        if mode not in ("int8", "int4", "float8"):
+            raise ValueError(
+                f"quantization: {path} is of mode {mode!r}; int8, int4 and float8 can be read"
+            )
+        if mode == "int4" and config is None:
+            config = keras.quantizers.Int4QuantizationConfig(block_size=policy.block_size)
+        layers[path].quantize(mode, config=config)
+
+
+def _quantizable_layers(holder: keras.layers.Layer, path: str = "") -> dict[str, Any]:
+    """The layers that can be quantized, by names that do not depend on the model's own."""
+    layers = {}
+    for layer in holder._layers:
+        inner = f"{path}{layer.name}"
+        if hasattr(layer, "quantization_config"):
+            layers[inner] = layer
+        layers |= _quantizable_layers(layer, f"{inner}/")
+    return layers
