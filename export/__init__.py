@@ -1,8 +1,25 @@
 """From a bundle to a SavedModel, and from a SavedModel to a server; names that both sides know."""
 
+import os
+import sys
+
 DEFAULT_SIGNATURE = "serving_default"
 # TensorFlow lists what initialises a SavedModel among its signatures; it is not for requests.
 INIT_OP = "__saved_model_init_op"
 # A signature's method name says which of TensorFlow Serving's requests it is made for.
 CLASSIFY_METHOD = "tensorflow/serving/classify"
 REGRESS_METHOD = "tensorflow/serving/regress"
+# Keras, which TensorFlow brings along, imports these where it finds them, to plot and to wrap: near
+# half of the time to start, and 200 MB. It does without where they cannot be imported.
+_UNUSED = ("IPython", "jax", "matplotlib", "narwhals", "pandas", "scipy", "sklearn")
+
+
+def leave_out_unused() -> None:
+    """Call it first in a program of its own, before TensorFlow or Keras is imported.
+
+    The user's Keras backend may be JAX; what is exported and served is TensorFlow's all the same.
+    """
+    for name in _UNUSED:
+        sys.modules.setdefault(name, None)
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # notes on oneDNN and missing GPUs

@@ -11,8 +11,8 @@ import time
 
 from absl import app, flags, logging
 
+from export import leave_out_unused
 from export.closure.history import DEFAULT_SERVING_VERSION
-from export.quick_start import leave_out_unused
 from zoo.output import outlive_readers, quiet_imports
 
 _WORKDIR = flags.DEFINE_string(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2
 
 from export import CLASSIFY_METHOD, DEFAULT_SIGNATURE, INIT_OP, REGRESS_METHOD
-from export.golden.pairs import ATOL, RTOL, GoldenPair
+from export.golden.compare import ATOL, RTOL
 from export.model_folder import CARD_FILE, read_saved_model
 from zoo.bundle import Bundle
 from zoo.output import cell, table
@@ -71,7 +71,6 @@ _ABOUT = {
     "embed": "turns texts into vectors",
     "regress": "rates texts with a number",
 }
-_FAMILIES = {"gpt": "GPT", "bert": "BERT", "lstm": "LSTM"}
 _SAMPLES = {"question": "Who wrote it?", "context": "Ada Lovelace wrote it."}
 _LABELS_SHOWN = 20
 _METHODS = {CLASSIFY_METHOD: "classify", REGRESS_METHOD: "regress"}
@@ -79,22 +78,22 @@ _LIBRARIES = {"keras": "Keras", "tensorflow": "TensorFlow", "tensorflow-text": "
 
 
 def write_model_card(
-    bundle: Bundle,
-    folder: Path,
-    target: Path,
-    pairs: list[GoldenPair],
-    precision: str,
-    serving_version: str,
+    bundle: Bundle, folder: Path, target: Path, requests: int, precision: str, serving_version: str
 ) -> None:
     """Writes the card of a SavedModel that lies in `folder` and will lie in `target`."""
-    graph = read_saved_model(folder).meta_graphs[0]
-    signatures = {k: v for k, v in graph.signature_def.items() if k != INIT_OP}
-    config, name = bundle.config, target.parent.name
-    row, flags = _sample(config.task, signatures[DEFAULT_SIGNATURE])
+    signatures = dict(read_saved_model(folder).meta_graphs[0].signature_def)
+    signatures.pop(INIT_OP, None)
+    config, name, default = bundle.config, target.parent.name, signatures[DEFAULT_SIGNATURE]
+    # A row of inputs, and the flags that say the same to the client.
+    row = {
+        key: _SAMPLES.get(key, "Some [MASK] text" if config.task == "mlm" else "Some text")
+        for key in sorted({*default.inputs} - {*default.defaults})
+    }
+    flags = (f'--{"text" if key == "text" else f"set={key}"}="{row[key]}"' for key in row)
     page = _PAGE.format(
         title=cell(name),
         version=target.name,
-        family=_FAMILIES.get(config.family, config.family),
+        family=config.family.upper(),
         parameters=config.parameters,
         about=_ABOUT.get(config.task, f"does the task {config.task}"),
         facts=table(["", ""], [row for row in _facts(bundle, folder, precision) if row[1]]),
@@ -104,9 +103,11 @@ def write_model_card(
         ),
         advice=_LM_ADVICE if config.task == "lm" else "",
         name=name,
-        flags=flags,
-        body=json.dumps({"instances": [row]}),
-        requests=len(pairs),
+        flags=" ".join(flags),
+        body=json.dumps(
+            {"instances": [row | {key: _default(default, key) for key in sorted(default.defaults)}]}
+        ),
+        requests=requests,
         atol=ATOL,
         rtol=RTOL,
         rounding="" if precision == "float32" else _ROUNDING,
@@ -116,13 +117,13 @@ def write_model_card(
 
 
 def _facts(bundle: Bundle, folder: Path, precision: str) -> Iterator[tuple[str, str]]:
-    config, tokenizer = bundle.config, bundle.tokenizer
+    config = bundle.config
     reads = config.text.max_length if config.text else bundle.model.context_length
     yield "task, family", f"{config.task}, {config.family}"
     yield "reads at a time", f"{reads} tokens"
     yield (
         "tokenizer",
-        f"{config.tokenizer_kind}, {tokenizer.vocabulary_size:,} tokens, "
+        f"{config.tokenizer_kind}, {bundle.tokenizer.vocabulary_size:,} tokens, "
         f"fingerprint {config.tokenizer_fingerprint[:16]}",
     )
     shown = ", ".join(cell(label) for label in config.labels[:_LABELS_SHOWN])
@@ -140,13 +141,15 @@ def _facts(bundle: Bundle, folder: Path, precision: str) -> Iterator[tuple[str, 
 
 def _training(folder: Path) -> Iterator[tuple[str, str]]:
     """The recipe and the scores of a bundle that a training run wrote; nothing of another's."""
-    config = _read_json(folder / "train_config.json")
-    if config is None:
+    files = (folder / "train_config.json", folder / "scores.json")
+    config, scores = (
+        json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {} for path in files
+    )
+    if not config:
         return
     data = config["data"]
     corpora = [corpus["name"] or corpus["train"] for corpus in data["mixture"]] or [data["train"]]
     yield "recipe", cell(f"{config['recipe']}, data {', '.join(corpora)}")
-    scores = _read_json(folder / "scores.json") or {}
     if "validation" in scores:
         kept = scores["validation"]
         yield "validation", f"{_numbers(kept['scores'])} (step {kept['step']})"
@@ -160,11 +163,7 @@ def _training(folder: Path) -> Iterator[tuple[str, str]]:
             yield f"baseline, {split}", _numbers(scores["baseline"])
 
 
-def _read_json(path: Path) -> dict | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def _numbers(values: Mapping[str, float | dict]) -> str:
+def _numbers(values: dict[str, float | dict]) -> str:
     """The scores in one line; those of each type of entity (a dict) are left to `report.md`."""
     numbers = {name: value for name, value in values.items() if not isinstance(value, dict)}
     return ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
@@ -187,17 +186,3 @@ def _signature_row(name: str, signature: meta_graph_pb2.SignatureDef) -> list[st
 def _default(signature: meta_graph_pb2.SignatureDef, name: str) -> object:
     value = np.ravel(tf.make_ndarray(signature.defaults[name]))[0].item()
     return round(value, 6) if isinstance(value, float) else value
-
-
-def _sample(task: str, signature: meta_graph_pb2.SignatureDef) -> tuple[dict, str]:
-    """A row of inputs, and the flags that say the same to the client."""
-    needed = sorted({*signature.inputs} - {*signature.defaults})
-    row = {key: _SAMPLES.get(key, "Some text") for key in needed}
-    if task == "mlm":
-        row["text"] = "Some [MASK] text"
-    flags = [
-        f'--text="{text}"' if key == "text" else f'--set={key}="{text}"'
-        for key, text in row.items()
-    ]
-    row |= {key: _default(signature, key) for key in sorted(signature.defaults)}
-    return row, " ".join(flags)

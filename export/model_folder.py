@@ -38,12 +38,9 @@ pad_variable_length_inputs: false
 
 
 def find_versions(base_path: str | os.PathLike[str]) -> dict[int, str] | None:
-    """Version number -> folder, for all in a model's folder; None when there is no such path.
+    """Version number -> folder, of all that are named by digits; None when there is no such path.
 
-    Names that are not digits only, as those of folders still being written, are passed over.
-
-    Raises:
-        tf.errors.OpError: the storage cannot be read.
+    tf.errors.OpError where the storage cannot be read.
     """
     if not tf.io.gfile.isdir(base_path):
         return None
@@ -59,11 +56,7 @@ def find_versions(base_path: str | os.PathLike[str]) -> dict[int, str] | None:
 
 
 def newest_version(model_folder: Path) -> Path:
-    """The version folder with the highest number, or the folder itself if it is a SavedModel.
-
-    Raises:
-        ValueError: no version in it.
-    """
+    """The version folder with the highest number, or the folder itself if it is a SavedModel."""
     if (model_folder / SAVED_MODEL_FILE).is_file():
         return model_folder
     versions = find_versions(model_folder)
@@ -76,12 +69,7 @@ def newest_version(model_folder: Path) -> Path:
 
 
 def read_saved_model(folder: Path) -> saved_model_pb2.SavedModel:
-    """The graphs of a SavedModel.
-
-    Raises:
-        OSError: there is no such file.
-        google.protobuf.message.DecodeError: it is damaged.
-    """
+    """The graphs of a SavedModel; OSError where there is no file, DecodeError for a damaged one."""
     return saved_model_pb2.SavedModel.FromString((folder / SAVED_MODEL_FILE).read_bytes())
 
 

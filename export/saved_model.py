@@ -18,8 +18,10 @@ from absl import logging
 
 from export.closure.check import check
 from export.closure.history import DEFAULT_SERVING_VERSION, registry_of
-from export.golden.pairs import GoldenPair, write_golden_pairs
+from export.golden.examples import read_examples
+from export.golden.pairs import write_golden_pairs
 from export.golden.replay import problems_of, replay_locally
+from export.golden.requests import make_golden_pairs
 from export.model_card import write_model_card
 from export.model_folder import (
     DEBUG_INFO_FILE,
@@ -28,12 +30,13 @@ from export.model_folder import (
     find_versions,
     write_batching_parameters,
 )
-from export.precision.report import Prepared, measure, prepare, write_report
+from export.precision.reduce import reduce_bundle
+from export.precision.report import compare_answers, write_report
 from export.signatures import ServedModule, declare
 from export.warmup import warmup_requests, write_warmup
 from zoo.bundle import Bundle
 
-_PARTIAL, _FLOAT32 = ".partial-", ".float32-"
+_PARTIAL = ".partial-"
 _LOCKED_SECONDS = 60  # between making a folder and locking it, generously
 
 
@@ -63,7 +66,7 @@ def export_saved_model(
         serving_version: the release that is to run it, as "2.19.1" or "2.21".
         precision: "float32", or "bfloat16" or "int8" for its large weights; for those two
             `assets.extra/precision_report.md` tells size, speed and what it does to the answers.
-        eval_data: JSONL file of examples (`export.golden.compare.read_examples`) for that report.
+        eval_data: JSONL file of examples (`export.golden.examples`) for that report.
         accept_deviation: whether golden answers may move past the tolerance.
 
     Returns:
@@ -78,30 +81,41 @@ def export_saved_model(
     Example:
         export_saved_model(zoo.load("runs/shakespeare"), "served/shakespeare")
     """
-    model_folder = Path(model_folder).absolute()
-    target = _check(model_folder, version, serving_version)
+    model_folder, is_float32 = Path(model_folder).absolute(), precision == "float32"
+    target = _target(model_folder, version, serving_version)
     try:
-        prepared = prepare(bundle, precision, eval_data, accept_deviation, serving_version)
+        if is_float32 and eval_data is not None:
+            raise ValueError("--eval_data compares with float32: give --precision, too")
+        served = reduce_bundle(bundle, precision, serving_version)
+        examples = None if eval_data is None else read_examples(eval_data, bundle)
+        if is_float32:
+            pairs, deviations = make_golden_pairs(served), []
+        else:
+            pairs, deviations = compare_answers(bundle, served, precision, accept_deviation)
     except ValueError as error:
         raise ExportError(str(error)) from error
     try:
         model_folder.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(model_folder)
         with _unfinished(model_folder, f"{_PARTIAL}{target.name}-") as partial:
-            _write(prepared.bundle, partial, serving_version, prepared.pairs)
+            module = _save(served, partial)
+            _require_closure(partial, serving_version)
+            write_golden_pairs(pairs, partial / GOLDEN_FILE)
+            write_warmup(warmup_requests(served, pairs), module.methods, partial / WARMUP_FILE)
+            write_batching_parameters(partial)
             problems = problems_of(replay_locally(partial))
             if problems:
+                lines = "\n  ".join(problems)
                 raise ExportError(
-                    "the SavedModel does not answer as the Keras model does:\n  "
-                    + "\n  ".join(problems)
+                    f"the SavedModel does not answer as the Keras model does:\n  {lines}"
                 )
-            if precision != "float32":
-                _measure(prepared, partial, model_folder)
+            if not is_float32:
+                with _unfinished(model_folder, f"{_PARTIAL}float32-") as float32:
+                    _save(bundle, float32)
+                    write_report(precision, float32, partial, pairs, deviations, examples)
             partial.chmod(0o755)  # mkdtemp's 0700 would hide it from a server's user
             while True:
-                write_model_card(
-                    prepared.bundle, partial, target, prepared.pairs, precision, serving_version
-                )
+                write_model_card(served, partial, target, len(pairs), precision, serving_version)
                 try:
                     os.rename(partial, target)
                     break
@@ -117,7 +131,7 @@ def export_saved_model(
     return target
 
 
-def _check(model_folder: Path, version: int | None, serving_version: str) -> Path:
+def _target(model_folder: Path, version: int | None, serving_version: str) -> Path:
     """The folder to write, or ExportError for what can be known to fail before any work."""
     if keras.backend.backend() != "tensorflow":
         raise ExportError(
@@ -145,6 +159,13 @@ def _check(model_folder: Path, version: int | None, serving_version: str) -> Pat
     return target
 
 
+def _next_version(model_folder: Path) -> int:
+    try:
+        return 1 + max(find_versions(model_folder) or {}, default=0)
+    except tf.errors.OpError as error:
+        raise ExportError(f"cannot read {model_folder}: {error.message}") from error
+
+
 @contextlib.contextmanager
 def _unfinished(folder: Path, prefix: str) -> Iterator[Path]:
     """A folder that is gone in the end, unless it was renamed; locked while its writer lives."""
@@ -161,26 +182,17 @@ def _unfinished(folder: Path, prefix: str) -> Iterator[Path]:
 
 def _remove_abandoned(folder: Path) -> None:
     """Removes what killed exports left: unfinished folders whose lock is free."""
-    for prefix in (_PARTIAL, _FLOAT32):
-        for path in folder.glob(f"{prefix}*"):
-            with contextlib.suppress(OSError):  # in use, or gone meanwhile
-                if time.time() - path.stat().st_mtime < _LOCKED_SECONDS:
-                    continue
-                handle = os.open(path, os.O_RDONLY)
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    logging.info("removing %s, left by an export that was killed", path)
-                    shutil.rmtree(path, ignore_errors=True)
-                finally:
-                    os.close(handle)
-
-
-def _write(bundle: Bundle, folder: Path, serving_version: str, pairs: list[GoldenPair]) -> None:
-    module = _save(bundle, folder)
-    _require_closure(folder, serving_version)
-    write_golden_pairs(pairs, folder / GOLDEN_FILE)
-    write_warmup(warmup_requests(bundle, pairs), module.methods, folder / WARMUP_FILE)
-    write_batching_parameters(folder)
+    for path in folder.glob(f"{_PARTIAL}*"):
+        with contextlib.suppress(OSError):  # in use, or gone meanwhile
+            if time.time() - path.stat().st_mtime < _LOCKED_SECONDS:
+                continue
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                logging.info("removing %s, left by an export that was killed", path)
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(handle)
 
 
 def _save(bundle: Bundle, folder: Path) -> ServedModule:
@@ -195,13 +207,6 @@ def _save(bundle: Bundle, folder: Path) -> ServedModule:
     return module
 
 
-def _measure(prepared: Prepared, folder: Path, model_folder: Path) -> None:
-    """Measures beside a float32 SavedModel that is gone afterwards."""
-    with _unfinished(model_folder, _FLOAT32) as float32:
-        _save(prepared.float32, float32)
-        write_report(measure(prepared, float32, folder), folder)
-
-
 def _require_closure(folder: Path, serving_version: str) -> None:
     findings = check(folder, serving_version)
     # It told the check where the nodes come from; a server has no use for it.
@@ -214,10 +219,3 @@ def _require_closure(folder: Path, serving_version: str) -> None:
         )
     for finding in findings:
         logging.warning("%s", finding)
-
-
-def _next_version(model_folder: Path) -> int:
-    try:
-        return 1 + max(find_versions(model_folder) or {}, default=0)
-    except tf.errors.OpError as error:
-        raise ExportError(f"cannot read {model_folder}: {error.message}") from error

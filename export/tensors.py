@@ -7,47 +7,40 @@ TensorFlow's reader in C++, against which the tests hold it.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
 from google.protobuf import message
 
-
-class _Storage(NamedTuple):
-    """Where a TensorProto keeps values of a dtype, one by one."""
-
-    dtype: np.dtype
-    field: str
-    item: np.dtype  # what the field's items become: a value is one of them, or two if complex
-
-
-def _storage(dtype: type, field: str, item: type | None = None) -> _Storage:
-    return _Storage(np.dtype(dtype), field, np.dtype(item or dtype))
-
-
-# By the numbers of TensorFlow's enum DataType. `tensor_content` is in the order of this machine's
-# bytes: TensorFlow knows no other either.
-_STORAGE = {
-    1: _storage(np.float32, "float_val"),
-    2: _storage(np.float64, "double_val"),
-    3: _storage(np.int32, "int_val"),
-    4: _storage(np.uint8, "int_val"),
-    5: _storage(np.int16, "int_val"),
-    6: _storage(np.int8, "int_val"),
-    7: _storage(np.object_, "string_val"),
-    8: _storage(np.complex64, "scomplex_val", np.float32),
-    9: _storage(np.int64, "int64_val"),
-    10: _storage(np.bool_, "bool_val"),
-    14: _storage(ml_dtypes.bfloat16, "half_val", np.uint16),
-    17: _storage(np.uint16, "int_val"),
-    18: _storage(np.complex128, "dcomplex_val", np.float64),
-    19: _storage(np.float16, "half_val", np.uint16),
-    22: _storage(np.uint32, "uint32_val"),
-    23: _storage(np.uint64, "uint64_val"),
+# By the numbers of TensorFlow's enum DataType: numpy's dtype, and the field of a TensorProto that
+# has the values one by one. `tensor_content` is in the order of this machine's bytes: TensorFlow
+# knows no other either.
+_FIELDS: dict[int, tuple[type, str]] = {
+    1: (np.float32, "float_val"),
+    2: (np.float64, "double_val"),
+    3: (np.int32, "int_val"),
+    4: (np.uint8, "int_val"),
+    5: (np.int16, "int_val"),
+    6: (np.int8, "int_val"),
+    7: (np.object_, "string_val"),
+    8: (np.complex64, "scomplex_val"),
+    9: (np.int64, "int64_val"),
+    10: (np.bool_, "bool_val"),
+    14: (ml_dtypes.bfloat16, "half_val"),
+    17: (np.uint16, "int_val"),
+    18: (np.complex128, "dcomplex_val"),
+    19: (np.float16, "half_val"),
+    22: (np.uint32, "uint32_val"),
+    23: (np.uint64, "uint64_val"),
+}
+# What the items of a field are, where a value is not one of them: its bits, or one of its parts.
+_ITEMS: dict[str, type] = {
+    "half_val": np.uint16,
+    "scomplex_val": np.float32,
+    "dcomplex_val": np.float64,
 }
 # DataType -> numpy dtype, of all that can be read and written here; strings are object arrays.
-DTYPES = {number: storage.dtype for number, storage in _STORAGE.items()}
+DTYPES = {number: np.dtype(dtype) for number, (dtype, _) in _FIELDS.items()}
 _NUMBERS = {dtype: number for number, dtype in DTYPES.items()}
 _MAX_RANK = 64  # numpy's limit
 _WRITTEN_AT_ONCE = 2**16  # as Python numbers, each of which takes 32 bytes
@@ -64,14 +57,14 @@ def decode_tensor(proto: message.Message, max_filled: int = _MAX_FILLED) -> np.n
     hold wrap around. ValueError for a dtype that is none of `DTYPES`, a shape that is negative or
     too large, and `tensor_content` that does not fit to them.
     """
-    storage = _STORAGE.get(proto.dtype)
-    if storage is None:
+    dtype = DTYPES.get(proto.dtype)
+    if dtype is None:
         raise ValueError(f"dtype {proto.dtype} cannot be read")
     shape = [dim.size for dim in proto.tensor_shape.dim]
     count = math.prod(shape)
     if len(shape) > _MAX_RANK or min(shape, default=0) < 0:
         raise ValueError(f"shape {shape} cannot be read")
-    content, dtype = proto.tensor_content if count else b"", storage.dtype
+    content = proto.tensor_content if count else b""
     if content and dtype.kind != "O":
         if len(content) != count * dtype.itemsize:
             raise ValueError(
@@ -81,11 +74,18 @@ def decode_tensor(proto: message.Message, max_filled: int = _MAX_FILLED) -> np.n
         if dtype.kind == "b" and max(content) > 1:
             raise ValueError("tensor_content has bytes that are no bool")
         return np.frombuffer(content, dtype).reshape(shape)
+    field = _FIELDS[proto.dtype][1]
     if dtype.kind == "O":
         strings = _split_strings(content, count) if content else proto.string_val[:count]
         values = np.array(strings, dtype=object)
     else:
-        values = _field_values(proto, storage)[:count]
+        item = _ITEMS.get(field, dtype)
+        # Of the 32 bits on the wire the lowest ones count, whatever the others are.
+        wire = np.int32 if field in ("int_val", "half_val") else item
+        values = np.array(getattr(proto, field), wire).astype(item, copy=False)
+        if dtype.kind == "c":
+            values = values[: len(values) // 2 * 2]
+        values = values.view(dtype)[:count]
     if len(values) < count:
         if count - len(values) > max_filled:
             raise ValueError(f"shape {shape} needs more memory than a message may claim")
@@ -107,13 +107,12 @@ def encode_tensor(array: np.ndarray, proto: message.Message, as_content: bool = 
     for size in array.shape:
         proto.tensor_shape.dim.add(size=size)
     if not as_content:
-        storage = _STORAGE[number]
-        field = getattr(proto, storage.field)
+        field = _FIELDS[number][1]
         items = array.reshape(-1)
-        if storage.item != array.dtype:
-            items = items.view(storage.item)
+        if field in _ITEMS:
+            items = items.view(_ITEMS[field])
         for start in range(0, len(items), _WRITTEN_AT_ONCE):
-            field.extend(items[start : start + _WRITTEN_AT_ONCE].tolist())
+            getattr(proto, field).extend(items[start : start + _WRITTEN_AT_ONCE].tolist())
     elif array.dtype.kind == "O":
         strings = array.reshape(-1).tolist()
         proto.tensor_content = b"".join([*(_varint(len(s)) for s in strings), *strings])
@@ -131,13 +130,10 @@ def as_array(value: object) -> np.ndarray:
     leaf = value
     while isinstance(leaf, list | tuple) and leaf:
         leaf = leaf[0]
-    if isinstance(leaf, str | bytes):
-        # numpy's own choice would make all strings as long as the longest, and b"a\0" to b"a".
-        array = np.array(value, dtype=object)
-    else:
-        array = np.asarray(value)
-        if array.dtype.kind in "SU" and not isinstance(value, np.ndarray | np.generic):
-            array = np.array(value, dtype=object)  # else 1 beside "a" were "1"
+    # numpy's own choice would make all strings as long as the longest, and b"a\0" to b"a".
+    array = np.array(value, object) if isinstance(leaf, str | bytes) else np.asarray(value)
+    if array.dtype.kind in "SU" and not isinstance(value, np.ndarray | np.generic):
+        array = np.array(value, dtype=object)  # else 1 beside "a" were "1"
     if array.dtype.kind in "OSTU":
         strings = np.empty(array.size, object)
         strings[:] = [_to_bytes(element) for element in array.astype(object).ravel().tolist()]
@@ -158,18 +154,6 @@ def _to_bytes(element: object) -> bytes:
     if isinstance(element, list | tuple):
         raise ValueError("lists of unequal lengths make no tensor")
     raise ValueError(f"a tensor cannot hold {element!r}: {type(element).__name__}")
-
-
-def _field_values(proto: message.Message, storage: _Storage) -> np.ndarray:
-    values = getattr(proto, storage.field)
-    if storage.field in ("int_val", "half_val"):
-        # Of the 32 bits on the wire the lowest ones count, whatever the others are.
-        values = np.array(values, np.int32).astype(storage.item)
-    else:
-        values = np.array(values, storage.item)
-    if storage.dtype.kind == "c":
-        values = values[: len(values) // 2 * 2]
-    return values.view(storage.dtype)
 
 
 def _varint(number: int) -> bytes:

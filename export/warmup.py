@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
 
 from export import CLASSIFY_METHOD, REGRESS_METHOD
 from export.golden.pairs import GoldenPair, strings
-from export.signatures import input_names
+from export.signatures import functions_of, input_names
 from zoo.bundle import Bundle
 from zoo.generation.options import OPTIONS
 
@@ -34,44 +35,29 @@ def warmup_requests(bundle: Bundle, pairs: Sequence[GoldenPair]) -> list[GoldenP
     and a warm-up request that is refused keeps it from loading the model. A model that would take
     more than about 10 s gets fewer lengths.
     """
-    if bundle.config.task == "lm":
-        signatures = {name: ["text"] for name in ("generate", "score", "next_token")}
-    else:
-        signatures = {name: input_names(f) for name, f in bundle.text_model.functions.items()}
-    # Tokens for each signature.
-    budget = _BUDGET / (2 * bundle.config.parameters * len(signatures))
-    requests = [row for pair in pairs for row in pair.split()]
-    for number, (tokens, text) in enumerate(_texts(bundle).items()):
-        budget -= tokens
-        if budget < 0 and number:
-            break
-        for signature, names in signatures.items():
-            inputs = {name: strings([text]) for name in names}
-            if signature == "generate":
-                inputs |= _options()
-            requests.append(GoldenPair(signature, inputs, {}))
-    return requests
-
-
-def _options() -> dict[str, np.ndarray]:
-    """All of them: a server that batches puts no defaults beside several texts."""
+    functions = functions_of(bundle)
+    longest = bundle.config.text.max_length if bundle.config.text else bundle.model.context_length
+    tokens_of_words = max(bundle.tokenizer.encode([_WORDS]).flat_values.shape[0], 1)
+    # All of them: a server that batches puts no defaults beside several texts.
     options = {
         name: np.array([option.default], option.dtype.as_numpy_dtype)
         for name, option in OPTIONS.items()
     }
-    return {**options, "max_new_tokens": np.array([_NEW_TOKENS], np.int32)}
-
-
-def _texts(bundle: Bundle) -> dict[int, bytes]:
-    """Number of tokens -> a text of about so many, ascending."""
-    longest = bundle.config.text.max_length if bundle.config.text else bundle.model.context_length
-    tokens = bundle.tokenizer.encode([_WORDS]).flat_values.shape[0]
-    texts = {}
-    for part in _LENGTHS:
-        size = max(int(part * longest), 1)
-        length = max(len(_WORDS) * size // max(tokens, 1), 1)
-        texts[size] = (_WORDS * (1 + length // len(_WORDS)))[:length]
-    return texts
+    options["max_new_tokens"] = np.array([_NEW_TOKENS], np.int32)
+    budget = _BUDGET / (2 * bundle.config.parameters * len(functions))  # tokens of each signature
+    requests = [row for pair in pairs for row in pair.split()]
+    sizes = sorted({max(int(part * longest), 1) for part in _LENGTHS})
+    for number, tokens in enumerate(sizes):
+        budget -= tokens
+        if budget < 0 and number:
+            break
+        length = max(len(_WORDS) * tokens // tokens_of_words, 1)
+        text = (_WORDS * (1 + length // len(_WORDS)))[:length]
+        for signature, function in functions.items():
+            inputs = {name: strings([text]) for name in input_names(function)}
+            inputs |= options if signature == "generate" else {}
+            requests.append(GoldenPair(signature, inputs, {}))
+    return requests
 
 
 def write_warmup(requests: Sequence[GoldenPair], methods: Mapping[str, str], path: Path) -> None:
@@ -79,9 +65,6 @@ def write_warmup(requests: Sequence[GoldenPair], methods: Mapping[str, str], pat
 
     `methods` has the method names of signatures that are not for Predict.
     """
-    # Imported here: of all of export, only this and the server need the Serving protos.
-    from tensorflow_serving.apis import prediction_log_pb2
-
     with tf.io.TFRecordWriter(str(path)) as writer:
         for pair in requests:
             log = prediction_log_pb2.PredictionLog()

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import os
 import ssl
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self, TypedDict, TypeVar, Unpack
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Concatenate, Literal, ParamSpec, Self, TypedDict, TypeVar, Unpack
 
 import grpc
+from google.protobuf import message
 
-from export.client import requests
-from export.client.messages import SERVICES
-from export.client.requests import Request, Row, Task, Version
+from export.client import responses
+from export.client.messages import METHODS, SERVICES, Row, Version, add_examples, set_spec
 from export.client.responses import (
     Classification,
     Prediction,
@@ -23,9 +25,12 @@ from export.client.responses import (
     Signature,
     VersionStatus,
 )
+from export.tensors import as_array, encode_tensor
 
 Response = TypeVar("Response")
+Arguments = ParamSpec("Arguments")
 Metadata = Sequence[tuple[str, str | bytes]]
+Task = Literal["classify", "regress"]
 
 _MAX_RETRIES = 4  # gRPC makes five attempts at most
 _RETRY_PAUSES = {"initialBackoff": "0.1s", "maxBackoff": "1s", "backoffMultiplier": 2}
@@ -62,19 +67,20 @@ class Tls:
     server_name: str = ""
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """Reads the files.
-
-        Raises:
-            ValueError: a file cannot be read or is no PEM file of its kind, the certificate does
-                not fit the key, or one of the two is missing.
-        """
+        """Reads the files; ValueError names one that cannot be used."""
         if (self.cert_file is None) != (self.key_file is None):
             missing = "key_file" if self.key_file is None else "cert_file"
             raise ValueError(f"cert_file and key_file belong together: {missing} is missing")
-        ca, cert, key = map(self._read, ("ca_file", "cert_file", "key_file"))
+        content: dict[str, bytes | None] = {}
+        for name in ("ca_file", "cert_file", "key_file"):
+            path = getattr(self, name)
+            try:
+                content[name] = None if path is None else Path(path).read_bytes()
+            except OSError as error:
+                raise ValueError(f"{name}: cannot read {path}: {error.strerror}") from error
         # gRPC would open the channel, and then fail each request with a message of BoringSSL's.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        if ca is not None:
+        if self.ca_file is not None:
             try:
                 context.load_verify_locations(self.ca_file)
             except ssl.SSLError as error:
@@ -87,17 +93,9 @@ class Tls:
                     f"cert_file {self.cert_file} and key_file {self.key_file} must be a PEM "
                     f"certificate and its key, not encrypted: {error.reason or error}"
                 ) from error
-        return grpc.ssl_channel_credentials(ca, key, cert)
-
-    def _read(self, name: str) -> bytes | None:
-        path = getattr(self, name)
-        if path is None:
-            return None
-        try:
-            with open(path, "rb") as file:
-                return file.read()
-        except OSError as error:
-            raise ValueError(f"{name}: cannot read {path}: {error.strerror}") from error
+        return grpc.ssl_channel_credentials(
+            content["ca_file"], content["key_file"], content["cert_file"]
+        )
 
 
 class CallOptions(TypedDict, total=False):
@@ -108,7 +106,7 @@ class CallOptions(TypedDict, total=False):
 
 
 class _Connection:
-    """The settings of a client, checked, as arguments of gRPC."""
+    """The settings of a client, checked, and the channel that they make."""
 
     _asyncio = False
 
@@ -132,12 +130,19 @@ class _Connection:
         self.server, self.timeout = server, _checked_timeout(timeout)
         self._metadata, self._wait_for_ready = (*metadata,), wait_for_ready
         self._credentials = tls.credentials() if tls is not None else None
+        method: dict[str, Any] = {"name": [{"service": service} for service in SERVICES]}
+        if retries:
+            method["retryPolicy"] = {
+                **_RETRY_PAUSES,
+                "maxAttempts": retries + 1,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            }
         limit = -1 if max_message_bytes is None else max_message_bytes
         options = {
             **_CHANNEL_OPTIONS,
             "grpc.max_receive_message_length": limit,
             "grpc.max_send_message_length": limit,
-            "grpc.service_config": _service_config(retries),
+            "grpc.service_config": json.dumps({"methodConfig": [method]}),
         }
         if tls is not None and tls.server_name:
             options["grpc.ssl_target_name_override"] = tls.server_name
@@ -152,14 +157,20 @@ class _Connection:
             return library.insecure_channel(self.server, self._options)
         return library.secure_channel(self.server, self._credentials, self._options)
 
-    def _call(self, request: Request, timeout: float | None = None, metadata: Metadata = ()) -> Any:
+    def _call(
+        self,
+        name: str,
+        request: message.Message,
+        timeout: float | None = None,
+        metadata: Metadata = (),
+    ) -> Any:
         """What gRPC returns for a call: the response, or with asyncio what to wait for."""
-        method = request.method
+        method = METHODS[name]
         call = self._channel.unary_unary(
             method.path, method.request.SerializeToString, method.response.FromString
         )
         return call(
-            request.message,
+            request,
             timeout=self.timeout if timeout is None else _checked_timeout(timeout),
             metadata=(*self._metadata, *metadata),
             wait_for_ready=self._wait_for_ready,
@@ -173,17 +184,6 @@ def _checked_timeout(timeout: float) -> float:
     if not 0 < timeout < math.inf:
         raise ValueError(f"timeout must be a number of seconds above 0, not {timeout}")
     return timeout
-
-
-def _service_config(retries: int) -> str:
-    method: dict[str, Any] = {"name": [{"service": service} for service in SERVICES]}
-    if retries:
-        method["retryPolicy"] = {
-            **_RETRY_PAUSES,
-            "maxAttempts": retries + 1,
-            "retryableStatusCodes": ["UNAVAILABLE"],
-        }
-    return json.dumps({"methodConfig": [method]})
 
 
 class Client(_Connection):
@@ -237,12 +237,16 @@ class Client(_Connection):
                 give numpy arrays where the signature asks for another dtype.
             signature: str. Defaults to `serving_default`.
             outputs: Names of the outputs to send back. Defaults to all.
-
-        Example:
-            client.predict("writer", {"text": ["Once upon"], "seed": [7]}).outputs["text"]
-            # array([b'Once upon a time'], dtype=object)
         """
-        return self._send(requests.predict(model, inputs, signature, version, outputs), **call)
+        request = METHODS["Predict"].request(output_filter=outputs)
+        set_spec(request.model_spec, model, version, signature)
+        for name, value in inputs.items():
+            try:
+                array = as_array(value)
+                encode_tensor(array, request.inputs[name], as_content=array.dtype.kind != "O")
+            except ValueError as error:
+                raise ValueError(f"input {name}: {error}") from error
+        return self._send("Predict", request, responses.prediction, **call)
 
     def classify(
         self,
@@ -262,7 +266,11 @@ class Client(_Connection):
             client.classify("judge", [{"text": "a fine film"}], "classify").classes
             # array([[b'bad', b'good']], dtype=object)
         """
-        return self._send(requests.classify(model, examples, signature, version), **call)
+        request = METHODS["Classify"].request()
+        set_spec(request.model_spec, model, version, signature)
+        add_examples(request.input, examples)
+        read = responses.classification
+        return self._send("Classify", request, lambda r: read(r.model_spec, r.result), **call)
 
     def regress(
         self,
@@ -272,13 +280,12 @@ class Client(_Connection):
         version: Version = None,
         **call: Unpack[CallOptions],
     ) -> Regression:
-        """Gives each tf.Example a number; arguments as for `classify`.
-
-        Example:
-            client.regress("judge", [{"text": "a fine film"}], "regress").values
-            # array([0.97], dtype=float32)
-        """
-        return self._send(requests.regress(model, examples, signature, version), **call)
+        """Gives each tf.Example a number; arguments as for `classify`."""
+        request = METHODS["Regress"].request()
+        set_spec(request.model_spec, model, version, signature)
+        add_examples(request.input, examples)
+        read = responses.regression
+        return self._send("Regress", request, lambda r: read(r.model_spec, r.result), **call)
 
     def multi_inference(
         self,
@@ -294,55 +301,63 @@ class Client(_Connection):
             model, examples: as for `classify`.
             signatures: Signature name to "classify" or "regress".
 
-        Returns:
-            Signature name to response.
-
         Example:
             tasks = {"classify": "classify", "regress": "regress"}
             client.multi_inference("judge", [{"text": "a fine film"}], tasks)["regress"].values
             # array([0.97], dtype=float32)
         """
-        return self._send(requests.multi_inference(model, examples, signatures, version), **call)
+        request = METHODS["MultiInference"].request()
+        for name, task in signatures.items():
+            added = request.tasks.add(method_name=f"tensorflow/serving/{task}")
+            set_spec(added.model_spec, model, version, name)
+        add_examples(request.input, examples)
+        read = functools.partial(responses.several, names=[*signatures])
+        return self._send("MultiInference", request, read, **call)
 
     def signatures(
         self, model: str, version: Version = None, **call: Unpack[CallOptions]
     ) -> dict[str, Signature]:
-        """Looks up the signatures of a model: name to inputs and outputs.
-
-        Example:
-            client.signatures("writer")["generate"].inputs["text"]
-            # TensorInfo(name='generate_text:0', dtype='string', shape=(None,))
-        """
-        return self._send(requests.signatures(model, version), **call)
+        """Looks up the signatures of a model: name to inputs and outputs."""
+        request = METHODS["GetModelMetadata"].request(metadata_field=["signature_def"])
+        set_spec(request.model_spec, model, version)
+        return self._send("GetModelMetadata", request, responses.signatures, **call)
 
     def status(
         self, model: str, version: Version = None, **call: Unpack[CallOptions]
     ) -> list[VersionStatus]:
-        """Looks up the states of a model's versions: of all of them, or of one.
-
-        Example:
-            [(one.version, one.state) for one in client.status("writer")]
-            # [(2, 'AVAILABLE'), (1, 'END')]
-        """
-        return self._send(requests.status(model, version), **call)
+        """Looks up the states of a model's versions: of all of them, or of one."""
+        request = METHODS["GetModelStatus"].request()
+        set_spec(request.model_spec, model, version)
+        return self._send("GetModelStatus", request, responses.statuses, **call)
 
     def reload(self, config: str, **call: Unpack[CallOptions]) -> None:
         """Has the server serve these models in place of its own; returns when they are loaded.
 
         Args:
             config: str. A ModelServerConfig in text form, as in `--model_config_file`.
-
-        Example:
-            client.reload('model_config_list { config { name: "a" base_path: "/models/a" } }')
         """
-        self._send(requests.reload(config), **call)
+        from google.protobuf import text_format  # here: few send this, and it is slow to import
 
-    def _send(self, request: Request[Response], **call: Unpack[CallOptions]) -> Response:
+        request = METHODS["HandleReloadConfigRequest"].request()
         try:
-            response = self._call(request, **call)
+            text_format.Parse(config, request.config)
+        except text_format.ParseError as error:
+            raise ValueError(f"this is no ModelServerConfig in text form: {error}") from error
+        # A config that the server refuses is a status of the call, as all else that it refuses.
+        return self._send("HandleReloadConfigRequest", request, lambda response: None, **call)
+
+    def _send(
+        self,
+        name: str,
+        request: message.Message,
+        read: Callable[[Any], Response],
+        **call: Unpack[CallOptions],
+    ) -> Response:
+        try:
+            response = self._call(name, request, **call)
         except grpc.RpcError as error:
             raise self._error(error) from error
-        return request.read(response)
+        return read(response)
 
     def close(self) -> None:
         """Closes the connection; requests that run are cancelled."""
@@ -353,6 +368,18 @@ class Client(_Connection):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _awaited(
+    method: Callable[Concatenate[Any, Arguments], Response],
+) -> Callable[Concatenate[Any, Arguments], Coroutine[Any, Any, Response]]:
+    """A method of `Client` for a class whose `_send` is a coroutine function."""
+
+    @functools.wraps(method)
+    async def call(self: Any, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Response:
+        return await method(self, *args, **kwargs)  # type: ignore[misc]
+
+    return call
 
 
 class AsyncClient(_Connection):
@@ -371,79 +398,28 @@ class AsyncClient(_Connection):
     """
 
     _asyncio = True
+    predict = _awaited(Client.predict)
+    classify = _awaited(Client.classify)
+    regress = _awaited(Client.regress)
+    multi_inference = _awaited(Client.multi_inference)
+    signatures = _awaited(Client.signatures)
+    status = _awaited(Client.status)
+    reload = _awaited(Client.reload)
 
-    async def predict(
+    async def _send(
         self,
-        model: str,
-        inputs: Mapping[str, Any],
-        signature: str = "",
-        version: Version = None,
-        *,
-        outputs: Sequence[str] = (),
+        name: str,
+        request: message.Message,
+        read: Callable[[Any], Response],
         **call: Unpack[CallOptions],
-    ) -> Prediction:
-        """As `Client.predict`."""
-        sent = requests.predict(model, inputs, signature, version, outputs)
-        return await self._send(sent, **call)
-
-    async def classify(
-        self,
-        model: str,
-        examples: Iterable[Row],
-        signature: str = "",
-        version: Version = None,
-        **call: Unpack[CallOptions],
-    ) -> Classification:
-        """As `Client.classify`."""
-        return await self._send(requests.classify(model, examples, signature, version), **call)
-
-    async def regress(
-        self,
-        model: str,
-        examples: Iterable[Row],
-        signature: str = "",
-        version: Version = None,
-        **call: Unpack[CallOptions],
-    ) -> Regression:
-        """As `Client.regress`."""
-        return await self._send(requests.regress(model, examples, signature, version), **call)
-
-    async def multi_inference(
-        self,
-        model: str,
-        examples: Iterable[Row],
-        signatures: Mapping[str, Task],
-        version: Version = None,
-        **call: Unpack[CallOptions],
-    ) -> dict[str, Classification | Regression]:
-        """As `Client.multi_inference`."""
-        sent = requests.multi_inference(model, examples, signatures, version)
-        return await self._send(sent, **call)
-
-    async def signatures(
-        self, model: str, version: Version = None, **call: Unpack[CallOptions]
-    ) -> dict[str, Signature]:
-        """As `Client.signatures`."""
-        return await self._send(requests.signatures(model, version), **call)
-
-    async def status(
-        self, model: str, version: Version = None, **call: Unpack[CallOptions]
-    ) -> list[VersionStatus]:
-        """As `Client.status`."""
-        return await self._send(requests.status(model, version), **call)
-
-    async def reload(self, config: str, **call: Unpack[CallOptions]) -> None:
-        """As `Client.reload`."""
-        await self._send(requests.reload(config), **call)
-
-    async def _send(self, request: Request[Response], **call: Unpack[CallOptions]) -> Response:
+    ) -> Response:
         if self._channel is None:
             self._channel = self._opened(grpc.aio)
         try:
-            response = await self._call(request, **call)
+            response = await self._call(name, request, **call)
         except grpc.RpcError as error:
             raise self._error(error) from error
-        return request.read(response)
+        return read(response)
 
     async def close(self) -> None:
         """Closes the connection; requests that run are cancelled."""

@@ -1,13 +1,15 @@
-"""TensorFlow Serving's messages and methods, without TensorFlow.
+"""TensorFlow Serving's messages and methods, without TensorFlow, and what requests are made of.
 
 The modules that define them import all of TensorFlow, which takes seconds. Here they come from
 `serving.binpb`, which `tools.client_descriptors` makes. They live in a pool of their own, so that
 TensorFlow may be imported, before or after, with its messages of the same names.
 """
 
-import dataclasses
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
 DESCRIPTORS_FILE = Path(__file__).with_name("serving.binpb")
@@ -17,9 +19,13 @@ POOL = descriptor_pool.DescriptorPool()
 for _file in descriptor_pb2.FileDescriptorSet.FromString(DESCRIPTORS_FILE.read_bytes()).file:
     POOL.AddSerializedFile(_file.SerializeToString())
 
+# A version's number, or one of the labels that the server gives to versions.
+Version: TypeAlias = int | str | None
+# An example's features, each a value or several; or a serialized tf.Example, or the message.
+Row: TypeAlias = Mapping[str, Any] | bytes | message.Message
 
-@dataclasses.dataclass(frozen=True)
-class Method:
+
+class Method(NamedTuple):
     """A method of a service: its gRPC path, and the classes of its two messages."""
 
     path: str
@@ -45,3 +51,68 @@ METHODS = {
     for service in SERVICES
     for method in POOL.FindServiceByName(service).methods
 }
+
+_FEATURES = {  # list of a tf.train.Feature -> what goes there
+    "bytes_list": str | bytes,
+    "int64_list": bool | int | np.integer | np.bool_,
+    "float_list": float | np.floating,
+}
+
+
+def set_spec(spec: message.Message, model: str, version: Version, signature: str = "") -> None:
+    """Writes a ModelSpec."""
+    spec.name, spec.signature_name = model, signature
+    if isinstance(version, str):
+        spec.version_label = version
+    elif version is not None:
+        spec.version.value = version
+
+
+def add_examples(request_input: message.Message, examples: Iterable[Row]) -> None:
+    """Writes rows into an Input; ValueError names the row that is no example."""
+    if isinstance(examples, Mapping | bytes | message.Message):
+        raise ValueError("examples are a list of rows; this is one row")
+    for number, row in enumerate(examples):
+        try:
+            request_input.example_list.examples.append(build_example(row))
+        except ValueError as error:
+            raise ValueError(f"example {number}: {error}") from error
+
+
+def build_example(row: Row) -> message.Message:
+    """A row as a tf.Example.
+
+    Strings become a bytes_list (str as UTF-8), integers and truth values an int64_list, other
+    numbers a float_list; ValueError for anything else.
+    """
+    if isinstance(row, message.Message):
+        row = row.SerializeToString()  # TensorFlow's too
+    if isinstance(row, bytes):
+        try:
+            return Example.FromString(row)
+        except message.DecodeError as error:
+            raise ValueError(f"these {len(row)} bytes are no tf.Example") from error
+    if not isinstance(row, Mapping):
+        raise ValueError(
+            f"a row is a mapping of features, a tf.Example or its bytes, not {type(row).__name__}"
+        )
+    example = Example()
+    for name, value in row.items():
+        feature = example.features.feature[name]
+        values = [value] if isinstance(value, str | bytes) else np.asarray(value, object).ravel()
+        kinds = set()
+        for one in values:
+            kind = next((kind for kind, types in _FEATURES.items() if isinstance(one, types)), None)
+            if kind is None:
+                raise ValueError(f"feature {name}: {one!r} is neither a string nor a number")
+            kinds.add(kind)
+        if "bytes_list" in kinds and len(kinds) > 1:
+            raise ValueError(f"feature {name}: strings and numbers are mixed")
+        if "bytes_list" in kinds:
+            encoded = (one.encode() if isinstance(one, str) else one for one in values)
+            feature.bytes_list.value.extend(encoded)
+        elif "float_list" in kinds:
+            feature.float_list.value.extend(map(float, values))
+        elif kinds:
+            feature.int64_list.value.extend(map(int, values))
+    return example

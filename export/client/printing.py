@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -43,10 +43,8 @@ def readable(row: Mapping[str, object]) -> str:
           0.900  good
           0.100  bad
     """
-    for needed, text in _FORMS.items():
-        if {*needed} <= {*row}:
-            return text(row)
-    return "\n".join(f"{name}: {value}" for name, value in row.items())
+    form = next((form for needed, form in _FORMS.items() if {*needed} <= {*row}), None)
+    return form(row) if form else "\n".join(f"{name}: {value}" for name, value in row.items())
 
 
 def _tags(row) -> str:
@@ -89,7 +87,7 @@ def _classes(row) -> str:
 
 
 def _vector(row) -> str:
-    values: Sequence[float] = row["embedding"]
+    values = row["embedding"]
     more = ", ..." if len(values) > _NUMBERS else ""
     shown = ", ".join(f"{value:.4f}" for value in values[:_NUMBERS])
     return f"embedding of {len(values)} numbers: {shown}{more}"

@@ -1,114 +1,81 @@
-"""What a server responds. Strings are `bytes` everywhere: a model may write any."""
+"""What a server responds, and how it is read. Strings are `bytes`: a model may write any."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import grpc
 import numpy as np
+from google.protobuf import message
+
+from export import INIT_OP
+from export.client.messages import DATA_TYPE, MODEL_STATE, SignatureDefMap
+from export.tensors import DTYPES, decode_tensor
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
-@dataclasses.dataclass(frozen=True)
-class _Served:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prediction:
+    """The response to Predict."""
+
     model: str
-    version: int | None
+    version: int | None  # None if the server does not say
     signature: str
+    outputs: dict[str, np.ndarray]  # by their names in the signature; strings are `bytes` objects
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Prediction(_Served):
-    """The response to Predict.
-
-    Args:
-        model, signature: str. What was run.
-        version: int | None. None if the server does not say.
-        outputs: Output name to array; strings are arrays of `bytes` objects.
-    """
-
-    outputs: dict[str, np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Classification(_Served):
-    """The response to Classify.
-
-    Args:
-        model, version, signature: as for `Prediction`.
-        classes: (B, C) `bytes` objects; b"" where the signature has no classes.
-        scores: (B, C) float32; 0 where the signature has no scores.
-    """
-
-    classes: np.ndarray
-    scores: np.ndarray
+class Classification(Prediction):
+    """The response to Classify."""
 
     @property
-    def outputs(self) -> dict[str, np.ndarray]:
-        """The arrays under the names that they have in the signature."""
-        return {"classes": self.classes, "scores": self.scores}
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Regression(_Served):
-    """The response to Regress.
-
-    Args:
-        model, version, signature: as for `Prediction`.
-        values: (B,) float32.
-    """
-
-    values: np.ndarray
+    def classes(self) -> np.ndarray:
+        """(B, C) `bytes` objects; b"" where the signature has no classes."""
+        return self.outputs["classes"]
 
     @property
-    def outputs(self) -> dict[str, np.ndarray]:
-        """The array under the name that it has in the signature."""
-        return {"outputs": self.values}
+    def scores(self) -> np.ndarray:
+        """(B, C) float32; 0 where the signature has no scores."""
+        return self.outputs["scores"]
+
+
+class Regression(Prediction):
+    """The response to Regress."""
+
+    @property
+    def values(self) -> np.ndarray:
+        """(B,) float32."""
+        return self.outputs["outputs"]
 
 
 @dataclasses.dataclass(frozen=True)
 class TensorInfo:
-    """An input or output of a signature.
+    """An input or output of a signature."""
 
-    Args:
-        name: str. The tensor in the graph, as "serving_default_text:0".
-        dtype: str. numpy's name, or "string", or TensorFlow's name for what numpy has not.
-        shape: A size for each axis, None where any will do; None if the rank may be any, too.
-    """
-
-    name: str
-    dtype: str
+    name: str  # the tensor in the graph, as "serving_default_text:0"
+    dtype: str  # numpy's name, or "string", or TensorFlow's name for what numpy has not
+    # A size for each axis, None where any will do; None if the rank may be any, too.
     shape: tuple[int | None, ...] | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Signature:
-    """A signature of a model.
+    """A signature of a model."""
 
-    Args:
-        method_name: str. "tensorflow/serving/predict", ".../classify" or ".../regress".
-        inputs, outputs: Name to `TensorInfo`.
-        defaults: Input name to the value it has when it is left out.
-    """
-
-    method_name: str
+    method_name: str  # "tensorflow/serving/predict", ".../classify" or ".../regress"
     inputs: Mapping[str, TensorInfo]
     outputs: Mapping[str, TensorInfo]
-    defaults: Mapping[str, np.ndarray]
+    defaults: Mapping[str, np.ndarray]  # of the inputs that may be left out
 
 
 @dataclasses.dataclass(frozen=True)
 class VersionStatus:
-    """The state of a version of a model.
-
-    Args:
-        version: int.
-        state: str. START, LOADING, AVAILABLE, UNLOADING or END.
-        code: grpc.StatusCode. OK, or why the version ended.
-        message: str. What went wrong; empty if nothing.
-    """
+    """The state of a version of a model."""
 
     version: int
-    state: str
-    code: grpc.StatusCode
-    message: str
+    state: str  # START, LOADING, AVAILABLE, UNLOADING or END
+    code: grpc.StatusCode  # OK, or why the version ended
+    message: str  # what went wrong; empty if nothing
 
 
 class RequestError(grpc.RpcError):
@@ -140,3 +107,82 @@ class RequestError(grpc.RpcError):
 
     def __str__(self) -> str:
         return f"{self._code.name}: {self._details} ({self.server})"
+
+
+def prediction(response: Any) -> Prediction:
+    """Of a PredictResponse; the arrays may be written to."""
+    arrays = {
+        name: np.require(decode_tensor(proto), requirements="W")
+        for name, proto in response.outputs.items()
+    }
+    return Prediction(*_served(response.model_spec), arrays)
+
+
+def classification(spec: message.Message, result: message.Message) -> Classification:
+    """Of a ModelSpec and a ClassificationResult."""
+    table = [row.classes for row in result.classifications]
+    classes = np.array([[one.label.encode() for one in row] for row in table], dtype=object)
+    scores = np.array([[one.score for one in row] for row in table], np.float32)
+    return Classification(*_served(spec), {"classes": classes, "scores": scores})
+
+
+def regression(spec: message.Message, result: message.Message) -> Regression:
+    """Of a ModelSpec and a RegressionResult."""
+    values = np.array([one.value for one in result.regressions], np.float32)
+    return Regression(*_served(spec), {"outputs": values})
+
+
+def several(response: Any, names: Iterable[str]) -> dict[str, Classification | Regression]:
+    """Of a MultiInferenceResponse, by the names of the signatures in the order of the request."""
+    found: dict[str, Classification | Regression] = {}
+    for name, result in zip(names, response.results, strict=True):
+        if result.WhichOneof("result") == "regression_result":
+            found[name] = regression(result.model_spec, result.regression_result)
+        else:
+            found[name] = classification(result.model_spec, result.classification_result)
+    return found
+
+
+def signatures(response: Any) -> dict[str, Signature]:
+    """Of a GetModelMetadataResponse, by name."""
+    found = SignatureDefMap()
+    response.metadata["signature_def"].Unpack(found)
+    return {
+        name: Signature(
+            definition.method_name,
+            {key: _tensor_info(info) for key, info in definition.inputs.items()},
+            {key: _tensor_info(info) for key, info in definition.outputs.items()},
+            {key: decode_tensor(proto) for key, proto in definition.defaults.items()},
+        )
+        for name, definition in found.signature_def.items()
+        if name != INIT_OP
+    }
+
+
+def statuses(response: Any) -> list[VersionStatus]:
+    """Of a GetModelStatusResponse."""
+    return [
+        VersionStatus(
+            one.version,
+            MODEL_STATE.values_by_number[one.state].name,
+            _CODES.get(one.status.error_code, grpc.StatusCode.UNKNOWN),
+            one.status.error_message,
+        )
+        for one in response.model_version_status
+    ]
+
+
+def _served(spec: message.Message) -> tuple[str, int | None, str]:
+    version = spec.version.value if spec.HasField("version") else None
+    return spec.name, version, spec.signature_name
+
+
+def _tensor_info(info: message.Message) -> TensorInfo:
+    shape = None
+    if not info.tensor_shape.unknown_rank:
+        shape = tuple(None if dim.size < 0 else dim.size for dim in info.tensor_shape.dim)
+    dtype, named = DTYPES.get(info.dtype), DATA_TYPE.values_by_number.get(info.dtype)
+    if dtype is not None and dtype.kind != "O":
+        return TensorInfo(info.name, dtype.name, shape)
+    name = named.name.removeprefix("DT_").lower() if named else f"dtype {info.dtype}"
+    return TensorInfo(info.name, name, shape)

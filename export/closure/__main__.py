@@ -39,8 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f"export.closure: cannot check: {error}")
         return 2
-    for finding in findings:
-        print(finding)
+    print(*findings, sep="\n", end="\n" if findings else "")
     blocking = sum(finding.blocks for finding in findings)
     print(
         f"{folder}: {'not all of it runs' if blocking else 'runs'} on TensorFlow Serving "

@@ -8,43 +8,81 @@ request. This runs nothing: it looks at every node of the graph and of every fun
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
-from tensorflow.core.framework import node_def_pb2
+from tensorflow.core.framework import attr_value_pb2, node_def_pb2, types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow.python.framework import op_def_registry
 
-from export.closure.findings import Finding, NodeChecks, graph_problems, signature_problems
-from export.closure.graph import Origins
-from export.closure.history import DEFAULT_SERVING_VERSION, registry_of
+from export.closure.graph import Origins, called, compiled_functions, is_set
+from export.closure.history import (
+    DEFAULT_SERVING_VERSION,
+    Registry,
+    newest_release,
+    registry_of,
+)
 from export.model_folder import SAVED_MODEL_FILE, read_saved_model
 
 
+class Problem(NamedTuple):
+    """What is wrong, what to do, and whether it blocks: if not, the model runs with a limit."""
+
+    message: str
+    fix: str
+    blocks: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """A problem and its place."""
+
+    op: str  # empty if it is about a signature or the model as a whole
+    function: str  # that holds the node; empty for the graph itself
+    node: str  # its name (of the first of `count`), or what else it is about
+    origin: str  # how a signature comes to it, and layer, tokenizer and source line if known
+    message: str
+    fix: str
+    blocks: bool = True
+    count: int = 1  # nodes of the same layer to which the same applies
+
+    def __str__(self) -> str:
+        lines = [f"{'' if self.blocks else 'warning: '}{self.op or self.node}: {self.message}"]
+        if self.op:
+            more = f" and {self.count - 1} more like it" if self.count > 1 else ""
+            holder = f"function {self.function}" if self.function else "the graph itself"
+            lines.append(f"where: node {self.node}{more}, in {holder}")
+        if self.origin:
+            lines.append(f"from: {self.origin}")
+        return "\n    ".join([*lines, f"fix: {self.fix}"])
+
+
 def check(folder: Path, serving_version: str = DEFAULT_SERVING_VERSION) -> list[Finding]:
-    """Finds what keeps a release from running a SavedModel.
+    """What keeps a release, "2.19.1" or "2.19", from running a SavedModel, in the graph's order.
 
-    Args:
-        folder: the folder with `saved_model.pb`.
-        serving_version: "2.19.1", or "2.19" for any release of that number.
-
-    Returns:
-        Findings in the order of the graph, none if the release can run all of it.
-
-    Raises:
-        ValueError: no such release is known, or the folder holds no SavedModel for servers.
+    ValueError where no such release is known, or the folder holds no SavedModel for servers.
     """
     registry = registry_of(serving_version)
     meta_graph = _read(Path(folder))
     origins = Origins(meta_graph, Path(folder))
-    problems_of = NodeChecks(registry, origins, meta_graph.meta_info_def)
-    findings = {
-        (place, problem.message): Finding("", "", place, "", *problem)
-        for problems in (graph_problems(meta_graph, registry), signature_problems(meta_graph))
-        for place, problem in problems
-    }
-    for function, node in _nodes(meta_graph):
-        for problem in problems_of(function, node):
+    problems = (*_graph_problems(meta_graph, registry), *_signature_problems(meta_graph))
+    findings = {(place, one.message): Finding("", "", place, "", *one) for place, one in problems}
+    compiled = compiled_functions(origins.functions)
+    stripped = meta_graph.meta_info_def.stripped_default_attrs
+    library = meta_graph.graph_def.library.function
+    nodes = [("", node) for node in meta_graph.graph_def.node]
+    nodes += [(f.signature.name, node) for f in library for node in f.node_def]
+    for function, node in nodes:
+        way = origins.chain(function, node.name)
+        found = [*_compilation(node, compiled), *_placement(function, node)]
+        if node.op not in origins.functions:
+            if _touches_files(node, in_signature=way.startswith("signature ")):
+                found.append(_TOUCHES_FILES)
+            found += _op_problems(node, registry, stripped)
+        for problem in found:
             key = (node.op, function, node.name.rpartition("/")[0], problem.message)
             if key in findings:
                 known = findings[key]
@@ -66,16 +104,268 @@ def _read(folder: Path) -> meta_graph_pb2.MetaGraphDef:
         ) from error
     except DecodeError as error:
         raise ValueError(f"{path}: damaged, it is no SavedModel ({error})") from error
-    for meta_graph in model.meta_graphs:
-        if [*meta_graph.meta_info_def.tags] == ["serve"]:
-            return meta_graph
     tags = [[*meta_graph.meta_info_def.tags] for meta_graph in model.meta_graphs]
-    raise ValueError(f"{path}: no graph is tagged ['serve'], which servers look for, but {tags}")
+    if ["serve"] not in tags:
+        raise ValueError(
+            f"{path}: no graph is tagged ['serve'], which servers look for, but {tags}"
+        )
+    return model.meta_graphs[tags.index(["serve"])]
 
 
-def _nodes(meta_graph: meta_graph_pb2.MetaGraphDef) -> Iterator[tuple[str, node_def_pb2.NodeDef]]:
-    """(function, node) for every node; the function is empty for those of the graph itself."""
-    graph = meta_graph.graph_def
-    yield from (("", node) for node in graph.node)
-    for function in graph.library.function:
-        yield from ((function.signature.name, node) for node in function.node_def)
+# --- Nodes
+
+_XLA = (
+    "XLA is linked but switched off there: the model loads, and every request that comes by fails "
+    'with "XLA compilation disabled"'
+)
+_TRAPS = {  # pattern of the whole name of an op that fails or misleads on every server
+    r"Xla.*": Problem(
+        _XLA,
+        "write the step without it: keras.ops.slice_update becomes XlaDynamicUpdateSlice, "
+        "keras.ops.scatter_update or tf.tensor_scatter_nd_update do the same",
+    ),
+    r"CudnnRNN.*": Problem(
+        "it has a kernel for NVIDIA GPUs alone: on the usual server, of CPUs, every request that "
+        "comes by fails",
+        "export on a machine without a GPU, or build the layer with use_cudnn=False",
+    ),
+    r"(Eager)?PyFunc(Stateless)?": Problem(
+        "it calls a Python function of the process that made it, and the server has no Python",
+        "write the step in TensorFlow operations instead of tf.py_function or tf.numpy_function, "
+        "or do it in the client",
+    ),
+    r"(Anonymous)?Mutable(Dense)?HashTable(OfTensors)?(V2)?": Problem(
+        "a table that is filled while it runs is no part of the graph: a server begins with what "
+        "the checkpoint holds of it, nothing if it was not tracked, and what requests insert is in "
+        "one server alone and gone when that stops",
+        "use tf.lookup.StaticHashTable, whose content is in the graph or in an asset",
+    ),
+}
+_TOUCHES_FILES = Problem(
+    "it reads or writes files, with the rights of the server: a SavedModel is a program",
+    "serve it only if you trust who made it, from an account that may read and write little else; "
+    "or do the step in the client",
+    blocks=False,
+)
+_FILE_OPS = re.compile(
+    r"ReadFile|WriteFile|MatchingFiles|LoadAndRemapMatrix|RecordInput|DumpTensor|DistributedSave"
+    r"|CalibrationStatisticsSaver|CreateSummary(File|Db)Writer|.*Snapshot.*"
+    r"|Debug(Identity|NanCount|NumericSummary)(V\d)?|(Experimental)?DatasetToTFRecord"
+    r"|(WholeFile|TextLine|TFRecord|FixedLengthRecord|LMDB)Reader(V2)?"
+    r"|(Experimental)?(MatchingFiles|TextLine|TFRecord|FixedLengthRecord|LMDB|CSV|Sql|Save|Load"
+    r"|Cache)Dataset(V2)?"
+)
+# Every model is loaded from files by these; in a signature they are suspect.
+_LOADING_OPS = re.compile(
+    r"(Save|Restore)(V2|Slices?)?|DTensorRestoreV2|MergeV2Checkpoints"
+    r"|InitializeTableFromTextFile(V2)?|SimpleMLLoadModelFromPath(WithHandle)?"
+)
+# Not in the TF-Text of older releases: op -> what it comes from, what to use instead.
+_NO_ROUND_ROBIN = "trim with tensorflow_text.WaterfallTrimmer or with plain TensorFlow operations"
+_NEW_TEXT_OPS = {
+    "TFText>RoundRobinTrim": ("RoundRobinTrimmer.trim", _NO_ROUND_ROBIN),
+    "TFText>RoundRobinGenerateMasks": ("RoundRobinTrimmer.generate_mask", _NO_ROUND_ROBIN),
+    "TFText>Utf8Binarize": (
+        "utf8_binarize",
+        "cut the bits with tf.strings.unicode_decode and tf.bitwise",
+    ),
+}
+
+
+def _compilation(node: node_def_pb2.NodeDef, compiled: set[str]) -> Iterator[Problem]:
+    callees = sorted(compiled.intersection(called(node)))
+    if callees or is_set(node, "_XlaMustCompile") or is_set(node, "_XlaCompile"):
+        what = f"it calls {', '.join(callees)}, which" if callees else "it"
+        yield Problem(
+            f"{what} is to be compiled by XLA (jit_compile=True). {_XLA}",
+            "leave out jit_compile=True, in tf.function and in model.compile, of the model that "
+            "is exported",
+        )
+
+
+def _placement(function: str, node: node_def_pb2.NodeDef) -> Iterator[Problem]:
+    kind = next((kind for kind in ("GPU", "TPU") if kind in node.device.upper()), "")
+    fix = f"build what is exported outside of tf.device({node.device!r})"
+    if kind and function:
+        # Functions are placed softly: where there is no such device, a CPU takes its place.
+        message = f"it asks for {node.device}; a server without a {kind} runs it on a CPU"
+        yield Problem(message, fix, blocks=False)
+    elif kind:
+        message = f"it is bound to {node.device}: a server without a {kind} refuses the requests"
+        yield Problem(message, fix)
+
+
+def _touches_files(node: node_def_pb2.NodeDef, in_signature: bool) -> bool:
+    """Whether it touches other files than those that a model is loaded from."""
+    if node.op == "PrintV2":
+        return "output_stream" in node.attr and node.attr["output_stream"].s.startswith(b"file:")
+    loads = in_signature and _LOADING_OPS.fullmatch(node.op)
+    return bool(loads or _FILE_OPS.fullmatch(node.op))
+
+
+def _op_problems(
+    node: node_def_pb2.NodeDef, registry: Registry, stripped: bool
+) -> Iterator[Problem]:
+    """Of a node that calls no function: its op, then its attributes."""
+    op = node.op
+    trap = next((one for name, one in _TRAPS.items() if re.fullmatch(name, op)), None)
+    others = registry.releases_with.get(op, [])
+    if trap is not None:
+        yield trap
+    elif op in registry.ops:
+        if op in registry.without_cpu_kernel:
+            yield Problem(
+                f"TensorFlow {registry.tensorflow} has no kernel of it for CPUs: on a server of "
+                "CPUs every request that comes by fails",
+                "write the step with operations that run on CPUs",
+            )
+        yield from _attribute_problems(node, registry, stripped)
+    elif op in _NEW_TEXT_OPS:
+        source, instead = _NEW_TEXT_OPS[op]
+        yield Problem(
+            f"it comes from tensorflow_text.{source}, and is not in TF-Text "
+            f"{registry.tensorflow_text}, which this release links",
+            f"serve with TensorFlow Serving {others[0]} or newer, or {instead}",
+        )
+    elif others:
+        span = others[0] if len(others) == 1 else f"{others[0]} to {others[-1]}"
+        yield Problem(
+            f"it is not in TensorFlow Serving {registry.release}, only in {span}",
+            f"serve with one of these, or write the step without {op}",
+        )
+    else:
+        yield Problem(
+            "no release of TensorFlow Serving links it: it comes from a library of its own, or "
+            "from a newer TensorFlow",
+            "write the step in TensorFlow or TF-Text operations, or build a model server that "
+            "links the library",
+        )
+
+
+def _attribute_problems(
+    node: node_def_pb2.NodeDef, registry: Registry, stripped: bool
+) -> Iterator[Problem]:
+    release = f"TensorFlow Serving {registry.release}"
+    unknown = registry.unknown_attributes.get(node.op, {})
+    for name in sorted(unknown.keys() & node.attr.keys()):
+        if stripped or not _is_default(node, name):
+            text = ", ".join(sorted(_values(node.attr[name])))
+            text = text or str(node.attr[name]).strip().partition(": ")[2]
+            yield Problem(
+                f"{release} does not know its attribute {name}={text}, a change of "
+                f"{unknown[name]}: it ignores it, and the answers may be others",
+                f"serve with another release, or leave {name} at its default",
+            )
+    for name, values in registry.unknown_values.get(node.op, {}).items():
+        found = _values(node.attr[name]) if name in node.attr else set()
+        for value in sorted(values.keys() & found):
+            yield Problem(
+                f"{release} cannot run it with {name}={value}, a change of {values[value]}",
+                f"serve with another release, or cast to another type than {value} before it",
+            )
+
+
+def _is_default(node: node_def_pb2.NodeDef, name: str) -> bool:
+    """Whether an attribute has the default of the TensorFlow that is installed here."""
+    definition = op_def_registry.get(node.op)
+    attributes = definition.attr if definition is not None else ()
+    return any(one.name == name and one.default_value == node.attr[name] for one in attributes)
+
+
+def _values(value: attr_value_pb2.AttrValue) -> set[str]:
+    kind = value.WhichOneof("value")
+    if kind == "s":
+        return {value.s.decode("utf-8", "replace")}
+    types = {"type": [value.type], "list": value.list.type}.get(kind, [])
+    return {types_pb2.DataType.Name(number) for number in types}
+
+
+# --- The graph as a whole, and its signatures
+
+
+def _graph_problems(
+    meta_graph: meta_graph_pb2.MetaGraphDef, registry: Registry
+) -> Iterator[tuple[str, Problem]]:
+    """(place, problem)."""
+    needed = meta_graph.graph_def.versions.min_consumer
+    if needed > registry.graph_def_version:
+        message = (
+            f"its readers must know version {needed} of graphs; TensorFlow Serving "
+            f"{registry.release} knows those up to {registry.graph_def_version}, and does not "
+            "load it"
+        )
+        fix = "serve with a newer release, or write the model with an older TensorFlow"
+        yield "the graph", Problem(message, fix)
+    writer, newest = meta_graph.meta_info_def.tensorflow_version, newest_release()
+    if _number(writer) > _number(newest):
+        message = (
+            f"TensorFlow {writer} wrote it, and what is known of ops ends with {newest}: "
+            "attributes that are new since then were not checked"
+        )
+        fix = "add the release to op_history.json, see tools/op_history.py"
+        yield "the graph", Problem(message, fix, blocks=False)
+
+
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+
+
+def _signature_problems(
+    meta_graph: meta_graph_pb2.MetaGraphDef,
+) -> Iterator[tuple[str, Problem]]:
+    """(place, problem) for what keeps a signature from being served, in batches or at all."""
+    for name, signature in sorted(meta_graph.signature_def.items()):
+        if name.startswith("__"):  # for TensorFlow, as INIT_OP
+            continue
+        for key, info in sorted(signature.outputs.items()):
+            place, shape = f"output {key!r} of signature {name!r}", info.tensor_shape
+            if shape.unknown_rank:
+                continue
+            if not shape.dim:
+                yield place, _SCALAR_OUTPUT
+            elif shape.dim[0].size >= 0:
+                message = (
+                    f"its first dimension is always {shape.dim[0].size}, not the number of rows "
+                    "asked for: a server that batches refuses it, and so do REST requests of rows"
+                )
+                yield place, Problem(message, _BATCH_FIRST)
+        for key, info in sorted(signature.inputs.items()):
+            shape = info.tensor_shape
+            if not shape.unknown_rank and not shape.dim and info.WhichOneof("encoding") == "name":
+                yield f"input {key!r} of signature {name!r}", _SCALAR_INPUT
+        for key in sorted(signature.defaults):
+            for message in _default_problems(signature, key):
+                yield f"default of input {key!r} of signature {name!r}", Problem(message, _DEFAULT)
+
+
+_SCALAR_OUTPUT = Problem(
+    "it is a scalar: the answers of a batch cannot be told apart, so a server that batches refuses "
+    "it, and so do REST requests of rows",
+    "return one value for each row, [batch], for instance with tf.fill or without the reduction "
+    "over the batch",
+)
+_SCALAR_INPUT = Problem(
+    "it is a scalar: a server that batches refuses every request of this signature, one that does "
+    "not batch answers",
+    "give it the batch as first dimension, [None], as the other inputs",
+    blocks=False,
+)
+_BATCH_FIRST = "make the batch its first dimension, with None in the shapes of the input signature"
+_DEFAULT = "give the tf.function a default value that fits its input_signature"
+
+
+def _default_problems(signature: meta_graph_pb2.SignatureDef, key: str) -> Iterator[str]:
+    if key not in signature.inputs:
+        yield "there is no such input"
+        return
+    info, default = signature.inputs[key], signature.defaults[key]
+    if default.dtype != info.dtype:
+        needed, got = (types_pb2.DataType.Name(number) for number in (info.dtype, default.dtype))
+        yield f"it is {got}, the input {needed}"
+    sizes = [dim.size for dim in default.tensor_shape.dim]
+    declared = [dim.size for dim in info.tensor_shape.dim]
+    fits = len(sizes) == len(declared) and all(
+        need in (-1, size) for need, size in zip(declared, sizes)
+    )
+    if not (fits or info.tensor_shape.unknown_rank):
+        yield f"its shape is {sizes}, the input's {declared}"

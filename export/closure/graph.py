@@ -63,8 +63,13 @@ class Origins:
         self._nodes = {node.name: node for node in graph.node}
         self._to_node: dict[str, str] = {}
         self._to_function: dict[str, tuple[str, ...]] = {}
-        for label, tensors in _roots(meta_graph):
-            self._walk(label, tensors)
+        names = sorted(meta_graph.signature_def, key=lambda name: (name == DEFAULT_SIGNATURE, name))
+        for name in names:
+            outputs = meta_graph.signature_def[name].outputs.values()
+            label = "initialising" if name == INIT_OP else f"signature {name}"
+            self._walk(label, [output.name for output in outputs])
+        self._walk("restoring", [meta_graph.saver_def.restore_op_name])
+        self._walk("saving", [meta_graph.saver_def.save_tensor_name])
         self._info = graph_debug_info_pb2.GraphDebugInfo()
         path = folder / DEBUG_INFO_FILE
         if path.is_file():
@@ -80,8 +85,7 @@ class Origins:
         """
         if not function:
             return self._to_node.get(node, "no signature reaches it, but the server loads it")
-        chain = self._to_function.get(function)
-        return " > ".join(chain) if chain else "no signature reaches it"
+        return " > ".join(self._to_function.get(function, ["no signature reaches it"]))
 
     def of(self, function: str, node: str) -> str:
         """One line: the chain, then layer, tokenizer and source line as far as they are known."""
@@ -89,63 +93,36 @@ class Origins:
         scope = node.rpartition("/")[0]
         if scope:
             parts.append(f"layer scope {scope}")
-        frames = self._frames(function, node)
-        for path, line, name in frames:
-            if "tokenizers" in PurePath(path).parts[:-1]:
-                parts.append(f"tokenizer {_source(path, line, name)}")
-                break
-        own = [frame for frame in frames if not any(part in frame[0] for part in _LIBRARIES)]
-        if own:
-            parts.append(_source(*own[-1]))
-        return "; ".join(dict.fromkeys(parts))
+        tokenizer, own = "", ""
+        for path, line, name in self._frames(f"{node}@{function}"):
+            source = f"{'/'.join(PurePath(path).parts[-3:])}:{line} {name}"
+            if not tokenizer and "tokenizers" in PurePath(path).parts[:-1]:
+                tokenizer = f"tokenizer {source}"
+            if not any(part in path for part in _LIBRARIES):
+                own = source
+        return "; ".join(dict.fromkeys([*parts, *filter(None, (tokenizer, own))]))
 
     def _walk(self, label: str, tensors: list[str]) -> None:
-        """Breadth first, so that chains are short; the first label to come to a place counts."""
-        pending, seen, calls = [node_name(tensor) for tensor in tensors], set(), []
+        """Functions breadth first, so that chains are short; the first label counts."""
+        pending, calls = [node_name(tensor) for tensor in tensors], []
         while pending:
-            name = pending.pop()
-            if name in seen or name not in self._nodes:
-                continue
-            seen.add(name)
-            self._to_node.setdefault(name, label)
-            calls.extend((callee, (label,)) for callee in self._callees(self._nodes[name]))
-            pending.extend(map(node_name, self._nodes[name].input))
-        while calls:
-            following = []
-            for name, chain in calls:
-                if name in self._to_function:
-                    continue
-                self._to_function[name] = (*chain, name)
-                for node in self.functions[name].node_def:
-                    following += [(callee, (*chain, name)) for callee in self._callees(node)]
-            calls = following
+            node = self._nodes.get(pending.pop())
+            if node is not None and node.name not in self._to_node:
+                self._to_node[node.name] = label
+                calls += [((label,), name) for name in called(node)]
+                pending += map(node_name, node.input)
+        for chain, name in calls:  # which grows meanwhile
+            if name in self.functions and name not in self._to_function:
+                self._to_function[name] = way = (*chain, name)
+                nodes = self.functions[name].node_def
+                calls += [(way, callee) for node in nodes for callee in called(node)]
 
-    def _callees(self, node: node_def_pb2.NodeDef) -> list[str]:
-        return [name for name in called(node) if name in self.functions]
-
-    def _frames(self, function: str, node: str) -> list[tuple[str, int, str]]:
+    def _frames(self, key: str) -> Iterator[tuple[str, int, str]]:
         """The Python calls that made a node, outermost first; none if they are not recorded."""
-        key = f"{node}@{function}"
+        frames = []
         if key in self._info.traces:
             frames = self._info.traces[key].file_line_cols
         elif key in self._info.name_to_trace_id:
             trace = self._info.traces_by_id[self._info.name_to_trace_id[key]]
             frames = trace.file_line_cols or [self._info.frames_by_id[i] for i in trace.frame_id]
-        else:
-            frames = []
-        return [(self._info.files[f.file_index], f.line, f.func) for f in frames]
-
-
-def _roots(meta_graph: meta_graph_pb2.MetaGraphDef) -> Iterator[tuple[str, list[str]]]:
-    """(label, tensors) of all that a server runs."""
-    names = sorted(meta_graph.signature_def, key=lambda name: (name == DEFAULT_SIGNATURE, name))
-    for name in names:
-        outputs = meta_graph.signature_def[name].outputs.values()
-        label = "initialising" if name == INIT_OP else f"signature {name}"
-        yield label, [output.name for output in outputs]
-    yield "restoring", [meta_graph.saver_def.restore_op_name]
-    yield "saving", [meta_graph.saver_def.save_tensor_name]
-
-
-def _source(path: str, line: int, name: str) -> str:
-    return f"{'/'.join(PurePath(path).parts[-3:])}:{line} {name}"
+        return ((self._info.files[f.file_index], f.line, f.func) for f in frames)

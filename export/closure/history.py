@@ -20,7 +20,7 @@ SERVING_VERSIONS = (
 DEFAULT_SERVING_VERSION = "2.19.1"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Registry:
     """What one release links."""
 
@@ -28,25 +28,24 @@ class Registry:
     tensorflow: str  # the versions whose ops it has
     tensorflow_text: str
     graph_def_version: int  # the newest form of graphs that it reads
-    ops: frozenset[str]
-    without_cpu_kernel: frozenset[str]
+    ops: set[str] = dataclasses.field(default_factory=set)
+    without_cpu_kernel: set[str] = dataclasses.field(default_factory=set)
     # op -> attribute (-> value) -> the release that brought it, or took it away.
-    unknown_attributes: dict[str, dict[str, str]]
-    unknown_values: dict[str, dict[str, dict[str, str]]]
-    releases_with: dict[str, list[str]]  # for all ops of any release
+    unknown_attributes: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
+    unknown_values: dict[str, dict[str, dict[str, str]]] = dataclasses.field(default_factory=dict)
+    releases_with: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # for all ops
 
 
 def registry_of(serving_version: str) -> Registry:
     """The registry of a release, "2.19.1" or "2.19"; ValueError for one that is not known."""
     releases = {version: version.rpartition(".")[0] for version in SERVING_VERSIONS}
-    if serving_version in releases:
-        return _registry(releases[serving_version])
-    if serving_version in releases.values():
-        return _registry(serving_version)
-    raise ValueError(
-        f"serving_version must be one of {', '.join(SERVING_VERSIONS)}, or the first two "
-        f"numbers of one. Received: {serving_version!r}"
-    )
+    release = releases.get(serving_version, serving_version)
+    if release not in releases.values():
+        raise ValueError(
+            f"serving_version must be one of {', '.join(SERVING_VERSIONS)}, or the first two "
+            f"numbers of one. Received: {serving_version!r}"
+        )
+    return _registry(release)
 
 
 def newest_release() -> str:
@@ -61,37 +60,28 @@ def _history() -> dict[str, dict]:
 
 @functools.cache
 def _registry(release: str) -> Registry:
-    history = _history()
-    ops, without_cpu, with_ops = set(), set(), {}
-    attributes, values, releases_with = {}, {}, {}
+    known = ("tensorflow", "tensorflow_text", "graph_def_version")
+    found = Registry(release, *(_history()[release][name] for name in known))
+    ops: set[str] = set()
     later = False
-    for number, record in history.items():
-        with_ops = ({*with_ops} | {*record["added"]}) - {*record["removed"]}
-        for name in with_ops:
-            releases_with.setdefault(name, []).append(number)
+    for number, record in _history().items():
+        ops = (ops | {*record["added"]}) - {*record["removed"]}
+        for name in ops:
+            found.releases_with.setdefault(name, []).append(number)
         # What came later is unknown to the release, and so is what was gone before.
         change = "added" if later else "removed"
         for name, changed in record[f"attributes_{change}"].items():
             for attr in changed:
-                attributes.setdefault(name, {}).setdefault(attr, number)
+                found.unknown_attributes.setdefault(name, {}).setdefault(attr, number)
         for name, changed in record[f"values_{change}"].items():
-            for attr, new in changed.items():
-                known = values.setdefault(name, {}).setdefault(attr, {})
-                known.update((value, number) for value in new if value not in known)
+            for attr, values in changed.items():
+                for value in values:
+                    of_attr = found.unknown_values.setdefault(name, {}).setdefault(attr, {})
+                    of_attr.setdefault(value, number)
         if not later:
-            ops = {*with_ops}
-            without_cpu = (without_cpu | {*record["without_cpu_kernel"]}) & ops
-            without_cpu -= {*record["with_cpu_kernel"]}
+            found.ops = ops
+            found.without_cpu_kernel |= {*record["without_cpu_kernel"]}
+            found.without_cpu_kernel &= ops
+            found.without_cpu_kernel -= {*record["with_cpu_kernel"]}
         later = later or number == release
-    record = history[release]
-    return Registry(
-        release,
-        record["tensorflow"],
-        record["tensorflow_text"],
-        record["graph_def_version"],
-        frozenset(ops),
-        frozenset(without_cpu),
-        attributes,
-        values,
-        releases_with,
-    )
+    return found

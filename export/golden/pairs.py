@@ -14,9 +14,6 @@ from pathlib import Path
 import ml_dtypes  # noqa: F401  gives numpy the name bfloat16
 import numpy as np
 
-# Floats pass if |answer - golden| <= ATOL + RTOL * |golden|: other machines sum in another order.
-RTOL = 1e-4
-ATOL = 1e-5
 _TOLERANCE_FIELDS = ("atol", "changes")
 
 
@@ -27,7 +24,7 @@ class GoldenPair:
     signature: str
     inputs: dict[str, np.ndarray]
     outputs: dict[str, np.ndarray]
-    # Output name -> how much further off than `ATOL` its floats may be, and how many of its strings
+    # Output name -> how much further off than usual its floats may be, and how many of its strings
     # or integers may be others.
     atol: dict[str, float] = dataclasses.field(default_factory=dict)
     changes: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -77,84 +74,15 @@ def read_golden_pairs(path: Path) -> list[GoldenPair]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             record = json.loads(line)
-            pairs.append(
-                GoldenPair(
-                    record["signature"],
-                    {name: _from_json(value) for name, value in record["inputs"].items()},
-                    {name: _from_json(value) for name, value in record["outputs"].items()},
-                    **{name: record[name] for name in _TOLERANCE_FIELDS if name in record},
-                )
+            inputs, outputs = (
+                {name: _from_json(value) for name, value in record[key].items()}
+                for key in ("inputs", "outputs")
             )
+            tolerances = {name: record[name] for name in _TOLERANCE_FIELDS if name in record}
+            pairs.append(GoldenPair(record["signature"], inputs, outputs, **tolerances))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}:{number}: not a golden pair ({error!r})") from error
     return pairs
-
-
-def differences(
-    pair: GoldenPair, answer: dict[str, np.ndarray], cut_padding: bool = False
-) -> list[str]:
-    """What in `answer` departs from the pair: one readable line each, none if they agree.
-
-    With `cut_padding` one may be narrower than the other where that one has padding alone, "", 0
-    or -1: a row is as wide as the widest of the batch that it was in.
-    """
-    lines = []
-    for name in sorted(set(pair.outputs) | set(answer)):
-        if name not in answer or name not in pair.outputs:
-            side = "missing" if name not in answer else "not expected"
-            lines.append(f"{pair.signature}.{name}: output {side}")
-            continue
-        golden, got = pair.outputs[name], np.asarray(answer[name])
-        if cut_padding and golden.ndim > 1 and got.ndim > 1:
-            golden = _without_padding(golden, got.shape[1])
-            got = _without_padding(got, golden.shape[1])
-        if golden.shape != got.shape:
-            lines.append(f"{pair.signature}.{name}: shape {got.shape}, golden {golden.shape}")
-            continue
-        if golden.dtype.kind == "f":
-            atol = max(ATOL, pair.atol.get(name, 0))
-            wrong = ~np.isclose(got, golden, rtol=RTOL, atol=atol, equal_nan=True)
-        else:
-            wrong = got != golden
-            if np.count_nonzero(wrong) <= pair.changes.get(name, 0):
-                continue
-        for index in np.argwhere(wrong):
-            place = tuple(int(i) for i in index)
-            lines.append(
-                f"{pair.signature}.{name}{list(place)}: got {got[place]!r}, "
-                f"golden {golden[place]!r}, for {_texts(pair, place[0])}"
-            )
-    return lines
-
-
-def deviation(pair: GoldenPair, answer: dict[str, np.ndarray]) -> float:
-    """The largest |answer - golden| of a float, over what is tolerated there; 1 is the limit.
-
-    For an answer without `differences`; padding that only one of them has is left out.
-    """
-    worst = 0.0
-    for name, golden in pair.outputs.items():
-        if golden.dtype.kind == "f" and golden.size:
-            width = tuple(map(min, golden.shape, np.shape(answer[name])))
-            part = tuple(slice(size) for size in width)
-            golden, got = golden[part], np.asarray(answer[name])[part]
-            atol = max(ATOL, pair.atol.get(name, 0))
-            off = np.abs(got - golden) / (atol + RTOL * np.abs(golden))
-            worst = max(worst, float(np.max(off, initial=0.0, where=np.isfinite(off))))
-    return worst
-
-
-def _without_padding(array: np.ndarray, width: int) -> np.ndarray:
-    """`array` (B, W, ...) cut to (B, width, ...), unless that cuts more than padding."""
-    beyond = array[:, width:]
-    padding = beyond == b"" if array.dtype == object else (beyond == 0) | (beyond == -1)
-    return array[:, :width] if padding.all() else array
-
-
-def _texts(pair: GoldenPair, row: int) -> str:
-    """The row's texts, for a message."""
-    texts = {name: value[row] for name, value in pair.inputs.items() if value.dtype == object}
-    return ", ".join(f"{name} {value!r:.60}" for name, value in texts.items())
 
 
 def _to_json(array: np.ndarray) -> dict:

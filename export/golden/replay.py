@@ -7,7 +7,7 @@ import dataclasses
 import re
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,26 +15,25 @@ import tensorflow as tf
 
 from export import CLASSIFY_METHOD, REGRESS_METHOD
 from export.client import Client
-from export.golden.pairs import GoldenPair, deviation, differences, read_golden_pairs
+from export.golden.compare import differences
+from export.golden.examples import Send
+from export.golden.pairs import GoldenPair, read_golden_pairs
 from export.model_folder import GOLDEN_FILE
 from export.server.run.batching import BatchingParameters
 from export.server.run.servable import Servable
-
-# (signature, inputs) -> outputs
-Send = Callable[[str, dict[str, np.ndarray]], dict[str, np.ndarray]]
 
 # What a server that batches, TensorFlow Serving or ours, says to a request that fits no batch.
 _TOO_MANY_ROWS = re.compile(r"larger than maximum input batch size (\d+)")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Replay:
     """What one way of sending brought."""
 
     name: str  # "cold", "rows alone", "warm", "8 clients"
-    problems: list[str]  # a readable line for each value that departs from its golden one
-    milliseconds: list[float]  # of each request, in the order of sending
-    deviation: float  # the largest |answer - golden| of a float, over what is tolerated
+    problems: list[str] = dataclasses.field(default_factory=list)  # a line for each wrong value
+    milliseconds: list[float] = dataclasses.field(default_factory=list)  # in the order of sending
+    deviation: float = 0.0  # the largest |answer - golden| of a float, over what is tolerated
     most_rows: int = 0  # requests of more rows were refused, and sent in parts of so many
 
 
@@ -71,18 +70,16 @@ def replay_remotely(
 
     Signatures of tf.Examples are sent as Classify and Regress, as their clients do.
     """
-    pairs = read_golden_pairs(version_folder / GOLDEN_FILE)
     known = client.signatures(model)
+    calls = {CLASSIFY_METHOD: client.classify, REGRESS_METHOD: client.regress}
 
     def send(signature, inputs):
-        method = known[signature].method_name if signature in known else ""
-        if method == CLASSIFY_METHOD:
-            return client.classify(model, inputs["inputs"], signature).outputs
-        if method == REGRESS_METHOD:
-            return client.regress(model, inputs["inputs"], signature).outputs
+        call = calls.get(known[signature].method_name) if signature in known else None
+        if call:
+            return call(model, inputs["inputs"], signature).outputs
         return client.predict(model, inputs, signature).outputs
 
-    return replay(pairs, send, clients)
+    return replay(read_golden_pairs(version_folder / GOLDEN_FILE), send, clients)
 
 
 def replay(pairs: Sequence[GoldenPair], send: Send, clients: int = 0) -> list[Replay]:
@@ -97,14 +94,13 @@ def replay(pairs: Sequence[GoldenPair], send: Send, clients: int = 0) -> list[Re
         _whole("cold", pairs, send),
         _collect("rows alone", (_timed(row, send, alone=True) for row in rows)),
     ]
-    if not clients:
-        return replays
-    replays.append(_whole("warm", pairs, send))
-    # Neighbours of different requests, in an order that is the same each time.
-    order = np.random.default_rng(0).permutation(len(rows))
-    with concurrent.futures.ThreadPoolExecutor(clients) as pool:
-        answers = pool.map(lambda index: _timed(rows[index], send, alone=True), order)
-        replays.append(_collect(f"{clients} clients", answers))
+    if clients:
+        replays.append(_whole("warm", pairs, send))
+        # Neighbours of different requests, in an order that is the same each time.
+        order = np.random.default_rng(0).permutation(len(rows))
+        with concurrent.futures.ThreadPoolExecutor(clients) as pool:
+            answers = pool.map(lambda index: _timed(rows[index], send, alone=True), order)
+            replays.append(_collect(f"{clients} clients", answers))
     return replays
 
 
@@ -145,16 +141,17 @@ def _whole(name: str, pairs: Sequence[GoldenPair], send: Send) -> Replay:
 
 
 def _timed(pair: GoldenPair, send: Send, alone: bool) -> tuple[list[str], float, float]:
-    """(differences, milliseconds, deviation) of one request."""
+    """(differences, deviation, milliseconds) of one request."""
     started = time.perf_counter()
     answer = send(pair.signature, pair.inputs)
     milliseconds = 1e3 * (time.perf_counter() - started)
-    problems = differences(pair, answer, cut_padding=alone)
-    return problems, milliseconds, 0.0 if problems else deviation(pair, answer)
+    return *differences(pair, answer, cut_padding=alone), milliseconds
 
 
 def _collect(name: str, answers: Iterable[tuple[list[str], float, float]]) -> Replay:
-    answers = list(answers)
-    problems = [line for lines, _, _ in answers for line in lines]
-    worst = max((deviation for _, _, deviation in answers), default=0.0)
-    return Replay(name, problems, [milliseconds for _, milliseconds, _ in answers], worst)
+    found = Replay(name)
+    for lines, deviation, milliseconds in answers:
+        found.problems += lines
+        found.deviation = max(found.deviation, deviation)
+        found.milliseconds.append(milliseconds)
+    return found

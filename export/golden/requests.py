@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from export.golden.pairs import GoldenPair, strings
-from export.signatures import input_names
+from export.signatures import functions_of, input_names
 from zoo.bundle import Bundle
 from zoo.generation.options import OPTIONS
 
@@ -21,16 +21,9 @@ def make_golden_pairs(bundle: Bundle) -> list[GoldenPair]:
 def _lm_pairs(bundle: Bundle) -> list[GoldenPair]:
     """Short, empty, longer than the context, several scripts, bytes that are no UTF-8; alone and in
     one batch with mixed options; greedy and sampled with a seed."""
-    context = bundle.model.context_length
-    batch = strings(
-        [
-            b"The ",
-            b"",
-            b"To be, or not to be\n" * (1 + context // 10),
-            "\u6625\u7720\u4e0d\u89c9\u6653".encode(),
-            b"\xff\x00 not UTF-8",
-        ]
-    )
+    long = b"To be, or not to be\n" * (1 + bundle.model.context_length // 10)
+    chinese = "\u6625\u7720\u4e0d\u89c9\u6653".encode()
+    batch = strings([b"The ", b"", long, chinese, b"\xff\x00 not UTF-8"])
     several = {
         "max_new_tokens": [24, 8, 16, 0, 8],
         "temperature": [0.0, 0.8, 1.0, 0.0, 1.2],
@@ -55,37 +48,30 @@ def _lm_pairs(bundle: Bundle) -> list[GoldenPair]:
 
 
 def _text_pairs(bundle: Bundle) -> list[GoldenPair]:
-    """The understanding tasks: each signature with one row, and with a batch of mixed lengths.
+    """Each signature of an understanding task with one row, and with a batch of mixed lengths.
 
     Signatures of tf.Examples get the same texts, and their answers from `predict`.
     """
-    text_model = bundle.text_model
-    pairs = []
-    for signature, function in text_model.functions.items():
-        names = input_names(function)
-        prompts = _prompts(bundle)
+    prompts, pairs = _prompts(bundle), []
+    for signature, function in functions_of(bundle).items():
         # Several inputs meet in other combinations: each list begins elsewhere.
         batch = {
             name: strings(prompts[3 * place :] + prompts[: 3 * place])
-            for place, name in enumerate(names)
+            for place, name in enumerate(input_names(function))
         }
         for rows in (1, len(prompts)):
             inputs = {name: values[:rows] for name, values in batch.items()}
             outputs = _arrays(function(*map(tf.constant, inputs.values())))
             pairs.append(GoldenPair(signature, inputs, outputs))
-            if signature == "predict":
-                pairs += _example_pairs(bundle, inputs, outputs)
-    return pairs
-
-
-def _example_pairs(bundle: Bundle, inputs: Arrays, predicted: Arrays) -> list[GoldenPair]:
-    examples = {"inputs": strings(to_examples(inputs))}
-    if "classes" not in predicted:
-        return [GoldenPair("regress", examples, predicted)]
-    outputs = {name: predicted[name] for name in ("classes", "scores")}
-    pairs = [GoldenPair("classify", examples, outputs)]
-    if len(bundle.config.labels) == 2:
-        pairs.append(GoldenPair("regress", examples, {"outputs": predicted["scores"][:, 1]}))
+            examples = {"inputs": strings(to_examples(inputs))}
+            if signature == "predict" and "outputs" in outputs:
+                pairs.append(GoldenPair("regress", examples, outputs))
+            elif signature == "predict":
+                answers = {name: outputs[name] for name in ("classes", "scores")}
+                pairs.append(GoldenPair("classify", examples, answers))
+                if len(bundle.config.labels) == 2:
+                    second = {"outputs": outputs["scores"][:, 1]}
+                    pairs.append(GoldenPair("regress", examples, second))
     return pairs
 
 
@@ -102,34 +88,30 @@ def to_examples(inputs: Arrays) -> list[bytes]:
 
 
 def _prompts(bundle: Bundle) -> list[bytes]:
-    context = bundle.model.context_length
     prompts = [
         b"Ada Lovelace wrote the first program in London.",
         b"",
         b" \t\n ",
-        b"A long text that goes on and on, much like this one. " * (1 + context // 6),
+        b"A long text that goes on and on, much like this one. "
+        * (1 + bundle.model.context_length // 6),
         "\u00c9lodie's na\u00efve cafe\u0301 in Z\u00fcrich".encode(),
         "\U0001f469\u200d\U0001f680 flies to \U0001f1ef\U0001f1f5!".encode(),
         "\u6625\u7720\u4e0d\u89c9\u6653\uff0cLi Bai \u8bf4\u3002".encode(),
         b"\xff\xfe not \xc3 UTF-8 \x00.",
         b"<p>AT&amp;T &lt;b&gt; http://example.org/?a=b</p>",
     ]
-    if bundle.config.task == "mlm":
-        # Without a mask, with one, with two, and with one far behind the first window.
-        mask = _mask(bundle)
-        prompts = [
-            mask + b" wrote the first " + mask + b".",
-            *prompts[1:3],
-            prompts[3] + mask,
-            *(prompt + b" " + mask for prompt in prompts[4:]),
-        ]
-    return prompts
-
-
-def _mask(bundle: Bundle) -> bytes:
+    if bundle.config.task != "mlm":
+        return prompts
+    # Without a mask, with one, with two, and with one far behind the first window.
     tokenizer = bundle.tokenizer
     (name,) = (n for n, i in tokenizer.special_tokens.items() if i == tokenizer.mask_id)
-    return name.encode()
+    mask = name.encode()
+    return [
+        mask + b" wrote the first " + mask + b".",
+        *prompts[1:3],
+        prompts[3] + mask,
+        *(prompt + b" " + mask for prompt in prompts[4:]),
+    ]
 
 
 def _arrays(outputs: dict[str, tf.Tensor]) -> Arrays:

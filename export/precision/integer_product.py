@@ -5,17 +5,15 @@ Each row of inputs is written in three digits, 21 bits of its largest value in a
     x = step * (first + second / 126 + third / 126^2),   whole numbers from -63 to 63
 
 and the digits are rows of one product of integers, which reads the weights once. The sums are
-exact. With two digits sampled texts came out otherwise in a batch than alone. 7 bits and not 8,
-because CPUs without VNNI add two products in 16 bits, and 2 x 126 x 127 still fits.
-
-The op is the one that TensorFlow's own graph rewriting puts in place of quantized products, part of
-TensorFlow and TensorFlow Serving on x86 from 2.17 on.
+exact: with two digits sampled texts came out otherwise in a batch than alone. 7 bits and not 8,
+because CPUs without VNNI add two products in 16 bits, and 2 x 126 x 127 still fits. TensorFlow's
+own graph rewriting makes this op; TensorFlow and its Serving have it on x86 from 2.17 on.
 """
 
 from __future__ import annotations
 
 import tensorflow as tf
-from tensorflow.core.framework import attr_value_pb2, types_pb2
+from tensorflow.core.framework.attr_value_pb2 import AttrValue
 
 OP = "_QuantizedMatMul"
 
@@ -65,42 +63,27 @@ def _multiply(
     if tf.executing_eagerly():
         multiply = tf.function(_multiply, autograph=False)
         return multiply(digits, weights, offsets, outputs_first)
-    unsigned, signed, real, whole = (
-        types_pb2.DT_QUINT8,
-        types_pb2.DT_QINT8,
-        types_pb2.DT_FLOAT,
-        types_pb2.DT_QINT32,
-    )
     # Ranges in which a step is 1: what comes out are the sums themselves.
     ranges = [tf.constant(value, tf.float32) for value in (0, 255, -127, 127)]
     inputs = [tf.bitcast(digits, tf.quint8), tf.bitcast(weights, tf.qint8), offsets, *ranges]
+    outputs = [tf.qint32, tf.float32, tf.float32]
+    types = {"T1": tf.quint8, "T2": tf.qint8, "Tbias": tf.float32, "U": tf.float32}
+    types["Tout"] = tf.qint32
+    lists = {"Tdevice_inputs": [one.dtype for one in inputs], "Tdevice_outputs": outputs}
+    lists |= {"Thost_inputs": [], "Thost_outputs": []}
+    flags = {"transpose_b": outputs_first, "is_weight_const": True, "is_bias_const": True}
+    attrs = {
+        **{name: AttrValue(type=one.as_datatype_enum) for name, one in types.items()},
+        **{name: AttrValue(b=flag) for name, flag in flags.items()},
+        "fused_ops": AttrValue(list=AttrValue.ListValue(s=[b"BiasAdd"])),
+    }
+    for name, several in lists.items():
+        kinds = [one.as_datatype_enum for one in several]
+        attrs[name] = AttrValue(list=AttrValue.ListValue(type=kinds))
+    # The op's own name would be none for a node.
     operation = tf.compat.v1.get_default_graph().create_op(
-        OP,
-        inputs=inputs,
-        dtypes=[tf.qint32, tf.float32, tf.float32],
-        name="integer_product",  # the op's own name would be none for a node
-        attrs={
-            "Tdevice_inputs": _types([unsigned, signed, *[real] * 5]),
-            "Thost_inputs": _types([]),
-            "Tdevice_outputs": _types([whole, real, real]),
-            "Thost_outputs": _types([]),
-            "T1": attr_value_pb2.AttrValue(type=unsigned),
-            "T2": attr_value_pb2.AttrValue(type=signed),
-            "Tbias": attr_value_pb2.AttrValue(type=real),
-            "U": attr_value_pb2.AttrValue(type=real),
-            "Tout": attr_value_pb2.AttrValue(type=whole),
-            "transpose_b": attr_value_pb2.AttrValue(b=outputs_first),
-            "is_weight_const": attr_value_pb2.AttrValue(b=True),
-            "is_bias_const": attr_value_pb2.AttrValue(b=True),
-            "fused_ops": attr_value_pb2.AttrValue(
-                list=attr_value_pb2.AttrValue.ListValue(s=[b"BiasAdd"])
-            ),
-        },
+        OP, inputs=inputs, dtypes=outputs, name="integer_product", attrs=attrs
     )
     sums = tf.bitcast(operation.outputs[0], tf.int32)
     sums.set_shape([digits.shape[0], weights.shape[0 if outputs_first else 1]])
     return sums
-
-
-def _types(kinds: list[int]) -> attr_value_pb2.AttrValue:
-    return attr_value_pb2.AttrValue(list=attr_value_pb2.AttrValue.ListValue(type=kinds))

@@ -7,7 +7,7 @@ some; whatever asks a bundle (golden pairs, signatures, Python) asks it in the s
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
@@ -40,22 +40,10 @@ def reduce_bundle(
 ) -> Bundle:
     """The same bundle around a copy of its model that holds its large weights in `precision`.
 
-    Matrices of at least `SMALLEST` values that dense layers and LSTM cells multiply by, and tables
-    of embeddings of that size, become bfloat16, or int8 with a float32 scale for each output
-    channel (of a table: for each entry). Biases, norms and small matrices stay float32, and the
-    model computes in float32 as before, with one exception: with "bfloat16" the dense layers of
-    an encoder's backbone multiply bfloat16 numbers. (A language model of "int8" writes tokens with
-    products of integers, which are as exact: `export.precision.integer_product`.)
-
-    Args:
-        bundle: of any task; its model stays as it is.
-        precision: one of `PRECISIONS`.
-        serving_version: the release that is to run it. Those before 2.17 have no products of
-            integers: there int8 weights are widened to float32, which is slower.
-
-    Raises:
-        ValueError: unknown precision; LoRA factors that are not merged; a model that Keras has
-            quantized already.
+    Large matrices of dense layers and LSTM cells and large tables of embeddings become bfloat16, or
+    int8 with a float32 scale for each output. All is computed in float32 as before, but with
+    "bfloat16" the dense layers of an encoder's backbone, and with "int8" a language model's writing
+    of tokens, where the release has products of integers (from 2.17 on): as exact, and faster.
     """
     if precision not in PRECISIONS:
         raise ValueError(
@@ -63,15 +51,19 @@ def reduce_bundle(
         )
     if precision == "float32":
         return bundle
-    model = _copy(bundle.model)
+    for layer in bundle.model._flatten_layers(include_self=False):
+        if getattr(layer, "lora_enabled", False):
+            raise ValueError("LoRA factors lie beside the weights: merge_lora(model) first")
+        if getattr(layer, "quantization_mode", None) is not None:
+            raise ValueError(f"{layer.path} is quantized already: export the model it came from")
+    model = type(bundle.model).from_config(bundle.model.get_config())
+    model.set_weights(bundle.model.get_weights())
     kind = Int8Weight if precision == "int8" else Bfloat16Weight
     # In a language model, a text is a chain of choices: with products of bfloat16 a quarter of
     # sampled texts came out otherwise in a batch than alone.
-    backbone_dense = (
-        Bfloat16Product if kind is Bfloat16Weight and not model.backbone.is_causal else kind
-    )
-    _reduce_layers(model.backbone, backbone_dense, kind)
-    _reduce_layers(model, kind, kind)
+    dense = Bfloat16Product if may_depend_on_batch(bundle, precision) else kind
+    _replace(model.backbone, model.backbone, lambda layer: _reduced(layer, dense, kind))
+    _replace(model, model, lambda layer: _reduced(layer, kind, kind))
     has_integers = INTEGER_PRODUCT in registry_of(serving_version).ops
     if precision == "int8" and has_integers and bundle.config.task == "lm":
         model = StepLM(model.backbone)
@@ -79,10 +71,9 @@ def reduce_bundle(
 
 
 def may_depend_on_batch(bundle: Bundle, precision: str) -> bool:
-    """Whether answers of the reduced model are equal only up to rounding from batch to batch.
+    """Whether answers differ from batch to batch by as much as bfloat16 is rounded.
 
-    A sum of float32 products differs in its last bits with the size of the batch. Rounded to
-    bfloat16, it now and then differs by as much as bfloat16 does.
+    Sums of float32 products differ in their last bits: seldom, but then it shows once rounded.
     """
     return precision == "bfloat16" and not bundle.model.backbone.is_causal
 
@@ -94,7 +85,7 @@ class StepLM(CausalLM):
         super().__init__(backbone)
         self._tracker.unlock()
         self.step_backbone = type(backbone).from_config(backbone.get_config())
-        _share_layers(backbone, self.step_backbone)
+        _replace(self.step_backbone, backbone, _for_one_token)
         self._tracker.lock()
 
     def decode_token(self, token_ids, cache, position, write=ops.scatter_update):
@@ -156,9 +147,8 @@ class ReducedLSTM(ReducedLayer):
         self.kernel, self.recurrent, self.bias = kernel, recurrent, bias
 
     def for_one_token(self):
-        return ReducedLSTM(
-            self, self.kernel.for_one_token(), self.recurrent.for_one_token(), self.bias
-        )
+        weights = self.kernel.for_one_token(), self.recurrent.for_one_token()
+        return ReducedLSTM(self, *weights, self.bias)
 
     def call(self, inputs, state=None, padding_mask=None, rows=None, training=None):
         if state is None:
@@ -177,28 +167,10 @@ class ReducedLSTM(ReducedLayer):
         return ops.sigmoid(o) * ops.tanh(c), c
 
 
-def _copy(model: keras.Model) -> keras.Model:
-    for layer in model._flatten_layers(include_self=False):
-        if getattr(layer, "lora_enabled", False):
-            raise ValueError("LoRA factors lie beside the weights: merge_lora(model) first")
-        if getattr(layer, "quantization_mode", None) is not None:
-            raise ValueError(f"{layer.path} is quantized already: export the model it came from")
-    copy = type(model).from_config(model.get_config())
-    copy.set_weights(model.get_weights())
-    return copy
-
-
-def _reduce_layers(holder: Layer, dense: Kind, kind: Kind) -> None:
-    """Puts a reduced layer in the place of each below `holder` that has a large weight."""
-    for name, index, layer in list(_layers_of(holder)):
-        reduced = _reduced(layer, dense, kind)
-        if reduced is not None:
-            _put(holder, name, index, reduced)
-        elif not isinstance(layer, ReducedLayer | ReducedWeight):
-            _reduce_layers(layer, dense, kind)
-
-
-def _reduced(layer: Layer, dense: Kind, kind: Kind) -> ReducedLayer | None:
+def _reduced(layer: Layer, dense: Kind, kind: Kind) -> Layer | None:
+    """What takes the place of a layer; None where its own layers are to be looked at."""
+    if isinstance(layer, ReducedLayer | ReducedWeight):
+        return layer
     if isinstance(layer, keras.layers.Dense) and _is_large(layer._kernel):
         return ReducedDense(layer, dense("kernel", _value(layer._kernel)))
     if isinstance(layer, keras.layers.Embedding) and _is_large(layer._embeddings):
@@ -211,12 +183,21 @@ def _reduced(layer: Layer, dense: Kind, kind: Kind) -> ReducedLayer | None:
     if isinstance(layer, LSTM):
         weights = layer.cell.kernel, layer.cell.recurrent_kernel
         if any(map(_is_large, weights)):
-            kernel, recurrent = (
+            reduced = (
                 kind(one.name, _value(one)) if _is_large(one) else Float32Weight(one)
                 for one in weights
             )
-            return ReducedLSTM(layer, kernel, recurrent, layer.cell.bias)
+            return ReducedLSTM(layer, *reduced, layer.cell.bias)
     return None
+
+
+def _for_one_token(layer: Layer) -> Layer | None:
+    """As `_reduced`, for a model that reads single tokens: layers with reduced ones in a new form,
+    others shared."""
+    if isinstance(layer, ReducedLayer):
+        return layer.for_one_token()
+    is_reduced = any(isinstance(part, ReducedLayer) for part in layer._flatten_layers())
+    return None if is_reduced else layer
 
 
 def _is_large(variable: keras.Variable) -> bool:
@@ -226,43 +207,31 @@ def _is_large(variable: keras.Variable) -> bool:
 _value = ops.convert_to_numpy
 
 
-def _share_layers(backbone: Layer, step: Layer) -> None:
-    """Gives `step`, of the same config and without weights, the layers of `backbone`.
-
-    Reduced ones in their form for one token at a time.
-    """
-    for name, index, layer in _layers_of(backbone):
-        if isinstance(layer, ReducedLayer):
-            _put(step, name, index, layer.for_one_token())
-        elif any(isinstance(part, ReducedLayer) for part in layer._flatten_layers()):
-            own = getattr(step, name)
-            _share_layers(layer, own if index is None else own[index])
-        else:
-            _put(step, name, index, layer)
+def _replace(holder: Layer, source: Layer, form: Callable[[Layer], Layer | None]) -> None:
+    """Puts `form` of each layer of `source` into `holder`, of the same config, which may be it."""
+    for name, index, layer in list(_layers_of(source)):
+        held = getattr(holder, name)
+        own = held if index is None else held[index]
+        new = form(layer)
+        if new is None:
+            _replace(own, layer, form)
+        elif new is not own:
+            # Also in a holder that is built, which Keras has locked.
+            was_locked = holder._tracker.locked
+            holder._tracker.unlock()
+            if index is None:
+                setattr(holder, name, new)
+            else:
+                held[index] = holder._tracker.track(new)
+            holder._tracker.untrack(own)
+            holder._tracker.locked = was_locked
 
 
 def _layers_of(holder: Layer) -> Iterator[tuple[str, int | None, Layer]]:
     """The layers in public attributes: name, place in a list there if it is one, layer."""
     for name, value in vars(holder).items():
-        if name.startswith("_"):
-            continue
-        if isinstance(value, Layer):
-            yield name, None, value
-        elif isinstance(value, list):
-            for index, one in enumerate(value):
+        if not name.startswith("_"):
+            several = enumerate(value) if isinstance(value, list) else [(None, value)]
+            for index, one in several:
                 if isinstance(one, Layer):
                     yield name, index, one
-
-
-def _put(holder: Layer, name: str, index: int | None, layer: Layer) -> None:
-    """Replaces a layer where it is held, also in a holder that is built, which Keras has locked."""
-    was_locked = holder._tracker.locked
-    holder._tracker.unlock()
-    held = getattr(holder, name)
-    if index is None:
-        setattr(holder, name, layer)
-        holder._tracker.untrack(held)
-    else:
-        old, held[index] = held[index], holder._tracker.track(layer)
-        holder._tracker.untrack(old)
-    holder._tracker.locked = was_locked

@@ -9,24 +9,16 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from export.closure.history import DEFAULT_SERVING_VERSION
-from export.golden.compare import (
-    Deviation,
-    Examples,
-    Send,
-    deviations,
-    evaluate,
-    loosened,
-    read_examples,
-)
+from export.golden.compare import Deviation, deviations, loosened
+from export.golden.examples import Examples, Send, evaluate
 from export.golden.pairs import GoldenPair
 from export.golden.replay import ask_servable
 from export.golden.requests import make_golden_pairs
 from export.model_folder import PRECISION_REPORT_FILE
-from export.precision.reduce import may_depend_on_batch, reduce_bundle
+from export.precision.reduce import may_depend_on_batch
 from export.server.run.servable import Servable
 from zoo.bundle import Bundle
 from zoo.output import table
@@ -53,96 +45,13 @@ Medians of requests through a session, taking turns. {machine}
 """
 
 
-@dataclasses.dataclass(frozen=True)
-class PrecisionReport:
-    """The figures; two-element tuples hold those of float32 first."""
+def compare_answers(
+    bundle: Bundle, reduced: Bundle, precision: str, accept_deviation: bool
+) -> tuple[list[GoldenPair], list[Deviation]]:
+    """The golden pairs of a reduced bundle, and how far they are from those of `bundle`.
 
-    precision: str
-    variable_bytes: tuple[int, int]  # files of the weights
-    total_bytes: tuple[int, int]  # of the whole SavedModel
-    load_seconds: tuple[float, float]  # to load the SavedModel into a session
-    milliseconds: Mapping[str, tuple[float, float]]  # golden request -> medians
-    metrics: Mapping[str, tuple[float, float]]  # of the user's examples; empty without
-    examples: int
-    deviations: Sequence[Deviation]  # of the golden answers
-    machine: str
-
-    @property
-    def accepted(self) -> bool:
-        """Whether all golden answers are within the tolerance."""
-        return all(deviation.passed for deviation in self.deviations)
-
-    def markdown(self) -> str:
-        """The report as a page."""
-        name = self.precision
-        costs = {
-            "weights, MB": [size / 1e6 for size in self.variable_bytes],
-            "SavedModel, MB": [size / 1e6 for size in self.total_bytes],
-            "loading, s": self.load_seconds,
-            **{f"{request}, ms": times for request, times in self.milliseconds.items()},
-        }
-        rows = [
-            [cost, f"{old:.2f}", f"{new:.2f}", f"{old / new:.2f}" if new else ""]
-            for cost, (old, new) in costs.items()
-        ]
-        metrics = "No `--eval_data` was given: the task's metric was not measured."
-        if self.metrics:
-            changes = [
-                [metric, f"{old:.5g}", f"{new:.5g}", f"{new - old:+.3g}"]
-                for metric, (old, new) in self.metrics.items()
-            ]
-            header = [f"on {self.examples} examples", "float32", name, "change"]
-            metrics = table(header, changes, numbers=[1, 2, 3])
-        found = [
-            [
-                f"`{one.output}`",
-                one.measure,
-                f"{one.value:.2g}",
-                "reported only" if one.tolerance is None else f"{one.tolerance:g}",
-            ]
-            for one in self.deviations
-        ]
-        verdict = "**Beyond the tolerance; written because of `--accept_deviation`.**"
-        return _PAGE.format(
-            precision=name,
-            costs=table(["", "float32", name, "float32 / " + name], rows, numbers=[1, 2, 3]),
-            machine=self.machine,
-            metrics=metrics,
-            deviations=table(["output", "measure", "largest", "tolerance"], found, numbers=[2, 3]),
-            verdict="Within the tolerance." if self.accepted else verdict,
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class Prepared:
-    """What is to be served, and how its answers compare."""
-
-    precision: str
-    bundle: Bundle  # the one to serve
-    float32: Bundle  # the one it was made from
-    pairs: list[GoldenPair]  # of the one to serve
-    deviations: list[Deviation]  # from the float32 model's answers; none for float32 itself
-    examples: Examples | None  # the user's
-
-
-def prepare(
-    bundle: Bundle,
-    precision: str = "float32",
-    eval_data: str | os.PathLike[str] | None = None,
-    accept_deviation: bool = False,
-    serving_version: str = DEFAULT_SERVING_VERSION,
-) -> Prepared:
-    """Reduces a bundle and sends both models the golden requests; writes nothing.
-
-    Raises ValueError where precision or examples are no good, or the answers move past the
-    tolerance and that is not accepted.
+    Raises ValueError where answers move past the tolerance and that is not accepted.
     """
-    reduced = reduce_bundle(bundle, precision, serving_version)
-    if precision == "float32":
-        if eval_data is not None:
-            raise ValueError("--eval_data compares with float32: give --precision, too")
-        return Prepared(precision, bundle, bundle, make_golden_pairs(bundle), [], None)
-    examples = None if eval_data is None else read_examples(eval_data, bundle)
     before, pairs = make_golden_pairs(bundle), make_golden_pairs(reduced)
     found = deviations(before, pairs)
     beyond = [
@@ -156,52 +65,93 @@ def prepare(
             + "".join(beyond)
             + "\nUse another --precision, or --accept_deviation to write it all the same."
         )
-    if may_depend_on_batch(bundle, precision):
-        pairs = loosened(before, pairs)
-    return Prepared(precision, reduced, bundle, pairs, found, examples)
+    return loosened(before, pairs) if may_depend_on_batch(bundle, precision) else pairs, found
 
 
-def measure(prepared: Prepared, float32: Path, reduced: Path) -> PrecisionReport:
-    """Compares the two SavedModels: size, speed, and the task's metric."""
-    examples = prepared.examples
-    load_seconds, servables = [], []
+def write_report(
+    precision: str,
+    float32: Path,
+    folder: Path,
+    pairs: Sequence[GoldenPair],
+    found: Sequence[Deviation],
+    examples: Examples | None,
+) -> None:
+    """Compares the SavedModel in `folder` with its float32 form: size, speed, the task's metric.
+
+    Writes `assets.extra/precision_report.md` and `.json` into `folder`.
+    """
+    folders, load_seconds, servables = (float32, folder), [], []
     try:
-        for folder in (float32, reduced):
+        for one in folders:
             started = time.perf_counter()
-            servables.append(Servable("precision", 0, str(folder)))
+            servables.append(Servable("precision", 0, str(one)))
             load_seconds.append(time.perf_counter() - started)
         sends = [functools.partial(ask_servable, servable) for servable in servables]
-        return PrecisionReport(
-            precision=prepared.precision,
-            variable_bytes=(_size(float32 / "variables"), _size(reduced / "variables")),
-            total_bytes=(_size(float32), _size(reduced)),
-            load_seconds=tuple(load_seconds),
-            milliseconds=_milliseconds(prepared.pairs, sends),
-            metrics=evaluate(examples, sends[1], sends[0]) if examples else {},
-            examples=len(next(iter(examples.inputs.values()))) if examples else 0,
-            deviations=prepared.deviations,
-            machine=_machine(),
-        )
+        record = {  # pairs of numbers have that of float32 first
+            "precision": precision,
+            "variable_bytes": [_size(one / "variables") for one in folders],
+            "total_bytes": [_size(one) for one in folders],
+            "load_seconds": load_seconds,
+            "milliseconds": _milliseconds(pairs, sends),
+            "metrics": evaluate(examples, sends[1], sends[0]) if examples else {},
+            "examples": len(examples) if examples else 0,
+            "deviations": [dataclasses.asdict(one) for one in found],
+            "machine": _machine(),
+            "accepted": all(one.passed for one in found),
+        }
     finally:
         for servable in servables:
             servable.close()
-
-
-def write_report(report: PrecisionReport, folder: Path) -> None:
-    """Writes `assets.extra/precision_report.md` and `.json` into a SavedModel's folder."""
     path = folder / PRECISION_REPORT_FILE
-    path.write_text(report.markdown(), encoding="utf-8")
-    record = {**dataclasses.asdict(report), "accepted": report.accepted}
+    path.write_text(_markdown(record), encoding="utf-8")
     path.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _markdown(record: dict) -> str:
+    name = record["precision"]
+    costs = {
+        "weights, MB": [size / 1e6 for size in record["variable_bytes"]],
+        "SavedModel, MB": [size / 1e6 for size in record["total_bytes"]],
+        "loading, s": record["load_seconds"],
+        **{f"{request}, ms": times for request, times in record["milliseconds"].items()},
+    }
+    costs = [
+        [cost, f"{old:.2f}", f"{new:.2f}", f"{old / new:.2f}" if new else ""]
+        for cost, (old, new) in costs.items()
+    ]
+    metrics = "No `--eval_data` was given: the task's metric was not measured."
+    if record["metrics"]:
+        changes = [
+            [metric, f"{old:.5g}", f"{new:.5g}", f"{new - old:+.3g}"]
+            for metric, (old, new) in record["metrics"].items()
+        ]
+        header = [f"on {record['examples']} examples", "float32", name, "change"]
+        metrics = table(header, changes, numbers=[1, 2, 3])
+    found = [
+        [
+            f"`{one['output']}`",
+            one["measure"],
+            f"{one['value']:.2g}",
+            "reported only" if one["tolerance"] is None else f"{one['tolerance']:g}",
+        ]
+        for one in record["deviations"]
+    ]
+    beyond = "**Beyond the tolerance; written because of `--accept_deviation`.**"
+    return _PAGE.format(
+        precision=name,
+        costs=table(["", "float32", name, "float32 / " + name], costs, numbers=[1, 2, 3]),
+        machine=record["machine"],
+        metrics=metrics,
+        deviations=table(["output", "measure", "largest", "tolerance"], found, numbers=[2, 3]),
+        verdict="Within the tolerance." if record["accepted"] else beyond,
+    )
 
 
 def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _milliseconds(
-    pairs: Sequence[GoldenPair], sends: Sequence[Send]
-) -> dict[str, tuple[float, float]]:
+def _milliseconds(pairs: Sequence[GoldenPair], sends: Sequence[Send]) -> dict[str, list[float]]:
     """Medians for the first request of each signature of texts and batch size."""
     medians = {}
     for pair in pairs:
@@ -217,14 +167,16 @@ def _milliseconds(
                 started = time.perf_counter()
                 send(pair.signature, pair.inputs)
                 own.append(1e3 * (time.perf_counter() - started))
-        medians[request] = tuple(map(statistics.median, samples))
+        medians[request] = [*map(statistics.median, samples)]
     return medians
 
 
 def _machine() -> str:
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    found = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
-    fields = {name.strip(): value.strip() for name, value in found.items()}
+    fields = {}
+    for name, colon, value in (line.partition(":") for line in lines):
+        if colon:
+            fields.setdefault(name.strip(), value.strip())
     flags = fields.get("flags", "").split()
     native = [name for name in ("avx512_bf16", "amx_bf16") if name in flags]
     return (

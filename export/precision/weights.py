@@ -20,10 +20,9 @@ _PIECE = 1 << 21
 
 
 class ReducedWeight(keras.layers.Layer):
-    """A matrix that a layer multiplies by, or a table whose rows it looks up, or both.
+    """A matrix (inputs, outputs) that a layer multiplies by, or a table whose rows it looks up.
 
-    With `outputs_first` it is (outputs, inputs), as tables of embeddings are and as a wide
-    projection is read fastest; else (inputs, outputs), as kernels are.
+    With `outputs_first` it is (outputs, inputs), as tables are.
     """
 
     def __init__(self, name: str, outputs_first: bool):
@@ -42,13 +41,12 @@ class ReducedWeight(keras.layers.Layer):
     def product(self, x: tf.Tensor) -> tf.Tensor:
         """`x` (..., inputs) to (..., outputs), float32."""
         flat = tf.cast(x, tf.float32)
-        if x.shape.rank != 2:
-            flat = tf.reshape(flat, [-1, x.shape[-1]])
-        outputs = self._product(flat)
-        if x.shape.rank != 2:
-            width = outputs.shape[-1]
-            outputs = tf.reshape(outputs, tf.concat([tf.shape(x)[:-1], [width]], axis=0))
-            outputs.set_shape([*x.shape[:-1], width])
+        if x.shape.rank == 2:
+            return self._product(flat)
+        outputs = self._product(tf.reshape(flat, [-1, x.shape[-1]]))
+        width = outputs.shape[-1]
+        outputs = tf.reshape(outputs, tf.concat([tf.shape(x)[:-1], [width]], axis=0))
+        outputs.set_shape([*x.shape[:-1], width])
         return outputs
 
     def _product(self, x: tf.Tensor) -> tf.Tensor:
@@ -105,10 +103,10 @@ class Bfloat16Weight(ReducedWeight):
 
 
 class Bfloat16Product(Bfloat16Weight):
-    """A weight of bfloat16 whose inputs and outputs are rounded to bfloat16, too.
+    """A weight of bfloat16 whose inputs and outputs are rounded to bfloat16, too; sums are float32.
 
-    Sums are float32. Fast where the CPU multiplies bfloat16 (AVX-512 BF16, AMX), some times slower
-    than float32 where it does not.
+    Fast where the CPU multiplies bfloat16 (AVX-512 BF16, AMX), some times slower than float32 where
+    it does not.
     """
 
     def __init__(self, name: str, matrix: np.ndarray, outputs_first: bool = False):
@@ -121,17 +119,14 @@ class Bfloat16Product(Bfloat16Weight):
 
 
 class Int8Weight(ReducedWeight):
-    """A weight of int8 with a float32 scale for each output, symmetric around zero.
+    """A weight of int8 with a float32 scale for each output: max |its weights| / 127, or 1.
 
-    weight = int8 x scale, scale = max |weights of the output| / 127, or 1 where all are zero. A
-    product is of float32 numbers; as the scale is the same along what a product sums over, it is
-    applied to the sum.
+    The scale is the same along what a product sums over: it is applied to the sum.
     """
 
     def __init__(self, name: str, matrix: np.ndarray, outputs_first: bool = False):
         super().__init__(name, outputs_first)
-        inputs_axis = 1 if outputs_first else 0
-        largest = np.max(np.abs(matrix), axis=inputs_axis, keepdims=True)
+        largest = np.max(np.abs(matrix), axis=1 if outputs_first else 0, keepdims=True)
         scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
         values = np.clip(np.rint(matrix / scale), -127, 127).astype(np.int8)
         self.values = self._variable(name, values)
@@ -152,8 +147,7 @@ class IntegerWeight(ReducedWeight):
     """An `Int8Weight` in products of integers, for few rows: where one token is read at a time.
 
     Such a product waits for its weights to come from memory. Widening them first takes longer than
-    fewer bytes save; `export.precision.integer_product` reads the bytes themselves. With many rows,
-    those of a prompt or of a text to score, widening costs little.
+    fewer bytes save; with many rows, those of a prompt or of a text to score, it costs little.
     """
 
     def __init__(self, weight: Int8Weight):

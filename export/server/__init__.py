@@ -15,15 +15,15 @@ _HOMES = {
     "BatchingParameters": "run.batching",
     "Loader": "models.loading",
     "Manager": "models.manager",
-    "RestOptions": "rest.http",
-    "Retries": "models.versions",
+    "RestOptions": "rest.options",
+    "Retries": "models.manager",
     "Servable": "run.servable",
-    "ServedModel": "models.versions",
+    "ServedModel": "models.config",
     "Server": "server",
     "ServingError": "status",
-    "every_version": "models.versions",
-    "latest": "models.versions",
-    "specific": "models.versions",
+    "every_version": "models.config",
+    "latest": "models.config",
+    "specific": "models.config",
 }
 
 __all__ = list(_HOMES)

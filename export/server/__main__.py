@@ -7,7 +7,7 @@ python -m export.server --model_config_file=/models/models.config --rest_api_por
 import sys
 
 if __name__ == "__main__":
-    from export.quick_start import leave_out_unused
+    from export import leave_out_unused
     from zoo.output import outlive_readers
 
     outlive_readers()

@@ -8,14 +8,7 @@ from typing import TypeVar
 
 import grpc
 import tensorflow as tf
-from google.protobuf import (
-    descriptor_pb2,
-    descriptor_pool,
-    message,
-    message_factory,
-    text_format,
-    wrappers_pb2,
-)
+from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory, text_format
 
 from export.server.status import LOG, ServingError, invalid
 
@@ -24,8 +17,7 @@ _Message = TypeVar("_Message", bound=message.Message)
 _PACKAGE = "tensorflow.serving"
 _Field = descriptor_pb2.FieldDescriptorProto
 _KEY_MARK, _CERTIFICATE_MARK = "PRIVATE KEY-----", "-----BEGIN CERTIFICATE-----"
-_WRAPPED = {"Int64Value", "StringValue", "BoolValue"}
-# Message -> field -> (number, type): a scalar, a wrapper, or another message of the package.
+# Message -> field -> (number, type): a scalar, or another of these messages.
 _DECLARED = {
     "BatchingParameters": {
         "max_batch_size": (1, "Int64Value"),
@@ -46,30 +38,29 @@ _DECLARED = {
     },
     "PrometheusConfig": {"enable": (1, "bool"), "path": (2, "string")},
     "MonitoringConfig": {"prometheus_config": (1, "PrometheusConfig")},
+    # As protobuf's own, in text form.
+    "Int64Value": {"value": (1, "int64")},
+    "StringValue": {"value": (1, "string")},
+    "BoolValue": {"value": (1, "bool")},
 }
 
 
 def _declare() -> descriptor_pool.DescriptorPool:
     file = descriptor_pb2.FileDescriptorProto(
-        name="export/server/text_protos.proto",
-        package=_PACKAGE,
-        syntax="proto3",
-        dependency=[wrappers_pb2.DESCRIPTOR.name],
+        name="export/server/text_protos.proto", package=_PACKAGE, syntax="proto3"
     )
     for name, fields in _DECLARED.items():
         declared = file.message_type.add(name=name)
         for field_name, (number, kind) in fields.items():
-            repeated, scalar = kind.startswith("repeated "), kind.removeprefix("repeated ")
+            repeated, kind = kind.startswith("repeated "), kind.removeprefix("repeated ")
             label = _Field.LABEL_REPEATED if repeated else _Field.LABEL_OPTIONAL
             field = declared.field.add(name=field_name, number=number, label=label)
-            if kind in _WRAPPED or kind in _DECLARED:
-                package = "google.protobuf" if kind in _WRAPPED else _PACKAGE
-                field.type, field.type_name = _Field.TYPE_MESSAGE, f".{package}.{kind}"
+            if kind in _DECLARED:
+                field.type, field.type_name = _Field.TYPE_MESSAGE, f".{_PACKAGE}.{kind}"
             else:
-                field.type = getattr(_Field, f"TYPE_{scalar.upper()}")
+                field.type = getattr(_Field, f"TYPE_{kind.upper()}")
     # A pool of their own: a later tensorflow-serving-api may bring them into the common one.
     pool = descriptor_pool.DescriptorPool()
-    pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
     pool.AddSerializedFile(file.SerializeToString())
     return pool
 

@@ -7,35 +7,54 @@ from absl import flags
 from export.server.status import LOG
 
 _MOST = 2**63 - 1
-
-_TEXT = {
+_PORTS = (0, 65535)
+_ANY = (-_MOST, _MOST)
+_COUNT = (0, _MOST)
+# Flag -> default, help, range. Its type is the default's, int for None, which the machine decides.
+_FLAGS = {
     "host": ("127.0.0.1", "Address to listen on; 0.0.0.0 lets other machines in."),
+    "port": (8500, "Port of the gRPC services; 0 takes a free one.", *_PORTS),
     "grpc_socket_path": ("", "Path of a UNIX domain socket to listen on, too."),
     "grpc_channel_arguments": ("", "Arguments of gRPC: name=value,name=value."),
+    "grpc_max_threads": (None, "Requests at one time; else 4 per CPU, 16 at least.", 1, _MOST),
+    "grpc_max_queued": (1024, "Requests that wait for a thread; more are refused.", *_COUNT),
     "ssl_config_file": ("", "SSLConfig proto in text form: serve gRPC with TLS."),
+    "enable_grpc_healthcheck_service": (False, "Serve grpc.health.v1.Health."),
+    "enable_grpc_reflection": (False, "Serve gRPC reflection, which lists the services."),
+    "allow_reload_over_grpc": (True, "Let who reaches the gRPC port change what is served."),
+    "rest_api_port": (0, "Port of the REST API; 0 for none.", *_PORTS),
+    "rest_api_timeout_in_ms": (30000, "Most time for a REST request; 0 and less: any.", *_ANY),
+    "rest_api_num_threads": (None, "REST requests at one time.", 1, _MOST),
+    "rest_api_enable_cors_support": (False, "Let browsers ask from pages of other origins."),
     "monitoring_config_file": ("", "MonitoringConfig proto in text form: metrics over REST."),
     "model_name": ("default", "Name that clients ask for."),
     "model_base_path": ("", "Absolute folder that holds the versions 1, 2, ..."),
     "model_config_file": ("", "ModelServerConfig proto in text form: several models."),
-    "tensorflow_session_config_file": ("", "ConfigProto in text form, for each model's session."),
-    "batching_parameters_file": ("", "BatchingParameters proto in text form."),
-    "saved_model_tags": ("serve", "Tags of the MetaGraph to load, with commas between them."),
-}
-_SWITCHES = {
-    "version": (False, "Print the version and end."),
-    "help": (False, "Print this and end."),
-    "helpfull": (False, "Print this and the flags of logging, and end."),
-    "allow_reload_over_grpc": (True, "Let who reaches the gRPC port change what is served."),
+    # The real server keeps negative pauses for its tests; here they are 0.
+    "model_config_file_poll_wait_seconds": (0.0, "Pause between two reads of it; 0 reads once."),
+    "file_system_poll_wait_seconds": (1.0, "Pause between looks for versions; 0 looks once."),
     "allow_version_labels_for_unavailable_models": (
         False,
         "Let labels be given to versions that are not loaded, as all are at the start.",
     ),
+    "saved_model_tags": ("serve", "Tags of the MetaGraph to load, with commas between them."),
+    "max_num_load_retries": (
+        5,
+        "Tries after a load that failed, before it is given up; a negative number never gives up.",
+        *(-(2**31), _MOST),
+    ),
+    "load_retry_interval_micros": (60_000_000, "Pause between two of them; none below 0.", *_ANY),
+    "num_load_threads": (0, "Versions that load at one time; 0 for one after the other.", *_COUNT),
+    "num_unload_threads": (0, "Versions that are unloaded at one time; 0 for all.", *_COUNT),
     "enable_batching": (False, "Let requests share runs of the graph."),
+    "batching_parameters_file": ("", "BatchingParameters proto in text form."),
     "enable_per_model_batching_parameters": (
         False,
         "Batch only versions with a batching_params.pbtxt in their folder, and as it says.",
     ),
     "enable_model_warmup": (True, "Run the warm-up requests of a version before it answers."),
+    "num_request_iterations_for_warmup": (0, "Runs of each of them; one if 0 or less.", *_ANY),
+    "max_generated_tokens": (2**18, "Most rows x max_new_tokens of a request; 0: any.", *_COUNT),
     "enable_serialization_as_tensor_content": (False, "Answer Predict with tensor_content."),
     "enable_signature_method_name_check": (
         False,
@@ -43,101 +62,33 @@ _SWITCHES = {
     ),
     "xla_cpu_compilation_enabled": (False, "Run graphs that only XLA can run."),
     "xla_gpu_compilation_enabled": (False, "The same, on GPUs, too."),
-    "enable_grpc_healthcheck_service": (False, "Serve grpc.health.v1.Health."),
-    "enable_grpc_reflection": (False, "Serve gRPC reflection, which lists the services."),
-    "rest_api_enable_cors_support": (False, "Let browsers ask from pages of other origins."),
+    "tensorflow_session_config_file": ("", "ConfigProto in text form, for each model's session."),
+    "tensorflow_session_parallelism": (0, "Threads of both pools; 0 for one per CPU.", *_ANY),
+    "tensorflow_intra_op_parallelism": (0, "Threads that share an op; 0 as above.", *_ANY),
+    "tensorflow_inter_op_parallelism": (0, "Ops that run at one time; 0 as above.", *_ANY),
+    "per_process_gpu_memory_fraction": (0.0, "Part of a GPU's memory to take; 0 for any.", 0.0),
+    "version": (False, "Print the version and end."),
+    "help": (False, "Print this and end."),
+    "helpfull": (False, "Print this and the flags of logging, and end."),
 }
+_DEFINE = {str: flags.DEFINE_string, bool: flags.DEFINE_boolean, float: flags.DEFINE_float}
 # Flags of tensorflow_model_server that change nothing here, so that its start lines work; each is
 # logged in one line when it is given.
 _WITHOUT_EFFECT = (
-    "enable_profiler",
-    "flush_filesystem_caches",
-    "mixed_precision",
-    "num_tflite_interpreters_per_pool",
-    "num_tflite_pools",
-    "platform_config_file",
-    "prefer_tflite_model",
-    "remove_unused_fields_from_bundle_metagraph",
-    "skip_initialize_tpu",
-    "thread_pool_factory_config_file",
-    "use_alts_credentials",
+    *("enable_profiler", "flush_filesystem_caches", "mixed_precision"),
+    *("num_tflite_interpreters_per_pool", "num_tflite_pools", "platform_config_file"),
+    *("prefer_tflite_model", "remove_unused_fields_from_bundle_metagraph", "skip_initialize_tpu"),
+    *("thread_pool_factory_config_file", "use_alts_credentials"),
 )
-# Default, least, help.
-_INTEGERS = {
-    "port": (8500, 0, "Port of the gRPC services; 0 takes a free one."),
-    "grpc_max_threads": (None, 1, "Requests at one time; by default 4 per CPU, 16 at least."),
-    "grpc_max_queued": (1024, 0, "Requests that wait for a thread; more are refused."),
-    "rest_api_port": (0, 0, "Port of the REST API; 0 for none."),
-    "rest_api_timeout_in_ms": (
-        30000,
-        -_MOST,
-        "How long a REST request may take; any time if it is 0 or less.",
-    ),
-    "rest_api_num_threads": (None, 1, "REST requests at one time."),
-    "max_num_load_retries": (
-        5,
-        -(2**31),
-        "Tries after a load that failed, before it is given up; a negative number never gives up.",
-    ),
-    "num_load_threads": (0, 0, "Versions that load at one time; 0 for one after the other."),
-    "num_unload_threads": (0, 0, "Versions that are unloaded at one time; 0 for all."),
-    "load_retry_interval_micros": (
-        60_000_000,
-        -_MOST,
-        "Pause between two tries to load; none if it is negative.",
-    ),
-    "max_generated_tokens": (
-        2**18,
-        0,
-        "Most rows x max_new_tokens that one request may generate; 0 for no limit.",
-    ),
-    "num_request_iterations_for_warmup": (
-        0,
-        -_MOST,
-        "How often each warm-up request is run; once if it is 0 or less.",
-    ),
-    "tensorflow_session_parallelism": (
-        0,
-        -_MOST,
-        "Threads of each of the two pools of TensorFlow; 0 for one per CPU.",
-    ),
-    "tensorflow_intra_op_parallelism": (0, -_MOST, "Threads that share an op; 0 as above."),
-    "tensorflow_inter_op_parallelism": (0, -_MOST, "Ops that run at one time; 0 as above."),
-}
-# Default, least, help. The real server keeps negative pauses for its tests; here they are 0.
-_NUMBERS = {
-    "file_system_poll_wait_seconds": (
-        1.0,
-        None,
-        "Pause between two looks for new versions; 0 looks once, at the start.",
-    ),
-    "model_config_file_poll_wait_seconds": (
-        0.0,
-        None,
-        "Pause between two reads of the model config file; 0 reads it once, at the start.",
-    ),
-    "per_process_gpu_memory_fraction": (0.0, 0.0, "Part of a GPU's memory to take; 0 for any."),
-}
 
 
 def parse(argv: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
-    """Reads a command line: the flags, as attributes, and the arguments that are none of them.
-
-    Raises flags.Error when a flag has a value that it cannot have.
-    """
+    """Reads a command line: the flags, as attributes, and the arguments that are none of them."""
     # Flags of their own, so that a program may import this beside modules with flags of these names
     values = flags.FlagValues()
-    for name, (default, text) in _TEXT.items():
-        flags.DEFINE_string(name, default, text, flag_values=values)
-    for name, (default, text) in _SWITCHES.items():
-        flags.DEFINE_boolean(name, default, text, flag_values=values)
-    for name, (default, least, text) in _INTEGERS.items():
-        most = 65535 if name.endswith("port") else _MOST
-        flags.DEFINE_integer(
-            name, default, text, lower_bound=least, upper_bound=most, flag_values=values
-        )
-    for name, (default, least, text) in _NUMBERS.items():
-        flags.DEFINE_float(name, default, text, lower_bound=least, flag_values=values)
+    for name, (default, text, *bounds) in _FLAGS.items():
+        define = _DEFINE.get(type(default), flags.DEFINE_integer)
+        define(name, default, text, *bounds, flag_values=values)
     values.set_gnu_getopt(True)  # flags after an unknown argument count, too
     unknown = []
     for argument in values(list(argv), known_only=True)[1:]:
@@ -150,10 +101,7 @@ def parse(argv: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
 
 
 def channel_arguments(text: str) -> dict[str, int | str]:
-    """Reads `--grpc_channel_arguments`; what looks like an integer is one.
-
-    Raises ValueError when an item is not name=value.
-    """
+    """Reads `--grpc_channel_arguments`; what looks like an integer is one."""
     arguments: dict[str, int | str] = {}
     for item in filter(None, text.split(",")):
         name, equals, value = item.partition("=")

@@ -1,10 +1,10 @@
 """The gRPC services: TensorFlow Serving's on a manager of models, health, and reflection."""
 
-import dataclasses
 import functools
 import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
+from typing import NamedTuple
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -13,9 +13,8 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 from tensorflow_serving.apis import model_service_pb2, prediction_service_pb2
 
-from export.server.api.requests import INFERENCE, infer, model_metadata, model_status
+from export.server.api import requests
 from export.server.metrics import Metrics
-from export.server.models.config import handle_reload
 from export.server.models.manager import Manager
 from export.server.status import RequestClock, ServingError, unexpected
 
@@ -28,36 +27,47 @@ _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 _REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
 # Questions about the server's state are answered though all threads of requests are busy.
 _STATUS_THREADS = futures.ThreadPoolExecutor(4, thread_name_prefix="status")
-# A reload waits until its models answer, and ends when the next one comes; a stream may stay idle.
-_RELOAD_THREADS = futures.ThreadPoolExecutor(4, thread_name_prefix="reload")
-_REFLECTION_THREADS = futures.ThreadPoolExecutor(16, thread_name_prefix="reflection")
 _THREADS = {
     "GetModelStatus": _STATUS_THREADS,
-    "HandleReloadConfigRequest": _RELOAD_THREADS,
     "Check": _STATUS_THREADS,
-    "ServerReflectionInfo": _REFLECTION_THREADS,
+    # A reload waits until its models answer, and ends when the next one comes.
+    "HandleReloadConfigRequest": futures.ThreadPoolExecutor(4, thread_name_prefix="reload"),
+    # A stream may stay idle.
+    "ServerReflectionInfo": futures.ThreadPoolExecutor(16, thread_name_prefix="reflection"),
 }
 _NOTIFY_SECONDS = 1.0
 _MAX_MESSAGE = 1024  # bytes; TensorFlow Serving cuts longer ones, HTTP/2 headers being bounded
 
 
-def add_services(
-    server: grpc.Server, manager: Manager, metrics: Metrics | None = None, reloads: bool = True
-) -> None:
-    """Adds PredictionService and ModelService to a gRPC server that is not started yet.
+def add_services(server: grpc.Server, manager: Manager, metrics: Metrics, reloads: bool) -> None:
+    """Adds PredictionService and ModelService to a gRPC server that is not started yet."""
 
-    `metrics` counts the predictions; without `reloads` HandleReloadConfigRequest is refused.
-    """
+    def predict(api: str, request, clock: RequestClock, _):
+        asked = request.tasks if api == "MultiInference" else [request]
+        name = asked[0].model_spec.name if asked else ""
+        with metrics.counting(name, "GRPC", api, clock):
+            return requests.infer(api, manager, request, clock)
+
+    def reload(request, _, context: grpc.ServicerContext):
+        if not reloads:
+            raise ServingError(
+                grpc.StatusCode.PERMISSION_DENIED,
+                "this server takes no configuration over gRPC (--noallow_reload_over_grpc)",
+            )
+        return requests.reload_config(manager, request, lambda: not context.is_active())
+
     calls = {
-        **{api: _inference(api, manager, metrics) for api in INFERENCE},
-        "GetModelMetadata": lambda request, *_: model_metadata(manager, request),
-        "GetModelStatus": lambda request, *_: model_status(manager, request),
-        "HandleReloadConfigRequest": _reload(manager) if reloads else _refuse_reload,
+        **{api: functools.partial(predict, api) for api in requests.INFERENCE},
+        "GetModelMetadata": lambda request, *_: requests.model_metadata(
+            manager, requests.required_spec(request), request.metadata_field
+        ),
+        "GetModelStatus": lambda request, *_: requests.model_status(
+            manager, requests.required_spec(request)
+        ),
+        "HandleReloadConfigRequest": reload,
     }
     for service in _SERVICES:
-        _add(
-            server, service, {method.name: _unary(calls[method.name]) for method in service.methods}
-        )
+        _add(server, service, {m.name: _unary(calls[m.name]) for m in service.methods})
 
 
 class Health:
@@ -106,23 +116,22 @@ def add_reflection(server: grpc.Server, services: list[str]) -> None:
     """Adds gRPC reflection, by which clients can list these services and itself."""
     servicer = reflection.ReflectionServicer([*services, reflection.SERVICE_NAME])
 
-    def readable(requests: Iterator) -> Iterator:
-        for request in requests:
+    def readable(received: Iterator) -> Iterator:
+        for request in received:
             if isinstance(request, _Unreadable):
                 raise ServingError(grpc.StatusCode.INTERNAL, request.reason)
             yield request
 
-    def reflect(requests, context):
+    def reflect(received, context):
         try:
-            yield from servicer.ServerReflectionInfo(readable(requests), context)
+            yield from servicer.ServerReflectionInfo(readable(received), context)
+            return
         except ServingError as error:
             failure = error
         except Exception:
             if not context.is_active():  # the client left
                 raise
             failure = unexpected("a reflection request failed")
-        else:
-            return
         context.abort(failure.code, failure.message)
 
     _add(server, _REFLECTION, {"ServerReflectionInfo": reflect})
@@ -137,13 +146,11 @@ def _add(server: grpc.Server, service, behaviors: dict[str, Callable]) -> None:
         (True, True): grpc.stream_stream_rpc_method_handler,
     }
     handlers = {}
-    for method in service.methods:
-        if method.name not in behaviors:
-            continue
-        behavior = behaviors[method.name]
-        if method.name in _THREADS:
-            behavior.experimental_thread_pool = _THREADS[method.name]
-        handlers[method.name] = kinds[method.client_streaming, method.server_streaming](
+    for name, behavior in behaviors.items():
+        method = service.methods_by_name[name]
+        if name in _THREADS:
+            behavior.experimental_thread_pool = _THREADS[name]
+        handlers[name] = kinds[method.client_streaming, method.server_streaming](
             behavior,
             request_deserializer=functools.partial(_read, GetMessageClass(method.input_type)),
             response_serializer=GetMessageClass(method.output_type).SerializeToString,
@@ -152,8 +159,7 @@ def _add(server: grpc.Server, service, behaviors: dict[str, Callable]) -> None:
     server.add_generic_rpc_handlers((handler,))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Unreadable:
+class _Unreadable(NamedTuple):
     """Stands for bytes that are no message of the kind that was expected."""
 
     reason: str
@@ -167,10 +173,7 @@ def _read(kind: type[Message], message: bytes) -> Message | _Unreadable:
 
 
 def _unary(call: Callable) -> Callable:
-    def behavior(request, context):
-        return answer(call, request, context)
-
-    return behavior
+    return lambda request, context: answer(call, request, context)
 
 
 def answer(call: Callable, request, context: grpc.ServicerContext):
@@ -184,11 +187,10 @@ def answer(call: Callable, request, context: grpc.ServicerContext):
     try:
         return call(request, RequestClock(remaining), context)
     except ServingError as error:
-        code, message = error.code, error.message
+        failure = error
     except Exception:  # noqa: BLE001  no exception of Python reaches a client
-        error = unexpected("a gRPC request failed")
-        code, message = error.code, error.message
-    return context.abort(code, truncated(message))
+        failure = unexpected("a gRPC request failed")
+    return context.abort(failure.code, truncated(failure.message))
 
 
 def truncated(message: str) -> str:
@@ -197,34 +199,3 @@ def truncated(message: str) -> str:
     if len(encoded) <= _MAX_MESSAGE:
         return encoded.decode()
     return encoded[:_MAX_MESSAGE].decode(errors="ignore") + "...TRUNCATED"
-
-
-def _inference(api: str, manager: Manager, metrics: Metrics | None) -> Callable:
-    def call(request, clock, _):
-        return infer(api, manager, request, clock)
-
-    def counted(request, clock, _):
-        with metrics.counting(_model_name(request), "GRPC", api, clock):
-            return infer(api, manager, request, clock)
-
-    return call if metrics is None else counted
-
-
-def _reload(manager: Manager) -> Callable:
-    def call(request, _, context):
-        return handle_reload(manager, request, lambda: not context.is_active())
-
-    return call
-
-
-def _refuse_reload(*_):
-    raise ServingError(
-        grpc.StatusCode.PERMISSION_DENIED,
-        "this server takes no configuration over gRPC (--noallow_reload_over_grpc)",
-    )
-
-
-def _model_name(request) -> str:
-    if hasattr(request, "tasks"):  # MultiInference
-        return request.tasks[0].model_spec.name if request.tasks else ""
-    return request.model_spec.name

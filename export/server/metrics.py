@@ -1,29 +1,28 @@
-"""Counts and latencies of requests, as a page for Prometheus.
-
-Names, labels and buckets are those of TensorFlow Serving, so that its dashboards and alerts work.
-"""
+"""Counts and latencies of requests for Prometheus, with TensorFlow Serving's names and buckets."""
 
 import bisect
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from export.server.status import RequestClock, ServingError
 
 # Microseconds, up to some 20 minutes; TensorFlow Serving's buckets.
 _BUCKETS = [10 * 1.8**power for power in range(33)]
 _COUNT = ":tensorflow:serving:request_count"
-_LATENCY = ":tensorflow:serving:request_latency"
-_RUNTIME = ":tensorflow:serving:runtime_latency"
+# Metric -> its labels.
+_HISTOGRAMS = {
+    ":tensorflow:serving:request_latency": ("model_name", "API", "entrypoint"),
+    ":tensorflow:serving:runtime_latency": ("model_name", "API", "runtime"),
+}
 # Anybody may ask for any name: those that never got an answer share this one.
 _OTHERS = "(other)"
 
 
 class _Histogram:
     def __init__(self):
-        self.counts = [0] * (len(_BUCKETS) + 1)
-        self.sum = 0.0
+        self.counts, self.sum = [0] * (len(_BUCKETS) + 1), 0.0
 
     def add(self, seconds: float) -> None:
         self.counts[bisect.bisect_right(_BUCKETS, seconds * 1e6)] += 1
@@ -46,8 +45,7 @@ class Metrics:
         self._is_served = is_served
         self._lock = threading.Lock()
         self._counts: dict[tuple[str, str], int] = {}
-        self._latencies: dict[tuple[str, str, str], _Histogram] = {}
-        self._runtimes: dict[tuple[str, str, str], _Histogram] = {}
+        self._histograms: dict[str, dict[tuple, _Histogram]] = {name: {} for name in _HISTOGRAMS}
         self._served: set[str] = set()
 
     @contextlib.contextmanager
@@ -85,44 +83,31 @@ class Metrics:
             model = model if model in self._served else _OTHERS
             self._counts[model, status] = self._counts.get((model, status), 0) + 1
             if answered:
-                key = (model, api, entrypoint)
-                self._latencies.setdefault(key, _Histogram()).add(seconds)
-                key = (model, api[:1].upper() + api[1:], "TF1")
-                self._runtimes.setdefault(key, _Histogram()).add(run_seconds)
+                latencies, runtimes = self._histograms.values()
+                latencies.setdefault((model, api, entrypoint), _Histogram()).add(seconds)
+                api = api[:1].upper() + api[1:]
+                runtimes.setdefault((model, api, "TF1"), _Histogram()).add(run_seconds)
 
     def text(self) -> str:
         """The page: the text format of Prometheus, version 0.0.4."""
+        limits = [*map("{:.6g}".format, _BUCKETS), "+Inf"]
         with self._lock:
             lines = [f"# TYPE {_COUNT} counter"]
-            for labels, count in sorted(self._counts.items()):
-                lines.append(f"{_COUNT}{{{_labels(('model_name', 'status'), labels)}}} {count}")
-            lines += _histogram_lines(
-                _LATENCY, ("model_name", "API", "entrypoint"), self._latencies.items()
-            )
-            lines += _histogram_lines(
-                _RUNTIME, ("model_name", "API", "runtime"), self._runtimes.items()
-            )
+            for values, count in sorted(self._counts.items()):
+                lines.append(f"{_COUNT}{{{_labels(('model_name', 'status'), values)}}} {count}")
+            for name, histograms in self._histograms.items():
+                lines.append(f"# TYPE {name} histogram")
+                for values, histogram in sorted(histograms.items(), key=lambda item: item[0]):
+                    labels, total = _labels(_HISTOGRAMS[name], values), 0
+                    for limit, count in zip(limits, histogram.counts):
+                        total += count
+                        lines.append(f'{name}_bucket{{{labels},le="{limit}"}} {total}')
+                    lines.append(f"{name}_sum{{{labels}}} {histogram.sum!r}")
+                    lines.append(f"{name}_count{{{labels}}} {total}")
         return "\n".join(lines) + "\n"
 
 
-def _histogram_lines(
-    name: str, keys: Sequence[str], items: Iterable[tuple[tuple[str, ...], _Histogram]]
-) -> list[str]:
-    lines = [f"# TYPE {name} histogram"]
-    for values, histogram in sorted(items, key=lambda item: item[0]):
-        labels, total = _labels(keys, values), 0
-        for limit, count in zip([*map("{:.6g}".format, _BUCKETS), "+Inf"], histogram.counts):
-            total += count
-            lines.append(f'{name}_bucket{{{labels},le="{limit}"}} {total}')
-        lines.append(f"{name}_sum{{{labels}}} {histogram.sum!r}")
-        lines.append(f"{name}_count{{{labels}}} {total}")
-    return lines
-
-
-def _labels(keys: Sequence[str], values: Sequence[str]) -> str:
-    return ",".join(f'{key}="{_escaped(value)}"' for key, value in zip(keys, values, strict=True))
-
-
-def _escaped(value: str) -> str:
+def _labels(names: tuple[str, ...], values: tuple[str, ...]) -> str:
     # The line end, too, which TensorFlow Serving forgets: a model name must not add lines.
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    escapes = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n"})
+    return ",".join(f'{name}="{value.translate(escapes)}"' for name, value in zip(names, values))

@@ -1,5 +1,6 @@
 """The program `python -m export.server`: from its command line to its end."""
 
+import contextlib
 import ctypes
 import importlib.metadata
 import os
@@ -15,16 +16,12 @@ from tensorflow.core.protobuf import config_pb2
 
 from export.server.config_files import MonitoringConfigProto, read_credentials, read_text_proto
 from export.server.flags import channel_arguments, parse
-from export.server.models.config import (
-    ConfigFilePoller,
-    ModelServerConfig,
-    models_of,
-    single_model_config,
-)
+from export.server.models.config import PLATFORM, ModelServerConfig, models_of
 from export.server.models.loading import Loader
-from export.server.models.versions import Retries
+from export.server.models.manager import Manager, Retries
+from export.server.rest.options import RestOptions
 from export.server.run.batching import BatchingParameters, read_batching_parameters
-from export.server.server import RestOptions, Server
+from export.server.server import Server
 from export.server.status import LOG, OneLine, ServingError, invalid
 
 _METRICS_PATH = "/monitoring/prometheus/metrics"
@@ -34,15 +31,13 @@ _MOVED_BYTES = 128 * 2**20
 
 
 def main(argv: Sequence[str], usage: str) -> None:
-    """Serves until SIGTERM or SIGINT; exits with 255 when a model, a file or a port is at fault.
-
-    `usage` is what `--help` prints above the flags.
-    """
+    """Serves until SIGTERM or SIGINT; exits with 255 when a model, a file or a port is at fault."""
     try:
         values, unknown = parse(argv)
         unknown = flags.FLAGS([argv[0], *unknown], known_only=True)[1:]  # those of logging
     except flags.Error as error:
-        _fail(str(error))
+        print(error, file=sys.stderr, flush=True)
+        sys.exit(_FAILED)
     if values.help or values.helpfull:
         print(usage, values.get_help(), sep="\n")
         if values.helpfull:
@@ -68,22 +63,43 @@ def main(argv: Sequence[str], usage: str) -> None:
         _stop(server)
         return
     poller = None
-    if values.model_config_file and values.model_config_file_poll_wait_seconds > 0:
-        poller = ConfigFilePoller(
-            values.model_config_file, server.manager, values.model_config_file_poll_wait_seconds
-        )
+    if values.model_config_file and (seconds := values.model_config_file_poll_wait_seconds) > 0:
+        arguments = (values.model_config_file, server.manager, seconds, stopping)
+        poller = threading.Thread(target=poll_config_file, args=arguments, daemon=True)
         poller.start()
     if (trim := trimmer()) is not None:
-        FreedMemory(trim).start()
-    print(_serving(server), flush=True)
+        threading.Thread(target=give_memory_back, args=(trim,), daemon=True).start()
+    models = [f"{name} version {version}" for name, version in server.manager.available_versions()]
+    rest = f", REST at localhost:{server.rest_port}" if server.rest_port else ""
+    at = f"localhost:{server.port}{rest}"
+    print(f"serving {', '.join(models) or 'no model'} at {at}", flush=True)
     # Not stopping.wait(): a signal that comes while wait() holds the event's lock would have its
     # handler, in this same thread, wait for that lock for ever.
     while not stopping.is_set():
         time.sleep(0.1)
     LOG.info("stopping: requests that run may finish")
     if poller is not None:
-        poller.stop()
+        poller.join()
     _stop(server)
+
+
+def poll_config_file(
+    path: str, manager: Manager, seconds: float, stopping: threading.Event
+) -> None:
+    """Reads the file of `--model_config_file` again and again; what is wrong is logged once."""
+    logged = ""
+    while not stopping.wait(seconds):
+        message = ""
+        try:
+            config = read_text_proto(path, ModelServerConfig)
+            if config.WhichOneof("config") is not None:  # an empty one changes nothing
+                # Without a wait: a file that is corrected is read while models are missing.
+                manager.reload(models_of(config), wait=False)
+        except ServingError as error:
+            message = f"the models of {path} are not served: {error}"
+            if message != logged and not stopping.is_set():
+                LOG.error("%s", message)
+        logged = message
 
 
 def _stop(server: Server) -> None:
@@ -91,37 +107,21 @@ def _stop(server: Server) -> None:
         os._exit(1)  # a plain exit would wait for the threads of what was abandoned
 
 
-def _serving(server: Server) -> str:
-    models = [f"{name} version {version}" for name, version in server.manager.available_versions()]
-    text = f"serving {', '.join(models) or 'no model'} at localhost:{server.port}"
-    return text + (f", REST at localhost:{server.rest_port}" if server.rest_port else "")
-
-
-def _fail(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
-    sys.exit(_FAILED)
-
-
 # --- from flags to a server, with the errors of tensorflow_model_server
 
 
 def version_text() -> str:
     """What `--version` prints: this server, and the TensorFlow it runs on."""
-    try:
+    version = "from source"  # run from a checkout
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         version = importlib.metadata.version("keras-lm-zoo")
-    except importlib.metadata.PackageNotFoundError:  # run from a checkout
-        version = "from source"
     return (
         f"TensorFlow ModelServer: export.server ({version})\nTensorFlow Library: {tf.__version__}"
     )
 
 
 def make_server(values: flags.FlagValues) -> Server:
-    """The server that a command line asks for; it is not started.
-
-    Raises ServingError when a file, or the configuration in it, is at fault, and ValueError when
-    `--grpc_channel_arguments` is.
-    """
+    """The server that a command line asks for; it is not started. ServingError or ValueError."""
     models, rest = models_of(_model_config(values)), _rest(values)
     reloads, tls = values.allow_reload_over_grpc, bool(values.ssl_config_file)
     _warn_of_risks(tls=tls, rest=rest is not None, reloads=reloads)
@@ -136,11 +136,8 @@ def make_server(values: flags.FlagValues) -> Server:
         loader=Loader(
             batching=_batching(values),
             per_model_batching=values.enable_per_model_batching_parameters,
-            warm_up_iterations=(
-                max(1, values.num_request_iterations_for_warmup)
-                if values.enable_model_warmup
-                else 0
-            ),
+            warm_up_iterations=values.enable_model_warmup
+            * max(1, values.num_request_iterations_for_warmup),
             tags=tuple(values.saved_model_tags.split(",")),
             tensor_content=values.enable_serialization_as_tensor_content,
             compiles=values.xla_cpu_compilation_enabled or values.xla_gpu_compilation_enabled,
@@ -165,7 +162,11 @@ def _model_config(values: flags.FlagValues) -> ModelServerConfig:
     if values.model_config_file:
         return read_text_proto(values.model_config_file, ModelServerConfig)
     if values.model_base_path:
-        return single_model_config(values.model_name, values.model_base_path)
+        config, path = ModelServerConfig(), values.model_base_path
+        config.model_config_list.config.add(
+            name=values.model_name, base_path=path, model_platform=PLATFORM
+        )
+        return config
     raise invalid(
         "Both server_options.model_base_path and server_options.model_config_file are empty!"
     )
@@ -176,15 +177,12 @@ def _batching(values: flags.FlagValues) -> BatchingParameters | None:
         if values.batching_parameters_file:
             return read_batching_parameters(values.batching_parameters_file)
         return BatchingParameters()
-    if values.batching_parameters_file:
-        raise invalid(
-            "server_options.batching_parameters_file is set without setting "
-            "server_options.enable_batching to true."
-        )
+    flag = "batching_parameters_file" if values.batching_parameters_file else ""
     if values.enable_per_model_batching_parameters:
+        flag = flag or "enable_per_model_batching_params"
+    if flag:
         raise invalid(
-            "server_options.enable_per_model_batching_params is set without setting "
-            "server_options.enable_batching to true."
+            f"server_options.{flag} is set without setting server_options.enable_batching to true."
         )
     return None
 
@@ -195,7 +193,7 @@ def _session_config(values: flags.FlagValues) -> config_pb2.ConfigProto:
         config = read_text_proto(values.tensorflow_session_config_file, config_pb2.ConfigProto)
     both = values.tensorflow_session_parallelism
     intra, inter = values.tensorflow_intra_op_parallelism, values.tensorflow_inter_op_parallelism
-    if both > 0 and intra > 0 and inter > 0:
+    if min(both, intra, inter) > 0:
         raise invalid(
             "Either configure server_options.tensorflow_session_parallelism or "
             "(server_options.tensorflow_intra_op_parallelism, "
@@ -208,8 +206,7 @@ def _session_config(values: flags.FlagValues) -> config_pb2.ConfigProto:
         config.intra_op_parallelism_threads = threads
     if threads := max(inter, both, 0):
         config.inter_op_parallelism_threads = threads
-    if values.per_process_gpu_memory_fraction:
-        fraction = values.per_process_gpu_memory_fraction
+    if fraction := values.per_process_gpu_memory_fraction:
         config.gpu_options.per_process_gpu_memory_fraction = fraction
     return config
 
@@ -270,41 +267,25 @@ def resident_bytes() -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-class FreedMemory:
-    """Gives freed memory back to the machine: glibc keeps it, 1.5 GB after a request of one.
+def give_memory_back(
+    trim: Callable[[int], int],
+    resident: Callable[[], int] = resident_bytes,
+    pause_seconds: float = 1.0,
+) -> None:
+    """Gives freed memory back to the machine, for ever: glibc keeps 1.5 GB after a request of one.
 
     Trims the heap when the process has grown or shrunk a lot since the last time. Shrunk too,
     because a large request is still worked on when the growth is seen; what it leaves behind lies
     between blocks that are in use, where free() does not give it back.
     """
-
-    def __init__(
-        self,
-        trim: Callable[[int], int],
-        resident: Callable[[], int] = resident_bytes,
-        pause_seconds: float = 1.0,
-    ):
-        self._trim, self._resident, self._pause_seconds = trim, resident, pause_seconds
-        self._last = resident()
-
-    def start(self) -> None:
-        """Looks again and again, in a daemon thread that outlives a look that fails."""
-        threading.Thread(target=self._run, name="freed memory", daemon=True).start()
-
-    def look(self) -> bool:
-        """Trims if it may be worth it; whether it did."""
-        if abs(self._resident() - self._last) <= _MOVED_BYTES:
-            return False
-        self._trim(0)
-        self._last = self._resident()
-        return True
-
-    def _run(self) -> None:
-        while True:
-            time.sleep(self._pause_seconds)
-            try:
-                self.look()
-            except OSError as error:  # clients may have taken all the files this process may open
-                logging.log_every_n_seconds(
-                    logging.WARNING, "cannot tell how large the process is: %s", 60, error
-                )
+    last = resident()
+    while True:
+        try:
+            if abs(resident() - last) > _MOVED_BYTES:
+                trim(0)
+                last = resident()
+        except OSError as error:  # clients may have taken all the files this process may open
+            logging.log_every_n_seconds(
+                logging.WARNING, "cannot tell how large the process is: %s", 60, error
+            )
+        time.sleep(pause_seconds)

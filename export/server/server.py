@@ -13,10 +13,11 @@ from grpc_health.v1.health import SERVICE_NAME as HEALTH_SERVICE
 
 from export.server.grpc_service import SERVICES, Health, add_reflection, add_services
 from export.server.metrics import Metrics
+from export.server.models.config import ServedModel
 from export.server.models.loading import Loader
 from export.server.models.manager import Manager
-from export.server.models.versions import ServedModel
-from export.server.rest.http import RestOptions, RestServer
+from export.server.rest.http import RestServer
+from export.server.rest.options import RestOptions
 from export.server.status import LOG
 
 _CHANNEL_ARGUMENTS = {
@@ -39,26 +40,21 @@ class Server:
     """Serves models over gRPC, and over REST when asked to, from this process.
 
     Args:
-        models: The models to serve.
-        host: str. The address to listen on. Defaults to loopback, where TensorFlow Serving takes
-            all addresses: who may ask is for the operator to say.
-        port: int. 0 takes a free one; `self.port` has it, once started.
-        max_threads: int | None. Requests that run at one time. Defaults to 4 per CPU, 16 at least;
-            with batching two batches at least, because a request that waits holds its thread.
-        max_queued: int. Requests that wait for a thread; a further one is RESOURCE_EXHAUSTED.
-        credentials: grpc.ServerCredentials | None. TLS, from `config_files.read_credentials`; None
-            for none.
-        socket_path: str. A UNIX domain socket to listen on, too; never with TLS.
+        models: The models to serve; their names must differ.
+        host: The address to listen on. Defaults to loopback, where TensorFlow Serving takes all
+            addresses: who may ask is for the operator to say.
+        port: 0 takes a free one; `self.port` has it, once started.
+        max_threads: Requests that run at one time. Defaults to 4 per CPU, 16 at least; with
+            batching two batches at least, because a request that waits holds its thread.
+        max_queued: Requests that wait for a thread; a further one is RESOURCE_EXHAUSTED.
+        credentials: TLS, from `config_files.read_credentials`.
+        socket_path: A UNIX domain socket to listen on, too; never with TLS.
         channel_arguments: Further arguments of gRPC, or other values for those set here.
-        health: bool. Whether to serve grpc.health.v1.Health.
-        reflection: bool. Whether to serve gRPC reflection, by which clients can list the services.
-        reloads: bool. Whether who reaches the gRPC port may change what is served.
-        rest: RestOptions | None. The REST API; None for none.
-        manager: Further arguments are those of `Manager`: `poll_wait_seconds`, `retries`,
-            `loader`, `label_unavailable`, `load_threads` and `unload_threads`.
-
-    Raises:
-        ValueError: two models have one name.
+        health: Whether to serve grpc.health.v1.Health.
+        reflection: Whether to serve gRPC reflection, by which clients can list the services.
+        reloads: Whether who reaches the gRPC port may change what is served.
+        rest: The REST API; None for none.
+        manager: Further arguments are those of `Manager`.
 
     Example:
         with Server([ServedModel("writer", "/models/writer")], port=0) as server:
@@ -87,21 +83,18 @@ class Server:
         # gRPC is content with one of the addresses of a name; with ::1 alone free, localhost would
         # start beside the server that has the port on 127.0.0.1.
         self._host = "127.0.0.1" if host == "localhost" else host
-        self._usual_threads = _usual_threads(self.manager.loader)
-        self._threads = max_threads or self._usual_threads
-        self._max_queued = max_queued
+        usual_threads = _usual_threads(self.manager.loader)
+        self._threads, self._max_queued = max_threads or usual_threads, max_queued
         self._credentials, self._socket_path = credentials, socket_path
         self._channel_arguments = {**_CHANNEL_ARGUMENTS, **(channel_arguments or {})}
         self._serves_health, self._reflection, self._reloads = health, reflection, reloads
-        self._metrics = (
-            Metrics(lambda name: bool(self.manager.statuses(name)))
-            if rest is not None and rest.metrics_path
-            else None
-        )
-        self._rest = rest
+        self._metrics = Metrics(lambda name: bool(self.manager.versions_of(name)))
+        self._rest_server: RestServer | None = None
+        if rest is not None:
+            rest = dataclasses.replace(rest, max_threads=rest.max_threads or usual_threads)
+            self._rest_server = RestServer(self.manager, rest, self._host, self._metrics)
         self._server: grpc.Server | None = None
         self._health: Health | None = None
-        self._rest_server: RestServer | None = None
 
     @property
     def rest_port(self) -> int | None:
@@ -111,17 +104,8 @@ class Server:
     def start(self, cancelled: threading.Event | None = None) -> bool:
         """Loads the models, then listens: a port that answers is a server that is ready.
 
-        Waits as long as a model has no version.
-
-        Args:
-            cancelled: Set from elsewhere to give up waiting.
-
-        Returns:
-            Whether the server is listening; False when it was cancelled: `stop` ends it then.
-
-        Raises:
-            ServingError: a model that is there does not load, or a label may not be given.
-            OSError: a port is in use, or may not be listened on.
+        Waits for models that have no version yet; False when it was `cancelled`, and is to be
+        stopped. Raises ServingError for a model that does not load, OSError for a port in use.
         """
         try:
             self.manager.start()
@@ -135,9 +119,8 @@ class Server:
         return True
 
     def _listen(self) -> None:
-        executor = futures.ThreadPoolExecutor(self._threads, thread_name_prefix="request")
         server = grpc.server(
-            executor,
+            futures.ThreadPoolExecutor(self._threads, thread_name_prefix="request"),
             options=list(self._channel_arguments.items()),
             maximum_concurrent_rpcs=self._threads + self._max_queued,
         )
@@ -166,12 +149,7 @@ class Server:
                 server.add_insecure_port(f"unix:{self._socket_path}")
             except RuntimeError as error:
                 raise OSError(f"cannot listen at {self._socket_path}: {error}") from error
-        if self._rest is not None:
-            threads = self._rest.max_threads or self._usual_threads
-            options = dataclasses.replace(self._rest, max_threads=threads)
-            self._rest_server = RestServer(
-                self.manager, options, host=self._host, metrics=self._metrics
-            )
+        if self._rest_server is not None:
             self._rest_server.start()
         server.start()
         self._server = server
@@ -179,20 +157,15 @@ class Server:
     def stop(self, grace: float = _GRACE_SECONDS) -> bool:
         """Takes no more requests, lets those that run finish for `grace` seconds, unloads.
 
-        Returns:
-            Whether all requests finished; False leaves threads behind that still run them.
+        False when some did not: it leaves threads behind that still run them.
         """
         if self._health is not None:
             self._health.shut_down()
-        stopped, finished = None, True
-        if self._server is not None:
-            stopped = self._server.stop(grace)
-            self._server = None
-        if self._rest_server is not None:
-            finished = self._rest_server.stop(grace)
-            self._rest_server = None
+        stopped = None if self._server is None else self._server.stop(grace)
+        finished = self._rest_server is None or self._rest_server.stop(grace)
         if stopped is not None:
             stopped.wait()
+        self._server = None
         finished = self.manager.stop(timeout=_UNLOAD_SECONDS) and finished
         if not finished:
             LOG.error("a request or a load still runs after the stop: abandoned")
@@ -215,10 +188,7 @@ def _usual_threads(loader: Loader) -> int:
 
 
 def _remove_socket(path: str) -> None:
-    """Removes a socket that is there, as TensorFlow Serving does, and nothing else.
-
-    A server that runs and listens there keeps the connections it has.
-    """
+    """Removes a socket that is there, as TensorFlow Serving does, and nothing else."""
     if not os.path.lexists(path):
         return
     if not stat.S_ISSOCK(os.lstat(path).st_mode):

@@ -29,8 +29,7 @@ class ServingError(Exception):
 
     def __init__(self, code: grpc.StatusCode, message: str):
         super().__init__(f"{code.name}: {message}")
-        self.code = code
-        self.message = message
+        self.code, self.message = code, message
 
     @classmethod
     def from_tensorflow(cls, error: tf.errors.OpError | UnicodeDecodeError) -> "ServingError":
@@ -39,13 +38,13 @@ class ServingError(Exception):
         TensorFlow's Python layer fails on an error text with bytes that are not UTF-8, and loses
         the code. Such texts quote a request, which is at fault, or the name of a file.
         """
-        if isinstance(error, UnicodeDecodeError):
-            text = bytes(error.object).decode("utf-8", "replace")
-            for end, code in _FILE_ERRORS.items():
-                if text.split("\n")[0].endswith(end):
-                    return cls(code, text)
-            return invalid(text)
-        return cls(_CODES.get(error.error_code, grpc.StatusCode.UNKNOWN), error.message)
+        if isinstance(error, tf.errors.OpError):
+            return cls(_CODES.get(error.error_code, grpc.StatusCode.UNKNOWN), error.message)
+        text = bytes(error.object).decode("utf-8", "replace")
+        for end, code in _FILE_ERRORS.items():
+            if text.split("\n")[0].endswith(end):
+                return cls(code, text)
+        return invalid(text)
 
 
 def invalid(message: str) -> ServingError:
@@ -66,17 +65,12 @@ def unexpected(what: str) -> ServingError:
 
 
 class RequestClock:
-    """How long a request may still take, and how long the graph has run for it.
-
-    Args:
-        seconds: From now; None, or over 30 years, for no limit.
-    """
+    """How long a request may take, no limit by None, and how long the graph has run for it."""
 
     def __init__(self, seconds: float | None = None):
-        self.begin = time.monotonic()
+        self.begin, self.run_seconds = time.monotonic(), 0.0
         endless = seconds is None or seconds > _FOREVER_SECONDS
         self._end = None if endless else self.begin + seconds
-        self.run_seconds = 0.0
 
     def remaining(self) -> float | None:
         """Seconds until the deadline, negative when it is over; None when there is none."""
@@ -102,12 +96,10 @@ class OneLine(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Changes the record; keeps all."""
-        record.msg, record.args = _CONTROL.sub(_escaped, record.getMessage()), ()
+        message = record.getMessage()
+        record.msg = _CONTROL.sub(lambda m: m[0].encode("unicode_escape").decode(), message)
+        record.args = ()
         return True
-
-
-def _escaped(found: re.Match[str]) -> str:
-    return found[0].encode("unicode_escape").decode()
 
 
 LOG.addFilter(OneLine())  # for servers inside other programs, too

@@ -6,7 +6,8 @@ import subprocess
 from pathlib import Path
 
 from export.closure.check import check
-from export.golden.pairs import differences, read_golden_pairs
+from export.golden.compare import differences
+from export.golden.pairs import read_golden_pairs
 from export.model_folder import GOLDEN_FILE
 
 SCRIPT = Path(__file__).with_name("session_replay.py")
@@ -36,5 +37,5 @@ def differences_on(interpreter, exported, folder):
         answers = read_golden_pairs(folder / name)
         assert len(golden) == len(answers) > 0
         for pair, answer in zip(golden, answers):
-            lines += [f"{name}: {line}" for line in differences(pair, answer.outputs)]
+            lines += [f"{name}: {line}" for line in differences(pair, answer.outputs)[0]]
     return version, lines

@@ -6,11 +6,20 @@ import pathlib
 import shutil
 
 import tensorflow as tf
+from google.protobuf.message_factory import GetMessageClass
 from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow_serving.apis import model_service_pb2, prediction_service_pb2
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 RECORDED = pathlib.Path(os.environ.get("ZOO_SERVING", _ROOT.parent / "shared" / "serving"))
 MODELS = str(RECORDED / "models")
+# gRPC method -> the classes of its request and its response.
+MESSAGES = {
+    method.name: (GetMessageClass(method.input_type), GetMessageClass(method.output_type))
+    for file in (prediction_service_pb2, model_service_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+}
 
 
 def lines(name: str) -> list[dict]:

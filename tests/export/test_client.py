@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from absl import flags
 
-from export.client import command as client_command
+from export.client import __main__ as client_command
 from export.client import printing
 from export.server import ServedModel, Server
 from export.server.config_files import read_credentials
@@ -112,41 +112,41 @@ def test_json_prints_every_output(command):
     assert lines == [{"text": "a", "times": 1}, {"text": "b", "times": 1}]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--set=tims=2"], "no input tims; its inputs: text, times"),
-        (["--set=times=two"], "--set=times=two: 'two' is not a int32"),
-        (["--set=times=1.5"], "'1.5' is not a int32"),
-        (["--set=times=99999999999"], "is not a int32"),
-        (["--set=times"], "is not of the form NAME=VALUE"),
-        (["--text=a", "--set=text=b"], "given twice"),
-        (["--signature=x"], "no signature x; its signatures: echo, serving_default"),
-        ([*ECHO, "--set=b=maybe"], "'maybe' is not a bool"),
-        ([*ECHO, "--text=a"], "no input text; its inputs: b, c, f, i, s, scalar, short"),
-        ([*ECHO, "--set=c=one"], "'one' is not a complex64"),
-        (["--text=a"], "inputs are text, times; missing: --set=times=..."),
-        (["--set=times=1"], "missing: --text=..."),
-        (
-            ["--text=a", "--text=b", "--set=times=1"] + ["--set=times=2"] * 2,
-            "input text is given 2 times, where another one is given 3 times",
-        ),
-        ([*ECHO, "--set=scalar=1", "--set=scalar=2"], "one value for all rows; 2 were given"),
-        (["--text=a", "--model_version=7"], "NOT_FOUND: Servable not found for request: Specific"),
-        (["--text=a", "--version_label=x"], "INVALID_ARGUMENT: Unrecognized servable version"),
-        (["--text=a", "--version_label=x", "--model_version=1"], "the version is given twice"),
-        (["--text=a", "--retries=5"], "retries must be 0 to 4, not 5"),
-        (["--text=a", "--timeout=0"], "timeout must be a number of seconds above 0"),
-        (["--text=a", "--max_message_mb=0"], "max_message_bytes must be 1 to"),
-        (["--text=a", "--ca_file=nosuch.pem"], "ca_file: cannot read nosuch.pem: No such file"),
-        (["--text=a", "--cert_file=a.pem"], "belong together: key_file is missing"),
-        (["--text=" + "a" * 2**20, "--set=times=1", "--max_message_mb=1"], "RESOURCE_EXHAUSTED"),
-    ],
-)
-def test_mistakes_end_with_1_and_say_what_is_wrong(command, arguments, message):
-    code, out, err = command(*arguments)
-    assert (code, out) == (1, "")
-    assert message in err
+MISTAKES = [
+    (["--set=tims=2"], "no input tims; its inputs: text, times"),
+    (["--set=times=two"], "--set=times=two: 'two' is not a int32"),
+    (["--set=times=1.5"], "'1.5' is not a int32"),
+    (["--set=times=99999999999"], "is not a int32"),
+    (["--set=times"], "is not of the form NAME=VALUE"),
+    (["--text=a", "--set=text=b"], "given twice"),
+    (["--signature=x"], "no signature x; its signatures: echo, serving_default"),
+    ([*ECHO, "--set=b=maybe"], "'maybe' is not a bool"),
+    ([*ECHO, "--text=a"], "no input text; its inputs: b, c, f, i, s, scalar, short"),
+    ([*ECHO, "--set=c=one"], "'one' is not a complex64"),
+    (["--text=a"], "inputs are text, times; missing: --set=times=..."),
+    (["--set=times=1"], "missing: --text=..."),
+    (
+        ["--text=a", "--text=b", "--set=times=1"] + ["--set=times=2"] * 2,
+        "input text is given 2 times, where another one is given 3 times",
+    ),
+    ([*ECHO, "--set=scalar=1", "--set=scalar=2"], "one value for all rows; 2 were given"),
+    (["--text=a", "--model_version=7"], "NOT_FOUND: Servable not found for request: Specific"),
+    (["--text=a", "--version_label=x"], "INVALID_ARGUMENT: Unrecognized servable version"),
+    (["--text=a", "--version_label=x", "--model_version=1"], "the version is given twice"),
+    (["--text=a", "--retries=5"], "retries must be 0 to 4, not 5"),
+    (["--text=a", "--timeout=0"], "timeout must be a number of seconds above 0"),
+    (["--text=a", "--max_message_mb=0"], "max_message_bytes must be 1 to"),
+    (["--text=a", "--ca_file=nosuch.pem"], "ca_file: cannot read nosuch.pem: No such file"),
+    (["--text=a", "--cert_file=a.pem"], "belong together: key_file is missing"),
+    (["--text=" + "a" * 2**20, "--set=times=1", "--max_message_mb=1"], "RESOURCE_EXHAUSTED"),
+]
+
+
+def test_mistakes_end_with_1_and_say_what_is_wrong(command):
+    for arguments, message in MISTAKES:
+        code, out, err = command(*arguments)
+        assert (code, out) == (1, "")
+        assert message in err
 
 
 def test_unknown_model_is_named(command):

@@ -1,7 +1,6 @@
 """The client neither imports TensorFlow nor minds it, and knows its messages."""
 
 import ast
-import json
 import os
 import subprocess
 import sys
@@ -9,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import tensorflow as tf
+from absl import flags
 from google.protobuf import descriptor_pb2
 from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2
 
+from export.client import __main__ as client_command
 from export.client import messages
 from export.server import ServedModel, Server
 from tools.client_descriptors import describe, main
@@ -54,53 +55,37 @@ def test_no_module_of_the_client_imports_anything_heavy():
             assert not {name.split(".")[0] for name in names} & {*HEAVY}, path
 
 
-def test_a_question_is_asked_without_tensorflow(address):
-    code = """
-import json, sys
-from export.client import Client
-with Client(sys.argv[1]) as client:
-    text = client.predict("m", {"text": ["abc"]}).outputs["text"][0].decode()
-    client.signatures("m"), client.status("m")
-print(json.dumps([text, sorted({name.split(".")[0] for name in sys.modules})]))
-"""
-    text, modules = json.loads(run_python(code, address))
-    assert text == "ABC"
-    assert not {*modules} & {*HEAVY}
-
-
-def test_the_command_runs_where_tensorflow_is_not_installed(address):
+def test_questions_are_asked_where_tensorflow_is_not_installed(address):
+    """By the class and by the command, and the common pool of messages is left alone: TensorFlow
+    puts files of the same names there, which would clash with others."""
     code = f"""
 import runpy, sys
 for name in {HEAVY}:
     sys.modules[name] = None  # an import of it raises ImportError
-runpy.run_module("export.client", run_name="__main__", alter_sys=True)
-"""
-    assert run_python(code, f"--server={address}", "--model=m", "--text=abc") == "ABC\n"
-
-
-def test_help_names_the_flags():
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "export.client", "--help"]
-    shown = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    for flag in ("server", "model", "signature", "text", "set", "timeout", "[no]json", "ca_file"):
-        assert f"\n  --{flag}:" in shown.stdout
-
-
-def test_the_common_pool_is_left_alone():
-    """TensorFlow puts files of the same names there, which would clash with others."""
-    code = """
-import export.client
+from export.client import Client
 from export.client.messages import POOL
 from google.protobuf import descriptor_pool
-common = descriptor_pool.Default()
+with Client(sys.argv[1].removeprefix("--server=")) as client:
+    print(client.predict("m", {{"text": ["abc"]}}).outputs["text"][0].decode())
+    client.signatures("m"), client.status("m")
 for name in ("tensorflow/core/framework/tensor.proto", "tensorflow_serving/apis/predict.proto"):
     assert POOL.FindFileByName(name).message_types_by_name
     try:
-        common.FindFileByName(name)
+        descriptor_pool.Default().FindFileByName(name)
     except KeyError:
         print("unknown")
+runpy.run_module("export.client", run_name="__main__", alter_sys=True)
 """
-    assert run_python(code) == "unknown\n" * 2
+    shown = run_python(code, f"--server={address}", "--model=m", "--text=def")
+    assert shown == "ABC\nunknown\nunknown\nDEF\n"
+
+
+def test_help_names_the_flags():
+    values = flags.FlagValues()
+    client_command.define_flags(values)
+    shown = values.get_help()
+    for flag in ("server", "model", "signature", "text", "set", "timeout", "[no]json", "ca_file"):
+        assert f"\n  --{flag}:" in shown
 
 
 @pytest.mark.slow

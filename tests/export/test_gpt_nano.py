@@ -1,4 +1,4 @@
-"""A minGPT checkpoint through the exporter and the server: text in, sorted text out."""
+"""A minGPT checkpoint through the exporter and a session: text in, sorted text out."""
 
 import itertools
 import os
@@ -9,9 +9,10 @@ import pytest
 from mingpt_json import to_safetensors
 
 import zoo
-from export.client import Client
+from export.golden.pairs import strings
+from export.golden.replay import ask_servable
 from export.saved_model import export_saved_model
-from export.server import ServedModel, Server
+from export.server import Servable
 from zoo.weights import nanogpt
 
 DATA = Path(os.environ.get("ZOO_DATA", "")) / "weights_gpt_nano_sort"
@@ -22,28 +23,27 @@ pytestmark = [
 ]
 
 
-def test_the_served_model_sorts_every_input(tmp_path):
+def test_the_served_model_sorts_every_input(tmp_path, monkeypatch):
+    monkeypatch.setattr("export.saved_model.replay_locally", lambda _: [])
     source = to_safetensors(DATA / "gpt-nano-sort-model.json", tmp_path / "source")
     bundle = nanogpt.load(source, characters="ABC", activation="gelu_tanh")
     zoo.save(tmp_path / "run", bundle.model, bundle.tokenizer, bundle.config.start_id)
-    export_saved_model(zoo.load(tmp_path / "run"), tmp_path / "served")
+    path = export_saved_model(zoo.load(tmp_path / "run"), tmp_path / "served")
     inputs = ["".join(letters) for letters in itertools.product("ABC", repeat=6)]
     assert len(inputs) == 729
-    with (
-        Server([ServedModel("sort", str(tmp_path / "served"))], port=0, host="localhost") as server,
-        Client(f"localhost:{server.port}") as client,
-    ):
+    servable = Servable("sort", 1, str(path))
 
-        def ask(texts, signature=""):
-            request = {"text": np.array(texts, object)}
-            if not signature:
-                request["max_new_tokens"] = np.array([6], np.int32)
-            return client.predict("sort", request, signature).outputs
+    def ask(texts, signature="generate"):
+        request = {"text": strings([text.encode() for text in texts])}
+        if signature == "generate":
+            request["max_new_tokens"] = np.array([6], np.int32)
+        return ask_servable(servable, signature, request)
 
-        answers = [ask(inputs[start : start + 100]) for start in range(0, len(inputs), 100)]
-        completions = [text.decode() for answer in answers for text in answer["completion"]]
+    try:
+        answer = ask(inputs)
+        completions = [text.decode() for text in answer["completion"]]
         assert completions == ["".join(sorted(text)) for text in inputs]
-        assert {count for answer in answers for count in answer["token_count"]} == {6}
+        assert {*answer["token_count"]} == {6}
         # Alone as in a batch, and the ids that letters have no use for have no probability.
         assert ask(["CABBAC"])["text"].tolist() == [b"CABBACAABBCC"]
         likeliest = ask(["CABBAC"], "next_token")
@@ -51,3 +51,5 @@ def test_the_served_model_sorts_every_input(tmp_path):
         special = np.char.startswith(likeliest["tokens"][0].astype(str), "<|")
         assert special.sum() == 2
         assert likeliest["probabilities"][0][special].tolist() == [0, 0]
+    finally:
+        servable.close()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export.precision.integer_product import OP, column_offsets, integer_product
@@ -58,6 +58,7 @@ def test_the_largest_sums_do_not_overflow(outputs_first):
     np.testing.assert_allclose(got, x @ weights.astype("float32"), rtol=1e-6)
 
 
+@settings(max_examples=5)  # six graphs are made for each
 @given(st.integers(0, 99))
 def test_a_row_does_not_depend_on_its_batch(seed):
     rng = np.random.default_rng(seed)

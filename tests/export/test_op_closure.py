@@ -19,7 +19,6 @@ from export.closure import history
 from export.closure.__main__ import main
 from export.closure.check import check
 from export.closure.history import SERVING_VERSIONS, registry_of
-from export.precision.report import Prepared
 from export.saved_model import ExportError, export_saved_model
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -229,30 +228,30 @@ def test_ops_that_only_the_newer_tf_text_has(tmp_path):
         assert not [finding for finding in check(folder, version) if finding.op]
 
 
-def test_an_op_of_gpus_alone(plain):
-    finding = only(check(with_node(plain, "CudnnRNNV3")))
-    assert "NVIDIA GPUs alone" in finding.message
-    assert "use_cudnn=False" in finding.fix
-
-
-def test_an_op_without_a_kernel_for_cpus(plain):
-    with_node(plain, "SobolSample")
-    assert "no kernel of it for CPUs" in only(check(plain, "2.18")).message
-    assert check(plain, "2.19.1") == []
-
-
-def test_ops_that_no_release_or_only_another_has(plain):
-    with_node(plain, "MyOwnOp")
-    with_node(plain, "DecodeJxl")
-    with_node(plain, "TfLiteSubgraphExecute")
-    own, new, old = check(plain, "2.19.1")
-    assert own.op == "MyOwnOp"
-    assert "no release" in own.message
-    assert "links the library" in own.fix
-    assert "not in TensorFlow Serving 2.19, only in 2.21" in new.message
-    assert "only in 2.16 to 2.18" in old.message
-    assert [f.op for f in check(plain, "2.21")] == ["MyOwnOp", "TfLiteSubgraphExecute"]
-    assert [f.op for f in check(plain, "2.16.1")] == ["MyOwnOp", "DecodeJxl"]
+@pytest.mark.parametrize(
+    ("op", "attributes", "refusing", "taking", "message", "fix"),
+    [
+        ("CudnnRNNV3", {}, "2.19.1", "", "NVIDIA GPUs alone", "use_cudnn=False"),
+        ("SobolSample", {}, "2.18", "2.19.1", "no kernel of it for CPUs", "that run on CPUs"),
+        ("MyOwnOp", {}, "2.21", "", "no release", "links the library"),
+        ("DecodeJxl", {}, "2.19.1", "2.21", "TensorFlow Serving 2.19, only in 2.21", "DecodeJxl"),
+        ("TfLiteSubgraphExecute", {}, "2.21", "2.16.1", "only in 2.16 to 2.18", "one of these"),
+        (
+            *("Range", {"Tidx": types_pb2.DT_BFLOAT16}, "2.17.1", "2.18.0"),
+            *("cannot run it with Tidx=DT_BFLOAT16, a change of 2.18", "cast to another type"),
+        ),
+    ],
+)
+def test_ops_and_types_of_other_releases(plain, op, attributes, refusing, taking, message, fix):
+    finding = only(check(with_node(plain, op, **attributes), refusing))
+    assert (finding.op, finding.blocks, finding.count) == (op, True, 1)
+    assert message in finding.message and fix in finding.fix
+    if taking:
+        assert check(plain, taking) == []
+    with_node(with_node(plain, op, **attributes), op, **attributes)
+    finding = only(check(plain, refusing))
+    assert finding.count == 3
+    assert "and 2 more like it" in str(finding)
 
 
 @pytest.mark.parametrize("policy", ["", "IGNORE"])
@@ -321,13 +320,6 @@ def test_ops_that_touch_files_are_named(tmp_path, capsys):
         assert "with the rights of the server" in finding.message
     assert main([f"--model_dir={tmp_path / 'm'}"]) == 0
     assert "warning: WriteFile: it reads or writes files" in capsys.readouterr().out
-
-
-def test_types_that_came_later(plain):
-    with_node(plain, "Range", Tidx=types_pb2.DT_BFLOAT16)
-    finding = only(check(plain, "2.17.1"))
-    assert "cannot run it with Tidx=DT_BFLOAT16, a change of 2.18" in finding.message
-    assert check(plain, "2.18.0") == []
 
 
 def test_graphs_of_a_form_that_came_later(plain):
@@ -432,14 +424,6 @@ def test_debug_information_names_tokenizer_and_line(tmp_path):
         check(folder)
 
 
-def test_one_finding_for_the_nodes_of_a_layer(plain):
-    for _ in range(3):
-        with_node(plain, "MyOwnOp")
-    finding = only(check(plain))
-    assert finding.count == 3
-    assert "and 2 more like it" in str(finding)
-
-
 def test_every_function_is_looked_at_also_one_that_nothing_calls(plain):
     def edit(meta_graph):
         function = meta_graph.graph_def.library.function.add()
@@ -496,8 +480,7 @@ def test_the_exporter_refuses_and_leaves_nothing_behind(tmp_path, monkeypatch):
             self.methods, self.aliases = {}, {"serving_default": "generate"}
 
     monkeypatch.setattr(saved_model, "ServedModule", Served)
-    prepared = Prepared("float32", None, None, [], [], None)
-    monkeypatch.setattr(saved_model, "prepare", lambda *_: prepared)
+    monkeypatch.setattr(saved_model, "make_golden_pairs", lambda _: [])
     with pytest.raises(ExportError) as error:
         export_saved_model(None, tmp_path / "m", serving_version="2.21")
     text = str(error.value)

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import zoo
@@ -181,6 +181,7 @@ def integers(name, matrix, outputs_first):
 
 @pytest.mark.parametrize("kind", [Int8Weight, integers, Bfloat16Weight, Bfloat16Product])
 @pytest.mark.parametrize("outputs_first", [False, True])
+@settings(max_examples=10)  # a graph is made for each product of integers
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 4), st.integers(0, 99))
 def test_a_product_is_near_that_of_the_matrix(kind, outputs_first, inputs, outputs, rows, seed):
     rng = np.random.default_rng(seed)

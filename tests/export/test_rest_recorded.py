@@ -9,26 +9,20 @@ import time
 import pytest
 import tensorflow as tf
 from google.protobuf import json_format, text_format
-from recorded import MODELS, RECORDED, lines, write_model_with_default
-from tensorflow_serving.apis import get_model_status_pb2, model_management_pb2, predict_pb2
+from recorded import MESSAGES, MODELS, RECORDED, lines, write_model_with_default
+from tensorflow_serving.apis import model_management_pb2
 
 from export.server import RestOptions, ServingError
+from export.server.api.requests import reload_config
 from export.server.flags import parse
-from export.server.models.config import ModelServerConfig, handle_reload, models_of
+from export.server.metrics import Metrics
+from export.server.models.config import ModelServerConfig, models_of
 from export.server.models.manager import Manager
 from export.server.program import make_server
 from export.server.rest.http import RestServer
 
 _RELOAD = "/HandleReloadConfigRequest"
 _UNLOAD_SECONDS = 10.0
-_MESSAGES = {
-    "Predict": (predict_pb2.PredictRequest, predict_pb2.PredictResponse),
-    "GetModelStatus": (
-        get_model_status_pb2.GetModelStatusRequest,
-        get_model_status_pb2.GetModelStatusResponse,
-    ),
-}
-
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -72,7 +66,7 @@ def reload(manager, exchange):
         exchange["request"] or "", model_management_pb2.ReloadConfigRequest()
     )
     try:
-        handle_reload(manager, request)
+        reload_config(manager, request)
         code = "OK"
     except ServingError as error:
         code = error.code.name
@@ -111,7 +105,7 @@ def in_state(manager, done):
 
 @pytest.fixture(scope="module")
 def port(manager):
-    server = RestServer(manager, RestOptions(port=0))
+    server = RestServer(manager, RestOptions(port=0), "localhost", Metrics())
     server.start()
     yield server.port
     server.stop()
@@ -179,7 +173,7 @@ def soon(check):
 def as_rest(exchange):
     """(whether it predicts, path, body, code, answer) of a recorded gRPC exchange."""
     method = exchange["rpc"].rsplit("/")[-1]
-    request_type, response_type = _MESSAGES[method]
+    request_type, response_type = MESSAGES[method]
     predicts = method == "Predict"
     request = text_format.Parse(exchange["request"], request_type())
     path, body = f"/v1/models/{request.model_spec.name}", None

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from unittest import mock
 
 import grpc
 import numpy as np
@@ -25,7 +24,7 @@ from toy_server import Client, State, add_version, refused, serving, until
 from export.server import Loader, Retries, ServedModel, Server, ServingError
 from export.server.api.classification import classify
 from export.server.api.inference import predict
-from export.server.grpc_service import answer, truncated
+from export.server.grpc_service import truncated
 from export.server.status import RequestClock
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -154,17 +153,6 @@ def test_expired_request_is_not_run(versions, tmp_path, monkeypatch):
         assert list(answer.outputs["n"].int64_val) == [1]
 
 
-def test_request_past_its_deadline_is_not_begun(toy):
-    context = mock.create_autospec(grpc.ServicerContext, instance=True)
-    context.is_active.return_value, context.time_remaining.return_value = True, 0.0
-    context.abort.side_effect = grpc.RpcError
-    call = mock.Mock()
-    with pytest.raises(grpc.RpcError):
-        answer(call, None, context)
-    assert context.abort.call_args.args[0] is grpc.StatusCode.DEADLINE_EXCEEDED
-    call.assert_not_called()
-
-
 def test_stop_lets_running_requests_finish(versions, tmp_path, monkeypatch):
     shutil.copytree(versions / "1", tmp_path / "1")
     with serving(tmp_path) as (server, client):
@@ -190,40 +178,20 @@ def test_stop_gives_up_on_a_request_that_does_not_end(versions, tmp_path, caplog
 # --- versions
 
 
-def test_swap_drops_no_request(versions, tmp_path):
+def test_versions_come_and_go(versions, tmp_path):
+    """Under load: test_server_load.py."""
     shutil.copytree(versions / "1", tmp_path / "1")
     (tmp_path / "tmp-9").mkdir()  # what an exporter is still writing
-    answers, failures, done = [], [], threading.Event()
-
-    def ask(client, steps):
-        while not done.is_set():
-            try:
-                answer = client.work(steps)
-                number = answer.outputs["y"].float_val[0] - steps
-                answers.append((answer.model_spec.version.value, number))
-            except grpc.RpcError as error:
-                failures.append(error)
-
     with serving(tmp_path) as (_, client):
-        threads = [threading.Thread(target=ask, args=(client, steps)) for steps in (1, 1, 100)]
-        for thread in threads:
-            thread.start()
-        until(lambda: len(answers) > 20)
+        assert client.added() == 1
         add_version(versions / "2", tmp_path / "2")
         until(lambda: client.states() == {2: "AVAILABLE", 1: "END"})
-        seen = len(answers)
-        until(lambda: len(answers) > seen + 20)
-        done.set()
-        for thread in threads:
-            thread.join()
-        assert not failures
-        assert {(1, 1.0), (2, 2.0)} == set(answers)
+        assert client.added() == 2
         code = refused(client.predict, version=1, x=np.float32([0]))
         assert code == ("NOT_FOUND", "Servable not found for request: Specific(m, 1)")
-
         shutil.rmtree(tmp_path / "2")  # back to the older one
         until(lambda: client.states() == {2: "END", 1: "AVAILABLE"})
-        assert client.predict(x=np.float32([0])).outputs["y"].float_val[0] == 1
+        assert client.added() == 1
         shutil.rmtree(tmp_path / "1")
         until(lambda: client.states() == {2: "END", 1: "END"})
         code = refused(client.predict, x=np.float32([0]))
@@ -295,7 +263,7 @@ def test_failing_warm_up_request_fails_the_load(versions, tmp_path):
     server = Server([ServedModel("m", str(tmp_path))], port=0, retries=Retries(0))
     with pytest.raises(ServingError, match='Serving signature key "nope" not found'):
         server.start()
-    (status,) = server.manager.statuses("m")
+    (status,) = server.manager.versions_of("m")
     assert (status.state, status.error.code) == (State.END, grpc.StatusCode.FAILED_PRECONDITION)
 
 

@@ -5,6 +5,7 @@ import logging
 import pathlib
 import shutil
 import signal
+import threading
 import time
 
 import grpc
@@ -20,13 +21,8 @@ from toy_server import Client, refused, until
 from export.server import Loader, Manager, ServedModel, ServingError
 from export.server.config_files import MonitoringConfigProto, read_text_proto
 from export.server.flags import channel_arguments, parse
-from export.server.models.config import (
-    ConfigFilePoller,
-    ModelServerConfig,
-    models_of,
-    reload,
-)
-from export.server.program import main, make_server, version_text
+from export.server.models.config import ModelServerConfig, models_of
+from export.server.program import main, make_server, poll_config_file, version_text
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -177,7 +173,9 @@ def test_config_file_is_polled(versions, tmp_path, caplog):
     file = tmp_path / "models.config"
     file.write_text(str(config(entry(versions))))
     with started(f"--model_config_file={file}") as (server, client):
-        poller = ConfigFilePoller(str(file), server.manager, 0.05)
+        stopping = threading.Event()
+        arguments = str(file), server.manager, 0.05, stopping
+        poller = threading.Thread(target=poll_config_file, args=arguments)
         poller.start()
         try:
             file.write_text(str(config(entry(versions), entry(versions, name="b"))))
@@ -188,8 +186,12 @@ def test_config_file_is_polled(versions, tmp_path, caplog):
             assert client.added(name="b") == 3
             file.write_text(str(config(entry(versions, ALL))))
             until(lambda: client.states("b") == {3: "END"} and len(client.states()) == 3)
+            file.write_text("# an empty one changes nothing")
+            time.sleep(0.2)
+            assert client.added() == 3
         finally:
-            poller.stop()
+            stopping.set()
+            poller.join()
 
 
 def test_text_protos_that_do_not_parse_name_the_file(tmp_path, caplog):
@@ -209,20 +211,19 @@ def test_text_protos_that_do_not_parse_name_the_file(tmp_path, caplog):
 def test_config_without_a_list_changes_nothing(versions, tmp_path):
     file = tmp_path / "models.config"
     file.write_text("# nothing yet\n")
-    with started(f"--model_config_file={file}") as (server, client):
+    with started(f"--model_config_file={file}") as (_, client):
         assert refused(client.states)[0] == "NOT_FOUND"
         client.reload(config(entry(versions)))
-        reload(server.manager, read_text_proto(str(file), ModelServerConfig))
         assert client.added() == 3
         custom = ModelServerConfig()
         custom.custom_model_config.SetInParent()
         with pytest.raises(ServingError, match="custom_model_config is not supported"):
-            reload(server.manager, custom)
+            models_of(custom)
         other = config("name: 'm' base_path: '/m'")
         other.model_config_list.config[0].ClearField("model_platform")
         other.model_config_list.config[0].model_type = 2
         with pytest.raises(ServingError, match="to OTHER, model name is m"):
-            reload(server.manager, other)
+            models_of(other)
 
 
 def test_flags_and_what_is_none_of_them():
@@ -359,7 +360,7 @@ def test_reloads_over_grpc_can_be_refused(versions):
         assert code == "PERMISSION_DENIED"
         assert "--noallow_reload_over_grpc" in message
         assert client.added() == 3
-        reload(server.manager, config(entry(versions, name="n")))  # from this process it is taken
+        server.manager.reload(models_of(config(entry(versions, name="n"))))  # from here it is taken
         assert client.added(name="n") == 3
 
 

@@ -8,16 +8,8 @@ import time
 import grpc
 import pytest
 from google.protobuf import text_format
-from recorded import MODELS, RECORDED, lines, write_model_with_default
-from tensorflow_serving.apis import (
-    classification_pb2,
-    get_model_metadata_pb2,
-    get_model_status_pb2,
-    inference_pb2,
-    model_management_pb2,
-    predict_pb2,
-    regression_pb2,
-)
+from recorded import MESSAGES, MODELS, RECORDED, lines, write_model_with_default
+from tensorflow_serving.apis import get_model_metadata_pb2
 
 from export.server import Server, ServingError
 from export.server.flags import parse
@@ -27,36 +19,12 @@ from export.server.program import make_server
 pytestmark = pytest.mark.timeout(120)
 
 
-_MESSAGES = {
-    "Predict": (predict_pb2.PredictRequest, predict_pb2.PredictResponse),
-    "Classify": (
-        classification_pb2.ClassificationRequest,
-        classification_pb2.ClassificationResponse,
-    ),
-    "Regress": (regression_pb2.RegressionRequest, regression_pb2.RegressionResponse),
-    "MultiInference": (
-        inference_pb2.MultiInferenceRequest,
-        inference_pb2.MultiInferenceResponse,
-    ),
-    "GetModelMetadata": (
-        get_model_metadata_pb2.GetModelMetadataRequest,
-        get_model_metadata_pb2.GetModelMetadataResponse,
-    ),
-    "GetModelStatus": (
-        get_model_status_pb2.GetModelStatusRequest,
-        get_model_status_pb2.GetModelStatusResponse,
-    ),
-    "HandleReloadConfigRequest": (
-        model_management_pb2.ReloadConfigRequest,
-        model_management_pb2.ReloadConfigResponse,
-    ),
-}
 _UNLOAD_SECONDS = 10.0
 
 
 def recorded():
     """The gRPC exchanges, in order; each says whether a reload came before it."""
-    covered = tuple(f"/{name}" for name in _MESSAGES)
+    covered = tuple(f"/{name}" for name in MESSAGES)
     exchanges, reloaded = [], False
     for exchange in lines("transcripts.jsonl"):
         if exchange.get("rpc", "").endswith(covered):
@@ -91,7 +59,7 @@ def canonical(response):
 
 def ask(channel, exchange):
     """Code, message and response, comparable to `wanted`."""
-    request_type, response_type = _MESSAGES[exchange["rpc"].rsplit("/")[-1]]
+    request_type, response_type = MESSAGES[exchange["rpc"].rsplit("/")[-1]]
     if exchange["request"] is None:
         content = bytes.fromhex(exchange["request_raw_hex"])
     else:
@@ -114,7 +82,7 @@ def ask(channel, exchange):
 def wanted(exchange):
     if exchange["code"] != "OK":
         return exchange["code"], shown(exchange["message"]), None
-    _, response_type = _MESSAGES[exchange["rpc"].rsplit("/")[-1]]
+    _, response_type = MESSAGES[exchange["rpc"].rsplit("/")[-1]]
     if "response_raw_hex" in exchange:
         response = response_type.FromString(bytes.fromhex(exchange["response_raw_hex"]))
     else:
@@ -130,7 +98,7 @@ def test_answers_as_tensorflow_serving_did(recorded_server, exchange):
         return  # the recorded server won a race against a microsecond; either may
     if exchange["id"] == "status_immediately_after_unload":
         # Unloading is asynchronous: recorded while it had not begun, asked here when it has.
-        _, response_type = _MESSAGES["GetModelStatus"]
+        _, response_type = MESSAGES["GetModelStatus"]
         status = response_type.FromString(answer[2][0]).model_version_status[0]
         assert (answer[0], status.version) == ("OK", 1)
         return
@@ -147,7 +115,7 @@ def test_answers_as_tensorflow_serving_did(recorded_server, exchange):
 _NOT_REPLAYED = {
     "f_cors": "REST: tests/export/test_rest_recorded.py",
     "c_same_port": "the recorder waited for REST; test_server_config.py has the log line",
-    "swap": "its folder is not recorded: test_server.py, test_swap_drops_no_request",
+    "swap": "its folder is not recorded: test_server.py, test_versions_come_and_go",
     "r_poll": "its files are not recorded: test_server_config.py",
     "b2_inv": "test_server_batching.py: an error where TensorFlow Serving ends with a signal",
     "b_broken_empty": "its folder is not recorded: test_server_lifecycle.py",

@@ -48,7 +48,7 @@ def saved(tmp_path_factory):
     judge = Judge()
     functions = {"classify": judge.classify, "regress": judge.regress, "odd": judge.odd}
     tf.saved_model.save(judge, str(folder), signatures=functions)
-    declare(folder, METHODS)
+    declare(folder, METHODS, {})
     return folder
 
 
@@ -142,10 +142,3 @@ def test_warm_up_replays_every_kind_of_request(saved):
     finally:
         (saved / WARMUP_FILE).unlink()
         servable.close()
-
-
-def test_what_cannot_be_declared_is_named(saved):
-    with pytest.raises(ValueError, match=r"no signature x in the SavedModel; it has .*classify"):
-        declare(saved, {"x": CLASSIFY_METHOD})
-    with pytest.raises(ValueError, match=r"has inputs \[\], not one input"):
-        declare(saved, {"__saved_model_init_op": CLASSIFY_METHOD})

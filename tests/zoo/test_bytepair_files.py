@@ -53,13 +53,13 @@ def test_an_encoders_tokenizer_json(separators, tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda f: f["model"].update(type="Unigram"), "model.type"),
-        (lambda f: f["model"].update(dropout=0.1), "model.dropout"),
-        (lambda f: f["model"].update(byte_fallback=True), "model.byte_fallback"),
-        (lambda f: f["model"].update(ignore_merges=True), "model.ignore_merges"),
-        (lambda f: f["model"].update(end_of_word_suffix="</w>"), "model.end_of_word_suffix"),
+        (lambda f: f["model"].update(type="Unigram"), "model: type"),
+        (lambda f: f["model"].update(dropout=0.1), "model: dropout"),
+        (lambda f: f["model"].update(byte_fallback=True), "model: byte_fallback"),
+        (lambda f: f["model"].update(ignore_merges=True), "model: ignore_merges"),
+        (lambda f: f["model"].update(end_of_word_suffix="</w>"), "model: end_of_word_suffix"),
         (lambda f: f["model"].pop("merges"), "merges is missing"),
-        (lambda f: f.update(model=None), "model.type"),
+        (lambda f: f.update(model=None), "model: not a JSON object"),
         (lambda f: f.update(normalizer={"type": "NFC"}), "normalizer"),
         (lambda f: f.update(pre_tokenizer={"type": "Whitespace"}), "pre_tokenizer"),
         (lambda f: f["pre_tokenizer"].update(use_regex=False), "use_regex"),
@@ -91,7 +91,7 @@ def test_a_tokenizer_json_that_differs_is_refused(files, change, message):
         ("#version: 0.2\nl  o\n", "line 2: must be two pieces"),
         ("#version: 0.2\n<|end oftext|>\n", "line 2: '<|end' is not in the vocabulary"),
         ("#version: 0.3\nl o\n", "line 1: '#version: 0.3'"),
-        (b"#version: 0.2\n\xff o\n", "not UTF-8"),
+        (b"#version: 0.2\n\xff o\n", "utf-8"),
     ],
 )
 def test_bad_merges_are_refused_by_line(files, content, message):
@@ -108,10 +108,10 @@ def test_bad_merges_are_refused_by_line(files, content, message):
     "content, message",
     [
         ("not json", "not valid JSON"),
-        ("[]", "must hold a JSON object"),
-        ('{"a": 0, "b": 0}', "'a' and 'b' both have id 0"),
-        ('{"a": 0, "b": 2}', "nothing has 1"),
-        ('{"a": 0}', r"no piece for '!' \(byte 0x21\), .* and 25\d more"),
+        ("[]", "not a JSON object"),
+        ('{"a": 0, "b": 0}', "each once; 'b' has 0 in place of 1"),
+        ('{"a": 0, "b": 2}', "'b' has 2 in place of 1"),
+        ('{"a": 0}', r"no piece for '!' \(byte 0x21\), and 25\d more"),
     ],
 )
 def test_a_bad_vocabulary_is_refused_by_name(content, message, tmp_path):
@@ -132,17 +132,12 @@ def test_a_bad_vocabulary_is_refused_by_name(content, message, tmp_path):
         ({"vocabulary": [*ALPHABET, "é世", "é"], "merges": []}, ValueError, "repeats"),
         ({"vocabulary": [*ALPHABET, "a世", "世"], "merges": ["a 世"]}, ValueError, "is no byte"),
         ({"vocabulary": [*ALPHABET, 3]}, TypeError, "must be a string"),
-        ({"vocabulary": {"a": "0"}}, TypeError, "strings to integers"),
+        ({"vocabulary": {"a": "0"}}, TypeError, "an id a whole number"),
         ({"special_tokens": ["ab"], "end": "ab", "merges": ["a b"]}, ValueError, "special token"),
         ({"end": "</s>"}, ValueError, "end='</s>' is no special token"),
         ({"roles": {"cls": "<s>"}}, ValueError, "cls='<s>' is no special token"),
         ({"roles": {"start": "<|endoftext|>"}}, ValueError, "'start' is none of cls"),
         ({"pair_separators": 0}, ValueError, "at least 1"),
-        (
-            {"special_tokens": ["<a<", "<b"], "end": "<b", "parse_special": True},
-            ValueError,
-            "can overlap",
-        ),
         ({"special_tokens": ["<b "], "end": "<b ", "parse_special": True}, ValueError, "blank"),
     ],
 )

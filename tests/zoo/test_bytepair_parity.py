@@ -44,8 +44,8 @@ def assert_same_ids(tokenizer, theirs, texts):
 @pytest.fixture(scope="module")
 def trained():
     """A tokenizer whose tokens join all kinds of characters, and tiktoken's twin."""
-    texts = [*fuzzed(3000, seed=9), *blank_mixes(1000, 8)] * 3
-    tokenizer = BytePairTokenizer.train(texts, 3000)
+    texts = [*fuzzed(1500, seed=9), *blank_mixes(500, 8)] * 3
+    tokenizer = BytePairTokenizer.train(texts, 2000)
     return tokenizer, tiktoken_of(tokenizer)
 
 
@@ -61,12 +61,8 @@ def blank_mixes(count, seed):
     ]
 
 
-def test_fuzzed_strings(trained):
-    assert_same_ids(*trained, fuzzed(2000, seed=1))
-
-
-def test_blanks_of_every_kind(trained):
-    assert_same_ids(*trained, blank_mixes(4000, seed=2))
+def test_fuzzed_strings_with_blanks_of_every_kind(trained):
+    assert_same_ids(*trained, fuzzed(1000, seed=1) + blank_mixes(2000, seed=2))
 
 
 def test_runs_of_blanks(trained):
@@ -78,7 +74,7 @@ def test_runs_of_blanks(trained):
 def test_contractions(trained):
     rng = random.Random(3)
     parts = [*"''''strevmld a1S.é", "re", "ve", "ll"]
-    texts = ["".join(rng.choices(parts, k=rng.randint(1, 9))) for _ in range(4000)]
+    texts = ["".join(rng.choices(parts, k=rng.randint(1, 9))) for _ in range(2000)]
     assert_same_ids(*trained, texts)
 
 

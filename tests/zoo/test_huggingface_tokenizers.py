@@ -129,6 +129,7 @@ ADDED_TEXTS = [
     "",
     "no name here",
     "plain <e1> plain\tcovid\u00a0covid",
+    "the  cat   sat",
 ]
 
 

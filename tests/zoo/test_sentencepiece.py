@@ -4,12 +4,11 @@ import os
 import random
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tensorflow as tf
 
 from zoo.text.packing import pack
-from zoo.tokenizers import SentencePieceTokenizer, load_tokenizer
+from zoo.tokenizers import SentencePieceTokenizer
 from zoo.tokenizers.sentencepiece_model import NORMAL, read_pieces
 
 FOLDER = Path(__file__).parent / "fixtures" / "sentencepiece"
@@ -50,7 +49,6 @@ def test_ids_and_texts_are_the_librarys(tokenizer):
     assert [text.decode() for text in decoded] == [theirs.decode(row) for row in rows]
     pad = [theirs.pad_id()] if theirs.pad_id() >= 0 else []
     assert [tokenizer.unknown_id, tokenizer.end_id] == [theirs.unk_id(), theirs.eos_id()]
-    assert tokenizer.begin_id == (theirs.bos_id() if theirs.bos_id() >= 0 else None)
     assert [tokenizer.pad_id] == pad
 
 
@@ -94,40 +92,6 @@ def test_offsets_point_into_the_text():
         starts, ends = found.starts.to_list()[0], found.ends.to_list()[0]
         assert all(0 <= a <= b <= len(text.encode()) for a, b in zip(starts, ends))
         assert starts == sorted(starts) and ends == sorted(ends)
-
-
-def test_the_same_in_functions_pipelines_and_served_models(tmp_path):
-    texts = [text.encode() for text in mixed_texts(30, 4)] + [b"\xff\0", b""]
-
-    def all_of(text):
-        encoding = UNIGRAM.encode_with_offsets(text)
-        named = {name: value.flat_values for name, value in encoding._asdict().items()}
-        return {**named, "text": UNIGRAM.decode(UNIGRAM.encode(text))}
-
-    eager = {name: value.numpy() for name, value in all_of(texts).items()}
-    module = tf.Module()
-    module.encode = tf.function(all_of, input_signature=[tf.TensorSpec([None], tf.string)])
-    (mapped,) = tf.data.Dataset.from_tensors(texts).map(all_of)
-    tf.saved_model.save(module, str(tmp_path), signatures=module.encode)
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        graph = tf.compat.v1.saved_model.load(session, ["serve"], str(tmp_path))
-        signature = graph.signature_def["serving_default"]
-        names = {name: info.name for name, info in signature.outputs.items()}
-        served = session.run(names, {signature.inputs["text"].name: texts})
-    for other in (module.encode(tf.constant(texts)), mapped, served):
-        for name, value in eager.items():
-            np.testing.assert_array_equal(np.asarray(other[name]), value)
-
-
-def test_save_and_load(tmp_path):
-    for tokenizer in (UNIGRAM, BPE):
-        tokenizer.save(tmp_path)
-        loaded = load_tokenizer(tmp_path)
-        assert loaded.fingerprint == tokenizer.fingerprint
-        assert loaded.get_config() == tokenizer.get_config()
-        assert loaded.encode(["hello"]).to_list() == tokenizer.encode(["hello"]).to_list()
-    assert UNIGRAM.fingerprint != BPE.fingerprint
-    assert load_tokenizer(tmp_path).model == (FOLDER / "bpe.model").read_bytes()  # the last saved
 
 
 def model_without_end():

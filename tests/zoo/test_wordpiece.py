@@ -2,13 +2,12 @@
 
 import unicodedata
 
-import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoo.tokenizers import WordPieceTokenizer, load_tokenizer
+from zoo.tokenizers import WordPieceTokenizer
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LETTERS = "abcdefghijklmnopqrstuvwxyzß0123456789"
@@ -73,13 +72,13 @@ def test_pieces_of_a_text(text, pieces):
 def test_cased_text_keeps_capitals_and_accents():
     assert names("É", CASED) == ["É"]
     assert names("A", CASED) == ["[UNK]"]
-    kept = WordPieceTokenizer(SPECIAL + ["é", "e"], lowercase=True, strip_accents=False)
+    pieces = [*SPECIAL, "é", "e", "世界", "世", "##a"]
+    kept = WordPieceTokenizer(pieces, lowercase=True, strip_accents=False, split_cjk=False)
     assert names("É E\u0301 E", kept) == ["é", "[UNK]", "e"]
-    whole = WordPieceTokenizer([*SPECIAL, "世界", "世", "##a"], split_cjk=False)
-    assert names("世界 世a", whole) == ["世界", "世", "##a"]
+    assert names("世界 世a", kept) == ["世界", "世", "##a"]
 
 
-@pytest.mark.parametrize("limit", [1, 2, 3])
+@pytest.mark.parametrize("limit", [1, 3])
 def test_the_limit_counts_characters(limit):
     tokenizer = WordPieceTokenizer(SPECIAL + PIECES, max_word_characters=limit)
     for letter in "aß😀":
@@ -97,7 +96,7 @@ def test_attributes():
     assert (SMALL.pad_id, SMALL.unknown_id, SMALL.cls_id, SMALL.sep_id, SMALL.mask_id) == (
         *range(5),
     )
-    assert (SMALL.end_id, SMALL.kind, SMALL.lossless) == (3, "wordpiece", False)
+    assert SMALL.end_id == 3
     assert SMALL.vocabulary_size == len(SMALL.vocabulary) == len(SMALL.continuation)
     assert SMALL.continuation.dtype == bool
     continued = [piece for piece, is_one in zip(SMALL.vocabulary, SMALL.continuation) if is_one]
@@ -177,63 +176,9 @@ def test_the_source_of_a_piece_normalises_to_the_piece(text):
             assert name in [piece.removeprefix("##") for piece in pieces] or name == "[UNK]"
 
 
-def test_long_texts_and_empty_batches():
+def test_long_texts():
     long = "hello é " * 12_500
     ids = SMALL.encode([long, "", "x" * 100_000, "é" * 100_000, "世" * 30_000])
     assert ids.row_lengths().numpy().tolist() == [25_000, 0, 1, 1, 30_000]
     encoding = SMALL.encode_with_offsets([long, "x" * 100_000])
     assert encoding.ends[0, -1] == len(long.encode()) - 1 and encoding.ends[1, 0] == 100_000
-    for empty in ([], np.array([], dtype=object)):
-        assert SMALL.encode(empty).shape[0] == 0
-        for part in SMALL.encode_with_offsets(empty):
-            assert part.shape[0] == 0 and part.flat_values.shape[0] == 0
-    assert SMALL.decode(SMALL.encode([])).shape == (0,)
-
-
-def everything(tokenizer, text):
-    """All of a tokenizer's operations, as one dict of tensors."""
-    encoding = tokenizer.encode_with_offsets(text)
-    parts = {name: part.to_tensor() for name, part in encoding._asdict().items()}
-    return {**parts, "text": tokenizer.decode(encoding.ids)}
-
-
-def test_the_same_in_functions_pipelines_and_saved_models(tmp_path):
-    expected = everything(SMALL, SAMPLES)
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="text")])
-    def serve(text):
-        return everything(SMALL, text)
-
-    for name, tensor in serve(tf.constant(SAMPLES)).items():
-        np.testing.assert_array_equal(tensor, expected[name])
-    assert serve(tf.constant([], tf.string))["ids"].shape == (0, 0)
-    dataset = tf.data.Dataset.from_tensor_slices(SAMPLES).batch(3)
-    rows = [row for batch in dataset.map(SMALL.encode) for row in batch.to_list()]
-    assert rows == SMALL.encode(SAMPLES).to_list()
-
-    module = tf.Module()
-    module.serve = serve
-    tf.saved_model.save(module, str(tmp_path), signatures=serve)
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        meta = tf.compat.v1.saved_model.load(session, ["serve"], str(tmp_path))
-        signature = meta.signature_def["serving_default"]
-        fetches = {name: info.name for name, info in signature.outputs.items()}
-        inputs = {signature.inputs["text"].name: [text.encode() for text in SAMPLES]}
-        for name, array in session.run(fetches, inputs).items():
-            np.testing.assert_array_equal(array, expected[name])
-        functions = meta.graph_def.library.function
-        operations = {node.op for function in functions for node in function.node_def}
-    stateful = [op for op in operations if "PyFunc" in op or "HashTable" in op or "Unpack" in op]
-    assert not stateful
-
-
-def test_save_and_load(tmp_path):
-    for tokenizer in (SMALL, CASED):
-        tokenizer.save(tmp_path)
-        loaded = load_tokenizer(tmp_path)
-        assert loaded.get_config() == tokenizer.get_config()
-        assert loaded.fingerprint == tokenizer.fingerprint
-        assert loaded.encode(SAMPLES).to_list() == tokenizer.encode(SAMPLES).to_list()
-    assert SMALL.fingerprint != CASED.fingerprint
-    # Pinned: a change here makes every saved bundle unreadable.
-    assert WordPieceTokenizer([*SPECIAL, "a"]).fingerprint.startswith("4bb581e66304db3a")

@@ -4,24 +4,22 @@
 """
 
 import os
+from pathlib import Path
 
-from zoo.config import read_json
+from zoo.config import Fields
+from zoo.files import blaming
 from zoo.tokenizers.base import FILE_NAME, FORMAT_VERSION, Tokenizer
-from zoo.tokenizers.byte import ByteTokenizer
 from zoo.tokenizers.bytepair.tokenizer import BytePairTokenizer
-from zoo.tokenizers.character import CharacterTokenizer
+from zoo.tokenizers.characters import ByteTokenizer, CharacterTokenizer
 from zoo.tokenizers.sentencepiece import SentencePieceTokenizer
 from zoo.tokenizers.wordpiece.tokenizer import WordPieceTokenizer
 
 TOKENIZERS: dict[str, type[Tokenizer]] = {
-    tokenizer.kind: tokenizer
-    for tokenizer in (
-        CharacterTokenizer,
-        ByteTokenizer,
-        WordPieceTokenizer,
-        BytePairTokenizer,
-        SentencePieceTokenizer,
-    )
+    "character": CharacterTokenizer,
+    "byte": ByteTokenizer,
+    "wordpiece": WordPieceTokenizer,
+    "bytepair": BytePairTokenizer,
+    "sentencepiece": SentencePieceTokenizer,
 }
 
 __all__ = [
@@ -42,9 +40,6 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
     Args:
         folder: the folder given to `save`.
 
-    Returns:
-        Tokenizer.
-
     Raises:
         ValueError: the file is missing, is not valid JSON, has a format version or a kind that
             this code does not know, or does not hash to the fingerprint stored in it; the message
@@ -57,24 +52,16 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
         True
     """
     path = os.path.abspath(os.path.join(folder, FILE_NAME))
-    if not os.path.isfile(path):
-        raise ValueError(f"{path}: no such file. Pass the folder that Tokenizer.save wrote.")
-    content = read_json(path)
-    version = content.get("format_version") if isinstance(content, dict) else None
-    if version != FORMAT_VERSION:
+    content = Fields.read(Path(path)).values
+    version, kind = content.get("format_version"), content.get("kind")
+    if version != FORMAT_VERSION or kind not in [*TOKENIZERS]:
         raise ValueError(
-            f"{path}: not a JSON object with format_version {FORMAT_VERSION}, but {version!r:.80}. "
-            "Use the release that wrote the file, or save the tokenizer again."
+            f"{path}: format_version {version!r:.80} and kind {kind!r:.80}, but known are "
+            f"{FORMAT_VERSION} and {', '.join(TOKENIZERS)}. Use the release that wrote the file, "
+            "or save the tokenizer again."
         )
-    kind = content.get("kind")
-    if not isinstance(kind, str) or kind not in TOKENIZERS:
-        raise ValueError(
-            f"{path}: unknown tokenizer kind {kind!r:.80}; known kinds: {', '.join(TOKENIZERS)}."
-        )
-    try:
+    with blaming(path, TypeError, OverflowError):
         tokenizer = TOKENIZERS[kind].from_config(content)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{path}: bad {kind} tokenizer: {error}") from error
     if content.get("fingerprint") != tokenizer.fingerprint:
         raise ValueError(
             f"{path}: stored fingerprint {content.get('fingerprint')!r:.80} is not the content's "

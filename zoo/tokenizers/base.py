@@ -5,7 +5,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -20,14 +20,8 @@ UNKNOWN = "<|unknown|>"
 END = "<|end|>"
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}".encode()
 
-# What special tokens are for in an encoder's input -> the attribute that holds the id.
-ROLES = {
-    "cls": "cls_id",
-    "sep": "sep_id",
-    "pad": "pad_id",
-    "mask": "mask_id",
-    "unknown": "unknown_id",
-}
+# What special tokens are for in an encoder's input; a tokenizer's `cls_id` is the id for "cls".
+ROLES = ("cls", "sep", "pad", "mask", "unknown")
 
 
 class Tokenizer(abc.ABC):
@@ -35,38 +29,19 @@ class Tokenizer(abc.ABC):
 
     The operations have no lookup table, no Python function and nothing to track or initialise, so
     the same code runs eagerly, in a `tf.function`, in a `tf.data` pipeline and in TensorFlow
-    Serving. Where merging needs tensorflow_text's SentencePiece operation (byte pairs,
-    SentencePiece), its model is an attribute of the graph, parsed at the first call.
-
-    A subclass sets the class attributes and `vocabulary`, `end_id`, `unknown_id`,
-    `special_tokens`, and implements `encode` and `pieces`.
-
-    Attributes:
-        kind: name of the subclass in `tokenizer.json`.
-        config_names: arguments of the constructor, which are attributes with these names, too.
-        rules_version: raised when the same vocabulary starts to encode differently.
-        lossless: True if `decode(encode(x)) == x` for every x.
-        splits_anywhere: True if `encode(a + b) == encode(a) + encode(b)` for all texts a and b,
-            so that a long text may be encoded in parts.
-        vocabulary: what JSON needs to rebuild the tokenizer (None where there is nothing).
-        end_id: id of "end of text", the separator of documents; `encode` never produces it.
-        unknown_id: id of whatever the vocabulary lacks; None if nothing can be unknown.
-        special_tokens: name -> id of the ids that stand for no text.
-        pair_separators: separators between the two texts of a pair in an encoder's input; 1 as in
-            BERT (the default), 2 as in RoBERTa.
+    Serving. A subclass sets the attributes and implements `encode` and `_texts`.
     """
 
-    kind: ClassVar[str]
-    config_names: ClassVar[tuple[str, ...]] = ()
-    rules_version: ClassVar[int] = 1
-    lossless: ClassVar[bool]
-    splits_anywhere: ClassVar[bool] = False
+    kind: ClassVar[str]  # name of the subclass in `tokenizer.json`
+    config_names: ClassVar[tuple[str, ...]] = ()  # the constructor's arguments, all attributes
+    rules_version: ClassVar[int] = 1  # raised when the same vocabulary starts to encode differently
+    splits_anywhere: ClassVar[bool] = False  # if encode(a + b) == encode(a) + encode(b), always
 
-    vocabulary: str | list[str] | None
-    end_id: int
-    unknown_id: int | None
-    special_tokens: dict[str, int]
-    pair_separators: int = 1
+    vocabulary: str | list[str] | None  # what JSON needs to rebuild the tokenizer
+    end_id: int  # "end of text", the separator of documents; `encode` never produces it
+    unknown_id: int | None = None  # whatever the vocabulary lacks; None if nothing can be unknown
+    special_tokens: dict[str, int]  # name -> id of the ids that stand for no text
+    pair_separators: int = 1  # between the two texts of a pair: 1 as in BERT, 2 as in RoBERTa
 
     @abc.abstractmethod
     def encode(self, strings: Any) -> tf.RaggedTensor:
@@ -79,8 +54,7 @@ class Tokenizer(abc.ABC):
             RaggedTensor int32 [B, None].
 
         Raises:
-            ValueError: anything but one axis.
-            TypeError: anything but strings.
+            ValueError, TypeError: anything but one axis, anything but strings.
 
         Example:
             >>> import zoo
@@ -89,8 +63,17 @@ class Tokenizer(abc.ABC):
         """
 
     @abc.abstractmethod
+    def _texts(self) -> list[bytes]:
+        """A new list of the bytes of each id in order; those of special ids do not count."""
+
     def pieces(self) -> list[bytes]:
         """The text of each id in order: b"" for special ids, U+FFFD for the unknown one."""
+        pieces = self._texts()
+        for index in self.special_tokens.values():
+            pieces[index] = b""
+        if self.unknown_id is not None:
+            pieces[self.unknown_id] = REPLACEMENT
+        return pieces
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
@@ -99,10 +82,6 @@ class Tokenizer(abc.ABC):
         Raises:
             ValueError: `config["kind"]` is not this class's kind, or an option is missing.
         """
-        return cls(**cls._arguments(config))
-
-    @classmethod
-    def _arguments(cls, config: dict[str, Any]) -> dict[str, Any]:
         if config.get("kind") != cls.kind:
             raise ValueError(
                 f"{cls.__name__} reads kind {cls.kind!r}, the config says "
@@ -111,7 +90,7 @@ class Tokenizer(abc.ABC):
         missing = [name for name in cls.config_names if name not in config]
         if missing:
             raise ValueError(f"{', '.join(missing)}: missing; save the tokenizer again.")
-        return {name: config[name] for name in cls.config_names}
+        return cls(*(config[name] for name in cls.config_names))
 
     def get_config(self) -> dict[str, Any]:
         """The plain, JSON-ready dict that `from_config` takes."""
@@ -121,7 +100,7 @@ class Tokenizer(abc.ABC):
     @functools.cached_property
     def vocabulary_size(self) -> int:
         """The number of ids, special ones included: ids are 0 to vocabulary_size - 1."""
-        return len(self.pieces())
+        return len(self._texts())
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -144,8 +123,7 @@ class Tokenizer(abc.ABC):
             String tensor (B,).
 
         Raises:
-            ValueError: the ids do not have two axes.
-            TypeError: they are not integers.
+            ValueError, TypeError: the ids do not have two axes, or are not integers.
 
         Example:
             >>> import zoo
@@ -153,7 +131,7 @@ class Tokenizer(abc.ABC):
             [b'hi']
         """
         ids = _integers(ids)
-        if ids.shape.rank is not None and ids.shape.rank != 2:
+        if ids.shape.rank not in (None, 2):
             raise ValueError(
                 f"decode takes ids with two axes, [batch, time]; got shape {ids.shape}. "
                 "For one sequence pass ids[None, :]."
@@ -176,18 +154,7 @@ class Tokenizer(abc.ABC):
         that token. Ids outside [0, vocabulary_size) are "<|unknown|>".
 
         Args:
-            ids: integers of any shape.
-
-        Returns:
-            Strings of the same shape.
-
-        Raises:
-            TypeError: they are not integers.
-
-        Example:
-            >>> import zoo
-            >>> zoo.ByteTokenizer().tokens([104, 10, 256]).numpy().tolist()
-            [b'h', b'\\n', b'<|end|>']
+            ids: integers of any shape, which is that of the result; TypeError for anything else.
         """
         ids = _integers(ids)
         if isinstance(ids, tf.RaggedTensor):
@@ -200,29 +167,15 @@ class Tokenizer(abc.ABC):
         return ids
 
     def save(self, folder: str | os.PathLike[str]) -> str:
-        """Writes `folder/tokenizer.json`, which `load_tokenizer(folder)` reads.
+        """Writes `folder/tokenizer.json`, which `load_tokenizer(folder)` reads; returns its path.
 
         Creates the folder if needed, replaces an older file; a reader never sees half of it.
-
-        Args:
-            folder: where to write.
-
-        Returns:
-            The path of the file.
-
-        Example:
-            >>> import zoo
-            >>> path = zoo.ByteTokenizer().save("bundle/tokenizer")
         """
         path = os.path.join(folder, FILE_NAME)
-        content = {
-            **self.get_config(),
-            "format_version": FORMAT_VERSION,
-            "fingerprint": self.fingerprint,
-        }
+        own = {"format_version": FORMAT_VERSION, "fingerprint": self.fingerprint}
         with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
             # ASCII escapes keep the file exact through editors that normalise Unicode.
-            json.dump(content, file, indent=2, ensure_ascii=True)
+            json.dump({**self.get_config(), **own}, file, indent=2, ensure_ascii=True)
             file.write("\n")
         return path
 
@@ -247,36 +200,30 @@ class Encoding(NamedTuple):
     `string[start:end]` are the bytes that a piece comes from, the accents stripped after its
     last letter included. Spans are in order and do not overlap, but two pieces of one character
     (a Korean syllable, say, cut between its letters) both have the span of that character.
-
-    Attributes:
-        ids: int32.
-        starts: int32, offset of the first byte of the piece in its string.
-        ends: int32, offset after its last byte.
-        word_starts: bool, True for the first piece of each word.
     """
 
-    ids: tf.RaggedTensor
-    starts: tf.RaggedTensor
-    ends: tf.RaggedTensor
-    word_starts: tf.RaggedTensor
+    ids: tf.RaggedTensor  # int32
+    starts: tf.RaggedTensor  # int32, offset of the first byte of the piece in its string
+    ends: tf.RaggedTensor  # int32, offset after its last byte
+    word_starts: tf.RaggedTensor  # bool, True for the first piece of each word
 
 
 class SubwordTokenizer(Tokenizer):
-    """A tokenizer of words and pieces of words, which knows where these stand in a text.
+    """A tokenizer of words and pieces of words, which knows where these stand in a text."""
 
-    A subclass implements `_encode`.
-
-    Attributes:
-        continuation: bool (V,), True for the pieces that continue a word, special ones aside.
-    """
-
-    continuation: np.ndarray
+    @functools.cached_property
+    def continuation(self) -> np.ndarray:
+        """Bool (V,), True for the pieces that continue a word, special ones aside."""
+        special = {*self.special_tokens.values()}
+        return np.array(
+            [i not in special and text[:1] != b" " for i, text in enumerate(self._texts())]
+        )
 
     @abc.abstractmethod
     def _encode(self, texts: tf.Tensor, offsets: bool) -> tuple[tf.Tensor, ...]:
         """Ids int32 (P,) and row splits int64 (B + 1,) of strings (B,).
 
-        With `offsets` also `starts`, `ends` and `word_starts` (P,) of an `Encoding`.
+        With `offsets` also `starts` and `ends` int64 and `word_starts`, (P,), of an `Encoding`.
         """
 
     def encode(self, strings: Any) -> tf.RaggedTensor:
@@ -286,35 +233,22 @@ class SubwordTokenizer(Tokenizer):
     def encode_with_offsets(self, strings: Any) -> Encoding:
         """Encodes strings as `encode` and says which bytes of them each piece comes from.
 
-        Args:
-            strings: as for `encode`.
-
-        Returns:
-            Encoding.
-
-        Raises:
-            ValueError, TypeError: as `encode`.
-
         Example:
             >>> import zoo
             >>> pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "##b"]
             >>> zoo.WordPieceTokenizer(pieces).encode_with_offsets([" Ab"]).starts.to_list()
             [[1, 2]]
         """
-        ids, splits, *spans = self._encode_spans(string_vector(strings))
+        ids, splits, starts, ends, first = self._encode_spans(string_vector(strings))
+        values = ids, tf.cast(starts, tf.int32), tf.cast(ends, tf.int32), first
         return Encoding(
-            *(tf.RaggedTensor.from_row_splits(row, splits, validate=False) for row in (ids, *spans))
+            *(tf.RaggedTensor.from_row_splits(value, splits, validate=False) for value in values)
         )
 
     # Functions of their own, so that they are traced once and not again for every graph that
     # encodes: tracing WordPiece was half the time of an export.
-    @functools.cached_property
-    def _encode_ids(self) -> Callable[[tf.Tensor], tuple[tf.Tensor, ...]]:
-        return self._traced(offsets=False)
-
-    @functools.cached_property
-    def _encode_spans(self) -> Callable[[tf.Tensor], tuple[tf.Tensor, ...]]:
-        return self._traced(offsets=True)
+    _encode_ids = functools.cached_property(lambda self: self._traced(offsets=False))
+    _encode_spans = functools.cached_property(lambda self: self._traced(offsets=True))
 
     def _traced(self, offsets: bool) -> Callable[[tf.Tensor], tuple[tf.Tensor, ...]]:
         texts = tf.TensorSpec([None], tf.string, name="texts")
@@ -322,23 +256,26 @@ class SubwordTokenizer(Tokenizer):
             lambda texts: self._encode(texts, offsets), input_signature=[texts], autograph=False
         )
 
-    def _set_roles(self, roles: Mapping[str, str]) -> None:
-        """Sets `cls_id`, `sep_id`, `pad_id`, `mask_id` and `unknown_id` of the roles given."""
-        self.unknown_id = None
+    def _set_roles(self, roles: Mapping[str, str], pair_separators: int = 1) -> None:
+        """Sets `pair_separators`, and `cls_id`, `sep_id` and so on for the roles given."""
+        if pair_separators < 1:
+            raise ValueError(f"pair_separators={pair_separators} must be at least 1.")
+        self.pair_separators = int(pair_separators)
         for role, name in roles.items():
             if role not in ROLES:
                 raise ValueError(f"roles: {role!r} is none of {', '.join(ROLES)}.")
-            if name not in self.special_tokens:
-                raise ValueError(
-                    f"roles: {role}={name!r} is no special token; those are "
-                    f"{', '.join(self.special_tokens) or 'none'}."
-                )
-            setattr(self, ROLES[role], self.special_tokens[name])
+            setattr(self, f"{role}_id", self._special_id(f"roles: {role}", name))
+
+    def _special_id(self, argument: str, name: str) -> int:
+        if name not in self.special_tokens:
+            known = ", ".join(self.special_tokens) or "none"
+            raise ValueError(f"{argument}={name!r} is no special token; those are: {known}.")
+        return self.special_tokens[name]
 
 
 def require_roles(tokenizer: Tokenizer, *roles: str) -> None:
     """Raises ValueError unless the tokenizer has the roles, such as "cls" and "sep"."""
-    missing = [role for role in roles if getattr(tokenizer, ROLES[role], None) is None]
+    missing = [role for role in roles if getattr(tokenizer, f"{role}_id", None) is None]
     if missing:
         raise ValueError(
             f"a {tokenizer.kind} tokenizer without special tokens for {', '.join(missing)} cannot "
@@ -347,11 +284,24 @@ def require_roles(tokenizer: Tokenizer, *roles: str) -> None:
         )
 
 
-def checked_separators(pair_separators: int) -> int:
-    """`pair_separators` as an int; ValueError below 1."""
-    if pair_separators < 1:
-        raise ValueError(f"pair_separators={pair_separators} must be at least 1.")
-    return int(pair_separators)
+def numbered_pieces(pieces: Any, name: str) -> dict[str, int]:
+    """Piece -> id of a list of strings, or of a dict; TypeError or ValueError for anything else."""
+    if isinstance(pieces, str | bytes) or not isinstance(pieces, Iterable):
+        raise TypeError(f"{name} must be a list of strings, or a dict, found {pieces!r:.80}.")
+    ids: dict[str, int] = {}
+    for place, piece in enumerate(pieces):
+        index = pieces[piece] if isinstance(pieces, Mapping) else place
+        if not isinstance(piece, str) or type(index) is not int:
+            raise TypeError(
+                f"{name}[{place}] must be a string, and an id a whole number, found {piece!r:.80} "
+                f"with id {index!r:.80}."
+            )
+        if ids.setdefault(piece, index) != index:
+            raise ValueError(
+                f"{name}[{index}] = {piece!r} repeats {name}[{ids[piece]}]; name each piece once, "
+                "with an unused name such as [unused0] in the other place."
+            )
+    return ids
 
 
 def string_vector(strings: Any) -> tf.Tensor:
@@ -366,7 +316,7 @@ def string_vector(strings: Any) -> tf.Tensor:
         raise TypeError(
             f"encode takes strings (bytes, or str that UTF-8 can hold), got {strings!r:.80}."
         ) from error
-    if tensor.shape.rank is not None and tensor.shape.rank != 1:
+    if tensor.shape.rank not in (None, 1):
         raise ValueError(
             f"encode takes strings with one axis, [batch]; got shape {tensor.shape}. "
             "For one string pass a list of one."
@@ -376,28 +326,18 @@ def string_vector(strings: Any) -> tf.Tensor:
 
 def cut_character_bytes(strings: tf.Tensor) -> tf.Tensor:
     """How many bytes (B,) int32 at the end of each string (B,) begin a UTF-8 character that does
-    not end there: 0 to 3.
-
-    Example:
-        >>> cut_character_bytes(tf.constant([b"a", b"a\\xe4\\xbd"])).numpy().tolist()
-        [0, 2]
-    """
+    not end there: 0 to 3."""
     # Three bytes before, so that each string has three last ones.
     padded = tf.strings.join(["\0\0\0", strings])
     last = tf.strings.substr(padded, tf.strings.length(strings), tf.fill(tf.shape(strings), 3))
     last = tf.cast(tf.io.decode_raw(last, tf.uint8, fixed_length=3), tf.int32)  # (B, 3)
-    third, second, first = (last[:, place] for place in range(3))  # counted from the end
-
-    def begins(byte, smallest):  # a character with more bytes than those that are there
-        return (byte >= smallest) & (byte <= 0xF4)
-
-    def continues(byte):
-        return (byte >= 0x80) & (byte < 0xC0)
-
-    one = begins(first, 0xC2)
-    two = begins(second, 0xE0) & continues(first)
-    three = begins(third, 0xF0) & continues(second) & continues(first)
-    return tf.where(one, 1, tf.where(two, 2, tf.where(three, 3, 0)))
+    continues = (last & 0xC0) == 0x80
+    cut = tf.zeros_like(last[:, 0])
+    for place, smallest in enumerate((0xF0, 0xE0, 0xC2)):  # a character of more bytes than follow
+        begins = (last[:, place] >= smallest) & (last[:, place] <= 0xF4)
+        begins &= tf.reduce_all(continues[:, place + 1 :], 1)
+        cut = tf.where(begins, 3 - place, cut)
+    return cut
 
 
 def _integers(ids: Any) -> tf.Tensor | tf.RaggedTensor:

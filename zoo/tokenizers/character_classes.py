@@ -10,7 +10,6 @@ import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -19,7 +18,6 @@ from zoo.tokenizers.ragged import previous
 
 OTHER, LETTER, NUMBER, SPACE = range(4)
 TABLE = Path(__file__).with_name("character_classes.json")
-_PAGE = 256
 
 
 @functools.cache
@@ -33,39 +31,31 @@ def from_runs(runs: Sequence[int]) -> np.ndarray:
     return np.repeat(np.array(runs[1::2], np.uint8), runs[::2])
 
 
-def paged(values: np.ndarray, direct: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Entries (0x110000,) with equal pages stored once: table, and page_starts int32 (4352,).
+class PagedTable:
+    """A value for every code point, (0x110000,), with equal pages of 256 stored once."""
 
-    The entry of code point p is `table[page_starts[p // 256] + p % 256]`; code points below
-    `direct` are their own index into the table.
-    """
-    pages = values.reshape(-1, _PAGE)
-    direct //= _PAGE
-    stored, starts = list(pages[:direct]), list(range(0, direct * _PAGE, _PAGE))
-    start_of: dict[bytes, int] = {}
-    for page in pages[direct:]:
-        start = start_of.setdefault(page.tobytes(), len(stored) * _PAGE)
-        if start == len(stored) * _PAGE:
-            stored.append(page)
-        starts.append(start)
-    return np.concatenate(stored), np.array(starts, np.int32)
+    def __init__(self, values: np.ndarray):
+        pages, page_of = np.unique(values.reshape(-1, 256), axis=0, return_inverse=True)
+        self._values = pages.reshape(-1)
+        self._page_starts = (page_of.reshape(-1) * 256).astype(np.int32)  # (4352,)
+
+    def find(self, points: tf.Tensor) -> tf.Tensor:
+        """The values of code points (N,)."""
+        page = tf.gather(self._page_starts, tf.bitwise.right_shift(points, 8))
+        return tf.gather(self._values, page + (points & 255))
 
 
 @functools.cache
-def paged_classes() -> tuple[np.ndarray, np.ndarray]:
-    """`classes` as a paged table."""
-    return paged(classes())
+def _table() -> PagedTable:
+    return PagedTable(classes())
 
 
-class Classes(NamedTuple):
-    """The class of each byte's character; a byte that is no part of valid UTF-8 is OTHER."""
+def classes_of(data: tf.Tensor, breaks: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The class uint8 (N,) of the character of each byte uint8 (N,), OTHER where UTF-8 is not
+    valid; and bool (N,), True for all but the first byte of a character.
 
-    kinds: tf.Tensor  # (N,) uint8
-    inner: tf.Tensor  # (N,) bool, all but the first byte of a character
-
-
-def classes_of(data: tf.Tensor, breaks: tf.Tensor) -> Classes:
-    """The classes of bytes uint8 (N,); `breaks` bool (N,) is True where a string begins."""
+    `breaks` bool (N,) is True where a string begins.
+    """
     letters = (data | 0x20) - ord("a") < 26  # Below "a" the difference wraps around.
     numbers = data - ord("0") < 10
     spaces = (data - 9 < 5) | (data == 0x20)
@@ -76,12 +66,11 @@ def classes_of(data: tf.Tensor, breaks: tf.Tensor) -> Classes:
     return tf.cond(
         tf.reduce_any(high),
         lambda: _with_long_characters(data, breaks, kinds),
-        lambda: Classes(kinds, tf.zeros_like(high)),
+        lambda: (kinds, tf.zeros_like(high)),
     )
 
 
-def _with_long_characters(data: tf.Tensor, breaks: tf.Tensor, kinds: tf.Tensor) -> Classes:
-    """`kinds` with those of the characters of several bytes."""
+def _with_long_characters(data, breaks, kinds) -> tuple[tf.Tensor, tf.Tensor]:
     continues = ((data & 0xC0) == 0x80) & ~breaks  # (N,)
     leads = tf.where((data >= 0xC2) & (data <= 0xF4))[:, 0]
     # What follows a lead byte; behind the end there is nothing, which continues no character.
@@ -91,24 +80,17 @@ def _with_long_characters(data: tf.Tensor, breaks: tf.Tensor, kinds: tf.Tensor) 
     second, third, fourth = (tf.gather(bits, leads + i) for i in (1, 2, 3))
     two, three = first < 0xE0, first < 0xF0
     shift = tf.bitwise.left_shift
-    point = tf.where(
-        two,
-        shift(first & 0x1F, 6) | second,
-        tf.where(
-            three,
-            shift(first & 0x0F, 12) | shift(second, 6) | third,
-            shift(first & 0x07, 18) | shift(second, 12) | shift(third, 6) | fourth,
-        ),
-    )
+    of_three = shift(first & 0x0F, 12) | shift(second, 6) | third
+    of_four = shift(first & 0x07, 18) | shift(second, 12) | shift(third, 6) | fourth
+    point = tf.where(three, of_three, of_four)
+    point = tf.where(two, shift(first & 0x1F, 6) | second, point)
     # -1 in a needed place makes the code point negative. Next: overlong forms and surrogates.
     least = tf.where(two, 0x80, tf.where(three, 0x800, 0x10000))
     valid = (point >= least) & (point < 0x110000) & ((point < 0xD800) | (point > 0xDFFF))
     leads, point = tf.boolean_mask(leads, valid), tf.boolean_mask(point, valid)
     more = 3 - tf.cast(point < 0x10000, tf.int32) - tf.cast(point < 0x800, tf.int32)
-    table, page_starts = map(tf.constant, paged_classes())
-    index = tf.gather(page_starts, tf.bitwise.right_shift(point, 8)) + (point & 255)
     # In one byte: how many bytes of the character are still to come, and its class.
-    packed = tf.gather(table, index) | tf.cast(more * 16, tf.uint8)
+    packed = _table().find(point) | tf.cast(more * 16, tf.uint8)
     kinds = tf.tensor_scatter_nd_update(kinds, leads[:, None], packed)
     inner = tf.zeros_like(continues)
     for _ in range(3):
@@ -116,4 +98,4 @@ def _with_long_characters(data: tf.Tensor, breaks: tf.Tensor, kinds: tf.Tensor) 
         reached = before >= 16
         kinds = tf.where(reached, before - 16, kinds)
         inner = inner | reached
-    return Classes(kinds & 15, inner)
+    return kinds & 15, inner

@@ -1,34 +1,18 @@
 """SentencePiece models as they are, run by tensorflow_text's operation."""
 
 import base64
-import binascii
 import functools
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
-import numpy as np
 import tensorflow as tf
 
-from zoo.tokenizers import character_classes
-from zoo.tokenizers.base import (
-    REPLACEMENT,
-    SubwordTokenizer,
-    Tokenizer,
-    checked_separators,
-    cut_character_bytes,
-)
-from zoo.tokenizers.ragged import mark, rows_of, splits_of
-from zoo.tokenizers.sentencepiece_model import (
-    BYTE,
-    CONTROL,
-    SPACE,
-    UNKNOWN,
-    USER_DEFINED,
-    detokenize,
-    read_pieces,
-    tokenize,
-)
+from zoo.files import blaming
+from zoo.tokenizers import sentencepiece_model as spm
+from zoo.tokenizers.base import SubwordTokenizer, Tokenizer, cut_character_bytes
+from zoo.tokenizers.character_classes import SPACE, classes_of
+from zoo.tokenizers.ragged import joined_bytes, mark, rows_of
 
 
 class SentencePieceTokenizer(SubwordTokenizer):
@@ -47,16 +31,13 @@ class SentencePieceTokenizer(SubwordTokenizer):
         roles: for encoders: "cls", "sep", "pad", "mask" and "unknown" to names of control or
             user-defined pieces; sets `cls_id`, `sep_id`, `pad_id` and `mask_id`. Default None:
             only "unknown", and "pad" if the model has one.
-        pair_separators: separators between the texts of a pair. Default 1.
+        pair_separators: separators between the texts of a pair.
 
     Attributes:
-        begin_id: id of the model's beginning of sentence, None if it has none.
         markers: names of the control and the user-defined pieces, which may have roles.
 
     Raises:
         ValueError: the bytes are no model, or it has no such `end` or role.
-
-    Source: Kudo and Richardson, "SentencePiece" (EMNLP 2018).
 
     Example:
         tokenizer = SentencePieceTokenizer.from_file("spiece.model")
@@ -65,7 +46,6 @@ class SentencePieceTokenizer(SubwordTokenizer):
 
     kind = "sentencepiece"
     config_names = ("vocabulary", "end", "roles", "pair_separators")
-    lossless = False
 
     vocabulary: str
 
@@ -80,80 +60,55 @@ class SentencePieceTokenizer(SubwordTokenizer):
             raise TypeError(f"model must be the bytes of a .model file, found {model!r:.80}.")
         self.model = model
         self.vocabulary = base64.b64encode(model).decode("ascii")
-        self._pieces = read_pieces(model)
-        if self._pieces.space_as_suffix:
-            raise ValueError("models with treat_whitespace_as_suffix are not supported.")
-        self.pair_separators = checked_separators(pair_separators)
+        self._pieces = spm.read_pieces(model)
         self.roles = dict(roles or {})
         numbered = list(enumerate(zip(self._pieces.texts, self._pieces.kinds)))
-        control = {text: i for i, (text, kind) in numbered if kind == CONTROL}
-        self.markers = tuple(t for _, (t, kind) in numbered if kind in (CONTROL, USER_DEFINED))
+        control = {text: i for i, (text, kind) in numbered if kind == spm.CONTROL}
+        self.markers = tuple(
+            t for _, (t, kind) in numbered if kind in (spm.CONTROL, spm.USER_DEFINED)
+        )
         self.special_tokens = {
             text: index
             for index, (text, kind) in numbered
-            if kind in (CONTROL, UNKNOWN) or (kind == USER_DEFINED and text in self.roles.values())
+            if kind in (spm.CONTROL, spm.UNKNOWN)
+            or (kind == spm.USER_DEFINED and text in self.roles.values())
         }
-        names = self._pieces.names
-        self.end = names["end"] if end is None else end
+        self.end = self._pieces.end if end is None else end
         if self.end not in control:
             raise ValueError(
                 f"the model has no control piece {self.end!r} to end a text with; it has "
                 f"{', '.join(control) or 'none'}. Name one as end=, or train the model with an "
                 "eos_id."
             )
-        self.end_id, self.begin_id = control[self.end], control.get(names["begin"])
-        self._set_roles(self.roles)
-        self.unknown_id = self._pieces.kinds.index(UNKNOWN)
-        if "pad" not in self.roles and names["pad"] in control:
-            self.pad_id = control[names["pad"]]
+        self.end_id = control[self.end]
+        self._set_roles(self.roles, pair_separators)
+        self.unknown_id = self._pieces.kinds.index(spm.UNKNOWN)
+        if "pad" not in self.roles and self._pieces.pad in control:
+            self.pad_id = control[self._pieces.pad]
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], **options: Any) -> Self:
-        """Reads a `.model` file.
-
-        Args:
-            path: the file.
-            **options: the constructor's.
-
-        Raises:
-            ValueError: it is no model, or lacks an `end` or a role; the message names the file.
-
-        Example: `SentencePieceTokenizer.from_file("t5-small/spiece.model")`
-        """
-        with open(path, "rb") as file:
-            model = file.read()
-        try:
-            return cls(model, **options)
-        except ValueError as error:
-            raise ValueError(f"{os.fspath(path)}: {error}") from error
+        """Reads a `.model` file, with the constructor's options; a ValueError names the file."""
+        with blaming(path), open(path, "rb") as file:
+            return cls(file.read(), **options)
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        arguments = cls._arguments(config)
-        try:
-            model = base64.b64decode(arguments.pop("vocabulary"), validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise ValueError(f"vocabulary: not base64 ({error}); save it again.") from error
-        return cls(model, **arguments)
+        model = config.get("vocabulary")
+        if config.get("kind") == cls.kind and isinstance(model, str):
+            try:
+                config = {**config, "vocabulary": base64.b64decode(model, validate=True)}
+            except ValueError as error:
+                raise ValueError(f"vocabulary: not base64 ({error}); save it again.") from error
+        return super().from_config(config)
 
-    def pieces(self) -> list[bytes]:
-        pieces = []
-        for text, kind in zip(self._pieces.texts, self._pieces.kinds):
-            if kind == BYTE:  # "<0xE4>"
-                pieces.append(bytes([int(text[1:-1], 16)]))
-            else:
-                pieces.append(text.replace(SPACE, " ").encode())
-        for index in self.special_tokens.values():
-            pieces[index] = b""
-        pieces[self.unknown_id] = REPLACEMENT
-        return pieces
-
-    @functools.cached_property
-    def continuation(self) -> np.ndarray:
-        special = set(self.special_tokens.values())
-        return np.array(
-            [i not in special and text[:1] != SPACE for i, text in enumerate(self._pieces.texts)]
-        )
+    def _texts(self) -> list[bytes]:
+        return [  # a byte's name is "<0xE4>"
+            bytes([int(text[1:-1], 16)])
+            if kind == spm.BYTE
+            else text.replace(spm.SPACE, " ").encode()
+            for text, kind in zip(self._pieces.texts, self._pieces.kinds)
+        ]
 
     def _join(self, ids: tf.RaggedTensor) -> tf.Tensor:
         # The library's own rules: the space before the first word goes, the unknown piece has a
@@ -167,7 +122,7 @@ class SentencePieceTokenizer(SubwordTokenizer):
     @functools.cached_property
     def _decode_function(self) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
         return tf.function(
-            lambda values, splits: detokenize(self.model, values, splits),
+            lambda values, splits: spm.detokenize(self.model, values, splits),
             input_signature=[tf.TensorSpec([None], tf.int32), tf.TensorSpec([None], tf.int64)],
             autograph=False,
         )
@@ -180,21 +135,18 @@ class SentencePieceTokenizer(SubwordTokenizer):
 
     def _encode(self, texts: tf.Tensor, offsets: bool) -> tuple[tf.Tensor, ...]:
         if not offsets:
-            return tokenize(self.model, texts)
-        ids, splits, starts, ends = tokenize(self.model, texts, offsets=True)
-        text_splits = splits_of(tf.cast(tf.strings.length(texts), tf.int64))
+            return spm.tokenize(self.model, texts)
+        ids, splits, starts, ends = spm.tokenize(self.model, texts, offsets=True)
+        data, text_splits = joined_bytes(texts)
         base = tf.gather(text_splits, rows_of(splits))  # (P,)
         starts, ends = (tf.cast(places, tf.int64) + base for places in (starts, ends))
         # From the first byte to the last one that is no whitespace; empty if all are.
-        data = tf.io.decode_raw(tf.strings.reduce_join(texts), tf.uint8)
         size = tf.size(data, tf.int64)
-        classes = character_classes.classes_of(data, mark(text_splits, size))
-        visible = tf.where(classes.kinds != character_classes.SPACE)[:, 0]
+        visible = tf.where(classes_of(data, mark(text_splits, size))[0] != SPACE)[:, 0]
         visible = tf.concat([[-1], visible, size[None]], 0)
         starts = tf.minimum(tf.gather(visible, tf.searchsorted(visible, starts)), ends)
         last = tf.gather(visible, tf.searchsorted(visible, ends) - 1)
         ends = tf.maximum(last + 1, starts)
-        starts, ends = (tf.cast(places - base, tf.int32) for places in (starts, ends))
-        after_space = tf.constant([text[:1] == SPACE for text in self._pieces.texts])
+        after_space = tf.constant([text[:1] == spm.SPACE for text in self._pieces.texts])
         word_starts = tf.gather(after_space, ids) | mark(splits, tf.size(ids, tf.int64))
-        return ids, splits, starts, ends, word_starts
+        return ids, splits, starts - base, ends - base, word_starts

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
@@ -16,7 +15,6 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 SPACE = "\u2581"
 _BPE = 2
 
-_NOT_A_MODEL = "not a SentencePiece model, or only a part of one."
 # The part of sentencepiece_model.proto that is used here: message -> field -> number, type and
 # default. Fields of other numbers are kept as they are.
 _SCHEMA = {
@@ -25,7 +23,6 @@ _SCHEMA = {
         "model_type": (3, "int32"),
         "treat_whitespace_as_suffix": (24, "bool"),
         "unk_id": (40, "int32"),
-        "bos_piece": (46, "string", "<s>"),
         "eos_piece": (47, "string", "</s>"),
         "pad_piece": (48, "string", "<pad>"),
     },
@@ -43,19 +40,18 @@ _SCHEMA = {
 }
 
 
-def _model_class() -> type[message.Message]:
+def _model_class() -> Any:
     package = "zoo.sentencepiece"
     file = descriptor_pb2.FileDescriptorProto(name="zoo/sentencepiece.proto", package=package)
     types = descriptor_pb2.FieldDescriptorProto
     for name, fields in _SCHEMA.items():
         declared = file.message_type.add(name=name)
         for field, (number, kind, *default) in fields.items():
-            label = types.LABEL_REPEATED if field == "pieces" else types.LABEL_OPTIONAL
             own = kind in _SCHEMA
             declared.field.add(
                 name=field,
                 number=number,
-                label=label,
+                label=types.LABEL_REPEATED if field == "pieces" else types.LABEL_OPTIONAL,
                 type=types.TYPE_MESSAGE if own else getattr(types, f"TYPE_{kind.upper()}"),
                 type_name=f".{package}.{kind}" if own else None,
                 default_value=default[0] if default else None,
@@ -65,17 +61,16 @@ def _model_class() -> type[message.Message]:
     return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.Model"))
 
 
-_Model: Any = _model_class()
+_Model = _model_class()
 
 
-@dataclasses.dataclass(frozen=True)
-class PieceList:
+class PieceList(NamedTuple):
     """The pieces of a model."""
 
     texts: list[str]  # in the order of their ids, "▁" for a space
     kinds: list[int]  # NORMAL to BYTE of each
-    names: dict[str, str]  # of the special pieces "begin", "end" and "pad"
-    space_as_suffix: bool  # a space belongs to the word before it
+    end: str  # the name of the piece that ends a sentence
+    pad: str  # and of the one that fills it up
 
 
 def read_pieces(content: bytes) -> PieceList:
@@ -84,24 +79,26 @@ def read_pieces(content: bytes) -> PieceList:
         model = _Model.FromString(content)
         trainer = model.trainer_spec
         texts = [piece.piece for piece in model.pieces]
-        names = {
-            "begin": trainer.bos_piece,
-            "end": trainer.eos_piece,
-            "pad": trainer.pad_piece,
-        }
-    except (message.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(_NOT_A_MODEL) from error
-    kinds = [piece.type for piece in model.pieces]
-    whole = model.HasField("trainer_spec") and model.HasField("normalizer_spec")
-    named = all(piece.HasField("piece") for piece in model.pieces)
-    byte_names = (text for text, kind in zip(texts, kinds) if kind == BYTE)
-    if not (whole and named and all(re.fullmatch("<0x[0-9A-F]{2}>", name) for name in byte_names)):
-        raise ValueError(_NOT_A_MODEL)
-    if kinds.count(UNKNOWN) != 1:
+        names = trainer.eos_piece, trainer.pad_piece
+        whole = model.HasField("trainer_spec") and model.HasField("normalizer_spec")
+        whole &= all(piece.HasField("piece") for piece in model.pieces)
+    except (message.DecodeError, UnicodeDecodeError):
+        whole = False
+    pieces = PieceList(texts, [piece.type for piece in model.pieces], *names) if whole else None
+    if pieces is None or not all(
+        re.fullmatch("<0x[0-9A-F]{2}>", text)
+        for text, kind in zip(pieces.texts, pieces.kinds)
+        if kind == BYTE
+    ):
+        raise ValueError("not a SentencePiece model, or only a part of one.")
+    if pieces.kinds.count(UNKNOWN) != 1:
         raise ValueError(
-            f"not a SentencePiece model: it has {kinds.count(UNKNOWN)} unknown pieces, not one."
+            f"not a SentencePiece model: it has {pieces.kinds.count(UNKNOWN)} unknown pieces, not "
+            "one."
         )
-    return PieceList(texts, kinds, names, trainer.treat_whitespace_as_suffix)
+    if trainer.treat_whitespace_as_suffix:
+        raise ValueError("models with treat_whitespace_as_suffix are not supported.")
+    return pieces
 
 
 def write_merging_model(pieces: Iterable[tuple[str, float, int]], unknown_id: int) -> bytes:
@@ -118,8 +115,8 @@ def write_merging_model(pieces: Iterable[tuple[str, float, int]], unknown_id: in
     return model.SerializeToString(deterministic=True)
 
 
-def model_resource(model: bytes) -> tf.Tensor:
-    """The parsed model, a resource of the session; its name, a hash, lets others share it."""
+def _resource(model: bytes) -> tf.Tensor:
+    # The parsed model, a resource of the session; its name, a hash, lets others share it.
     return gen_sentencepiece_tokenizer.sentencepiece_op(
         model=model, shared_name=f"sentencepiece_{hashlib.sha256(model).hexdigest()}"
     )
@@ -135,11 +132,11 @@ def tokenize(model: bytes, texts: tf.Tensor, offsets: bool = False) -> tuple[tf.
         else operations.sentencepiece_tokenize_op
     )
     # No sampling; no mark of beginning or end, no reversal.
-    return operation(model_resource(model), texts, 0, 1.0, False, False, False, out_type=tf.int32)
+    return operation(_resource(model), texts, 0, 1.0, False, False, False, out_type=tf.int32)
 
 
 def detokenize(model: bytes, ids: tf.Tensor, row_splits: tf.Tensor) -> tf.Tensor:
     """The strings (B,) of ids int32 (P,) with row splits int64 (B + 1,)."""
     return gen_sentencepiece_tokenizer.sentencepiece_detokenize_op(
-        model_resource(model), ids, row_splits, False, False, False
+        _resource(model), ids, row_splits, False, False, False
     )

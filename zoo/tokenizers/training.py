@@ -27,19 +27,16 @@ def batches(texts: Iterable[str | bytes]) -> Iterator[list[str | bytes]]:
         yield batch
 
 
-def frequent_characters(texts: Iterable[str | bytes], min_count: int) -> list[str]:
+def frequent_characters(counts: Mapping[str, int], min_count: int) -> list[str]:
     """The characters seen `min_count` times, the most frequent first; ValueError for none."""
-    counts = collections.Counter()
-    for batch in batches(texts):
-        for text in batch:
-            counts.update(text.decode("utf-8", "replace") if isinstance(text, bytes) else text)
-    ranked = [character for character, count in _ranked(counts) if count >= min_count]
-    if not ranked:
+    ranked = sorted(counts, key=lambda character: (-counts[character], character))
+    kept = [character for character in ranked if counts[character] >= min_count]
+    if not kept:
         raise ValueError(
             f"no character occurs {min_count} times in the texts ({len(counts)} distinct ones); "
             "pass more text or a lower min_count."
         )
-    return ranked
+    return kept
 
 
 def learn_pieces(
@@ -57,25 +54,20 @@ def learn_pieces(
     """
     from tokenizers import models, trainers
 
-    of_characters = collections.Counter()
+    of_characters: collections.Counter[str] = collections.Counter()
     for word, count in counts.items():
         for character in word:
             of_characters[character] += count
     inner = {character for word in counts for character in word[1:]}
-    capacity = int((vocabulary_size - len(special_tokens)) * _CHARACTER_SHARE)
+    capacity = max(2, int((vocabulary_size - len(special_tokens)) * _CHARACTER_SHARE))
     kept, forms = set(), set()
-    for character, count in _ranked(of_characters):
+    for character in frequent_characters(of_characters, min_count):
         # The library knows each one as the start of a word in any case.
         own = {character, continuation + character} if character in inner else {character}
-        if count < min_count or len(forms) + len(own) > max(2, capacity):
+        if len(forms) + len(own) > capacity:
             break
         kept.add(character)
         forms |= own
-    if not forms:
-        raise ValueError(
-            f"no character occurs {min_count} times in the texts ({len(counts)} distinct words); "
-            "pass more text or a lower min_count."
-        )
     # The library numbers single characters in the order of a hash table and breaks ties by
     # number: two runs would differ. Named beforehand, as if special, they keep their numbers.
     first = [*special_tokens, *sorted(forms, key=lambda form: (len(form), form))]
@@ -96,11 +88,8 @@ def learn_merges(
 ) -> list[tuple[str, str]]:
     """Learns byte-pair merges from word counts, the most frequent pair first.
 
-    Args:
-        counts: how often each word occurs, its bytes written as characters of the alphabet.
-        vocabulary_size: the alphabet included; fewer if the words offer no more.
-        alphabet: a character for each of the 256 bytes.
-        min_count: pairs seen fewer times are left.
+    Words are written in an alphabet of 256 bytes, which counts to the vocabulary. Pairs seen less
+    than `min_count` times are left.
     """
     from tokenizers import models, trainers
 
@@ -120,15 +109,10 @@ def _trained(model: Any, trainer: Any, counts: Mapping[str, int]) -> Any:
 
     learner = Tokenizer(model)
     learner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    learner.train_from_iterator(_lines(counts), trainer)
+    lines = (
+        " ".join([word] * min(_WORDS_PER_LINE, count - start))
+        for word, count in sorted(counts.items())
+        for start in range(0, count, _WORDS_PER_LINE)
+    )
+    learner.train_from_iterator(lines, trainer)
     return learner
-
-
-def _lines(counts: Mapping[str, int]) -> Iterator[str]:
-    for word, count in sorted(counts.items()):
-        for start in range(0, count, _WORDS_PER_LINE):
-            yield " ".join([word] * min(_WORDS_PER_LINE, count - start))
-
-
-def _ranked(counts: Mapping[str, int]) -> list[tuple[str, int]]:
-    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))

@@ -4,8 +4,9 @@ As in `inference`, the rules and the wording of the errors are TensorFlow Servin
 what a signature has and, unless it is told to, not at its method name.
 """
 
-import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import grpc
 import numpy as np
@@ -13,59 +14,39 @@ import tensorflow as tf
 from google.protobuf import text_format
 from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
-from tensorflow_serving.apis import (
-    classification_pb2,
-    inference_pb2,
-    input_pb2,
-    model_pb2,
-    regression_pb2,
-)
+from tensorflow_serving.apis import inference_pb2, input_pb2
+from tensorflow_serving.apis.classification_pb2 import ClassificationResponse, ClassificationResult
+from tensorflow_serving.apis.regression_pb2 import RegressionResponse, RegressionResult
 
-from export import CLASSIFY_METHOD, REGRESS_METHOD
-from export.server.api.inference import DEFAULT_SIGNATURE, checked_feeds
+from export import CLASSIFY_METHOD, DEFAULT_SIGNATURE, REGRESS_METHOD
+from export.server.api.inference import Arrays, checked_feeds, fill_spec
 from export.server.run.servable import Servable
 from export.server.status import RequestClock, ServingError, invalid
 
 
-@dataclasses.dataclass(frozen=True)
-class _Task:
+class _Task(NamedTuple):
     """One signature to evaluate on the examples of a request, and where its answer goes."""
 
     method: str
     tensors: Mapping[str, str]  # output -> tensor
     input: str
-    result: classification_pb2.ClassificationResult | regression_pb2.RegressionResult
+    result: ClassificationResult | RegressionResult
 
 
-def classify(
-    servable: Servable,
-    request: classification_pb2.ClassificationRequest,
-    clock: RequestClock | None = None,
-) -> classification_pb2.ClassificationResponse:
-    """Answers Classify on this servable, whatever model the request names."""
-    response = classification_pb2.ClassificationResponse()
-    _answer_one(servable, request, response, CLASSIFY_METHOD, clock)
-    return response
-
-
-def regress(
-    servable: Servable,
-    request: regression_pb2.RegressionRequest,
-    clock: RequestClock | None = None,
-) -> regression_pb2.RegressionResponse:
-    """Answers Regress on this servable, whatever model the request names."""
-    response = regression_pb2.RegressionResponse()
-    _answer_one(servable, request, response, REGRESS_METHOD, clock)
-    return response
-
-
-def _answer_one(servable: Servable, request, response, method: str, clock) -> None:
-    name = request.model_spec.signature_name or DEFAULT_SIGNATURE
+def _answer_one(method: str, kind: type, servable: Servable, request, clock=None):
+    """Answers Classify or Regress on this servable, whatever model the request names."""
+    name, response = request.model_spec.signature_name or DEFAULT_SIGNATURE, kind()
     if name not in servable.signatures:
         raise invalid(f"No signature was found with the name: {name}")
     task = _task(servable, servable.signatures[name], method, response.result)
     _run(servable, request.input, [task], clock)
-    _fill_spec(response.model_spec, request.model_spec, servable)
+    fill_spec(response.model_spec, request.model_spec, servable)
+    return response
+
+
+# Of a servable, a request and, for a time limit, a clock.
+classify = functools.partial(_answer_one, CLASSIFY_METHOD, ClassificationResponse)
+regress = functools.partial(_answer_one, REGRESS_METHOD, RegressionResponse)
 
 
 def multi_inference(
@@ -88,8 +69,7 @@ def multi_inference(
         if name in seen:
             raise invalid(f"Duplicate evaluation of signature: {name}")
         seen.add(name)
-        signature = servable.signatures.get(name)
-        if signature is None:
+        if name not in servable.signatures:
             raise invalid(f"Requested signature not found in model graph: {name}")
         if method not in (CLASSIFY_METHOD, REGRESS_METHOD):
             raise ServingError(
@@ -98,37 +78,40 @@ def multi_inference(
         result = response.results.add()
         classifies = method == CLASSIFY_METHOD
         part = result.classification_result if classifies else result.regression_result
-        tasks.append(_task(servable, signature, method, part))
-        _fill_spec(result.model_spec, spec, servable)
+        tasks.append(_task(servable, servable.signatures[name], method, part))
+        fill_spec(result.model_spec, spec, servable)
     _run(servable, request.input, tasks, clock)
     return response
 
 
 def _task(servable: Servable, signature: meta_graph_pb2.SignatureDef, method: str, result) -> _Task:
     """The task, once the signature is found fit for it."""
-    kind = "classification" if method == CLASSIFY_METHOD else "regression"
-    outputs = {name: info.name for name, info in signature.outputs.items()}
+    classifies = method == CLASSIFY_METHOD
+    kind = "classification" if classifies else "regression"
+    wanted = ("classes", "scores") if classifies else ("outputs",)
+    tensors = {name: signature.outputs[name].name for name in wanted if name in signature.outputs}
+    count, problem = len(signature.outputs), ""
     if servable.options.checks_method_names and signature.method_name != method:
-        raise invalid(
+        problem = (
             f"Expected {kind} signature method_name to be {method}. Was: {signature.method_name}"
         )
-    if len(signature.inputs) != 1:
-        raise invalid("Expected one input Tensor.")
-    if method == CLASSIFY_METHOD and len(outputs) not in (1, 2):
-        raise invalid(f"Expected one or two output Tensors, found {len(outputs)}")
-    if method == REGRESS_METHOD and len(outputs) != 1:
-        raise invalid("Expected one output Tensor.")
-    if "inputs" not in signature.inputs:
-        raise invalid(f"No {kind} inputs found in SignatureDef: {_printed(signature)}")
-    if method == REGRESS_METHOD and "outputs" not in outputs:
-        raise invalid(f"No regression outputs found in SignatureDef: {_printed(signature)}")
-    wanted = ("classes", "scores") if method == CLASSIFY_METHOD else ("outputs",)
-    tensors = {name: outputs[name] for name in wanted if name in outputs}
-    if not tensors:
-        raise invalid(
+    elif len(signature.inputs) != 1:
+        problem = "Expected one input Tensor."
+    elif classifies and count not in (1, 2):
+        problem = f"Expected one or two output Tensors, found {count}"
+    elif not classifies and count != 1:
+        problem = "Expected one output Tensor."
+    elif "inputs" not in signature.inputs:
+        problem = f"No {kind} inputs found in SignatureDef: {_printed(signature)}"
+    elif not tensors and not classifies:
+        problem = f"No regression outputs found in SignatureDef: {_printed(signature)}"
+    elif not tensors:
+        problem = (
             'Expected classification signature outputs to contain at least one of "classes" or '
             f'"scores". Signature was: {_printed(signature)}'
         )
+    if problem:
+        raise invalid(problem)
     return _Task(method, tensors, signature.inputs["inputs"].name, result)
 
 
@@ -136,12 +119,8 @@ def _printed(signature: meta_graph_pb2.SignatureDef) -> str:
     return text_format.MessageToString(signature)  # str() would leave the maps in any order
 
 
-def serialized_examples(request_input: input_pb2.Input) -> np.ndarray:
-    """The examples of a request, (B,) serialized tf.Example; raises when there is none.
-
-    A context is merged into each example by putting its bytes before the example's: a feature that
-    both have is the example's, because parsers take the last one.
-    """
+def _serialized_examples(request_input: input_pb2.Input) -> np.ndarray:
+    """The examples, (B,) serialized, each behind the context: parsers take the last value."""
     kind = request_input.WhichOneof("kind")
     chosen = getattr(request_input, kind) if kind else None
     if chosen is None or not chosen.examples:
@@ -154,14 +133,9 @@ def serialized_examples(request_input: input_pb2.Input) -> np.ndarray:
     return rows
 
 
-def _run(
-    servable: Servable,
-    request_input: input_pb2.Input,
-    tasks: Sequence[_Task],
-    clock: RequestClock | None,
-) -> None:
+def _run(servable: Servable, request_input: input_pb2.Input, tasks: Sequence[_Task], clock) -> None:
     """Runs the graph once for all tasks, and writes their results."""
-    examples = serialized_examples(request_input)
+    examples = _serialized_examples(request_input)
     # A SavedModel of TensorFlow 2 has an input tensor for each signature: each is fed.
     given = {task.input: (types_pb2.DT_STRING, examples) for task in tasks}
     names = sorted({tensor for task in tasks for tensor in task.tensors.values()})
@@ -169,34 +143,27 @@ def _run(
     by_name = dict(zip(names, values, strict=True))
     for task in tasks:
         arrays = {name: by_name[tensor] for name, tensor in task.tensors.items()}
-        if task.method == CLASSIFY_METHOD:
-            _write_classes(arrays, len(examples), task.result)
-        else:
-            _write_numbers(arrays["outputs"], len(examples), task.result)
+        write = _write_classes if task.method == CLASSIFY_METHOD else _write_numbers
+        write(arrays, len(examples), task.result)
 
 
-def _write_classes(
-    arrays: Mapping[str, np.ndarray], rows: int, result: classification_pb2.ClassificationResult
-) -> None:
-    for name, wanted in (("classes", "DT_STRING"), ("scores", "DT_FLOAT")):
-        if name not in arrays:
-            continue
-        array, got = arrays[name], _dtype(arrays[name])
+def _write_classes(arrays: Arrays, rows: int, result: ClassificationResult) -> None:
+    for name, array in arrays.items():  # classes first
+        wanted = "DT_STRING" if name == "classes" else "DT_FLOAT"
         if array.ndim != 2:
             raise invalid(
                 f"Expected Tensor shape: [batch_size num_classes] but got {_shape(array)}"
             )
-        if got != wanted:
-            raise invalid(f"Expected {name} Tensor of {wanted}. Got: {got}")
+        if _dtype(array) != wanted:
+            raise invalid(f"Expected {name} Tensor of {wanted}. Got: {_dtype(array)}")
         if len(array) != rows:
             raise invalid(f"Expected {name} output batch size of {rows}. Got: {len(array)}")
-    widths = [array.shape[1] for array in arrays.values()]  # classes first
+    widths = [array.shape[1] for array in arrays.values()]
     if widths[0] != widths[-1]:
         raise invalid(
             f"Tensors class and score should match in dim_size(1). Got {widths[0]} vs. {widths[-1]}"
         )
-    labels = arrays["classes"].tolist() if "classes" in arrays else None
-    scores = arrays["scores"].tolist() if "scores" in arrays else None
+    labels, scores = (arrays[n].tolist() if n in arrays else None for n in ("classes", "scores"))
     for row in range(rows):
         classes = result.classifications.add().classes
         for column in range(widths[0]):
@@ -217,7 +184,8 @@ def _text(label: bytes) -> str:
         ) from error
 
 
-def _write_numbers(array: np.ndarray, rows: int, result: regression_pb2.RegressionResult) -> None:
+def _write_numbers(arrays: Arrays, rows: int, result: RegressionResult) -> None:
+    array = arrays["outputs"]
     if array.ndim != 1 and (array.ndim != 2 or array.shape[1] != 1):
         raise invalid(
             "Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got "
@@ -229,12 +197,6 @@ def _write_numbers(array: np.ndarray, rows: int, result: regression_pb2.Regressi
         raise invalid(f"Expected output Tensor of DT_FLOAT.  Got: {_dtype(array)}")
     for value in array.ravel().tolist():
         result.regressions.add(value=value)
-
-
-def _fill_spec(answer: model_pb2.ModelSpec, asked: model_pb2.ModelSpec, servable: Servable) -> None:
-    answer.name = asked.name
-    answer.version.value = servable.version
-    answer.signature_name = asked.signature_name or DEFAULT_SIGNATURE
 
 
 def _dtype(array: np.ndarray) -> str:

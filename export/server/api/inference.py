@@ -10,22 +10,19 @@ import grpc
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
-from tensorflow.core.protobuf import meta_graph_pb2
-from tensorflow_serving.apis import predict_pb2
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef, TensorInfo
+from tensorflow_serving.apis import model_pb2, predict_pb2
 
-from export import CLASSIFY_METHOD, REGRESS_METHOD
+from export import CLASSIFY_METHOD, DEFAULT_SIGNATURE, REGRESS_METHOD
 from export.server.api.tensors import decode_tensor, dtype_name, encode_tensor
 from export.server.run.servable import Servable
 from export.server.status import RequestClock, ServingError, invalid
 from zoo.generation.options import MAX_NEW_TOKENS
 
-DEFAULT_SIGNATURE = "serving_default"
+Inputs = dict[str, tuple[int, np.ndarray | None]]  # tensor -> dtype and value
+Arrays = Mapping[str, np.ndarray]
 _NEW_TOKENS = "max_new_tokens"  # the input by which a signature is known to generate
-_METHODS = (
-    tf.saved_model.PREDICT_METHOD_NAME,
-    CLASSIFY_METHOD,
-    REGRESS_METHOD,
-)
+_METHODS = (tf.saved_model.PREDICT_METHOD_NAME, CLASSIFY_METHOD, REGRESS_METHOD)
 
 
 def predict(
@@ -48,20 +45,35 @@ def predict(
     aliases = _outputs(signature, request.output_filter)
     feeds = checked_feeds(servable, inputs)
     _check_work(servable, signature, feeds)
-    fetches = [signature.outputs[alias].name for alias in aliases]
-    values = _run(servable, signature, feeds, fetches, clock)
+    try:
+        values = servable.run(feeds, [signature.outputs[alias].name for alias in aliases], clock)
+    except ServingError as error:
+        # Says first which inputs have another shape than is declared. Only now: TensorFlow Serving
+        # does not check declared shapes, and what runs is answered.
+        shapes = {alias: feeds[info.name].shape for alias, info in signature.inputs.items()}
+        wrong = wrong_shapes(signature.inputs, shapes)
+        rows = {alias: shape[0] if shape else "none" for alias, shape in sorted(shapes.items())}
+        if not wrong and servable.batching is not None and len({*rows.values()}) > 1:
+            rows = ", ".join(f'"{alias}" has {count}' for alias, count in rows.items())
+            wrong = f"requests are batched here, so that all inputs need as many rows: {rows}"
+        if error.code is not grpc.StatusCode.INVALID_ARGUMENT or not wrong:
+            raise
+        raise invalid(f"{wrong}: {error.message}") from error
     response = predict_pb2.PredictResponse()
     for alias, value in zip(aliases, values, strict=True):
         encode_tensor(value, response.outputs[alias], servable.options.tensor_content)
-    response.model_spec.name = request.model_spec.name
-    response.model_spec.version.value = servable.version
-    response.model_spec.signature_name = name
+    fill_spec(response.model_spec, request.model_spec, servable)
     return response
 
 
-def _check_work(
-    servable: Servable, signature: meta_graph_pb2.SignatureDef, feeds: Mapping[str, np.ndarray]
-) -> None:
+def fill_spec(answer: model_pb2.ModelSpec, asked: model_pb2.ModelSpec, servable: Servable) -> None:
+    """Says which version and signature answered."""
+    answer.name = asked.name
+    answer.version.value = servable.version
+    answer.signature_name = asked.signature_name or DEFAULT_SIGNATURE
+
+
+def _check_work(servable: Servable, signature: SignatureDef, feeds: Arrays) -> None:
     """Refuses to generate more than the server's limit: rows x the largest `max_new_tokens`."""
     limit = servable.options.max_generated_tokens
     if not limit or _NEW_TOKENS not in signature.inputs:
@@ -79,34 +91,7 @@ def _check_work(
         )
 
 
-def _run(
-    servable: Servable,
-    signature: meta_graph_pb2.SignatureDef,
-    feeds: Mapping[str, np.ndarray],
-    fetches: list[str],
-    clock: RequestClock | None,
-) -> list[np.ndarray]:
-    """Runs; an INVALID_ARGUMENT says first which inputs have another shape than is declared.
-
-    Only then: TensorFlow Serving does not check declared shapes, and what runs is answered.
-    """
-    try:
-        return servable.run(feeds, fetches, clock)
-    except ServingError as error:
-        if error.code is not grpc.StatusCode.INVALID_ARGUMENT:
-            raise
-        shapes = {alias: feeds[info.name].shape for alias, info in signature.inputs.items()}
-        wrong = wrong_shapes(signature.inputs, shapes)
-        if not wrong and servable.batching is not None:
-            wrong = _uneven(shapes)
-        if not wrong:
-            raise
-        raise invalid(f"{wrong}: {error.message}") from error
-
-
-def wrong_shapes(
-    inputs: Mapping[str, meta_graph_pb2.TensorInfo], shapes: Mapping[str, Sequence[int]]
-) -> str:
+def wrong_shapes(inputs: Mapping[str, TensorInfo], shapes: Mapping[str, Sequence[int]]) -> str:
     """Says which shapes are not those that the inputs of a signature declare; empty for none."""
     wrong = []
     for alias in sorted({*inputs} & {*shapes}):
@@ -122,17 +107,7 @@ def wrong_shapes(
     return "; ".join(wrong)
 
 
-def _uneven(shapes: Mapping[str, Sequence[int]]) -> str:
-    """Says how many rows each input has, where they must be as many; empty where they are."""
-    if len({shape[:1] for shape in shapes.values()}) < 2:
-        return ""
-    rows = ", ".join(f'"{alias}" has {shape[0]}' for alias, shape in sorted(shapes.items()))
-    return f"requests are batched here, so that all inputs need as many rows: {rows}"
-
-
-def _inputs(
-    signature: meta_graph_pb2.SignatureDef, sent: Mapping[str, tensor_pb2.TensorProto]
-) -> dict[str, tuple[int, np.ndarray | None]]:
+def _inputs(signature: SignatureDef, sent: Mapping[str, tensor_pb2.TensorProto]) -> Inputs:
     """Tensor name -> (dtype, value) of every input, from the request or from the defaults."""
     names, expected = sorted(sent), sorted(signature.inputs)
     if not signature.defaults and len(names) != len(expected):
@@ -167,25 +142,20 @@ def _inputs(
     return inputs
 
 
-def _outputs(signature: meta_graph_pb2.SignatureDef, wanted) -> list[str]:
+def _outputs(signature: SignatureDef, wanted: Sequence[str]) -> Sequence[str]:
     """The output names to compute: those of the filter, else all."""
-    aliases: list[str] = []
-    for alias in wanted:
+    for place, alias in enumerate(wanted):
         if alias not in signature.outputs:
-            known = ",".join(sorted(signature.outputs))
             raise invalid(
                 f"output tensor alias not found in signature: {alias} "
-                f"Outputs expected to be in the set {{{known}}}."
+                f"Outputs expected to be in the set {{{','.join(sorted(signature.outputs))}}}."
             )
-        if alias in aliases:
+        if alias in wanted[:place]:
             raise invalid(f"duplicate output tensor alias: {alias}")
-        aliases.append(alias)
-    return aliases or sorted(signature.outputs)
+    return wanted or sorted(signature.outputs)
 
 
-def checked_feeds(
-    servable: Servable, inputs: Mapping[str, tuple[int, np.ndarray | None]]
-) -> dict[str, np.ndarray]:
+def checked_feeds(servable: Servable, inputs: Inputs) -> Arrays:
     """The values alone, once their dtypes are those of the graph (shapes are not checked)."""
     for position, tensor in enumerate(sorted(inputs)):
         given, expected = inputs[tensor][0], servable.input_dtype(tensor)

@@ -1,13 +1,17 @@
-"""Requests on a manager of models: which servable is meant, and what is known of models."""
+"""Requests on a manager of models: which servable is meant, what is known of models, reloads."""
 
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 import grpc
-from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2
+from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
+from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest, ReloadConfigResponse
+from tensorflow_serving.apis.model_pb2 import ModelSpec
 
 from export.server.api.classification import classify, multi_inference, regress
 from export.server.api.inference import predict
-from export.server.models.manager import Manager
+from export.server.models.config import models_of
+from export.server.models.manager import Manager, State
 from export.server.run.servable import Servable
 from export.server.status import RequestClock, ServingError, invalid
 
@@ -20,20 +24,16 @@ INFERENCE = {
 
 
 def infer(api: str, manager: Manager, request, clock: RequestClock | None = None):
-    """Answers a request of INFERENCE on the servable that it asks for.
-
-    Raises ServingError, with the code and message of TensorFlow Serving for the same request.
-    """
+    """Answers a request of INFERENCE on the servable that it asks for."""
     if api == "MultiInference":  # several signatures on one input
-        spec = request.tasks[0].model_spec if request.tasks else model_pb2.ModelSpec()
+        spec = request.tasks[0].model_spec if request.tasks else ModelSpec()
     else:
-        _require_spec(request)
-        spec = request.model_spec
+        spec = required_spec(request)
     with acquire(manager, spec) as servable:
         return INFERENCE[api](servable, request, clock)
 
 
-def acquire(manager: Manager, spec: model_pb2.ModelSpec) -> AbstractContextManager[Servable]:
+def acquire(manager: Manager, spec: ModelSpec) -> AbstractContextManager[Servable]:
     """A context with the servable that a model_spec means; raises when there is none."""
     if not spec.name:
         raise invalid("ModelSpec has no name specified.")
@@ -45,18 +45,15 @@ def acquire(manager: Manager, spec: model_pb2.ModelSpec) -> AbstractContextManag
     )
 
 
-def model_metadata(
-    manager: Manager, request: get_model_metadata_pb2.GetModelMetadataRequest
-) -> get_model_metadata_pb2.GetModelMetadataResponse:
+def model_metadata(manager: Manager, spec: ModelSpec, fields: Sequence[str] = ("signature_def",)):
     """Answers GetModelMetadata: the one field there is, `signature_def`."""
-    _require_spec(request)
-    if not request.metadata_field:
+    if not fields:
         raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
-    for field in request.metadata_field:
+    for field in fields:
         if field != "signature_def":
             raise invalid(f"Metadata field {field} is not supported")
     response = get_model_metadata_pb2.GetModelMetadataResponse()
-    with acquire(manager, request.model_spec) as servable:
+    with acquire(manager, spec) as servable:
         signatures = get_model_metadata_pb2.SignatureDefMap(signature_def=servable.signatures)
         response.metadata["signature_def"].Pack(signatures)
         response.model_spec.name = servable.name
@@ -64,33 +61,50 @@ def model_metadata(
     return response
 
 
-def model_status(
-    manager: Manager, request: get_model_status_pb2.GetModelStatusRequest
-) -> get_model_status_pb2.GetModelStatusResponse:
-    """Answers GetModelStatus: one version, or all that were ever seen, newest first.
-
-    A version label is ignored, as TensorFlow Serving ignores it.
-    """
-    _require_spec(request)
-    spec = request.model_spec
-    statuses = manager.statuses(spec.name)
+def model_status(manager: Manager, spec: ModelSpec):
+    """Answers GetModelStatus: one version, or all, newest first; a version label is ignored."""
+    versions, missing = manager.versions_of(spec.name), "any versions"
     if spec.WhichOneof("version_choice") == "version":
-        statuses = [status for status in statuses if status.number == spec.version.value]
-        missing = f"Could not find version {spec.version.value} of model {spec.name}"
-    else:
-        missing = f"Could not find any versions of model {spec.name}"
-    if not statuses:
-        raise ServingError(grpc.StatusCode.NOT_FOUND, missing)
+        versions = [version for version in versions if version.number == spec.version.value]
+        missing = f"version {spec.version.value}"
+    if not versions:
+        message = f"Could not find {missing} of model {spec.name}"
+        raise ServingError(grpc.StatusCode.NOT_FOUND, message)
     response = get_model_status_pb2.GetModelStatusResponse()
-    for status in statuses:
-        answer = response.model_version_status.add(version=status.number, state=status.state)
+    for version in versions:
+        answer = response.model_version_status.add(version=version.number, state=version.state)
         answer.status.SetInParent()
-        if status.error:
-            answer.status.error_code = status.error.code.value[0]
-            answer.status.error_message = status.error.message
+        if version.error and version.state == State.END:
+            answer.status.error_code = version.error.code.value[0]
+            answer.status.error_message = version.error.message
     return response
 
 
-def _require_spec(request) -> None:
+def reload_config(
+    manager: Manager,
+    request: ReloadConfigRequest,
+    is_cancelled: Callable[[], bool] = lambda: False,
+) -> ReloadConfigResponse:
+    """Answers HandleReloadConfigRequest, once the new models can be asked.
+
+    The increase of a metric that was asked for is 0, as it is in TensorFlow Serving for all that a
+    reload does not count; this server has no metric that a reload changes.
+    """
+    if request.config.WhichOneof("config") != "model_config_list":
+        raise invalid(
+            "ServerModelConfig type not supported by HandleReloadConfigRequest. Only "
+            "ModelConfigList is currently supported"
+        )
+    manager.reload(models_of(request.config), is_cancelled)
+    response = ReloadConfigResponse()
+    response.status.SetInParent()
+    for name in request.metric_names:
+        response.metric.add(name=name, int64_value_increase=0)
+    return response
+
+
+def required_spec(request) -> ModelSpec:
+    """The model_spec of a request; raises when there is none."""
     if not request.HasField("model_spec"):
         raise invalid("Missing ModelSpec")
+    return request.model_spec

@@ -11,19 +11,16 @@ from export import tensors
 # A string takes 24 bytes in TensorFlow however short it is; no number takes more. So many of them,
 # and no more, may be claimed beyond what a message brings: the graph takes their memory again.
 _MAX_FILLED = 2**28 // 24
-_FIRST_REFERENCE = types_pb2.DT_FLOAT_REF
 
 
 def decode_tensor(proto: tensor_pb2.TensorProto) -> np.ndarray | None:
-    """Reads a tensor as TensorFlow's C++ reader does; None for a resource or a variant.
-
-    Raises ValueError when dtype, shape and values do not make a tensor.
-    """
+    """Reads a tensor as TensorFlow does in C++; None for a resource or a variant."""
     if proto.dtype in tensors.DTYPES:
         return tensors.decode_tensor(proto, _MAX_FILLED)
     if proto.dtype in (types_pb2.DT_RESOURCE, types_pb2.DT_VARIANT):
         return None
-    if proto.dtype not in types_pb2.DataType.values() or not 0 < proto.dtype < _FIRST_REFERENCE:
+    known = proto.dtype in types_pb2.DataType.values()
+    if not known or not 0 < proto.dtype < types_pb2.DT_FLOAT_REF:
         raise ValueError(f"{proto.dtype} is not the dtype of a tensor")
     count = math.prod(dim.size for dim in proto.tensor_shape.dim)
     if count > _MAX_FILLED + proto.ByteSize():

@@ -34,11 +34,10 @@ class Loader(ServableOptions):
     """Loads versions, all in one way: further arguments are those of ServableOptions.
 
     Args:
-        batching: BatchingParameters | None. How requests are batched; None runs each by itself.
-        per_model_batching: bool. Whether `batching_params.pbtxt` in a version's folder says how
-            that version is batched; without such a file it is not batched, as in TensorFlow
-            Serving. Used only with `batching`.
-        warm_up_iterations: int. How often each warm-up request is run; 0 for none.
+        batching: How requests are batched; None runs each by itself.
+        per_model_batching: Whether, with `batching`, only versions with a `batching_params.pbtxt`
+            in their folder are batched, and as that says.
+        warm_up_iterations: How often each warm-up request is run; 0 for none.
     """
 
     batching: BatchingParameters | None = None
@@ -46,15 +45,10 @@ class Loader(ServableOptions):
     warm_up_iterations: int = 1
 
     def load(self, name: str, number: int, path: str) -> tuple[Servable, int]:
-        """The servable of a version, and the number of its warm-up requests.
-
-        Raises ServingError when the folder holds no SavedModel that this process can run, its
-        batching parameters are wrong, or a warm-up request fails.
-        """
-        batching = self.batching
+        """The servable of a version, and its number of warm-up requests; raises ServingError."""
+        batching, servable = self.batching, None
         if batching is not None and self.per_model_batching:
             batching = parameters_of_model(path, batching)
-        servable = None
         try:
             servable = Servable(name, number, path, batching, self)
             return servable, warm_up(servable, self.warm_up_iterations)
@@ -70,9 +64,8 @@ class Loader(ServableOptions):
 def warm_up(servable: Servable, iterations: int = 1) -> int:
     """Runs every request of the warm-up file, a TFRecord file of PredictionLog; counts them.
 
-    The model name in a request is ignored, as TensorFlow Serving ignores it. Where requests are
-    batched, those of one row are run at each larger size of a batch, too, for some 10 s at most.
-    Raises ServingError when the file is damaged, too long, or a request in it fails.
+    Where requests are batched, those of one row are run at each larger size of a batch, too, for
+    some 10 s at most. Raises ServingError when the file is at fault, or a request in it fails.
     """
     path = os.path.join(servable.path, WARMUP_FILE)
     if not iterations or not tf.io.gfile.exists(path):
@@ -84,24 +77,21 @@ def warm_up(servable: Servable, iterations: int = 1) -> int:
         for _ in range(iterations):
             _replay(servable, record, path)
         records.append(record)
-    if servable.batching is not None:
-        _replay_batches(servable, records, path)
-    return len(records)
-
-
-def _replay_batches(servable: Servable, records: Sequence[bytes], path: str) -> None:
+    if servable.batching is None:
+        return len(records)
     begin = time.monotonic()
     for size in servable.batching.batch_sizes[1:]:  # one row was run as the first of them
         for record in records:
             # A size takes about as long as all smaller ones together.
             if time.monotonic() - begin > _BATCHES_SECONDS / 2:
                 LOG.info("batches of %d rows and more are not warmed up: %s", size, path)
-                return
+                return len(records)
             try:
                 _replay(_Repeated(servable, size), record, path)
             except ServingError as error:  # the records themselves could be run
                 LOG.warning("no warm-up of a batch of %d rows, %s: %s", size, path, error)
-                return
+                return len(records)
+    return len(records)
 
 
 class _Repeated:
@@ -120,7 +110,7 @@ class _Repeated:
         return [value[:1] for value in self._servable.run(feeds, fetches, clock)]
 
 
-def _replay(servable: Servable, record: bytes, path: str) -> None:
+def _replay(servable: Servable | _Repeated, record: bytes, path: str) -> None:
     try:
         log = prediction_log_pb2.PredictionLog.FromString(record)
     except DecodeError as error:

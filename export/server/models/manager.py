@@ -5,6 +5,8 @@ let go, once the requests that hold it are done. So a swap fails no request.
 """
 
 import contextlib
+import dataclasses
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,25 +14,55 @@ from concurrent import futures
 
 import grpc
 import tensorflow as tf
+from tensorflow_serving.apis import get_model_status_pb2
 
 from export.model_folder import find_versions
+from export.server.models.config import ServedModel
 from export.server.models.loading import Loader
-from export.server.models.versions import (
-    Retries,
-    ServedModel,
-    State,
-    Version,
-    VersionStatus,
-    missing_versions,
-    not_available,
-)
 from export.server.run.servable import Servable
-from export.server.status import LOG, ServingError
+from export.server.status import LOG, ServingError, invalid
 
+State = get_model_status_pb2.ModelVersionStatus
 _LOOK_SECONDS = 0.1  # how soon a reload notices that its client went away
 _FOREVER = threading.TIMEOUT_MAX / 2
+_MOST_UNLOADS = 1000  # at one time, where there is no limit
 # Models, and versions of one model, that are remembered once they are gone, the oldest first to go.
 _MAX_ENDED = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Retries:
+    """How often, and after what pause, a load that failed is tried again.
+
+    Args:
+        count: Tries after the first one; 0 gives up at once, a negative number never.
+        seconds: Pause between two tries; none if it is negative.
+    """
+
+    count: int = 5
+    seconds: float = 60.0
+
+
+@dataclasses.dataclass(eq=False)
+class Version:
+    """One version: its state of ModelVersionStatus, its servable, and the tries to load it."""
+
+    number: int
+    state: int = State.START
+    error: ServingError | None = None
+    servable: Servable | None = None
+    users: int = 0
+    tries: int = 0
+    due: float = 0.0  # the next try
+    is_loading: bool = False  # right now
+    given_up: bool = False  # no more tries, until it goes away and comes back
+
+    def is_due(self) -> bool:
+        """Whether it is time to load it, for the first time or again."""
+        if self.given_up or self.is_loading:
+            return False
+        waits = self.state == State.LOADING and time.monotonic() < self.due
+        return not waits and self.state in (State.START, State.LOADING, State.END)
 
 
 class Manager:
@@ -38,13 +70,13 @@ class Manager:
 
     Args:
         models: The models to serve; their names must differ, else ValueError is raised.
-        poll_wait_seconds: float. Pause between two looks at the base paths; 0 looks only once.
-        retries: Retries. What is done when a version does not load.
-        loader: Loader. How versions are loaded: batched or not, with which warm-up.
-        label_unavailable: bool. Whether a label may be given to a version that is not loaded, as
-            all are before the start. A label that exists can only move to one that is.
-        load_threads: int. Versions that are loaded at one time; 0 loads one after the other.
-        unload_threads: int. Versions that are unloaded at one time; 0 for no limit.
+        poll_wait_seconds: Pause between two looks at the base paths; 0 looks only once.
+        retries: What is done when a version does not load.
+        loader: How versions are loaded: batched or not, with which warm-up.
+        label_unavailable: Whether a label may be given to a version that is not loaded, as all are
+            before the start. A label that exists can only move to one that is.
+        load_threads: Versions that are loaded at one time; 0 loads one after the other.
+        unload_threads: Versions that are unloaded at one time; 0 for no limit.
     """
 
     def __init__(
@@ -62,7 +94,10 @@ class Manager:
         self._poll_wait_seconds = poll_wait_seconds
         self._retries, self.loader = retries or Retries(), loader or Loader()
         self._label_unavailable = label_unavailable
-        self._load_pool, self._unload_pool = _pool(load_threads), _pool(unload_threads)
+        # Their threads are no daemons: Python aborts the process when it ends while one of those
+        # is inside TensorFlow.
+        self._load_pool = futures.ThreadPoolExecutor(max(1, load_threads), "load")
+        self._unload_pool = futures.ThreadPoolExecutor(unload_threads or _MOST_UNLOADS, "unload")
         # Guarded by _changed, which is notified when one of them changes.
         self._models: Mapping[str, ServedModel] = {}  # those that are wanted
         self._versions: dict[str, dict[int, Version]] = {}  # all that were ever seen
@@ -78,18 +113,12 @@ class Manager:
     # --- the life of the manager
 
     def start(self) -> None:
-        """Begins to look for versions, in a thread of its own; returns at once.
-
-        Raises ServingError, FAILED_PRECONDITION, for labels when `label_unavailable` is off.
-        """
+        """Begins to look for versions, in a thread; raises ServingError for labels too early."""
         self._configure(self._first)
         self._thread.start()
 
     def wait_until_available(self, timeout: float | None = None) -> bool:
-        """Whether every model has a version that answers before `timeout` seconds are over.
-
-        Raises ServingError, UNKNOWN, when a model does not load; the message says why.
-        """
+        """Whether every model answers in time; ServingError when one does not load."""
         done = self._wait_until_settled(timeout)
         if done:
             self._raise_for("servable(s)", self._first)
@@ -103,12 +132,10 @@ class Manager:
     ) -> None:
         """Serves these models from now on, and no others; waits until the new ones answer.
 
-        A new model that has no version yet is waited for until another reload comes, which takes
-        the place of this one, or `is_cancelled`. Models that go are unloaded without a wait.
-
-        Raises ServingError: FAILED_PRECONDITION when a label may not be given (nothing is changed);
-        UNKNOWN when a new model does not load (the others are served); DEADLINE_EXCEEDED when it is
-        cancelled; ABORTED when another reload took its place; UNAVAILABLE when the manager stops.
+        A new model that has no version yet is waited for until `is_cancelled`, or another reload
+        takes the place of this one. Raises ServingError: FAILED_PRECONDITION when a label may not
+        be given (nothing is changed); UNKNOWN when a new model does not load (the others are
+        served); DEADLINE_EXCEEDED, ABORTED or UNAVAILABLE when it was waited for in vain.
         """
         awaited, configuration = self._configure(_by_name(models))
         self._wake.set()
@@ -122,31 +149,31 @@ class Manager:
     def stop(self, timeout: float | None = None) -> bool:
         """Stops polling and unloads everything, once no request holds it any more.
 
-        False when a load or a request took longer than `timeout` seconds more, which leaves what it
-        uses loaded.
+        False when a load or a request takes longer: what it uses stays loaded.
         """
         end = None if timeout is None else time.monotonic() + timeout
 
-        def left() -> float | None:
-            return None if end is None else max(0.0, end - time.monotonic())
+        def waited(for_none: Callable[[Version], bool]) -> bool:
+            left = None if end is None else max(0.0, end - time.monotonic())
+            with self._changed:
+                return self._changed.wait_for(
+                    lambda: not any(for_none(v) for _, v in self._every_version()), left
+                )
 
         self._stopping.set()
         self._wake.set()
         if self._thread.ident is not None:
-            self._thread.join(left())
-        every = self._every_version()
-        with self._changed:
-            loaded = self._changed.wait_for(lambda: not any(v.is_loading for _, v in every), left())
-        for name, version in every:
+            self._thread.join(timeout)
+        loaded = waited(lambda version: version.is_loading)
+        for name, version in self._every_version():
             if version.state == State.AVAILABLE:
                 self._start_unloading(name, version)
-        with self._changed:
-            unloaded = self._changed.wait_for(
-                lambda: not any(v.state == State.UNLOADING for _, v in every), left()
-            )
-        for pool in filter(None, (self._load_pool, self._unload_pool)):
-            pool.shutdown(wait=False)
-        return loaded and unloaded and not self._thread.is_alive()
+        unloaded = waited(lambda version: version.state == State.UNLOADING)
+        done = loaded and unloaded and not self._thread.is_alive()
+        if done:  # else a second stop may have more to unload
+            self._load_pool.shutdown(wait=False)
+            self._unload_pool.shutdown(wait=False)
+        return done
 
     # --- questions of requests
 
@@ -156,11 +183,23 @@ class Manager:
     ) -> Iterator[Servable]:
         """Lends a version, by default the newest available one: it stays loaded meanwhile.
 
-        Raises ServingError as the context begins: NOT_FOUND when it is not served, INVALID_ARGUMENT
-        for an unknown label.
+        Raises ServingError as the context begins.
         """
         with self._changed:
-            found = self._find(name, version, label)
+            if label is not None:
+                labels = self._models[name].labels if name in self._models else {}
+                if label not in labels:
+                    raise invalid(f"Unrecognized servable version label: {label}")
+                version = labels[label]
+            if version is None:
+                found, request = self._newest_available(name), f"Latest({name})"
+            else:
+                found = self._versions.get(name, {}).get(version)
+                request = f"Specific({name}, {version})"
+            if found is None or found.state != State.AVAILABLE:
+                raise ServingError(
+                    grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {request}"
+                )
             found.users += 1
         try:
             yield found.servable
@@ -170,95 +209,55 @@ class Manager:
                 if not found.users:
                     self._changed.notify_all()
 
-    def statuses(self, name: str) -> list[VersionStatus]:
-        """What became of every version of a model that is remembered, newest first."""
+    def versions_of(self, name: str) -> list[Version]:
+        """The versions of one model that are remembered, newest first."""
         with self._changed:
-            versions = self._versions.get(name, {})
-            return [
-                VersionStatus(number, versions[number].state, versions[number].error)
-                for number in sorted(versions, reverse=True)
-            ]
+            versions = self._versions.get(name, {}).values()
+            return sorted(versions, key=lambda version: -version.number)
 
     def available_versions(self) -> list[tuple[str, int]]:
         """Name and version of all that answers requests."""
         every = self._every_version()
         return sorted((name, v.number) for name, v in every if v.state == State.AVAILABLE)
 
-    def versions_of(self, name: str) -> list[Version]:
-        """The versions of one model that are remembered."""
-        with self._changed:
-            return list(self._versions.get(name, {}).values())
-
-    def check_labels(self, models: Iterable[ServedModel]) -> None:
-        """Raises ServingError, FAILED_PRECONDITION, for a label that may not be given."""
-        with self._changed:
-            for model in models:
-                given = self._models[model.name].labels if model.name in self._models else {}
-                for label, number in sorted(model.labels.items()):
-                    free = self._label_unavailable and given.get(label, number) == number
-                    version = self._versions.get(model.name, {}).get(number)
-                    if not free and (version is None or version.state != State.AVAILABLE):
-                        raise ServingError(
-                            grpc.StatusCode.FAILED_PRECONDITION,
-                            f"Request to assign label to version {number} of model {model.name}, "
-                            "which is not currently available for inference",
-                        )
-
-    def _find(self, name: str, number: int | None, label: str | None) -> Version:
-        if label is not None:
-            labels = self._models[name].labels if name in self._models else {}
-            if label not in labels:
-                raise ServingError(
-                    grpc.StatusCode.INVALID_ARGUMENT,
-                    f"Unrecognized servable version label: {label}",
-                )
-            number = labels[label]
-        if number is None:
-            found, request = self._newest_available(name), f"Latest({name})"
-        else:
-            found = self._versions.get(name, {}).get(number)
-            request = f"Specific({name}, {number})"
-        if found is None or found.state != State.AVAILABLE:
-            raise ServingError(
-                grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {request}"
-            )
-        return found
-
     # --- configurations
 
     def _configure(self, models: Mapping[str, ServedModel]) -> tuple[set[str], int]:
-        """Takes other models as the wanted ones; who waits for an older configuration gives up.
-
-        Returns the names that are new or still awaited, and the configuration's number.
-        """
+        """Takes other models as the wanted ones; returns the names to wait for, and a number."""
         with self._changed:
-            self.check_labels(models.values())
+            self._check_labels(models)
             pending = {name for name in self._awaited if not self._is_settled(name)}
             self._awaited = {n for n in models if n not in self._models or n in pending}
-            old, new = (
-                {name: (model.base_path, model.labels) for name, model in wanted.items()}
-                for wanted in (self._models, models)
-            )
-            if old != new:
+            if self._models != models:
                 self._configuration += 1
                 self._changed.notify_all()
-            self._models = dict(models)
+            self._models = models
             return self._awaited, self._configuration
 
+    def _check_labels(self, models: Mapping[str, ServedModel]) -> None:
+        for name, model in models.items():
+            given = self._models[name].labels if name in self._models else {}
+            for label, number in sorted(model.labels.items()):
+                free = self._label_unavailable and given.get(label, number) == number
+                version = self._versions.get(name, {}).get(number)
+                if not free and (version is None or version.state != State.AVAILABLE):
+                    raise ServingError(
+                        grpc.StatusCode.FAILED_PRECONDITION,
+                        f"Request to assign label to version {number} of model {name}, "
+                        "which is not currently available for inference",
+                    )
+
     def _wait_until_settled(self, timeout: float | None, configuration: int | None = None) -> bool:
-        """Waits until each awaited model has a version that answers, or none that will.
+        """Waits until each awaited model has a version that answers, or none that will."""
 
-        Raises ServingError, ABORTED, when another configuration is wanted by now.
-        """
-
-        def replaced() -> bool:
+        def is_replaced() -> bool:
             return configuration not in (None, self._configuration)
 
         with self._changed:
             done = self._changed.wait_for(
-                lambda: replaced() or all(map(self._is_settled, self._awaited)), timeout
+                lambda: is_replaced() or all(map(self._is_settled, self._awaited)), timeout
             )
-            if replaced():
+            if is_replaced():
                 raise ServingError(
                     grpc.StatusCode.ABORTED,
                     "a newer configuration came before the models of this one could be served",
@@ -270,15 +269,20 @@ class Manager:
         with self._changed:
             failed = [(name, version) for name in sorted(names) if (version := self._failed(name))]
         if failed:
-            raise ServingError(grpc.StatusCode.UNKNOWN, not_available(what, failed))
+            items = [
+                f"{{{{name: {name} version: {version.number}}} due to error: {version.error}}}, "
+                for name, version in failed
+            ]
+            message = f"{len(items)} {what} did not become available: {{{''.join(items)}}}"
+            raise ServingError(grpc.StatusCode.UNKNOWN, message)
 
     def _is_settled(self, name: str) -> bool:
         return bool(self._newest_available(name) or self._failed(name))
 
     def _newest_available(self, name: str) -> Version | None:
         versions = self._versions.get(name, {})
-        available = [n for n, version in versions.items() if version.state == State.AVAILABLE]
-        return versions[max(available)] if available else None
+        available = [v for v in versions.values() if v.state == State.AVAILABLE]
+        return max(available, key=lambda version: version.number, default=None)
 
     def _failed(self, name: str) -> Version | None:
         """A version that does not load, of a model of which no version answers or will soon."""
@@ -287,9 +291,14 @@ class Manager:
             return None
         return next((versions[n] for n in sorted(versions) if versions[n].given_up), None)
 
-    def _set_state(self, version: Version, state: int, error: ServingError | None = None) -> None:
+    def _every_version(self) -> list[tuple[str, Version]]:
         with self._changed:
-            version.state, version.error = state, error
+            return [(name, v) for name, found in self._versions.items() for v in found.values()]
+
+    def _set(self, version: Version, **changes: object) -> None:
+        with self._changed:
+            for field, value in changes.items():
+                setattr(version, field, value)
             self._changed.notify_all()
 
     # --- the polling thread
@@ -312,24 +321,28 @@ class Manager:
             self._forget_ended(models)
             if now >= next_look:
                 next_look = now + (self._poll_wait_seconds or _FOREVER)
-            self._wake.wait(max(0.0, min(next_look - time.monotonic(), self._seconds_to_retry())))
+            retries = [
+                version.due
+                for _, version in self._every_version()
+                if version.state == State.LOADING and not version.is_loading
+            ]
+            self._wake.wait(max(0.0, min([next_look, *retries]) - time.monotonic()))
             self._wake.clear()
-
-    def _every_version(self) -> list[tuple[str, Version]]:
-        with self._changed:
-            return [(name, v) for name, found in self._versions.items() for v in found.values()]
-
-    def _seconds_to_retry(self) -> float:
-        pauses = [version.seconds_to_retry() for _, version in self._every_version()]
-        return min((pause for pause in pauses if pause is not None), default=_FOREVER)
 
     def _look(self, model: ServedModel) -> None:
         """Looks for versions. Storage that is away for a while changes nothing."""
+        path, problem = model.base_path, ""
         try:
-            found = find_versions(model.base_path)
-            problem = "" if found else missing_versions(model)
+            found = find_versions(path)
+            if not found:
+                no_number = "whose folders are not named by a number"
+                problem = (
+                    f"no versions of model {model.name} found in {path}, "
+                    f"{'which does not exist' if found is None else no_number}: "
+                    f"waiting for one; write a SavedModel to {os.path.join(path, '1')}"
+                )
         except tf.errors.OpError as error:
-            found, problem = None, f"cannot list {model.base_path}: {error.message}"
+            found, problem = None, f"cannot list {path}: {error.message}"
         if found is not None:
             self._found[model.name] = found
         if problem and self._logged.get(model.name) != problem:  # once, not at every look
@@ -343,20 +356,23 @@ class Manager:
         found = self._found.get(name, {})
         wanted = {*model.policy(sorted(found))} if model is not None else set()
         for number in sorted(wanted, reverse=True):  # the newest is wanted soonest
-            if self._stopping.is_set():
-                return
-            self._start_loading(name, number, found[number])
+            with self._changed:
+                version = self._versions.setdefault(name, {}).setdefault(number, Version(number))
+            if version.is_due():
+                if version.state != State.LOADING:  # it forgets an earlier life
+                    version.tries, version.error = 0, None
+                self._set(version, state=State.LOADING, tries=version.tries + 1, is_loading=True)
+                self._load_pool.submit(self._load, name, version, found[number])
         versions = self.versions_of(name)
+        available = {v.number for v in versions if v.state == State.AVAILABLE}
         # One that takes their place must have come before the last of the others goes.
-        ready = not wanted or any(
-            v.state == State.AVAILABLE for v in versions if v.number in wanted
-        )
+        ready = not wanted or wanted & available
         for version in versions:
             if version.number in wanted or version.is_loading:
                 continue
             version.given_up = False  # should it come back, it is another one
             if version.state == State.LOADING:
-                self._set_state(version, State.END, version.failure)
+                self._set(version, state=State.END)
             elif version.state == State.AVAILABLE and ready:
                 self._start_unloading(name, version)
 
@@ -364,11 +380,10 @@ class Manager:
         """Bounds what is remembered of versions, and of models, that are gone."""
         with self._changed:
             for versions in self._versions.values():
-                if len(versions) > _MAX_ENDED:
-                    ended = [v for v in versions.values() if v.state == State.END]
-                    for version in ended[: len(versions) - _MAX_ENDED]:
-                        if not version.given_up:
-                            del versions[version.number]
+                ended = [v for v in versions.values() if v.state == State.END]
+                for version in ended[: max(0, len(versions) - _MAX_ENDED)]:
+                    if not version.given_up:
+                        del versions[version.number]
             gone = [
                 name
                 for name, versions in self._versions.items()
@@ -379,62 +394,49 @@ class Manager:
 
     # --- loading and unloading
 
-    def _start_loading(self, name: str, number: int, path: str) -> None:
-        with self._changed:
-            version = self._versions.setdefault(name, {}).setdefault(number, Version(number))
-        if not version.is_due():
-            return
-        version.begin_try()
-        self._set_state(version, State.LOADING)
-        if self._load_pool is None:
-            self._load(name, version, path)
-        else:
-            self._load_pool.submit(self._load, name, version, path)
-
     def _load(self, name: str, version: Version, path: str) -> None:
-        begin = time.monotonic()
+        begin, number = time.monotonic(), version.number
         try:
-            version.servable, records = self.loader.load(name, version.number, path)
+            if self._stopping.is_set():
+                self._set(version, state=State.END, is_loading=False)
+                return
+            version.servable, records = self.loader.load(name, number, path)
         except ServingError as error:
             self._note_failure(name, version, path, error)
         else:
-            version.is_loading = False
-            self._set_state(version, State.AVAILABLE)
+            self._set(version, state=State.AVAILABLE, error=None, is_loading=False)
             seconds = time.monotonic() - begin
             LOG.info(
                 "loaded %s version %d from %s in %.1f s, %d warm-up requests",
-                *(name, version.number, path, seconds, records),
+                *(name, number, path, seconds, records),
             )
-        if self._load_pool is not None:
-            self._wake.set()
+        self._wake.set()
 
     def _note_failure(self, name: str, version: Version, path: str, error: ServingError) -> None:
-        retry = version.plan_retry(self._retries)
-        if retry:
-            count = self._retries.count if self._retries.count >= 0 else "any number"
-            more = f"trying again in {self._retries.seconds:g} s, {retry} of {count}"
-        else:
-            more = "given up, until the version goes away and comes back"
-        message = f"model {name} version {version.number} at {path} does not load: {error}; {more}"
-        LOG.error("%s", message)
-        if error.__cause__ is not None and (
-            version.failure is None or version.failure.message != error.message
-        ):
-            LOG.error("what the loader raised:", exc_info=error.__cause__)  # once
-        version.failure, version.is_loading = error, False
-        if retry:
-            self._set_state(version, State.LOADING)
-        else:
-            self._set_state(version, State.END, error)
+        count, seconds = self._retries.count, self._retries.seconds
+        given_up = 0 <= count < version.tries
+        more = "given up, until the version goes away and comes back"
+        if not given_up:
+            most = count if count >= 0 else "any number"
+            more = f"trying again in {seconds:g} s, {version.tries} of {most}"
+        where = f"model {name} version {version.number} at {path}"
+        LOG.error("%s", f"{where} does not load: {error}; {more}")
+        known = version.error is not None and version.error.message == error.message
+        if error.__cause__ is not None and not known:  # once
+            LOG.error("what the loader raised:", exc_info=error.__cause__)
+        self._set(
+            version,
+            state=State.END if given_up else State.LOADING,
+            error=error,
+            given_up=given_up,
+            due=time.monotonic() + max(0.0, seconds),
+            is_loading=False,
+        )
 
     def _start_unloading(self, name: str, version: Version) -> None:
-        self._set_state(version, State.UNLOADING)
-        # In a thread, so that a long request on an old version delays no other model. Not a daemon:
-        # Python aborts the process when it ends while such a thread is inside TensorFlow.
-        if self._unload_pool is None:
-            threading.Thread(target=self._unload, args=(name, version)).start()
-        else:
-            self._unload_pool.submit(self._unload, name, version)
+        self._set(version, state=State.UNLOADING)
+        # In a thread, so that a long request on an old version delays no other model.
+        self._unload_pool.submit(self._unload, name, version)
 
     def _unload(self, name: str, version: Version) -> None:
         with self._changed:
@@ -442,12 +444,8 @@ class Manager:
             servable, version.servable = version.servable, None
         servable.close()
         del servable  # the graph goes now, not after the version is said to be gone
-        self._set_state(version, State.END)
+        self._set(version, state=State.END)
         LOG.info("unloaded %s version %d", name, version.number)
-
-
-def _pool(threads: int) -> futures.ThreadPoolExecutor | None:
-    return futures.ThreadPoolExecutor(threads) if threads > 0 else None
 
 
 def _by_name(models: Sequence[ServedModel]) -> dict[str, ServedModel]:

@@ -5,12 +5,10 @@ a bounded number of threads. What a client may take of memory, time and connecti
 """
 
 import asyncio
-import contextlib
 import dataclasses
 import errno
 import logging
 import math
-import os
 import socket
 import threading
 import time
@@ -19,22 +17,19 @@ from concurrent import futures
 import grpc
 from absl import logging as absl_logging
 from tornado import httputil, iostream, netutil, web
-from tornado.http1connection import HTTP1ServerConnection
 from tornado.httpserver import HTTPServer
 
 from export.server.metrics import Metrics
 from export.server.models.manager import Manager
-from export.server.rest.limits import Limits, Memory, MemoryShare, TooLarge
-from export.server.rest.routes import METHODS, PHRASES, Answer, RestApi, error_answer, page
+from export.server.rest.options import Memory, MemoryShare, RestOptions, TooLarge
+from export.server.rest.routes import PHRASES, Answer, Request, RestApi, error_answer, page
 from export.server.status import RequestClock, ServingError, timed_out, unexpected
 
+_THREADS = 16
 _GRACE_SECONDS = 60.0
-_START_SECONDS = 60.0
 _BACKLOG = 1024
-_SWEEP_SECONDS = 0.5
+_SWEEP_SECONDS = 0.1
 _OVERDUE_SECONDS = 0.25
-# Of a connection that cannot be taken because no file is left.
-_ACCEPT_PAUSE_SECONDS = 0.5
 _NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 # So many times the allowed body are read and thrown away: a client reads the answer only once it
 # has sent all. Beyond, the connection ends at once.
@@ -43,69 +38,28 @@ _LENGTH_DIGITS = 18
 _CHUNK_LINE_BYTES = 4096
 
 
-@dataclasses.dataclass(frozen=True)
-class RestOptions:
-    """The REST API beside the gRPC services.
-
-    Args:
-        port: int. 0 takes a free one; `Server.rest_port` has it, once started.
-        timeout_ms: int. What takes longer is answered with 504; 0 and less: no limit.
-        max_threads: int | None. Requests that run at one time. Defaults to those of `Server`.
-        cors: bool. Whether browsers may ask from pages of other origins.
-        metrics_path: str. Where Prometheus finds the metrics; empty for no metrics.
-        limits: Limits. What clients may take.
-    """
-
-    port: int = 8501
-    timeout_ms: int = 30000
-    max_threads: int | None = None
-    cors: bool = False
-    metrics_path: str = ""
-    limits: Limits = dataclasses.field(default_factory=Limits)
-
-
 class RestServer:
     """Serves the models of a manager, which the caller starts and stops, over HTTP."""
 
-    def __init__(
-        self,
-        manager: Manager,
-        options: RestOptions,
-        *,
-        host: str = "127.0.0.1",
-        metrics: Metrics | None = None,
-    ):
-        self.port = options.port
-        self.limits = options.limits
+    def __init__(self, manager: Manager, options: RestOptions, host: str, metrics: Metrics):
+        self.port, self.limits = options.port, options.limits
         self.memory = Memory(options.limits.memory_bytes)
-        self._api = RestApi(
-            manager,
-            metrics=metrics,
-            metrics_path=options.metrics_path,
-            cors=options.cors,
-            limits=options.limits,
-        )
+        self._api = RestApi(manager, options, metrics)
         # One address, as the gRPC server takes: localhost may stand for two.
         self._host = "127.0.0.1" if host == "localhost" else host.strip("[]")
-        self._timeout = options.timeout_ms / 1000 if options.timeout_ms > 0 else None
-        self._threads = options.max_threads or max(16, 4 * (os.cpu_count() or 1))
+        self.timeout = options.timeout_ms / 1000 if options.timeout_ms > 0 else None
+        self._threads = options.max_threads or _THREADS
         self._lock = threading.Lock()  # guards the number of admitted requests
         self._admitted = 0
         # Of the thread that serves: requests that are open, and connections without one, the
         # longest idle first.
         self.exchanges: set[_Exchange] = set()
         self.idle: dict[iostream.IOStream, None] = {}
+        self.stopping = False  # connections end with their next answer
         self._max_connections = options.limits.connections
         self._thread: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stopping: asyncio.Event | None = None
-        self._executor: futures.ThreadPoolExecutor | None = None
+        self._executor = futures.ThreadPoolExecutor(self._threads, thread_name_prefix="rest")
         self._grace = _GRACE_SECONDS
-
-    @property
-    def stopping(self) -> bool:
-        """Whether connections end with their next answer."""
-        return self._stopping.is_set()
 
     def start(self) -> None:
         """Listens; raises OSError when the port is in use, or may not be listened on."""
@@ -121,14 +75,10 @@ class RestServer:
         self._max_connections = self.limits.open_connections()
         # Its warnings are about clients, not about this server, as often as a client likes.
         logging.getLogger("tornado").setLevel(logging.ERROR)
-        self._executor = futures.ThreadPoolExecutor(self._threads, thread_name_prefix="rest")
-        ready = threading.Event()
         self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._serve(sockets, ready)), name="http", daemon=True
+            target=lambda: asyncio.run(self._serve(sockets)), name="http", daemon=True
         )
         self._thread.start()
-        if not ready.wait(_START_SECONDS):
-            raise RuntimeError("the REST server's thread did not start")
 
     def stop(self, grace: float = _GRACE_SECONDS) -> bool:
         """Takes no more requests, and lets those that run finish for `grace` seconds.
@@ -137,36 +87,31 @@ class RestServer:
         """
         if self._thread is None:
             return True
-        self._grace = grace
-        self._loop.call_soon_threadsafe(self._stopping.set)
+        self._grace, self.stopping = grace, True
         self._thread.join()
         self._thread = None
         self._executor.shutdown(wait=False, cancel_futures=True)
         with self._lock:
             return not self._admitted
 
-    async def _serve(self, sockets: list[socket.socket], ready: threading.Event) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._stopping = asyncio.Event()
+    async def _serve(self, sockets: list[socket.socket]) -> None:
+        loop = asyncio.get_running_loop()
         application = web.Application(
             [(r".*", _Exchange, {"server": self})], log_function=lambda _: None
         )
-        engine = _Engine(
+        engine = HTTPServer(
             application,
-            idle=self.idle,
             max_header_size=self.limits.header_bytes,
             idle_connection_timeout=self.limits.idle_seconds,
             max_body_size=_DISCARDED_BODIES * self.limits.body_bytes,
         )
-        for listening in sockets:
-            self._loop.add_reader(listening, self._accept, listening, engine)
-        ready.set()
-        while not self._stopping.is_set():
+        while not self.stopping:
+            for listening in sockets:  # again, where no file was left
+                loop.add_reader(listening, self._accept, listening, engine)
             self._sweep()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), _SWEEP_SECONDS)
+            await asyncio.sleep(_SWEEP_SECONDS)
         for listening in sockets:
-            self._loop.remove_reader(listening)
+            loop.remove_reader(listening)
             listening.close()
         end = time.monotonic() + self._grace
         while (self.exchanges or self._admitted) and time.monotonic() < end:
@@ -191,68 +136,45 @@ class RestServer:
                 absl_logging.log_every_n_seconds(
                     absl_logging.ERROR, "REST takes no connection: %s", 60, error
                 )
-                self._loop.remove_reader(listening)
-                self._loop.call_later(_ACCEPT_PAUSE_SECONDS, self._resume, listening, engine)
+                asyncio.get_running_loop().remove_reader(listening)  # until the next sweep
                 return
             full = len(self.idle) + len(self.exchanges) >= self._max_connections
             if full and not self._drop_idlest():
                 connection.close()
                 continue
-            stream = _Stream(connection, self.limits.header_bytes)
-            self.idle[stream] = None
+            self.idle[stream := _Stream(connection, self)] = None
             engine.handle_stream(stream, address)
-
-    def _resume(self, listening: socket.socket, engine: HTTPServer) -> None:
-        if not self.stopping:
-            self._loop.add_reader(listening, self._accept, listening, engine)
 
     def _drop_idlest(self) -> bool:
         if not self.idle:
             return False
-        stream = next(iter(self.idle))
-        del self.idle[stream]
-        stream.close()
+        next(iter(self.idle)).close()
         return True
 
     def _sweep(self) -> None:
-        """Ends connections whose client neither sends nor takes what it should."""
-        now = time.monotonic()
         for exchange in list(self.exchanges):
-            if exchange.is_late(now):
-                exchange.abandon()
+            exchange.sweep(time.monotonic())
 
-    async def answer(
-        self, request: tuple[str, str, bytes, str], memory: MemoryShare, gone: asyncio.Future
-    ) -> Answer:
-        """Has a request answered in a thread, and gives its memory back after that.
-
-        `request` is the method, target, body and encoding that `RestApi.answer` takes; `gone` ends
-        when the client goes.
-        """
+    async def answer(self, request: Request, gone: asyncio.Future) -> Answer:
+        """Has a request answered in a thread; `gone` ends when the client goes."""
         with self._lock:
             full = self._admitted >= self._threads + self.limits.queued
             self._admitted += not full
         if full:
-            memory.release()
+            request.memory.release()
             message = "the queue of requests is full; try again later"
             return error_answer(ServingError(grpc.StatusCode.UNAVAILABLE, message))
-        work = self._executor.submit(
-            self._api.answer, *request, clock=RequestClock(self._timeout), memory=memory
-        )
-        work.add_done_callback(lambda _: self._finished(memory))
+        work = self._executor.submit(self._api.answer, request)
+        work.add_done_callback(lambda _: self._finished(request.memory))
         waiting = asyncio.wrap_future(work)
         # The work minds the deadline itself. This is for what cannot: it waits for a thread, or
         # reads a large body.
-        gone.add_done_callback(lambda _: waiting.cancel())
-        if self._timeout is not None:
-            overdue = self._loop.call_later(self._timeout + _OVERDUE_SECONDS, waiting.cancel)
-            waiting.add_done_callback(lambda _: overdue.cancel())
-        try:
-            return await waiting
-        except asyncio.CancelledError:  # this ended the work, too, if it still waits for a thread
-            if asyncio.current_task().cancelling():
-                raise
-            return error_answer(timed_out())
+        seconds = None if self.timeout is None else self.timeout + _OVERDUE_SECONDS
+        await asyncio.wait((waiting, gone), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if waiting.done():
+            return waiting.result()
+        waiting.cancel()  # ends the work, too, if it still waits for a thread
+        return error_answer(timed_out())
 
     def _finished(self, memory: MemoryShare) -> None:
         memory.release()
@@ -260,28 +182,21 @@ class RestServer:
             self._admitted -= 1
 
 
-class _Engine(HTTPServer):
-    """Tornado's server, which notices when an idle connection is closed."""
-
-    def initialize(self, application: web.Application, idle: dict, **options) -> None:
-        super().initialize(application, **options)
-        self._idle = idle
-
-    def on_close(self, server_conn: HTTP1ServerConnection) -> None:
-        self._idle.pop(server_conn.stream, None)
-        super().on_close(server_conn)
-
-
 class _Stream(iostream.IOStream):
-    """A connection whose chunk extensions and trailers, legal in RFC 9112, Tornado does not see.
+    """A connection that leaves the idle ones when it closes, and whose chunk extensions and
+    trailers, legal in RFC 9112, Tornado does not see.
 
     Its server calls `read_until` for the size of a chunk, and for nothing else.
     """
 
-    def __init__(self, connection: socket.socket, trailer_bytes: int):
+    def __init__(self, connection: socket.socket, server: RestServer):
         super().__init__(connection)
-        self._trailer_bytes = trailer_bytes
+        self._server = server
         self._ended = False  # the trailers are read, and the empty line after them
+
+    def close(self, exc_info=False) -> None:
+        self._server.idle.pop(self, None)
+        super().close(exc_info)
 
     def read_until(self, delimiter: bytes, max_bytes: int | None = None) -> asyncio.Future:
         return asyncio.ensure_future(self._chunk_size(delimiter))
@@ -298,7 +213,7 @@ class _Stream(iostream.IOStream):
         line = await self._line(delimiter, _CHUNK_LINE_BYTES)
         size = line.partition(b";")[0].strip(b" \t")
         if size and not size.strip(b"0"):
-            left = self._trailer_bytes
+            left = self._server.limits.header_bytes
             while trailer := await self._line(delimiter, left):
                 left -= len(trailer) + len(delimiter)
             self._ended = True
@@ -315,8 +230,6 @@ class _Stream(iostream.IOStream):
 class _Exchange(web.RequestHandler):
     """Receives a request within the limits, has it answered, sends the answer."""
 
-    SUPPORTED_METHODS = METHODS
-
     def initialize(self, server: RestServer) -> None:
         self._server, self._limits = server, server.limits
         self._stream = self.request.connection.stream
@@ -332,44 +245,46 @@ class _Exchange(web.RequestHandler):
         self._server.idle.pop(self._stream, None)
         self._due = time.monotonic() + self._limits.body_seconds
         length = self.request.headers.get("Content-Length", "").lstrip("0")
-        if not (length.isascii() and length.isdigit()):
-            return  # Tornado refuses what is no number
-        size = int(length[:_LENGTH_DIGITS]) if len(length) <= _LENGTH_DIGITS else math.inf
+        size = 0  # Tornado refuses what is no number
+        if length.isascii() and length.isdigit():
+            size = int(length) if len(length) <= _LENGTH_DIGITS else math.inf
         if size > self._limits.body_bytes:
-            self._refuse_size()
+            self._refusal = error_answer(self._too_large())
             unread = size > _DISCARDED_BODIES * self._limits.body_bytes
             if unread or "Expect" in self.request.headers:
                 self._send(self._refusal)
+
+    def _too_large(self) -> ServingError:
+        return TooLarge(f"the body is larger than {self._limits.body_bytes} bytes")
 
     def data_received(self, chunk: bytes) -> None:
         """Keeps a piece of the body, or throws it away once the request is refused."""
         self._moved += len(chunk)
         if self._refusal is not None:
             return
-        if self._moved > self._limits.body_bytes:
-            self._refuse_size()
-            return
         try:
+            if self._moved > self._limits.body_bytes:
+                raise self._too_large()
             self._memory.take(len(chunk))
             self._body += chunk
         except ServingError as error:
-            self._refuse(error)
+            self._refusal = error_answer(error)
+            self._drop_body()
 
     async def respond(self) -> None:
         """The request is whole."""
-        self._due = None
-        if self._refusal is not None:
-            self._send(self._refusal)
-            return
-        request, body, memory = self.request, bytes(self._body), self._memory
-        encoding = request.headers.get("Content-Encoding", "")
-        self._forget_body()  # the memory is now the work's to give back
-        try:
-            answer = await self._server.answer(
-                (request.method, request.uri, body, encoding), memory, self._gone
-            )
-        except Exception:  # noqa: BLE001  no request may end without an answer
-            answer = error_answer(unexpected(f"REST {request.method} {request.uri!r} failed"))
+        self._due, answer = None, self._refusal
+        if answer is None:
+            sent, clock = self.request, RequestClock(self._server.timeout)
+            encoding = sent.headers.get("Content-Encoding", "")
+            body = bytes(self._body)
+            request = Request(sent.method, sent.uri, body, encoding, clock, self._memory)
+            # The memory is now the work's to give back.
+            self._body, self._memory = bytearray(), MemoryShare(self._server.memory)
+            try:
+                answer = await self._server.answer(request, self._gone)
+            except Exception:  # noqa: BLE001  no request may end without an answer
+                answer = error_answer(unexpected(f"REST {sent.method} {sent.uri!r} failed"))
         if not self._gone.done():
             self._send(answer)
 
@@ -380,16 +295,11 @@ class _Exchange(web.RequestHandler):
         super().on_connection_close()
         self._done()
 
-    def is_late(self, now: float) -> bool:
-        """Whether the client is slower than the limits allow."""
-        return self._due is not None and (
-            now > self._due + self._moved / self._limits.bytes_a_second
-        )
-
-    def abandon(self) -> None:
-        """Ends the connection."""
-        self._stream.close()
-        self._done()
+    def sweep(self, now: float) -> None:
+        """Ends the connection of a client that is slower than the limits allow."""
+        if self._due is not None and now > self._due + self._moved / self._limits.bytes_a_second:
+            self._stream.close()
+            self._done()
 
     def set_default_headers(self) -> None:
         """None but what an answer has, and the date."""
@@ -405,23 +315,15 @@ class _Exchange(web.RequestHandler):
 
     def _done(self) -> None:
         self._server.exchanges.discard(self)
-        self._memory.release()
-        self._forget_body()
+        self._drop_body()
         if not self._stream.closed():
             self._server.idle[self._stream] = None
         if not self._gone.done():
             self._gone.set_result(None)
 
-    def _forget_body(self) -> None:
-        self._body, self._memory = bytearray(), MemoryShare(self._server.memory)
-
-    def _refuse_size(self) -> None:
-        self._refuse(TooLarge(f"the body is larger than {self._limits.body_bytes} bytes"))
-
-    def _refuse(self, error: ServingError) -> None:
-        self._refusal = error_answer(error)
+    def _drop_body(self) -> None:
         self._memory.release()
-        self._forget_body()
+        self._body = bytearray()
 
     def _write(self, answer: Answer) -> None:
         self.set_status(answer.code, PHRASES[answer.code])

@@ -1,6 +1,7 @@
 """JSON bodies to Python values: the standard library's parser, with limits."""
 
 import json
+import math
 import re
 from collections.abc import Callable
 
@@ -15,13 +16,8 @@ _PIECE_BYTES = 2**18
 _NOT_STRUCTURAL = bytes({*range(256)} - {*b'[]{},"'})
 _LEVELS = np.zeros(256, np.int8)
 _LEVELS[list(b"[{")], _LEVELS[list(b"]}")] = 1, -1
-# Exponents that may be too large for a double, and surrogates: a search for each, because one that
-# begins with a letter is ten times as fast as one for several of them.
-_UNUSUAL = [re.compile(p) for p in (rb"e\+?[0-9]{3}", rb"E\+?[0-9]{3}", rb"\\u[dD][89a-fA-F]")]
-# With an exponent of two digits, fewer make no number that is too large.
-_MANY_DIGITS = b"0" * 200
-_DIGITS_AS_0 = bytes.maketrans(b"123456789", b"000000000")
-_ESCAPE = re.compile(r"\\(?:(u[dD][89abAB]..\\u[dD][c-fC-F]..)|(u[dD][89a-fA-F])|.)", re.DOTALL)
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_ESCAPE = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F])|.)", re.DOTALL)
 
 
 class JsonError(ValueError):
@@ -33,15 +29,13 @@ class JsonError(ValueError):
 
 
 def read_json(body: bytes, admit: Callable[[int], None] | None = None) -> object:
-    """Reads one JSON value.
+    """Reads one JSON value; raises JsonError.
 
     Beyond the standard: `NaN`, `Infinity`, `-Infinity`; bytes in strings that are not UTF-8, which
     become lone surrogates (`text_bytes` gives them back); a byte order mark; anything after a NUL.
     Of a repeated name the first value counts. `admit` is called with the number of elements of a
-    large body (commas and opening brackets) before it is parsed, and may raise.
-
-    Raises JsonError when the text is not JSON, holds a number too large for a double or half of a
-    surrogate pair, or is nested more than 256 levels deep.
+    large body (commas and opening brackets) before it is parsed, and may raise. Numbers must fit a
+    double, surrogates be in pairs, and no more than 256 levels be nested.
     """
     body = body.removeprefix(b"\xef\xbb\xbf").partition(b"\0")[0]
     if not body:
@@ -52,13 +46,12 @@ def read_json(body: bytes, admit: Callable[[int], None] | None = None) -> object
         if large and admit is not None:
             admit(elements)
     text = body.decode("utf-8", "surrogateescape")
-    unusual = any(pattern.search(body) for pattern in _UNUSUAL)
-    # Not of a large body, which would be copied; its numbers are looked at one by one anyway.
-    unusual = unusual or (not large and _MANY_DIGITS in body.translate(_DIGITS_AS_0))
     try:
-        if unusual:
-            _refuse_half_pairs(text)
-        return (_HOOKED_DECODER if large or unusual else _DECODER).decode(text)
+        if _SURROGATE.search(body):
+            for escape in _ESCAPE.finditer(text):
+                if escape[1]:
+                    raise json.JSONDecodeError("Half of a surrogate pair", text, escape.start())
+        return (_LARGE if large else _SMALL).decode(text)
     except json.JSONDecodeError as error:
         place = len(text_bytes(text[: error.pos]))
         raise JsonError(error.msg.removesuffix(" at"), place) from error
@@ -79,43 +72,28 @@ def printable(text: str) -> str:
 def _survey(body: bytes) -> int:
     """The number of elements, in little memory; raises for what is nested too deeply."""
     elements = level = inside = 0
-    escaped = False
+    escape = b""  # a backslash at the end of a piece goes before the next one
     for start in range(0, len(body), _PIECE_BYTES):
-        piece = body[start : start + _PIECE_BYTES]
-        if escaped:
-            piece = piece[1:]
-        if escaped := b"\\" in piece:
-            escaped = (len(piece) - len(piece.rstrip(b"\\"))) % 2 == 1
-            piece = piece.replace(rb"\\", b"").replace(rb"\"", b"")
+        piece = escape + body[start : start + _PIECE_BYTES]
+        escape = b"\\" * ((len(piece) - len(piece.rstrip(b"\\"))) % 2)
+        piece = piece.removesuffix(escape).replace(rb"\\", b"").replace(rb"\"", b"")
         codes = np.frombuffer(piece.translate(None, _NOT_STRUCTURAL), np.uint8)
-        if inside or b'"' in piece:
-            quoted = (np.cumsum(codes == ord('"'), dtype=np.uint8) & 1) ^ inside
-            inside = int(quoted[-1]) if len(quoted) else inside
-            codes = codes[(quoted == 0) & (codes != ord('"'))]
-        steps = _LEVELS[codes]
+        quotes = codes == ord('"')
+        quoted = (np.cumsum(quotes, dtype=np.uint8) + inside) & 1
+        steps = _LEVELS[codes[(quoted == 0) & ~quotes]]
         levels = level + np.cumsum(steps, dtype=np.int32)
         if levels.max(initial=0) > MAX_NESTING:
             raise JsonError(f"Nested more than {MAX_NESTING} levels deep")
         elements += np.count_nonzero(steps >= 0)
-        level = int(levels[-1]) if len(levels) else level
+        inside, level = (int(quoted[-1]) if len(codes) else inside), level + int(steps.sum())
     return elements
-
-
-def _refuse_half_pairs(text: str) -> None:
-    for escape in _ESCAPE.finditer(text):
-        if escape[2]:
-            raise json.JSONDecodeError("Half of a surrogate pair", text, escape.start())
 
 
 def _finite(digits: str) -> float:
     number = float(digits)
-    if number in (float("inf"), float("-inf")):
+    if math.isinf(number):
         raise ValueError(digits[:40])
     return number
-
-
-def _integer(digits: str) -> int:
-    return int(digits)
 
 
 def _first_values(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -125,7 +103,7 @@ def _first_values(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return members
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_first_values)
-_HOOKED_DECODER = json.JSONDecoder(
-    object_pairs_hook=_first_values, parse_float=_finite, parse_int=_integer
+_SMALL = json.JSONDecoder(object_pairs_hook=_first_values, parse_float=_finite)
+_LARGE = json.JSONDecoder(
+    object_pairs_hook=_first_values, parse_float=_finite, parse_int=lambda digits: int(digits)
 )

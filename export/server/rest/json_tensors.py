@@ -1,15 +1,15 @@
 """JSON values to the inputs of a request: tensors for predict, tf.Examples for the others.
 
-Which value fits which dtype, and the wording of the errors, are TensorFlow Serving's. A list is
-first read as a whole, fast; if anything about it is unusual it is read again value by value, which
-finds what is wrong with which value.
+Which value fits which dtype, and the wording of the errors, are TensorFlow Serving's. Lists are
+read whole, fast; where something is unusual, value by value, which finds what is wrong.
 """
 
 import base64
+import contextlib
 import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping
 
 import grpc
 import numpy as np
@@ -62,228 +62,120 @@ def fill_tensors(
     signature: str,
     tensors: MutableMapping[str, tensor_pb2.TensorProto],
 ) -> bool:
-    """Fills the inputs of a PredictRequest, from `instances` (rows) or `inputs` (columns).
-
-    `inputs` are those of the signature, whose name is for messages. Returns whether the body is in
-    row format: the answer goes out in the same format. Raises ServingError, INVALID_ARGUMENT, or
-    UNIMPLEMENTED for a dtype that JSON cannot fill.
-    """
+    """Fills the inputs of a PredictRequest; whether from `instances`: the answer has rows, too."""
+    in_rows = "instances" in body
     if not inputs:
         raise invalid(f"Failed to get input map for signature: {signature or 'DEFAULT'}")
-    dtypes = {name: inputs[name].dtype for name in sorted(inputs)}
-    if "instances" in body and "inputs" in body:
+    if in_rows and "inputs" in body:
         raise _format_error(
             body,
             "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist ",
         )
-    if "instances" in body:
-        rows = body["instances"]
-        if not isinstance(rows, list):
-            raise _format_error(body, "Excepting 'instances' to be an list/array")
-        if not rows:
-            raise _format_error(body, "No values in 'instances' array")
-    elif "inputs" not in body:
+    if not in_rows and "inputs" not in body:
         raise invalid("Missing 'inputs' or 'instances' key")
+    sent = body["instances" if in_rows else "inputs"]
+    if in_rows and not isinstance(sent, list):
+        raise _format_error(body, "Excepting 'instances' to be an list/array")
+    if in_rows and not sent:
+        raise _format_error(body, "No values in 'instances' array")
+    dtypes = {name: inputs[name].dtype for name in sorted(inputs)}
     try:
-        if "instances" in body:
-            _fill_rows(body["instances"], dtypes, tensors)
-        else:
-            _fill_columns(body["inputs"], dtypes, tensors)
+        read = (_read_rows if in_rows else _read_columns)(sent, dtypes)
     except ServingError as error:
-        wrong = wrong_shapes(inputs, _sent_shapes(body, dtypes))
+        # Says first which input has another shape than is declared; of rows, the first one counts.
+        one, outer = (sent[0], [len(sent)]) if in_rows else (sent, [])
+        named = one if _is_named(one) else dict.fromkeys(dtypes, one) if len(dtypes) == 1 else {}
+        wrong = wrong_shapes(inputs, {name: [*outer, *_shape(v)] for name, v in named.items()})
         if not wrong:
             raise
         raise invalid(f"{wrong}: {error.message}") from error
-    return "instances" in body
-
-
-def _sent_shapes(body: Mapping[str, object], names: Mapping[str, int]) -> dict[str, list[int]]:
-    """Input -> shape of what was sent for it; of rows, that of the first one."""
-    rows = body.get("instances")
-    sent, outer = (body["inputs"], []) if rows is None else (rows[0], [len(rows)])
-    columns = sent if _is_named(sent) else dict.fromkeys(names, sent) if len(names) == 1 else {}
-    return {name: [*outer, *_dense_shape(value)] for name, value in columns.items()}
-
-
-def fill_examples(body: Mapping[str, object], request_input: input_pb2.Input) -> None:
-    """Fills the input of a ClassificationRequest or a RegressionRequest.
-
-    A feature is what its JSON values are: an int64 list from integers and booleans, a float list
-    from decimals, a bytes list from strings and base64. So `1` and `1.0` are not the same.
-    """
-    if "context" in body:
-        _fill_example(body["context"], request_input.example_list_with_context.context)
-        chosen = request_input.example_list_with_context
-    else:
-        chosen = request_input.example_list
-    if "examples" not in body:
-        # So for regress, too: the text is TensorFlow Serving's.
-        raise _format_error(
-            body, "When method is classify, key 'examples' is expected and was not found"
-        )
-    if not isinstance(body["examples"], list):
-        raise _format_error(body, "Expecting 'examples' value to be an list/array")
-    if not body["examples"]:
-        raise _format_error(body, "'examples' value is an empty array")
-    for example in body["examples"]:
-        _fill_example(example, chosen.examples.add())
+    for name, (shape, values) in read.items():
+        tensor = tensors[name]
+        tensor.dtype = dtypes[name]
+        tensor.tensor_shape.SetInParent()
+        for size in shape:
+            tensor.tensor_shape.dim.add(size=size)
+        if isinstance(values, bytes):
+            tensor.tensor_content = values
+        else:
+            field = tensor.string_val if tensor.dtype == types_pb2.DT_STRING else tensor.bool_val
+            field.extend(values)
+    return in_rows
 
 
 def _format_error(value: object, problem: str) -> ServingError:
     return invalid(f"JSON Value: {echo(value)} {problem}")
 
 
-def _fill_rows(rows: list, dtypes: Mapping[str, int], tensors) -> None:
-    named = _is_named(rows[0])
+def _read_rows(rows: list, dtypes: Mapping[str, int]) -> dict[str, tuple]:
+    named, first = _is_named(rows[0]), next(iter(dtypes))
     if not isinstance(rows[0], dict) and len(dtypes) > 1:
         raise invalid(
             "instances is a plain list, but expecting list of objects as multiple input tensors "
             "required as per tensorinfo_map"
         )
-    if not named:
-        columns = {next(iter(dtypes)): rows}
-    elif all(_is_named(row) and row.keys() == dtypes.keys() for row in rows):
-        columns = {name: [row[name] for row in rows] for name in dtypes}
-    else:
-        columns = {}
-    read = {name: _dense_tensor(column, dtypes[name]) for name, column in columns.items()}
-    if not read or None in read.values():
-        read = _read_row_by_row(rows, named, dtypes)
-    for name, (shape, values) in read.items():
-        _write_tensor(tensors[name], dtypes[name], shape, values)
-
-
-def _read_row_by_row(rows: list, named: bool, dtypes: Mapping[str, int]) -> dict[str, tuple]:
+    try:
+        if not named:
+            return {first: _tensor(rows, dtypes[first])}
+        if all(_is_named(row) and row.keys() == dtypes.keys() for row in rows):
+            return {n: _tensor([row[n] for row in rows], dtype) for n, dtype in dtypes.items()}
+    except ServingError:  # the row that is at fault is named below
+        pass
     shapes: dict[str, list[int]] = {}
-    values: dict[str, list] = {}
-
-    def add(item: object, name: str) -> None:
-        if name not in dtypes:
-            raise invalid(f"JSON object: does not have named input: {name}")
-        shape, found = _exact_tensor(item, dtypes[name])
-        wanted = shapes.setdefault(name, shape)
-        if len(found) != math.prod(wanted):
-            raise invalid(f"Expecting tensor size: {math.prod(wanted)} but got: {len(found)}")
-        if shape != wanted:
-            raise invalid(f"Expecting shape {_shown(wanted)} but got: {_shown(shape)}")
-        values.setdefault(name, []).extend(found)
-
     for place, row in enumerate(rows):
         where = f"Failed to process element: {place}"
-        if named and not _is_named(row):
-            raise invalid(f"Expecting object but got list at item {place} of input list")
-        if not named and _is_named(row):
-            raise invalid(f"Expecting value/list but got object at item {place} of input list")
-        for name, value in row.items() if named else ((next(iter(dtypes)), row),):
-            key_shown = f" key: {printable(name)}" if named else ""
+        if _is_named(row) != named:
+            kinds = ("object", "list") if named else ("value/list", "object")
+            raise invalid("Expecting {} but got {} at item {} of input list".format(*kinds, place))
+        for name, value in row.items() if named else ((first, row),):
             try:
-                add(value, name)
+                if name not in dtypes:
+                    raise invalid(f"JSON object: does not have named input: {name}")
+                shape, _ = _tensor(value, dtypes[name])
+                wanted = shapes.setdefault(name, shape)
+                if math.prod(shape) != math.prod(wanted):
+                    raise invalid(
+                        f"Expecting tensor size: {math.prod(wanted)} but got: {math.prod(shape)}"
+                    )
+                if shape != wanted:
+                    got = [f"[{','.join(map(str, one))}]" for one in (wanted, shape)]
+                    raise invalid("Expecting shape {} but got: {}".format(*got))
             except ServingError as error:
-                raise invalid(f"{where}{key_shown} of 'instances' list. Error: {error}") from error
+                key = f" key: {printable(name)}" if named else ""
+                raise invalid(f"{where}{key} of 'instances' list. Error: {error}") from error
         if named and row.keys() != dtypes.keys():
             raise invalid(
                 f"{where} of 'instances' list. JSON object: {echo(row)} keys must be equal to: "
                 f"{','.join(dtypes)}"
             )
-    return {name: ([len(rows), *shapes[name]], values[name]) for name in shapes}
+    raise AssertionError("rows that are right one by one are right together")
 
 
-def _fill_columns(columns: object, dtypes: Mapping[str, int], tensors) -> None:
+def _read_columns(columns: object, dtypes: Mapping[str, int]) -> dict[str, tuple]:
     if not _is_named(columns):
         if len(dtypes) > 1:
             raise invalid(
                 "inputs is a plain value/list, but expecting an object as multiple input tensors "
                 "required as per tensorinfo_map"
             )
-        columns = {next(iter(dtypes)): columns}
+        columns = dict.fromkeys(dtypes, columns)
+    read = {}
     for name, dtype in dtypes.items():
         if name not in columns:
             raise invalid(f"Missing named input: {name} in 'inputs' object.")
-        item = columns[name]
-        shape, values = _dense_tensor(item, dtype) or _exact_tensor(item, dtype)
-        _write_tensor(tensors[name], dtype, shape, values)
+        read[name] = _tensor(columns[name], dtype)
+    return read
 
 
 def _is_named(element: object) -> bool:
     return isinstance(element, dict) and not _is_base64(element)
 
 
-def _shown(shape: Sequence[int]) -> str:
-    return f"[{','.join(map(str, shape))}]"
-
-
 # --- nested lists to tensors
 
 
-def _dense_tensor(item: object, dtype: int) -> tuple[list[int], object] | None:
-    """Shape and values of a nested list, when all about it is as it should be; else None."""
-    shape, values = _dense_shape(item), item if isinstance(item, list) else [item]
-    for size in shape[1:]:
-        flat: list = []
-        for part in _parts(values):
-            if {*map(type, part)} != {list} or {*map(len, part)} != {size}:
-                return None
-            flat.extend(itertools.chain.from_iterable(part))
-        values = flat
-    if dtype in _NUMBERS:
-        array = _dense_numbers(values, dtype)
-        return None if array is None else (shape, array)
-    kinds = {kind for part in _parts(values) for kind in {*map(type, part)}}
-    if dtype == types_pb2.DT_STRING and kinds <= {str}:
-        return shape, [text_bytes(value) for value in values]
-    return (shape, values) if dtype == types_pb2.DT_BOOL and kinds <= {bool} else None
-
-
-def _dense_numbers(values: list, dtype: int) -> np.ndarray | None:
-    stored, fits = _NUMBERS[dtype]
-    decimal = dtype in _FLOATS
-    array = np.empty(len(values), stored)
-    filled = 0
-    for part in _parts(values):
-        kinds = {*map(type, part)}
-        if not kinds <= ({int, float} if decimal else {int}):
-            return None
-        try:
-            wide = np.array(part, np.float64 if decimal else fits)
-        except OverflowError:
-            return None
-        if decimal:
-            limit = _largest_int(fits) if int in kinds else np.finfo(fits).max
-            if np.abs(wide[np.isfinite(wide)]).max(initial=0) > limit:
-                return None
-        array[filled : filled + len(part)] = wide
-        filled += len(part)
-    return array
-
-
-def _parts(values: list) -> Iterator[list]:
-    return (values[begin : begin + _AT_ONCE] for begin in range(0, len(values), _AT_ONCE))
-
-
-def _exact_tensor(item: object, dtype: int) -> tuple[list[int], list]:
-    """As `_dense_tensor`, with TensorFlow Serving's error for what is wrong first."""
-    shape, values = _dense_shape(item), []
-    _collect(item, 0, shape, dtype, values)
-    return shape, values
-
-
-def _write_tensor(tensor: tensor_pb2.TensorProto, dtype: int, shape: list[int], values) -> None:
-    tensor.dtype = dtype
-    tensor.tensor_shape.SetInParent()
-    for size in shape:
-        tensor.tensor_shape.dim.add(size=size)
-    if dtype == types_pb2.DT_STRING:
-        tensor.string_val.extend(values)
-    elif dtype == types_pb2.DT_BOOL:
-        tensor.bool_val.extend(values)
-    else:
-        if isinstance(values, list):
-            stored, fits = _NUMBERS[dtype]
-            values = np.array(values, np.float64 if dtype in _FLOATS else fits).astype(stored)
-        tensor.tensor_content = values.tobytes()
-
-
-def _dense_shape(item: object) -> list[int]:
+def _shape(item: object) -> list[int]:
+    """The shape that a nested list has by its first elements."""
     shape = []
     while isinstance(item, list):
         shape.append(len(item))
@@ -291,44 +183,68 @@ def _dense_shape(item: object) -> list[int]:
     return shape
 
 
-def _collect(item: object, level: int, shape: Sequence[int], dtype: int, values: list) -> None:
-    if not isinstance(item, list):
-        if level != len(shape):
-            raise invalid(
-                f"JSON Value: {echo(item)} found at incorrect level: {level + 1} in the JSON DOM. "
-                f"Expected at level: {len(shape)}"
-            )
-        values.append(_checked(item, dtype))
-        return
-    if level >= len(shape):
-        raise invalid(f"Encountered list at unexpected level: {level} expected < {len(shape)}")
-    if len(item) != shape[level]:
-        raise invalid(
-            f"Encountered list at unexpected size: {len(item)} at level: {level} expected size: "
-            f"{shape[level]}"
-        )
-    for element in item:
-        _collect(element, level + 1, shape, dtype, values)
+def _parts(values: list) -> Iterator[list]:
+    return (values[begin : begin + _AT_ONCE] for begin in range(0, len(values), _AT_ONCE))
 
 
-def _checked(value: object, dtype: int) -> object:
-    if isinstance(value, dict):
-        if dtype == types_pb2.DT_STRING:
-            return _base64_bytes(value)
-    elif dtype in _FLOATS:
-        if type(value) in (int, float):
-            return _checked_decimal(value, _NUMBERS[dtype][1])
-    elif dtype in _NUMBERS:
+def _tensor(item: object, dtype: int) -> tuple[list[int], bytes | list]:
+    """Shape and values of a nested list: the content of numbers, a list of strings and booleans."""
+    shape, values = _shape(item), [item]
+    for level, size in enumerate(shape):
+        flat: list = []
+        for part in _parts(values):
+            if {*map(type, part)} != {list}:
+                odd = next(value for value in part if not isinstance(value, list))
+                raise invalid(
+                    f"JSON Value: {echo(odd)} found at incorrect level: {level + 1} in the JSON "
+                    f"DOM. Expected at level: {len(shape)}"
+                )
+            if odd := {*map(len, part)} - {size}:
+                raise invalid(
+                    f"Encountered list at unexpected size: {odd.pop()} at level: {level} expected "
+                    f"size: {size}"
+                )
+            flat.extend(itertools.chain.from_iterable(part))
+        values = flat
+    if dtype in _NUMBERS:
+        return shape, b"".join(_numbers(part, dtype, len(shape)) for part in _parts(values))
+    return shape, [_checked(value, dtype, len(shape)) for value in values]
+
+
+def _numbers(values: list, dtype: int, level: int) -> bytes:
+    stored, fits = _NUMBERS[dtype]
+    kinds, array = {*map(type, values)}, None
+    wide = np.float64 if dtype in _FLOATS else fits
+    with contextlib.suppress(OverflowError):
+        if kinds <= ({int, float} if dtype in _FLOATS else {int}):
+            array = np.array(values, wide)
+    if array is not None and dtype in _FLOATS:
+        limit = _largest_int(fits) if int in kinds else np.finfo(fits).max
+        if np.abs(array[np.isfinite(array)]).max(initial=0) > limit:
+            array = None
+    if array is None:
+        array = np.array([_checked(value, dtype, level) for value in values], wide)
+    return array.astype(stored).tobytes()
+
+
+def _checked(value: object, dtype: int, level: int) -> object:
+    """The value as the dtype holds it."""
+    kind = type(value)
+    if kind is list:
+        raise invalid(f"Encountered list at unexpected level: {level} expected < {level}")
+    if dtype == types_pb2.DT_STRING and kind is dict:
+        return _base64_bytes(value)
+    if dtype == types_pb2.DT_STRING and kind is str:
+        return text_bytes(value)
+    if dtype == types_pb2.DT_BOOL and kind is bool:
+        return value
+    if dtype in _FLOATS and kind in (int, float):
+        return _checked_decimal(value, _NUMBERS[dtype][1])
+    if dtype in _NUMBERS and dtype not in _FLOATS and kind is int:
         bounds = np.iinfo(_NUMBERS[dtype][1])
-        if type(value) is int and bounds.min <= value <= bounds.max:
+        if bounds.min <= value <= bounds.max:
             return value
-    elif dtype == types_pb2.DT_STRING:
-        if isinstance(value, str):
-            return text_bytes(value)
-    elif dtype == types_pb2.DT_BOOL:
-        if isinstance(value, bool):
-            return value
-    else:
+    if kind is not dict and dtype not in (types_pb2.DT_STRING, types_pb2.DT_BOOL, *_NUMBERS):
         raise ServingError(
             grpc.StatusCode.UNIMPLEMENTED,
             f"Conversion of JSON Value: {echo(value)} to type: {dtype_name(dtype)}",
@@ -367,10 +283,7 @@ def _is_base64(value: object) -> bool:
 
 
 def _base64_bytes(value: dict) -> bytes:
-    """The bytes that `{"b64": "..."}` stands for.
-
-    Blanks are passed over, and padding may be left out but not be wrong.
-    """
+    """The bytes of `{"b64": "..."}`: blanks are passed over, padding may lack but not be wrong."""
     if not _is_base64(value):
         raise invalid(f"JSON Value: {echo(value)} not formatted correctly for base64 data")
     parts = _BASE64.fullmatch(value["b64"].translate(_BLANKS))
@@ -381,6 +294,29 @@ def _base64_bytes(value: dict) -> bytes:
 
 
 # --- objects to tf.Examples
+
+
+def fill_examples(body: Mapping[str, object], request_input: input_pb2.Input) -> None:
+    """Fills the input of a ClassificationRequest or a RegressionRequest.
+
+    A feature is what its JSON values are: an int64 list from integers and booleans, a float list
+    from decimals, a bytes list from strings and base64. So `1` and `1.0` are not the same.
+    """
+    chosen = request_input.example_list
+    if "context" in body:
+        chosen = request_input.example_list_with_context
+        _fill_example(body["context"], chosen.context)
+    if "examples" not in body:
+        # So for regress, too: the text is TensorFlow Serving's.
+        raise _format_error(
+            body, "When method is classify, key 'examples' is expected and was not found"
+        )
+    if not isinstance(body["examples"], list):
+        raise _format_error(body, "Expecting 'examples' value to be an list/array")
+    if not body["examples"]:
+        raise _format_error(body, "'examples' value is an empty array")
+    for example in body["examples"]:
+        _fill_example(example, chosen.examples.add())
 
 
 def _fill_example(value: object, example: example_pb2.Example) -> None:
@@ -396,27 +332,22 @@ def _fill_example(value: object, example: example_pb2.Example) -> None:
 
 def _add(value: object, name: str, feature: feature_pb2.Feature) -> None:
     if isinstance(value, bool):
-        _values(feature, "int64_list", name).append(int(value))
+        kind, value = "int64_list", int(value)
     elif isinstance(value, str):
-        _values(feature, "bytes_list", name).append(text_bytes(value))
+        kind, value = "bytes_list", text_bytes(value)
     elif _is_base64(value):
-        _values(feature, "bytes_list", name).append(_base64_bytes(value))
+        kind, value = "bytes_list", _base64_bytes(value)
     elif value is None or isinstance(value, (list, dict)):
         raise invalid(f"Feature: {name} has element with unexpected JSON type: {_json_type(value)}")
     elif isinstance(value, int) and -_INT64_END <= value < _UINT64_END:
-        values = _values(feature, "int64_list", name)
-        if value >= _INT64_END:
-            raise invalid(f"Feature: {name} has uint64 element. Only int64 is supported.")
-        values.append(value)
+        kind = "int64_list"
     else:
-        _values(feature, "float_list", name).append(_checked_decimal(value, np.float32))
-
-
-def _values(feature: feature_pb2.Feature, kind: str, name: str):
-    """The values of a feature, once it is of the kind that the next value needs."""
+        kind, value = "float_list", _checked_decimal(value, np.float32)
     present = feature.WhichOneof("kind")
     if present not in (None, kind):
         raise invalid(
             f"Unexpected element type in feature: {name} expecting type: {_FEATURES[present]}"
         )
-    return getattr(feature, kind).value
+    if kind == "int64_list" and value >= _INT64_END:
+        raise invalid(f"Feature: {name} has uint64 element. Only int64 is supported.")
+    getattr(feature, kind).value.append(value)

@@ -4,42 +4,35 @@ Paths, answers and errors are those of TensorFlow Serving, whose core answers th
 so here, where `export.server.api` does all the work.
 """
 
-import contextlib
 import dataclasses
 import re
 import urllib.parse
 import zlib
+from http.client import responses
+from typing import NamedTuple
 
-from tensorflow_serving.apis import (
-    classification_pb2,
-    get_model_metadata_pb2,
-    get_model_status_pb2,
-    model_pb2,
-    predict_pb2,
-    regression_pb2,
-)
+from tensorflow_serving.apis import classification_pb2, model_pb2, predict_pb2, regression_pb2
 
-from export.server.api.inference import DEFAULT_SIGNATURE
+from export import DEFAULT_SIGNATURE
 from export.server.api.requests import INFERENCE, acquire, model_metadata, model_status
 from export.server.metrics import Metrics
 from export.server.models.manager import Manager
 from export.server.rest import json_writing
 from export.server.rest.json_reading import JsonError, read_json
 from export.server.rest.json_tensors import fill_examples, fill_tensors, signature_name
-from export.server.rest.limits import Limits, MemoryShare, TooLarge
+from export.server.rest.options import MemoryShare, RestOptions, TooLarge
 from export.server.status import RequestClock, ServingError, invalid, unexpected
 
 _WHICH = r"(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?"
-_POST = re.compile(
-    rf"/v1/models/([^/:]+){_WHICH}:(classify|regress|predict)", re.IGNORECASE | re.ASCII
-)
-_GET = re.compile(rf"/v1/models(?:/([^/:]+))?{_WHICH}(?:/(metadata))?", re.IGNORECASE | re.ASCII)
+_PATHS = {
+    "POST": re.compile(rf"(?ai)/v1/models/([^/:]+){_WHICH}:(classify|regress|predict)"),
+    "GET": re.compile(rf"(?ai)/v1/models(?:/([^/:]+))?{_WHICH}(?:/(metadata))?"),
+}
 # The characters of a path and a query (RFC 3986); others make no URI.
 _URI = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/?#]|%[0-9A-Fa-f]{2})*")
 _MAX_INT64, _INT64_DIGITS = 2**63 - 1, 19
 _GZIP = 16 + zlib.MAX_WBITS
 _UNPACKED_AT_ONCE = 2**20
-METHODS = ("GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH")
 _REQUESTS = {
     "predict": predict_pb2.PredictRequest,
     "classify": classification_pb2.ClassificationRequest,
@@ -67,20 +60,23 @@ _HTTP_CODES = {
 }  # all others: 500
 # As libevent, the HTTP engine of TensorFlow Serving, words them.
 PHRASES = {
-    200: "OK",
-    400: "Bad Request",
-    401: "Unauthorized",
-    403: "Forbidden",
-    404: "Not Found",
-    409: "Conflict",
+    **responses,
     413: "Request Entity Too Large",
     429: "Client Error",
     499: "Client Error",
-    500: "Internal Server Error",
-    501: "Not Implemented",
-    503: "Service Unavailable",
     504: "Gateway Time-out",
 }
+
+
+class Request(NamedTuple):
+    """A request as it was sent: `target` still escaped, with its query, `encoding` of the body."""
+
+    method: str
+    target: str
+    body: bytes
+    encoding: str
+    clock: RequestClock
+    memory: MemoryShare
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,71 +108,42 @@ def page(code: int) -> Answer:
 
 
 class RestApi:
-    """Answers REST requests; without `metrics` nothing is counted, or found at `metrics_path`."""
+    """Answers REST requests on the models of a manager."""
 
-    def __init__(
-        self,
-        manager: Manager,
-        *,
-        metrics: Metrics | None = None,
-        metrics_path: str = "",
-        cors: bool = False,
-        limits: Limits | None = None,
-    ):
-        self._manager, self._metrics, self._metrics_path = manager, metrics, metrics_path
-        self._cors, self._limits = cors, limits or Limits()
+    def __init__(self, manager: Manager, options: RestOptions, metrics: Metrics):
+        self._manager, self._options, self._metrics = manager, options, metrics
 
-    def answer(
-        self,
-        method: str,
-        target: str,
-        body: bytes,
-        encoding: str,
-        clock: RequestClock,
-        memory: MemoryShare,
-    ) -> Answer:
-        """Answers one request, whatever it is: errors are answers, too.
-
-        `target` is the request target as it was sent, still escaped, with its query; `encoding` the
-        header Content-Encoding, of which `gzip` is undone.
-        """
-        if method not in METHODS:
-            return page(501)
+    def answer(self, request: Request) -> Answer:
+        """Answers one request, whatever it is: errors are answers, too."""
+        target, metrics_path = request.target, self._options.metrics_path
         if not target.startswith("/"):  # a proxy's client sends a whole URL
             target = re.sub(r"^[A-Za-z][A-Za-z0-9+.\-]*://[^/?#]*", "", target) or "/"
         if not _URI.fullmatch(target):
             return page(400)
-        if self._metrics is not None and re.split("[?#]", target)[0] == self._metrics_path:
-            if target != self._metrics_path:
-                text = f"Unexpected path: {target}. Should be {self._metrics_path}"
+        if metrics_path and re.split("[?#]", target)[0] == metrics_path:
+            if target != metrics_path:
+                text = f"Unexpected path: {target}. Should be {metrics_path}"
                 return Answer(400, text.encode(), "text/plain")
             return Answer(200, self._metrics.text().encode(), "text/plain")
         if target[:4].lower() != "/v1/":
             return page(404)
-        if method == "OPTIONS":
-            cors = _CORS if self._cors else ()
-            return Answer(200, b"", "text/html; charset=ISO-8859-1", cors)
-        try:
-            answer = self._api(method, target, body, encoding, clock, memory)
-        except ServingError as error:
-            answer = error_answer(error)
-        except Exception:  # noqa: BLE001  no exception of Python reaches a client
-            answer = error_answer(unexpected(f"REST {method} {target!r} failed"))
-        return dataclasses.replace(answer, headers=_CORS) if self._cors else answer
+        if request.method == "OPTIONS":
+            answer = Answer(200, b"", "text/html; charset=ISO-8859-1")
+        else:
+            try:
+                answer = self._call(request._replace(target=target))
+            except ServingError as error:
+                answer = error_answer(error)
+            except Exception:  # noqa: BLE001  no exception of Python reaches a client
+                answer = error_answer(unexpected(f"REST {request.method} {target!r} failed"))
+        return dataclasses.replace(answer, headers=_CORS) if self._options.cors else answer
 
-    def _api(
-        self,
-        method: str,
-        target: str,
-        body: bytes,
-        encoding: str,
-        clock: RequestClock,
-        memory: MemoryShare,
-    ) -> Answer:
-        patterns = {"POST": _POST, "GET": _GET}
-        found = patterns[method].fullmatch(target) if method in patterns else None
+    def _call(self, request: Request) -> Answer:
+        malformed = invalid(f"Malformed request: {request.method} {request.target}")
+        path = _PATHS.get(request.method)
+        found = path.fullmatch(request.target) if path else None
         if found is None:
-            raise invalid(f"Malformed request: {method} {target}")
+            raise malformed
         name, version, label, what = found.groups()
         version = re.sub("^0+(?=.)", "", version or "")
         if len(version) > _INT64_DIGITS or (version and int(version) > _MAX_INT64):
@@ -186,48 +153,35 @@ class RestApi:
             spec.version.value = int(version)
         if label:
             spec.version_label = _decoded(label)
-        if method == "GET":
+        if request.method == "GET":
             text = self._describe(spec, what == "metadata")
         elif what not in _REQUESTS:  # in capitals
-            raise invalid(f"Malformed request: {method} {target}")
+            raise malformed
         else:
-            counting = contextlib.nullcontext()
-            if self._metrics is not None:
-                counting = self._metrics.counting(spec.name, "REST", what, clock)
-            with counting:
-                text = self._infer(what, spec, body, encoding, clock, memory)
+            with self._metrics.counting(spec.name, "REST", what, request.clock):
+                text = self._infer(what, spec, request)
         return Answer(200, text.encode("utf-8", "surrogateescape"))
 
     def _describe(self, spec: model_pb2.ModelSpec, metadata: bool) -> str:
         if not spec.name:
             raise invalid("Missing model name in request.")
-        if not metadata:
-            request = get_model_status_pb2.GetModelStatusRequest(model_spec=spec)
-            return json_writing.proto_json(model_status(self._manager, request))
-        request = get_model_metadata_pb2.GetModelMetadataRequest(
-            model_spec=spec, metadata_field=["signature_def"]
-        )
-        return json_writing.metadata_json(model_metadata(self._manager, request))
+        if metadata:
+            return json_writing.metadata_json(model_metadata(self._manager, spec))
+        return json_writing.proto_json(model_status(self._manager, spec))
 
-    def _infer(
-        self,
-        method: str,
-        spec: model_pb2.ModelSpec,
-        body: bytes,
-        encoding: str,
-        clock: RequestClock,
-        memory: MemoryShare,
-    ) -> str:
+    def _infer(self, method: str, spec: model_pb2.ModelSpec, sent: Request) -> str:
+        limits, body = self._options.limits, sent.body
+
         def admit(elements: int) -> None:
-            if elements > self._limits.elements:
+            if elements > limits.elements:
                 raise TooLarge(
-                    f"the body has {elements} JSON elements; {self._limits.elements} are allowed"
+                    f"the body has {elements} JSON elements; {limits.elements} are allowed"
                 )
-            memory.take(elements * self._limits.element_bytes + len(body))  # the text, too
+            sent.memory.take(elements * limits.element_bytes + len(body))  # the text, too
 
-        clock.check()  # it may have waited for long
-        if "gzip" in encoding:
-            body = _unpacked(body, self._limits.unpacked_bytes, memory)
+        sent.clock.check()  # it may have waited for long
+        if "gzip" in sent.encoding:
+            body = _unpacked(body, limits.unpacked_bytes, sent.memory)
         try:
             parsed = read_json(body, admit)
         except JsonError as error:
@@ -244,16 +198,13 @@ class RestApi:
                 inputs = servable.signatures[name].inputs
                 in_rows = fill_tensors(parsed, inputs, spec.signature_name, request.inputs)
             del parsed  # the run needs its memory
-            response = INFERENCE[method.capitalize()](servable, request, clock)
-        if method == "classify":
-            text = json_writing.classes_json(response.result)
-        elif method == "regress":
-            text = json_writing.numbers_json(response.result)
-        elif in_rows:
-            text = json_writing.predictions_json(response.outputs)
+            response = INFERENCE[method.capitalize()](servable, request, sent.clock)
+        if method != "predict":
+            text = json_writing.results_json(response.result)
         else:
-            text = json_writing.outputs_json(response.outputs)
-        clock.check()
+            write = json_writing.predictions_json if in_rows else json_writing.outputs_json
+            text = write(response.outputs)
+        sent.clock.check()
         return text
 
 

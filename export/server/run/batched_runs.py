@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 import grpc
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.framework import function_pb2, graph_pb2, tensor_pb2
+from tensorflow.core.framework import graph_pb2, tensor_pb2
 
 from export.server.api.tensors import encode_tensor
 from export.server.run.batching import BatchingParameters
@@ -38,6 +38,7 @@ _SHAPES = re.compile(
     r"(?:Dimensions|Ranks) of .*shape\[0\] = (\[.*?\]) vs\. shape\[\d+\] = (\[.*?\])"
 )
 
+_Names = Sequence[str]
 Run = Callable[[Sequence[str], Sequence[np.ndarray], Sequence[str]], Sequence]
 
 
@@ -52,28 +53,34 @@ class _BatchedGraph:
     it is None where they are not. Raises _NotBatchable.
     """
 
-    def __init__(
-        self,
-        graph: tf.Graph,
-        library: function_pb2.FunctionDefLibrary,
-        feeds: Sequence[str],
-        fetches: Sequence[str],
-        ranks: Sequence[int] | None,
-        parameters: BatchingParameters,
-        queue: str,
-    ):
+    def __init__(self, runs: "BatchedRuns", feeds: _Names, fetches: _Names, ranks, queue: str):
+        graph, parameters = runs.graph, runs.parameters
         self._feeds, self._fetches = feeds, fetches
-        dtypes = [graph.get_tensor_by_name(feed).dtype.base_dtype for feed in feeds]
         self._ranks = ranks or [1] * len(feeds)
-        inside, captured = _between(graph, feeds, fetches)
-        self._captured = captured
-        self._nodes = _graph_def(inside, library)
+        inside, self._captured = _between(graph, feeds, fetches)
+        nodes = [operation.node_def for operation in inside]
+        self._nodes = graph_pb2.GraphDef(library=runs.library, node=nodes)
         with graph.as_default(), tf.control_dependencies(None), graph.device(None):
-            deadlines = tf.compat.v1.placeholder(tf.float64, [None])  # (B,)
-            parts = [_placeholders(d, rank) for d, rank in zip(dtypes, self._ranks, strict=True)]
-            flat = [deadlines, *(tensor for part in parts for tensor in part)]
+            flat = [tf.compat.v1.placeholder(tf.float64, [None])]  # (B,) deadlines
+            for feed, rank in zip(feeds, self._ranks, strict=True):
+                dtype = graph.get_tensor_by_name(feed).dtype.base_dtype
+                if rank < 2:
+                    flat.append(tf.compat.v1.placeholder(dtype, None))
+                    continue
+                flat += [
+                    tf.compat.v1.placeholder(tf.string, [None]),  # (B,) the rows, serialized
+                    tf.compat.v1.placeholder(tf.int64, [None, rank - 1]),  # their shapes
+                    tf.compat.v1.placeholder(dtype, [None]),  # (B,) what to fill each up with
+                ]
             specs = [tf.TensorSpec(None, tensor.dtype) for tensor in flat]
-            function = tf.function(self._batch, autograph=False).get_concrete_function(*specs)
+            # BatchFunction does not optimize its function, as a session does its graph; a call that
+            # is not inlined is optimized before its first run.
+            run = tf.function(
+                self._run, autograph=False, experimental_attributes={"_noinline": True}
+            )
+            function = tf.function(lambda *t: run(*t), autograph=False).get_concrete_function(
+                *specs
+            )
             outputs = tf.raw_ops.BatchFunction(
                 in_tensors=flat,
                 captured_tensors=function.captured_inputs,
@@ -91,23 +98,17 @@ class _BatchedGraph:
         self.feeds = [tensor.name for tensor in flat]
         self.fetches = [output.name for output in outputs]
 
-    def _batch(self, *flat: tf.Tensor) -> list[tf.Tensor]:
-        """What BatchFunction calls. It does not optimize its function, as a session does its
-        graph; a call that is not inlined is optimized before its first run."""
-        run = tf.function(self._run, autograph=False, experimental_attributes={"_noinline": True})
-        return run(*flat)
-
     def _run(self, deadlines: tf.Tensor, *flat: tf.Tensor) -> list[tf.Tensor]:
         """The function: what one batch computes. Runs inside its graph, once, to build it."""
         # Here the batch has left the queue, and nobody waits for it any more if all are late.
         in_time = tf.reduce_any(deadlines > tf.timestamp())
         with tf.control_dependencies([tf.debugging.Assert(in_time, [_LATE])]):
-            flat = [tf.identity(tensor) for tensor in flat]
+            parts = iter([tf.identity(tensor) for tensor in flat])
         tensors = {name: tf.identity(tensor) for name, tensor in self._captured.items()}
         for feed, rank in zip(self._feeds, self._ranks, strict=True):
-            part, flat = flat[: _part_size(rank)], flat[_part_size(rank) :]
-            tensors[feed] = part[0] if len(part) == 1 else _padded(*part)
-        used = {name for node in self._nodes.node for name in map(_tensor_name, node.input)}
+            part = next(parts)
+            tensors[feed] = part if rank < 2 else _padded(part, next(parts), next(parts))
+        used = {name if ":" in name else f"{name}:0" for n in self._nodes.node for name in n.input}
         inner = [name for name in self._fetches if name not in tensors]
         found = tf.graph_util.import_graph_def(
             self._nodes,
@@ -119,32 +120,26 @@ class _BatchedGraph:
         return [tf.identity(tensors[name]) for name in self._fetches]
 
 
-def _between(
-    graph: tf.Graph, feeds: Sequence[str], fetches: Sequence[str]
-) -> tuple[list[tf.Operation], dict[str, tf.Tensor]]:
+def _between(graph: tf.Graph, feeds: _Names, fetches: _Names) -> tuple[list, dict[str, tf.Tensor]]:
     """The operations to copy, and the tensors that come from what is not copied."""
-    fed = {*feeds}
-    pending = [graph.get_tensor_by_name(name) for name in fetches if name not in fed]
+    pending: list[tf.Tensor | tf.Operation] = [*map(graph.get_tensor_by_name, fetches)]
     inside: dict[tf.Operation, None] = {}
     captured: dict[str, tf.Tensor] = {}
-    operations: list[tf.Operation] = []
-    while pending or operations:
-        if pending:
-            tensor = pending.pop()
-            if tensor.name in fed:
+    while pending:
+        found = pending.pop()
+        if isinstance(found, tf.Tensor):
+            if found.name in feeds:
                 continue
-            if _is_state(tensor):
-                captured[tensor.name] = tensor
+            if _is_state(found):
+                captured[found.name] = found
                 continue
-            operations.append(tensor.op)
-        operation = operations.pop()
-        if operation in inside:
+            found = found.op
+        if found in inside:
             continue
-        if any(_is_reference(tensor) for tensor in (*operation.inputs, *operation.outputs)):
-            raise _NotBatchable(f"{operation.name} ({operation.type}) changes a variable")
-        inside[operation] = None
-        pending.extend(operation.inputs)
-        operations.extend(operation.control_inputs)
+        if any(_is_reference(tensor) for tensor in (*found.inputs, *found.outputs)):
+            raise _NotBatchable(f"{found.name} ({found.type}) changes a variable")
+        inside[found] = None
+        pending.extend((*found.inputs, *found.control_inputs))
     return list(inside), captured
 
 
@@ -160,47 +155,16 @@ def _is_reference(tensor: tf.Tensor) -> bool:
     return tensor.dtype != tensor.dtype.base_dtype
 
 
-def _graph_def(
-    operations: Sequence[tf.Operation], library: function_pb2.FunctionDefLibrary
-) -> graph_pb2.GraphDef:
-    graph_def = graph_pb2.GraphDef(library=library)
-    graph_def.node.extend(operation.node_def for operation in operations)
-    return graph_def
-
-
-def _tensor_name(node_input: str) -> str:
-    return node_input if ":" in node_input else f"{node_input}:0"
-
-
 def _allowed_sizes(parameters: BatchingParameters) -> list[int]:
-    if not parameters.allowed_batch_sizes:
-        if parameters.execution_batch_size < parameters.max_batch_size:
-            # The op takes the size to split at from here alone. All sizes: nothing is filled up.
-            return list(range(1, parameters.execution_batch_size + 1))
-        return []
-    # As TensorFlow Serving: the first entry that is large enough, so a smaller later one is idle.
     sizes: list[int] = []
+    # As TensorFlow Serving: the first entry that is large enough, so a smaller later one is idle.
     for size in parameters.allowed_batch_sizes:
         if not sizes or size > sizes[-1]:
             sizes.append(size)
+    if not sizes and parameters.execution_batch_size < parameters.max_batch_size:
+        # The op takes the size to split at from here alone. All sizes: nothing is filled up.
+        return list(range(1, parameters.execution_batch_size + 1))
     return sizes
-
-
-# Inputs of different lengths
-
-
-def _part_size(rank: int) -> int:
-    return 1 if rank < 2 else 3
-
-
-def _placeholders(dtype: tf.DType, rank: int) -> list[tf.Tensor]:
-    if rank < 2:
-        return [tf.compat.v1.placeholder(dtype, None)]
-    return [
-        tf.compat.v1.placeholder(tf.string, [None]),  # (B,) the rows, serialized
-        tf.compat.v1.placeholder(tf.int64, [None, rank - 1]),  # (B, rank - 1) their shapes
-        tf.compat.v1.placeholder(dtype, [None]),  # (B,) what to fill each up with
-    ]
 
 
 def _padded(rows: tf.Tensor, shapes: tf.Tensor, fills: tf.Tensor) -> tf.Tensor:
@@ -218,9 +182,6 @@ def _padded(rows: tf.Tensor, shapes: tf.Tensor, fills: tf.Tensor) -> tf.Tensor:
     )
 
 
-# --- runs that wait for each other
-
-
 class BatchedRuns:
     """Runs that wait for each other, as `parameters` say, and run as one.
 
@@ -229,8 +190,8 @@ class BatchedRuns:
     """
 
     def __init__(self, graph: tf.Graph, run: Run, parameters: BatchingParameters):
-        self._graph, self._run, self._parameters = graph, run, parameters
-        self._library = graph.as_graph_def().library
+        self.graph, self._run, self.parameters = graph, run, parameters
+        self.library = graph.as_graph_def().library
         self._queues: dict[tuple, _BatchedGraph | None] = {}
         self._lock = threading.Lock()
 
@@ -241,75 +202,57 @@ class BatchedRuns:
 
         None when this run has to go by itself: a request of no rows (it would wait for others),
         tensors that no function can compute, or a batch whose run failed: by themselves the
-        requests that were at fault fail, and no others.
-
-        Raises ServingError: INVALID_ARGUMENT when the values do not share dimension 0 or are too
-        many rows, UNAVAILABLE when the queue is full, RESOURCE_EXHAUSTED when the deadline passed
-        in the queue, DEADLINE_EXCEEDED when it passed in the run.
+        requests that were at fault fail, and no others. Raises ServingError.
         """
-        names = sorted(feeds)
-        rows = _rows([feeds[name] for name in names])
-        if rows == 0:
-            return None
-        padding = self._parameters.pad_variable_length_inputs
-        ranks = tuple(feeds[name].ndim for name in names) if padding else None
-        queue = self._queue(tuple(names), tuple(fetches), ranks)
+        named = dict(sorted(feeds.items()))
+        if any(value.ndim == 0 for value in named.values()):
+            raise invalid("Batching Run() input tensors must have at least one dimension")
+        if len({len(value) for value in named.values()}) > 1:
+            raise invalid("Batching Run() input tensors must have equal 0th-dimension size")
+        rows = len(next(iter(named.values())))
+        padding = self.parameters.pad_variable_length_inputs
+        ranks = tuple(value.ndim for value in named.values()) if padding else None
+        queue = self._queue(tuple(named), tuple(fetches), ranks) if rows else None
         if queue is None:
             return None
         left = clock.remaining()
         deadline = np.inf if left is None else time.time() + left
         values = [np.full([rows], deadline)]
-        for name in names:
-            values.extend(_parts(feeds[name]) if padding else [feeds[name]])
+        for value in named.values():
+            values += _parts(value) if padding and value.ndim > 1 else [value]
         try:
             found = self._run(queue.feeds, values, queue.fetches)
         except tf.errors.OpError as error:
             if _INSIDE in error.message and _LATE not in error.message:
                 return None
-            raise _translated(error, {name: feeds[name] for name in names}) from error
+            raise _translated(error, named) from error
         except UnicodeDecodeError:  # a run failed: its message quotes bytes of a request
             return None
         if time.time() > deadline:
             raise timed_out()
         return found
 
-    def _queue(
-        self, feeds: tuple[str, ...], fetches: tuple[str, ...], ranks: tuple[int, ...] | None
-    ) -> _BatchedGraph | None:
-        key = feeds, fetches, ranks
+    def _queue(self, *key: tuple | None) -> _BatchedGraph | None:
         with self._lock:
             if key not in self._queues and len(self._queues) < _MAX_QUEUES:
                 try:
-                    self._queues[key] = _BatchedGraph(
-                        *(self._graph, self._library, feeds, fetches, ranks, self._parameters),
-                        queue=str(len(self._queues)),
-                    )
+                    self._queues[key] = _BatchedGraph(self, *key, queue=str(len(self._queues)))
                 except _NotBatchable as error:
-                    LOG.warning("requests to %s run one by one: %s", ", ".join(fetches), error)
+                    LOG.warning("requests to %s run one by one: %s", ", ".join(key[1]), error)
                     self._queues[key] = None
             return self._queues.get(key)
 
 
-def _rows(values: Sequence[np.ndarray]) -> int:
-    if any(value.ndim == 0 for value in values):
-        raise invalid("Batching Run() input tensors must have at least one dimension")
-    if len({len(value) for value in values}) > 1:
-        raise invalid("Batching Run() input tensors must have equal 0th-dimension size")
-    return len(values[0])
-
-
 def _parts(value: np.ndarray) -> list[np.ndarray]:
     """A tensor that may be padded, as _BatchedGraph takes it."""
-    if value.ndim < 2:
-        return [value]
     rows = np.empty([len(value)], object)
     for index, row in enumerate(value):
         proto = tensor_pb2.TensorProto()
         encode_tensor(row, proto)
         rows[index] = proto.SerializeToString()
     shapes = np.tile(np.int64(value.shape[1:]), [len(value), 1])
-    nothing = b"" if value.dtype == object else value.dtype.type(0)
     fills = np.empty([len(value)], value.dtype)
+    nothing = b"" if value.dtype == object else value.dtype.type(0)
     fills[:] = value.flat[0] if value.size else nothing
     return [rows, shapes, fills]
 
@@ -323,19 +266,16 @@ def _translated(error: tf.errors.OpError, feeds: Mapping[str, np.ndarray]) -> Se
         )
     shapes = _SHAPES.match(error.message)
     if shapes and "BatchFunction" in error.message:
+        # The first of the tensors whose shape is one of those that did not fit each other.
+        printed = {name: f"[{','.join(map(str, v.shape))}]" for name, v in feeds.items()}
+        exact = [name for name, shape in printed.items() if shape in shapes.groups()]
+        which = exact or sorted(feeds, key=lambda name: -feeds[name].ndim)
         return ServingError(
             grpc.StatusCode.FAILED_PRECONDITION,
-            f"Tensors with name '{_which(shapes.groups(), feeds)}' from different tasks have "
+            f"Tensors with name '{which[0]}' from different tasks have "
             "different shapes and padding is turned off.Set pad_variable_length_inputs to true, "
             "or ensure that all tensors with the same namehave equal dimensions starting with the "
             "first dim.",
         )
     known = ServingError.from_tensorflow(error)
     return ServingError(known.code, _ADDED.sub("", known.message))
-
-
-def _which(shapes: Sequence[str], feeds: Mapping[str, np.ndarray]) -> str:
-    """The first of the tensors whose shape is one of those that did not fit each other."""
-    printed = {name: f"[{','.join(map(str, value.shape))}]" for name, value in feeds.items()}
-    exact = [name for name, shape in printed.items() if shape in shapes]
-    return (exact or sorted(feeds, key=lambda name: -feeds[name].ndim))[0]

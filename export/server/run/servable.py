@@ -5,16 +5,14 @@ session and runs from the tensors a signature names as inputs to those it names 
 this module, and a SavedModel that works here works there.
 """
 
-import contextlib
 import dataclasses
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import grpc
 import numpy as np
 import tensorflow as tf
 import tensorflow_text  # noqa: F401  registers the TF-Text ops that a model's graph may hold
-from tensorflow.core.framework import node_def_pb2
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, rewriter_config_pb2
 from tensorflow.python.client import pywrap_tf_session
 
@@ -31,27 +29,22 @@ _MAX_WAYS = 64
 
 @dataclasses.dataclass(frozen=True)
 class ServableOptions:
-    """How versions are loaded and asked, all in one way.
+    """How versions are loaded and asked, all in one way."""
 
-    Args:
-        tags: Tags of the MetaGraph to load.
-        session_config: ConfigProto | None. Threads, memory of a GPU and more of each session.
-        compiles: bool. Whether graphs that only XLA can run are run; TensorFlow Serving refuses
-            them by default.
-        tensor_content: bool. Whether Predict answers with `tensor_content`, which is quicker to
-            read and write, rather than with the typed fields.
-        max_generated_tokens: int. The most that one Predict may generate, rows times the largest
-            `max_new_tokens`, where the signature has that input; 0 for no limit.
-        checks_method_names: bool. Whether a signature answers only requests of the kind that its
-            method name says.
-    """
-
-    tags: tuple[str, ...] = ("serve",)
+    tags: tuple[str, ...] = ("serve",)  # of the MetaGraph to load
     session_config: config_pb2.ConfigProto | None = None
-    compiles: bool = False
-    tensor_content: bool = False
-    max_generated_tokens: int = 2**18
-    checks_method_names: bool = False
+    compiles: bool = False  # graphs that only XLA can run; TensorFlow Serving refuses them
+    tensor_content: bool = False  # in answers of Predict: quicker to read than the typed fields
+    max_generated_tokens: int = 2**18  # of one Predict, rows x `max_new_tokens`; 0 for no limit
+    checks_method_names: bool = False  # signatures answer only what their method name says
+
+
+class _Way:
+    """From which tensors to which ones a run goes, and whether the graph is prepared for it."""
+
+    def __init__(self, feeds: tuple[str, ...], fetches: tuple[str, ...]):
+        self.feeds, self.fetches = feeds, fetches
+        self.first, self.prepared = threading.Lock(), threading.Event()
 
 
 class Servable:
@@ -134,18 +127,24 @@ class Servable:
                 where = f"\n\t [[{self._compiled[name]}]]"
                 raise ServingError(grpc.StatusCode.INTERNAL, f"XLA compilation disabled{where}")
         values = None
+        # One of another rank than declared would fail its batch.
+        fits = all(v.ndim in (0, self._ranks.get(name, v.ndim)) for name, v in feeds.items())
         try:
             with clock.running():
-                if self._batched is not None and feeds and self._may_join_batch(feeds):
+                if self._batched is not None and feeds and fits:
                     values = self._batched.run(feeds, way.fetches, clock)
                 if values is None:
                     values = self._run_alone(way, [feeds[name] for name in way.feeds], clock)
         except (tf.errors.OpError, UnicodeDecodeError) as error:
             raise ServingError.from_tensorflow(error) from error
         by_name = dict(zip(way.fetches, values, strict=True))
-        return [_as_array(by_name[name]) for name in fetches]
+        # A scalar string arrives as bytes; numpy would give it a fixed width and cut trailing NULs.
+        return [
+            np.asarray(by_name[name], object if isinstance(by_name[name], bytes) else None)
+            for name in fetches
+        ]
 
-    def _way(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]) -> "_Way":
+    def _way(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]) -> _Way:
         """What is known of runs from these tensors to those.
 
         Sorted: clients that list the same names in another order share one pruned graph. Each set
@@ -156,25 +155,16 @@ class Servable:
         if way is None:
             with self._lock:
                 if len(self._ways) >= _MAX_WAYS:
-                    key = key[0], self._all_outputs(*key)
+                    for signature in self.signatures.values():
+                        outputs = {info.name for info in signature.outputs.values()}
+                        inputs = {info.name for info in signature.inputs.values()}
+                        if inputs == {*feeds} and outputs >= {*fetches}:
+                            key = key[0], tuple(sorted(outputs))
+                            break
                 way = self._ways.setdefault(key, _Way(*key))
         return way
 
-    def _all_outputs(self, feeds: tuple[str, ...], fetches: tuple[str, ...]) -> tuple[str, ...]:
-        for signature in self.signatures.values():
-            outputs = {info.name for info in signature.outputs.values()}
-            inputs = {info.name for info in signature.inputs.values()}
-            if inputs == {*feeds} and outputs >= {*fetches}:
-                return tuple(sorted(outputs))
-        return fetches
-
-    def _may_join_batch(self, feeds: Mapping[str, np.ndarray]) -> bool:
-        """Not one of another rank than declared, which would fail the batch."""
-        return all(
-            value.ndim in (0, self._ranks.get(name, value.ndim)) for name, value in feeds.items()
-        )
-
-    def _run_alone(self, way: "_Way", values: Sequence, clock: RequestClock) -> Sequence:
+    def _run_alone(self, way: _Way, values: Sequence, clock: RequestClock) -> Sequence:
         try:
             fed = [self._tensor(name) for name in way.feeds]
             fetched = [self._tensor(name) for name in way.fetches]
@@ -186,12 +176,16 @@ class Servable:
         if left is not None:  # 0 would be no timeout at all
             text = config_pb2.RunOptions(timeout_in_ms=max(1, round(left * 1000)))
             options = pywrap_tf_session.TF_NewBufferFromString(text.SerializeToString())
+        # Others wait for the first run: each would prepare the graph anew. A failed batch brings
+        # them all at once, while no run by itself has been prepared.
+        if not way.first.acquire(blocking=False):
+            way.prepared.wait(_PREPARE_SECONDS if left is None else min(_PREPARE_SECONDS, left))
         try:
-            with way.first_run(left):
-                return pywrap_tf_session.TF_SessionRun_wrapper(
-                    self._session._session, options, dict(zip(fed, values)), fetched, [], None
-                )
+            return pywrap_tf_session.TF_SessionRun_wrapper(
+                self._session._session, options, dict(zip(fed, values)), fetched, [], None
+            )
         finally:
+            way.prepared.set()
             if options is not None:
                 pywrap_tf_session.TF_DeleteBuffer(options)
 
@@ -217,101 +211,54 @@ class Servable:
         self._session.close()
 
 
-class _Way:
-    """From which tensors to which ones a run goes, and whether the graph is prepared for it."""
-
-    def __init__(self, feeds: tuple[str, ...], fetches: tuple[str, ...]):
-        self.feeds, self.fetches = feeds, fetches
-        self._prepared, self._lock = False, threading.Lock()
-
-    @contextlib.contextmanager
-    def first_run(self, left: float | None) -> Iterator[None]:
-        """Others wait for the first run: each would prepare the graph anew.
-
-        A failed batch brings them all at once, while no run by itself has been prepared.
-        """
-        taken = False
-        if not self._prepared:
-            most = _PREPARE_SECONDS if left is None else min(_PREPARE_SECONDS, max(left, 0))
-            taken = self._lock.acquire(timeout=most)
-            if taken and self._prepared:  # by the thread that this one waited for
-                self._lock.release()
-                taken = False
-        try:
-            yield
-        finally:
-            self._prepared = True
-            if taken:
-                self._lock.release()
-
-
-def _as_array(value) -> np.ndarray:
-    # A scalar string arrives as bytes; numpy would give it a fixed width and cut trailing NULs.
-    return np.asarray(value, dtype=object if isinstance(value, bytes) else None)
-
-
 def _load_error(path: str, tags: Sequence[str], error: BaseException) -> BaseException:
     """The loader's exception as the status TensorFlow Serving reports for the same folder."""
-    code, text = grpc.StatusCode, str(error)
     if isinstance(error, (tf.errors.OpError, UnicodeDecodeError)):
         return ServingError.from_tensorflow(error)
+    code, text, message = grpc.StatusCode.NOT_FOUND, str(error), ""
     if isinstance(error, OSError) and "does not exist" in text:
-        return ServingError(
-            code.NOT_FOUND,
+        message = (
             "Specified file path does not appear to contain a SavedModel bundle (should have a "
-            f"file called `saved_model.pb`)\nSpecified file path: {path}",
+            f"file called `saved_model.pb`)\nSpecified file path: {path}"
         )
-    if isinstance(error, OSError):  # half copied: the file ends before the message does
-        return ServingError(code.OUT_OF_RANGE, "Read less bytes than requested")
-    if isinstance(error, RuntimeError) and "MetaGraphDef" in text:
-        return ServingError(
-            code.NOT_FOUND,
+    elif isinstance(error, OSError):  # half copied: the file ends before the message does
+        code, message = grpc.StatusCode.OUT_OF_RANGE, "Read less bytes than requested"
+    elif isinstance(error, RuntimeError) and "MetaGraphDef" in text:
+        message = (
             "Could not find meta graph def matching supplied tags: "
             f"{{ {' '.join(sorted(tags))} }}. To inspect available tag-sets in the SavedModel, "
-            "please use the SavedModel CLI: `saved_model_cli`",
+            "please use the SavedModel CLI: `saved_model_cli`"
         )
-    if isinstance(error, ValueError) and "checkpoint" in text:
-        return ServingError(
-            code.NOT_FOUND, f"The variables of the SavedModel are missing or incomplete: {error}"
-        )
-    return error
+    elif isinstance(error, ValueError) and "checkpoint" in text:
+        message = f"The variables of the SavedModel are missing or incomplete: {error}"
+    return ServingError(code, message) if message else error
 
 
 def _compiled_nodes(meta_graph: meta_graph_pb2.MetaGraphDef) -> dict[str, str]:
-    """Output tensor -> the first node that it may reach and that only XLA can run.
-
-    TensorFlow's Python package compiles such nodes, TensorFlow Serving (by default) refuses. A
-    model that was tried here must not fail there, so this server refuses too.
-    """
-    graph = meta_graph.graph_def
-    functions = {f.signature.name: f for f in graph.library.function}
+    """Output tensor -> the first node that it may reach and that only XLA can run."""
+    functions = {f.signature.name: f for f in meta_graph.graph_def.library.function}
+    nodes = {node.name: node for node in meta_graph.graph_def.node}
     compiled = compiled_functions(functions)
-    every_node = [*graph.node, *(node for f in functions.values() for node in f.node_def)]
-    if not compiled and not any(map(is_xla, every_node)):
+    inner = (node for function in functions.values() for node in function.node_def)
+    if not compiled and not any(map(is_xla, [*nodes.values(), *inner])):
         return {}
-    nodes = {node.name: node for node in graph.node}
 
-    def inside(node: node_def_pb2.NodeDef, function: str, searched: set[str]) -> Iterator[str]:
-        callees = [name for name in called(node) if name in functions]
-        if is_xla(node) or any(name in compiled for name in callees):
-            prefix = f"{{{{function_node {function}}}}}" if function else ""
-            yield f"{prefix}{{{{node {node.name}}}}}"
-        for name in callees:
-            if name not in searched:
-                searched.add(name)
-                for inner in functions[name].node_def:
-                    yield from inside(inner, name, searched)
-
-    def reached_from(tensor: str) -> Iterator[str]:
-        pending, seen, searched = [node_name(tensor)], set(), set()
+    def first(tensor: str) -> str:
+        pending, seen = [("", nodes.get(node_name(tensor)))], set()
         while pending:
-            name = pending.pop()
-            if name not in seen and name in nodes:
-                seen.add(name)
-                yield from inside(nodes[name], "", searched)
-                pending.extend(map(node_name, nodes[name].input))
+            function, node = pending.pop()
+            if node is None or (function, node.name) in seen:
+                continue
+            seen.add((function, node.name))
+            callees = [name for name in called(node) if name in functions]
+            if is_xla(node) or not compiled.isdisjoint(callees):
+                prefix = f"{{{{function_node {function}}}}}" if function else ""
+                return f"{prefix}{{{{node {node.name}}}}}"
+            if not function:
+                pending += [("", nodes.get(node_name(name))) for name in node.input]
+            pending += [(name, found) for name in callees for found in functions[name].node_def]
+        return ""
 
     signatures = meta_graph.signature_def.values()
     outputs = {info.name for signature in signatures for info in signature.outputs.values()}
-    found = {tensor: next(reached_from(tensor), "") for tensor in outputs}
-    return {tensor: node for tensor, node in found.items() if node}
+    return {tensor: node for tensor in outputs if (node := first(tensor))}

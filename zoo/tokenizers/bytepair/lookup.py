@@ -3,71 +3,110 @@
 Most words of a text are in the vocabulary as they are. Comparing them as 64-bit numbers is much
 faster than handling strings. What is left is merged once for each distinct word. Words of writing
 systems without spaces, of which few are equal, are first cut where merging never joins bytes.
+
+Merging is left to tensorflow_text's SentencePiece operation, exactly. Byte-pair encoding joins,
+again and again, the neighbouring pair of symbols that is earliest in the list of merges (the
+leftmost one of equal pairs). SentencePiece joins the neighbours whose text together is the piece
+with the best score: it looks at the joined text, not at the pair. The two are the same if exactly
+those pieces are known that come out when their own text is merged:
+
+Take two neighbours x and y of a text under way, and let t = xy. No merge has crossed the borders of
+t, so those inside it went as they would go if t were the whole text. Merging the text t therefore
+passes through the state (x, y). It has only one state of two symbols. If t merges into itself, that
+state is its last merge, which is in the list and whose rank is the score of t. If it does not, no
+pair of the list makes t here, and the operation does not know t. (A piece that can be made from
+several pairs of the list is covered: only one of them is ever the last state.)
 """
 
-from collections.abc import Mapping
-from typing import NamedTuple
+import collections
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from zoo.tokenizers.bytepair.merges import merging_model
-from zoo.tokenizers.sentencepiece_model import tokenize
+from zoo.tokenizers.sentencepiece_model import (
+    CONTROL,
+    NORMAL,
+    UNKNOWN,
+    tokenize,
+    write_merging_model,
+)
 
 _BYTES = 8  # Of a 64-bit number.
 _MASKS = np.array([256**size - 1 for size in range(_BYTES + 1)], np.uint64)
+_MIX = 0x1E3779B97F4A7C15  # odd and large: products wrap around and seldom meet
 
 
-class TokenTable(NamedTuple):
-    """The tokens of up to 16 bytes, as numbers; none of them ends with a zero byte.
+def last_merges(pairs: Sequence[tuple[int, int]], texts: Sequence[bytes | None]) -> dict[int, int]:
+    """Which tokens come out when their own text is merged: token -> rank of its last merge.
 
-    A token of up to 8 bytes is the little-endian number `keys[i]` and has the id `ids[i]`. A longer
-    one is `firsts[i]` and `seconds[j]`, with the id of `pairs[k] == i * len(seconds) + j`. All but
-    the ids are int64 and sorted.
+    `pairs` are the ids of the two tokens of each merge, best first; `texts` the bytes of each id.
     """
-
-    keys: np.ndarray
-    ids: np.ndarray
-    firsts: np.ndarray
-    seconds: np.ndarray
-    pairs: np.ndarray
-    pair_ids: np.ndarray
-
-
-def _token_table(tokens: Mapping[int, bytes]) -> TokenTable:
-    usable = {i: text for i, text in tokens.items() if len(text) <= 16 and text[-1:] != b"\0"}
-    ids = np.array([*usable], np.int32)
-    padded = b"".join(text.ljust(2 * _BYTES, b"\0") for text in usable.values())
-    halves = np.frombuffer(padded, "<i8").reshape(-1, 2).astype(np.int64)
-    long = np.array([len(text) > _BYTES for text in usable.values()], bool)
-    firsts, first_places = np.unique(halves[long, 0], return_inverse=True)
-    seconds, second_places = np.unique(halves[long, 1], return_inverse=True)
-    keys, pairs = halves[~long, 0], first_places.astype(np.int64) * len(seconds) + second_places
-    by_key, by_pair = np.argsort(keys), np.argsort(pairs)
-    key_ids, pair_ids = ids[~long][by_key], ids[long][by_pair]
-    return TokenTable(keys[by_key], key_ids, firsts, seconds, pairs[by_pair], pair_ids)
-
-
-def _joined_bytes(tokens: Mapping[int, bytes]) -> np.ndarray:
-    """Bool (65536,), True at 256 a + b if bytes a and b stand side by side in a token."""
-    sizes = np.array([len(text) for text in tokens.values()])
-    data = np.frombuffer(b"".join(tokens.values()), np.uint8).astype(np.int32)
-    inside = np.ones(len(data), bool)
-    inside[np.cumsum(sizes) - sizes] = False  # The first byte of each token.
-    joined = np.zeros(1 << 16, bool)
-    joined[(data[:-1] * 256 + data[1:])[inside[1:]]] = True
-    return joined
+    ids = {text: index for index, text in enumerate(texts)}
+    products = np.array([ids[texts[left] + texts[right]] for left, right in pairs], np.int64)
+    rank_of = {left * len(texts) + right: rank for rank, (left, right) in enumerate(pairs)}
+    keys = np.array(sorted(rank_of), np.int64)
+    ranks = np.array([rank_of[key] for key in keys.tolist()], np.int64)
+    of_byte = np.array([ids.get(bytes([byte]), -1) for byte in range(256)])
+    of_length = collections.defaultdict(list)
+    for token in {*products.tolist()}:
+        of_length[len(texts[token])].append(token)
+    done = {}
+    for tokens in of_length.values():  # all tokens of one length at once: (n, length) symbols
+        data = np.frombuffer(b"".join(texts[token] for token in tokens), np.uint8)
+        symbols, under_way = of_byte[data].reshape(len(tokens), -1), np.array(tokens)
+        while symbols.shape[1] > 1 and len(symbols):
+            pair = symbols[:, :-1] * len(texts) + symbols[:, 1:]
+            place = np.minimum(np.searchsorted(keys, pair), len(keys) - 1)
+            rank = np.where(keys[place] == pair, ranks[place], len(pairs))
+            where = rank.argmin(1)
+            last = rank[np.arange(len(rank)), where]
+            goes_on = last < len(pairs)  # else it stays in several symbols
+            under_way, symbols = under_way[goes_on], symbols[goes_on]
+            where, last = where[goes_on], last[goes_on]
+            kept = np.ones(symbols.shape, bool)
+            rows = np.arange(len(symbols))
+            kept[rows, where + 1] = False
+            symbols[rows, where] = products[last]
+            symbols = symbols[kept].reshape(-1, symbols.shape[1] - 1)
+        done |= dict(zip(under_way.tolist(), last.tolist()))
+    return done
 
 
 class WordEncoder:
-    """The ids of words, by the tokens that come out when their own bytes are merged: id -> bytes,
-    and id -> rank of the last merge."""
+    """The ids of words, by the bytes of each id, None for special tokens, and the ids of the two
+    tokens of each merge, best first."""
 
-    def __init__(self, tokens: Mapping[int, bytes], ranks: Mapping[int, int], vocabulary_size: int):
-        self._table = _token_table(tokens)
-        self._joined = _joined_bytes(tokens)
-        self._model = merging_model(tokens, ranks, vocabulary_size)
-        self._size = vocabulary_size
+    def __init__(self, texts: Sequence[bytes | None], pairs: Sequence[tuple[int, int]]):
+        ranks = last_merges(pairs, texts)
+        # What merging makes of some text: bytes, and the pieces that come out of their own bytes.
+        tokens = {i: text for i, text in enumerate(texts) if text and (i in ranks or len(text) < 2)}
+        self._size = len(texts)
+        # Bytes are read as characters of Latin-1, so that ASCII stands for itself. The names of
+        # what is no token are in no text: they begin with a character that is not Latin-1.
+        pieces = [
+            (tokens[i].decode("latin-1"), -ranks.get(i, 0), NORMAL)
+            if i in tokens
+            else (f"\u2581{i}", 0, CONTROL)
+            for i in range(self._size)
+        ]
+        # One id more than the vocabulary, the unknown one that the format asks for.
+        self._model = write_merging_model([*pieces, ("\u2581", 0, UNKNOWN)], self._size)
+        # Tokens of up to 16 bytes are known as two numbers, the second one 0 for up to 8 bytes, and
+        # found by a third. If two tokens had the same, one of them would be merged.
+        usable = {i: text for i, text in tokens.items() if len(text) <= 16 and text[-1:] != b"\0"}
+        padded = b"".join(text.ljust(2 * _BYTES, b"\0") for text in usable.values())
+        firsts, seconds = np.frombuffer(padded, "<i8").reshape(-1, 2).astype(np.int64).T
+        keys = firsts + seconds * _MIX
+        order = np.argsort(keys)
+        self._keys, self._ids = keys[order], np.array([*usable], np.int32)[order]
+        self._firsts, self._seconds = firsts[order], seconds[order]
+        # True at 256 a + b if bytes a and b stand side by side in a token.
+        data = np.frombuffer(b"".join(tokens.values()), np.uint8).astype(np.int32)
+        inside = np.ones(len(data), bool)
+        inside[np.cumsum([0, *map(len, tokens.values())])[:-1]] = False  # first bytes of tokens
+        self._joined = np.zeros(1 << 16, bool)
+        self._joined[(data[:-1] * 256 + data[1:])[inside[1:]]] = True
 
     def cut(self, data: tf.Tensor, starts: tf.Tensor) -> tf.Tensor:
         """Bool (N,), `starts` of words in bytes uint8 (N,), and where merging never crosses.
@@ -86,98 +125,70 @@ class WordEncoder:
         return tf.cond(tf.reduce_any(high), with_cuts, lambda: starts)
 
     def encode(
-        self, data: tf.Tensor, starts: tf.Tensor, known: tuple[tf.Tensor, tf.Tensor] | None
+        self, data: tf.Tensor, starts: tf.Tensor, known: tf.Tensor, known_ids: tf.Tensor
     ) -> tf.RaggedTensor:
         """The ids int32 [W, None] of words in bytes (N,), which start at int64 (W,).
 
-        `known` are words int64 (S,) and their ids int32 (S,): special tokens.
+        Those of the words `known` int64 (S,), special tokens, are given: int32 (S,).
         """
-        # A word's code is an id below V, or V + the number of a word that is merged.
-        size, table = self._size, self._table
         ends = tf.concat([starts[1:], tf.size(data, tf.int64)[None]], 0)[: tf.size(starts)]
         lengths = ends - starts
         as_number = (lengths <= 2 * _BYTES) & (tf.gather(data, ends - 1) != 0)
         short = as_number & (lengths <= _BYTES)
-        numbers = _Numbers(data)
-
-        short_places = tf.where(short)[:, 0]
-        keys = numbers.read(tf.gather(starts, short_places), tf.gather(lengths, short_places))
-        keys, key_of = tf.unique(keys, tf.int64)
-        found, place = _find(table.keys, keys)
-        merged = tf.cumsum(tf.cast(~found, tf.int32)) + (size - 1)
-        short_codes = tf.gather(tf.where(found, tf.gather(table.ids, place), merged), key_of)
-        short_words = _spelled(tf.boolean_mask(keys, ~found))
-
-        other_places = tf.where(~short)[:, 0]
-        start, length = tf.gather(starts, other_places), tf.gather(lengths, other_places)
-        found, other_codes = _find_long(
-            table, numbers, start, length, tf.gather(as_number, other_places)
-        )
-        places = tf.where(~found)
-        spelled = tf.ragged.range(tf.gather_nd(start, places), tf.gather_nd(start + length, places))
+        places, others = tf.where(short)[:, 0], tf.where(~short)[:, 0]
+        blocks = _blocks(data)
+        keys = _numbers(blocks, tf.gather(starts, places), tf.gather(lengths, places))
+        keys, key_of = tf.unique(keys)
+        num_keys = tf.size(keys)
+        found, ids = self._find(keys, tf.zeros_like(keys))
+        start, length = tf.gather(starts, others), tf.gather(lengths, others)
+        halves = _numbers(blocks, start, length), _numbers(blocks, start + _BYTES, length - _BYTES)
+        found_others, other_ids = self._find(*halves)
+        # Distinct short words, and all others: an id, or V + the number of a word that is merged.
+        codes = tf.concat([ids, other_ids], 0)
+        found = tf.concat([found, found_others & tf.gather(as_number, others)], 0)
+        words = tf.concat([tf.dynamic_stitch([key_of], [places]), others], 0)
+        merged = tf.where(~found)  # (M, 1)
+        words = tf.gather_nd(words, merged)
+        spelled = tf.ragged.range(tf.gather(starts, words), tf.gather(ends, words))
         spelled = spelled.with_flat_values(tf.cast(tf.gather(data, spelled.flat_values), tf.int32))
-        other_words, word_of = tf.unique(tf.strings.unicode_encode(spelled, "UTF-8"))
-        merged = word_of + size + tf.size(short_words)
-        other_codes = tf.tensor_scatter_nd_update(other_codes, places, merged)
-
+        # In Latin-1, as the model reads them.
+        words, word_of = tf.unique(tf.strings.unicode_encode(spelled, "UTF-8"))
+        codes = tf.tensor_scatter_nd_update(codes, merged, word_of + self._size)
         codes = tf.dynamic_stitch(
-            [tf.cast(short_places, tf.int32), tf.cast(other_places, tf.int32)],
-            [short_codes, other_codes],
+            [tf.cast(places, tf.int32), tf.cast(others, tf.int32)],
+            [tf.gather(codes, key_of), codes[num_keys:]],
         )
-        if known is not None:
-            codes = tf.tensor_scatter_nd_update(codes, known[0][:, None], known[1])
-        ids, splits = tokenize(self._model, tf.concat([short_words, other_words], 0))
-        single = np.arange(size)
+        codes = tf.tensor_scatter_nd_update(codes, known[:, None], known_ids)
+        ids, splits = tokenize(self._model, words)
+        single = np.arange(self._size)
         ids_of_code = tf.RaggedTensor.from_row_splits(
             tf.concat([single.astype(np.int32), ids], 0),
-            tf.concat([single, splits + size], 0),
+            tf.concat([single, splits + self._size], 0),
             validate=False,
         )
         return tf.gather(ids_of_code, codes)
 
-
-class _Numbers:
-    """Reads up to 8 bytes from anywhere in `data` (N,) as a little-endian number."""
-
-    def __init__(self, data: tf.Tensor):
-        padding = tf.math.floormod(-tf.size(data), _BYTES) + 2 * _BYTES
-        padded = tf.reshape(tf.pad(data, [[0, padding]]), [-1, _BYTES])
-        self._blocks = tf.bitcast(padded, tf.uint64)
-
-    def read(self, starts: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
-        """The bytes at `starts` int64 (n,), as int64 (n,); what is after `lengths` is 0."""
-        block = starts // _BYTES
-        shift = tf.cast(starts % _BYTES * 8, tf.uint64)
-        low = tf.bitwise.right_shift(tf.gather(self._blocks, block), shift)
-        high = tf.bitwise.left_shift(tf.gather(self._blocks, block + 1), 56 - shift)
-        number = low | tf.bitwise.left_shift(high, tf.constant(8, tf.uint64))
-        masks = tf.gather(_MASKS, tf.clip_by_value(lengths, 0, _BYTES))
-        return tf.bitcast(number & masks, tf.int64)
+    def _find(self, firsts: tf.Tensor, seconds: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Which pairs of numbers (n,) are tokens, and their ids, else nonsense."""
+        place = tf.searchsorted(self._keys, firsts + seconds * _MIX)
+        place = tf.minimum(place, len(self._keys) - 1)
+        found = tf.gather(self._firsts, place) == firsts
+        return found & (tf.gather(self._seconds, place) == seconds), tf.gather(self._ids, place)
 
 
-def _find(table: np.ndarray, keys: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Whether the sorted `table` has each key, and where."""
-    place = tf.minimum(tf.searchsorted(table, keys), len(table) - 1)
-    return tf.gather(table, place) == keys, place
+def _blocks(data: tf.Tensor) -> tf.Tensor:
+    """Bytes (N,) as uint64, with zeros behind, for `_numbers`."""
+    padding = tf.math.floormod(-tf.size(data), _BYTES) + 2 * _BYTES
+    return tf.bitcast(tf.reshape(tf.pad(data, [[0, padding]]), [-1, _BYTES]), tf.uint64)
 
 
-def _find_long(table: TokenTable, numbers: _Numbers, starts, lengths, as_number):
-    """Which words are tokens of 9 to 16 bytes, bool (n,), and their ids (else nonsense)."""
-    if not table.pairs.size:
-        return tf.zeros_like(as_number), tf.zeros_like(starts, tf.int32)
-    found_first, first = _find(table.firsts, numbers.read(starts, lengths))
-    found_second, second = _find(table.seconds, numbers.read(starts + _BYTES, lengths - _BYTES))
-    pair = tf.cast(first, tf.int64) * len(table.seconds) + tf.cast(second, tf.int64)
-    found_pair, place = _find(table.pairs, pair)
-    long = as_number & (lengths > _BYTES)
-    return long & found_first & found_second & found_pair, tf.gather(table.pair_ids, place)
-
-
-def _spelled(keys: tf.Tensor) -> tf.Tensor:
-    """The words of numbers (n,), in Latin-1 as `merging_model` reads them."""
-    # No word here ends with a zero byte: the length shows.
-    shifts = np.arange(8, 64, 8, np.uint64)
-    longer = tf.bitwise.right_shift(tf.bitcast(keys, tf.uint64)[:, None], shifts) != 0  # (n, 7)
-    lengths = 1 + tf.reduce_sum(tf.cast(longer, tf.int64), 1)
-    characters = tf.cast(tf.bitcast(keys, tf.uint8), tf.int32)  # (n, 8)
-    return tf.strings.unicode_encode(tf.RaggedTensor.from_tensor(characters, lengths), "UTF-8")
+def _numbers(blocks: tf.Tensor, starts: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
+    """The bytes at any `starts` int64 (n,) as little-endian int64 (n,): eight, or `lengths`."""
+    block = starts // _BYTES
+    shift = tf.cast(starts % _BYTES * 8, tf.uint64)
+    low = tf.bitwise.right_shift(tf.gather(blocks, block), shift)
+    high = tf.bitwise.left_shift(tf.gather(blocks, block + 1), 56 - shift)
+    number = low | tf.bitwise.left_shift(high, tf.constant(8, tf.uint64))
+    masks = tf.gather(_MASKS, tf.clip_by_value(lengths, 0, _BYTES))
+    return tf.bitcast(number & masks, tf.int64)

@@ -10,57 +10,94 @@ apostrophe that starts a word takes the letters of a contraction.
 """
 
 import functools
+from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
-from zoo.tokenizers.character_classes import SPACE, Classes, classes_of
-from zoo.tokenizers.ragged import following, mark, previous, splits_of
-from zoo.tokenizers.special_tokens import Spans, SpecialTokenFinder, insert_spaces
+from zoo.tokenizers.character_classes import SPACE, classes_of
+from zoo.tokenizers.ragged import following, joined_bytes, mark, previous, rows_of, splits_of
+from zoo.tokenizers.special_tokens import NameFinder
 
 _SHORT_CONTRACTIONS = (b"s", b"t", b"m", b"d")
 _LONG_CONTRACTIONS = (b"re", b"ve", b"ll")
 
 
 class Words(NamedTuple):
-    """The words of a batch of strings, and what tells where they came from."""
+    """The words of a batch of strings, some of them special tokens, and where they came from."""
 
     data: tf.Tensor  # (N,) uint8, the bytes of all strings, spaces put in where asked for
     row_splits: tf.Tensor  # (B + 1,) int64, where the strings begin in `data`
     starts: tf.Tensor  # (N,) bool, where words start; each goes on to the next one
     inner: tf.Tensor  # (N,) bool, all but the first byte of a character
-    special: Spans | None  # the words that are special tokens
+    special_starts: tf.Tensor  # (S,) int64, where special tokens begin, the whitespace taken in
+    special_names: tf.Tensor  # (S,) int64, where their names begin
+    special_ends: tf.Tensor  # (S,) int64
+    special_ids: tf.Tensor  # (S,) int32
     in_special: tf.Tensor | None  # (N,) bool, within one after its first byte
     sources: tf.Tensor | None  # (N + 1,) int64, the place of each byte before spaces were put in
 
 
-def split_words(
-    texts: tf.Tensor, finder: SpecialTokenFinder | None, add_prefix_space: bool
-) -> Words:
-    """Splits strings (B,) into words, of which special tokens are some if there is a finder."""
-    data = tf.io.decode_raw(tf.strings.reduce_join(texts), tf.uint8)
-    row_splits = splits_of(tf.cast(tf.strings.length(texts), tf.int64))
-    special = in_special = sources = None
-    if finder is not None:
-        special = finder.find(data, row_splits)
-    if add_prefix_space:
-        data, row_splits, special, sources = insert_spaces(data, row_splits, special)
-    size = tf.size(data, tf.int64)
-    breaks = mark(row_splits, size)
-    if special is not None:
-        # A text ends before a special token and begins behind it.
-        breaks = breaks | mark(tf.concat([special.starts, special.ends], 0), size)
-    classes = classes_of(data, breaks)
-    starts = _word_starts(data, classes, breaks)
-    if special is not None:
-        in_special = mark(tf.ragged.range(special.starts + 1, special.ends).flat_values, size)
-        starts = starts & ~in_special
-    return Words(data, row_splits, starts, classes.inner, special, in_special, sources)
+class Splitter:
+    """Splits texts into words, some of which are the special tokens given: name -> id.
+
+    Whitespace before the `mask` belongs to it. ValueError if a name begins or ends with a blank.
+    """
+
+    def __init__(self, special_tokens: Mapping[str, int], mask: str | None, add_prefix_space: bool):
+        for name in special_tokens:
+            if name != name.strip() or not name:
+                raise ValueError(f"special token {name!r} must not begin or end with a blank.")
+        self._finder = NameFinder([name.encode() for name in special_tokens])
+        self._ids = np.array([*special_tokens.values()], np.int32)
+        self._mask_id = special_tokens.get(mask) if mask else None
+        self._add_prefix_space = add_prefix_space
+
+    def split(self, texts: tf.Tensor) -> Words:
+        """The words of strings (B,)."""
+        data, row_splits = joined_bytes(texts)
+        names, ends, which = self._finder.find(data, row_splits)
+        sources = None
+        if self._add_prefix_space:
+            # A space before each text that has none: at row starts and after special tokens.
+            size = tf.size(data, tf.int64)
+            wanted = mark(tf.concat([row_splits, ends], 0), size) & ~mark(names, size)
+            wanted &= data != 0x20
+            moved = splits_of(1 + tf.cast(wanted, tf.int64))  # (N + 1,)
+            sources = rows_of(moved)
+            is_old = mark(moved[1:] - 1, moved[-1])
+            data = tf.where(is_old, tf.gather(data, sources), tf.constant(0x20, tf.uint8))
+            sources = tf.concat([sources, size[None]], 0)
+            row_splits, names, ends = (tf.gather(moved, part) for part in (row_splits, names, ends))
+        size = tf.size(data, tf.int64)
+        rows = mark(row_splits, size)
+        kinds, inner = classes_of(data, rows)
+        ids, starts = tf.gather(self._ids, which), names
+        if self._mask_id is not None:
+            masks = ids == self._mask_id
+
+            def with_whitespace():
+                solid = tf.concat([[-1], tf.where(kinds != SPACE)[:, 0]], 0)
+                last = tf.searchsorted(solid, names, out_type=tf.int64) - 1
+                row = tf.searchsorted(row_splits, names, side="right") - 1
+                after = tf.maximum(tf.gather(solid, last) + 1, tf.gather(row_splits, row))
+                return tf.where(masks, after, names)
+
+            starts = tf.cond(tf.reduce_any(masks), with_whitespace, lambda: names)
+        breaks, in_special = rows, None
+        if len(self._ids):
+            # A text ends before a special token and begins behind it.
+            breaks = rows | mark(tf.concat([starts, ends], 0), size)
+            in_special = mark(tf.ragged.range(starts + 1, ends).flat_values, size)
+        word_starts = _word_starts(data, kinds, inner, breaks)
+        word_starts = word_starts if in_special is None else word_starts & ~in_special
+        special = starts, names, ends, ids, in_special
+        return Words(data, row_splits, word_starts, inner, *special, sources)
 
 
-def _word_starts(data: tf.Tensor, classes: Classes, breaks: tf.Tensor) -> tf.Tensor:
-    """Bool (N,); `breaks` (N,) is True where a text begins or ends."""
-    kinds, inner = classes
+def _word_starts(data, kinds, inner, breaks) -> tf.Tensor:
+    """Bool (N,), by the classes of bytes; `breaks` (N,) is True where a text begins or ends."""
     white = kinds == SPACE
     same = kinds == previous(kinds, 255)
     after_space = previous(data, 0) == 0x20

@@ -5,34 +5,31 @@ character of Latin-1 stands for itself, the others are U+0100 and after: a space
 "Ċ".
 """
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from zoo.tokenizers.base import numbered_pieces
 
 _VISIBLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _HIDDEN = [byte for byte in range(256) if byte not in _VISIBLE]
 
 # The 256 characters in the order of GPT-2's first ids.
 ALPHABET = "".join(map(chr, _VISIBLE)) + "".join(chr(0x100 + i) for i in range(len(_HIDDEN)))
-_BYTE_OF = dict(zip(ALPHABET, [*_VISIBLE, *_HIDDEN]))
 # `str.translate` to and from Latin-1 is much faster than a loop over characters.
-_TO_LATIN = {ord(character): byte for character, byte in _BYTE_OF.items()}
-_FROM_LATIN = {byte: character for character, byte in _BYTE_OF.items()}
-
-_SHOWN = 5  # Of what is missing.
+_TO_LATIN = dict(zip(map(ord, ALPHABET), [*_VISIBLE, *_HIDDEN]))
+_FROM_LATIN = {byte: character for character, byte in _TO_LATIN.items()}
+_KNOWN = frozenset(ALPHABET)
 
 
 def to_bytes(piece: str) -> bytes:
-    """The bytes that a piece stands for.
+    """The bytes that a piece stands for: "Ġé" is b" \\xe9".
 
     A piece with a character that stands for no byte stands for its own UTF-8, as in `tokenizers`.
-
-    Example:
-        >>> to_bytes("Ġé")
-        b' \\xe9'
     """
-    if all(character in _BYTE_OF for character in piece):
-        return piece.translate(_TO_LATIN).encode("latin-1")
-    return piece.encode()
+    return (
+        piece.translate(_TO_LATIN).encode("latin-1") if _KNOWN.issuperset(piece) else piece.encode()
+    )
 
 
 def from_bytes(value: bytes) -> str:
@@ -55,62 +52,31 @@ def numbered(
 
     Special tokens that are only named, and that the vocabulary lacks, come after it.
     """
-    ids = _ids(vocabulary, "vocabulary")
-    special = _ids(special_tokens, "special_tokens")
-    if isinstance(special_tokens, Mapping):
-        for name, index in special.items():
-            if ids.setdefault(name, index) != index:
-                raise ValueError(
-                    f"special_tokens: {name!r} has id {index}, but {ids[name]} in the vocabulary."
-                )
-    else:
-        new = 1 + max(ids.values(), default=-1)
-        ids |= {name: new + i for i, name in enumerate(n for n in special if n not in ids)}
-        special = {name: ids[name] for name in special}
+    ids = numbered_pieces(vocabulary, "vocabulary")
+    special = numbered_pieces(special_tokens, "special_tokens")
+    if not isinstance(special_tokens, Mapping):
+        new = itertools.count(1 + max(ids.values(), default=-1))
+        special = {name: ids[name] if name in ids else next(new) for name in special}
+    for name, index in special.items():
+        if ids.setdefault(name, index) != index:
+            raise ValueError(
+                f"special_tokens: {name!r} has id {index}, but {ids[name]} in the vocabulary."
+            )
     pieces = sorted(ids, key=ids.__getitem__)
-    if [ids[piece] for piece in pieces] != list(range(len(pieces))):
-        _raise_numbering(ids)
-    lacking = [f"{c!r} (byte {_BYTE_OF[c]:#04x})" for c in ALPHABET if c not in ids or c in special]
+    for index, piece in enumerate(pieces):
+        if ids[piece] != index:
+            raise ValueError(
+                f"vocabulary: {len(pieces)} pieces must have the ids 0 to {len(pieces) - 1}, each "
+                f"once; {piece!r} has {ids[piece]} in place of {index}."
+            )
+    lacking = [character for character in ALPHABET if character not in ids or character in special]
     if lacking:
         raise ValueError(
-            f"vocabulary: no piece for {_some(lacking)}. A byte-level vocabulary has a piece for "
-            "each of the 256 bytes, written as GPT-2 does."
+            f"vocabulary: no piece for {lacking[0]!r} (byte {_TO_LATIN[ord(lacking[0])]:#04x}), "
+            f"and {len(lacking) - 1} more. A byte-level vocabulary has a piece for each of the 256 "
+            "bytes, written as GPT-2 does."
         )
     return pieces, special
-
-
-def _ids(pieces: Any, name: str) -> dict[str, int]:
-    if isinstance(pieces, Mapping):
-        for piece, index in pieces.items():
-            if not isinstance(piece, str) or type(index) is not int:
-                raise TypeError(f"{name} must map strings to integers, found {piece!r}: {index!r}.")
-        return dict(pieces)
-    if isinstance(pieces, str | bytes) or not isinstance(pieces, Iterable):
-        raise TypeError(f"{name} must be a dict or a list of strings, found {pieces!r:.80}.")
-    ids: dict[str, int] = {}
-    for index, piece in enumerate(pieces):
-        if not isinstance(piece, str):
-            raise TypeError(f"{name}[{index}] must be a string, found {piece!r:.80}.")
-        if ids.setdefault(piece, index) != index:
-            raise ValueError(f"{name}[{index}] = {piece!r} repeats {name}[{ids[piece]}].")
-    return ids
-
-
-def _raise_numbering(ids: dict[str, int]) -> None:
-    seen: dict[int, str] = {}
-    for piece, index in ids.items():
-        if seen.setdefault(index, piece) != piece:
-            raise ValueError(f"vocabulary: {seen[index]!r} and {piece!r} both have id {index}.")
-    missing = [str(index) for index in range(len(ids)) if index not in seen]
-    raise ValueError(
-        f"vocabulary: {len(ids)} pieces must have the ids 0 to {len(ids) - 1}; nothing has "
-        f"{_some(missing)}."
-    )
-
-
-def _some(names: list[str]) -> str:
-    rest = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def merge_pairs(
@@ -127,29 +93,21 @@ def merge_pairs(
     texts, pairs = [], []
     for index, merge in enumerate(merges):
         parts = merge.split(" ") if isinstance(merge, str) else merge
-        try:
-            left, right = parts
-            pair = ids[left], ids[right]
-            ids[left + right]  # The product must be a piece, too.
-        except (KeyError, TypeError, ValueError):
-            raise MergeError(index, _reason(parts, ids, special)) from None
-        pairs.append(pair)
+        is_pair = isinstance(parts, list | tuple) and len(parts) == 2
+        if not is_pair or not all(isinstance(part, str) and part for part in parts):
+            raise MergeError(
+                index, f"must be two pieces with a space between, found {parts!r:.80}."
+            )
+        left, right = parts
+        for piece in (left, right, left + right):
+            if piece not in ids:
+                reason = "is not in the vocabulary."
+                if piece in special:
+                    reason = "is a special token, which no merge may read or make."
+                raise MergeError(index, f"{piece!r} {reason}")
+        if not _KNOWN.issuperset(left + right):
+            strange = min({*left, *right} - _KNOWN)
+            raise MergeError(index, f"{strange!r} is no byte; this is no byte-level vocabulary.")
         texts.append(f"{left} {right}")
-    alphabet = set(ALPHABET)
-    for index, (left, right) in enumerate(pairs):
-        if not alphabet.issuperset(pieces[left] + pieces[right]):
-            strange = sorted(set(pieces[left] + pieces[right]) - alphabet)
-            raise MergeError(index, f"{strange[0]!r} is no byte; this is no byte-level vocabulary.")
+        pairs.append((ids[left], ids[right]))
     return texts, pairs
-
-
-def _reason(parts: Any, ids: Mapping[str, int], special: Mapping[str, int]) -> str:
-    is_pair = isinstance(parts, list | tuple) and len(parts) == 2
-    if not is_pair or not all(isinstance(part, str) and part for part in parts):
-        return f"must be two pieces with a space between, found {parts!r:.80}."
-    for piece in (*parts, "".join(parts)):
-        if piece in special:
-            return f"{piece!r} is a special token, which no merge may read or make."
-        if piece not in ids:
-            return f"{piece!r} is not in the vocabulary."
-    raise AssertionError(parts)

@@ -6,16 +6,15 @@ TensorFlow happen to carry. BERT's own rules mix several versions: characters yo
 count as letters, younger accents are not stripped.
 """
 
-import dataclasses
 import functools
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from zoo.tokenizers.character_classes import from_runs, paged
+from zoo.tokenizers.character_classes import PagedTable, from_runs
 from zoo.tokenizers.ragged import mark, rows_of, splits_of
 
 TABLE = Path(__file__).with_name("normalizer.json")
@@ -23,30 +22,27 @@ TABLE = Path(__file__).with_name("normalizer.json")
 # What the table says of a code point as it stands in the text.
 PLAIN, SPACE, PUNCTUATION, CJK, REMOVED = range(5)
 
-# What becomes of it, in the low bits of an entry of `Rules.table`. ALONE is a word of its own;
+# What becomes of it, in the low bits of its entry in `Rules`. ALONE is a word of its own;
 # STRIPPED is an accent that leaves its letter; several characters come from one in SEVERAL;
 # MOVING is an accent that stays, but goes to its place in canonical order.
 LETTER, BLANK, ALONE, GONE, STRIPPED, SEVERAL, MOVING = range(7)
 KIND_BITS = 4
 KIND_MASK = 2**KIND_BITS - 1
 
-_DIRECT = 0x10000  # Code points below this are their own index into `Rules.table`.
 _SYLLABLES = np.arange(0xAC00, 0xAC00 + 11172)  # Korean
 _NO_FINAL = 0x11A7
 
 
-@dataclasses.dataclass(frozen=True)
-class Rules:
+class Rules(NamedTuple):
     """The rules of one setting of (lowercase, strip_accents, split_cjk).
 
-    A code point p has the entry e = table[p] if p < 65536, else
-    table[page_starts[p // 256] + p % 256]. `e & KIND_MASK` is its kind. It turns into the code
-    point p + (e >> KIND_BITS), or, if it is of kind SEVERAL, into the `counts[e >> KIND_BITS]`
-    code points that stand from there on in `several`, as (code point << KIND_BITS) + kind.
+    The entry e of a code point p says its kind, `e & KIND_MASK`. It turns into the code point
+    p + (e >> KIND_BITS), or, if it is of kind SEVERAL, into the `counts[e >> KIND_BITS]` code
+    points that stand from there on in `several`, as (code point << KIND_BITS) + kind.
     """
 
-    table: np.ndarray
-    page_starts: np.ndarray  # (4352,)
+    entries: np.ndarray  # (0x110000,)
+    table: PagedTable  # the same
     several: np.ndarray  # never empty
     counts: np.ndarray  # as long as `several`
     # (2, n): the code points of kind MOVING, sorted, and their ranks (1 to 255); neighbours go by
@@ -62,16 +58,19 @@ def rules(lowercase: bool, strip_accents: bool, split_cjk: bool) -> Rules:
     classes = data["classes"]
     kinds = np.array([LETTER, BLANK, ALONE, ALONE if split_cjk else LETTER, GONE], np.int32)
     entries = kinds[classes]
-    changed, order = {}, {}
+    order, walls = ({}, {}) if not strip_accents else (data["order"], data["walls"])
+    order = {point: rank - point for point, (rank,) in order.items()}
+    entries[list(order)] = MOVING
+    changed = {}
     if strip_accents:
-        changed.update(data["decompose"])
-        order = {point: rank - point for point, (rank,) in data["order"].items()}
-        entries[list(order)] = MOVING
+        korean = zip(_SYLLABLES.tolist(), hangul(_SYLLABLES).tolist())
+        korean = {point: [c for c in letters if c != _NO_FINAL] for point, letters in korean}
+        changed = data["decompose"] | korean
     if lowercase:
         lower = data["lower"]
         for point, outputs in changed.items():
             changed[point] = [low for out in outputs for low in lower.get(out, [out])]
-        changed = {**{p: low for p, low in lower.items() if p not in changed}, **changed}
+        changed = lower | changed
     several, counts = [0], [1]  # What stands at 0 says: one character, itself.
     for point, outputs in changed.items():
         # BERT looks for punctuation after the changes, for Chinese characters before them.
@@ -88,19 +87,13 @@ def rules(lowercase: bool, strip_accents: bool, split_cjk: bool) -> Rules:
             entries[point] = (len(several) << KIND_BITS) + SEVERAL
             several += [(out << KIND_BITS) + kind for out, kind in zip(outputs, final)]
             counts += [len(outputs)] * len(outputs)
-    if strip_accents:
-        letters = hangul(_SYLLABLES)
-        sizes = 2 + (letters[:, 2] != _NO_FINAL)
-        starts = len(several) + np.cumsum(sizes) - sizes
-        entries[_SYLLABLES] = (starts << KIND_BITS) + SEVERAL
-        several = [*several, *((letters[letters != _NO_FINAL] << KIND_BITS) + LETTER).tolist()]
-        counts = [*counts, *np.repeat(sizes, sizes).tolist()]
     return Rules(
-        *paged(entries, direct=_DIRECT),
+        entries,
+        PagedTable(entries),
         np.array(several, np.int32),
         np.array(counts, np.int32),
         np.array(sorted(order.items()), np.int32).reshape(-1, 2).T,
-        np.array(sorted(data["walls"]) if strip_accents else [], np.int32),
+        np.array(sorted(walls), np.int32),
     )
 
 
@@ -136,38 +129,21 @@ def unpack(raw: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
-def shift(values: tf.Tensor, bits: int = KIND_BITS) -> tf.Tensor:
-    """`values` without their low bits."""
-    return tf.bitwise.right_shift(values, bits)
-
-
-def changes_of(points: tf.Tensor, rules: Rules) -> tf.Tensor:
-    """The entry of `rules.table` for each code point (N,)."""
-    table = tf.constant(rules.table)
-
-    def index_in_pages():
-        starts = tf.gather(tf.constant(rules.page_starts), shift(points, 8))
-        return starts + (points & 255)
-
-    index = tf.cond(tf.reduce_any(points >= _DIRECT), index_in_pages, lambda: points)
-    return tf.gather(table, index)
+def _shift(entries: tf.Tensor) -> tf.Tensor:
+    return tf.bitwise.right_shift(entries, KIND_BITS)  # without the kinds
 
 
 def normalized(
     points: tf.Tensor, changes: tf.Tensor, row_splits: tf.Tensor, rules: Rules
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """What is left of code points (N,): characters (M,), their kinds (M,), the index int64 (M,) of
-    the code point that each came from, and the row splits int64 (B + 1,)."""
+    """What is left of code points (N,), by their entries: characters (M,), their kinds (M,), the
+    index int64 (M,) of the code point that each came from, and the row splits int64 (B + 1,)."""
     kinds = changes & KIND_MASK
+    same = tf.range(tf.size(points, tf.int64))
     return tf.cond(
         tf.reduce_any((kinds >= GONE) & (kinds <= MOVING)),
         lambda: _rewritten(points, changes, row_splits, rules),
-        lambda: (
-            points + shift(changes),
-            kinds,
-            tf.range(tf.size(points, tf.int64)),
-            row_splits,
-        ),
+        lambda: (points + _shift(changes), kinds, same, row_splits),
     )
 
 
@@ -175,18 +151,16 @@ def _rewritten(points, changes, row_splits, rules: Rules):
     """`normalized` where some characters go, or become several."""
     kinds = changes & KIND_MASK
     several = kinds == SEVERAL
-    start = tf.where(several, shift(changes), 0)
+    start = tf.where(several, _shift(changes), 0)
     gone = (kinds == GONE) | (kinds == STRIPPED)
-    counts = tf.where(gone, 0, tf.gather(tf.constant(rules.counts), start))  # (N,)
+    counts = tf.where(gone, 0, tf.gather(rules.counts, start))  # (N,)
     before = splits_of(tf.cast(counts, tf.int64))  # (N + 1,)
     sources = rows_of(before)  # (M,)
     nth = tf.range(tf.size(sources, tf.int64)) - tf.gather(before, sources)
-    from_several = tf.gather(
-        tf.constant(rules.several), tf.gather(start, sources) + tf.cast(nth, tf.int32)
-    )
-    from_one = points + shift(changes)
+    from_several = tf.gather(rules.several, tf.gather(start, sources) + tf.cast(nth, tf.int32))
     split = tf.gather(several, sources)
-    characters = tf.where(split, shift(from_several), tf.gather(from_one, sources))
+    from_one = tf.gather(points + _shift(changes), sources)
+    characters = tf.where(split, _shift(from_several), from_one)
     kinds = tf.where(split, from_several & KIND_MASK, tf.gather(kinds, sources))
     row_splits = tf.gather(before, row_splits)
     if rules.order.size:

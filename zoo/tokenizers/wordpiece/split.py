@@ -5,6 +5,7 @@ points of the texts, `M` those left after normalisation, `S` those of them that 
 (no whitespace), `W` the words.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -19,7 +20,6 @@ from zoo.tokenizers.wordpiece.normalizer import (
     MOVING,
     STRIPPED,
     Rules,
-    changes_of,
     normalized,
 )
 
@@ -34,96 +34,87 @@ class Words(NamedTuple):
     row_splits: tf.Tensor  # (B + 1,) int64, where the words of each string begin
     characters: tf.Tensor  # (S,) int32, the code points of all words
     splits: tf.Tensor  # (W + 1,) int64, where the characters of each word begin
+    names: tf.Tensor  # (W,) int32, 1 + the index of the name that a word is, or 0
     sources: tf.Tensor  # (S,) int64, index of the code point of the text that each came from
-    names: tf.Tensor  # (W,) int32, 1 + index of a word's name, -1 - that of a normalised one, or 0
-    # Of code points, in the joined batch; accents stripped after one count to it:
+    # With offsets, of code points in their strings; accents stripped after one count to it:
     source_starts: tf.Tensor | None  # (N,) int64
     source_ends: tf.Tensor | None  # (N,) int64
-    row_starts: tf.Tensor | None  # (B + 1,) int64, where the strings begin there
 
 
-def split_words(
-    strings: tf.Tensor,
-    rules: Rules,
-    names: NameFinder,
-    normalized_names: NameFinder | None = None,
-    offsets: bool = False,
-) -> Words:
-    """Splits strings (B,) into normalised words.
+class Splitter:
+    """Splits texts into normalised words, by the rules for code points.
 
-    Args:
-        strings: invalid UTF-8 is left out.
-        rules: what becomes of each code point.
-        names: of special tokens and the like, which come out as words, unchanged.
-        normalized_names: names that are looked for in what is left, once it is normalised.
-        offsets: fills the last three fields of the result, else None.
+    `names`, of special tokens and the like, come out as words, unchanged; `normalized_names`, whose
+    indices are after theirs, are looked for in what is left, once it is normalised.
     """
-    if offsets:
-        decoded, positions = tf.strings.unicode_decode_with_offsets(strings, "UTF-8")
-    else:
-        decoded, positions = tf.strings.unicode_decode(strings, "UTF-8"), None
-    points, row_splits = decoded.flat_values, decoded.row_splits  # (N,), (B + 1,)
-    found, inner = names.mark_names(points, row_splits)
-    changes = _with_names(changes_of(points, rules), found, inner)  # (N,)
-    source_starts = source_ends = row_starts = None
-    if offsets:
-        row_starts = splits_of(tf.cast(tf.strings.length(strings), tf.int64))
-        base = tf.gather(row_starts, rows_of(row_splits))
-        source_starts = base + tf.cast(positions.flat_values, tf.int64)
-        source_ends = _ends(source_starts, changes & KIND_MASK, row_splits, row_starts[-1])
 
-    characters, kinds, sources, row_splits = normalized(points, changes, row_splits, rules)
-    found = tf.gather(found, sources)  # (M,)
-    if normalized_names is not None:
-        allowed = (kinds == LETTER) | (kinds == ALONE)
-        more, inner = normalized_names.mark_names(characters, row_splits, allowed)
-        kinds = _with_names(kinds, more, inner)
-        found = tf.where(more > 0, -more, found)
+    def __init__(self, rules: Rules, names: Sequence[str], normalized_names: Sequence[str] = ()):
+        self._rules = rules
+        self._finder, self._num_names = NameFinder(names), len(names)
+        self._normalized_finder = NameFinder(normalized_names) if normalized_names else None
 
-    size = tf.size(kinds, tf.int64)
-    starts = previous(kinds != LETTER, True) | mark(row_splits, size)
-    starts = (starts | (kinds == ALONE) | (kinds == _OPENS)) & (kinds != _CONTINUES)
-    solid = tf.where(kinds != BLANK)[:, 0]  # (S,)
-    characters = tf.gather(characters, solid)
-    first = tf.where(tf.gather(starts, solid))[:, 0]  # (W,)
-    splits = tf.concat([first, tf.size(solid, tf.int64)[None]], 0)
-    texts = tf.strings.unicode_encode(
-        tf.RaggedTensor.from_row_splits(characters, splits, validate=False), "UTF-8"
-    )
-    # searchsorted fails on no values: the end of all stands behind the words.
-    begins = tf.concat([tf.gather(solid, first), size[None]], 0)
-    return Words(
-        texts,
-        tf.searchsorted(begins, row_splits, out_type=tf.int64),
-        characters,
-        splits,
-        tf.gather(sources, solid),
-        tf.gather(found, tf.gather(solid, first)),
-        source_starts,
-        source_ends,
-        row_starts,
-    )
+    def split(self, strings: tf.Tensor, offsets: bool = False) -> Words:
+        """The words of strings (B,), of which invalid UTF-8 is left out."""
+        if offsets:
+            decoded, positions = tf.strings.unicode_decode_with_offsets(strings, "UTF-8")
+        else:
+            decoded, positions = tf.strings.unicode_decode(strings, "UTF-8"), None
+        points, row_splits = decoded.flat_values, decoded.row_splits  # (N,), (B + 1,)
+        names, inner = _marked(self._finder, points, row_splits)
+        changes = _with_names(self._rules.table.find(points), names, inner)  # (N,)
+        starts = ends = None
+        if offsets:
+            starts = tf.cast(positions.flat_values, tf.int64)
+            row_starts = splits_of(tf.cast(tf.strings.length(strings), tf.int64))
+            base = tf.gather(row_starts, rows_of(row_splits))
+            # A code point ends where the next one begins that is no accent of it.
+            keeps = (changes & KIND_MASK) != STRIPPED
+            keeps |= mark(row_splits, tf.size(points, tf.int64))
+            after = tf.concat([tf.boolean_mask(starts + base, keeps), row_starts[-1:]], 0)
+            ends = tf.gather(after, tf.cumsum(tf.cast(keeps, tf.int64))) - base
+
+        characters, kinds, sources, row_splits = normalized(
+            points, changes, row_splits, self._rules
+        )
+        names = tf.gather(names, sources)  # (M,)
+        if self._normalized_finder is not None:
+            solid = (kinds == LETTER) | (kinds == ALONE)
+            more, inner = _marked(
+                self._normalized_finder, tf.where(solid, characters, -1), row_splits
+            )
+            kinds = _with_names(kinds, more, inner)
+            names = tf.where(more > 0, more + self._num_names, names)
+
+        size = tf.size(kinds, tf.int64)
+        begins = previous(kinds != LETTER, True) | mark(row_splits, size)
+        begins = (begins | (kinds == ALONE) | (kinds == _OPENS)) & (kinds != _CONTINUES)
+        solid = tf.where(kinds != BLANK)[:, 0]  # (S,)
+        characters = tf.gather(characters, solid)
+        first = tf.where(tf.gather(begins, solid))[:, 0]  # (W,)
+        splits = tf.concat([first, tf.size(solid, tf.int64)[None]], 0)
+        texts = tf.strings.unicode_encode(
+            tf.RaggedTensor.from_row_splits(characters, splits, validate=False), "UTF-8"
+        )
+        # searchsorted fails on no values: the end of all stands behind the words.
+        places = tf.gather(solid, first)
+        row_splits = tf.searchsorted(
+            tf.concat([places, size[None]], 0), row_splits, out_type=tf.int64
+        )
+        names, sources = tf.gather(names, places), tf.gather(sources, solid)
+        return Words(texts, row_splits, characters, splits, names, sources, starts, ends)
 
 
-def _with_names(kinds, begins, inner) -> tf.Tensor:
+def _marked(finder: NameFinder, points: tf.Tensor, row_splits: tf.Tensor):
+    """1 + the index of the name that begins at each point or 0, int32 (N,); bool (N,), True within
+    a name after its first point."""
+    starts, ends, which = finder.find(points, row_splits)
+    begins = tf.tensor_scatter_nd_update(tf.zeros_like(points), starts[:, None], 1 + which)
+    return begins, mark(tf.ragged.range(starts + 1, ends).flat_values, tf.size(points, tf.int64))
+
+
+def _with_names(kinds: tf.Tensor, begins: tf.Tensor, inner: tf.Tensor) -> tf.Tensor:
     """`kinds` (or changes) with the characters of names as they are."""
     return tf.where(inner, _CONTINUES, tf.where(begins > 0, _OPENS, kinds))
-
-
-def _ends(source_starts, kinds, row_splits, total) -> tf.Tensor:
-    """Where each code point ends, the accents stripped after it included; int64 (N,)."""
-    size = tf.size(kinds, tf.int64)
-
-    def over_accents():
-        keeps = (kinds != STRIPPED) | mark(row_splits, size)
-        following = tf.concat([tf.boolean_mask(source_starts, keeps), total[None]], 0)
-        return tf.gather(following, tf.cumsum(tf.cast(keeps, tf.int64)))
-
-    return tf.cond(
-        tf.reduce_any(kinds == STRIPPED),
-        over_accents,
-        lambda: tf.concat([source_starts[1:], total[None]], 0)[:size],
-    )
 
 
 def spans_of(words: Words, piece_splits, starts, ends) -> tuple[tf.Tensor, tf.Tensor]:
@@ -138,8 +129,5 @@ def spans_of(words: Words, piece_splits, starts, ends) -> tuple[tf.Tensor, tf.Te
     word_begins = tf.gather(tf.gather(before, words.splits), rows_of(piece_splits))  # (P,)
     first = tf.gather(character_of_byte, word_begins + starts)
     last = tf.gather(character_of_byte, word_begins + ends - 1)
-    row_splits = tf.gather(piece_splits, words.row_splits)  # (B + 1,)
-    base = tf.gather(words.row_starts, rows_of(row_splits))
-    starts = tf.gather(words.source_starts, tf.gather(words.sources, first)) - base
-    ends = tf.gather(words.source_ends, tf.gather(words.sources, last)) - base
-    return starts, ends
+    starts = tf.gather(words.source_starts, tf.gather(words.sources, first))
+    return starts, tf.gather(words.source_ends, tf.gather(words.sources, last))

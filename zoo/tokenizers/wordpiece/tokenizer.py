@@ -3,33 +3,34 @@
 import collections
 import functools
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
 import tensorflow as tf
 
-from zoo.files import replacing
-from zoo.tokenizers.base import REPLACEMENT, SubwordTokenizer, string_vector
-from zoo.tokenizers.ragged import lengths_of, rows_of
-from zoo.tokenizers.special_tokens import NameFinder, rarest_characters
+from zoo.files import blaming
+from zoo.tokenizers.base import REPLACEMENT, SubwordTokenizer, numbered_pieces, string_vector
+from zoo.tokenizers.files import read_lines, write_lines
+from zoo.tokenizers.ragged import rows_of
 from zoo.tokenizers.training import batches, learn_pieces
 from zoo.tokenizers.wordpiece.longest_match import (
     Pieces,
     build_model,
-    checked_vocabulary,
     cut,
     pieces_of_texts,
     plain_pattern,
 )
 from zoo.tokenizers.wordpiece.normalizer import Rules, rules
-from zoo.tokenizers.wordpiece.split import spans_of, split_words
+from zoo.tokenizers.wordpiece.split import Splitter, spans_of
 
 UNKNOWN = "[UNK]"
-ROLES = {"pad": "[PAD]", "unknown": UNKNOWN, "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
-SPECIAL = tuple(ROLES.values())
+_ROLES = {"pad": "[PAD]", "unknown": UNKNOWN, "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+SPECIAL = tuple(_ROLES.values())
 CONTINUATION = "##"
-_LONGEST_WORD = 1 << 20
+_LONGEST_WORD = 1 << 20  # The operation counts up to four bytes for each character in an int32.
+_LONGEST_PIECE = 256  # Bytes, the continuation mark not counted: what the operation can hold.
 
 
 class WordPieceTokenizer(SubwordTokenizer):
@@ -43,19 +44,18 @@ class WordPieceTokenizer(SubwordTokenizer):
     Args:
         vocabulary: pieces in the order of their ids, continuations as "##ing"; must contain
             [PAD], [UNK], [CLS], [SEP] and [MASK].
-        lowercase: lowercases the text (default True, as the "uncased" models).
+        lowercase: lowercases the text, as the "uncased" models.
         strip_accents: removes accents. Default None: as `lowercase`.
-        split_cjk: makes every Chinese character a word of its own (default True).
-        max_word_characters: longer words become [UNK] (default 100).
+        split_cjk: makes every Chinese character a word of its own.
+        max_word_characters: longer words become [UNK].
         added_tokens: names that are found in a text before it is split, wherever they stand, the
             longest first: name -> whether the text is normalised before (True), or names that are
             found in the text as it is. Each is a piece; those at the end of the vocabulary are
-            pieces of no word. Default none.
+            pieces of no word.
 
     Raises:
-        ValueError: a vocabulary without a special token or with a piece that is empty, repeated,
-            holds U+0000 or has over 256 bytes.
-        TypeError: it is not a list of strings.
+        ValueError, TypeError: a vocabulary without a special token or with a piece that is empty,
+            repeated, holds U+0000 or has over 256 bytes, or that is no list of strings.
 
     Example:
         >>> pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "##b"]
@@ -68,7 +68,6 @@ class WordPieceTokenizer(SubwordTokenizer):
         *("vocabulary", "lowercase", "strip_accents", "split_cjk", "max_word_characters"),
         "added_tokens",
     )
-    lossless = False
 
     vocabulary: list[str]
 
@@ -81,22 +80,21 @@ class WordPieceTokenizer(SubwordTokenizer):
         max_word_characters: int = 100,
         added_tokens: Mapping[str, bool] | Sequence[str] = (),
     ):
-        # The operation counts up to four bytes for each in an int32.
         if not 1 <= max_word_characters <= _LONGEST_WORD:
             raise ValueError(
                 f"max_word_characters={max_word_characters} must be from 1 to {_LONGEST_WORD}."
             )
-        self.vocabulary = checked_vocabulary(vocabulary, SPECIAL, CONTINUATION)
+        self.vocabulary = [*numbered_pieces(vocabulary, "vocabulary")]
+        ids = {piece: index for index, piece in enumerate(self.vocabulary)}
+        _check_pieces(ids)
         self.lowercase = bool(lowercase)
         self.strip_accents = self.lowercase if strip_accents is None else bool(strip_accents)
         self.split_cjk = bool(split_cjk)
         self.max_word_characters = int(max_word_characters)
-        ids = {piece: index for index, piece in enumerate(self.vocabulary)}
         self.added_tokens = _checked_names(added_tokens, ids)
         self.special_tokens = {name: ids[name] for name in SPECIAL}
-        self._set_roles(ROLES)
-        self.end_id = self.sep_id
-        self._raw_names = [*SPECIAL, *(n for n, normal in self.added_tokens.items() if not normal)]
+        self._set_roles(_ROLES)
+        self.end_id = ids["[SEP]"]
 
     @classmethod
     def train(
@@ -109,16 +107,12 @@ class WordPieceTokenizer(SubwordTokenizer):
         """Learns a vocabulary from `texts`; equal texts give equal ids.
 
         Args:
-            texts: strings, or bytes in UTF-8; read once, in batches.
+            texts: strings, or bytes in UTF-8; read once, in batches. ValueError if they have no
+                character `min_count` times.
             vocabulary_size: at most this many ids, the five special ones ([PAD] is 0) included;
                 fewer if the texts offer no more.
-            min_count: pieces and characters seen fewer times are left out (default 2).
+            min_count: pieces and characters seen fewer times are left out.
             **options: the constructor's, such as lowercase; training follows them.
-
-        Raises:
-            TypeError: a single string.
-            ValueError: the size is too small for a piece, or the texts have no character
-                `min_count` times.
 
         Example:
             >>> WordPieceTokenizer.train(["to be or not to be"], vocabulary_size=99).vocabulary[5:8]
@@ -130,54 +124,30 @@ class WordPieceTokenizer(SubwordTokenizer):
                 f"{len(SPECIAL)} special ids; pass at least {len(SPECIAL) + 1}."
             )
         blank = cls(SPECIAL, **options)
-        counts = collections.Counter()
+        counts: collections.Counter[str] = collections.Counter()
         for batch in batches(texts):
-            words = tf.unique_with_counts(
-                split_words(string_vector(batch), blank._rules, blank._finder).texts
-            )
+            words = tf.unique_with_counts(blank._splitter.split(string_vector(batch)).texts)
             for word, count in zip(words.y.numpy(), words.count.numpy()):
                 counts[word.decode()] += int(count)
-        for word in [*SPECIAL, *(word for word in counts if len(word) > blank.max_word_characters)]:
-            counts.pop(word, None)
-        return cls(
-            learn_pieces(counts, vocabulary_size, SPECIAL, CONTINUATION, min_count), **options
-        )
+        limit = blank.max_word_characters
+        known = {w: n for w, n in counts.items() if len(w) <= limit and w not in SPECIAL}
+        pieces = learn_pieces(known, vocabulary_size, SPECIAL, CONTINUATION, min_count)
+        return cls(pieces, **options)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], **options: Any) -> Self:
         """Reads a `vocab.txt`: UTF-8, one piece a line, its id the number of the line from 0.
 
         Args:
-            path: the file.
+            path: the file. ValueError, which names it, if it is no valid vocabulary.
             **options: the constructor's; the file does not say if the model is lowercase.
-
-        Raises:
-            ValueError: it is not UTF-8 or not a valid vocabulary; the message names the file.
-
-        Example: `WordPieceTokenizer.from_file("bert-base-cased/vocab.txt", lowercase=False)`
         """
-        pieces = cls.read_vocabulary(path)
-        try:
-            return cls(pieces, **options)
-        except ValueError as error:
-            raise ValueError(f"{os.fspath(path)}: {error}") from error
-
-    @staticmethod
-    def read_vocabulary(path: str | os.PathLike[str]) -> list[str]:
-        """The lines of a `vocab.txt`; ValueError, naming the file, if it is not UTF-8."""
-        try:
-            with open(path, encoding="utf-8", newline="") as file:
-                lines = file.read().split("\n")  # A piece may be a line separator of Unicode.
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{os.fspath(path)}: {error}") from error
-        if lines[-1] == "":
-            lines.pop()
-        return [line.removesuffix("\r") for line in lines]
+        with blaming(path):
+            return cls(read_lines(path), **options)
 
     def write_vocabulary(self, path: str | os.PathLike[str]) -> None:
         """Writes `vocab.txt` as `from_file` and other BERT programs read it."""
-        with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            file.writelines(piece + "\n" for piece in self.vocabulary)
+        write_lines(path, self.vocabulary)
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
@@ -192,13 +162,8 @@ class WordPieceTokenizer(SubwordTokenizer):
     def _join(self, ids: tf.RaggedTensor) -> tf.Tensor:
         return tf.strings.strip(super()._join(ids))
 
-    def pieces(self) -> list[bytes]:
-        """The UTF-8 bytes of each piece, "##" included; U+FFFD for [UNK], b"" if special."""
-        pieces = [piece.encode() for piece in self.vocabulary]
-        for index in self.special_tokens.values():
-            pieces[index] = b""
-        pieces[self.unknown_id] = REPLACEMENT
-        return pieces
+    def _texts(self) -> list[bytes]:
+        return [piece.encode() for piece in self.vocabulary]
 
     @functools.cached_property
     def continuation(self) -> np.ndarray:
@@ -217,101 +182,105 @@ class WordPieceTokenizer(SubwordTokenizer):
         return rules(self.lowercase, self.strip_accents, self.split_cjk)
 
     @functools.cached_property
-    def _finder(self) -> NameFinder:
-        return NameFinder(self._raw_names)
-
-    @functools.cached_property
-    def _normalized_names(self) -> dict[str, str]:
-        """What the normalised names look like in a normalised text -> the name.
+    def _names(self) -> tuple[dict[str, str], dict[str, str]]:
+        """What names look like in a text -> the name, and in a normalised text.
 
         Of two names that are one once they are normalised, the last one counts.
         """
-        names = [name for name, normal in self.added_tokens.items() if normal]
-        if not names:
-            return {}
+        normal = [name for name, normalized in self.added_tokens.items() if normalized]
+        raw = {name: name for name in (*SPECIAL, *self.added_tokens) if name not in normal}
+        if not normal:
+            return raw, {}
         with tf.init_scope():  # also while a graph is made
-            words = split_words(string_vector(names), self._rules, NameFinder(SPECIAL))
+            words = Splitter(self._rules, SPECIAL).split(string_vector(normal))
             joined = tf.strings.unsorted_segment_join(
-                words.texts, rows_of(words.row_splits), len(names)
+                words.texts, rows_of(words.row_splits), len(normal)
             )
         texts = [text.decode() for text in joined.numpy()]
         if not all(texts):
-            raise ValueError(f"added_tokens: nothing is left of {names[texts.index('')]!r}.")
-        return dict(zip(texts, names))
+            raise ValueError(f"added_tokens: nothing is left of {normal[texts.index('')]!r}.")
+        return raw, dict(zip(texts, normal))
 
     @functools.cached_property
-    def _normalized_finder(self) -> NameFinder | None:
-        return NameFinder([*self._normalized_names]) if self._normalized_names else None
+    def _splitter(self) -> Splitter:
+        return Splitter(self._rules, *map(list, self._names))
 
     @functools.cached_property
     def _plain_pattern(self) -> str:
-        without = rarest_characters(self._raw_names)
-        without |= rarest_characters(self._normalized_names, either_case=self.lowercase)
-        return plain_pattern(self._rules, self.lowercase, self.max_word_characters, without)
+        raw, normal = self._names
+        names = {**dict.fromkeys(raw, False), **dict.fromkeys(normal, self.lowercase)}
+        return plain_pattern(self._rules, self.lowercase, self.max_word_characters, names)
 
-    @functools.cached_property
-    def _operation_pieces(self) -> list[str]:
-        """The vocabulary as the operation has it.
-
-        An added token at the end of the vocabulary is no piece of a word: in its place is a text
-        with a space, which no word has.
-        """
-        pieces = list(self.vocabulary)
-        for index in reversed(range(len(pieces))):
-            if pieces[index] not in self.added_tokens:
-                break
-            pieces[index] = f" {index}"
-        return pieces
-
-    @functools.cached_property
-    def _word_model(self) -> np.ndarray:
-        # A character has at most 4 bytes: the operation's own limit never strikes first.
-        limit = 4 * max(self.max_word_characters, *map(len, self._operation_pieces))
-        return build_model(self._operation_pieces, CONTINUATION, UNKNOWN, limit)
-
-    @functools.cached_property
-    def _text_model(self) -> np.ndarray:
+    def _model(self, splits: bool) -> np.ndarray:
+        size = len(self.vocabulary)
+        while self.vocabulary[size - 1] in self.added_tokens:
+            size -= 1  # an added token at the end of the vocabulary is no piece of a word
         limit = self.max_word_characters
-        return build_model(self._operation_pieces, CONTINUATION, UNKNOWN, limit, splits=True)
+        if not splits:
+            # A character has at most 4 bytes: the operation's own limit never strikes first.
+            limit = 4 * max(limit, *map(len, self.vocabulary))
+        return build_model(self.vocabulary[:size], CONTINUATION, UNKNOWN, limit, splits)
+
+    _word_model = functools.cached_property(lambda self: self._model(splits=False))
+    _text_model = functools.cached_property(lambda self: self._model(splits=True))
 
     def _encode(self, texts: tf.Tensor, offsets: bool) -> tuple[tf.Tensor, ...]:
-        pieces = pieces_of_texts(
+        ids, splits, *spans = pieces_of_texts(
             texts,
             self._plain_pattern,
             self._cut_plain,
             lambda part: self._cut_any(part, offsets),
             offsets,
         )
-        # A branch of `tf.cond` forgets that these are vectors.
-        ids, splits, starts, ends = (tf.ensure_shape(values, [None]) for values in pieces)
         if not offsets:
             return ids, splits
         # A word's first piece never has the mark: a "#" in the text is a word of its own.
-        first = ~tf.gather(self.continuation, ids)
-        return ids, splits, tf.cast(starts, tf.int32), tf.cast(ends, tf.int32), first
+        return ids, splits, *spans, ~tf.gather(self.continuation, ids)
 
     def _cut_plain(self, texts: tf.Tensor) -> Pieces:
         return cut(self._text_model, tf.strings.lower(texts) if self.lowercase else texts)
 
     def _cut_any(self, texts: tf.Tensor, offsets: bool) -> Pieces:
-        words = split_words(texts, self._rules, self._finder, self._normalized_finder, offsets)
-        replaced = lengths_of(words.splits) > self.max_word_characters
-        cut_texts = tf.where(replaced, UNKNOWN, words.texts)
-        if self.added_tokens:
-            piece_of = dict(zip(self.vocabulary, self._operation_pieces))
-            # Index 0 is no name, and indices from the end are those of normalised names.
-            names = [*self._raw_names, *reversed(self._normalized_names.values())]
-            pieces = ["", *(piece_of[name] for name in names)]
-            index = tf.where(words.names < 0, words.names + len(pieces), words.names)
-            cut_texts = tf.where(words.names != 0, tf.gather(pieces, index), cut_texts)
-            replaced |= words.names != 0
-        ids, splits, starts, ends = cut(self._word_model, cut_texts)
+        words = self._splitter.split(texts, offsets)
+        # A name and a word that is too long are cut as one piece, whose id a name then gives.
+        is_name = words.names > 0
+        replaced = is_name | (words.splits[1:] - words.splits[:-1] > self.max_word_characters)
+        pieces = cut(self._word_model, tf.where(replaced, UNKNOWN, words.texts))
+        splits = pieces[0].row_splits
+        ids, starts, ends = (part.values for part in pieces)
+        names = [name for names in self._names for name in names.values()]
+        id_of = dict(zip(self.vocabulary, range(len(self.vocabulary))))
+        name_ids = tf.gather([0, *(id_of[name] for name in names)], words.names)
+        ids = tf.tensor_scatter_nd_update(
+            ids, tf.gather(splits, tf.where(is_name)), tf.boolean_mask(name_ids, is_name)
+        )
         if offsets:
             # The piece of such a word spans the word, not what stood in.
             widths = tf.where(replaced, tf.strings.length(words.texts), 0)
             widths = tf.cast(tf.gather(widths, rows_of(splits)), tf.int64)
             starts, ends = spans_of(words, splits, starts, tf.where(widths > 0, widths, ends))
-        return Pieces(ids, tf.gather(splits, words.row_splits), starts, ends)
+        of_texts = tf.gather(splits, words.row_splits)
+        return tuple(
+            tf.RaggedTensor.from_row_splits(values, of_texts, validate=False)
+            for values in (ids, starts, ends)
+        )
+
+
+def _check_pieces(ids: Mapping[str, int]) -> None:
+    """Raises ValueError for a vocabulary that the operation or BERT's rules cannot work with."""
+    for piece, index in ids.items():
+        size = len(piece.removeprefix(CONTINUATION).encode(errors="surrogatepass"))
+        if not 1 <= size <= _LONGEST_PIECE or re.search("[\0\ud800-\udfff]", piece):
+            raise ValueError(
+                f"vocabulary[{index}] = {piece!r:.80}: a piece must have 1 to {_LONGEST_PIECE} "
+                "bytes, no U+0000 and no surrogate; put an unused name such as [unused0] in its "
+                "place."
+            )
+    missing = [name for name in SPECIAL if name not in ids]
+    if missing:
+        raise ValueError(
+            f"vocabulary: {', '.join(missing)} missing; BERT's special tokens must be in it."
+        )
 
 
 def _checked_names(

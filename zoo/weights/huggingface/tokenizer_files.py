@@ -12,7 +12,7 @@ from absl import logging
 from zoo.config import Fields
 from zoo.files import BundleError, blaming, inside
 from zoo.tokenizers import BytePairTokenizer, Tokenizer, WordPieceTokenizer
-from zoo.tokenizers.bytepair.files import read_vocabulary
+from zoo.tokenizers.files import read_lines
 from zoo.weights.families import HUGGINGFACE
 
 # Classes that do what tokenizer.json says; the others have rules of their own.
@@ -93,7 +93,7 @@ def _wordpiece(folder: Path, config: Fields, generic: bool, lowercase: bool) -> 
         raise BundleError(f"{folder}: no tokenizer.json{'' if generic else ' and no vocab.txt'}")
     else:
         path = vocab
-        read = WordPieceTokenizer.read_vocabulary(vocab)
+        read = read_lines(vocab)
         ids = {piece: index for index, piece in enumerate(read)}
         if len(ids) < len(read):
             WordPieceTokenizer(read)  # it says which piece comes twice
@@ -159,7 +159,7 @@ def _bytepair(folder: Path, config: Fields, model_type: str, generic: bool) -> B
     if added:
         # transformers finds them in any text, and what is added is there to be found.
         options["parse_special"] = True
-        ids = _checked_ids(read_vocabulary(files[0]), files[0])
+        ids = _checked_ids(Fields.read(files[0]).values, files[0])
         more = [_AddedToken(n, None, True, False, str(files[0])) for n in names if n not in ids]
         pieces = _with_added(ids, [*added, *more], files[0])
         known = {*names, *(token.name for token in added)}

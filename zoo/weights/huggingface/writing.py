@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,9 @@ import keras
 import numpy as np
 from absl import logging
 
-from zoo.files import replacing
 from zoo.text.config import CleaningConfig, TextConfig
 from zoo.tokenizers import Tokenizer, WordPieceTokenizer
-from zoo.tokenizers.tokenizer_json import added_token, cls_sep_template, tokenizer_json
+from zoo.tokenizers.files import added_token, cls_sep_template, tokenizer_json, write_json
 from zoo.weights.assign import model_weights
 from zoo.weights.families import HUGGINGFACE
 from zoo.weights.family import ACTIVATIONS, SAME_HEAD
@@ -49,7 +47,7 @@ def write_huggingface(
         files = sentence_module_files(model.head_config(), width, text.max_length)
     files["config.json"] = _config(model, tokenizer, labels, model_type, skipped)
     for name, content in files.items():
-        _write_json(folder / name, content)
+        write_json(folder / name, content, indent=2)
 
 
 def _model_type(model: keras.Model, tokenizer: Tokenizer) -> str:
@@ -177,7 +175,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, model_type: str, max_len
     family = HUGGINGFACE[model_type]
     if isinstance(tokenizer, WordPieceTokenizer):
         tokenizer.write_vocabulary(folder / "vocab.txt")
-        _write_json(folder / "tokenizer.json", _wordpiece_json(tokenizer))
+        write_json(folder / "tokenizer.json", _wordpiece_json(tokenizer), indent=2)
         plain = tokenizer.max_word_characters == 100  # what BertTokenizer has, whatever is written
         config: dict[str, Any] = {
             **family.special_tokens,
@@ -201,7 +199,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, model_type: str, max_len
     config["model_max_length"] = max_length
     if model_type != "bert":
         config["model_input_names"] = ["input_ids", "attention_mask"]
-    _write_json(folder / "tokenizer_config.json", config)
+    write_json(folder / "tokenizer_config.json", config, indent=2)
 
 
 def _wordpiece_json(tokenizer: WordPieceTokenizer) -> dict[str, Any]:
@@ -240,9 +238,3 @@ def _wordpiece_json(tokenizer: WordPieceTokenizer) -> dict[str, Any]:
             "vocab": words,
         },
     )
-
-
-def _write_json(path: Path, content: Any) -> None:
-    with replacing(path) as temporary:
-        text = json.dumps(content, indent=2, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8")

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 from tokenizers import models
 
 from zoo.tokenizers import BytePairTokenizer
-from zoo.tokenizers.bytepair.merges import last_merges
+from zoo.tokenizers.bytepair.lookup import last_merges
 from zoo.tokenizers.bytepair.vocabulary import ALPHABET, from_bytes, to_bytes
 
 
@@ -61,7 +61,7 @@ def test_last_merges_by_definition(in_order, random):
 
 
 @pytest.mark.parametrize("in_order", [True, False])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_any_table_gives_the_ids_of_hugging_face(in_order, seed):
     rng = random.Random(seed)
     merges, pieces = random_merges(rng, in_order)

@@ -1,4 +1,4 @@
-"""One id per Unicode character: the vocabulary is the set of characters seen in training."""
+"""One id per byte, or one per character: tokenizers without pieces of words."""
 
 import collections
 import functools
@@ -8,10 +8,42 @@ from typing import Any, Self
 import numpy as np
 import tensorflow as tf
 
-from zoo.tokenizers.base import END, REPLACEMENT, UNKNOWN, Tokenizer, string_vector
-from zoo.tokenizers.training import frequent_characters
+from zoo.tokenizers.base import (
+    END,
+    REPLACEMENT,
+    UNKNOWN,
+    Tokenizer,
+    numbered_pieces,
+    string_vector,
+)
+from zoo.tokenizers.ragged import joined_bytes
+from zoo.tokenizers.training import batches, frequent_characters
 
-_NUM_SPECIAL = 2
+
+class ByteTokenizer(Tokenizer):
+    """Bytes as tokens: ids 0 to 255 are the bytes, 256 is "<|end|>".
+
+    `decode(encode(x)) == x` for any bytes, valid UTF-8 or not.
+
+    Example:
+        >>> ByteTokenizer().encode(["é"]).to_list()
+        [[195, 169]]
+    """
+
+    kind = "byte"
+    splits_anywhere = True
+    vocabulary = None
+    end_id = 256
+
+    def __init__(self):
+        self.special_tokens = {END: self.end_id}
+
+    def encode(self, strings: Any) -> tf.RaggedTensor:
+        data, splits = joined_bytes(string_vector(strings))
+        return tf.RaggedTensor.from_row_splits(tf.cast(data, tf.int32), splits, validate=False)
+
+    def _texts(self) -> list[bytes]:
+        return [*(bytes([value]) for value in range(256)), b""]
 
 
 class CharacterTokenizer(Tokenizer):
@@ -23,12 +55,8 @@ class CharacterTokenizer(Tokenizer):
     is in the vocabulary: then that is its id).
 
     Args:
-        vocabulary: the known characters in any order, as one string or an iterable of
-            one-character strings.
-
-    Raises:
-        ValueError: it is empty, repeats a character, or has an element that is not one character
-            that UTF-8 can hold.
+        vocabulary: the known characters in any order, as one string or a list of one-character
+            strings. ValueError if there is none, one is repeated, or UTF-8 cannot hold it.
 
     Example:
         >>> CharacterTokenizer("ab").encode(["abc"]).to_list()
@@ -37,23 +65,19 @@ class CharacterTokenizer(Tokenizer):
 
     kind = "character"
     config_names = ("vocabulary",)
-    lossless = False
     splits_anywhere = True
     unknown_id = 0
     end_id = 1
 
     def __init__(self, vocabulary: Iterable[str]):
-        characters = list(vocabulary)
+        characters = list(vocabulary) if isinstance(vocabulary, str) else vocabulary
+        characters = [*numbered_pieces(characters, "vocabulary")]
         for character in characters:
-            is_one = isinstance(character, str) and len(character) == 1
-            if not is_one or "\ud800" <= character <= "\udfff":
+            if len(character) != 1 or "\ud800" <= character <= "\udfff":
                 raise ValueError(
                     f"vocabulary: {character!r} is not one Unicode character; every element must "
                     "be a one-character string and no surrogate (U+D800 to U+DFFF)."
                 )
-        repeated = [char for char, n in collections.Counter(characters).items() if n > 1]
-        if repeated:
-            raise ValueError(f"vocabulary: repeated characters {repeated[:10]!r}; list each once.")
         if not characters:
             raise ValueError("vocabulary: no characters; train on text that is not empty.")
         self.vocabulary = "".join(sorted(characters))
@@ -72,34 +96,24 @@ class CharacterTokenizer(Tokenizer):
             texts: strings, or bytes read as UTF-8 with U+FFFD for what is invalid.
             max_vocabulary_size: at most this many ids, the two special ones included: the most
                 frequent characters stay, of equally frequent ones the lower code points.
-                Default: no limit.
-            min_count: leaves out characters seen fewer times (default 1: keeps all).
-
-        Raises:
-            TypeError: a single string.
-            ValueError: a size below 3, or no character is left.
+            min_count: leaves out characters seen fewer times; ValueError if none is left.
 
         Example:
             >>> CharacterTokenizer.train(["aab"], max_vocabulary_size=3).vocabulary
             'a'
         """
-        if max_vocabulary_size is not None and max_vocabulary_size <= _NUM_SPECIAL:
+        special = len((UNKNOWN, END))
+        if max_vocabulary_size is not None and max_vocabulary_size <= special:
             raise ValueError(
                 f"max_vocabulary_size={max_vocabulary_size} is too small for characters beside "
-                f"the {_NUM_SPECIAL} special ids; pass at least {_NUM_SPECIAL + 1}."
+                f"the {special} special ids; pass at least {special + 1}."
             )
-        kept = frequent_characters(texts, min_count)
-        return cls(kept if max_vocabulary_size is None else kept[: max_vocabulary_size - 2])
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        vocabulary = config.get("vocabulary")
-        if config.get("kind") == cls.kind and not isinstance(vocabulary, str):
-            raise TypeError(
-                "vocabulary must be one string of all characters, found "
-                f"{type(vocabulary).__name__}."
-            )
-        return super().from_config(config)
+        counts: collections.Counter[str] = collections.Counter()
+        for batch in batches(texts):
+            for text in batch:
+                counts.update(text.decode("utf-8", "replace") if isinstance(text, bytes) else text)
+        limit = None if max_vocabulary_size is None else max_vocabulary_size - special
+        return cls(frequent_characters(counts, min_count)[:limit])
 
     def encode(self, strings: Any) -> tf.RaggedTensor:
         points = tf.strings.unicode_decode(string_vector(strings), "UTF-8")
@@ -107,7 +121,7 @@ class CharacterTokenizer(Tokenizer):
         last = len(self._id_of_code_point) - 1
         return points.with_flat_values(tf.gather(table, tf.minimum(points.flat_values, last)))
 
-    def pieces(self) -> list[bytes]:
+    def _texts(self) -> list[bytes]:
         return [REPLACEMENT, b"", *(character.encode() for character in self.vocabulary)]
 
     @functools.cached_property
@@ -117,5 +131,5 @@ class CharacterTokenizer(Tokenizer):
         # takes 8 ms for 1.1 MB (15 with 8000 characters) against 3, and fails on no values.
         points = np.array([ord(character) for character in self.vocabulary])
         table = np.full(points.max() + 2, self.unknown_id, dtype=np.int32)
-        table[points] = np.arange(_NUM_SPECIAL, _NUM_SPECIAL + len(points))
+        table[points] = 2 + np.arange(len(points))
         return table
