@@ -159,7 +159,7 @@ class ClassifyTask(_TableTask):
         super().__init__(config, data_dir, splits, labels, {"num_classes": len(labels)})
         weights = np.ones(len(labels), np.float32)
         if data.class_weights != "none":
-            weights = class_weights(splits.train.label, labels, data.class_weights)
+            weights = class_weights(self.train_ids, len(labels), data.class_weights)
         self.encode_table(self.train_ids, weights[self.train_ids])
 
     def loss_target(self):
