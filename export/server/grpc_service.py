@@ -13,13 +13,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 from tensorflow_serving.apis import model_service_pb2, prediction_service_pb2
 
-from export.server.api.requests import (
-    INFERENCE,
-    infer,
-    model_metadata,
-    model_status,
-    reload_config,
-)
+from export.server.api import requests
 from export.server.metrics import Metrics
 from export.server.models.manager import Manager
 from export.server.status import RequestClock, ServingError, unexpected
@@ -52,7 +46,7 @@ def add_services(server: grpc.Server, manager: Manager, metrics: Metrics, reload
         asked = request.tasks if api == "MultiInference" else [request]
         name = asked[0].model_spec.name if asked else ""
         with metrics.counting(name, "GRPC", api, clock):
-            return infer(api, manager, request, clock)
+            return requests.infer(api, manager, request, clock)
 
     def reload(request, _, context: grpc.ServicerContext):
         if not reloads:
@@ -60,12 +54,16 @@ def add_services(server: grpc.Server, manager: Manager, metrics: Metrics, reload
                 grpc.StatusCode.PERMISSION_DENIED,
                 "this server takes no configuration over gRPC (--noallow_reload_over_grpc)",
             )
-        return reload_config(manager, request, lambda: not context.is_active())
+        return requests.reload_config(manager, request, lambda: not context.is_active())
 
     calls = {
-        **{api: functools.partial(predict, api) for api in INFERENCE},
-        "GetModelMetadata": lambda request, *_: model_metadata(manager, request),
-        "GetModelStatus": lambda request, *_: model_status(manager, request),
+        **{api: functools.partial(predict, api) for api in requests.INFERENCE},
+        "GetModelMetadata": lambda request, *_: requests.model_metadata(
+            manager, requests.required_spec(request), request.metadata_field
+        ),
+        "GetModelStatus": lambda request, *_: requests.model_status(
+            manager, requests.required_spec(request)
+        ),
         "HandleReloadConfigRequest": reload,
     }
     for service in _SERVICES:
@@ -118,15 +116,15 @@ def add_reflection(server: grpc.Server, services: list[str]) -> None:
     """Adds gRPC reflection, by which clients can list these services and itself."""
     servicer = reflection.ReflectionServicer([*services, reflection.SERVICE_NAME])
 
-    def readable(requests: Iterator) -> Iterator:
-        for request in requests:
+    def readable(received: Iterator) -> Iterator:
+        for request in received:
             if isinstance(request, _Unreadable):
                 raise ServingError(grpc.StatusCode.INTERNAL, request.reason)
             yield request
 
-    def reflect(requests, context):
+    def reflect(received, context):
         try:
-            yield from servicer.ServerReflectionInfo(readable(requests), context)
+            yield from servicer.ServerReflectionInfo(readable(received), context)
             return
         except ServingError as error:
             failure = error

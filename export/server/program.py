@@ -1,5 +1,6 @@
 """The program `python -m export.server`: from its command line to its end."""
 
+import contextlib
 import ctypes
 import importlib.metadata
 import os
@@ -111,10 +112,9 @@ def _stop(server: Server) -> None:
 
 def version_text() -> str:
     """What `--version` prints: this server, and the TensorFlow it runs on."""
-    try:
+    version = "from source"  # run from a checkout
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         version = importlib.metadata.version("keras-lm-zoo")
-    except importlib.metadata.PackageNotFoundError:  # run from a checkout
-        version = "from source"
     return (
         f"TensorFlow ModelServer: export.server ({version})\nTensorFlow Library: {tf.__version__}"
     )

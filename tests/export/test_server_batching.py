@@ -460,7 +460,7 @@ def test_parameters_of_a_version(folder, tmp_path):
         (copy / item.name).symlink_to(item)
     (copy / BATCHING_FILE).write_text("max_batch_size{value:2} batch_timeout_micros{value:300000}")
     servable, _ = loader.load("m", 2, str(copy))
-    assert servable._batched._parameters.num_batch_threads == 3
+    assert servable._batched.parameters.num_batch_threads == 3
     answers = together(servable, "sums", [rows(value) for value in range(4)])
     assert [answer["rows"].tolist() for answer in answers] == [[2]] * 4
     servable.close()

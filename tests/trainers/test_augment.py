@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainers.data.augment import augment_tagged, augment_texts
@@ -13,7 +13,7 @@ from trainers.data.config import AugmentConfig
 from zoo.config import ConfigError, from_dict
 
 NEW = ("new0", "new1", "new2")
-ROWS, WORDS = 1000, 40
+ROWS, WORDS = 500, 40
 # Every word once, so that each can be followed.
 UNIQUE = [[f"w{row}_{place}" for place in range(WORDS)] for row in range(ROWS)]
 TEXTS = [" ".join(words) for words in UNIQUE]
@@ -43,6 +43,7 @@ def assert_share(count, of, rate):
     assert abs(count / of - rate) < 5 * np.sqrt(rate * (1 - rate) / of)
 
 
+@settings(max_examples=8)
 @given(st.lists(st.binary(max_size=9), max_size=4), seeds, units)
 def test_nothing_switched_on_changes_no_byte(texts, seed, unit):
     assert augment_texts(texts, AugmentConfig(unit=unit), seed).numpy().tolist() == texts
@@ -116,6 +117,7 @@ def test_share_of_texts_that_change_and_the_words_that_come_in():
     assert len({word.split("_")[0] for word in came}) > 0.9 * ROWS
 
 
+@settings(max_examples=15)
 @given(st.lists(st.text(max_size=6), max_size=5), configs, seeds, units)
 def test_any_text(texts, config, seed, unit):
     config = from_dict(AugmentConfig, {**vars(config), "unit": unit})
@@ -171,6 +173,7 @@ def entities(row):
     return [list(run) for is_entity, run in runs if is_entity]
 
 
+@settings(max_examples=15)
 @given(tagged_rows(), configs, seeds, st.sampled_from([0, 7]))
 def test_entities_survive(rows, config, seed, outside_id):
     words = tf.ragged.constant([[w for w, _ in row] for row in rows], tf.string, 1)

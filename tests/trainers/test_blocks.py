@@ -1,6 +1,8 @@
 """Blocks and compression: no byte lost, cuts where no token changes, damage told by file."""
 
+import bz2
 import gzip
+import lzma
 import random
 
 import pytest
@@ -9,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainers.data import text as text_module
-from trainers.data.documents import read_documents
+from trainers.data.config import DataConfig
+from trainers.data.corpus import read_documents
 from trainers.data.text import (
     content_size,
     keeps_lines,
     line_start,
-    open_bytes,
     plain_name,
     read_blocks,
 )
@@ -34,8 +36,9 @@ def text_files(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["t.txt", "t.txt.gz", "t.txt.zst"])
-def test_blocks_are_the_file_and_end_with_lines(text_files, name):
-    found = list(read_blocks(text_files[name], block_bytes=50))
+def test_blocks_are_the_file_and_end_with_lines(text_files, name, monkeypatch):
+    monkeypatch.setattr(text_module, "BLOCK_BYTES", 50)
+    found = list(read_blocks(text_files[name]))
     assert b"".join(block.content for block in found) == TEXT
     assert [block.is_last for block in found] == [False] * (len(found) - 1) + [True]
     assert not any(block.is_cut for block in found)
@@ -48,7 +51,7 @@ def test_blocks_are_the_file_and_end_with_lines(text_files, name):
         assert block.content[-1:] == b"\n" and not block.content[-2:-1].isspace()
         assert not TEXT[block.offset + len(block.content) :][:1].isspace()
     assert content_size(text_files[name]) == len(TEXT)
-    assert read_documents(text_files[name])[0].text.encode() == TEXT
+    assert read_documents(text_files[name], DataConfig(train="t"))[0].text.encode() == TEXT
 
 
 @given(st.integers(0, len(TEXT)), st.integers(0, len(TEXT)), st.integers(1, 200))
@@ -56,6 +59,7 @@ def test_parts_of_a_file_follow_each_other(text_files, first, second, size):
     first, second = sorted((first, second))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text_module, "LOOK_BYTES", 16)
+        patch.setattr(text_module, "BLOCK_BYTES", size)
         path = text_files["t.txt"]
         cuts = [line_start(path, first), line_start(path, second)]
         assert cuts == sorted(cuts) and all(cut >= at for cut, at in zip(cuts, (first, second)))
@@ -63,24 +67,26 @@ def test_parts_of_a_file_follow_each_other(text_files, first, second, size):
         whole = b"".join(
             block.content
             for start, stop in parts
-            for block in read_blocks(path, start=start, stop=stop, block_bytes=size)
+            for block in read_blocks(path, start=start, stop=stop)
         )
     assert whole == TEXT
     for cut in cuts:
         assert cut in (0, len(TEXT)) or TEXT[cut - 1 : cut] == b"\n"
 
 
-def test_a_text_without_line_breaks_is_one_block(tmp_path):
+def test_a_text_without_line_breaks_is_one_block(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_module, "BLOCK_BYTES", 10)
     path = tmp_path / "t.txt"
     path.write_bytes(b"x" * 1000)
-    assert [len(block.content) for block in read_blocks(str(path), block_bytes=10)] == [1000]
+    assert [len(block.content) for block in read_blocks(str(path))] == [1000]
     assert line_start(str(path), 5) == 1000
 
 
-def test_a_limit_may_cut_anywhere_and_says_so(text_files):
+def test_a_limit_may_cut_anywhere_and_says_so(text_files, monkeypatch):
+    monkeypatch.setattr(text_module, "BLOCK_BYTES", 50)
     for limit in (1, 7, 100, len(TEXT) - 1, len(TEXT), len(TEXT) + 1):
         for name in text_files:
-            found = list(read_blocks(text_files[name], limit=limit, block_bytes=50))
+            found = list(read_blocks(text_files[name], limit=limit))
             assert b"".join(block.content for block in found) == TEXT[:limit]
             assert found[-1].is_cut == (limit < len(TEXT))
 
@@ -90,16 +96,26 @@ def test_a_file_that_became_shorter_is_told(text_files):
         list(read_blocks(text_files["t.txt"], stop=len(TEXT) + 5))
 
 
-def test_broken_zstandard_is_told(tmp_path):
-    packed = zstandard.compress(random.Random(0).randbytes(3000).hex().encode())
-    path = tmp_path / "t.txt.zst"
-    for broken in (packed[:-20], packed[:5], b"no zstandard", packed + b"junk!!", packed[:-1]):
-        path.write_bytes(broken)
-        with pytest.raises(ValueError, match=r"t\.txt\.zst: broken Zstandard file.*zstd -t"):
-            read_documents(str(path))
+PACK = {
+    ".gz": gzip.compress,
+    ".zst": zstandard.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+}
+
+
+@pytest.mark.parametrize("suffix", PACK)
+def test_packed_files_are_read_or_told(tmp_path, suffix):
+    content = random.Random(0).randbytes(3000).hex()
+    packed, path = PACK[suffix](content.encode()), tmp_path / f"t.txt{suffix}"
+    broken = [packed[:-20], packed[:-1], packed[:5], b"something else"]
+    for bad in broken + [packed + b"junk!!"] * (suffix in (".gz", ".zst")):
+        path.write_bytes(bad)
+        for options in ({}, {"max_bytes": 10**6}):
+            with pytest.raises(ValueError, match=rf"t\.txt\{suffix}: broken \w+ file.* -t"):
+                read_documents(str(path), DataConfig(train="t", **options))
     path.write_bytes(packed)
-    with open_bytes(str(path)) as file:
-        assert len(file.read()) == 6000
+    assert read_documents(str(path), DataConfig(train="t"))[0].text == content
 
 
 def test_names_and_encodings():

@@ -6,22 +6,16 @@ import os
 import pytest
 
 from trainers.data import datasets
-from trainers.data.datasets import (
-    NAMED_DATASETS,
-    Published,
-    describe_datasets,
-    read_labeled_source,
-    read_questions_source,
-    read_tagged_source,
-)
+from trainers.data.config import DataConfig
+from trainers.data.datasets import NAMED_DATASETS, describe_datasets
 from trainers.data.examples import label_classes
+from trainers.data.sources import find_published
 
 SHARED = os.environ.get("ZOO_DATA")
-READERS = {
-    "classify": read_labeled_source,
-    "tag": read_tagged_source,
-    "span": read_questions_source,
-}
+
+
+def read_examples(task, source, data_dir=None, **options):
+    return datasets.read_examples(task, source, DataConfig(train=source, **options), data_dir)
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +34,7 @@ def put(tmp_path, name, content):
 @pytest.mark.parametrize("name", NAMED_DATASETS)
 def test_every_set_is_read_whole(name, warnings):
     named = NAMED_DATASETS[name]
-    examples = READERS[named.kind](name, data_dir=SHARED)
+    examples = read_examples(named.kind, name, SHARED)
     assert len(examples) == named.size and not warnings
     if named.kind == "classify":
         classes = {"banking77": 77, "sentence_polarity": 2, "csl": 13}[name.split("/")[0]]
@@ -57,10 +51,10 @@ def test_local_files_come_first(tmp_path):
     put(tmp_path, "csl_zh/cls_ctg_dev.tsv", "to category\t“标题\t历史学\n")
     put(tmp_path, "wnut17/emerging.dev.conll", "a\tB-person\n\t\nb\tO\n")
     data_dir = str(tmp_path)
-    examples = read_labeled_source("banking77/test", data_dir=data_dir, label_column="ignored")
+    examples = read_examples("classify", "banking77/test", data_dir, label_column="ignored")
     assert examples.text == ["Hi, you"] and examples.where == ["banking77/test.csv:2"]
-    assert read_labeled_source("csl/dev", data_dir=data_dir).label == ["历史学"]
-    tagged = read_tagged_source("wnut17/dev", data_dir=data_dir)
+    assert read_examples("classify", "csl/dev", data_dir=data_dir).label == ["历史学"]
+    tagged = read_examples("tag", "wnut17/dev", data_dir=data_dir)
     assert tagged.where == ["wnut17/emerging.dev.conll:1", "wnut17/emerging.dev.conll:3"]
 
 
@@ -68,24 +62,24 @@ def test_zoo_data_is_searched(tmp_path, monkeypatch):
     put(tmp_path, "xquad/xquad.en.json", '{"data": []}')
     monkeypatch.setenv("ZOO_DATA", str(tmp_path))
     with pytest.raises(ValueError, match=r"xquad\.en\.json: no questions"):
-        read_questions_source("xquad_en")
+        read_examples("span", "xquad_en")
 
 
 def test_polarity_tests_on_every_tenth_line(tmp_path):
     for label in ("neg", "pos"):
         lines = "".join(f"{label} {i} é \n" for i in range(1, 26))
         put(tmp_path, f"sentence_polarity/rt-polarity.{label}", lines)
-    test = read_labeled_source("sentence_polarity/test", data_dir=str(tmp_path))
+    test = read_examples("classify", "sentence_polarity/test", data_dir=str(tmp_path))
     assert test.text == ["neg 10 é", "neg 20 é", "pos 10 é", "pos 20 é"]
     assert test.label == ["neg"] * 2 + ["pos"] * 2
     assert test.where[0] == "sentence_polarity/rt-polarity.neg:10"
-    train = read_labeled_source("sentence_polarity/train", data_dir=str(tmp_path))
+    train = read_examples("classify", "sentence_polarity/train", data_dir=str(tmp_path))
     assert len(train) == 46 and not set(train.where) & set(test.where)
 
 
 def test_polarity_says_where_to_get_it(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"rt-polarity\.neg.*not set.*nltk_data.*DATA_DIR"):
-        read_labeled_source("sentence_polarity/train")
+        read_examples("classify", "sentence_polarity/train")
 
 
 def test_a_published_file_is_downloaded_once(tmp_path, monkeypatch):
@@ -100,8 +94,8 @@ def test_a_published_file_is_downloaded_once(tmp_path, monkeypatch):
         os.link(source, path)
 
     monkeypatch.setattr("trainers.data.sources.download", download)
-    file = Published("set/a.csv", "owner/repository/0123/data/a.csv", checksum).find(None)
     url = "https://raw.githubusercontent.com/owner/repository/0123/data/a.csv"
+    file = find_published("set/a.csv", url, checksum, None)
     assert asked == [(url, checksum)]
     assert file.name == "set/a.csv" and file.path == str(tmp_path / "cache" / "set" / "a.csv")
 
@@ -128,20 +122,20 @@ def test_every_published_file_has_a_fixed_commit_and_checksum(monkeypatch):
 
 def test_paths_work_as_names_do(tmp_path):
     put(tmp_path, "my.csv", "review,stars\ngood,5\n")
-    options = {"text_column": "review", "label_column": "stars", "numeric_labels": True}
-    examples = read_labeled_source("my.csv", data_dir=str(tmp_path), **options)
+    options = {"text_column": "review", "label_column": "stars"}
+    examples = read_examples("regress", "my.csv", data_dir=str(tmp_path), **options)
     assert examples.label == ["5"] and examples.where == ["my.csv:2"]
     put(tmp_path, "my.conll", "a\tI-x\n")
-    assert read_tagged_source(str(tmp_path / "my.conll"), scheme="iob1").tags == [["B-x"]]
+    assert read_examples("tag", str(tmp_path / "my.conll"), scheme="iob1").tags == [["B-x"]]
 
 
 def test_wrong_names_list_the_right_ones(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"banking78.*by name: banking77/train"):
-        read_labeled_source("banking78", data_dir=str(tmp_path))
+        read_examples("classify", "banking78", data_dir=str(tmp_path))
     with pytest.raises(ValueError, match=r"'drcd/dev' is a data set of kind 'span'.*wnut17/train"):
-        read_tagged_source("drcd/dev")
+        read_examples("tag", "drcd/dev")
     with pytest.raises(FileNotFoundError, match="by name: drcd/dev, drcd/test, xquad_en"):
-        read_questions_source("nothing.json")
+        read_examples("span", "nothing.json")
 
 
 def test_the_list_names_every_set():

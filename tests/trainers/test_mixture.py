@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from trainers.data import pipeline
 from trainers.data.config import MAX_BLOCK, block_counts
-from trainers.data.mixture import MixedStream
+from trainers.data.pipeline import MixedStream
 
 FEW = settings(max_examples=12)
 STRIDE = 10_000  # between the ids of two streams: an id tells its stream and its place

@@ -245,11 +245,11 @@ def test_training_on_a_mixture_and_going_on(mixed, tmp_path, monkeypatch, family
 
 
 def test_a_corpus_can_choose_the_best_and_another_weight_is_another_run(mixed, tmp_path, files):
-    config = mixed(monitor="val_loss/letters", steps=20)
+    config = mixed(monitor="val_loss/letters", steps=10)
     train(config, tmp_path / "run")
     with pytest.raises(ConfigError, match=r"monitor='val_loss/greek': .*val_loss/letters"):
         _ = make_task(mixed(monitor="val_loss/greek")).monitor
-    other = mixed(data=mixed_data(files, (1, 1)), monitor="val_loss/letters", steps=20)
+    other = mixed(data=mixed_data(files, (1, 1)), monitor="val_loss/letters", steps=10)
     with pytest.raises(WorkdirError, match=r"data.mixture: \["):
         train(other, tmp_path / "run")
 

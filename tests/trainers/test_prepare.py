@@ -226,12 +226,12 @@ def test_a_job_goes_on_where_it_was(tmp_path, monkeypatch):
     expected = prepare(settings, tmp_path / "whole")
     done, real = [], job.write_unit
 
-    def fails(folder, plan, number, *rest):
+    def fails(folder, plan, tokenizer, number):
         if number == 2 and 2 not in done:
             done.append(2)
             raise OSError("no space left")
         done.append(number)
-        return real(folder, plan, number, *rest)
+        return real(folder, plan, tokenizer, number)
 
     monkeypatch.setattr(job, "write_unit", fails)
     out = tmp_path / "out"
@@ -329,7 +329,8 @@ def prepared_text(tmp_path_factory, text_file):
 
 @pytest.mark.parametrize("family", ["gpt", "lstm"])
 def test_a_model_trains_on_prepared_text(tmp_path, tiny, prepared_text, family):
-    settings = tiny(family, data=_with(tiny(family).data, train=str(prepared_text)))
+    data = _with(tiny(family).data, train=str(prepared_text))
+    settings = tiny(family, data=data, steps=10, sample_prompts=())
     bundle = train(settings, tmp_path / "run")
     assert bundle.tokenizer.fingerprint == open_prepared(prepared_text).tokenizer.fingerprint
     with open(tmp_path / "run" / "metrics.jsonl") as file:
@@ -412,7 +413,9 @@ def test_settings_that_do_not_fit_the_prepared_text(tmp_path, tiny, prepared_tex
     assert "data.validation" in message(validation="other.txt")
     settings = tiny("gpt", data=_with(tiny("gpt").data, train=str(prepared_text)))
     settings = _with(settings, model={**settings.model, "context_length": 4096})
-    with pytest.raises(ValueError, match="validation tokens, fewer than context_length"):
+    with pytest.raises(
+        ValueError, match=r"prepared.*the validation text has .* fewer than context_length"
+    ):
         make_task(settings)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from trainers.data.config import DataConfig, PrepareConfig
 from trainers.data.prepare import job
-from trainers.data.prepare.job import prepare, prepare_with_beam
+from trainers.data.prepare.job import prepare
 from trainers.data.shards import open_prepared, verify
 
 pytest.importorskip("apache_beam")
@@ -29,7 +29,7 @@ def config(tmp_path_factory):
 def test_beam_makes_the_same_shards(tmp_path, config, options):
     expected = prepare(config, tmp_path / "local")
     assert len(expected.shards) > 6
-    found = prepare_with_beam(config, tmp_path / "beam", options=options)
+    found = prepare(config, tmp_path / "beam", beam=options)
     assert found == expected
     verify(tmp_path / "beam")
     names = [shard.file for shard in expected.shards]
@@ -42,17 +42,17 @@ def test_beam_makes_the_same_shards(tmp_path, config, options):
 def test_beam_goes_on_with_what_a_local_job_left(tmp_path, config, monkeypatch):
     real = job.write_unit
 
-    def fails(folder, plan, number, *rest):
+    def fails(folder, plan, tokenizer, number):
         if number == 2:
             raise OSError("no space left")
-        return real(folder, plan, number, *rest)
+        return real(folder, plan, tokenizer, number)
 
     monkeypatch.setattr(job, "write_unit", fails)
     with pytest.raises(OSError, match="no space left"):
         prepare(config, tmp_path / "out")
     made = []
-    monkeypatch.setattr(job, "write_unit", lambda *rest: made.append(rest[2]) or real(*rest))
-    index = prepare_with_beam(config, tmp_path / "out")
+    monkeypatch.setattr(job, "write_unit", lambda *rest: made.append(rest[3]) or real(*rest))
+    index = prepare(config, tmp_path / "out", beam=[])
     assert min(made) == 2 and len(made) == max(made) - 1
     assert open_prepared(tmp_path / "out").index == index
-    assert prepare_with_beam(config, tmp_path / "out") == index
+    assert prepare(config, tmp_path / "out", beam=[]) == index

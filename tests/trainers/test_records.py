@@ -8,11 +8,16 @@ import pytest
 import tensorflow as tf
 import zstandard
 
+from trainers.data import corpus
 from trainers.data import text as text_module
-from trainers.data.documents import Document, Reading, find_source, read_documents
-from trainers.data.sources import NAMED_SOURCES
+from trainers.data.config import DataConfig
+from trainers.data.corpus import Document
 
 TEXTS = ["first", "zwei\nLinien", "трети €", "四"]
+
+
+def read_documents(source, data_dir=None, **options):
+    return corpus.read_documents(source, DataConfig(train=source, **options), data_dir)
 
 
 def rows(path, **options):
@@ -80,8 +85,8 @@ def test_csv_and_tsv(tmp_path):
     assert rows(tmp_path / "t.txt", **options) == [Document("t.txt:1", "b")]
     with pytest.raises(ValueError, match=r"t\.txt: cannot tell its format.*csv, tsv, jsonl"):
         rows(tmp_path / "t.txt")
-    with pytest.raises(ValueError, match=r"data.format='lines' has no rows"):
-        rows(tmp_path / "t.txt", format="lines")
+    with pytest.raises(ValueError, match=r"no rows in 'folders'"):
+        rows(tmp_path / "t.txt", format="folders")
 
 
 def test_tfrecords(tmp_path):
@@ -191,12 +196,3 @@ def test_an_address_needs_its_checksum(tmp_path, monkeypatch):
             read_documents(f"{address}#sha256={checksum}")
     with pytest.raises(ValueError, match=r"no address"):
         read_documents(f"https://[host/a.txt#sha256={checksum}")
-
-
-def test_every_named_source_has_a_licence():
-    assert all(source.licence for source in NAMED_SOURCES.values())
-
-
-def test_named_sources_know_how_they_are_read():
-    files, reading = find_source("python_stdlib", Reading(encoding="latin-1"))
-    assert files and reading.encoding == "utf-8" and reading.split == "files"

@@ -4,9 +4,14 @@ import json
 
 import pytest
 
-from trainers.data.squad import read_questions
+from trainers.data import labeled
+from trainers.data.config import DataConfig
 
 CONTEXT = "漢斯 👩\u200d🔬 said “naïve”\r\nin 1786."
+
+
+def read_questions(source, **options):
+    return labeled.read_questions(source, DataConfig(train=source, **options))
 
 
 def entry(name="q1", text="1786", start=None, **fields):
@@ -151,8 +156,6 @@ def test_broken_files_are_refused(tmp_path, content, expected):
         assert part in message
 
 
-def test_unknown_options_and_missing_files_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"mismatched='drop'.*'skip'"):
-        read(tmp_path, "{}", mismatched="drop")
+def test_a_missing_file_is_told(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.json"):
         read_questions(str(tmp_path / "none.json"))

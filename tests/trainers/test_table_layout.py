@@ -2,14 +2,18 @@
 
 import bz2
 import json
-import lzma
 
 import pytest
 
-from trainers.data.labeled import read_labeled
+from trainers.data import labeled
+from trainers.data.config import DataConfig
 from trainers.data.tables import inspect_table
 
 REVIEWS = [("I liked the film, all of it", "pos"), ("what a long evening it was", "neg")] * 3
+
+
+def read_labeled(source, data_dir=None, task="classify", **options):
+    return labeled.read_labeled(source, DataConfig(train=source, **options), data_dir, task)
 
 
 def look(tmp_path, content, task="classify", name="a.csv"):
@@ -32,9 +36,8 @@ def table(separator, header=("review", "stars"), rows=REVIEWS):
 def test_separators_and_headers(tmp_path, separator, name, format, file):
     found = look(tmp_path, "\n".join(table(separator)), name=file)
     assert (found.format, found.separator, found.encoding) == (format, name, "utf-8")
-    assert found.header and found.columns == ("review", "stars") and found.rows_seen == 6
+    assert found.header and found.columns == ("review", "stars")
     assert (found.text_columns, found.label_column) == (("review",), "stars")
-    assert any("'review' is the text" in reason for reason in found.reasons)
     found = look(tmp_path, "\n".join(table(separator, header=None)), name=file)
     assert not found.header and found.columns == ("0", "1")
     assert (found.text_columns, found.label_column) == (("0",), "1")
@@ -82,26 +85,21 @@ def test_json_lines_and_arrays(tmp_path):
         read_labeled(str(tmp_path / "a.json"))
     (tmp_path / "a.json").write_text('[{"text": "a"}\n{"text": "b"}]')
     with pytest.raises(ValueError, match=r"a\.json:1: not JSON .*no comma"):
-        read_labeled(str(tmp_path / "a.json"), label_column=None)
+        read_labeled(str(tmp_path / "a.json"), task="embed")
     squad = '{"version": "1.1", "data": []}'
     assert look(tmp_path, squad, "span", "a.json").format == "squad"
 
 
-@pytest.mark.parametrize(("suffix", "pack"), [(".bz2", bz2.compress), (".xz", lzma.compress)])
-def test_packed_tables(tmp_path, suffix, pack):
-    packed = pack("\n".join(table(",")).encode())
-    assert look(tmp_path, packed, name=f"a.csv{suffix}").label_column == "stars"
+def test_packed_tables(tmp_path):
+    packed = bz2.compress("\n".join(table(",")).encode())
+    assert look(tmp_path, packed, name="a.csv.bz2").label_column == "stars"
     options = {"text_column": "review", "label_column": "stars"}
-    assert len(read_labeled(str(tmp_path / f"a.csv{suffix}"), **options)) == 6
-    for broken in (packed[:-9], b"something else"):
-        (tmp_path / f"a.csv{suffix}").write_bytes(broken)
-        with pytest.raises(ValueError, match=r"a\.csv\.\w+: broken \w+ file.*-t"):
-            read_labeled(str(tmp_path / f"a.csv{suffix}"), **options)
+    assert len(read_labeled(str(tmp_path / "a.csv.bz2"), **options)) == 6
 
 
 def test_short_sentences_are_no_names_of_columns(tmp_path):
     found = look(tmp_path, "Go.\tVe.\nRun!\tCorre.\nI see.\tYa veo.\n", "embed", "spa.txt")
-    assert not found.header and found.rows_seen == 3
+    assert not found.header
     assert found.text_columns == ("0", "1")
 
 

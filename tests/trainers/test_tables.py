@@ -9,8 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainers.data.labeled import read_labeled
-from trainers.data.rows import delimited_rows, json_rows
+from trainers.data import labeled
+from trainers.data.config import DataConfig
+from trainers.data.rows import text_rows
+
+
+def read_labeled(source, data_dir=None, task="classify", **options):
+    return labeled.read_labeled(source, DataConfig(train=source, **options), data_dir, task)
 
 
 def read(tmp_path, content, name="a.csv", **options):
@@ -51,9 +56,8 @@ def test_named_and_numbered_columns_and_headers(tmp_path):
     numbered = {"text_column": "2", "label_column": "-3"}
     assert read(tmp_path, content, **numbered).text == ["text", "hi"]
     assert read(tmp_path, content, **numbered, header="first").label == ["x"]
-    names = ["id", "label", "text", "more"]
-    assert read(tmp_path, content, header=names).where == ["a.csv:1", "a.csv:2"]
-    assert read(tmp_path, content, text_column=2, label_column=None).label is None
+    assert read(tmp_path, content, **numbered).where == ["a.csv:1", "a.csv:2"]
+    assert read(tmp_path, content, text_column=2, task="embed").label is None
 
 
 def test_a_line_of_names_above_numbered_columns_is_warned_about(tmp_path, warnings):
@@ -80,19 +84,14 @@ def test_a_field_of_any_length_is_read(tmp_path):
         ("a,b\n", {"header": "none"}, ["/a.csv:1", "'text'", "0 to 1 (no names)"]),
         ("a,b\n", {"text_column": "0", "label_column": "2"}, ["'2' (label_column)", "0 to 1"]),
         ("text;label\na;b\n", {}, ["'text'", "'text;label'"]),
-        ("text,label,text\na,b,c\n", {}, ["/a.csv:1: 2 columns are called 'text'"]),
+        ("text,label,text\na,b,c\n", {}, ["/a.csv:1: 2 columns 'text' (text_column)"]),
         ("text,label\na,b\nc,d,e\n", {}, ["/a.csv:3: 3 column(s)", "has 2", "quotes"]),
         ('text,label\n"a\n\n",b\n\nc\n', {}, ["/a.csv:6: 1 column(s)"]),
-        ("a,b,c\n", {"header": ["text", "label"]}, ["/a.csv:1: 3 column(s)", "has 2"]),
         ('text,label\na,b\n"c,d\ne,f\n', {}, ["/a.csv:3: the quotes of the row that starts here"]),
         ('text,label\n"a" b,c\n', {}, ["/a.csv:2: the quotes"]),
-        ("text,label\na,b\nc, \n", {}, ["/a.csv:3: no label in column 'label'", "=None"]),
+        ("text,label\na,b\nc, \n", {}, ["/a.csv:3: no label in column 'label'", "--task=lm"]),
         ("", {}, ["/a.csv: no examples", "1 file(s)"]),
         ("\ufefftext,label\r\n", {}, ["/a.csv: no examples"]),
-        ("text,label\na,b\n", {"header": "yes"}, ["header='yes'"]),
-        ("text,label\na,b\n", {"format": "xlsx"}, ["format='xlsx'", "jsonl"]),
-        ("text,label\na,b\n", {"format": "lines"}, ["has no labels", "label_column=None"]),
-        ("text,label\na,b\n", {"encoding": "utf8000"}, ["utf8000"]),
         ("text,label\ncafé,b\n".encode("latin-1"), {}, ["/a.csv: binary or not utf-8", "latin-1"]),
         ("text,label\na,b\n".encode("utf-16"), {}, ["/a.csv", "utf-16"]),
     ],
@@ -104,10 +103,10 @@ def test_bad_tables_are_refused(tmp_path, content, options, expected):
 
 
 def test_numeric_labels(tmp_path):
-    good = read(tmp_path, "text,label\na, -1.5e2 \nb,3\n", numeric_labels=True)
+    good = read(tmp_path, "text,label\na, -1.5e2 \nb,3\n", task="regress")
     assert good.label == ["-1.5e2", "3"]
     for bad in ("high", "nan", "inf", "-Infinity", "1e999", "1_0", "1,5", "0x1"):
-        message = error(tmp_path, f'text,label\na,1\nb,"{bad}"\n', numeric_labels=True)
+        message = error(tmp_path, f'text,label\na,1\nb,"{bad}"\n', task="regress")
         assert "a.csv:3" in message and repr(bad) in message and "finite number" in message
 
 
@@ -137,7 +136,7 @@ def test_what_the_csv_module_writes_is_read_back(rows):
     file = io.StringIO()
     csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL).writerows(rows)
     columns = {"text_column": "0", "label_column": "1"}
-    found = list(delimited_rows("a.csv", file.getvalue(), "csv", columns))
+    found = list(text_rows("a.csv", file.getvalue(), "csv", columns, DataConfig(train="a.csv")))
     assert [(row["text_column"], row["label_column"]) for _, row in found] == rows
     lines = file.getvalue().split("\n")
     assert all(lines[line - 1].startswith('"') for line, _ in found)
@@ -147,7 +146,7 @@ def test_what_the_csv_module_writes_is_read_back(rows):
 def test_labels_that_are_no_finite_numbers_are_no_classes(tmp_path, warnings, label):
     content = f"text,label\nnan,a\nc, {label} \n"
     assert f"/a.csv:3: the label in column 'label' is {label!r}" in error(tmp_path, content)
-    assert read(tmp_path, content, label_column=None).text == ["nan", "c"]  # a word may be "nan"
+    assert read(tmp_path, content, task="embed").text == ["nan", "c"]  # a word may be "nan"
     assert "1 text(s) are NaN" in warnings[0] and "a.csv:2" in warnings[0]
 
 
@@ -172,10 +171,9 @@ def test_tsv_with_quotes_is_read_as_asked(tmp_path, warnings):
 
 def test_tsv_without_header(tmp_path):
     content = "to category\t标题，一\t历史学\nto category\t标题二\t管理学\n"
-    names = ["task", "text", "label"]
-    assert read(tmp_path, content, "a.tsv", header=names).label == ["历史学", "管理学"]
     numbered = {"text_column": "1", "label_column": "2"}
-    assert read(tmp_path, content, "a.tsv", **numbered).text == ["标题，一", "标题二"]
+    examples = read(tmp_path, content, "a.tsv", **numbered)
+    assert examples.text == ["标题，一", "标题二"] and examples.label == ["历史学", "管理学"]
     assert "/a.tsv:1: no column 'text'" in error(tmp_path, content, "a.tsv")
 
 
@@ -200,7 +198,8 @@ def test_json_lines(tmp_path, warnings):
 
 
 def test_half_a_pair_is_replaced(warnings):
-    (row,) = json_rows("a.jsonl", r'{"t": "a\ud83d \ud83d\ude00"}', {"text_column": "t"})
+    text, data = r'{"t": "a\ud83d \ud83d\ude00"}', DataConfig(train="a")
+    (row,) = text_rows("a.jsonl", text, "jsonl", {"text_column": "t"}, data)
     assert row == (1, {"text_column": "a\ufffd 😀"})
     assert "1 field(s)" in warnings[0]
 
@@ -233,7 +232,7 @@ def test_bad_json_lines_are_refused(tmp_path, line, expected):
 
 def test_json_numbers_that_are_not_finite_are_no_labels(tmp_path):
     content = '{"text": "a", "label": 2}\n{"text": "b", "label": NaN}\n'
-    assert "a.jsonl:2" in error(tmp_path, content, "a.jsonl", numeric_labels=True)
+    assert "a.jsonl:2" in error(tmp_path, content, "a.jsonl", task="regress")
 
 
 # Folders, lines, several files.
@@ -248,18 +247,12 @@ def test_a_folder_per_label(tmp_path, warnings):
     assert examples.where == ["neg/1.txt:1", "pos/1.txt:1", "pos/2.txt:1"]
     assert "1 of 3" in warnings[0]
     assert read_labeled(str(tmp_path / "reviews/*/1.txt")).label == ["neg", "pos"]
-    assert read_labeled(str(tmp_path / "reviews"), label_column=None).label is None
+    assert read_labeled(str(tmp_path / "reviews"), task="embed").label is None
     (tmp_path / "reviews" / "urls.txt").write_text("not a review")
     with pytest.raises(ValueError, match=r"urls\.txt.*side by side.*glob"):
         read_labeled(str(tmp_path / "reviews"))
     with pytest.raises(ValueError, match="no pair_column"):
         read_labeled(str(tmp_path / "reviews"), pair_column="b")
-
-
-def test_lines_without_labels(tmp_path):
-    examples = read(tmp_path, "one\n \ntwo", "a.txt", label_column=None)
-    assert examples.text == ["one", "two"] and examples.where == ["a.txt:1", "a.txt:3"]
-    assert "cannot tell the format" in error(tmp_path, "one", "a.txt")
 
 
 def test_several_files_gzip_and_mixed_folders(tmp_path, warnings):
@@ -273,6 +266,8 @@ def test_several_files_gzip_and_mixed_folders(tmp_path, warnings):
     with pytest.raises(ValueError, match=r"LICENSE.*\.csv.*data\.pattern"):
         read_labeled(str(tmp_path))
     assert len(read_labeled(str(tmp_path), pattern="*.csv")) == 2
+    with pytest.raises(ValueError, match="cannot tell the format"):
+        read_labeled(str(tmp_path / "LICENSE"))
 
 
 def test_a_missing_file_is_told(tmp_path):

@@ -5,6 +5,7 @@ Nothing here imports TensorFlow or Keras, so that a mistaken setting is told at 
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -21,11 +22,17 @@ Share = Annotated[float, Field(ge=0, le=1)]
 MAX_BLOCK = 10_000
 _EXACT, _CLOSE = 1e-9, 5e-3
 _COLUMNS = ["text_column", "pair_column", "label_column", "id_column", "token_column", "tag_column"]
-_RATES = ("delete", "swap", "insert", "replace", "mask")
+_TOO_LARGE = {
+    "source_bytes": "more than {:,} bytes of text, unpacked, are to be held in memory. Read a part "
+    "of running text with --set=data.max_bytes=..., or prepare it in pieces with "
+    "python -m trainers.data.prepare",
+    "row_bytes": "a row (line, record) of more than {:,} bytes. Cut it, or check that no line "
+    "break or quote is missing",
+    "download_bytes": "the download has more than {:,} bytes. Check the address",
+}
 
 
-def require(holds: bool, rule: str, value: Any) -> None:
-    """Raises ConfigError with the rule and the value unless it holds."""
+def _require(holds: bool, rule: str, value: Any) -> None:
     if not holds:
         raise ConfigError(f"{rule}. Received: {value!r}")
 
@@ -48,57 +55,28 @@ class Limits:
     """Sizes beyond which reading stops with an error, as bytes arrive; None is no limit.
 
     Attributes:
-        source_bytes: int, text of a source (a file, folder or glob, unpacked) that is held in
-            memory. Defaults to 1 GiB. `python -m trainers.data.prepare` reads larger ones in
-            pieces.
-        row_bytes: int, one row of a table, line of JSON, CoNLL or running text, or record, as
-            UTF-8. Defaults to 16 MiB.
-        download_bytes: int, a file from an address. Defaults to 16 GiB.
+        source_bytes: text of a source (a file, folder or glob, unpacked) that is held in memory.
+            `python -m trainers.data.prepare` reads larger ones in pieces.
+        row_bytes: one row of a table, line of JSON, CoNLL or running text, or record, as UTF-8.
+        download_bytes: a file from an address.
     """
 
     source_bytes: Positive | None = 1 << 30
     row_bytes: Positive | None = 1 << 24
     download_bytes: Positive | None = 1 << 34
 
-    def check_source(self, size: int, where: str) -> None:
-        """Raises ValueError if a source has more than `source_bytes` so far."""
-        self._check(
-            "source_bytes",
-            size,
-            f"{where}: more than {{limit:,}} bytes of text, unpacked, are to be held in memory. "
-            "Read a part of running text with --set=data.max_bytes=..., or prepare it in pieces "
-            "with python -m trainers.data.prepare",
-        )
-
-    def check_row(self, row: str | int, where: str) -> None:
-        """Raises ValueError if a row, its text or its size so far, is over `row_bytes`."""
-        if isinstance(row, str):
-            row = len(row) if row.isascii() else len(row.encode("utf-8", "surrogatepass"))
-        self._check(
-            "row_bytes",
-            row,
-            f"{where}: a row (line, record) of more than {{limit:,}} bytes. Cut it, or check that "
-            "no line break or quote is missing",
-        )
-
-    def check_download(self, size: int, where: str) -> None:
-        """Raises ValueError if a download has, or announces, more than `download_bytes`."""
-        self._check(
-            "download_bytes",
-            size,
-            f"{where}: the download has more than {{limit:,}} bytes. Check the address",
-        )
-
-    def _check(self, name: str, size: int, message: str) -> None:
+    def check(self, name: str, size: int | str, where: str) -> None:
+        """Raises ValueError if `size`, of a text its bytes, is over the limit called `name`."""
         limit = getattr(self, name)
-        if limit is not None and size > limit:
+        if limit is None:
+            return
+        if isinstance(size, str):
+            size = len(size) if size.isascii() else len(size.encode("utf-8", "surrogatepass"))
+        if size > limit:
             raise ValueError(
-                f"{message.format(limit=limit)}; or raise the limit with "
+                f"{where}: {_TOO_LARGE[name].format(limit)}; or raise the limit with "
                 f"--set=data.limits.{name}=... (null: no limit)."
             )
-
-
-DEFAULT_LIMITS = Limits()
 
 
 @config_dataclass
@@ -106,22 +84,18 @@ class AugmentConfig:
     """How often words of training texts change; by default never. EDA's rates are 0.05 to 0.1.
 
     Attributes:
-        delete: float in [0, 1). Share of words that are left out; a text keeps at least one.
-            Defaults to 0.
-        swap: float in [0, 1). Share of words that change places with one another, all over the
-            text. Defaults to 0.
-        insert: float in [0, 1). New words for each word, put before or after it. Defaults to 0.
-        replace: float in [0, 1). Share of words with another one in their place. Defaults to 0.
-        mask: float in [0, 1). Share of words with `mask_token` in their place. Defaults to 0.
-        mask_token: str. Defaults to "[MASK]".
+        delete: share of words that are left out; a text keeps at least one.
+        swap: share of words that change places with one another, all over the text.
+        insert: new words for each word, put before or after it.
+        replace: share of words with another one in their place.
+        mask: share of words with `mask_token` in their place.
+        mask_token: what stands for a masked word.
         unit: "word" (what spaces divide) or "character", for Chinese and for scripts without
-            spaces; characters that are spaces stay. Defaults to "word".
-        probability: float in [0, 1]. Share of texts that may change at all. Defaults to 1.
-        vocabulary: tuple of str, to draw new words from, evenly. Empty: the words of the batch.
+            spaces; characters that are spaces stay.
+        probability: share of texts that may change at all.
+        vocabulary: words to draw new ones from, evenly. Empty: the words of the batch.
 
-    Raises:
-        ConfigError: a rate is out of range, or delete + replace + mask is above 1: a word suffers
-            only one of these, so that each keeps its rate.
+    A word suffers only one of delete, replace and mask, so that each keeps its rate.
     """
 
     delete: Fraction = 0.0
@@ -137,15 +111,16 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         shares = (self.delete, self.replace, self.mask)
         rule = "delete, replace and mask must sum to at most 1: a word suffers only one"
-        require(sum(shares) <= 1, rule, shares)
+        _require(sum(shares) <= 1, rule, shares)
         for word in (self.mask_token, *self.vocabulary):
             rule = "mask_token and vocabulary must be words without spaces"
-            require(word.split() == [word], rule, word)
+            _require(word.split() == [word], rule, word)
 
     @property
     def is_off(self) -> bool:
         """True where nothing can change."""
-        return self.probability == 0 or not any(getattr(self, name) for name in _RATES)
+        rates = (self.delete, self.swap, self.insert, self.replace, self.mask)
+        return self.probability == 0 or not any(rates)
 
 
 @config_dataclass
@@ -153,15 +128,10 @@ class MaskingConfig:
     """How much is masked for a masked language model, and how.
 
     Attributes:
-        rate: float in (0, 1]. Share of a row's candidates that the model must predict; at least
-            one is chosen. Defaults to 0.15.
-        mask_share: float. Of those, the share shown as the mask token. Defaults to 0.8.
-        random_share: float. The share shown as a random token; the rest is shown as it is.
-            Defaults to 0.1.
-        whole_words: bool. A word's pieces are chosen together or not at all. Defaults to False.
-
-    Raises:
-        ConfigError: a share is out of range, or the two sum to more than 1.
+        rate: share of a row's candidates that the model must predict; at least one is chosen.
+        mask_share: of those, the share shown as the mask token.
+        random_share: the share shown as a random token; the rest is shown as it is.
+        whole_words: whether a word's pieces are chosen together or not at all.
     """
 
     rate: Annotated[float, Field(gt=0, le=1)] = 0.15
@@ -171,7 +141,7 @@ class MaskingConfig:
 
     def __post_init__(self) -> None:
         shares = (self.mask_share, self.random_share)
-        require(sum(shares) <= 1, "mask_share and random_share must sum to at most 1", shares)
+        _require(sum(shares) <= 1, "mask_share and random_share must sum to at most 1", shares)
 
 
 @config_dataclass
@@ -179,9 +149,8 @@ class MixedCorpus:
     """A corpus of `data.mixture`.
 
     Attributes:
-        train: what `data.train` takes: a file, glob, folder, address, named corpus, or a folder
-            that `python -m trainers.data.prepare` made.
-        weight: float above 0, its part of what is read; weights need not add up to 1.
+        train: what `data.train` takes.
+        weight: above 0, its part of what is read; weights need not add up to 1.
         name: what metrics and the report call it; "" is `train`.
         validation: what to validate on, None holds out a share of `train`.
         encoding, split, pattern, max_bytes, format, text_column: as in `DataConfig`, for this
@@ -201,10 +170,10 @@ class MixedCorpus:
 
     def __post_init__(self) -> None:
         _columns_as_text(self, "text_column")
-        require(bool(self.train), "data.mixture: `train` of each corpus must name a text", "")
+        _require(bool(self.train), "data.mixture: `train` of each corpus must name a text", "")
         usable = math.isfinite(self.weight) and self.weight > 0
         rule = f"data.mixture: the weight of {self.title!r} must be a number above 0, such as 2"
-        require(usable, f"{rule} (leave the corpus out to read nothing of it)", self.weight)
+        _require(usable, f"{rule} (leave the corpus out to read nothing of it)", self.weight)
 
     @property
     def title(self) -> str:
@@ -217,70 +186,66 @@ class DataConfig:
     """Where the data comes from, how it is read, and how it becomes batches.
 
     Attributes:
-        train: running text (tasks lm, mlm): a file, glob, folder, address or named corpus, see
-            `trainers.data.sources`, or a folder that `python -m trainers.data.prepare` made;
-            labelled data (the other tasks): a file or a named set, see `trainers.data.datasets`.
+        train: running text (tasks lm, mlm): a file, glob, folder, address, named corpus, or folder
+            that `python -m trainers.data.prepare` made; labelled data: a file or a named set.
         validation: the same, for validation; None holds out part of `train`.
         mixture: MixedCorpus, corpora that are read in proportion to their weights, in place of
             `train`, which is "" or one of theirs (tasks lm, mlm); () reads `train` alone.
         test: labelled data that is looked at once, when training is over; None has no test.
-        validation_fraction: float, share held out: of the characters of running text, of the
-            examples (of each class alike) of labelled data. Defaults to 0.1.
-        test_fraction: float, share of the examples held out as test examples where there is no
-            `test`; 0 holds none out. Defaults to 0, and to 0.1 where `--set=data.train` takes the
-            place of the data of a recipe that has a test.
-        encoding: codec of the files. Defaults to "utf-8".
+        validation_fraction: share held out: of the characters of running text, of the examples
+            (of each class alike) of labelled data.
+        test_fraction: share of the examples held out as test where there is no `test`; 0.1 where
+            `--set=data.train` takes the place of the data of a recipe that has a test.
+        encoding: codec of the files.
         invalid: "replace" puts U+FFFD for bytes that are not valid, "strict" stops.
-
         split: "files" makes each file of running text a document, "lines" each line, "rows" the
-            `text_column` of each row (CSV, TSV, JSON lines, Parquet, TFRecord, Hugging Face).
+            `text_column` of each row (CSV, TSV, JSON lines, Parquet, TFRecord, Hugging Face),
+            "poems" each line of title TAB author TAB body, "articles" each article of WikiText.
         pattern: of the files in a folder, such as "*.txt"; None takes every file.
-        max_bytes: int, reads no more running text than that; None reads all.
+        max_bytes: reads no more running text than that; None reads all.
         start_text: one token's text, read in place of an empty prompt (task lm); "" is the
             end-of-text token, which stands before every document of a corpus of several.
         order: "windows" draws windows in random order, each once an epoch; "segments" draws
-            segments of consecutive windows, and carries the state of an LSTM from one window to
-            the next of its segment (truncated back-propagation through time).
-        segment_windows: int, windows of a segment. Defaults to 16.
-        document_mask: bool, whether tokens see those of their own document only, where a window
-            holds several, and count positions from its start (a GPT, task lm). Defaults to False.
-
+            segments of consecutive windows, and carries the state of an LSTM through each
+            (truncated back-propagation through time).
+        segment_windows: windows of a segment.
+        document_mask: whether tokens see those of their own document only, where a window holds
+            several, and count positions from its start (a GPT, task lm).
         tokenizer: "character" (Unicode code points) or "byte" (needs no training), for task lm;
             "wordpiece" for the others; "bytepair" (GPT-2's and RoBERTa's kind) or "sentencepiece"
             (a model that there is) for all.
-        max_vocabulary_size: int, of a vocabulary that is trained; None keeps all characters, and
-            8000 pieces.
-        min_count: int, characters seen less often become unknown; byte pairs seen less often, or
-            once, are not merged. Defaults to 1.
+        max_vocabulary_size: of a vocabulary that is trained; None keeps all characters, and 8000
+            pieces.
+        min_count: characters seen less often become unknown; byte pairs seen less often, or once,
+            are not merged.
         vocabulary: what to use in place of training: a `vocab.txt` (WordPiece), a `tokenizer.json`
             or a folder with it or with `vocab.json` and `merges.txt` (byte pairs), a `.model`
             (SentencePiece, which needs it).
         vocabulary_from: further text to train an encoder's vocabulary on; None: `train` only.
-        lowercase: bool, WordPiece lower-cases and strips accents. Defaults to True.
-
+        lowercase: whether WordPiece lower-cases and strips accents.
         format: of rows: "auto" by name, or "csv", "tsv", "jsonl", "json" (an array), "parquet",
-            "tfrecord"; of labelled data also "folders" and "lines".
+            "tfrecord"; of labelled data also "folders", a text per file in a folder per label.
         text_column, pair_column, label_column: names in the header, or numbers from 0, from the
             end with a minus sign. pair_column is the second text of tasks pair, embed and, where
             given, regress.
         id_column: only checked: ids that repeat are counted in a warning; None: there are none.
         header: "first" if the first line names the columns, "none" if there are no names; "auto"
             is "none" if all columns are given by number.
-        quotes: bool, whether quotes enclose fields; None: in CSV yes, in TSV no.
+        quotes: whether quotes enclose fields; None: in CSV yes, in TSV no.
         token_column, tag_column: columns of a CoNLL file, by number as above or by name: of
             CoNLL-U, such as FORM and UPOS, or of a line that names them.
         separator: of the columns of a CoNLL file: "tab", "space" (any run of blanks), "auto"
             looks; of a table: "comma", "tab", "semicolon" or "pipe", "auto" goes by the format.
-        scheme: of its tags: "auto", "bio", "iob1", "iob2", "bioes", or "raw" for parts of speech.
-        mismatched: what becomes of answers that do not stand where the file says: "error" or
-            "skip".
+        scheme: of its tags: "auto", "bio", "iob1" (B- only between entities that touch), "iob2"
+            (the same as "bio"), "bioes", or "raw" for parts of speech.
+        mismatched: what becomes of answers that do not stand where the file says: "error", or
+            "skip", which leaves them out, and questions with no other answer, with a warning.
         buckets: lengths to which batches are padded, ascending; () makes 4 up to
             `text.max_length`. Each is compiled once.
         class_weights: "none", "balanced" (n / (classes x count)) or "sqrt" (its root).
         augment: AugmentConfig, changes to training texts, other ones every epoch; off by default.
         masking: MaskingConfig, for task mlm.
-        negative_windows: float in [0, 1], share kept of the windows without the answer (task
-            span). Defaults to 1.
+        negative_windows: share kept of the windows without the answer (task span).
         limits: Limits, sizes beyond which reading stops with an error.
     """
 
@@ -292,25 +257,22 @@ class DataConfig:
     test_fraction: Fraction = 0.0
     encoding: str = "utf-8"
     invalid: Literal["replace", "strict"] = "replace"
-
-    split: Literal["files", "lines", "rows"] = "files"
+    split: Literal["files", "lines", "rows", "poems", "articles"] = "files"
     pattern: str | None = None
-    max_bytes: int | None = None
+    max_bytes: Positive | None = None
     start_text: str = ""
     order: Literal["windows", "segments"] = "windows"
     segment_windows: Positive = 16
     document_mask: bool = False
-
     tokenizer: Literal["character", "byte", "wordpiece", "bytepair", "sentencepiece"] = "character"
     max_vocabulary_size: int | None = None
     min_count: Positive = 1
     vocabulary: str | None = None
     vocabulary_from: str | None = None
     lowercase: bool = True
-
-    format: Literal[
-        "auto", "csv", "tsv", "jsonl", "json", "folders", "lines", "parquet", "tfrecord"
-    ] = "auto"
+    format: Literal["auto", "csv", "tsv", "jsonl", "json", "folders", "parquet", "tfrecord"] = (
+        "auto"
+    )
     text_column: str | int = "text"
     pair_column: str | int | None = None
     label_column: str | int = "label"
@@ -331,29 +293,37 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _columns_as_text(self, *_COLUMNS)
+        try:
+            codecs.getincrementaldecoder(self.encoding)
+            b"a".decode(self.encoding, "replace")  # also refuses codecs not of text, such as hex
+        except (LookupError, UnicodeError) as error:
+            raise ConfigError(
+                f"unknown text encoding {self.encoding!r}. Use a Python codec name, for example "
+                "--set=data.encoding=utf-8 (or utf-16, latin-1, cp1252, gb18030, big5, shift_jis)."
+            ) from error
         if self.mixture:
             self._check_mixture()
         else:
-            require(bool(self.train), "data.train must name a text", self.train)
+            _require(bool(self.train), "data.train must name a text", self.train)
         ascending = (
             list(self.buckets) == sorted(set(self.buckets)) and min(self.buckets, default=4) >= 4
         )
-        require(ascending, "data.buckets must ascend from at least 4", self.buckets)
+        _require(ascending, "data.buckets must ascend from at least 4", self.buckets)
 
     def _check_mixture(self) -> None:
         titles = [corpus.title for corpus in self.mixture]
-        require(
+        _require(
             len(set(titles)) == len(titles),
             "data.mixture: two corpora have one name; set `name` of one of them",
             titles,
         )
-        require(
+        _require(
             self.train in ("", *(corpus.train for corpus in self.mixture)),
             "data.mixture is read in place of data.train, which is none of its corpora: set "
             "--set=data.train= as well",
             self.train,
         )
-        require(
+        _require(
             self.validation is None,
             "data.validation cannot be set with data.mixture: set `validation` of its corpora",
             self.validation,
@@ -374,18 +344,12 @@ class DataConfig:
 
     def corpora(self) -> dict[str, DataConfig]:
         """Name -> how each corpus of the mixture is read by itself; without one {"": self}."""
-        if not self.mixture:
-            return {"": self}
-        return {corpus.title: self._alone(corpus) for corpus in self.mixture}
-
-    def _alone(self, corpus: MixedCorpus) -> DataConfig:
-        own = {
-            field.name: getattr(corpus, field.name)
-            for field in dataclasses.fields(corpus)
-            if field.name not in ("name", "weight")
-        }
-        own = {name: value for name, value in own.items() if value is not None}
-        return dataclasses.replace(self, mixture=(), **own)
+        corpora = {"": self} if not self.mixture else {}
+        for corpus in self.mixture:
+            own = {name: value for name, value in vars(corpus).items() if value is not None}
+            del own["name"], own["weight"]
+            corpora[corpus.title] = dataclasses.replace(self, mixture=(), **own)
+        return corpora
 
 
 def block_counts(weights: Mapping[str, float]) -> dict[str, int]:
@@ -427,11 +391,11 @@ class PrepareConfig:
         data: DataConfig: source (`train`), validation, how text is read, the tokenizer.
         task: "lm" or "mlm", what the tokenizer is for: an encoder's has [MASK] and others.
         tokenizer_from: folder of a tokenizer or a bundle, None to make or train one.
-        tokenizer_mb: float, megabytes of text that a vocabulary is trained on, from all parts of
-            the source; characters are always counted in all of it. Defaults to 64.
-        shard_mb: float, megabytes of text that make a shard. Defaults to 64.
-        record_tokens: int, ids of a record. Defaults to 1024.
-        seed: int, chooses the documents that validate.
+        tokenizer_mb: megabytes of text that a vocabulary is trained on, from all parts of the
+            source; characters are always counted in all of it.
+        shard_mb: megabytes of text that make a shard.
+        record_tokens: ids of a record.
+        seed: chooses the documents that validate.
     """
 
     data: DataConfig
@@ -444,9 +408,9 @@ class PrepareConfig:
 
     def __post_init__(self) -> None:
         alone = not self.data.mixture
-        require(alone, "data.mixture: prepare each corpus by itself", self.data.named)
+        _require(alone, "data.mixture: prepare each corpus by itself", self.data.named)
         fits = tokenizers_for(self.task)
-        require(
+        _require(
             self.tokenizer_from is not None or self.data.tokenizer in fits,
             f"task {self.task!r} needs a tokenizer of kind {' or '.join(fits)}",
             self.data.tokenizer,

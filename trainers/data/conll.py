@@ -1,11 +1,8 @@
 """Tagged words in CoNLL columns: one word per line, a blank line after each sentence.
 
-Whatever scheme a file is written in, tags come out as BIO (also called IOB2): "B-type" starts an
-entity, "I-type" continues it, "O" is none. A sequence that breaks its scheme, such as "I-type"
-after "O", is read as the CoNLL evaluation script reads it: the word starts an entity.
-
-A line that starts with "#" before the first word of a sentence is a comment (CoNLL-U, MultiCoNER)
-unless it has the columns of a word and a tag: tweets begin with "#" as well.
+Tags of any scheme come out as BIO (IOB2). A sequence that breaks its scheme, such as "I-type" after
+"O", is read as the CoNLL evaluation script reads it. A line that starts with "#" before a sentence
+is a comment unless it has the columns of a word and a tag: tweets begin with "#" as well.
 """
 
 from __future__ import annotations
@@ -14,75 +11,38 @@ import functools
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 from absl import logging
 
-from trainers.data.config import DEFAULT_LIMITS, Limits
+from trainers.data.config import DataConfig
 from trainers.data.examples import TaggedTexts
 from trainers.data.rows import find_column, is_number
 from trainers.data.sources import find_files, read_files
 
-Scheme = Literal["bio", "iob1", "iob2", "bioes", "bioul", "raw"]
-
 _PREFIXED = re.compile(r"([BIESLU])-(.+)", re.DOTALL)
+_PREFIXES = {"bio": "BI", "iob1": "BI", "bioes": "BIELSU"}
+_BIOUL = {"L": "E", "U": "S"}  # other letters of the same meaning
 _CONLL_U = ["ID", "FORM", "LEMMA", "UPOS", "XPOS", "FEATS", "HEAD", "DEPREL", "DEPS", "MISC"]
 _NAMES = re.compile(r"#\s*global\.columns\s*=\s*(.*)")
 # IDs of CoNLL-U: of a word, of the surface form of several ("2-3"), of a word left out ("8.1").
 _ID = re.compile(r"\d+([-.]\d+)?")
 _BLANKS = re.compile("[ \t]+")  # no-break and ideographic spaces are part of a word
 Word = tuple[str, str, int]  # word, tag, line
-# What the prefixes of each scheme mean, in BIOES.
-_PREFIXES = {
-    "bio": {"B": "B", "I": "I"},
-    "iob1": {"B": "B", "I": "I"},
-    "bioes": {"B": "B", "I": "I", "E": "E", "L": "E", "S": "S", "U": "S"},
-}
-_OTHER_NAMES = {"iob2": "bio", "bioul": "bioes", "bilou": "bioes", "iobes": "bioes"}
 
 
-def read_tagged(
-    source: str,
-    *,
-    data_dir: str | None = None,
-    pattern: str | None = None,
-    token_column: str | int = 0,
-    tag_column: str | int = -1,
-    separator: Literal["auto", "tab", "space"] = "auto",
-    scheme: Scheme | Literal["auto"] = "auto",
-    encoding: str = "utf-8",
-    invalid: Literal["replace", "strict"] = "replace",
-    limits: Limits = DEFAULT_LIMITS,
-) -> TaggedTexts:
-    """Reads sentences of words with one tag each; lines of -DOCSTART- and comments are skipped.
+def read_tagged(source: str, data: DataConfig, data_dir: str | None = None) -> TaggedTexts:
+    """Reads sentences of words with one tag each from a file, folder or glob.
 
-    CoNLL-U is read by its words: surface forms of several ("2-3") and empty nodes are skipped.
-
-    Args:
-        source: a file, folder or glob, as in `sources.read_documents`; gzip too.
-        data_dir: where relative paths are looked for after the working directory.
-        pattern: which files of a folder or glob, such as "*.conll". Default: all.
-        token_column: number of the word's column, from 0; from the end: -1. Or its name: of
-            CoNLL-U (FORM), of a comment `# global.columns = FORM UPOS`, or of a line of names.
-        tag_column: the same for the tag; the last by default.
-        separator: "tab", or "space" for any run of spaces and tabs. "auto" is "tab" where all lines
-            have one (words may then hold spaces), "space" where none has; a file with both is
-            split so that all lines have as many columns.
-        scheme: how entities are written: "bio" (= "iob2"), "iob1" (B- only between entities that
-            touch), "bioes" (= "bioul"), or "raw" for tags that are no entities (parts of
-            speech), which are kept as they are. "auto" looks at all tags of the source.
-        encoding: of the files.
-        invalid: what becomes of invalid bytes, see `text.decode`.
-        limits: of all files together, and of a line.
+    Lines of -DOCSTART- and, in CoNLL-U, surface forms of several words ("2-3") are skipped. The
+    separator "auto" is "tab" where all lines have one (words may then hold spaces), "space" where
+    none has; a file with both is split so that all lines have as many columns.
     """
-    scheme = _known(scheme)
-    if separator not in ("auto", "tab", "space"):
-        raise ValueError(f"separator={separator!r}: use 'auto', 'tab' or 'space'.")
+    if data.separator not in ("auto", "tab", "space"):
+        raise ValueError(f"data.separator={data.separator!r}: use 'auto', 'tab' or 'space'.")
     sentences, places, where = [], [], []  # Of (word, tag, line); paths; names with lines.
-    files = find_files(source, data_dir, pattern)
-    columns = (str(token_column), str(tag_column))
-    for file, text in read_files(files, encoding=encoding, invalid=invalid, limits=limits):
-        for sentence in _Lines(file.path, text, separator, *columns, limits).sentences():
+    files = find_files(source, data_dir, data.pattern)
+    for file, text in read_files(files, data):
+        for sentence in _Lines(file.path, text, data).sentences():
             sentences.append(sentence)
             places.append(file.path)
             where.append(f"{file.name}:{sentence[0][2]}")
@@ -93,6 +53,7 @@ def read_tagged(
         )
     words = [[word for word, _, _ in sentence] for sentence in sentences]
     tags = [[tag for _, tag, _ in sentence] for sentence in sentences]
+    scheme = "bio" if data.scheme == "iob2" else data.scheme
     if scheme == "auto":
         scheme = _detect(tags)
         logging.info("%s: tag scheme %r", source, scheme)
@@ -105,7 +66,7 @@ def read_tagged(
     if scheme == "raw":
         return TaggedTexts(words, tags, where)
 
-    repaired, first = 0, ""
+    repaired = []  # places of the tags
     for index, sentence in enumerate(sentences):
         for _, tag, line in sentence:
             if _parse(tag, scheme) is None:
@@ -115,40 +76,25 @@ def read_tagged(
                     "set --set=data.scheme=..., or 'raw' for tags that are no entities."
                 )
         tags[index], problems = to_bio(tags[index], scheme)
-        if problems:
-            repaired += len(problems)
-            first = first or f"{places[index]}:{sentence[problems[0]][2]}"
+        repaired += [f"{places[index]}:{sentence[problem][2]}" for problem in problems]
     if repaired:
-        logging.warning(
+        message = (
             "%s: %d tag(s) break the scheme %r, the first at %s. They were read as the CoNLL "
-            "evaluation script reads them: a word inside no entity starts one",
-            source,
-            repaired,
-            scheme,
-            first,
+            "evaluation script reads them: a word inside no entity starts one"
         )
+        logging.warning(message, source, len(repaired), scheme, repaired[0])
     return TaggedTexts(words, tags, where)
 
 
-def to_bio(tags: Sequence[str], scheme: Scheme = "bio") -> tuple[list[str], list[int]]:
+def to_bio(tags: Sequence[str], scheme: str) -> tuple[list[str], list[int]]:
     """The tags of one sentence as BIO, repaired, and the positions that break its scheme.
 
-    These are: an inside or end without a start; under "iob1", a B- that touches no entity of its
-    type; under "bioes", an entity without its end (the position of its last word). "raw" tags stay
-    as they are.
+    Of "bioes", an entity without its end breaks it at its last word.
     """
-    scheme = _known(scheme)
-    if scheme == "raw":
-        return list(tags), []
-    if scheme == "auto":
-        raise ValueError("scheme='auto' is for whole files: use one of bio, iob1, bioes or raw.")
     bio, problems = [], set()
     open_kind, last_kind = "", ""  # Type of the entity that may go on; of the word before.
     for index, tag in enumerate([*tags, "O"]):  # The last one closes what is open.
-        parsed = _parse(tag, scheme)
-        if parsed is None:
-            raise ValueError(f"the tag {tag!r} at position {index} is not of scheme {scheme!r}.")
-        prefix, kind = parsed
+        prefix, kind = _parse(tag, scheme)
         starts = bool(kind) and (prefix in "BS" or kind != open_kind)
         if scheme == "iob1":
             is_broken = prefix == "B" and kind != last_kind
@@ -162,20 +108,12 @@ def to_bio(tags: Sequence[str], scheme: Scheme = "bio") -> tuple[list[str], list
     return bio[:-1], sorted(problems)
 
 
-def _known(scheme: str) -> str:
-    scheme = _OTHER_NAMES.get(scheme, scheme)
-    if scheme not in ("auto", "raw", *_PREFIXES):
-        known = ", ".join(["auto", "raw", *_PREFIXES, *_OTHER_NAMES])
-        raise ValueError(f"scheme={scheme!r}: use one of {known}.")
-    return scheme
-
-
 @functools.lru_cache(4096)  # A corpus has millions of tags, of which a few dozen differ.
 def _parse(tag: str, scheme: str) -> tuple[str, str] | None:
     """(prefix in BIOES, type) of a tag; None if the scheme has no such tag."""
     match = _PREFIXED.fullmatch(tag)
     if match and match[1] in _PREFIXES[scheme]:
-        return _PREFIXES[scheme][match[1]], match[2]
+        return _BIOUL.get(match[1], match[1]), match[2]
     return ("O", "") if tag == "O" else None
 
 
@@ -193,92 +131,67 @@ def _detect(sentences: list[list[str]]) -> str:
     return "iob1" if late_starts and not free_starts else "bio"
 
 
-# The lines of a file.
-
-
 class _Lines:
     """Splits one file into sentences of (word, tag, line)."""
 
-    def __init__(
-        self,
-        path: str,
-        text: str,
-        separator: str,
-        token_column: str,
-        tag_column: str,
-        limits: Limits,
-    ):
-        self.path = path
-        self.asked = {"token_column": token_column, "tag_column": tag_column}
-        self.lines = text.split("\n")
+    def __init__(self, path: str, text: str, data: DataConfig):
+        self.path, self.lines = path, text.split("\n")
+        self.asked = {"token_column": data.token_column, "tag_column": data.tag_column}
         for number, line in enumerate(self.lines, start=1):
-            limits.check_row(line, f"{path}:{number}")
-        marked = set(_marked(self.lines))
+            data.limits.check("row_bytes", line, f"{path}:{number}")
+        marked = dict.fromkeys(_marked(self.lines))
         # Of what are words for certain; a file may have no others than those that start with "#".
         words = [n for n, line in enumerate(self.lines) if not _ends(line) and n not in marked]
-        self.by_tab, self.width = _separation([self.lines[n] for n in words], separator)
-        self.header = None
-        names = self._names(words)
+        self.by_tab, self.width = _separation([self.lines[n] for n in words], data.separator)
+        self.header: int | None = None  # the line of names
+        names, self.has_ids = self._names(words)
+        place = f"{path}:{1 if self.header is None else self.header + 1}"
+        width = self.width if names is None else len(names)
         self.places = [
-            int(column) if names is None and is_number(column) else self._place(option, names)
+            int(column)
+            if names is None and is_number(column)
+            else find_column(column, names, width, option, place)
             for option, column in self.asked.items()
         ]
-        self._check_ids(words)
-        self.comments = self._comments(sorted(marked), words)
+        if self.has_ids and 0 in self.places:
+            raise ValueError(
+                f"{path}:{words[0] + 1 if words else 1}: column 0 holds the numbers of the words "
+                "(CoNLL-U), neither words nor tags. Name both columns, such as "
+                "--set=data.token_column=FORM --set=data.tag_column=UPOS."
+            )
+        self.comments = self._comments(marked, words)
 
     def sentences(self) -> Iterator[list[Word]]:
         """The sentences; lines of -DOCSTART- and blank ones end them."""
         sentence: list[Word] = []
-        for index, line in enumerate(self.lines):
+        for index, line in enumerate([*self.lines, ""]):
             if _ends(line):
                 if sentence:
                     yield sentence
                 sentence = []
             elif index not in self.comments and index != self.header:
                 row = self._split(line)
-                if not self._has_ids or row[0].isdecimal():
+                if not self.has_ids or row[0].isdecimal():
                     sentence.append((*self._columns(row, index), index + 1))
-        if sentence:
-            yield sentence
 
-    def _names(self, words: list[int]) -> list[str] | None:
-        """Names of the columns: of a comment, of a first line, of CoNLL-U; None without any."""
-        first = self._split(self.lines[words[0]]) if words else []
-        self._has_ids = len(first) == len(_CONLL_U) and _ID.fullmatch(first[0]) is not None
+    def _names(self, words: list[int]) -> tuple[list[str] | None, bool]:
+        """Names of the columns, None without any; and whether the first one numbers the words."""
         for line in self.lines:
             if named := _NAMES.match(line):
                 names = named[1].split()
-                self._has_ids = names[:1] == ["ID"]
-                return names
+                return names, names[:1] == ["ID"]
             if not line.startswith("#"):
                 break
+        first = self._split(self.lines[words[0]]) if words else []
+        has_ids = len(first) == len(_CONLL_U) and _ID.fullmatch(first[0]) is not None
         asked = [name for name in self.asked.values() if not is_number(name)]
         if asked and set(asked) <= set(first):
             self.header = words[0]
-            return first
-        return _CONLL_U if self._has_ids else None
+            return first, has_ids
+        return (_CONLL_U if has_ids else None), has_ids
 
-    def _place(self, option: str, names: list[str] | None) -> int:
-        width = self.width or len(names or ())
-        place = f"{self.path}:{1 if self.header is None else self.header + 1}"
-        if names is None:
-            have = f"0 to {width - 1}" if width else "numbers from 0"
-            raise ValueError(
-                f"{place}: no column {self.asked[option]!r} ({option}): the columns have no names "
-                f"here, they are {have}. Give the number with --set=data.{option}=..., or name "
-                'all columns in the first line ("# global.columns = FORM UPOS", or the names alone)'
-            )
-        return find_column(self.asked[option], names, len(names), option, place)
-
-    def _check_ids(self, words: list[int]) -> None:
-        if self._has_ids and 0 in self.places:
-            raise ValueError(
-                f"{self.path}:{words[0] + 1 if words else 1}: column 0 holds the numbers of the "
-                "words (CoNLL-U), neither words nor tags. Name both columns, such as "
-                "--set=data.token_column=FORM --set=data.tag_column=UPOS."
-            )
-
-    def _comments(self, marked: list[int], words: list[int]) -> set[int]:
+    def _comments(self, marked: Sequence[int], words: list[int]) -> set[int]:
+        """Those of the `marked` lines that are no words."""
         rows = [self._split(self.lines[index]) for index in words]
         tags = {row[self.places[1]] for row in rows if self._fits(row)} | {"O"}
         widths = {len(row) for row in rows}
@@ -293,13 +206,11 @@ class _Lines:
                     doubtful.append(index + 1)
             comments.add(index)
         if doubtful:
-            logging.warning(
+            message = (
                 "%s:%d: %d line(s) that start with # have the columns of a word, and a tag that no "
-                "other line has: they are left out as comments",
-                self.path,
-                doubtful[0],
-                len(doubtful),
+                "other line has: they are left out as comments"
             )
+            logging.warning(message, self.path, doubtful[0], len(doubtful))
         return comments
 
     def _split(self, line: str) -> list[str]:

@@ -4,6 +4,8 @@ A name stands wherever a path may: `--set=data.train=banking77/train` or `=my/tr
 looked for under data_dir (or ZOO_DATA), then downloaded once, with their checksum.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,29 +13,24 @@ from typing import Any, NamedTuple
 from trainers.data.config import DataConfig
 from trainers.data.conll import read_tagged
 from trainers.data.examples import LabeledTexts, Questions, TaggedTexts
-from trainers.data.labeled import read_labeled
-from trainers.data.sources import File, find_data_dir, find_published, find_unpublished, read_files
-from trainers.data.squad import read_questions
+from trainers.data.labeled import read_labeled, read_questions
+from trainers.data.sources import (
+    GITHUB,
+    find_data_dir,
+    find_published,
+    find_unpublished,
+    read_files,
+)
 
 Examples = LabeledTexts | TaggedTexts | Questions
+_READERS: dict[str, Callable[..., Examples]] = {
+    "classify": read_labeled,
+    "tag": read_tagged,
+    "span": read_questions,
+}
 
 
-@dataclasses.dataclass(frozen=True)
-class Published:
-    """A file on GitHub: its path under data_dir, REPOSITORY/COMMIT/PATH there, sha256."""
-
-    name: str
-    address: str
-    sha256: str
-
-    def find(self, data_dir: str | None) -> File:
-        """The file, local or downloaded; see `find_published`."""
-        url = f"https://raw.githubusercontent.com/{self.address}"
-        return find_published(self.name, url, self.sha256, data_dir)
-
-
-@dataclasses.dataclass(frozen=True)
-class NamedDataset:
+class NamedDataset(NamedTuple):
     """A data set: what it is for, what it holds, under which licence, how to read it."""
 
     kind: str
@@ -43,41 +40,24 @@ class NamedDataset:
     read: Callable[[str | None], Examples]
 
 
-def read_labeled_source(
-    source: str, *, data_dir: str | None = None, **options: Any
-) -> LabeledTexts:
-    """A named data set of texts with labels, or `read_labeled` of a path."""
-    return _read("classify", read_labeled, source, data_dir, options)
-
-
-def read_tagged_source(source: str, *, data_dir: str | None = None, **options: Any) -> TaggedTexts:
-    """A named data set of tagged words, or `read_tagged` of a path; as `read_labeled_source`."""
-    return _read("tag", read_tagged, source, data_dir, options)
-
-
-def read_questions_source(source: str, *, data_dir: str | None = None, **options: Any) -> Questions:
-    """A named data set of questions, or `read_questions` of a path; as `read_labeled_source`."""
-    return _read("span", read_questions, source, data_dir, options)
-
-
-_OF_ANY_FILE = ("pattern", "encoding", "invalid", "limits")
-_OF_TABLES = ("format", "text_column", "pair_column", "label_column", "id_column", "header")
-_READERS = {
-    "tag": (read_tagged_source, ("token_column", "tag_column", "separator", "scheme")),
-    "span": (read_questions_source, ("mismatched",)),
-}
-
-
-def read_examples(task: str, source: str, data: DataConfig, data_dir: str | None) -> Examples:
+def read_examples(
+    task: str, source: str, data: DataConfig, data_dir: str | None = None
+) -> Examples:
     """The examples of a task on labelled data, read as `data` says: a named data set or a path."""
-    tables = read_labeled_source, (*_OF_TABLES, "quotes", "separator")
-    reader, names = _READERS.get(task, tables)
-    options = {name: getattr(data, name) for name in (*_OF_ANY_FILE, *names)}
-    if task == "embed":
-        options["label_column"] = None
-    if task == "regress":
-        options["numeric_labels"] = True
-    return reader(source, data_dir=data_dir, **options)
+    kind = task if task in _READERS else "classify"
+    names = ", ".join(name for name, named in NAMED_DATASETS.items() if named.kind == kind)
+    if named := NAMED_DATASETS.get(source):
+        if named.kind != kind:
+            raise ValueError(
+                f"{source!r} is a data set of kind {named.kind!r}, and this task reads {kind!r}: "
+                f"use one of {names}, or a path."
+            )
+        return named.read(find_data_dir(data_dir))
+    options = (task,) if kind == "classify" else ()
+    try:
+        return _READERS[kind](source, data, data_dir, *options)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error} Data sets known by name: {names}.") from error
 
 
 def describe_datasets() -> str:
@@ -89,28 +69,10 @@ def describe_datasets() -> str:
     )
 
 
-def _read(
-    kind: str, reader: Callable, source: str, data_dir: str | None, options: dict[str, Any]
-) -> Any:
-    names = [name for name, data in NAMED_DATASETS.items() if data.kind == kind]
-    if named := NAMED_DATASETS.get(source):
-        if named.kind != kind:
-            raise ValueError(
-                f"{source!r} is a data set of kind {named.kind!r}, and this task reads {kind!r}: "
-                f"use one of {', '.join(names)}, or a path."
-            )
-        return named.read(find_data_dir(data_dir))
-    try:
-        return reader(source, data_dir=data_dir, **options)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error} Data sets known by name: {', '.join(names)}.") from error
-
-
 def _polarity(part: str) -> Callable[[str | None], LabeledTexts]:
     """Lines of two files, one per label: every tenth line of each tests, the others train.
 
-    The set has no split of its own, and published scores are of ten-fold cross-validation; this
-    is one of ten folds, fixed, and of equal classes.
+    One fixed fold of the ten of published scores, which are of cross-validation.
     """
 
     def read(data_dir: str | None) -> LabeledTexts:
@@ -118,32 +80,24 @@ def _polarity(part: str) -> Callable[[str | None], LabeledTexts]:
             "unpack sentence_polarity.zip of https://github.com/nltk/nltk_data (packages/corpora), "
             "so that DATA_DIR/sentence_polarity/rt-polarity.neg and .pos are there."
         )
-        names = ["sentence_polarity/rt-polarity.neg", "sentence_polarity/rt-polarity.pos"]
+        names = [f"sentence_polarity/rt-polarity.{label}" for label in ("neg", "pos")]
         files = [find_unpublished(name, data_dir, how) for name in names]
-        examples = LabeledTexts([], None, [], [])
-        # NLTK's copy is UTF-8 (the first publication was Latin-1).
-        for file, text in read_files(files, encoding="utf-8"):
-            for number, line in enumerate(text.split("\n"), start=1):
-                if line.strip() and (number % 10 == 0) == (part == "test"):
-                    examples.text.append(line.rstrip())
-                    examples.label.append(file.name[-3:])
-                    examples.where.append(f"{file.name}:{number}")
-        return examples
+        rows = [
+            (line.rstrip(), file.name[-3:], f"{file.name}:{number}")
+            # NLTK's copy is UTF-8 (the first publication was Latin-1).
+            for file, text in read_files(files, DataConfig(train=names[0]))
+            for number, line in enumerate(text.split("\n"), start=1)
+            if line.strip() and (number % 10 == 0) == (part == "test")
+        ]
+        texts, labels, where = map(list, zip(*rows))
+        return LabeledTexts(texts, None, labels, where)
 
     return read
 
 
-_BANKING = "PolyAI-LDN/task-specific-datasets/57ec275d8078af65b7731c2a98be812d844a6d6b/banking_data"
-_CSL = "ydli-ai/CSL/0f1ac0626d584cd3c72f8be26d329eb4f967cfd0/benchmark/cls_ctg"
-_WNUT = "leondz/emerging_entities_17/e52a2d2a71ac1a051ca2d532eef28653c5c02603"
-_DRCD = "DRCKnowledgeTeam/DRCD/b944790de5af02c5fbb7cd9cb1473d27d169eebf"
-_XQUAD = "google-deepmind/xquad/7d30520c717524000f0d9d2f9c10a069acd9d285"
-
-
 class _Collection(NamedTuple):
-    """Files on GitHub that are read alike; fields as `NamedDataset` and `Published` have them."""
+    """Files on GitHub, at REPOSITORY/COMMIT/PATH, that are read alike."""
 
-    read: Callable[..., Examples]
     options: dict[str, Any]
     kind: str
     about: str
@@ -152,54 +106,45 @@ class _Collection(NamedTuple):
     address: str
 
 
+_XQUAD = "google-deepmind/xquad/7d30520c717524000f0d9d2f9c10a069acd9d285"
 _COLLECTIONS = {
     "banking77": _Collection(
-        read_labeled,
         {"label_column": "category"},
         "classify",
         "questions to a bank in 77 intents, English",
         "CC BY 4.0",
         "banking77",
-        _BANKING,
+        "PolyAI-LDN/task-specific-datasets/57ec275d8078af65b7731c2a98be812d844a6d6b/banking_data",
     ),
     "csl": _Collection(
-        read_labeled,
-        {"header": ["task", "text", "label"]},
+        {"text_column": 1, "label_column": 2, "header": "none"},
         "classify",
         "titles of papers in 13 fields, Chinese",
         "Apache-2.0",
         "csl_zh",
-        _CSL,
+        "ydli-ai/CSL/0f1ac0626d584cd3c72f8be26d329eb4f967cfd0/benchmark/cls_ctg",
     ),
     "wnut17": _Collection(
-        read_tagged,
         {"scheme": "bio"},
         "tag",
         "rare entities of 6 types in posts, English",
         "CC BY 4.0",
         "wnut17",
-        _WNUT,
+        "leondz/emerging_entities_17/e52a2d2a71ac1a051ca2d532eef28653c5c02603",
     ),
     "drcd": _Collection(
-        read_questions,
         {},
         "span",
         "answers in Wikipedia, Traditional Chinese",
         "CC BY-SA 3.0",
         "drcd",
-        _DRCD,
+        "DRCKnowledgeTeam/DRCD/b944790de5af02c5fbb7cd9cb1473d27d169eebf",
     ),
     "xquad_en": _Collection(
-        read_questions, {}, "span", "answers in Wikipedia, English", "CC BY-SA 4.0", "xquad", _XQUAD
+        {}, "span", "answers in Wikipedia, English", "CC BY-SA 4.0", "xquad", _XQUAD
     ),
     "xquad_zh": _Collection(
-        read_questions,
-        {},
-        "span",
-        "the same questions, Simplified Chinese",
-        "CC BY-SA 4.0",
-        "xquad",
-        _XQUAD,
+        {}, "span", "the same questions, Simplified Chinese", "CC BY-SA 4.0", "xquad", _XQUAD
     ),
 }
 # name, file, examples, sha256
@@ -221,12 +166,13 @@ xquad_zh xquad.zh.json 1190 691d0b3359bc6b8faa8de931dfdfe21d50a65861ae348e32a0d1
 
 def _published(line: str) -> tuple[str, NamedDataset]:
     name, path, size, sha256 = line.split()
-    reader, options, kind, about, licence, folder, address = _COLLECTIONS[name.split("/")[0]]
-    remote = path.removeprefix("cls_ctg_")  # CSL's files are kept under longer names
-    file = Published(f"{folder}/{path}", f"{address}/{remote}", sha256)
+    options, kind, about, licence, folder, address = _COLLECTIONS[name.split("/")[0]]
+    # CSL's files are kept under longer names.
+    url = f"{GITHUB}{address}/{path.removeprefix('cls_ctg_')}"
 
     def read(data_dir: str | None) -> Examples:
-        examples = reader(file.find(data_dir).path, **options)
+        file = find_published(f"{folder}/{path}", url, sha256, data_dir)
+        examples = _READERS[kind](file.path, DataConfig(train=name, **options))
         return dataclasses.replace(examples, where=[f"{folder}/{w}" for w in examples.where])
 
     return name, NamedDataset(kind, about, int(size), licence, read)

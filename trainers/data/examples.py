@@ -1,7 +1,6 @@
 """Labelled data in memory: what the readers of tables, CoNLL and SQuAD files return.
 
-Each class is a set of columns of one length; `where` says where an example stands in its file,
-as "name:line", and is what messages about the example name.
+Columns of one length; `where` says where an example stands in its file, as "name:line".
 """
 
 import dataclasses
@@ -12,6 +11,8 @@ from typing import Literal, Self
 
 import numpy as np
 from absl import logging
+
+Parts = tuple[np.ndarray, np.ndarray]
 
 
 class _Columns:
@@ -58,45 +59,27 @@ class TaggedTexts(_Columns):
 
 @dataclasses.dataclass(frozen=True)
 class Questions(_Columns):
-    """Questions with the passages that answer them.
-
-    Attributes:
-        id: one of its own for each question.
-        question: what is asked.
-        context: the passage.
-        answers: right answers, each a substring of the context; [] if it has none.
-        starts: character (code point) offset of each answer: context[start:].startswith(answer).
-        where: "name: path in the JSON document" of each.
-        mismatched: answers of the file that were dropped because their offset does not match the
-            text.
-        left_out: questions of the file that were left out because they had no other answer.
-    """
+    """Questions with the passages that answer them."""
 
     id: list[str]
     question: list[str]
     context: list[str]
-    answers: list[list[str]]
-    starts: list[list[int]]
+    answers: list[list[str]]  # right ones, each a substring of the context; [] if there is none
+    starts: list[list[int]]  # character (code point) offset of each answer in the context
     where: list[str]
-    mismatched: int = 0
-    left_out: int = 0
+    mismatched: int = 0  # answers that were dropped: their offset does not match the text
+    left_out: int = 0  # questions that were left out because they had no other answer
 
 
 def warn_blank(what: str, values: Sequence[str], where: Sequence[str]) -> None:
     """One warning if some of `values` hold nothing but whitespace; they are kept."""
     blank = [place for value, place in zip(values, where) if not value.strip()]
     if blank:
-        logging.warning(
+        message = (
             "%d of %d entries of %s are empty or whitespace, the first at %s. They are kept: the "
-            "model sees only its special tokens there",
-            len(blank),
-            len(values),
-            what,
-            blank[0],
+            "model sees only its special tokens there"
         )
-
-
-# Labels as numbers, and one set of examples as two.
+        logging.warning(message, len(blank), len(values), what, blank[0])
 
 
 def label_classes(labels: Sequence[str], where: Sequence[str]) -> tuple[str, ...]:
@@ -113,9 +96,7 @@ def label_classes(labels: Sequence[str], where: Sequence[str]) -> tuple[str, ...
     return tuple(classes)
 
 
-def label_ids(
-    labels: Sequence[str], classes: Sequence[str], where: Sequence[str] | None = None
-) -> np.ndarray:
+def label_ids(labels: Sequence[str], classes: Sequence[str], where: Sequence[str]) -> np.ndarray:
     """The index of each label in `classes`: int32 [n]."""
     ids = {name: index for index, name in enumerate(classes)}
     unknown = [index for index, label in enumerate(labels) if label not in ids]
@@ -123,9 +104,8 @@ def label_ids(
         label = labels[unknown[0]]
         near = difflib.get_close_matches(label, classes, n=1)
         more = f", and {len(classes) - 20} more" if len(classes) > 20 else ""
-        place = where[unknown[0]] if where else f"example {unknown[0]}"
         raise ValueError(
-            f"{place}: unknown label {label[:80]!r}"
+            f"{where[unknown[0]]}: unknown label {label[:80]!r}"
             f"{f' (did you mean {near[0]!r}?)' if near else ''}; {len(unknown)} example(s) have "
             f"labels that are not in the training data. Known are: {', '.join(classes[:20])}{more}."
             " Correct the label, remove the row, or add examples of it to the training data."
@@ -134,10 +114,7 @@ def label_ids(
 
 
 def check_tags(examples: TaggedTexts, known: Sequence[str], source: str | None = None) -> None:
-    """Tells of tags that training does not know, whose words can only be got wrong.
-
-    Some, such as rare parts of speech, are warned about.
-    """
+    """Refuses tags of which training knows none, and warns about those that it does not know."""
     places = {}
     for tags, place in zip(examples.tags, examples.where):
         for tag in tags:
@@ -154,15 +131,11 @@ def check_tags(examples: TaggedTexts, known: Sequence[str], source: str | None =
             f"has {has}. Give data that are tagged alike (--set=data.validation=..., data.test), "
             "or null for a part of the training data."
         )
-    logging.warning(
-        "%s: %d tag(s) are not in the training data, so no answer can be right there: %s",
-        place,
-        len(unknown),
-        names,
-    )
+    message = "%s: %d tag(s) are not in the training data, so no answer can be right there: %s"
+    logging.warning(message, place, len(unknown), names)
 
 
-def label_numbers(labels: Sequence[str], where: Sequence[str] | None = None) -> np.ndarray:
+def label_numbers(labels: Sequence[str], where: Sequence[str]) -> np.ndarray:
     """The labels of a regression as float32 [n]."""
     numbers = np.empty(len(labels), np.float32)
     for index, label in enumerate(labels):
@@ -173,52 +146,40 @@ def label_numbers(labels: Sequence[str], where: Sequence[str] | None = None) -> 
             number = math.nan
         if not abs(number) <= float(np.finfo(np.float32).max):  # Neither is NaN.
             raise ValueError(
-                f"{where[index] if where else f'example {index}'}: the label {label!r} is not a "
-                "finite number, as regression needs. Correct it, remove the row, or point "
-                "--set=data.label_column=... at the column of numbers."
+                f"{where[index]}: the label {label!r} is not a finite number, as regression needs. "
+                "Correct it, remove the row, or point --set=data.label_column=... at the column of "
+                "numbers."
             )
         numbers[index] = number
     return numbers
 
 
-def random_split(count: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def random_split(count: int, fraction: float, seed: int) -> Parts:
     """(training, validation) indices of `count` examples, both sorted int64, each at least one."""
-    _check_split(count, fraction)
+    if count < 2:
+        raise _no_split(count, "two are needed")
     return _cut([np.arange(count)], count, fraction, seed)
 
 
-def stratified_split(
-    labels: Sequence[str], fraction: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """As `random_split`, with the share of `fraction` held in every class.
+def stratified_split(labels: Sequence[str], fraction: float, seed: int) -> Parts:
+    """As `random_split` within every class; a class of two or more is in both parts.
 
-    A class of two examples or more is in both parts; the only example of a class trains. Classes
-    so small that this takes more than their share make the validation part larger.
+    So small classes may make the validation part larger; the only example of a class trains.
     """
-    _check_split(len(labels), fraction)
     # scikit-learn's train_test_split refuses classes of one, and may leave rare ones out.
     number = _numbered(labels)
     members = np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
     members = [group for group in members if len(group) > 1]
     if not members:
-        raise ValueError(
-            f"cannot split {len(labels)} examples by class: every class has one. Give more "
-            "examples, a file of its own with --set=data.validation=..., or fewer classes."
-        )
+        raise _no_split(len(labels), "every class has one")
     return _cut(members, len(labels), fraction, seed)
 
 
-def grouped_split(
-    groups: Sequence[Hashable], fraction: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+def grouped_split(groups: Sequence[Hashable], fraction: float, seed: int) -> Parts:
     """As `random_split`, with equal `groups` kept together: the questions about one text."""
-    _check_split(len(groups), fraction)
     number = _numbered(groups)
     if not number.any():
-        raise ValueError(
-            f"cannot split {len(groups)} examples: all are about one text. Give more texts, or a "
-            "file of its own with --set=data.validation=..."
-        )
+        raise _no_split(len(groups), "all are about one text")
     order = np.random.default_rng(seed).permutation(number.max() + 1)
     sizes = np.cumsum(np.bincount(number)[order])
     # The groups that come nearest to the share; one at least on either side.
@@ -230,25 +191,17 @@ def grouped_split(
 def _numbered(values: Sequence[Hashable]) -> np.ndarray:
     """0, 1, ... for the different values, in the order they come."""
     numbers: dict[Hashable, int] = {}
-    return np.array([numbers.setdefault(value, len(numbers)) for value in values])
+    return np.array([numbers.setdefault(value, len(numbers)) for value in values], np.int64)
 
 
-def _check_split(count: int, fraction: float) -> None:
-    if not 0 < fraction < 1:
-        raise ValueError(
-            f"validation_fraction={fraction}: use a number between 0 and 1, such as 0.1, or give "
-            "a file of its own with --set=data.validation=..."
-        )
-    if count < 2:
-        raise ValueError(
-            f"cannot split {count} example(s) into training and validation. Give more examples, "
-            "or a file of its own with --set=data.validation=..."
-        )
+def _no_split(count: int, why: str) -> ValueError:
+    return ValueError(
+        f"cannot split {count} example(s) into training and validation: {why}. Give more, or a "
+        "file of its own with --set=data.validation=..."
+    )
 
 
-def _cut(
-    members: list[np.ndarray], count: int, fraction: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _cut(members: list[np.ndarray], count: int, fraction: float, seed: int) -> Parts:
     """Holds out the share of every group of indices, at least one and never all of it."""
     generator = np.random.default_rng(seed)
     held_out = np.zeros(count, bool)
@@ -258,18 +211,11 @@ def _cut(
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
-def class_weights(
-    labels: Sequence[str],
-    classes: Sequence[str],
-    how: Literal["balanced", "sqrt"] | None = "balanced",
-) -> np.ndarray:
-    """A loss weight per class: float32 [C], of mean 1 over the examples."""
-    if how not in ("balanced", "sqrt", None):
-        raise ValueError(f"class_weights={how!r}: use 'balanced', 'sqrt' or None.")
-    counts = np.bincount(label_ids(labels, classes), minlength=len(classes)).astype(np.float64)
-    weights = np.ones(len(classes))
+def class_weights(ids: np.ndarray, classes: int, how: Literal["balanced", "sqrt"]) -> np.ndarray:
+    """A loss weight per class: float32 [C], of mean 1 over examples of these classes."""
+    counts = np.bincount(ids, minlength=classes).astype(np.float64)
+    weights = np.ones(classes)
     present = counts > 0
-    if how is not None and present.any():
-        weights[present] = counts[present] ** (-1.0 if how == "balanced" else -0.5)
-        weights[present] *= counts.sum() / np.sum(weights[present] * counts[present])
+    weights[present] = counts[present] ** (-1.0 if how == "balanced" else -0.5)
+    weights[present] *= counts.sum() / np.sum(weights[present] * counts[present])
     return weights.astype(np.float32)

@@ -1,125 +1,66 @@
-"""Texts with labels from tables of any format, a folder per label, or plain lines.
+"""Labelled texts from tables of any format or a folder per label, and questions from SQuAD's JSON.
 
-1. Texts are kept as they stand, empty ones too (with a warning); whitespace around a label is
-   dropped. A row without a label is an error, and so is one whose label is NaN or infinite, as
-   programs write a number that is missing: nothing is guessed or left out in silence.
-2. CSV is read by the rules of quotes: commas, quotes ("" within quotes) and line breaks may stand
-   in a field. TSV is not: real ones hold lone quotes; `quotes=True` is for those that mean them.
-3. A column is given by its name, or by its number from 0 (from the end: -1); JSON has names only.
+Texts are kept as they stand, empty ones too (with a warning). A row without a label is an error, as
+is one whose label is NaN or infinite, which is how programs write a number that is missing.
 """
 
+from __future__ import annotations
+
+import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any
 
 from absl import logging
 
-from trainers.data.config import DEFAULT_LIMITS, Limits
-from trainers.data.examples import LabeledTexts, label_numbers, warn_blank
-from trainers.data.records import stored_rows
+from trainers.data.config import DataConfig
+from trainers.data.examples import LabeledTexts, Questions, label_numbers, warn_blank
 from trainers.data.rows import (
     FORMATS,
     HUGGING_FACE,
     STORED,
     Row,
-    delimited_rows,
     is_number,
-    json_rows,
+    stored_rows,
     table_format,
+    text_rows,
 )
 from trainers.data.sources import File, find_files, read_files
+from trainers.data.text import replace_surrogates
 
-_FORMATS = (*FORMATS, "folders", "lines")
 # How C, Python, NumPy, pandas, R and JSON spell numbers that are none.
 _NOT_FINITE = frozenset(
     sign + name
     for sign in ("", "-", "+")
     for name in ("nan", "NaN", "NAN", "inf", "Inf", "INF", "infinity", "Infinity")
 )
+_FORM = "SQuAD is {data: [{paragraphs: [{context, qas: [{id, question, answers}]}]}]}"
 
 
 def read_labeled(
-    source: str,
-    *,
-    data_dir: str | None = None,
-    pattern: str | None = None,
-    format: str = "auto",
-    text_column: str | int = "text",
-    pair_column: str | int | None = None,
-    label_column: str | int | None = "label",
-    id_column: str | int | None = None,
-    header: Literal["auto", "first", "none"] | Sequence[str] = "auto",
-    quotes: bool | None = None,
-    separator: str = "auto",
-    numeric_labels: bool = False,
-    encoding: str = "utf-8",
-    invalid: Literal["replace", "strict"] = "replace",
-    limits: Limits = DEFAULT_LIMITS,
+    source: str, data: DataConfig, data_dir: str | None = None, task: str = "classify"
 ) -> LabeledTexts:
-    """Reads texts, or pairs of texts, with their labels.
+    """Reads texts, or pairs of texts, from a file, folder, glob or hfds://OWNER/NAME.
 
-    Args:
-        source: a file, folder or glob, as in `documents.read_documents`; compressed too. Every file
-            of a table has its own header. Or a Hugging Face data set, hfds://OWNER/NAME.
-        data_dir: where relative paths are looked for after the working directory.
-        pattern: which files of a folder or glob, such as "*.csv". Default: all.
-        format: "csv", "tsv", "jsonl" (an object per line), "json" (an array of them), "parquet",
-            "tfrecord", "folders" (a text per file, labelled by the name of its folder) or "lines"
-            (a text per line that is not blank, no labels). "auto" goes by the extension; files of
-            other extensions in folders are "folders".
-        text_column, pair_column, label_column: of the (first) text, the second, the label; None
-            has none. Columns do not matter in "folders" and "lines".
-        id_column: only checked: ids that repeat are counted in a warning, all rows are kept.
-        header: "first" if the first line names the columns, "none" if there are no names, or the
-            names themselves for a file without them. "auto" is "none" if all columns are given
-            by number, else "first".
-        quotes: whether quotes enclose fields. Default: in CSV yes, in TSV no.
-        separator: of CSV and TSV: "auto", "comma", "tab", "semicolon" or "pipe".
-        numeric_labels: labels must be finite numbers.
-        encoding, invalid: how bytes are read, see `text.decode`.
-        limits: of all files together, and of a row.
-
-    Raises FileNotFoundError if nothing is there; ValueError, naming file, line, column and fix,
-    for everything that cannot be read as asked.
+    The format "auto" goes by the extension; files of other extensions in folders are "folders",
+    labelled by the name of their folder. Task "embed" reads no labels, "regress" finite numbers.
     """
-    columns = {
-        "text_column": text_column,
-        "pair_column": pair_column,
-        "label_column": label_column,
-        "id_column": id_column,
-    }
-    columns = {option: str(name) for option, name in columns.items() if name is not None}
+    names = ["text_column", "pair_column", "label_column", "id_column"]
+    columns = {name: str(getattr(data, name)) for name in names if getattr(data, name) is not None}
+    if task == "embed":
+        del columns["label_column"]
     if source.startswith(HUGGING_FACE):
         files, format = [File(source, source)], "hfds"
     else:
-        files = find_files(source, data_dir, pattern)
-        format = _format(source, files, format, columns)
+        files = find_files(source, data_dir, data.pattern)
+        format = _format(source, files, data.format)
     if format == "folders":
-        _check_folders(files)
-
-    def rows_of_files() -> Iterator[tuple[File, Iterator[Row]]]:
-        if format in STORED:
-            for file in files:
-                yield file, stored_rows(file.path, format, columns, limits=limits)
-            return
-        for file, text in read_files(files, encoding=encoding, invalid=invalid, limits=limits):
-            if format == "folders":
-                row = {"text_column": text, "label_column": _folder(file)}
-                rows = iter([(1, {option: row[option] for option in columns if option in row})])
-            elif format == "lines":
-                lines = enumerate(text.split("\n"), start=1)
-                rows = ((number, {"text_column": line}) for number, line in lines if line.strip())
-            elif format in ("jsonl", "json"):
-                rows = json_rows(file.path, text, columns, limits, format)
-            else:
-                how = (header, quotes, limits, separator)
-                rows = delimited_rows(file.path, text, format, columns, *how)
-            yield file, rows
+        _check_folders(source, files, columns)
 
     values: dict[str, list[str]] = {option: [] for option in columns}
     where, without_rows, size = [], [], 0
-    for file, rows in rows_of_files():
+    for file, rows in _rows_of_files(files, format, columns, data):
         before = len(where)
         for line, row in rows:
             where.append(f"{file.name}:{line}")
@@ -127,23 +68,51 @@ def read_labeled(
                 values[option].append(value)
             if format in STORED:
                 size += sum(map(len, row.values()))
-                limits.check_source(size, file.path)
-            if format in ("folders", "lines"):
-                limits.check_row(row["text_column"], f"{file.path}:{line}")
-            if "label_column" in row and format != "folders":
-                _check_label(row["label_column"].strip(), label_column, f"{file.path}:{line}")
+                data.limits.check("source_bytes", size, file.path)
+            if format == "folders":
+                data.limits.check("row_bytes", row["text_column"], f"{file.path}:{line}")
+            elif "label_column" in row:
+                _check_label(row["label_column"].strip(), data.label_column, f"{file.path}:{line}")
         if len(where) == before:
             without_rows.append(file.path)
-    if header == "auto" and format in ("csv", "tsv") and all(map(is_number, columns.values())):
-        _warn_header(values, where)
-    return _checked(source, values, where, without_rows, numeric_labels)
+    if not where:
+        raise ValueError(
+            f"{without_rows[0]}: no examples; {len(without_rows)} file(s) are empty or have only "
+            "a header. Point the source at files with examples."
+        )
+    if without_rows:
+        message = "%s: %d file(s) have no rows, such as %s"
+        logging.warning(message, source, len(without_rows), without_rows[0])
+    labels = [label.strip() for label in values.get("label_column", ())]
+    if task == "regress":
+        label_numbers(labels, where)
+    by_number = format in ("csv", "tsv") and all(map(is_number, columns.values()))
+    _warn(source, values, where, may_have_header=by_number and data.header == "auto")
+    texts, pairs = values["text_column"], values.get("pair_column")
+    return LabeledTexts(texts, pairs, labels if "label_column" in values else None, where)
+
+
+def _rows_of_files(
+    files: list[File], format: str, columns: dict[str, str], data: DataConfig
+) -> Iterator[tuple[File, Iterator[Row]]]:
+    if format in STORED:
+        for file in files:
+            yield file, stored_rows(file.path, format, columns, data.limits)
+        return
+    for file, text in read_files(files, data):
+        if format == "folders":
+            folder = os.path.basename(os.path.dirname(file.path))
+            row = {"text_column": text, "label_column": folder}
+            yield file, iter([(1, {option: row[option] for option in columns})])
+        else:
+            yield file, text_rows(file.path, text, format, columns, data)
 
 
 def _check_label(label: str, column: str | int, place: str) -> None:
     if not label:
         raise ValueError(
-            f"{place}: no label in column {column!r}. Fill it in, remove the row, or read the text "
-            "as unlabelled with label_column=None."
+            f"{place}: no label in column {column!r}. Fill it in or remove the row; texts without "
+            "labels are for --task=lm and --task=mlm."
         )
     if label in _NOT_FINITE:
         raise ValueError(
@@ -153,97 +122,61 @@ def _check_label(label: str, column: str | int, place: str) -> None:
         )
 
 
-def _checked(source, values, where, without_rows, numeric_labels) -> LabeledTexts:
-    if not where:
-        raise ValueError(
-            f"{without_rows[0]}: no examples; {len(without_rows)} file(s) are empty or have only "
-            "a header. Point the source at files with examples."
+def _warn(
+    source: str, values: dict[str, list[str]], where: list[str], may_have_header: bool
+) -> None:
+    """Of what is kept, and perhaps should not be."""
+    first, *others = values.get("label_column") or [""]
+    # An example of a class that no other has: the names of columns that were given by number?
+    if may_have_header and first and first not in others and len(set(others)) < len(others):
+        message = (
+            "%s: no other row has the label %r. If this line names the columns, set "
+            "--set=data.header=first (columns by number: it is read as an example)"
         )
-    if without_rows:
-        first = without_rows[0]
-        logging.warning("%s: %d file(s) have no rows, such as %s", source, len(without_rows), first)
-    labels = values.get("label_column")
-    if labels is not None:
-        labels = [label.strip() for label in labels]
-        if numeric_labels:
-            label_numbers(labels, where)
+        logging.warning(message, where[0], first)
     warn_blank(f"{source}: text", values["text_column"], where)
     # A text may really be "nan", so it is kept.
     places = [place for text, place in zip(values["text_column"], where) if text in _NOT_FINITE]
     if places:
-        logging.warning(
+        message = (
             "%s: %d text(s) are NaN or infinite as numbers are written, the first at %s. They are "
-            "kept; remove rows whose text is missing",
-            source,
-            len(places),
-            places[0],
+            "kept; remove rows whose text is missing"
         )
+        logging.warning(message, source, len(places), places[0])
     if "pair_column" in values:
         warn_blank(f"{source}: second text", values["pair_column"], where)
     counts = Counter(values.get("id_column", ()))
     repeated = [f"{name!r} ({count} times)" for name, count in counts.items() if count > 1]
     if repeated:
-        logging.warning(
+        message = (
             "%s: %d id(s) stand in several rows: %s. All rows are kept; remove copies that should "
-            "not count twice",
-            source,
-            len(repeated),
-            ", ".join(repeated[:3]),
+            "not count twice"
         )
-    return LabeledTexts(values["text_column"], values.get("pair_column"), labels, where)
+        logging.warning(message, source, len(repeated), ", ".join(repeated[:3]))
 
 
-def _warn_header(values: dict[str, list[str]], where: list[str]) -> None:
-    """Columns by number say that there are no names, and the first line may hold some all the same.
+def _format(source: str, files: list[File], format: str) -> str:
+    if format != "auto":
+        return format
+    found = {table_format(file.path): file.path for file in files}
+    if len(found) == 1 and None not in found:
+        return next(iter(found))
+    if set(found) == {None} and any(os.sep in file.name for file in files):
+        return "folders"
+    raise ValueError(
+        f"{source}: cannot tell the format of {' and '.join(found.values())}. Choose files "
+        'with --set=data.pattern=..., such as "*.csv", or name the format with '
+        f"--set=data.format=..., one of {', '.join(FORMATS)}, folders."
+    )
 
-    Then it is an example, of a class that no other has.
-    """
-    first, *others = values.get("label_column") or [""]
-    if first and others and first not in others and len(set(others)) < len(others):
-        logging.warning(
-            "%s: no other row has the label %r. If this line names the columns, set "
-            "--set=data.header=first (columns by number: it is read as an example)",
-            where[0],
-            first,
-        )
 
-
-def _format(source: str, files: list[File], format: str, columns: dict[str, str]) -> str:
-    if format == "auto":
-        found = {table_format(file.path): file.path for file in files}
-        if len(found) == 1 and None not in found:
-            (format,) = found
-        elif set(found) == {None} and any(os.sep in file.name for file in files):
-            format = "folders"
-        elif set(found) == {None} and "label_column" not in columns:
-            format = "lines"
-        else:
-            raise ValueError(
-                f"{source}: cannot tell the format of {' and '.join(found.values())}. Choose files "
-                'with --set=data.pattern=..., such as "*.csv", or name the format with '
-                f"--set=data.format=..., one of {', '.join(_FORMATS)}."
-            )
-    if format not in _FORMATS:
-        raise ValueError(f"format={format!r}: use 'auto' or one of {', '.join(_FORMATS)}.")
-    if format == "lines" and "label_column" in columns:
+def _check_folders(source: str, files: list[File], columns: dict[str, str]) -> None:
+    """Label folders stand side by side: of `aclImdb` itself, train and test would become one."""
+    if extra := {"pair_column", "id_column"} & set(columns):
         raise ValueError(
-            f"{source}: a file of lines has no labels. Read it as unlabelled text with "
-            "label_column=None, or give a CSV, TSV or JSONL file."
-        )
-    if format in ("lines", "folders") and (extra := {"pair_column", "id_column"} & set(columns)):
-        raise ValueError(
-            f"{source}: format {format!r} has one text per example and nothing else, so there is "
+            f"{source}: format 'folders' has one text per example and nothing else, so there is "
             f"no {' or '.join(sorted(extra))}. Use a CSV, TSV or JSONL file."
         )
-    return format
-
-
-def _folder(file: File) -> str:
-    return os.path.basename(os.path.dirname(file.path))
-
-
-def _check_folders(files: list[File]) -> None:
-    """Label folders stand side by side: of `aclImdb` itself, train and test would become one."""
     parents = {os.path.dirname(os.path.dirname(file.path)): file.path for file in files}
     if len(parents) > 1:
         first, second = sorted(parents.values())[:2]
@@ -251,3 +184,123 @@ def _check_folders(files: list[File]) -> None:
             f"{first} and {second}: the folders of the labels must stand side by side, "
             "LABEL/FILE. Choose the files with a glob, such as 'train/[np]*/*.txt'."
         )
+
+
+def read_questions(source: str, data: DataConfig, data_dir: str | None = None) -> Questions:
+    """Reads questions, their texts and their answers from a file, folder or glob of SQuAD's JSON.
+
+    Offsets are in characters (code points) of the context, as in SQuAD, DRCD and XQuAD. A question
+    that "is_impossible", or whose list of answers is empty, has no answer.
+    """
+    rows, problems, seen, left_out = [], [], {}, 0
+    files = find_files(source, data_dir, data.pattern)
+    for file, text in read_files(files, data):
+        for path, context, entry in _entries(file.path, text):
+            place = f"{file.path}: {path}"
+            name = entry.get("id")
+            if isinstance(name, bool) or not isinstance(name, str | int):
+                raise ValueError(f"{place}.id: {_found(entry, 'id')}. Give every question one.")
+            name = str(name)
+            if name in seen:
+                raise ValueError(
+                    f"{place}: the id {name!r} is also that of {seen[name]}. Scores are kept by "
+                    "id: rename or remove one of the two."
+                )
+            seen[name] = place
+            question = _string(entry, "question", place)
+            answers, wrong = _answers(entry, context, place, name)
+            problems.extend(wrong)
+            if answers or not wrong:
+                texts, starts = [a for a, _ in answers], [s for _, s in answers]
+                rows.append((name, question, context, texts, starts, f"{file.name}: {path}"))
+            else:
+                left_out += 1
+    if problems:
+        lines = "\n  ".join(problems[:3] + (["..."] if len(problems) > 3 else []))
+        message = f"{len(problems)} answer(s) do not stand at their offset in the text:\n  {lines}"
+        if data.mismatched == "error":
+            raise ValueError(
+                f"{source}: {message}\nCorrect them (offsets count characters), or leave "
+                "these answers out with --set=data.mismatched=skip."
+            )
+        more = f"{left_out} question(s) have no other answer"
+        logging.warning("%s: left out %s\n%s", source, message, more)
+    if not rows:
+        raise ValueError(
+            f"{files[0].path}: no questions in {len(files)} file(s)"
+            f"{' whose answers match their text' if problems else ''}. {_FORM}."
+        )
+    ids, questions, contexts, answers, starts, where = map(list, zip(*rows))
+    warn_blank(f"{source}: question", questions, where)
+    warn_blank(f"{source}: context", contexts, where)
+    return Questions(ids, questions, contexts, answers, starts, where, len(problems), left_out)
+
+
+def _entries(path: str, text: str) -> Iterator[tuple[str, str, dict]]:
+    """(place, context, question entry) of every question."""
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as error:
+        reason = "the file is empty" if not text.strip() else error.msg
+        where = f"{path}:{error.lineno}:{error.colno}"
+        raise ValueError(f"{where}: not JSON: {reason}. {_FORM}.") from error
+    except RecursionError as error:
+        raise ValueError(f"{path}: not JSON that can be read: nested too deep. {_FORM}.") from error
+    if not isinstance(document, dict):
+        raise ValueError(f"{path}: a JSON {type(document).__name__}, not an object. {_FORM}.")
+    for i, article in _items(document, "data", f"{path}: "):
+        for j, paragraph in _items(article, "paragraphs", f"{path}: data[{i}]."):
+            place = f"data[{i}].paragraphs[{j}]"
+            context = _string(paragraph, "context", f"{path}: {place}")
+            for k, entry in _items(paragraph, "qas", f"{path}: {place}."):
+                yield f"{place}.qas[{k}]", context, entry
+
+
+def _items(holder: dict, key: str, place: str) -> Iterator[tuple[int, dict]]:
+    values = holder.get(key)
+    if not isinstance(values, list):
+        raise ValueError(f"{place}{key}: {_found(holder, key)}, where a list is due. {_FORM}.")
+    for index, value in enumerate(values):
+        if not isinstance(value, dict):
+            raise ValueError(f"{place}{key}[{index}]: not an object. {_FORM}.")
+        yield index, value
+
+
+def _string(holder: dict, key: str, place: str) -> str:
+    value = holder.get(key)
+    if not isinstance(value, str):
+        raise ValueError(f"{place}.{key}: {_found(holder, key)}, where a string is due. {_FORM}.")
+    # One for one, so that offsets stay.
+    return replace_surrogates(value)
+
+
+def _found(holder: dict, key: str) -> str:
+    return f"found {str(holder[key])[:40]!r}" if key in holder else "missing"
+
+
+def _answers(
+    entry: dict[str, Any], context: str, place: str, name: str
+) -> tuple[list[tuple[str, int]], list[str]]:
+    """The answers as (text, start), and a message for each one that does not match."""
+    if entry.get("is_impossible") is True:
+        return [], []
+    answers, wrong = [], []
+    for index, answer in _items(entry, "answers", f"{place}."):
+        text = _string(answer, "text", f"{place}.answers[{index}]")
+        start = answer.get("answer_start")
+        if isinstance(start, bool) or not isinstance(start, int):
+            raise ValueError(
+                f"{place}.answers[{index}].answer_start: {_found(answer, 'answer_start')}, where "
+                "the character offset of the answer in its context is due."
+            )
+        if text and start >= 0 and context.startswith(text, start):
+            answers.append((text, start))
+            continue
+        there = context[start : start + len(text)] if start >= 0 else ""
+        elsewhere = context.find(text) if text else -1
+        hint = f"it stands at {elsewhere}" if elsewhere >= 0 else "it stands nowhere in the text"
+        wrong.append(
+            f"{place}: question {name!r}, answer {text[:60]!r} at offset {start}, where "
+            f"{there[:60]!r} stands ({hint if text else 'the answer is empty'})"
+        )
+    return answers, wrong

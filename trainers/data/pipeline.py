@@ -1,77 +1,126 @@
-"""Token ids to training batches: a `tf.data` set whose every batch is a function of its step.
+"""Token ids to training batches: `tf.data` sets whose every batch is a function of its step.
 
-No batch depends on the ones before it, so a run that goes on at step 500 reads what an
-uninterrupted one would have read there, and skips nothing to get there.
+So a run that goes on at step 500 reads what an uninterrupted one would have read there. Several
+streams are read by blocks of examples, each with a fixed number of every stream's, in an order that
+(seed, block) chooses: shares hold all the time, and a small stream comes again when it is used up.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from trainers.data.mixture import MixedStream, WindowOrder
-from trainers.data.shards import TokenShards, TokenStream
+from trainers.data.shards import TokenShards, TokenStream, plain
+
+# Permutations that one seed chooses: of a stream's windows 2 x stream, of its offsets the number
+# after that, and of the streams in a block this one.
+_OF_BLOCKS = -1
+# TensorFlow's index shuffle tries 2^16 / count places for each that it finds: too many for a few.
+_FEW = 256
+_KEYS, _KEY_ROUNDS = 1 << 32, 16
 
 
 @dataclasses.dataclass(frozen=True)
-class ValidationSet:
-    """Batches that cover a token stream once.
+class MixedStream:
+    """Token streams that are read in proportion: `counts` of each in every block."""
 
-    Attributes:
-        dataset: of `(inputs (R, T), targets (R, T), weights (R, T))`. Padding weighs 0 and a real
-            token `slots / tokens`: Keras divides a batch's loss by its slots, so that its mean
-            over the batches comes out as the exact mean over the tokens.
-        tokens: int, targets predicted.
+    streams: tuple[TokenStream, ...]
+    counts: tuple[int, ...]
+
+
+class WindowOrder:
+    """The order of windows from one stream, or from several in proportion.
+
+    Every stream is cut into windows, at another offset every time it begins again, and each comes
+    once before any comes again. With `segment` above 1 segments of that many windows are ordered
+    so, and each row of a batch goes on where the same row of the batch before it ended.
     """
 
-    dataset: tf.data.Dataset
-    tokens: int
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        counts: Sequence[int],
+        batch_size: int,
+        length: int,
+        seed: int,
+        segment: int,
+    ):
+        self.batch_size, self.length, self.seed, self.segment = batch_size, length, seed, segment
+        sizes, self.counts = np.asarray(sizes, np.int64), np.asarray(counts, np.int64)
+        self.span = length * segment
+        self.fit = np.maximum((sizes - self.span) // self.span, 1)  # at every offset
+        # Offsets 0 .. spare - 1 leave room, the last to the end.
+        self.spare = sizes - self.fit * self.span
+        self.block = int(self.counts.sum())
 
+    def places(self, step: tf.Tensor, rows: slice) -> tuple[tf.Tensor, tf.Tensor]:
+        """Stream (R,) and start (R,) of some rows of a step, int64."""
+        group, part = step // self.segment, step % self.segment
+        example = group * self.batch_size + tf.range(rows.start, rows.stop, dtype=tf.int64)
+        stream, number = self._examples(example)
+        fit, spare = tf.gather(self.fit, stream), tf.gather(self.spare, stream)
+        epoch = number // fit  # (R,) a batch may reach into the next epoch
+        place = self._shuffled(number % fit, fit, epoch, 2 * stream)
+        offset = self._shuffled(epoch % spare, spare, 0 * epoch, 2 * stream + 1)
+        return stream, offset + place * self.span + part * self.length
 
-def training_windows(
-    ids: TokenStream | MixedStream,
-    batch_size: int,
-    length: int,
-    seed: int,
-    start_step: int,
-    steps: int,
-    segment: int = 1,
-    host: int = 0,
-    num_hosts: int = 1,
-) -> tf.data.Dataset:
-    """Windows in random order, each once an epoch, cut at another offset every epoch.
+    def windows_read(self, steps: int) -> np.ndarray:
+        """Windows of each stream, int64 (K,), in all rows of the first `steps` steps."""
+        groups, part = divmod(steps, self.segment)
+        whole = self._counted(groups * self.batch_size)
+        under_way = self._counted((groups + 1) * self.batch_size) - whole
+        return whole * self.segment + under_way * part
 
-    With `segment` above 1 it is segments of that many consecutive windows that come in random
-    order, and each row of a batch goes on where the same row of the batch before it ended: for a
-    model that carries its state from step to step, and forgets it where `step % segment == 0`.
+    def epochs(self, windows: np.ndarray) -> np.ndarray:
+        """How many times each stream was read when so many of its windows were."""
+        return windows / (self.fit * self.segment)
 
-    Args:
-        ids: int32 (N,), at least length x segment + 1 of them; or shards, read in passing; or
-            several of these, read in proportion.
-        batch_size: windows a batch. length: int, T, tokens a window.
-        seed: int. start_step: int, first step of the dataset. steps: int, end of the dataset.
-        segment: int, windows of a segment. Defaults to 1.
-        host, num_hosts: int, gives rows host * B / num_hosts up to (host + 1) * B / num_hosts of
-            each batch, which all hosts together make whole. Default: all rows.
+    def _examples(self, example: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Stream and number within that stream of examples (R,)."""
+        if len(self.counts) == 1:
+            return 0 * example, example
+        block, slot = example // self.block, example % self.block
+        if self.block < _FEW:
+            slot = self._sorted(block, slot)
+        else:
+            slot = self._shuffled(slot, self.block + 0 * slot, block, _OF_BLOCKS + 0 * slot)
+        ends = np.cumsum(self.counts)
+        stream = tf.searchsorted(tf.constant(ends), slot, side="right", out_type=tf.int64)
+        first = tf.gather(ends - self.counts, stream)
+        return stream, block * tf.gather(self.counts, stream) + slot - first
 
-    Returns:
-        Dataset of `(inputs (B, T), targets (B, T))` int32, targets one token ahead; of B /
-        num_hosts rows.
-    """
-    rows = host_rows(batch_size, host, num_hosts)
-    num_rows = rows.stop - rows.start
-    order = window_order(ids, batch_size, length, seed, segment)
-    numbers = tf.data.Dataset.range(start_step, steps)
-    places = numbers.map(lambda step: order.places(step, rows))
-    if isinstance(ids, MixedStream):
-        windows = ids.windows(places, num_rows, length + 1)
-    else:
-        windows = _windows(ids, places.map(lambda _, start: start), num_rows, length + 1)
-    return fixed_schedule(windows.map(_inputs_and_targets))
+    def _counted(self, examples: int) -> np.ndarray:
+        """How many of the first examples are of each stream, int64 (K,)."""
+        blocks, rest = divmod(examples, self.block)
+        if not rest:
+            return blocks * self.counts
+        with tf.device("CPU"):  # where the pipeline runs
+            stream, _ = self._examples(blocks * self.block + tf.range(rest, dtype=tf.int64))
+        return blocks * self.counts + np.bincount(stream.numpy(), minlength=len(self.counts))
+
+    def _sorted(self, block, slot) -> tf.Tensor:
+        """Where each slot (R,) lies in the order of its block (R,): that of random numbers."""
+        first = block[0]
+        blocks = first + tf.range(block[-1] - first + 1)  # (N,)
+        index = tf.tile(tf.range(self.block, dtype=tf.int64), tf.shape(blocks))  # (N M,)
+        key, permutation = tf.repeat(blocks, self.block), _OF_BLOCKS + 0 * index
+        keys = self._shuffled(index, _KEYS + 0 * index, key, permutation, _KEY_ROUNDS)
+        orders = tf.argsort(tf.reshape(keys, [-1, self.block]), axis=1)
+        return tf.gather_nd(tf.cast(orders, tf.int64), tf.stack([block - first, slot], axis=1))
+
+    def _shuffled(self, index, count, key, permutation, rounds: int = 4) -> tf.Tensor:
+        """Where `index` (R,) lies in a permutation of [0, count), chosen by the others (R,)."""
+        # The raw op, because tf.random.experimental.index_shuffle cannot take one key a row.
+        seeds = tf.fill(tf.shape(index), tf.constant(self.seed, tf.int64))
+        seed = tf.stack([seeds, key, permutation], axis=1)
+        return tf.raw_ops.RandomIndexShuffle(
+            index=index, seed=seed, max_index=count - 1, rounds=rounds
+        )
 
 
 def window_order(
@@ -97,6 +146,96 @@ def host_rows(batch_size: int, host: int, num_hosts: int) -> slice:
         )
     rows = batch_size // num_hosts
     return slice(host * rows, (host + 1) * rows)
+
+
+def training_windows(
+    ids: TokenStream | MixedStream,
+    batch_size: int,
+    length: int,
+    seed: int,
+    start_step: int,
+    steps: int,
+    segment: int = 1,
+    host: int = 0,
+    num_hosts: int = 1,
+) -> tf.data.Dataset:
+    """`(inputs (B, T), targets (B, T))` int32 of the steps from `start_step` up to `steps`.
+
+    In the order of `window_order`; targets are one token ahead. Segments are for a model that
+    carries its state from step to step, and forgets it where `step % segment == 0`. Each of
+    `num_hosts` hosts gets its rows of every batch.
+    """
+    rows = host_rows(batch_size, host, num_hosts)
+    order = window_order(ids, batch_size, length, seed, segment)
+    places = tf.data.Dataset.range(start_step, steps).map(lambda step: order.places(step, rows))
+    if isinstance(ids, MixedStream):
+        windows = _mixed_windows(ids.streams, places, rows.stop - rows.start, length + 1)
+    else:
+        starts = places.map(lambda _, start: start)
+        windows = _windows(ids, starts, rows.stop - rows.start, length + 1)
+    return fixed_schedule(windows.map(_inputs_and_targets))
+
+
+def _windows(
+    ids: TokenStream, starts: tf.data.Dataset, rows: int, length: int, padding: int = 0
+) -> tf.data.Dataset:
+    """A dataset of starts (B,) to one of windows (B, length) of a stream; 0 in `padding` behind."""
+    if isinstance(ids, TokenShards):
+        return ids.windows(starts, rows, length)
+    stream = tf.constant(np.pad(ids, (0, padding)), tf.int32)
+
+    def gather(starts):
+        places = starts[:, None] + tf.range(length, dtype=tf.int64)
+        return tf.ensure_shape(tf.gather(stream, places), [rows, length])
+
+    return starts.map(gather)
+
+
+def _mixed_windows(
+    streams: Sequence[TokenStream], places: tf.data.Dataset, rows: int, length: int
+) -> tf.data.Dataset:
+    """Windows (B, length) at places: stream (B,) and start (B,)."""
+    if not any(isinstance(ids, TokenShards) for ids in streams):
+        begins = tf.constant(np.cumsum([0, *map(len, streams[:-1])]), tf.int64)
+        starts = places.map(lambda stream, start: tf.gather(begins, stream) + start)
+        return _windows(np.concatenate(streams), starts, rows, length)
+    readers = [_reader(ids, length) for ids in streams]
+
+    def one(stream, start):
+        branches = [lambda read=read: read(start) for read in readers]
+        variant = tf.switch_case(tf.cast(stream, tf.int32), branches)
+        return tf.data.experimental.from_variant(variant, tf.TensorSpec([length], tf.int32))
+
+    windows = places.unbatch().flat_map(plain(one)).batch(rows, drop_remainder=True)
+    return windows.apply(tf.data.experimental.assert_cardinality(places.cardinality()))
+
+
+def _reader(ids: TokenStream, length: int) -> Callable:
+    """A function of `start` to a dataset, as a variant, of the window there, int32 (length,)."""
+    if isinstance(ids, TokenShards):
+        return lambda start: tf.data.experimental.to_variant(ids.window(start, length))
+    stream = tf.constant(ids, tf.int32)
+
+    def read(start):
+        window = tf.ensure_shape(stream[start : start + length], [length])
+        return tf.data.experimental.to_variant(tf.data.Dataset.from_tensors(window))
+
+    return read
+
+
+def _inputs_and_targets(window: tf.Tensor):
+    return window[:, :-1], window[:, 1:]
+
+
+class ValidationSet(NamedTuple):
+    """Batches that cover a token stream once.
+
+    Padding weighs 0 and a real token `slots / tokens`: Keras divides a batch's loss by its slots,
+    so that its mean over the batches comes out as the exact mean over the tokens.
+    """
+
+    dataset: tf.data.Dataset  # of (inputs (R, T), targets (R, T), weights (R, T))
+    tokens: int  # targets predicted
 
 
 def validation_windows(
@@ -142,33 +281,9 @@ def _validation_set(
     return ValidationSet(fixed_schedule(both.map(batch)), tokens)
 
 
-def _windows(
-    ids: TokenStream, starts: tf.data.Dataset, rows: int, length: int, padding: int = 0
-) -> tf.data.Dataset:
-    """A dataset of starts (B,) to one of windows (B, length) of a stream; 0 in `padding` behind."""
-    if isinstance(ids, TokenShards):
-        return ids.windows(starts, rows, length)
-    stream = tf.constant(np.pad(ids, (0, padding)), tf.int32)
-
-    def gather(starts):
-        places = starts[:, None] + tf.range(length, dtype=tf.int64)
-        return tf.ensure_shape(tf.gather(stream, places), [rows, length])
-
-    return starts.map(gather)
-
-
-def _inputs_and_targets(window: tf.Tensor):
-    return window[:, :-1], window[:, 1:]
-
-
 def mapped(dataset: tf.data.Dataset, make_batch: Callable) -> tf.data.Dataset:
-    """`make_batch` of every element, two at a time and in order, on a fixed schedule.
-
-    Without autograph: it reads the source of all that is called, which takes most of the tracing
-    time, and finds no Python control flow over tensors to convert.
-    """
-    make_batch = tf.autograph.experimental.do_not_convert(make_batch)
-    return fixed_schedule(dataset.map(make_batch, num_parallel_calls=2, deterministic=True))
+    """`make_batch` of every element, two at a time and in order, on a fixed schedule."""
+    return fixed_schedule(dataset.map(plain(make_batch), num_parallel_calls=2, deterministic=True))
 
 
 def fixed_schedule(dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -182,9 +297,6 @@ def fixed_schedule(dataset: tf.data.Dataset) -> tf.data.Dataset:
     return dataset.prefetch(8).with_options(options)
 
 
-# Examples of different lengths in batches of a few fixed lengths.
-
-
 # What a batch's empty rows hold in place of an example's number.
 NO_EXAMPLE = -1
 
@@ -193,11 +305,9 @@ NO_EXAMPLE = -1
 class BucketPlan:
     """Which examples the batch of every step holds, and how long it is.
 
-    A function of (seed, step) alone: an epoch's examples are shuffled, put into the shortest
-    bucket that holds them, and cut into batches; what is left of a bucket moves up to the next
-    one, and the last batch of the epoch is filled with empty rows. So an epoch has every example
-    exactly once, always has as many batches, and a run that goes on at step 500 reads what an
-    uninterrupted one would have read.
+    An epoch's examples are shuffled, put into the shortest bucket that holds them, and cut into
+    batches; what is left of a bucket moves up to the next one, and the last batch of the epoch is
+    filled with empty rows: every example comes once, in always as many batches.
     """
 
     lengths: np.ndarray  # (N,) tokens of each example, special ones included
@@ -262,7 +372,7 @@ class BucketPlan:
         return total
 
 
-def default_buckets(lengths: np.ndarray, longest: int, count: int = 4) -> tuple[int, ...]:
-    """Lengths that split the examples about evenly, in multiples of 8, up to what is needed."""
-    shares = np.quantile(lengths, np.arange(1, count + 1) / count, method="higher")
-    return tuple(sorted({min(int(-(-share // 8) * 8), longest) for share in shares}))
+def default_buckets(lengths: np.ndarray, longest: int) -> tuple[int, ...]:
+    """Lengths that split the examples into quarters, in multiples of 8, up to what is needed."""
+    quarters = np.quantile(lengths, [0.25, 0.5, 0.75, 1], method="higher")
+    return tuple(sorted({min(int(-(-length // 8) * 8), longest) for length in quarters}))

@@ -5,27 +5,24 @@
     train-00003-of-00016.tfrecord     shards; unit 3 of the work wrote this one
     validation-00003-of-00016.tfrecord
 
-A record is a `tf.train.Example` with one feature, `token_ids`: little-endian uint16 (int32 for
+A record is a `tf.train.Example` with the feature `token_ids`: little-endian uint16 (int32 for
 vocabularies above 65,536) in one byte string. All records of a shard but the last hold
-`record_tokens` ids and so have the same length: token t of a shard lies in record
-t // record_tokens, which starts at byte (t // record_tokens) x `record_bytes`. The shards of a
-split, one after another, are one stream of tokens; `end_id` follows each document.
+`record_tokens` ids, so token t lies in record t // record_tokens, whose place is known. The shards
+of a split, one after another, are one stream of tokens; `end_id` follows each document.
 
-Sizes are checked when the data are opened, and so is every byte of up to a gigabyte. In more than
-that each record is checked against its CRC-32C as it is read, so a flipped bit stops training;
-`TokenShards.check` then names the shard, as `verify` does at any time.
+Sizes are checked when the data are opened, and so is every byte of up to a gigabyte; in more each
+record is checked against its CRC-32C as it is read, and `TokenShards.check` then names the shard.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -38,8 +35,6 @@ from zoo.tokenizers import Tokenizer, load_tokenizer
 INDEX_FILE = "index.json"
 TOKENIZER_FOLDER = "tokenizer"
 FEATURE = "token_ids"
-FORMAT = "keras-lm-zoo tokens"
-FORMAT_VERSION = 1
 _FRAME_BYTES = 8 + 4 + 4  # of a TFRecord: length, its checksum, and the record's
 _BATCHES_AT_ONCE = 16
 _CHUNK_RECORDS = 512
@@ -51,55 +46,37 @@ class DamagedShard(ValueError):
     """A shard is not what was written."""
 
 
-# The format.
-
-
 @config_dataclass
 class Shard:
-    """A file of records.
-
-    Attributes:
-        file: its name. unit: int, the unit of work that wrote it. split: "train", "validation".
-        tokens, records, bytes: int, how much there is. sha256: of the file, hex.
-        documents, characters: int, whose tokens these are; a document counts where it ends.
-    """
+    """A file of records, with its SHA-256 in hex."""
 
     file: str
-    unit: int
+    unit: int  # of the work, which wrote it
     split: Split
     tokens: int
     records: int
     bytes: int
     sha256: str
-    documents: int
+    documents: int  # a document counts where it ends
     characters: int
 
 
 @config_dataclass
 class Index:
-    """What a prepared folder holds.
+    """What a prepared folder holds."""
 
-    Attributes:
-        tokenizer, fingerprint: kind and fingerprint of what made the ids.
-        vocabulary_size, end_id: int, of it. ends: bool, whether end_id follows each document; it
-            does not in a corpus of one.
-        dtype: "uint16" or "int32". record_tokens: int, ids of a record.
-        shards: all of them, in the order of the stream.
-        settings: how it was prepared, a dict of `trainers.data.prepare`. sources: its files.
-    """
-
-    tokenizer: str
+    tokenizer: str  # kind of what made the ids
     fingerprint: str
     vocabulary_size: int
     end_id: int
-    ends: bool
+    ends: bool  # whether end_id follows each document; it does not in a corpus of one
     dtype: Literal["uint16", "int32"]
     record_tokens: int
-    shards: tuple[Shard, ...]
-    settings: dict[str, Any]
-    sources: tuple[dict[str, Any], ...]
-    format: Literal["keras-lm-zoo tokens"] = FORMAT
-    format_version: Literal[1] = FORMAT_VERSION
+    shards: tuple[Shard, ...]  # in the order of the stream
+    settings: dict[str, Any]  # a PrepareConfig
+    sources: tuple[dict[str, Any], ...]  # the files that were read
+    format: Literal["keras-lm-zoo tokens"] = "keras-lm-zoo tokens"
+    format_version: Literal[1] = 1
 
     def split(self, name: Split) -> tuple[Shard, ...]:
         """The shards of a split."""
@@ -113,11 +90,11 @@ def token_dtype(vocabulary_size: int) -> Literal["uint16", "int32"]:
 
 def record_bytes(id_bytes: int) -> int:
     """Length in the file of a record whose ids take `id_bytes`."""
-    return _FRAME_BYTES + len(example_prefix(id_bytes)) + id_bytes
+    return _FRAME_BYTES + len(_example_prefix(id_bytes)) + id_bytes
 
 
 @functools.lru_cache(maxsize=1024)
-def example_prefix(id_bytes: int) -> bytes:
+def _example_prefix(id_bytes: int) -> bytes:
     """What stands before the ids in the serialized `tf.train.Example`; nothing stands behind."""
     ids = bytes(id_bytes)
     feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[ids]))
@@ -155,15 +132,12 @@ def _checksum(values: dict[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-# Writing.
-
-
 class ShardWriter:
-    """What `writing_shard` yields."""
+    """What `writing_shard` yields; `shard` is there when the block has ended."""
 
     def __init__(self, records: tf.io.TFRecordWriter, dtype: str, record_tokens: int):
         self.shard: Shard | None = None
-        self.tokens = self.characters = self.documents = self.records = 0
+        self.tokens = self.characters = self.documents = self.records = self.bytes = 0
         self._file, self._record_tokens = records, record_tokens
         self._dtype = np.dtype(dtype).newbyteorder("<")
         self._pending: list[np.ndarray] = []
@@ -176,29 +150,23 @@ class ShardWriter:
         self.documents += documents
         self._pending.append(ids)
         self._waiting += len(ids)
-        if self._waiting >= self._record_tokens:
-            self._write(self._waiting // self._record_tokens * self._record_tokens)
+        self._write(self._waiting // self._record_tokens * self._record_tokens)
 
     def flush(self) -> None:
         """Writes what is left, as a shorter record."""
-        if self._waiting:
-            self._write(self._waiting)
+        self._write(self._waiting)
 
     def _write(self, count: int) -> None:
+        if not count:
+            return
         ids = np.concatenate(self._pending)
         for start in range(0, count, self._record_tokens):
             stop = min(start + self._record_tokens, count)
             stored = np.ascontiguousarray(ids[start:stop], self._dtype).tobytes()
-            self._file.write(example_prefix(len(stored)) + stored)
+            self._file.write(_example_prefix(len(stored)) + stored)
             self.records += 1
+            self.bytes += record_bytes(len(stored))
         self._pending, self._waiting = [ids[count:]], len(ids) - count
-
-    def expected_bytes(self) -> int:
-        """The size that the file must have after `flush`."""
-        width = self._dtype.itemsize
-        full, rest = divmod(self.tokens, self._record_tokens)
-        last = record_bytes(rest * width) if rest else 0
-        return full * record_bytes(self._record_tokens * width) + last
 
 
 @contextlib.contextmanager
@@ -218,26 +186,14 @@ def writing_shard(
             records.close()
         size = temporary.stat().st_size
         # TensorFlow's writer does not tell every write that failed.
-        if size != writer.expected_bytes():
-            raise OSError(f"{path}: {size} of {writer.expected_bytes()} bytes written; disk full?")
+        if size != writer.bytes:
+            raise OSError(f"{path}: {size} of {writer.bytes} bytes written; disk full?")
         digest = file_sha256(temporary)
     if not writer.tokens:
         path.unlink()
         return
-    writer.shard = Shard(
-        file=path.name,
-        unit=unit,
-        split=split,
-        tokens=writer.tokens,
-        records=writer.records,
-        bytes=size,
-        sha256=digest,
-        documents=writer.documents,
-        characters=writer.characters,
-    )
-
-
-# Reading.
+    made = (writer.tokens, writer.records, size, digest, writer.documents, writer.characters)
+    writer.shard = Shard(path.name, unit, split, *made)
 
 
 class TokenShards:
@@ -269,7 +225,7 @@ class TokenShards:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def windows(self, starts: tf.data.Dataset, rows: int, length: int) -> tf.data.Dataset:
-        """Stretches of the stream, each read from its place."""
+        """Stretches of the stream (rows, length), each read from its place; starts are (rows,)."""
 
         def one(starts):
             return tf.data.Dataset.from_tensor_slices(tf.reshape(starts, [-1]))
@@ -284,7 +240,7 @@ class TokenShards:
         return windows.apply(tf.data.experimental.assert_cardinality(starts.cardinality()))
 
     def window(self, start: tf.Tensor, length: int) -> tf.data.Dataset:
-        """A dataset of the one stretch at `start`, int32 (length,), as `windows` gives it."""
+        """A dataset of the one stretch at `start`, int32 (length,); 0 behind the end."""
         last, size = len(self._shards) - 1, self._record_tokens
         place = tf.minimum(start, len(self) - 1)
         shard = tf.searchsorted(tf.constant(self._ends), place[None], side="right")[0]
@@ -295,7 +251,6 @@ class TokenShards:
         shards = self._max_shards_per_window(length)
         files = tf.minimum(shard + tf.range(shards), last)
         offset = record * record_bytes(size * self._dtype.size)
-        offsets = tf.pad([offset], [[0, shards - 1]])
         records = (skipped + length - 1) // size + 1
         beyond = (skipped + left - 1) // size + 1 + (length - 1) // size + shards
         data = tf.data.experimental.from_variant(
@@ -303,7 +258,7 @@ class TokenShards:
                 filenames=tf.gather(tf.constant(self._paths), files),
                 compression_type="",
                 buffer_size=0,
-                byte_offsets=offsets,
+                byte_offsets=tf.pad([offset], [[0, shards - 1]]),
             ),
             tf.TensorSpec([], tf.string),
         )
@@ -317,7 +272,6 @@ class TokenShards:
         return data.take(count).batch(count).map(plain(stretch))
 
     def _max_shards_per_window(self, length: int) -> int:
-        """The most shards that a window lies in."""
         ends = np.minimum(self._ends - 1 + length, len(self)) - 1
         reached = np.searchsorted(self._ends, ends, side="right")
         return int(max(reached - np.arange(len(self._ends)))) + 1
@@ -360,7 +314,7 @@ class TokenShards:
 
 
 def plain(function: Callable) -> Callable:
-    """`function` without autograph, which finds nothing to convert in most, and takes its time."""
+    """`function` without autograph, which takes most of the tracing time and finds nothing here."""
     return tf.autograph.experimental.do_not_convert(function)
 
 
@@ -368,8 +322,7 @@ def plain(function: Callable) -> Callable:
 TokenStream = np.ndarray | TokenShards
 
 
-@dataclasses.dataclass(frozen=True)
-class Prepared:
+class Prepared(NamedTuple):
     """A prepared folder, opened."""
 
     folder: Path
@@ -381,11 +334,10 @@ class Prepared:
 
 def find_prepared(source: str, data_dir: str | None = None) -> Path | None:
     """The prepared folder that a source names, None if it names none."""
-    data_dir = find_data_dir(data_dir)
-    path = Path(source).expanduser()
-    for base in (Path(), *([Path(data_dir)] if data_dir else [])):
-        if (base / path / INDEX_FILE).is_file() and (base / path / TOKENIZER_FOLDER).is_dir():
-            return base / path
+    for base in (Path(), Path(find_data_dir(data_dir) or "")):
+        path = base / Path(source).expanduser()
+        if (path / INDEX_FILE).is_file() and (path / TOKENIZER_FOLDER).is_dir():
+            return path
     return None
 
 

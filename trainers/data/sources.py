@@ -2,42 +2,37 @@
 
 from __future__ import annotations
 
-import dataclasses
 import fnmatch
 import glob
 import hashlib
 import http.client
 import os
 import re
-import sys
 import sysconfig
-import time
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from absl import logging
+from tqdm import tqdm
 
-from trainers.data.config import DEFAULT_LIMITS, Limits
-from trainers.data.text import check_encoding, decode, plain_name, read_bytes
+from trainers.data.config import DataConfig, Limits
+from trainers.data.text import decode, plain_name, read_bytes
 from zoo.files import file_sha256, replacing
 
+GITHUB = "https://raw.githubusercontent.com/"
 _NOT_LIBRARY = frozenset(
     ["test", "tests", "idlelib", "lib2to3", "turtledemo", "site-packages", "dist-packages"]
     + ["__pycache__"]
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class File:
+class File(NamedTuple):
     """A file to read: `name` is what its documents are called, `path` is absolute."""
 
     name: str
     path: str
-
-
-# Files on this machine.
 
 
 def find_data_dir(data_dir: str | None) -> str | None:
@@ -48,7 +43,7 @@ def find_data_dir(data_dir: str | None) -> str | None:
 def find_files(
     source: str, data_dir: str | None, pattern: str | None = None, names: Iterable[str] = ()
 ) -> list[File]:
-    """The files of a path, folder or glob, sorted; see `documents.read_documents`."""
+    """The files of a path, folder (not hidden ones) or glob, sorted; `names` for the message."""
     data_dir = find_data_dir(data_dir)
     source = os.path.expanduser(source)
     tried = []
@@ -87,51 +82,30 @@ def _walk(folder: str, excluded: frozenset[str] = frozenset()) -> list[str]:
 
 def _matches(path: str, pattern: str | None) -> bool:
     name = os.path.basename(path)
-    return pattern is None or any(
-        fnmatch.fnmatchcase(candidate, pattern) for candidate in (name, plain_name(name))
-    )
+    candidates = (name, plain_name(name))
+    return pattern is None or any(fnmatch.fnmatchcase(one, pattern) for one in candidates)
 
 
-def read_files(
-    files: Iterable[File],
-    *,
-    encoding: str = "utf-8",
-    invalid: Literal["replace", "strict"] = "replace",
-    limits: Limits = DEFAULT_LIMITS,
-) -> Iterator[tuple[File, str]]:
+def read_files(files: Iterable[File], data: DataConfig) -> Iterator[tuple[File, str]]:
     """Each file with its text (`text.decode`); an empty file has the text ""."""
-    check_invalid(invalid)
-    check_encoding(encoding)
-    left = limits.source_bytes
+    limit = left = data.limits.source_bytes
     for file in files:
         content, is_cut = read_bytes(file.path, left)
         if is_cut:
-            limits.check_source(limits.source_bytes + 1, file.path)
+            data.limits.check("source_bytes", limit + 1, file.path)
         left = None if left is None else left - len(content)
-        yield file, decode(content, False, file.path, encoding, invalid)
-
-
-def check_invalid(invalid: str) -> None:
-    """Refuses what is no option of `text.decode`."""
-    if invalid not in ("replace", "strict"):
-        raise ValueError(f"invalid={invalid!r}: use 'replace' or 'strict'.")
-
-
-# Files from the network.
+        yield file, decode(content, False, file.path, data.encoding, data.invalid)
 
 
 def find_published(
-    name: str, url: str, sha256: str, data_dir: str | None, limits: Limits = DEFAULT_LIMITS
+    name: str, url: str, sha256: str, data_dir: str | None, limits: Limits | None = None
 ) -> File:
-    """The file `name` under `data_dir`; without one, `url`, downloaded once into the cache.
-
-    The cache is ZOO_CACHE or ~/.cache/keras_lm_zoo; a file under `data_dir` is taken as it is.
-    """
+    """The file `name` under `data_dir`, or downloaded into ZOO_CACHE (~/.cache/keras_lm_zoo)."""
     local = os.path.abspath(os.path.join(data_dir or "", name))
     if not data_dir or not os.path.isfile(local):
         cache = os.path.expanduser(os.environ.get("ZOO_CACHE") or "~/.cache/keras_lm_zoo")
         local = os.path.join(os.path.abspath(cache), name)
-        download(url, local, sha256, limits)
+        download(url, local, sha256, limits or Limits())
     return File(name, local)
 
 
@@ -146,18 +120,15 @@ def find_unpublished(name: str, data_dir: str | None, how: str) -> File:
     return File(name, path)
 
 
-def download(url: str, path: str, sha256: str, limits: Limits = DEFAULT_LIMITS) -> str:
-    """Downloads `url` to `path`, unless a file with this checksum (hex) is there; returns `path`.
-
-    The file appears only when complete and verified. Progress goes to stderr.
-    """
+def download(url: str, path: str, sha256: str, limits: Limits) -> None:
+    """Downloads `url` to `path`, whole and verified, unless a file with this checksum is there."""
     # Not keras.utils.get_file: it writes straight to the target (an interrupted or wrong
     # download stays there under its final name for another process to read), and it moves to
     # /tmp in silence when the cache is not writable.
     sha256 = sha256.lower()
     if os.path.exists(path):
         if file_sha256(path) == sha256:
-            return path
+            return
         logging.warning("%s: checksum is not %s, downloading again", path, sha256)
     with replacing(path) as partial:
         digest = hashlib.sha256()
@@ -170,7 +141,6 @@ def download(url: str, path: str, sha256: str, limits: Limits = DEFAULT_LIMITS) 
                 f"{url}: sha256 is {digest.hexdigest()}, expected {sha256}; the download was "
                 "deleted. Try again; if it repeats, the file has changed or a proxy alters it."
             )
-    return path
 
 
 def _downloaded(url: str, path: str, limits: Limits) -> Iterator[bytes]:
@@ -179,17 +149,14 @@ def _downloaded(url: str, path: str, limits: Limits) -> Iterator[bytes]:
             announced = response.headers.get("Content-Length") or ""
             # Digits of any number are no size: such a header tells nothing.
             total = int(announced) if announced.isdecimal() and len(announced) < 20 else 0
-            limits.check_download(total, url)
-            done, shown = 0, 0.0
-            while block := response.read(1 << 16):
-                done += len(block)
-                limits.check_download(done, url)
-                yield block
-                if time.monotonic() - shown > 0.5 or done == total:
-                    shown = time.monotonic()
-                    size = f"{done / 1e6:.1f} of {total / 1e6:.1f} MB"
-                    print(f"\rdownloading {url}: {size}", end="", file=sys.stderr, flush=True)
-            print(file=sys.stderr)
+            limits.check("download_bytes", total, url)
+            done = 0
+            with tqdm(total=total, unit="B", unit_scale=True, desc=f"downloading {url}") as bar:
+                while block := response.read(1 << 16):
+                    done += len(block)
+                    limits.check("download_bytes", done, url)
+                    bar.update(len(block))
+                    yield block
     # URLError, HTTPError and timeouts are all OSErrors.
     except (OSError, http.client.HTTPException) as error:
         raise OSError(
@@ -224,37 +191,28 @@ def find_address(source: str, data_dir: str | None, limits: Limits) -> File:
 # Running text that is known by name.
 
 
-@dataclasses.dataclass(frozen=True)
-class NamedSource:
-    """A corpus known by name: what it is, its licence, how to find its files."""
+class NamedSource(NamedTuple):
+    """A corpus known by name: how to find its files, and what its documents are."""
 
-    about: str
-    licence: str
     find: Callable[[str | None], list[File]]
-    split: Literal["files", "lines", "poems", "articles"] | None = None
+    split: str | None = None  # of `DataConfig`; None: as asked
 
 
-_TINYSHAKESPEARE = (
-    "https://raw.githubusercontent.com/karpathy/char-rnn/"
-    "6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/data/tinyshakespeare/"
-)
-_WIKITEXT2 = (
-    "https://raw.githubusercontent.com/pytorch/examples/"
-    "77f55b912142e11fcfdf5b530231fb9c52f181e8/word_language_model/data/wikitext-2/"
-)
-_SHAKESPEARE = {
-    "input.txt": "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
-}
-_VALID = {"valid.txt": "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8"}
-_TEST = {"test.txt": "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0"}
-
-
-def _published(folder: str, address: str, files: dict[str, str]):
-    """How to find files that lie at one address, given as name -> sha256."""
+def _published(folder: str, address: str, **files: str) -> Callable[[str | None], list[File]]:
+    """How to find texts that lie at one address on GitHub, given as name -> sha256."""
     return lambda data_dir: [
-        find_published(f"{folder}/{name}", address + name, sha256, data_dir)
+        find_published(f"{folder}/{name}.txt", f"{GITHUB}{address}/{name}.txt", sha256, data_dir)
         for name, sha256 in files.items()
     ]
+
+
+def _wikitext2(**files: str) -> NamedSource:
+    address = (
+        "pytorch/examples/77f55b912142e11fcfdf5b530231fb9c52f181e8/word_language_model/data/"
+        "wikitext-2"
+    )
+    # Articles, not lines: a held-out document then shares no article with the training text.
+    return NamedSource(_published("wikitext2", address, **files), "articles")
 
 
 def _chinese_poetry(data_dir: str | None) -> list[File]:
@@ -283,23 +241,23 @@ def _python_stdlib(data_dir: str | None) -> list[File]:
     return files
 
 
-def _wikitext2(about: str, files: dict[str, str]) -> NamedSource:
-    # Articles, not lines: a held-out document then shares no article with the training text.
-    find = _published("wikitext2", _WIKITEXT2, files)
-    return NamedSource(about, "CC BY-SA 3.0", find, "articles")
-
-
+_VALID = {"valid": "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8"}
+_TEST = {"test": "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0"}
 NAMED_SOURCES: dict[str, NamedSource] = {
+    # Shakespeare's plays, 1.1 MB of English; public domain.
     "tinyshakespeare": NamedSource(
-        "Shakespeare's plays, 1.1 MB of English",
-        "public domain",
-        _published("tinyshakespeare", _TINYSHAKESPEARE, _SHAKESPEARE),
+        _published(
+            "tinyshakespeare",
+            "karpathy/char-rnn/6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/data/tinyshakespeare",
+            input="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+        )
     ),
-    "chinese_poetry": NamedSource("8646 classical Chinese poems", "MIT", _chinese_poetry, "poems"),
-    "wikitext2": _wikitext2("120 Wikipedia articles, both parts", _VALID | _TEST),
-    "wikitext2/valid": _wikitext2("60 of them", _VALID),
-    "wikitext2/test": _wikitext2("the other 60", _TEST),
-    "python_stdlib": NamedSource(
-        "the running Python's own library, about 10 MB", "PSF-2.0", _python_stdlib
-    ),
+    # 8646 classical Chinese poems; MIT.
+    "chinese_poetry": NamedSource(_chinese_poetry, "poems"),
+    # 120 Wikipedia articles, 60 in each part; CC BY-SA 3.0.
+    "wikitext2": _wikitext2(**_VALID, **_TEST),
+    "wikitext2/valid": _wikitext2(**_VALID),
+    "wikitext2/test": _wikitext2(**_TEST),
+    # The running Python's own library, about 10 MB; PSF-2.0.
+    "python_stdlib": NamedSource(_python_stdlib),
 }

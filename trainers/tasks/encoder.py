@@ -14,8 +14,9 @@ import numpy as np
 import tensorflow as tf
 
 from trainers.config import TrainConfig
+from trainers.data.config import DataConfig
+from trainers.data.corpus import read_documents
 from trainers.data.datasets import read_examples
-from trainers.data.documents import read_documents
 from trainers.data.pipeline import BucketPlan, default_buckets, host_rows, mapped
 from trainers.metrics import write_scores
 from trainers.report.sections import Comparison
@@ -176,9 +177,8 @@ def make_tokenizer(
     def all_texts() -> list[str]:
         further = []
         if data.vocabulary_from is not None:
-            further = read_documents(
-                data.vocabulary_from, data_dir=data_dir, split="lines", limits=data.limits
-            )
+            lines = DataConfig(train=data.vocabulary_from, split="lines", limits=data.limits)
+            further = read_documents(data.vocabulary_from, lines, data_dir)
         return [*texts(), *(document.text for document in further)]
 
     tokenizer = encoder_tokenizer(data, all_texts)

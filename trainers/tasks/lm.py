@@ -10,12 +10,11 @@ import tensorflow as tf
 
 from trainers.config import TrainConfig
 from trainers.data import pipeline
-from trainers.data.corpus import Corpus, Mixture
-from trainers.data.documents import read_documents
-from trainers.data.mixture import WindowOrder
+from trainers.data.corpus import Corpus, Mixture, read_documents
+from trainers.data.pipeline import WindowOrder
 from trainers.data.shards import TokenStream
 from trainers.tasks.base import build_model, read_initial
-from trainers.tasks.running_text import RunningText, RunningTextTask, reading_options
+from trainers.tasks.running_text import RunningText, RunningTextTask
 from trainers.tasks.training_models import CarriedState, PackedDocuments
 from trainers.tokenizers import language_model_tokenizer
 from zoo import bundle
@@ -33,7 +32,7 @@ def load_corpus(
     """
 
     def read(data, source):
-        return read_documents(source, data_dir=data_dir, **reading_options(data))
+        return read_documents(source, data, data_dir)
 
     if initial is None:
         tokenizer = language_model_tokenizer(config.data)

@@ -10,18 +10,18 @@ import tensorflow as tf
 
 from trainers.config import TrainConfig
 from trainers.data import pipeline
+from trainers.data.augment import mask_tokens
 from trainers.data.config import DataConfig
+from trainers.data.corpus import Document, read_documents
 from trainers.data.datasets import NAMED_DATASETS, Examples
-from trainers.data.documents import Document, read_documents
 from trainers.data.examples import Questions, TaggedTexts
-from trainers.data.masking import mask_tokens
-from trainers.data.mixture import WindowOrder
+from trainers.data.pipeline import WindowOrder
 from trainers.data.shards import TokenStream
 from trainers.data.sources import find_data_dir
 from trainers.tasks.base import build_model, read_initial
 from trainers.tasks.encoder import make_tokenizer
 from trainers.tasks.lm import fenced
-from trainers.tasks.running_text import RunningText, RunningTextTask, reading_options
+from trainers.tasks.running_text import RunningText, RunningTextTask
 from zoo import bundle
 from zoo.models.lora import merge_lora
 from zoo.text.models import TEXT_MODELS
@@ -192,7 +192,7 @@ def read_running_text(data: DataConfig, source: str, data_dir: str | None) -> li
     if source in NAMED_DATASETS:
         texts = texts_of(NAMED_DATASETS[source].read(find_data_dir(data_dir)))
         return [Document(f"{source}:{number}", text) for number, text in enumerate(texts, 1)]
-    return read_documents(source, data_dir=data_dir, **reading_options(data))
+    return read_documents(source, data, data_dir)
 
 
 def texts_of(examples: Examples) -> list[str]:

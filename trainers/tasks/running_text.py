@@ -16,6 +16,7 @@ from trainers.config import TrainConfig
 from trainers.data.config import DataConfig
 from trainers.data.corpus import (
     Corpus,
+    Document,
     Mixture,
     SplitTexts,
     check_streams,
@@ -26,8 +27,7 @@ from trainers.data.corpus import (
     split_documents,
     streams_fingerprint,
 )
-from trainers.data.documents import Document
-from trainers.data.mixture import WindowOrder
+from trainers.data.pipeline import WindowOrder
 from trainers.data.shards import Prepared, TokenShards, TokenStream, find_prepared, open_prepared
 from trainers.report.sections import Comparison
 from trainers.tasks.base import Task
@@ -266,14 +266,6 @@ class RunningText:
                     f"--tokenizer={prepared[first].folder}/tokenizer ..."
                 )
         return None if first is None else prepared[first].tokenizer
-
-
-def reading_options(data: DataConfig) -> dict[str, Any]:
-    """The options of `sources.read_documents` that a config sets."""
-    names = (
-        "encoding invalid split max_bytes pattern format text_column header quotes separator limits"
-    )
-    return {name: getattr(data, name) for name in names.split()}
 
 
 def _counts(ids: TokenStream, size: int) -> np.ndarray:

@@ -14,10 +14,12 @@ import tensorflow as tf
 from google.protobuf import text_format
 from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
-from tensorflow_serving.apis import classification_pb2, inference_pb2, input_pb2, regression_pb2
+from tensorflow_serving.apis import inference_pb2, input_pb2
+from tensorflow_serving.apis.classification_pb2 import ClassificationResponse, ClassificationResult
+from tensorflow_serving.apis.regression_pb2 import RegressionResponse, RegressionResult
 
 from export import CLASSIFY_METHOD, DEFAULT_SIGNATURE, REGRESS_METHOD
-from export.server.api.inference import checked_feeds, fill_spec
+from export.server.api.inference import Arrays, checked_feeds, fill_spec
 from export.server.run.servable import Servable
 from export.server.status import RequestClock, ServingError, invalid
 
@@ -28,7 +30,7 @@ class _Task(NamedTuple):
     method: str
     tensors: Mapping[str, str]  # output -> tensor
     input: str
-    result: classification_pb2.ClassificationResult | regression_pb2.RegressionResult
+    result: ClassificationResult | RegressionResult
 
 
 def _answer_one(method: str, kind: type, servable: Servable, request, clock=None):
@@ -43,10 +45,8 @@ def _answer_one(method: str, kind: type, servable: Servable, request, clock=None
 
 
 # Of a servable, a request and, for a time limit, a clock.
-classify = functools.partial(
-    _answer_one, CLASSIFY_METHOD, classification_pb2.ClassificationResponse
-)
-regress = functools.partial(_answer_one, REGRESS_METHOD, regression_pb2.RegressionResponse)
+classify = functools.partial(_answer_one, CLASSIFY_METHOD, ClassificationResponse)
+regress = functools.partial(_answer_one, REGRESS_METHOD, RegressionResponse)
 
 
 def multi_inference(
@@ -133,12 +133,7 @@ def _serialized_examples(request_input: input_pb2.Input) -> np.ndarray:
     return rows
 
 
-def _run(
-    servable: Servable,
-    request_input: input_pb2.Input,
-    tasks: Sequence[_Task],
-    clock: RequestClock | None,
-) -> None:
+def _run(servable: Servable, request_input: input_pb2.Input, tasks: Sequence[_Task], clock) -> None:
     """Runs the graph once for all tasks, and writes their results."""
     examples = _serialized_examples(request_input)
     # A SavedModel of TensorFlow 2 has an input tensor for each signature: each is fed.
@@ -152,9 +147,7 @@ def _run(
         write(arrays, len(examples), task.result)
 
 
-def _write_classes(
-    arrays: Mapping[str, np.ndarray], rows: int, result: classification_pb2.ClassificationResult
-) -> None:
+def _write_classes(arrays: Arrays, rows: int, result: ClassificationResult) -> None:
     for name, array in arrays.items():  # classes first
         wanted = "DT_STRING" if name == "classes" else "DT_FLOAT"
         if array.ndim != 2:
@@ -191,9 +184,7 @@ def _text(label: bytes) -> str:
         ) from error
 
 
-def _write_numbers(
-    arrays: Mapping[str, np.ndarray], rows: int, result: regression_pb2.RegressionResult
-) -> None:
+def _write_numbers(arrays: Arrays, rows: int, result: RegressionResult) -> None:
     array = arrays["outputs"]
     if array.ndim != 1 and (array.ndim != 2 or array.shape[1] != 1):
         raise invalid(

@@ -10,7 +10,7 @@ import grpc
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
-from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef, TensorInfo
 from tensorflow_serving.apis import model_pb2, predict_pb2
 
 from export import CLASSIFY_METHOD, DEFAULT_SIGNATURE, REGRESS_METHOD
@@ -19,6 +19,8 @@ from export.server.run.servable import Servable
 from export.server.status import RequestClock, ServingError, invalid
 from zoo.generation.options import MAX_NEW_TOKENS
 
+Inputs = dict[str, tuple[int, np.ndarray | None]]  # tensor -> dtype and value
+Arrays = Mapping[str, np.ndarray]
 _NEW_TOKENS = "max_new_tokens"  # the input by which a signature is known to generate
 _METHODS = (tf.saved_model.PREDICT_METHOD_NAME, CLASSIFY_METHOD, REGRESS_METHOD)
 
@@ -71,9 +73,7 @@ def fill_spec(answer: model_pb2.ModelSpec, asked: model_pb2.ModelSpec, servable:
     answer.signature_name = asked.signature_name or DEFAULT_SIGNATURE
 
 
-def _check_work(
-    servable: Servable, signature: meta_graph_pb2.SignatureDef, feeds: Mapping[str, np.ndarray]
-) -> None:
+def _check_work(servable: Servable, signature: SignatureDef, feeds: Arrays) -> None:
     """Refuses to generate more than the server's limit: rows x the largest `max_new_tokens`."""
     limit = servable.options.max_generated_tokens
     if not limit or _NEW_TOKENS not in signature.inputs:
@@ -91,9 +91,7 @@ def _check_work(
         )
 
 
-def wrong_shapes(
-    inputs: Mapping[str, meta_graph_pb2.TensorInfo], shapes: Mapping[str, Sequence[int]]
-) -> str:
+def wrong_shapes(inputs: Mapping[str, TensorInfo], shapes: Mapping[str, Sequence[int]]) -> str:
     """Says which shapes are not those that the inputs of a signature declare; empty for none."""
     wrong = []
     for alias in sorted({*inputs} & {*shapes}):
@@ -109,9 +107,7 @@ def wrong_shapes(
     return "; ".join(wrong)
 
 
-def _inputs(
-    signature: meta_graph_pb2.SignatureDef, sent: Mapping[str, tensor_pb2.TensorProto]
-) -> dict[str, tuple[int, np.ndarray | None]]:
+def _inputs(signature: SignatureDef, sent: Mapping[str, tensor_pb2.TensorProto]) -> Inputs:
     """Tensor name -> (dtype, value) of every input, from the request or from the defaults."""
     names, expected = sorted(sent), sorted(signature.inputs)
     if not signature.defaults and len(names) != len(expected):
@@ -146,7 +142,7 @@ def _inputs(
     return inputs
 
 
-def _outputs(signature: meta_graph_pb2.SignatureDef, wanted: Sequence[str]) -> Sequence[str]:
+def _outputs(signature: SignatureDef, wanted: Sequence[str]) -> Sequence[str]:
     """The output names to compute: those of the filter, else all."""
     for place, alias in enumerate(wanted):
         if alias not in signature.outputs:
@@ -159,9 +155,7 @@ def _outputs(signature: meta_graph_pb2.SignatureDef, wanted: Sequence[str]) -> S
     return wanted or sorted(signature.outputs)
 
 
-def checked_feeds(
-    servable: Servable, inputs: Mapping[str, tuple[int, np.ndarray | None]]
-) -> dict[str, np.ndarray]:
+def checked_feeds(servable: Servable, inputs: Inputs) -> Arrays:
     """The values alone, once their dtypes are those of the graph (shapes are not checked)."""
     for position, tensor in enumerate(sorted(inputs)):
         given, expected = inputs[tensor][0], servable.input_dtype(tensor)

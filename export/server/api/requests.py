@@ -1,15 +1,12 @@
 """Requests on a manager of models: which servable is meant, what is known of models, reloads."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 import grpc
-from tensorflow_serving.apis import (
-    get_model_metadata_pb2,
-    get_model_status_pb2,
-    model_management_pb2,
-    model_pb2,
-)
+from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
+from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest, ReloadConfigResponse
+from tensorflow_serving.apis.model_pb2 import ModelSpec
 
 from export.server.api.classification import classify, multi_inference, regress
 from export.server.api.inference import predict
@@ -29,14 +26,14 @@ INFERENCE = {
 def infer(api: str, manager: Manager, request, clock: RequestClock | None = None):
     """Answers a request of INFERENCE on the servable that it asks for."""
     if api == "MultiInference":  # several signatures on one input
-        spec = request.tasks[0].model_spec if request.tasks else model_pb2.ModelSpec()
+        spec = request.tasks[0].model_spec if request.tasks else ModelSpec()
     else:
-        spec = _required_spec(request)
+        spec = required_spec(request)
     with acquire(manager, spec) as servable:
         return INFERENCE[api](servable, request, clock)
 
 
-def acquire(manager: Manager, spec: model_pb2.ModelSpec) -> AbstractContextManager[Servable]:
+def acquire(manager: Manager, spec: ModelSpec) -> AbstractContextManager[Servable]:
     """A context with the servable that a model_spec means; raises when there is none."""
     if not spec.name:
         raise invalid("ModelSpec has no name specified.")
@@ -48,14 +45,11 @@ def acquire(manager: Manager, spec: model_pb2.ModelSpec) -> AbstractContextManag
     )
 
 
-def model_metadata(
-    manager: Manager, request: get_model_metadata_pb2.GetModelMetadataRequest
-) -> get_model_metadata_pb2.GetModelMetadataResponse:
+def model_metadata(manager: Manager, spec: ModelSpec, fields: Sequence[str] = ("signature_def",)):
     """Answers GetModelMetadata: the one field there is, `signature_def`."""
-    spec = _required_spec(request)
-    if not request.metadata_field:
+    if not fields:
         raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
-    for field in request.metadata_field:
+    for field in fields:
         if field != "signature_def":
             raise invalid(f"Metadata field {field} is not supported")
     response = get_model_metadata_pb2.GetModelMetadataResponse()
@@ -67,11 +61,8 @@ def model_metadata(
     return response
 
 
-def model_status(
-    manager: Manager, request: get_model_status_pb2.GetModelStatusRequest
-) -> get_model_status_pb2.GetModelStatusResponse:
+def model_status(manager: Manager, spec: ModelSpec):
     """Answers GetModelStatus: one version, or all, newest first; a version label is ignored."""
-    spec = _required_spec(request)
     versions, missing = manager.versions_of(spec.name), "any versions"
     if spec.WhichOneof("version_choice") == "version":
         versions = [version for version in versions if version.number == spec.version.value]
@@ -91,9 +82,9 @@ def model_status(
 
 def reload_config(
     manager: Manager,
-    request: model_management_pb2.ReloadConfigRequest,
+    request: ReloadConfigRequest,
     is_cancelled: Callable[[], bool] = lambda: False,
-) -> model_management_pb2.ReloadConfigResponse:
+) -> ReloadConfigResponse:
     """Answers HandleReloadConfigRequest, once the new models can be asked.
 
     The increase of a metric that was asked for is 0, as it is in TensorFlow Serving for all that a
@@ -105,14 +96,15 @@ def reload_config(
             "ModelConfigList is currently supported"
         )
     manager.reload(models_of(request.config), is_cancelled)
-    response = model_management_pb2.ReloadConfigResponse()
+    response = ReloadConfigResponse()
     response.status.SetInParent()
     for name in request.metric_names:
         response.metric.add(name=name, int64_value_increase=0)
     return response
 
 
-def _required_spec(request) -> model_pb2.ModelSpec:
+def required_spec(request) -> ModelSpec:
+    """The model_spec of a request; raises when there is none."""
     if not request.HasField("model_spec"):
         raise invalid("Missing ModelSpec")
     return request.model_spec

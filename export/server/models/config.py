@@ -64,13 +64,9 @@ def models_of(config: ModelServerConfig) -> list[ServedModel]:
     for entry in config.model_config_list.config:
         if entry.name in models:
             raise invalid(f"Illegal to list model {entry.name} multiple times in config list")
-        policy, choice = entry.model_version_policy, latest(1)
-        if policy.HasField("all"):
-            choice = every_version()
-        elif policy.HasField("specific"):
-            choice = specific(policy.specific.versions)
-        elif policy.HasField("latest"):
-            choice = latest(policy.latest.num_versions)
+        policy = entry.model_version_policy
+        choices = {"all": every_version(), "specific": specific(policy.specific.versions)}
+        choice = choices.get(policy.WhichOneof("policy_choice"), latest(policy.latest.num_versions))
         labels = dict(entry.version_labels)
         try:
             models[entry.name] = ServedModel(entry.name, entry.base_path, choice, labels)
@@ -82,18 +78,12 @@ def models_of(config: ModelServerConfig) -> list[ServedModel]:
 
 
 def _check_platform(entry: model_server_config_pb2.ModelConfig) -> None:
-    kind, platform = (
-        "ModelServerConfig::model_type (deprecated)",
-        "ModelServerConfig::model_platform",
-    )
-    problem = ""
-    if entry.model_type and entry.model_platform:
-        problem = f"Illegal setting both {kind} and {platform}"
-    elif not entry.model_type and not entry.model_platform:
-        problem = f"Illegal setting neither {kind} nor {platform}"
-    elif entry.model_type == model_server_config_pb2.OTHER:
-        problem = f"Illegal setting {kind} to OTHER"
-    if problem:
-        raise invalid(f"{problem}, model name is {entry.name}")
+    kind, platform = (f"ModelServerConfig::model_{w}" for w in ("type (deprecated)", "platform"))
+    setting = f"{kind} to OTHER" if entry.model_type == model_server_config_pb2.OTHER else ""
+    if bool(entry.model_type) == bool(entry.model_platform):
+        both = bool(entry.model_type)
+        setting = f"both {kind} and {platform}" if both else f"neither {kind} nor {platform}"
+    if setting:
+        raise invalid(f"Illegal setting {setting}, model name is {entry.name}")
     if entry.model_platform not in ("", PLATFORM):
         raise invalid(f"Model {entry.name} requests unsupported platform {entry.model_platform}")

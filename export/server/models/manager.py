@@ -149,8 +149,7 @@ class Manager:
     def stop(self, timeout: float | None = None) -> bool:
         """Stops polling and unloads everything, once no request holds it any more.
 
-        False when a load or a request took longer than `timeout` seconds more, which leaves what it
-        uses loaded.
+        False when a load or a request takes longer: what it uses stays loaded.
         """
         end = None if timeout is None else time.monotonic() + timeout
 
@@ -184,8 +183,7 @@ class Manager:
     ) -> Iterator[Servable]:
         """Lends a version, by default the newest available one: it stays loaded meanwhile.
 
-        Raises ServingError as the context begins: NOT_FOUND when it is not served, INVALID_ARGUMENT
-        for an unknown label.
+        Raises ServingError as the context begins.
         """
         with self._changed:
             if label is not None:
@@ -283,8 +281,8 @@ class Manager:
 
     def _newest_available(self, name: str) -> Version | None:
         versions = self._versions.get(name, {})
-        available = [n for n, version in versions.items() if version.state == State.AVAILABLE]
-        return versions[max(available)] if available else None
+        available = [v for v in versions.values() if v.state == State.AVAILABLE]
+        return max(available, key=lambda version: version.number, default=None)
 
     def _failed(self, name: str) -> Version | None:
         """A version that does not load, of a model of which no version answers or will soon."""
@@ -366,10 +364,9 @@ class Manager:
                 self._set(version, state=State.LOADING, tries=version.tries + 1, is_loading=True)
                 self._load_pool.submit(self._load, name, version, found[number])
         versions = self.versions_of(name)
+        available = {v.number for v in versions if v.state == State.AVAILABLE}
         # One that takes their place must have come before the last of the others goes.
-        ready = not wanted or any(
-            v.state == State.AVAILABLE for v in versions if v.number in wanted
-        )
+        ready = not wanted or wanted & available
         for version in versions:
             if version.number in wanted or version.is_loading:
                 continue

@@ -4,21 +4,13 @@ Paths, answers and errors are those of TensorFlow Serving, whose core answers th
 so here, where `export.server.api` does all the work.
 """
 
-import dataclasses
 import re
 import urllib.parse
 import zlib
 from http.client import responses
 from typing import NamedTuple
 
-from tensorflow_serving.apis import (
-    classification_pb2,
-    get_model_metadata_pb2,
-    get_model_status_pb2,
-    model_pb2,
-    predict_pb2,
-    regression_pb2,
-)
+from tensorflow_serving.apis import classification_pb2, model_pb2, predict_pb2, regression_pb2
 
 from export import DEFAULT_SIGNATURE
 from export.server.api.requests import INFERENCE, acquire, model_metadata, model_status
@@ -86,8 +78,7 @@ class Request(NamedTuple):
     memory: MemoryShare
 
 
-@dataclasses.dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """An HTTP answer; `close` ends the connection after it."""
 
     code: int
@@ -143,7 +134,7 @@ class RestApi:
                 answer = error_answer(error)
             except Exception:  # noqa: BLE001  no exception of Python reaches a client
                 answer = error_answer(unexpected(f"REST {request.method} {target!r} failed"))
-        return dataclasses.replace(answer, headers=_CORS) if self._options.cors else answer
+        return answer._replace(headers=_CORS) if self._options.cors else answer
 
     def _call(self, request: Request) -> Answer:
         malformed = invalid(f"Malformed request: {request.method} {request.target}")
@@ -172,13 +163,9 @@ class RestApi:
     def _describe(self, spec: model_pb2.ModelSpec, metadata: bool) -> str:
         if not spec.name:
             raise invalid("Missing model name in request.")
-        if not metadata:
-            asked = get_model_status_pb2.GetModelStatusRequest(model_spec=spec)
-            return json_writing.proto_json(model_status(self._manager, asked))
-        asked = get_model_metadata_pb2.GetModelMetadataRequest(
-            model_spec=spec, metadata_field=["signature_def"]
-        )
-        return json_writing.metadata_json(model_metadata(self._manager, asked))
+        if metadata:
+            return json_writing.metadata_json(model_metadata(self._manager, spec))
+        return json_writing.proto_json(model_status(self._manager, spec))
 
     def _infer(self, method: str, spec: model_pb2.ModelSpec, sent: Request) -> str:
         limits, body = self._options.limits, sent.body

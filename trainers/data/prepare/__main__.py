@@ -1,9 +1,8 @@
 """Tokenizes text once, into sharded TFRecords that training reads.
 
-python -m trainers.data.prepare --source=TEXT --out=FOLDER [--tokenizer=KIND or FOLDER]
-[--processes=N]
-python -m trainers.data.prepare --beam --source=TEXT --out=FOLDER [--runner=NAME] [--
---runner_option=X] python -m trainers.data.prepare --verify=FOLDER
+python -m trainers.data.prepare --source=TEXT --out=FOLDER [--tokenizer=KIND] [--processes=N]
+python -m trainers.data.prepare --beam --source=TEXT --out=FOLDER [--runner=NAME] [-- --option=X]
+python -m trainers.data.prepare --verify=FOLDER
 
 Run the same command again to go on where it was. Then: python -m trainers --set=data.train=FOLDER
 """
@@ -18,63 +17,38 @@ from absl import app, flags, logging
 
 from zoo.output import outlive_readers
 
-# Name, kind, default, meaning, and what the kind needs further.
+_KINDS = "byte, character, bytepair, wordpiece, sentencepiece"
+# Kind, name, default, meaning, and what the kind needs further.
 _FLAGS = (
-    ("source", "string", None, "The text: file, folder, glob, address or name."),
-    ("out", "string", None, "Folder of the result; a job there is resumed."),
-    ("verify", "string", None, "Check every byte of a prepared folder, and stop."),
-    ("validation", "string", None, "Text to validate on, in place of a share."),
-    ("validation_fraction", "float", 0.1, "Share held out for validation."),
-    ("task", "enum", "lm", ["lm", "mlm"], "What the tokenizer is for."),
-    (
-        "tokenizer",
-        "string",
-        "bytepair",
-        "Kind (byte, character, bytepair, wordpiece, sentencepiece), or the folder of a tokenizer "
-        "or bundle.",
-    ),
-    ("vocabulary_size", "integer", None, "Of a vocabulary that is trained."),
-    (
-        "split",
-        "enum",
-        "files",
-        ["files", "lines", "rows"],
-        "What a document is. --field means rows.",
-    ),
-    ("field", "string", None, "Field or column of rows that holds the text."),
-    ("encoding", "string", "utf-8", "Codec of the files."),
-    ("shard_mb", "float", 64.0, "Megabytes of text that make a shard."),
-    ("seed", "integer", 0, "Chooses the documents that validate."),
-    (
-        "processes",
-        "integer",
-        None,
-        "Processes that work beside each other. Default: the cores there are.",
-        1,
-    ),
-    ("data_dir", "string", None, "Folder with named corpora. Default: $ZOO_DATA."),
-    (
-        "set",
-        "multi_string",
-        [],
-        "data.KEY=value or KEY=value, edits one further setting; may be repeated.",
-    ),
-    ("beam", "bool", False, "Run as an Apache Beam pipeline."),
-    ("runner", "string", "DirectRunner", "The Beam runner."),
+    ("string", "source", None, "The text: file, folder, glob, address or name."),
+    ("string", "out", None, "Folder of the result; a job there is resumed."),
+    ("string", "verify", None, "Check every byte of a prepared folder, and stop."),
+    ("string", "validation", None, "Text to validate on, in place of a share."),
+    ("float", "validation_fraction", 0.1, "Share held out for validation."),
+    ("enum", "task", "lm", ["lm", "mlm"], "What the tokenizer is for."),
+    ("string", "tokenizer", "bytepair", f"Kind ({_KINDS}), or folder of a tokenizer or bundle."),
+    ("integer", "vocabulary_size", None, "Of a vocabulary that is trained."),
+    ("enum", "split", "files", ["files", "lines", "rows"], "A document. --field means rows."),
+    ("string", "field", None, "Field or column of rows that holds the text."),
+    ("string", "encoding", "utf-8", "Codec of the files."),
+    ("float", "shard_mb", 64.0, "Megabytes of text that make a shard."),
+    ("integer", "seed", 0, "Chooses the documents that validate."),
+    ("integer", "processes", None, "How many work beside each other. Default: the cores.", 1),
+    ("string", "data_dir", None, "Folder with named corpora. Default: $ZOO_DATA."),
+    ("multi_string", "set", [], "data.KEY=value or KEY=value, one further setting; repeatable."),
+    ("bool", "beam", False, "Run as an Apache Beam pipeline."),
+    ("string", "runner", "DirectRunner", "The Beam runner."),
 )
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Declares the command's flags; not at import, where those of another command may be."""
-    for name, kind, *options in _FLAGS:
-        getattr(flags, f"DEFINE_{kind}")(name, *options, flag_values=values)
+    for kind, *options in _FLAGS:
+        getattr(flags, f"DEFINE_{kind}")(*options, flag_values=values)
 
 
 def main(argv: list[str]) -> None:
-    """Reads flags, prepares, says where the result lies.
-
-    Exit codes: 1 for bad input, 130 if stopped by Ctrl-C.
-    """
+    """Exit codes: 1 for bad input, 130 if stopped by Ctrl-C."""
     if flags.FLAGS["verbosity"].using_default_value:
         logging.set_verbosity(logging.INFO)
     run(flags.FLAGS, argv)
@@ -95,6 +69,7 @@ def run(values: flags.FlagValues, argv: list[str]) -> None:
 
 
 def _run(values: flags.FlagValues, options: list[str]) -> None:
+    # Imported here, as TensorFlow takes seconds, so that --help and a mistyped flag answer at once.
     if values.verify:
         from trainers.data.shards import verify
 
@@ -102,30 +77,12 @@ def _run(values: flags.FlagValues, options: list[str]) -> None:
         return
     if not values.source or not values.out:
         sys.exit("prepare: --source and --out are needed")
-    # Imported here, as TensorFlow takes seconds, so that --help and a mistyped flag answer at once.
-    from trainers.data.prepare import job
-
-    config, out = _config(values), Path(values.out)
-    if values.beam:
-        job.prepare_with_beam(
-            config, out, runner=values.runner, options=options, data_dir=values.data_dir
-        )
-    else:
-        processes = values.processes or len(os.sched_getaffinity(0))
-        job.prepare(config, out, processes=processes, data_dir=values.data_dir)
-    print(f"train on it: python -m trainers --set=data.train={values.out} ...")
-
-
-def _config(values: flags.FlagValues):
     from trainers.config import with_overrides
     from trainers.data.config import DataConfig, PrepareConfig
-    from trainers.data.prepare.job import read_tokenizer
+    from trainers.data.prepare import job
     from zoo.tokenizers import TOKENIZERS
 
-    kind, tokenizer_from = values.tokenizer, None
-    if kind not in TOKENIZERS:
-        tokenizer_from = kind
-        kind = read_tokenizer(kind).kind
+    tokenizer_from = None if values.tokenizer in TOKENIZERS else values.tokenizer
     data = DataConfig(
         train=values.source,
         validation=values.validation,
@@ -133,13 +90,16 @@ def _config(values: flags.FlagValues):
         encoding=values.encoding,
         split="rows" if values.field else values.split,
         text_column=values.field or "text",
-        tokenizer=kind,
+        tokenizer=job.read_tokenizer(tokenizer_from).kind if tokenizer_from else values.tokenizer,
         max_vocabulary_size=values.vocabulary_size,
     )
-    config = PrepareConfig(
-        data, values.task, tokenizer_from, shard_mb=values.shard_mb, seed=values.seed
-    )
-    return with_overrides(config, values.set)
+    sizes = {"shard_mb": values.shard_mb, "seed": values.seed}
+    config = PrepareConfig(data, values.task, tokenizer_from, **sizes)
+    config, out = with_overrides(config, values.set), Path(values.out)
+    beam = [f"--runner={values.runner}", *options] if values.beam else None
+    processes = values.processes or len(os.sched_getaffinity(0))
+    job.prepare(config, out, processes=processes, beam=beam, data_dir=values.data_dir)
+    print(f"train on it: python -m trainers --set=data.train={values.out} ...")
 
 
 if __name__ == "__main__":

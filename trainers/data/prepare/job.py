@@ -20,10 +20,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import tensorflow as tf
 from absl import logging
@@ -31,9 +33,8 @@ from tqdm import tqdm
 
 from trainers.config import differing_keys
 from trainers.data.config import PrepareConfig
-from trainers.data.corpus import StreamEncoder
-from trainers.data.documents import Meter, Piece, read_pieces
-from trainers.data.prepare.plan import Plan, check_unchanged, make_plan
+from trainers.data.corpus import StreamEncoder, read_pieces
+from trainers.data.prepare.plan import Plan, make_plan, unchanged
 from trainers.data.shards import (
     INDEX_FILE,
     TOKENIZER_FOLDER,
@@ -45,15 +46,17 @@ from trainers.data.shards import (
     write_index,
     writing_shard,
 )
-from trainers.data.sources import File
 from trainers.tokenizers import encoder_tokenizer, language_model_tokenizer
 from zoo.config import ConfigError, from_dict, to_dict
 from zoo.files import locked_folder, own_files, replacing
 from zoo.tokenizers import Tokenizer, load_tokenizer
 
 PLAN_FILE = "plan.json"
-_SPLITS: tuple[Split, ...] = ("train", "validation")
-_POLL_SECONDS = 0.2
+# The splits, and what helps where one has no text.
+_SPLITS: dict[Split, str] = {
+    "train": "name another --source",
+    "validation": "set --validation, a larger --validation_fraction or another --seed",
+}
 _LINE_SECONDS = 10  # between lines of progress where no terminal shows a bar
 
 
@@ -62,85 +65,34 @@ class PrepareError(ValueError):
 
 
 def prepare(
-    config: PrepareConfig, folder: Path, *, processes: int = 1, data_dir: str | None = None
-) -> Index:
-    """Prepares a source on this machine, from wherever the job in `folder` is.
-
-    Args:
-        config: PrepareConfig. folder: of the result; created if missing, one job each.
-        processes: int, 1 works in this process, more start so many. The result does not depend
-            on it.
-        data_dir: where relative paths and named corpora are looked for.
-
-    Returns:
-        The index. A job that was finished before is only looked at.
-
-    Raises:
-        PrepareError: the folder holds another job, is in use, or cannot be written.
-        ValueError, OSError: the source or the vocabulary; the message names the file.
-    """
-
-    def work(plan: Plan, todo: list[int], tokenizer: Tokenizer) -> None:
-        began, total = time.monotonic(), sum(plan.unit_bytes(number) for number in todo)
-        interval = 0.1 if sys.stderr.isatty() else _LINE_SECONDS
-        bar = tqdm(total=total, unit="B", unit_scale=True, desc="preparing", mininterval=interval)
-        with bar:
-            if processes == 1:
-                for number in todo:
-                    write_unit(folder, plan, number, tokenizer, bar.update)
-            else:
-                _in_processes(folder, todo, min(processes, max(len(todo), 1)), bar)
-        seconds = max(time.monotonic() - began, 1e-9)
-        logging.info("%.1f MB in %.1f s, %.1f MB/s", bar.n / 1e6, seconds, bar.n / seconds / 1e6)
-
-    return _run(config, folder, data_dir, work)
-
-
-def prepare_with_beam(
     config: PrepareConfig,
     folder: Path,
     *,
-    runner: str = "DirectRunner",
-    options: Sequence[str] = (),
+    processes: int = 1,
+    beam: Sequence[str] | None = None,
     data_dir: str | None = None,
 ) -> Index:
-    """Prepares a source as an Apache Beam pipeline; the result is that of `prepare`.
+    """Prepares a source, from wherever the job in `folder` is.
 
-    Source and result must lie on a file system that all workers see, and this project must be
+    On Beam, source and result must lie on a file system that all workers see, with this project
     installed there.
 
     Args:
-        config, folder, data_dir: as `prepare` has them.
-        runner: name of a Beam runner. Defaults to "DirectRunner", which is this machine.
-        options: further pipeline options, such as "--direct_num_workers=2".
+        config: the settings. folder: of the result; created if missing, one job each.
+        processes: 1 works in this process, more start so many. The result does not depend on it.
+        beam: options of an Apache Beam pipeline that does the work, such as "--runner=NAME".
+        data_dir: where relative paths and named corpora are looked for.
 
     Raises:
-        ConfigError: apache-beam is not installed. Else as `prepare`.
+        PrepareError: the folder holds another job, is in use, or cannot be written.
+        ValueError, OSError: the source or the vocabulary, whose file the message names; no Beam.
     """
-    beam, folder = _beam(), folder.absolute()
-    pipeline_options = importlib.import_module("apache_beam.options.pipeline_options")
-
-    def work(plan: Plan, todo: list[int], tokenizer: Tokenizer) -> None:
-        flags = pipeline_options.PipelineOptions([f"--runner={runner}", *options])
-        with beam.Pipeline(options=flags) as pipeline:
-            _ = (
-                pipeline
-                | "Units" >> beam.Create(todo)
-                | "Spread" >> beam.Reshuffle()
-                | "Tokenize" >> beam.Map(_write_unit_on_worker, str(folder))
-            )
-
-    return _run(config, folder, data_dir, work)
-
-
-def _run(
-    config: PrepareConfig,
-    folder: Path,
-    data_dir: str | None,
-    work: Callable[[Plan, list[int], Tokenizer], None],
-) -> Index:
+    pipeline = None if beam is None else _beam_pipeline(beam)
     with claimed(folder):
-        plan = _begin(folder, config, data_dir)
+        plan = make_plan(config, data_dir)
+        if (folder / PLAN_FILE).is_file():
+            _refuse_other(folder, _read_plan(folder), plan)
+        _write_json(folder / PLAN_FILE, to_dict(plan))
         numbers = range(len(plan.units))
         todo = [number for number in numbers if not _is_finished(folder, number)]
         if (folder / INDEX_FILE).is_file() and not todo:
@@ -148,11 +100,20 @@ def _run(
             return read_index(folder)
         tokenizer = _tokenizer(folder, plan)
         logging.info("%s: %d of %d units to do", folder, len(todo), len(plan.units))
-        work(plan, todo, tokenizer)
+        finished = (write_unit(folder, plan, tokenizer, number) for number in todo)
+        if pipeline is not None:
+            finished = _on_beam(pipeline, folder, todo)
+        elif processes > 1:
+            finished = _in_processes(folder, todo, min(processes, max(len(todo), 1)))
+        began, total = time.monotonic(), sum(map(plan.unit_bytes, todo))
+        interval = 0.1 if sys.stderr.isatty() else _LINE_SECONDS
+        bar = tqdm(total=total, unit="B", unit_scale=True, desc="preparing", mininterval=interval)
+        with bar:
+            for number in finished:
+                bar.update(plan.unit_bytes(number))
+        seconds = max(time.monotonic() - began, 1e-9)
+        logging.info("%.1f MB in %.1f s, %.1f MB/s", total / 1e6, seconds, total / seconds / 1e6)
         return _finish(folder, plan, tokenizer)
-
-
-# The folder of a job.
 
 
 @contextlib.contextmanager
@@ -175,19 +136,13 @@ def claimed(folder: Path) -> Iterator[None]:
         yield
 
 
-def _begin(folder: Path, config: PrepareConfig, data_dir: str | None) -> Plan:
-    """The plan of the job, written to the folder; a job under way must be the same one."""
-    plan = make_plan(config, data_dir)
-    if (folder / PLAN_FILE).is_file():
-        _refuse_other(folder, _read_plan(folder), plan)
-    _write_json(folder / PLAN_FILE, to_dict(plan))
-    return plan
-
-
 def _read_plan(folder: Path) -> Plan:
     path = folder / PLAN_FILE
     try:
-        return from_dict(Plan, json.loads(path.read_text(encoding="utf-8")), where=str(path))
+        values = json.loads(path.read_text(encoding="utf-8"))
+        for name in ("reading", "validation_reading"):  # of earlier releases
+            values.pop(name, None)
+        return from_dict(Plan, values, where=str(path))
     except ValueError as error:
         raise PrepareError(f"{path}: damaged ({error}); choose another --out") from error
 
@@ -236,16 +191,6 @@ def _finish(folder: Path, plan: Plan, tokenizer: Tokenizer) -> Index:
     """Writes the index of a job whose units are all finished, and says what is there."""
     shards = [shard for number in range(len(plan.units)) for shard in _shards(folder, number)]
     shards.sort(key=lambda shard: (shard.split, shard.unit))
-    for split, fix in (
-        ("train", "name another --source"),
-        ("validation", "set --validation, a larger --validation_fraction or another --seed"),
-    ):
-        if not any(shard.split == split for shard in shards):
-            documents = sum(shard.documents for shard in shards)
-            raise ValueError(
-                f"{plan.config.data.train}: no {split} text among {documents} document(s): {fix}, "
-                "and choose another --out"
-            )
     index = Index(
         tokenizer=tokenizer.kind,
         fingerprint=tokenizer.fingerprint,
@@ -255,28 +200,30 @@ def _finish(folder: Path, plan: Plan, tokenizer: Tokenizer) -> Index:
         dtype=token_dtype(tokenizer.vocabulary_size),
         record_tokens=plan.config.record_tokens,
         shards=tuple(shards),
-        # As they come back from JSON, which has no tuples.
-        settings=json.loads(json.dumps(to_dict(plan.config))),
-        sources=tuple(json.loads(json.dumps(to_dict(file))) for file in plan.files),
+        settings=to_dict(plan.config),
+        sources=tuple(map(to_dict, plan.files)),
     )
-    write_index(folder, index)
-    for split in _SPLITS:
+    for split, fix in _SPLITS.items():
         own = index.split(split)
+        if not own:
+            documents = sum(shard.documents for shard in shards)
+            raise ValueError(
+                f"{plan.config.data.train}: no {split} text among {documents} document(s): {fix}, "
+                "and choose another --out"
+            )
         tokens, characters, documents = (
             f"{sum(getattr(shard, name) for shard in own):,}"
             for name in ("tokens", "characters", "documents")
         )
         message = "%s: %s: %d shard(s), %s tokens, %s characters, %s document(s)"
         logging.info(message, folder, split, len(own), tokens, characters, documents)
-    return index
+    write_index(folder, index)
+    return read_index(folder)
 
 
 def _write_json(path: Path, values: object) -> None:
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(values) + "\n", encoding="utf-8")
-
-
-# The tokenizer, once for the job.
 
 
 def read_tokenizer(place: str | Path) -> Tokenizer:
@@ -309,29 +256,16 @@ def _training_texts(plan: Plan) -> Iterator[str]:
     share = plan.config.tokenizer_mb * 1e6 / len(plan.units)
     for number in range(len(plan.units)):
         taken = 0
-        for split, piece in _unit_pieces(plan, number):
+        for split, text, _ in _unit_pieces(plan, number):
             if split == "train":
-                yield piece.text
-                taken += len(piece.text)
+                yield text
+                taken += len(text)
             if taken >= share and not everything:
                 break
 
 
-# One unit.
-
-
-def write_unit(
-    folder: Path,
-    plan: Plan,
-    number: int,
-    tokenizer: Tokenizer,
-    on_bytes: Callable[[int], object] = lambda count: None,
-) -> int:
-    """Writes the shards of a unit and notes it as finished; returns its tokens.
-
-    Memory does not grow with the unit: text is read in blocks and encoded by the million
-    characters. `on_bytes` is called with the bytes that were read since it was called before.
-    """
+def write_unit(folder: Path, plan: Plan, tokenizer: Tokenizer, number: int) -> int:
+    """Writes the shards of a unit, in bounded memory, notes it as finished; returns its number."""
     end_id = None if plan.single else tokenizer.end_id
     dtype = token_dtype(tokenizer.vocabulary_size)
     with contextlib.ExitStack() as stack:
@@ -341,104 +275,68 @@ def write_unit(
             shard = writing_shard(path, number, split, dtype, plan.config.record_tokens)
             writers.append(stack.enter_context(shard))
             encoders[split] = StreamEncoder(tokenizer, end_id, writers[-1].add)
-        for split, piece in _unit_pieces(plan, number, on_bytes):
-            encoders[split].add(piece.text, piece.is_last)
+        for split, text, is_last in _unit_pieces(plan, number):
+            encoders[split].add(text, is_last)
         for encoder in encoders.values():
             encoder.flush()
     shards = [writer.shard for writer in writers if writer.shard is not None]
     _write_json(_unit_file(folder, number), [to_dict(shard) for shard in shards])
-    return sum(shard.tokens for shard in shards)
+    return number
 
 
-def _unit_pieces(
-    plan: Plan, number: int, on_bytes: Callable[[int], object] = lambda count: None
-) -> Iterator[tuple[Split, Piece]]:
-    """The text of a unit, each piece with its split, documents without text left out."""
+def _unit_pieces(plan: Plan, number: int) -> Iterator[tuple[Split, str, bool]]:
+    """The text of a unit: split, text and whether its document ends; empty ones are left out."""
     for stretch in plan.units[number]:
         file = plan.files[stretch.file]
-        check_unchanged(file)
-        reading = plan.validation_reading if file.validates else plan.reading
-        meter, counted, has_text = Meter(), 0, stretch.start > 0
-        for piece in read_pieces(
-            File(file.name, file.path), reading, meter, start=stretch.start, stop=stretch.stop
-        ):
-            on_bytes(meter.bytes - counted)
-            counted = meter.bytes
+        has_text, place = stretch.start > 0, {"start": stretch.start, "stop": stretch.stop}
+        for piece in read_pieces(unchanged(file), plan.reading(file), **place):
             has_text = has_text or bool(piece.text)
             if has_text:
-                is_last = piece.is_last and stretch.ends
-                yield plan.split_of(stretch, piece.text), Piece(piece.name, piece.text, is_last)
-        on_bytes(meter.bytes - counted)
-        check_unchanged(file)
+                split = plan.split_of(stretch, piece.text)
+                yield split, piece.text, piece.is_last and stretch.ends
+        unchanged(file)
 
 
-# Several processes, and Beam's workers.
-
-
-def _in_processes(folder: Path, todo: list[int], processes: int, bar: tqdm) -> None:
+def _in_processes(folder: Path, todo: list[int], processes: int) -> Iterator[int]:
+    """The numbers of units, each when it is finished."""
     # Spawned, because TensorFlow's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    done, stop = context.Value("q", 0), context.Event()
+    ours, theirs = context.Pipe()
     pool = concurrent.futures.ProcessPoolExecutor(
-        processes, context, initializer=_begin_worker, initargs=(str(folder), done, stop)
+        processes, context, initializer=_begin_worker, initargs=(theirs,)
     )
     try:
-        waiting = {pool.submit(_work, number) for number in todo}
-        while waiting:
-            finished, waiting = concurrent.futures.wait(
-                waiting, _POLL_SECONDS, concurrent.futures.FIRST_COMPLETED
-            )
-            for future in finished:
-                future.result()
-            bar.update(done.value - bar.n)
+        units = [pool.submit(_write_unit_of, number, str(folder)) for number in todo]
+        for unit in concurrent.futures.as_completed(units):
+            yield unit.result()
     except BrokenProcessPool as error:
         raise OSError(
             "a worker process was killed, perhaps for want of memory. Finished shards are kept: "
             "the same command goes on; fewer --processes need less memory"
         ) from error
     finally:
-        stop.set()  # a unit under way would go on for seconds
+        ours.close()
         pool.shutdown(cancel_futures=True)
 
 
-class _Stopped(Exception):
-    """The job ended before this unit."""
-
-
-def _begin_worker(folder: str, done, stop) -> None:
-    global _worker
+def _begin_worker(job: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent tells the others
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with, args=(job,), daemon=True).start()
     # Processes are what runs beside each other here.
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    _worker = (Path(folder), *_plan_and_tokenizer(folder), done, stop)
 
 
-def _end_with_parent() -> None:
-    """A parent that was killed cannot tell: without this its units would go on being written."""
-    multiprocessing.parent_process().join()
+def _end_with(job: Connection) -> None:
+    """Ends this process, with its unit under way, when its parent stops the job or is killed."""
+    with contextlib.suppress(EOFError, OSError):
+        job.recv()
     os._exit(1)
 
 
-def _work(number: int) -> None:
-    folder, plan, tokenizer, done, stop = _worker
-
-    def on_bytes(count: int) -> None:
-        if stop.is_set():
-            raise _Stopped
-        with done.get_lock():
-            done.value += count
-
-    write_unit(folder, plan, number, tokenizer, on_bytes)
-
-
-def _write_unit_on_worker(number: int, folder: str) -> int:
-    """A step of the Beam pipeline."""
-    plan, tokenizer = _plan_and_tokenizer(folder)
-    tokens = write_unit(Path(folder), plan, number, tokenizer)
-    _beam().metrics.Metrics.counter("prepare", "tokens").inc(tokens)
-    return tokens
+def _write_unit_of(number: int, folder: str) -> int:
+    """A unit, in a worker process or a step of the Beam pipeline."""
+    return write_unit(Path(folder), *_plan_and_tokenizer(folder), number)
 
 
 @functools.lru_cache(maxsize=1)
@@ -446,11 +344,23 @@ def _plan_and_tokenizer(folder: str) -> tuple[Plan, Tokenizer]:
     return _read_plan(Path(folder)), load_tokenizer(Path(folder) / TOKENIZER_FOLDER)
 
 
-def _beam() -> ModuleType:
+def _beam_pipeline(options: Sequence[str]) -> tuple[ModuleType, Any]:
+    """The package, and the pipeline that is to run."""
     try:
-        return importlib.import_module("apache_beam")
+        beam = importlib.import_module("apache_beam")
     except ImportError as error:
         raise ConfigError(
             f"--beam needs the package apache-beam ({error}); BUILD_NOTES.md tells how to install "
             "it beside this project"
         ) from error
+    module = importlib.import_module("apache_beam.options.pipeline_options")
+    return beam, beam.Pipeline(options=module.PipelineOptions([*options]))
+
+
+def _on_beam(beam_pipeline: tuple[ModuleType, Any], folder: Path, todo: list[int]) -> list[int]:
+    beam, pipeline = beam_pipeline
+    with pipeline:
+        step = beam.Map(_write_unit_of, str(folder.absolute()))
+        units = pipeline | "Units" >> beam.Create(todo)
+        _ = units | "Spread" >> beam.Reshuffle() | "Tokenize" >> step
+    return todo
