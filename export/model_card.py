@@ -18,39 +18,7 @@ from export.model_folder import CARD_FILE, read_saved_model
 from zoo.bundle import Bundle
 from zoo.output import cell, table
 
-_PAGE = """\
-# {title}, version {version}
-
-A {family} of {parameters:,} parameters that {about}. Text in and answers out: the tokenizer is \
-part of the graph.
-
-{facts}
-
-## What it can be asked
-
-{signatures}
-
-{advice}## Ask it
-
-```
-python -m export.server --port=8500 --rest_api_port=8501 --model_name={name} \
---model_base_path=$PWD/{name}
-python -m export.client --server=localhost:8500 --model={name} {flags}
-curl -d '{body}' \\
-    http://localhost:8501/v1/models/{name}:predict
-```
-
-## What was checked
-
-{requests} golden requests were answered by this SavedModel, in a session as TensorFlow Serving \
-runs it, as the Keras model answers them: strings and integers equal, floats within {atol:g} + \
-{rtol:g} of the value{rounding}. All its operations are in TensorFlow Serving {serving_version}. \
-Check any server that runs it:
-
-```
-python -m export.verify --model_dir=FOLDER --server=HOST:PORT --model={name}
-```
-"""
+_TEMPLATE = Path(__file__).with_name("model_card_template.md")
 _LM_ADVICE = """\
 Options have one value for all texts, or one for each. Over gRPC those left out have their \
 defaults; TensorFlow Serving's REST API wants all of them. On a server that batches, send each \
@@ -90,7 +58,7 @@ def write_model_card(
         for key in sorted({*default.inputs} - {*default.defaults})
     }
     flags = (f'--{"text" if key == "text" else f"set={key}"}="{row[key]}"' for key in row)
-    page = _PAGE.format(
+    page = _TEMPLATE.read_text(encoding="utf-8").format(
         title=cell(name),
         version=target.name,
         family=config.family.upper(),

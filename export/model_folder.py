@@ -11,30 +11,12 @@ from tensorflow.core.protobuf import saved_model_pb2
 # Paths in the folder of a version. TensorFlow and TensorFlow Serving name those of the first line.
 SAVED_MODEL_FILE, DEBUG_INFO_FILE = "saved_model.pb", "debug/saved_model_debug_info.pb"
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
-BATCHING_FILE = "batching_params.pbtxt"  # read with --enable_per_model_batching_parameters
+BATCHING_FILE = "batching_params.pbtxt"  # a copy of the file beside this one
 GOLDEN_FILE = "assets.extra/golden_pairs.jsonl"
 CARD_FILE = "assets.extra/model_card.md"
 PRECISION_REPORT_FILE = "assets.extra/precision_report.md"
 
-# Sizes that a server fills a batch up to; the last one is the largest batch. Powers of two waste
-# less than half of a batch.
-ALLOWED_BATCH_SIZES = (1, 2, 4, 8, 16, 32)
-
 _MAX_VERSION = 2**63 - 1
-_BATCHING_PARAMETERS = """\
-# Read from here by --enable_batching --enable_per_model_batching_parameters, or pass this file as
-# --batching_parameters_file. A server that is not told to batch does not read it.
-# A batch is filled up to the next of these sizes with copies of a row.
-max_batch_size {{ value: {largest} }}
-{sizes}
-# How long the first request of a batch waits for others to join it.
-batch_timeout_micros {{ value: 1000 }}
-# A request that finds so many batches waiting is refused with UNAVAILABLE.
-max_enqueued_batches {{ value: 100 }}
-# Texts have no length here: the graph pads tokens itself.
-pad_variable_length_inputs: false
-# num_batch_threads is left to the server: one for each core.
-"""
 
 
 def find_versions(base_path: str | os.PathLike[str]) -> dict[int, str] | None:
@@ -71,12 +53,3 @@ def newest_version(model_folder: Path) -> Path:
 def read_saved_model(folder: Path) -> saved_model_pb2.SavedModel:
     """The graphs of a SavedModel; OSError where there is no file, DecodeError for a damaged one."""
     return saved_model_pb2.SavedModel.FromString((folder / SAVED_MODEL_FILE).read_bytes())
-
-
-def write_batching_parameters(folder: Path) -> None:
-    """Writes how a server should batch the requests of a version."""
-    text = _BATCHING_PARAMETERS.format(
-        largest=ALLOWED_BATCH_SIZES[-1],
-        sizes="\n".join(f"allowed_batch_sizes: {size}" for size in ALLOWED_BATCH_SIZES),
-    )
-    (folder / BATCHING_FILE).write_text(text, encoding="utf-8")

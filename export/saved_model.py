@@ -24,11 +24,11 @@ from export.golden.replay import problems_of, replay_locally
 from export.golden.requests import make_golden_pairs
 from export.model_card import write_model_card
 from export.model_folder import (
+    BATCHING_FILE,
     DEBUG_INFO_FILE,
     GOLDEN_FILE,
     WARMUP_FILE,
     find_versions,
-    write_batching_parameters,
 )
 from export.precision.reduce import reduce_bundle
 from export.precision.report import compare_answers, write_report
@@ -102,7 +102,7 @@ def export_saved_model(
             _require_closure(partial, serving_version)
             write_golden_pairs(pairs, partial / GOLDEN_FILE)
             write_warmup(warmup_requests(served, pairs), module.methods, partial / WARMUP_FILE)
-            write_batching_parameters(partial)
+            shutil.copyfile(Path(__file__).with_name(BATCHING_FILE), partial / BATCHING_FILE)
             problems = problems_of(replay_locally(partial))
             if problems:
                 lines = "\n  ".join(problems)

@@ -12,7 +12,6 @@ if one does not (the differences are printed), 2 if the replay could not run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import tensorflow as tf
@@ -41,15 +40,27 @@ def main(argv: list[str]) -> int:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     tf.get_logger().setLevel("ERROR")  # else each load says that its loader is of the old kind
+    replays: dict[str, list[Replay]] = {}
+    clients = _CLIENTS.value
     try:
         folder = newest_version(Path(_MODEL_DIR.value))
         count = len(read_golden_pairs(folder / GOLDEN_FILE))
-        replays = _replay(folder)
+        if _SERVER.value:
+            files = (_CA_FILE.value, _CERT_FILE.value, _KEY_FILE.value)
+            tls = Tls(*files) if any(files) else None
+            with Client(_SERVER.value, tls=tls, timeout=_TIMEOUT.value) as client:
+                replays[_SERVER.value] = replay_remotely(folder, client, _MODEL.value, clients)
+        else:
+            replays["a session in this process"] = replay_locally(folder, clients)
+            if (folder / BATCHING_FILE).is_file():
+                batching = read_batching_parameters(str(folder / BATCHING_FILE))
+                where = f"a session that batches as {BATCHING_FILE} says"
+                replays[where] = replay_locally(folder, clients, batching)
     except Exception as error:  # noqa: BLE001  printed for the user, with exit code 2
         print(f"export.verify: cannot replay: {error}")
         return 2
-    problems = [line for _, one in replays for line in problems_of(one)]
-    for where, one in replays:
+    problems = [line for one in replays.values() for line in problems_of(one)]
+    for where, one in replays.items():
         print(f"{folder}: {count} golden pairs, {where}\n{summary(one)}")
     for line in problems[: _SHOWN.value]:
         print(line)
@@ -57,21 +68,6 @@ def main(argv: list[str]) -> int:
         print(f"and {len(problems) - _SHOWN.value} more, which --differences=1000 would show")
     print(f"{len(problems) or 'no'} differences")
     return 1 if problems else 0
-
-
-def _replay(folder: Path) -> Sequence[tuple[str, list[Replay]]]:
-    clients = _CLIENTS.value
-    if _SERVER.value:
-        files = (_CA_FILE.value, _CERT_FILE.value, _KEY_FILE.value)
-        tls = Tls(*files) if any(files) else None
-        with Client(_SERVER.value, tls=tls, timeout=_TIMEOUT.value) as client:
-            return [(_SERVER.value, replay_remotely(folder, client, _MODEL.value, clients))]
-    replays = [("a session in this process", replay_locally(folder, clients))]
-    if (folder / BATCHING_FILE).is_file():
-        batching = read_batching_parameters(str(folder / BATCHING_FILE))
-        where = f"a session that batches as {BATCHING_FILE} says"
-        replays.append((where, replay_locally(folder, clients, batching)))
-    return replays
 
 
 if __name__ == "__main__":

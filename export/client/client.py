@@ -17,14 +17,6 @@ from google.protobuf import message
 
 from export.client import responses
 from export.client.messages import METHODS, SERVICES, Row, Version, add_examples, set_spec
-from export.client.responses import (
-    Classification,
-    Prediction,
-    Regression,
-    RequestError,
-    Signature,
-    VersionStatus,
-)
 from export.tensors import as_array, encode_tensor
 
 Response = TypeVar("Response")
@@ -176,8 +168,8 @@ class _Connection:
             wait_for_ready=self._wait_for_ready,
         )
 
-    def _error(self, error: grpc.RpcError) -> RequestError:
-        return RequestError(error.code(), error.details() or "", self.server)
+    def _error(self, error: grpc.RpcError) -> responses.RequestError:
+        return responses.RequestError(error.code(), error.details() or "", self.server)
 
 
 def _checked_timeout(timeout: float) -> float:
@@ -228,7 +220,7 @@ class Client(_Connection):
         *,
         outputs: Sequence[str] = (),
         **call: Unpack[CallOptions],
-    ) -> Prediction:
+    ) -> responses.Prediction:
         """Runs a signature.
 
         Args:
@@ -255,7 +247,7 @@ class Client(_Connection):
         signature: str = "",
         version: Version = None,
         **call: Unpack[CallOptions],
-    ) -> Classification:
+    ) -> responses.Classification:
         """Classifies tf.Examples.
 
         Args:
@@ -279,7 +271,7 @@ class Client(_Connection):
         signature: str = "",
         version: Version = None,
         **call: Unpack[CallOptions],
-    ) -> Regression:
+    ) -> responses.Regression:
         """Gives each tf.Example a number; arguments as for `classify`."""
         request = METHODS["Regress"].request()
         set_spec(request.model_spec, model, version, signature)
@@ -294,7 +286,7 @@ class Client(_Connection):
         signatures: Mapping[str, Task],
         version: Version = None,
         **call: Unpack[CallOptions],
-    ) -> dict[str, Classification | Regression]:
+    ) -> dict[str, responses.Classification | responses.Regression]:
         """Runs several signatures on the same tf.Examples, in one run of the model.
 
         Args:
@@ -316,7 +308,7 @@ class Client(_Connection):
 
     def signatures(
         self, model: str, version: Version = None, **call: Unpack[CallOptions]
-    ) -> dict[str, Signature]:
+    ) -> dict[str, responses.Signature]:
         """Looks up the signatures of a model: name to inputs and outputs."""
         request = METHODS["GetModelMetadata"].request(metadata_field=["signature_def"])
         set_spec(request.model_spec, model, version)
@@ -324,7 +316,7 @@ class Client(_Connection):
 
     def status(
         self, model: str, version: Version = None, **call: Unpack[CallOptions]
-    ) -> list[VersionStatus]:
+    ) -> list[responses.VersionStatus]:
         """Looks up the states of a model's versions: of all of them, or of one."""
         request = METHODS["GetModelStatus"].request()
         set_spec(request.model_spec, model, version)

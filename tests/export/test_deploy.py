@@ -19,7 +19,6 @@ import tensorflow as tf
 import yaml
 from google.protobuf import text_format
 
-from export.model_folder import ALLOWED_BATCH_SIZES
 from export.server.config_files import BatchingParametersProto
 from export.server.flags import parse
 from export.server.program import make_server
@@ -191,10 +190,11 @@ def test_what_stands_twice_is_the_same():
 
 
 def test_batches_have_the_sizes_that_an_export_is_warmed_up_at():
-    text = (DEPLOY / "config" / "batching_params.pbtxt").read_text()
-    batching = text_format.Parse(text, BatchingParametersProto())
-    assert list(batching.allowed_batch_sizes) == list(ALLOWED_BATCH_SIZES)
-    assert batching.max_batch_size.value == ALLOWED_BATCH_SIZES[-1]
+    folders = (DEPLOY / "config", DEPLOY.parent / "export")
+    texts = [(folder / "batching_params.pbtxt").read_text() for folder in folders]
+    ours, exported = (text_format.Parse(text, BatchingParametersProto()) for text in texts)
+    assert ours.allowed_batch_sizes == exported.allowed_batch_sizes
+    assert ours.max_batch_size.value == exported.allowed_batch_sizes[-1]
 
 
 def test_a_pod_is_ready_while_it_has_a_version_and_lives_on_without(toy, tmp_path):

@@ -5,7 +5,6 @@ a bounded number of threads. What a client may take of memory, time and connecti
 """
 
 import asyncio
-import dataclasses
 import errno
 import logging
 import math
@@ -310,8 +309,7 @@ class _Exchange(web.RequestHandler):
 
     def write_error(self, status_code: int, **_) -> None:
         """Answers a method that Tornado does not hand on."""
-        self._write(page(501 if status_code == 405 else 500))
-        self.finish()
+        self._send(page(501 if status_code == 405 else 500))
 
     def _done(self) -> None:
         self._server.exchanges.discard(self)
@@ -325,20 +323,14 @@ class _Exchange(web.RequestHandler):
         self._memory.release()
         self._body = bytearray()
 
-    def _write(self, answer: Answer) -> None:
-        self.set_status(answer.code, PHRASES[answer.code])
-        self.set_header("Content-Type", answer.content_type)
-        for name, value in answer.headers:
-            self.set_header(name, value)
-        if answer.close:
-            self.set_header("Connection", "close")
-        self.write(answer.body)
-
     def _send(self, answer: Answer) -> None:
         close = answer.close or self._refusal is not None or self._server.stopping
-        self._write(dataclasses.replace(answer, close=close))
-        self._moved = len(answer.body)
-        self._due = time.monotonic() + self._limits.body_seconds
+        self.set_status(answer.code, PHRASES[answer.code])
+        headers = [("Content-Type", answer.content_type), *answer.headers]
+        for name, value in [*headers, *[("Connection", "close")] * close]:
+            self.set_header(name, value)
+        self.write(answer.body)
+        self._moved, self._due = len(answer.body), time.monotonic() + self._limits.body_seconds
         self.finish().add_done_callback(lambda _: self._sent(close))
 
     def _sent(self, close: bool) -> None:

@@ -4,7 +4,6 @@ Paths, answers and errors are those of TensorFlow Serving, whose core answers th
 so here, where `export.server.api` does all the work.
 """
 
-import dataclasses
 import re
 import urllib.parse
 import zlib
@@ -79,8 +78,7 @@ class Request(NamedTuple):
     memory: MemoryShare
 
 
-@dataclasses.dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """An HTTP answer; `close` ends the connection after it."""
 
     code: int
@@ -136,7 +134,7 @@ class RestApi:
                 answer = error_answer(error)
             except Exception:  # noqa: BLE001  no exception of Python reaches a client
                 answer = error_answer(unexpected(f"REST {request.method} {target!r} failed"))
-        return dataclasses.replace(answer, headers=_CORS) if self._options.cors else answer
+        return answer._replace(headers=_CORS) if self._options.cors else answer
 
     def _call(self, request: Request) -> Answer:
         malformed = invalid(f"Malformed request: {request.method} {request.target}")
