@@ -257,7 +257,7 @@ def test_who_reports_that_a_worker_is_missing_is_there():
     addresses = {"worker": ["a:1", "b:2", "c:3"]}
     cluster = read_cluster({"TF_CONFIG": json.dumps({**GOOD, "cluster": addresses})})
     told = TIMED_OUT.replace("task:0", "task:2") + (
-        "\n\nAdditional GRPC error information from remote target /job:worker/replica:0/task:0 while"
+        "\n\nAdditional GRPC error from remote target /job:worker/replica:0/task:0 while"
     )
     error = tf.errors.DeadlineExceededError(None, None, told)
     expected = "after 9 s 1 of 3 workers did not come: worker 2 (c:3)."
