@@ -78,11 +78,7 @@ MonitoringConfigProto = _message_class("MonitoringConfig")
 
 
 def read_text_proto(path: str, kind: type[_Message]) -> _Message:
-    """Reads a text proto.
-
-    Raises ServingError: NOT_FOUND or another code when the file cannot be read, INVALID_ARGUMENT
-    when it is empty or does not parse; where and why it does not is logged.
-    """
+    """Reads a text proto; raises ServingError, and where and why it does not parse is logged."""
     try:
         with tf.io.gfile.GFile(path, "rb") as file:
             content = file.read()
