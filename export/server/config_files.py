@@ -96,9 +96,7 @@ def read_text_proto(path: str, kind: type[_Message]) -> _Message:
 def read_credentials(path: str) -> grpc.ServerCredentials:
     """Reads the file of `--ssl_config_file`, whose fields hold PEM text, not paths.
 
-    They are `server_key`, `server_cert`, and `custom_ca`, whose certificates sign those of clients;
-    with `client_verify` a client without one is refused. Raises as `read_text_proto`, and
-    INVALID_ARGUMENT for what is missing or not PEM.
+    `custom_ca` signs the certificates of clients, which `client_verify` asks for.
     """
     config = read_text_proto(path, SSLConfigProto)
     for field, mark in (("server_key", _KEY_MARK), ("server_cert", _CERTIFICATE_MARK)):
