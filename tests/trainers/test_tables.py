@@ -84,7 +84,7 @@ def test_a_field_of_any_length_is_read(tmp_path):
         ("a,b\n", {"header": "none"}, ["/a.csv:1", "'text'", "0 to 1 (no names)"]),
         ("a,b\n", {"text_column": "0", "label_column": "2"}, ["'2' (label_column)", "0 to 1"]),
         ("text;label\na;b\n", {}, ["'text'", "'text;label'"]),
-        ("text,label,text\na,b,c\n", {}, ["/a.csv:1: 2 columns are called 'text'"]),
+        ("text,label,text\na,b,c\n", {}, ["/a.csv:1: 2 columns 'text' (text_column)"]),
         ("text,label\na,b\nc,d,e\n", {}, ["/a.csv:3: 3 column(s)", "has 2", "quotes"]),
         ('text,label\n"a\n\n",b\n\nc\n', {}, ["/a.csv:6: 1 column(s)"]),
         ('text,label\na,b\n"c,d\ne,f\n', {}, ["/a.csv:3: the quotes of the row that starts here"]),
