@@ -123,7 +123,7 @@ def test_a_folder_is_read_in_order(tmp_path):
         ("a B-\n", {"scheme": "iob2"}, ["/a.conll:1: the tag 'B-'"]),
         (_CONLL_U, {}, ["/a.conll:3: column 0 holds the numbers", "data.token_column=FORM"]),
         (_CONLL_U, {**_NAMED, "tag_column": "NER"}, ["no column 'NER' (tag_column)", "'UPOS'"]),
-        ("a O\n", {"tag_column": "NER"}, ["/a.conll:1: no column 'NER'", "0 to 1", "line of names"]),
+        ("a O\n", {"tag_column": "NER"}, ["/a.conll:1: no column 'NER'", "0 to 1", "of names"]),
         ("a O\nd\tO\nc O y\n", {}, ["/a.conll:3: 3 column(s)", "lines have 2", "separator"]),
         ("a O", {"separator": "comma"}, ["separator='comma'", "'space'"]),
         ("café O".encode("latin-1"), {}, ["/a.conll: binary or not utf-8", "0xe9", "latin-1"]),
