@@ -8,8 +8,8 @@ import keras
 import tensorflow as tf
 
 from trainers.distribution import Distribution
-from trainers.distribution.keras_internals import build_metrics
-from trainers.distribution.rows import whole_rows, worker_rows
+from trainers.distribution.rows import own_rows
+from trainers.distribution.strategy_loop import build_metrics
 from trainers.tasks import Task
 from trainers.tasks.training_models import ResetValidationState
 
@@ -19,14 +19,10 @@ def validation_batches(
 ) -> tf.data.Dataset | dict[str, tf.data.Dataset] | None:
     """This worker's rows of what `fit` validates on, with empty rows so that they divide."""
     data = task.validation_data
-
-    def own(batches):
-        whole = whole_rows(batches, distribution.replicas)
-        return worker_rows(whole, distribution.worker, distribution.workers)
-
+    share = distribution.replicas, distribution.worker, distribution.workers
     if isinstance(data, dict):
-        return {name: own(batches) for name, batches in data.items()}
-    return None if data is None else own(data)
+        return {name: own_rows(batches, *share) for name, batches in data.items()}
+    return None if data is None else own_rows(data, *share)
 
 
 class KerasLoop:

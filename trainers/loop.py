@@ -19,8 +19,7 @@ from trainers.distribution.hardware import hardware, precision_policy
 from trainers.distribution.strategy_loop import StrategyLoop
 from trainers.fit import KerasLoop, validation_batches
 from trainers.metrics import MetricsLog, should_stop
-from trainers.optim.optimizers import make_optimizer
-from trainers.optim.schedule import schedule_of
+from trainers.optim.optimizers import make_optimizer, schedule_of
 from trainers.recorder import Follower, Interruption, Preempted, Recorder
 from trainers.report.report import REPORT_FILE, write_report
 from trainers.tasks import Task, make_task

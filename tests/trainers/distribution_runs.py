@@ -2,9 +2,8 @@
 
 python distribution_runs.py TEXT OUT RUN...  trains tiny models and writes their losses as JSON.
 A RUN is a model and a strategy with its number of devices, such as "gpt mirrored-4"; "reference" is
-one device. "mask-bool" and "mask-int32" are a classifier that Keras' own `fit` trains, with padding
-masks of that type; "muon" is a model that it must not train. Weights begin as NumPy numbers, so
-that all backends begin alike.
+one device. "mask" is a classifier that Keras' own `fit` trains, with boolean masks; "muon" is
+a model that it must not train. Weights begin as NumPy numbers, so that all backends begin alike.
 """
 
 from __future__ import annotations
@@ -25,8 +24,7 @@ from trainers.distribution import Distribution, make_distribution
 from trainers.distribution.strategies import mirrored_strategy
 from trainers.distribution.strategy_loop import StrategyLoop
 from trainers.fit import KerasLoop, validation_batches
-from trainers.optim.muon import Muon
-from trainers.optim.optimizers import make_optimizer
+from trainers.optim.optimizers import Muon, make_optimizer
 from trainers.tasks import Task, make_task
 
 STEPS, EVERY = 20, 10
@@ -113,7 +111,7 @@ def fit(task: Task, distribution: Distribution) -> dict:
     }
 
 
-def fit_as_keras_users(distribution: Distribution, mask_type: str) -> dict:
+def fit_as_keras_users(distribution: Distribution) -> dict:
     """Losses of `model.fit` on padded rows."""
     ids = np.random.default_rng(0).integers(1, 9, (8, 6)).astype("int32")
     mask = np.arange(6) < np.arange(1, 9)[:, None].clip(max=6)
@@ -126,7 +124,7 @@ def fit_as_keras_users(distribution: Distribution, mask_type: str) -> dict:
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.SGD(0.5), loss)
     set_weights(model)
-    inputs = {"token_ids": ids, "padding_mask": mask.astype(mask_type)}
+    inputs = {"token_ids": ids, "padding_mask": mask}
     history = model.fit(inputs, ids[:, 0] % 2, batch_size=8, epochs=3, verbose=0, shuffle=False)
     evaluation = model.evaluate(inputs, ids[:, 0] % 2, batch_size=8, verbose=0)
     logits = model.predict(inputs, batch_size=8, verbose=0)
@@ -171,13 +169,12 @@ def main(text: str, out: str, *runs: str) -> None:
         family, name = run.split()
         distribution = distribution_named(name)
         with distribution.active():
-            if family.startswith("mask-"):
-                results[run] = fit_as_keras_users(distribution, family.removeprefix("mask-"))
-                continue
-            if family == "muon":
+            if family == "mask":
+                results[run] = fit_as_keras_users(distribution)
+            elif family == "muon":
                 results[run] = fit_muon_as_keras_users(distribution)
-                continue
-            results[run] = fit(make(configs(text)[family], distribution), distribution)
+            else:
+                results[run] = fit(make(configs(text)[family], distribution), distribution)
     Path(out).write_text(json.dumps(results), encoding="utf-8")
 
 

@@ -18,9 +18,8 @@ from distribution_runs import configs, fit, make, split_cpu
 
 from trainers.config import TrainConfig
 from trainers.distribution import Distribution
-from trainers.distribution.keras_internals import build_metrics
-from trainers.distribution.replica_step import ReplicaStep
 from trainers.distribution.strategies import mirrored_strategy
+from trainers.distribution.strategy_loop import StrategyLoop, build_metrics
 from trainers.tasks import make_task
 from zoo.config import from_dict
 
@@ -117,23 +116,27 @@ def count_programs(config: TrainConfig) -> dict:
     return {"shapes": len(shapes), "programs": counts, "static": static}
 
 
-def masks_of_replicas() -> list[list[float]]:
-    """What dropout leaves of ones, on each of two replicas, and on one device."""
-    strategy = mirrored_strategy(2)
-    with strategy.scope():
-        model = keras.Sequential([keras.Input((64,)), keras.layers.Dropout(0.5, seed=1)])
-    model.compile("sgd", "mse")
-    step = ReplicaStep(model, strategy)
-    state = [tf.convert_to_tensor(v.value) for v in model.non_trainable_variables]
-
-    def replica():
-        outputs, after = step.forward([], state, tf.ones((1, 64)), training=True)
-        return outputs, after["0"]
-
-    outputs, after = tf.function(lambda: strategy.run(replica))()
-    outputs = [value.numpy()[0].tolist() for value in strategy.experimental_local_results(outputs)]
-    after = [value.numpy().tolist() for value in strategy.experimental_local_results(after)]
-    return [*outputs, model(tf.ones((1, 64)), training=True).numpy()[0].tolist(), *after]
+def masks_of_replicas() -> dict[str, list]:
+    """One step with dropout on two replicas, and what one device leaves of the first row."""
+    two = Distribution("mirrored", 2, strategy=mirrored_strategy(2))
+    with two.scope():
+        # A weight for each input moves by the sum of the replicas' masks.
+        scale = keras.layers.EinsumDense("bi,i->bi", 64, kernel_initializer="ones")
+        model = keras.Sequential([keras.Input((64,)), keras.layers.Dropout(0.5, seed=1), scale])
+        optimizer = keras.optimizers.SGD(128.0)  # by the number of values
+    model.compile(optimizer, "mae", jit_compile=False)
+    seed = next(v for v in model.variables if v.name == "seed_generator_state")
+    before = seed.numpy()
+    alone = model(tf.ones((1, 64)), training=True).numpy()[0].tolist()
+    after = seed.numpy().tolist()
+    seed.assign(before)
+    batches = tf.data.Dataset.from_tensors((tf.ones((2, 64)), tf.fill((2, 64), -9.0)))
+    StrategyLoop(model, two).fit(batches, 1, range(1))
+    seeds = [
+        value.numpy().tolist() for value in two.strategy.experimental_local_results(seed.value)
+    ]
+    moved = (1 - scale.kernel.numpy()).tolist()
+    return {"moved": moved, "alone": alone, "seeds": [after, *seeds]}
 
 
 def main(folder: str, out: str, *tasks: str) -> None:

@@ -118,7 +118,7 @@ def test_a_run_stopped_on_one_machine_goes_on_on_another(store, tiny, tmp_path, 
 @pytest.mark.parametrize("worker", [0, 1])
 def test_of_several_workers_the_chief_alone_writes_there(store, tiny, monkeypatch, worker):
     """The workers meet nobody here: each trains on its rows of the batch."""
-    monkeypatch.setattr(Distribution, "_over_workers", lambda self, values: values)
+    monkeypatch.setattr(Distribution, "sum_of_workers", lambda self, value: value)
     distribution = Distribution("multi_worker", replicas=2, workers=2, worker=worker)
     uploads, upload = [], RemoteWorkdir.upload
     monkeypatch.setattr(RemoteWorkdir, "upload", lambda self: (uploads.append(1), upload(self)))

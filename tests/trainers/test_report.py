@@ -6,10 +6,12 @@ import warnings
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.font_manager import findfont, get_font
 
+from trainers.data.examples import LabeledTexts, Questions, TaggedTexts
 from trainers.report import figures
 from trainers.report.figures import draw_calibration, draw_confusion, progress_figure
-from trainers.report.scores import Predictions
+from trainers.report.scores import Predictions, tag_scores
 from trainers.report.sections import (
     Comparison,
     classification_sections,
@@ -18,7 +20,6 @@ from trainers.report.sections import (
     retrieval_sections,
     tagging_sections,
 )
-from trainers.report.tag_scores import tag_scores
 from zoo.output import cell, table
 
 NASTY = "a|b `c` *d* <b>\n\nx\ty $z$ \\ [l](u) &amp; \u202e\ud800" + " long" * 100
@@ -65,14 +66,16 @@ def test_the_verdict_is_a_line_of_its_own():
     assert "No baseline" in Comparison("test", "8 rows", {"mrr": 0.5}).verdict("")
 
 
-def classification(folder, texts, labels, probabilities, classes, baseline=None, **options):
+def labeled(texts, text_pair=None):
+    return LabeledTexts(texts, text_pair, None, [f"test.csv:{i}" for i in range(len(texts))])
+
+
+def classification(folder, examples, labels, probabilities, classes, baseline=None):
     labels = np.asarray(labels)
     predictions = Predictions.of(labels, probabilities)
     scores = {"accuracy": float(np.mean(predictions.predicted == labels)), "nll": 1.0}
     comparison = Comparison("test", f"{len(labels)} examples", scores, baseline, "X")
-    return classification_sections(
-        comparison, texts, labels, predictions, classes, folder, **options
-    )
+    return classification_sections(comparison, examples, labels, predictions, classes, folder)
 
 
 def test_classification(tmp_path):
@@ -80,13 +83,11 @@ def test_classification(tmp_path):
     probabilities = np.array([[0.6, 0.4, 0], [0.9, 0.1, 0], [0.2, 0.8, 0], [0.7, 0.3, 0]])
     sections = classification(
         tmp_path,
-        texts,
+        labeled(texts, [NASTY] * 4),
         [0, 1, 1, 1],
         probabilities,
         ["n|o", "yes", "never"],
         baseline={"accuracy": 0.5, "nll": 9.0},
-        text_pairs=[NASTY] * 4,
-        where=[f"test.csv:{i}" for i in range(4)],
     )
     mistakes = rows_of(sections, "Surest mistakes")
     assert [row[0].strip() for row in mistakes] == ["sure and wrong", "wrong"]
@@ -104,46 +105,51 @@ def test_classification(tmp_path):
         assert (tmp_path / picture).stat().st_size > 1000
 
 
-def test_classification_without_mistakes(tmp_path):
-    sections = classification(tmp_path, ["a", "b"], [0, 1], np.eye(2), ["x", "y"])
-    assert "## Surest mistakes\n\nNone." in sections
-    assert "baseline" not in "".join(sections)
-
-
 def test_many_classes_are_cut_and_names_without_a_font_are_listed(tmp_path):
     names = [f"\ue000{i}" for i in range(50)]  # no font has this character
     labels = np.arange(50)
     probabilities = np.eye(50)[np.roll(labels, 1)]
-    sections = classification(tmp_path, [""] * 50, labels, probabilities, names)
+    sections = classification(tmp_path, labeled([""] * 50), labels, probabilities, names)
     assert len(rows_of(sections, "Classes, the weakest first")) == 25
     text = "".join(sections)
     assert "The other 25 classes do better." in text
     assert "The 20 of 50 classes with the most errors." in text
     assert "Numbers on the picture: 0 \ufffd0, 1 \ufffd1" in text
+    assert "baseline" not in text
 
 
-def tagging(words, gold, made, labels=("B-place", "I-place", "B-name", "O"), **options):
+def tagging(words, gold, made, labels=("B-place", "I-place", "B-name", "O")):
     scores = tag_scores(gold, made, labels)
     comparison = Comparison("test", f"{len(words)} sentences", scores, scores, "X")
-    return tagging_sections(comparison, words, gold, made, labels, **options)
+    examples = TaggedTexts(words, gold, [f"a:{i}" for i in range(len(words))])
+    return tagging_sections(comparison, examples, made, labels)
 
 
 def test_tagging():
     words = [["in", "New", "Y|ork"], ["fine"], ["w"] * 30 + ["Bob"] + ["w"] * 30]
     gold = [["O", "B-place", "I-place"], ["O"], ["O"] * 30 + ["B-name"] + ["O"] * 30]
     made = [["O", "B-place", "O"], ["O"], ["O"] * 61]
-    sections = tagging(words, gold, made, where=["a:1", "a:5", "a:7"])
+    sections = tagging(words, gold, made)
     mistakes = rows_of(sections, "Mistakes")
     assert mistakes[0] == [
         r" in **New Y\|ork** (place) ",
         r" in **New** (place) Y\|ork ",
-        " a:1 ",
+        " a:0 ",
     ]
     assert mistakes[1][0] == " … w w w w w w **Bob** (name) w w w w w w … "
     assert mistakes[1][1] == " … w w w w w w Bob w w w w w w … "
     assert len(mistakes) == 2
     assert rows_of(sections, "Types, the weakest first")[0][0] == " name "
     assert "as good or better in: F1, precision, recall, accuracy" in sections[0]
+
+
+def test_parts_of_speech_are_shown_where_they_are_wrong():
+    gold, made = [["DT", "NN"]], [["DT", "IN"]]
+    sections = tagging([["the", "cat"]], gold, made, ("DT", "NN", "IN"))
+    first = ["the **cat** (NN)", "the **cat** (IN)", "a:0"]
+    assert [part.strip() for part in rows_of(sections, "Mistakes")[0]] == first
+    assert rows_of(sections, "Tags, the weakest first")[-1][0] == " DT "
+    assert "## Scores (words), test" in sections[0]
 
 
 def test_an_entity_before_the_cut_is_shown_from_its_start():
@@ -156,13 +162,12 @@ def test_an_entity_before_the_cut_is_shown_from_its_start():
 
 
 def test_questions():
-    questions, answers = ["q|1", "q2", "q3", "q4"], [["cat"], ["big dog"], [], ["yes", "yes"]]
-    made = ["a cat", "dog", "bird", ""]
+    answers, rows = [["cat"], ["big dog"], [], ["yes", "yes"]], ["1", "2", "3", "4"]
+    asked = ["q|1", "q2", "q3", "q4"]
+    examples = Questions(rows, asked, [""] * 4, answers, [[0] * len(a) for a in answers], rows)
     comparison = Comparison("test", "4 questions", {"f1": 0.5})
-    confidence = [0.9, 0.1, 0.8, 0.2]
-    sections = question_sections(
-        comparison, questions, answers, made, confidence, where=["1", "2", "3", "4"]
-    )
+    made, confidence = ["a cat", "dog", "bird", ""], [0.9, 0.1, 0.8, 0.2]
+    sections = question_sections(comparison, examples, made, confidence, "english")
     rows = rows_of(sections, "Mistakes")
     assert [row[0] for row in rows] == [" q3 ", " q4 ", " q2 "]
     assert rows[0][1:] == [" (none) ", " bird ", " 0.00 ", " 3 "]
@@ -170,24 +175,23 @@ def test_questions():
 
 
 def test_regression():
-    sections = regression_sections(
-        Comparison("test", "2 examples", {"mse": 1.0}),
-        ["a", NASTY],
-        np.array([1.0, 2.0]),
-        np.array([[1.5], [9.0]]),
-        where=["x", "y"],
-    )
+    comparison = Comparison("test", "2 examples", {"mse": 1.0})
+    targets, outputs = np.array([1.0, 2.0]), np.array([[1.5], [9.0]])
+    sections = regression_sections(comparison, labeled(["a", NASTY]), targets, outputs)
     rows = rows_of(sections, "Furthest off")
-    assert rows[0][1:] == [" 2.000 ", " 9.000 ", " y "]
-    assert rows[1] == [" a ", " 1.000 ", " 1.500 ", " x "]
+    assert rows[0][1:] == [" 2.000 ", " 9.000 ", " test.csv:1 "]
+    assert rows[1] == [" a ", " 1.000 ", " 1.500 ", " test.csv:0 "]
 
 
 def test_retrieval():
     similarities = np.array([[0.9, 0.0, 0.1], [0.8, 0.1, 0.5], [0.0, 0.1, 0.3]])
     comparison = Comparison("test", "3 pairs", {"mrr": 0.6}, {"mrr": 0.5}, "X")
-    sections = retrieval_sections(comparison, ["a", "b|", "c"], ["A", "B", "C"], similarities)
+    examples = labeled(["a", "b|", "c"], ["A", "B", "C"])
+    sections = retrieval_sections(comparison, examples, similarities)
     assert rows_of(sections, "Furthest off") == [[r" b\| ", " B ", " 3 ", " A "]]
     assert "Over 3 pairs." in sections[0]
+    perfect = retrieval_sections(comparison, examples, np.eye(3))
+    assert perfect[1] == "## Furthest off\n\nNone."
 
 
 # Pictures.
@@ -223,13 +227,12 @@ def test_confusion_draws_any_latin_names(tmp_path, names):
 def test_names_without_a_font_become_numbers(tmp_path, monkeypatch):
     path, counts = tmp_path / "confusion.png", np.eye(2, dtype=int)
     assert not draw_confusion(counts, ["\ue123", "yes"], path)
-    # The machine may have no Chinese font: DejaVu Sans plays it for a default that lacks a glyph.
-    full = figures._glyphs
-    monkeypatch.setattr(figures, "_CJK_FONTS", re.compile("^DejaVu Sans Mono$"))
-    monkeypatch.setattr(
-        figures, "_glyphs", lambda file: full(file) - (set() if "Mono" in file else {"é"})
-    )
-    assert draw_confusion(counts, ["café", "yes"], path)
+    # The machine may have no Chinese font; one that comes with Matplotlib plays it.
+    symbols, default = (set(get_font(findfont(f)).get_charmap()) for f in ("STIXGeneral", None))
+    name = chr(min(code for code in symbols - default if chr(code).isalpha()))
+    assert not draw_confusion(counts, [name, "yes"], path)
+    monkeypatch.setattr(figures, "_CJK_FONTS", re.compile("^STIXGeneral$"))
+    assert draw_confusion(counts, [name, "yes"], path)
 
 
 def test_calibration_picture(tmp_path):

@@ -17,15 +17,18 @@ from sklearn.metrics import matthews_corrcoef
 from trainers.report.figures import confusion_counts
 from trainers.report.scores import (
     Predictions,
+    answer_scores,
+    answer_tokens,
+    are_entities,
     calibration_error,
     classification_scores,
-    confused_pairs,
+    entity_spans,
     partner_ranks,
+    question_scores,
     regression_scores,
     retrieval_scores,
+    tag_scores,
 )
-from trainers.report.squad_scores import answer_scores, answer_tokens, question_scores
-from trainers.report.tag_scores import are_entities, entity_scores, entity_spans
 
 SQUAD = json.loads((Path(__file__).parent / "squad_golden.json").read_text(encoding="utf-8"))
 
@@ -70,11 +73,6 @@ def test_one_row_and_a_certain_mistake_are_finite():
         ([0], [[2.0, -1.0]], "row 0 of the probabilities is no distribution"),
         ([0, 0], [[0.5, 0.5], [3.0, 1.0]], r"row 1 .* sums to 4\); apply softmax"),
         ([0], [[np.nan, 1.0]], "row 0"),
-        ([2], [[0.5, 0.5]], r"integers 0\.\.1; found 2"),
-        ([-1], [[0.5, 0.5]], r"integers 0\.\.1; found -1"),
-        ([0.0], [[0.5, 0.5]], "found float64"),
-        ([], np.zeros((0, 2)), "N at least 1"),
-        ([0, 1], [[0.5, 0.5]], "expected"),
     ],
 )
 def test_bad_classification_input(labels, probabilities, message):
@@ -124,10 +122,6 @@ def test_nothing_to_order_is_zero(targets, predictions):
 def test_bad_regression_input():
     with pytest.raises(ValueError, match="predictions have NaN or infinity at row 1"):
         regression_scores([1, 2], [1, np.inf])
-    with pytest.raises(ValueError, match="2 targets, 1 predictions"):
-        regression_scores([1, 2], [1])
-    with pytest.raises(ValueError, match="at least one"):
-        regression_scores([], [])
 
 
 def error_of(labels, probabilities, **options):
@@ -157,21 +151,9 @@ def test_equal_vectors_retrieve_nothing():
     assert retrieval_scores(np.ones((1, 1)))["accuracy@1"] == 1.0
 
 
-@pytest.mark.parametrize("shape", [(2, 3), (0, 0), (2,)])
-def test_bad_retrieval_shapes(shape):
-    with pytest.raises(ValueError, match=r"expected \(N, N\)"):
-        retrieval_scores(np.zeros(shape))
-
-
 def test_retrieval_of_nan_is_no_success():
     with pytest.raises(ValueError, match="row 1"):
         retrieval_scores(np.array([[1.0, 0.0], [np.nan, np.nan]]))
-
-
-def test_confused_pairs():
-    labels, predicted = [0, 0, 0, 1, 2, 2], [1, 1, 0, 1, 0, 1]
-    assert confused_pairs(labels, predicted) == [(0, 1, 2), (2, 0, 1), (2, 1, 1)]
-    assert confused_pairs([0], [0]) == []
 
 
 def test_no_row_is_lost_of_a_picture_that_shows_some_classes():
@@ -195,7 +177,7 @@ TAGS = st.sampled_from(
 SENTENCES = st.lists(st.lists(st.tuples(TAGS, TAGS), max_size=8), min_size=1, max_size=4)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.lists(TAGS, max_size=12))
 def test_spans_equal_seqeval(tags):
     with warnings.catch_warnings():
@@ -204,12 +186,14 @@ def test_spans_equal_seqeval(tags):
     assert entity_spans(tags) == [(kind, first, last + 1) for kind, first, last in theirs]
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(SENTENCES)
 def test_scores_equal_seqeval(sentences):
     gold = [[pair[0] for pair in sentence] for sentence in sentences]
     predicted = [[pair[1] for pair in sentence] for sentence in sentences]
-    scores = entity_scores(gold, predicted)
+    scores = tag_scores(gold, predicted, ["B-a"])
+    pairs = [pair for sentence in sentences for pair in sentence]
+    assert scores["accuracy"] == sum(a == b for a, b in pairs) / max(len(pairs), 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # seqeval warns of undefined ratios and odd tags
         for name in ("precision", "recall", "f1"):
@@ -247,7 +231,7 @@ def test_entities_are_told_from_other_tags():
 
 
 def test_same_words_in_another_sentence_do_not_count():
-    scores = entity_scores([["B-a"], ["O"]], [["O"], ["B-a"]])
+    scores = tag_scores([["B-a"], ["O"]], [["O"], ["B-a"]], ["B-a", "O"])
     assert scores["f1"] == 0.0
     assert scores["types"]["a"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 1}
 
@@ -257,10 +241,15 @@ def test_bad_tags_say_where():
         entity_spans(["O", "X-a"])
     with pytest.raises(ValueError, match="tag 0 is ''"):
         entity_spans([""])
-    with pytest.raises(ValueError, match="sentence 1 has 2 gold tags and 1 predicted"):
-        entity_scores([["O"], ["O", "O"]], [["O"], ["O"]])
-    with pytest.raises(ValueError, match="1 gold sentences, 0 predicted"):
-        entity_scores([["O"]], [])
+    with pytest.raises(ValueError, match="shorter"):
+        tag_scores([["O"], ["O", "O"]], [["O"], ["O"]], ["B-a"])
+
+
+def test_tags_that_are_no_entities():
+    scores = tag_scores([["NN", "IN"], ["NN"]], [["NN", "NN"], ["NN"]], ["NN", "IN"])
+    assert scores["accuracy"] == 2 / 3
+    assert scores["macro_f1"] == pytest.approx((4 / 5 + 0) / 2)
+    assert scores["types"]["NN"]["precision"] == 2 / 3
 
 
 # Answers.
@@ -323,12 +312,3 @@ def test_chinese_scores():
         "f1": 1.0,
     }
     assert question_scores([["八篇書"]], ["八書"])["f1"] == 0.0  # one word, as English has it
-
-
-def test_bad_questions_say_the_fix():
-    with pytest.raises(ValueError, match="2 questions, 1 predictions"):
-        question_scores([["a"], ["b"]], ["a"])
-    with pytest.raises(ValueError, match="at least one"):
-        question_scores([], [])
-    with pytest.raises(ValueError, match="expected one of english, chinese"):
-        answer_tokens("a", "klingon")

@@ -59,7 +59,7 @@ def assert_ended_as_told(lines, errors):
 def test_killed_in_each_write_and_stopped_between_two_evaluations(tiny, tmp_path):
     """The state of an LSTM, the sums of the training metrics and the seeds of dropout go on."""
     config = tiny("lstm", steps=60, evaluate_every=5, sample_prompts=())
-    moments = ["write", "between", "progress", "log", "between", "best"]
+    moments = ["write", "between", "progress", "log", "best"]
     workdir, lines, errors = killed(config, tmp_path / "killed", moments, seed=1)
     codes = {"between": "75", "end": "0"}
     assert [code for _, code, _ in lines] == [codes.get(m, "-9") for m in [*moments, "end"]], errors

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from trainers.distribution.strategies import STRATEGIES, Distribution, make_distribution
+from trainers.distribution.strategies import Distribution, make_distribution
 
-__all__ = ["STRATEGIES", "Distribution", "make_distribution"]
+__all__ = ["Distribution", "make_distribution"]

@@ -50,11 +50,7 @@ def layout_of(path: str) -> tuple[str | None, ...] | None:
 def jax_layout(
     name: str, model_shards: int | None
 ) -> tuple[str, int, keras.distribution.Distribution | None]:
-    """The name with "auto" resolved, replicas that share the batch, and Keras' distribution.
-
-    Raises:
-        ConfigError: several processes; the devices do not divide into groups of `model_shards`.
-    """
+    """The name with "auto" resolved, replicas that share the batch, and Keras' distribution."""
     import jax
 
     if jax.process_count() > 1:

@@ -1,4 +1,4 @@
-"""Rows of a global batch: those of a worker, those of a replica, and as many as divide."""
+"""Rows of a global batch: those of a worker, as many as divide, and those of a replica."""
 
 from __future__ import annotations
 
@@ -6,43 +6,30 @@ import keras
 import tensorflow as tf
 
 
-def worker_rows(batches: tf.data.Dataset, worker: int, workers: int) -> tf.data.Dataset:
-    """Rows [h B / H, (h + 1) B / H) of every batch for worker h of H.
-
-    The global batch of a step is the same however many workers share it.
-    """
-    if workers == 1:
-        return batches
-
-    def own(value):
-        rows = tf.shape(value)[0] // workers
-        part = value[worker * rows : (worker + 1) * rows]
-        known = value.shape[0]
-        return tf.ensure_shape(part, [known and known // workers, *value.shape[1:]])
-
-    return batches.map(lambda *batch: tf.nest.map_structure(own, batch))
-
-
-def whole_rows(batches: tf.data.Dataset, replicas: int) -> tf.data.Dataset:
-    """Batches `(inputs, targets (R, ...), weights (R, ...))` with empty rows of weight 0 added, so
-    that they divide by `replicas`.
+def own_rows(
+    batches: tf.data.Dataset, replicas: int, worker: int = 0, workers: int = 1
+) -> tf.data.Dataset:
+    """Rows of a worker of each batch `(inputs, targets (R, ...), weights (R, ...))`, with empty
+    rows of weight 0 added, so that the whole batch divides by all `replicas`.
 
     Weights grow by as much as rows are added: Keras divides a batch's loss by its slots, and the
     mean over the batches stays what it was.
     """
     rows = batches.element_spec[2].shape[0]
     added = -rows % replicas
-    if not added:
+    if workers == 1 and not added:
         return batches
+    share = (rows + added) // workers
 
-    def padded(value):
-        return tf.pad(value, [[0, added]] + [[0, 0]] * (value.shape.rank - 1))
+    def own(value):
+        padded = tf.pad(value, [[0, added]] + [[0, 0]] * (value.shape.rank - 1))
+        return padded[worker * share : (worker + 1) * share]
 
-    def whole(inputs, targets, weights):
-        inputs = tf.nest.map_structure(padded, inputs)
-        return inputs, padded(targets), padded(weights) * ((rows + added) / rows)
+    def own_batch(inputs, targets, weights):
+        inputs = tf.nest.map_structure(own, inputs)
+        return inputs, own(targets), own(weights) * ((rows + added) / rows)
 
-    return batches.map(whole)
+    return batches.map(own_batch)
 
 
 def replica_index() -> tf.Tensor | int:
@@ -53,10 +40,8 @@ def replica_index() -> tf.Tensor | int:
 
 
 def of_all_replicas(value):
-    """The rows (B / replicas, ...) of all replicas, in order: (B, ...).
-
-    `value` itself outside of a step of several replicas. Gradients flow to each replica's rows.
-    """
+    """The rows (B / replicas, ...) of all replicas, in order: (B, ...); `value` itself outside of
+    a step of several replicas. Gradients flow to each replica's rows."""
     if not _among_replicas():
         return value
     return tf.distribute.get_replica_context().all_gather(value, axis=0)

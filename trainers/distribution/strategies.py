@@ -13,46 +13,41 @@ import keras
 import tensorflow as tf
 
 from trainers.config import TrainConfig
+from trainers.distribution.hardware import connect_tpu, tpu_is_there
 from trainers.distribution.on_jax import check_shards, jax_layout
-from trainers.distribution.tf_config import Cluster, join_cluster, lost_worker, read_cluster
-from trainers.distribution.tpu import connect_tpu, tpu_is_there
+from trainers.distribution.tf_config import (
+    TF_CONFIG_EXAMPLE,
+    Cluster,
+    join_cluster,
+    lost_worker,
+    read_cluster,
+)
 from zoo.config import ConfigError
 
-ON_TENSORFLOW = ("one_device", "mirrored", "multi_worker", "tpu")
-ON_JAX = ("one_device", "data_parallel", "model_parallel")
-STRATEGIES = ("auto", *dict.fromkeys(ON_TENSORFLOW + ON_JAX))
+# Keras backend -> its strategies.
+STRATEGIES = {
+    "tensorflow": ("auto", "one_device", "mirrored", "multi_worker", "tpu"),
+    "jax": ("auto", "one_device", "data_parallel", "model_parallel"),
+    "torch": ("auto", "one_device"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Distribution:
-    """On what a run computes.
+    """On what a run computes."""
 
-    Attributes:
-        name: what `--strategy` is called, "auto" resolved.
-        replicas: int, parts into which the global batch is cut.
-        workers: int, processes. worker: int, which of them this one is; 0 is the chief.
-        strategy: tf.distribute.Strategy, or None where Keras' own `fit` trains.
-        layout: keras.distribution.Distribution (JAX), or None.
-        cluster: Cluster of several workers, or None.
-    """
-
-    name: str
-    replicas: int = 1
-    workers: int = 1
-    worker: int = 0
-    strategy: tf.distribute.Strategy | None = None
-    layout: keras.distribution.Distribution | None = None
-    cluster: Cluster | None = None
+    name: str  # of the strategy, "auto" resolved
+    replicas: int = 1  # parts into which the global batch is cut
+    workers: int = 1  # processes
+    worker: int = 0  # which of them this one is; 0 is the chief
+    strategy: tf.distribute.Strategy | None = None  # None where Keras' own `fit` trains
+    layout: keras.distribution.Distribution | None = None  # on JAX
+    cluster: Cluster | None = None  # of several workers
 
     @property
     def is_chief(self) -> bool:
         """Whether this process writes files and evaluates; there is one."""
         return self.worker == 0
-
-    @property
-    def local_replicas(self) -> int:
-        """Replicas of this process."""
-        return self.replicas // self.workers
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:
         """Where model and optimizer are made."""
@@ -102,29 +97,29 @@ class Distribution:
 
     def from_chief(self, value: int) -> int:
         """The chief's value; every worker calls it at the same place."""
-        if self.workers == 1:
-            return value
-        return self._over_workers([value if self.is_chief else 0])[0]
+        return self.sum_of_workers(value if self.is_chief else 0)
 
     def any_worker(self, flag: bool) -> bool:
         """Whether it is so on any worker; every worker calls it at the same place."""
-        return flag if self.workers == 1 else self._over_workers([int(flag)])[0] > 0
+        return self.sum_of_workers(int(flag)) > 0
 
     def barrier(self) -> None:
         """Waits for all workers."""
-        self.any_worker(False)
+        self.sum_of_workers(0)
 
-    def _over_workers(self, values: list[int]) -> list[int]:
-        """Sums over the workers (each replica of a worker says the same)."""
-        total = self._total(tf.constant(values, tf.int64)).numpy()
-        return (total // self.local_replicas).tolist()
+    def sum_of_workers(self, value: int) -> int:
+        """The sum of what the workers say; each of them calls it at the same place."""
+        if self.workers == 1:
+            return value
+        total = int(self._sum_of_replicas(tf.constant(value, tf.int64)))
+        return total * self.workers // self.replicas  # each replica of a worker says the same
 
     @functools.cached_property
-    def _total(self) -> Callable[[tf.Tensor], tf.Tensor]:
-        def total(values):
+    def _sum_of_replicas(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        def total(value):
             def replica():
-                context = tf.distribute.get_replica_context()
-                return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(values))
+                replicas = tf.distribute.get_replica_context()
+                return replicas.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(value))
 
             return self.strategy.experimental_local_results(self.strategy.run(replica))[0]
 
@@ -135,8 +130,8 @@ def make_distribution(name: str = "auto", model_shards: int | None = None) -> Di
     """The devices that `--strategy` names. Call it before anything else uses TensorFlow or JAX.
 
     Args:
-        name: one of `STRATEGIES`. "auto": a TPU if there is one; the workers of TF_CONFIG if
-            there are several; all GPUs if there are several; else one device. On JAX all devices.
+        name: one of the backend's `STRATEGIES`. "auto": the workers of TF_CONFIG if there are
+            several; a TPU; all GPUs if there are several; else one device. On JAX all devices.
         model_shards: int, devices that share the weights of one replica ("model_parallel").
             `None` means all devices.
 
@@ -144,58 +139,40 @@ def make_distribution(name: str = "auto", model_shards: int | None = None) -> Di
         ConfigError: unknown name, not for this Keras backend, no such device, TF_CONFIG damaged,
             a worker that did not come.
     """
-    if name not in STRATEGIES:
-        raise ConfigError(f"--strategy={name}: unknown; known: {', '.join(STRATEGIES)}")
     backend = keras.backend.backend()
+    if name not in STRATEGIES[backend]:
+        others = "; ".join(f"{of}: {', '.join(known)}" for of, known in STRATEGIES.items())
+        raise ConfigError(
+            f"--strategy={name}: the {backend} backend has {', '.join(STRATEGIES[backend])}. Take "
+            f"one of them, or another backend by KERAS_BACKEND=NAME ({others})"
+        )
     if model_shards is not None and name != "model_parallel":
         raise ConfigError("--model_shards is for --strategy=model_parallel")
-    if backend == "tensorflow":
-        return _on_tensorflow(_auto_tensorflow() if name == "auto" else name)
     if backend == "jax":
-        if name not in ("auto", *ON_JAX):
-            raise ConfigError(
-                f"--strategy={name} is for the TensorFlow backend; on JAX use one of "
-                f"{', '.join(ON_JAX)} (on TPUs data_parallel)"
-            )
         name, replicas, layout = jax_layout(name, model_shards)
         return Distribution(name, replicas, layout=layout)
-    if name not in ("auto", "one_device"):
-        raise ConfigError(f"--strategy={name}: on the {backend} backend only one_device trains")
-    return Distribution("one_device")
-
-
-def _auto_tensorflow() -> str:
-    cluster = read_cluster(os.environ)
-    if cluster is not None and cluster.size > 1:
-        return "multi_worker"
-    if tpu_is_there(os.environ):
-        return "tpu"
-    return "mirrored" if len(tf.config.list_logical_devices("GPU")) > 1 else "one_device"
-
-
-def _on_tensorflow(name: str) -> Distribution:
-    if name not in ON_TENSORFLOW:
-        raise ConfigError(
-            f"--strategy={name} is for the JAX backend: set KERAS_BACKEND=jax, or use one of "
-            f"{', '.join(ON_TENSORFLOW)}"
-        )
-    if name == "one_device":
-        return Distribution(name)
-    workers, worker, cluster = 1, 0, None
-    if name == "multi_worker":
+    if backend == "tensorflow" and name == "auto":
         cluster = read_cluster(os.environ)
-        if cluster is None:
-            raise ConfigError(
-                "--strategy=multi_worker needs the environment variable TF_CONFIG on every "
-                'worker: TF_CONFIG=\'{"cluster": {"worker": ["host1:2222", "host2:2222"]}, '
-                '"task": {"type": "worker", "index": 0}}\''
-            )
-        workers, worker, strategy = cluster.size, cluster.worker, join_cluster(cluster)
-    else:
+        if cluster is not None and len(cluster.addresses) > 1:
+            name = "multi_worker"
+        elif tpu_is_there(os.environ):
+            name = "tpu"
+        elif len(tf.config.list_logical_devices("GPU")) > 1:
+            name = "mirrored"
+    if name in ("auto", "one_device"):
+        return Distribution("one_device")
+    if name != "multi_worker":
         strategy = connect_tpu(os.environ) if name == "tpu" else mirrored_strategy()
-    return Distribution(
-        name, strategy.num_replicas_in_sync, workers, worker, strategy, cluster=cluster
-    )
+        return Distribution(name, strategy.num_replicas_in_sync, strategy=strategy)
+    cluster = read_cluster(os.environ)
+    if cluster is None:
+        raise ConfigError(
+            "--strategy=multi_worker needs the environment variable TF_CONFIG on every worker: "
+            f"TF_CONFIG='{TF_CONFIG_EXAMPLE}'"
+        )
+    strategy, workers = join_cluster(cluster), len(cluster.addresses)
+    replicas = strategy.num_replicas_in_sync
+    return Distribution(name, replicas, workers, cluster.worker, strategy, cluster=cluster)
 
 
 def mirrored_strategy(replicas: int | None = None) -> tf.distribute.MirroredStrategy:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import json
 import os
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Literal
 
+import pydantic
 import tensorflow as tf
 from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
 from tensorflow.python.eager import context
 
 from zoo.config import ConfigError
 
-_ADDRESS = re.compile(r"(?P<host>[^\s:/\[\]]+|\[[0-9a-fA-F:.]+\]):(?P<port>\d{1,5})")
+TF_CONFIG_EXAMPLE = (
+    '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
+)
+_ADDRESS = re.compile(r"(?:[^\s:/\[\]]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})")
 # How TensorFlow writes a worker in its messages.
 _TASK = re.compile(r"/job:(\w+)(?:/replica:\d+)?/task:(\d+)")
 # How long workers wait for each other at the start: machines of a job start minutes apart.
@@ -27,88 +30,91 @@ _HEARTBEAT_VARIABLE, _HEARTBEAT_SECONDS = "ZOO_HEARTBEAT_SECONDS", 60
 _SHUTDOWN_SECONDS = 10
 
 
+def _checked_address(text: str) -> str:
+    port = _ADDRESS.fullmatch(text)
+    if port is None or not 0 < int(port[1]) < 65536:
+        raise ValueError('must be a "host:port" text')
+    return text
+
+
+class _Task(pydantic.BaseModel, strict=True):
+    type: str
+    index: int
+
+
+class _TfConfig(pydantic.BaseModel):
+    """What of TF_CONFIG is read; some platforms put more there."""
+
+    cluster: dict[
+        Literal["chief", "worker"], list[Annotated[str, pydantic.AfterValidator(_checked_address)]]
+    ] = {}
+    task: _Task | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """The workers of TF_CONFIG.
+    """The workers of TF_CONFIG."""
 
-    Attributes:
-        addresses: "host:port" of each worker, the chief first.
-        worker: int, which one this process is.
-        names: what TF_CONFIG calls each, such as "worker 1".
-    """
-
-    addresses: tuple[str, ...]
-    worker: int
-    names: tuple[str, ...]
+    addresses: dict[str, str]  # such as "worker 1" -> "host:port", the chief first
+    name: str  # of this process
 
     @property
-    def size(self) -> int:
-        """How many workers."""
-        return len(self.addresses)
+    def worker(self) -> int:
+        """Which worker this process is; 0 is the chief."""
+        return list(self.addresses).index(self.name)
 
-    def title(self, worker: int) -> str:
+    def title(self, name: str) -> str:
         """Name and address of a worker, for messages."""
-        return f"{self.names[worker]} ({self.addresses[worker]})"
+        return f"{name} ({self.addresses[name]})"
 
     def others_in(self, message: str) -> list[str]:
         """Titles of the other workers that a message of TensorFlow names."""
-        named = {f"{job} {number}" for job, number in _TASK.findall(message)}
-        return [
-            self.title(worker)
-            for worker, name in enumerate(self.names)
-            if name in named and worker != self.worker
-        ]
+        named = {f"{job} {number}" for job, number in _TASK.findall(message)} - {self.name}
+        return [self.title(name) for name in self.addresses if name in named]
 
 
 def read_cluster(environ: Mapping[str, str]) -> Cluster | None:
-    """The cluster that TF_CONFIG describes, None if it is not set or empty.
-
-    Raises:
-        ConfigError: not JSON, a key is missing or of another type, no "host:port", an index that
-            is none of the workers, a task that is no worker.
-    """
+    """The cluster that TF_CONFIG describes; None if it is not set, empty, or has no cluster, as
+    some platforms set it for a single machine. ConfigError says what is wrong in it, and where."""
     text = environ.get("TF_CONFIG", "")
     if not text.strip():
         return None
     try:
-        values = json.loads(text)
+        config = _TfConfig.model_validate_json(text)
+        addresses = {
+            f"{job} {number}": address
+            for job, each in sorted(config.cluster.items())
+            for number, address in enumerate(each)
+        }
+        if not addresses:
+            return None
+        name = config.task and f"{config.task.type} {config.task.index}"
+        if name not in addresses:
+            raise ValueError(f'"task" is {name}, of which "cluster" has no address')
+        if len(set(addresses.values())) < len(addresses) or "chief 1" in addresses:
+            raise ValueError('"cluster" has an address twice, or two chiefs')
     except ValueError as error:
-        raise _wrong(f"is not valid JSON ({error})", text) from None
-    if not isinstance(values, dict):
-        raise _wrong("must be a JSON object", text)
-    if not values.get("cluster"):
-        return None  # some platforms set it for a single machine, without a cluster
-    cluster, task = values["cluster"], values.get("task")
-    _require(isinstance(cluster, dict), '"cluster" must be an object', cluster)
-    unknown = sorted(set(cluster) - {"chief", "worker"})
-    _require(not unknown, f'"cluster" may have "chief" and "worker", not {unknown}', cluster)
-    jobs = {job: _addresses(cluster, job) for job in ("chief", "worker") if job in cluster}
-    addresses = tuple(address for each in jobs.values() for address in each)
-    _require(len(set(addresses)) == len(addresses), '"cluster" has an address twice', cluster)
-    _require(len(jobs.get("chief", ())) <= 1, '"cluster.chief" must be one address', cluster)
-    _require(isinstance(task, dict), '"task" must be an object with "type" and "index"', task)
-    job, index = task.get("type"), task.get("index")
-    _require(job in jobs, f'"task.type" must be one of {sorted(cluster)}', job)
-    whole = isinstance(index, int) and not isinstance(index, bool)
-    last = len(jobs[job]) - 1
-    _require(whole and 0 <= index <= last, f'"task.index" must be 0 to {last}', index)
-    names = tuple(f"{job} {number}" for job, each in jobs.items() for number in range(len(each)))
-    return Cluster(addresses, names.index(f"{job} {index}"), names)
+        problem = str(error)
+        if isinstance(error, pydantic.ValidationError):
+            first = error.errors()[0]
+            problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}, not {first['input']!r}"
+        raise ConfigError(
+            f"the environment variable TF_CONFIG has a mistake: {problem:.200}. Received: "
+            f"{text:.200}. It should be like {TF_CONFIG_EXAMPLE}"
+        ) from None
+    return Cluster(addresses, name)
 
 
 def join_cluster(cluster: Cluster) -> tf.distribute.Strategy:
-    """Waits until all workers are there, then makes the strategy.
-
-    Raises:
-        ConfigError: a worker is missing after `ZOO_JOIN_SECONDS` (600), and which; another process
-            has this worker's port.
-    """
-    jobs = collections.Counter(name.split()[0] for name in cluster.names)
+    """Waits until all workers are there, then makes the strategy; ConfigError names who is missing
+    after `ZOO_JOIN_SECONDS` (600)."""
+    jobs = collections.Counter(name.split()[0] for name in cluster.addresses)
+    chief = next(iter(cluster.addresses))
     seconds = _seconds(_JOIN_VARIABLE, _JOIN_SECONDS)
     service = context.context()
     service.configure_coordination_service(
         service_type="standalone",
-        service_leader=f"/job:{cluster.names[0].split()[0]}/replica:0/task:0",
+        service_leader=f"/job:{chief.split()[0]}/replica:0/task:0",
         cluster_register_timeout_in_ms=seconds * 1000,
         heartbeat_timeout_in_ms=_seconds(_HEARTBEAT_VARIABLE, _HEARTBEAT_SECONDS) * 1000,
         shutdown_barrier_timeout_in_ms=_SHUTDOWN_SECONDS * 1000,
@@ -125,26 +131,34 @@ def join_cluster(cluster: Cluster) -> tf.distribute.Strategy:
         raise join_failure(cluster, seconds, error) from error
 
 
+def _seconds(variable: str, default: int) -> int:
+    text = os.environ.get(variable, str(default))
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"{variable} must be a whole number of seconds. Received: {text!r}")
+    return int(text)
+
+
 def join_failure(cluster: Cluster, seconds: int, error: tf.errors.OpError) -> ConfigError:
     """What TensorFlow says where the workers did not come together, in words, and what to do."""
     advice = f"another time to wait: the environment variable {_JOIN_VARIABLE}"
     if not isinstance(error, tf.errors.DeadlineExceededError):
         return ConfigError(
-            f"{cluster.title(cluster.worker)} cannot start ({error.message.splitlines()[0]}): if "
+            f"{cluster.title(cluster.name)} cannot start ({error.message.splitlines()[0]}): if "
             "another process has its port, stop that one, or take another port in TF_CONFIG"
         )
+    chief = next(iter(cluster.addresses))
     # The workers that came are named too, before those that did not.
     _, found, names = error.message.partition("timed out task names")
     if not found:
         return ConfigError(
-            f"{cluster.title(0)}, the chief, did not answer in {seconds} s. Start it, or correct "
-            f"its address in TF_CONFIG; {advice}"
+            f"{cluster.title(chief)}, the chief, did not answer in {seconds} s. Start it, or "
+            f"correct its address in TF_CONFIG; {advice}"
         )
     missing = cluster.others_in(names)
     return ConfigError(
-        f"after {seconds} s {len(missing)} of {cluster.size} workers did not come: "
+        f"after {seconds} s {len(missing)} of {len(cluster.addresses)} workers did not come: "
         f"{', '.join(missing)}. Start them with the same TF_CONFIG and their own task.index, and "
-        f"see that they reach {cluster.addresses[0]}; {advice}"
+        f"see that they reach {cluster.addresses[chief]}; {advice}"
     )
 
 
@@ -155,38 +169,8 @@ class WorkerLost(ConnectionError):
 def lost_worker(cluster: Cluster, error: tf.errors.OpError) -> WorkerLost:
     """The error of a collective operation, in words: who is gone and what to do."""
     return WorkerLost(
-        f"{cluster.names[cluster.worker]} cannot go on: "
+        f"{cluster.name} cannot go on: "
         f"{', '.join(cluster.others_in(error.message)) or 'another worker'} stopped or cannot be "
         f"reached ({type(error).__name__}). See its log; then start the same command on all "
         "workers: the run goes on from the last checkpoint"
-    )
-
-
-def _seconds(variable: str, default: int) -> int:
-    text = os.environ.get(variable, str(default))
-    if not text.isdecimal() or int(text) < 1:
-        raise ConfigError(f"{variable} must be a whole number of seconds. Received: {text!r}")
-    return int(text)
-
-
-def _addresses(cluster: dict, job: str) -> list[str]:
-    addresses = cluster[job]
-    _require(isinstance(addresses, list), f'"cluster.{job}" must be a list', addresses)
-    for address in addresses:
-        match = _ADDRESS.fullmatch(address) if isinstance(address, str) else None
-        good = match is not None and 0 < int(match["port"]) < 65536
-        _require(good, f'"cluster.{job}" must hold "host:port" texts', address)
-    return addresses
-
-
-def _require(holds: bool, rule: str, received: Any) -> None:
-    if not holds:
-        raise _wrong(f"has a mistake: {rule}", json.dumps(received))
-
-
-def _wrong(what: str, received: str) -> ConfigError:
-    return ConfigError(
-        f"the environment variable TF_CONFIG {what}. Received: {received[:200]}. It should be like "
-        '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, '
-        '"task": {"type": "worker", "index": 0}}'
     )

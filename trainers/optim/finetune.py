@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
 
 import keras
 
 from trainers.config import FineTuneConfig
-from trainers.optim.adamw import stack_index
+from trainers.optim.optimizers import stack_index
 from zoo.config import ConfigError, to_dict
 from zoo.models.lora import enable_lora
 from zoo.weights.assign import backbone_weights
@@ -36,48 +35,62 @@ _SHAPES = {
 
 
 def load_initial(model: keras.Model, source: keras.Model, drop_layers: int = 0) -> int:
-    """Copies the backbone's weights of `source` into the backbone of `model`.
+    """Copies the backbone's weights of `source` into the backbone of `model`; returns how many.
 
     Any head can start from any head's backbone: a classifier from a masked LM. What belongs to
-    the old head stays behind. Learned positions may become fewer; a pooler or an untied output
-    projection that `source` lacks begins anew.
-
-    Args:
-        model: a head on a backbone, from `zoo.build`, with `drop_layers` fewer layers.
-        source: the same of another run, such as `zoo.load(folder).model`, with the tokenizer of
-            `model`.
-        drop_layers: int, top blocks of `source` to leave out.
-
-    Returns:
-        How many weights (numbers) were copied.
-
-    Raises:
-        ConfigError: another family, other settings or other shapes, and what to set.
+    the old head stays behind, and so do the top `drop_layers` blocks, which `model` has fewer.
+    Learned positions may become fewer; a pooler or an untied output projection that `source` lacks
+    begins anew. ConfigError for another family, other settings or other shapes says what to set.
     """
-    _require_same_settings(model.backbone.config, source.backbone.config, drop_layers)
+    ours, theirs = model.backbone.config, source.backbone.config
+    if ours.family != theirs.family:
+        raise ConfigError(
+            f"finetune.init_from is a {theirs.family} model and this one is {ours.family}: take a "
+            f"preset of family {theirs.family}, or another bundle"
+        )
+    expected = theirs.num_layers - drop_layers
+    if expected < 1:
+        raise ConfigError(
+            f"finetune.drop_layers must be below {theirs.num_layers}, the layers of the model in "
+            f"finetune.init_from. Received: {drop_layers}"
+        )
+    if ours.num_layers != expected:
+        raise ConfigError(
+            f"finetune.init_from has {theirs.num_layers} layers, and without "
+            f"finetune.drop_layers={drop_layers} of them {expected}; this model has "
+            f"{ours.num_layers}. Use --set=model.num_layers={expected}, or another drop_layers"
+        )
+    settings = to_dict(ours), to_dict(theirs)
+    others = set(settings[0]) - _MAY_DIFFER - _SHAPES
+    if any(settings[0][key] != settings[1][key] for key in others):
+        raise ConfigError(
+            "finetune.init_from is a model of another kind. " + _advice(*settings, others)
+        )
     here, there = backbone_weights(model.backbone), backbone_weights(source.backbone)
-    kept = {
-        name: weight
-        for name, weight in there.items()
-        if not model.backbone.config.num_layers <= stack_index(name) < math.inf
-    }
-    problems = [
-        f"{name} is {_shape(kept, name)} there and {_shape(here, name)} here"
-        for name in sorted(set(here) | set(kept))
-        if not (_of_head(name) and (name not in here or name not in kept))
-        and not _fits(name, here.get(name), kept.get(name))
-    ]
+    there = {k: w for k, w in there.items() if not expected <= stack_index(k) < math.inf}
+    problems = {}
+    for name in sorted(here.keys() | there.keys()):
+        shape, source = (tuple(w[name].shape) if name in w else None for w in (here, there))
+        if None in (shape, source):
+            fits = _of_head(name)
+        elif name.startswith("position_embedding/"):
+            fits = shape[0] <= source[0] and shape[1:] == source[1:]
+        else:
+            fits = shape == source
+        if not fits:
+            found = f"{source or 'missing'} there and {shape or 'missing'} here"
+            problems[name] = f"{name} is {found}"
     if problems:
-        positions_fit = not any(text.startswith("position_embedding/") for text in problems)
+        positions_fit = not any(name.startswith("position_embedding/") for name in problems)
         keys = _SHAPES - {"context_length"} if positions_fit else _SHAPES
         raise ConfigError(
-            f"finetune.init_from is a model of another shape: {'; '.join(problems)}. "
-            + _advice(model.backbone.config, source.backbone.config, keys)
+            f"finetune.init_from is a model of another shape: {'; '.join(problems.values())}. "
+            + _advice(*settings, keys)
         )
-    shared = [name for name in here if name in kept]
+    shared = [name for name in here if name in there]
     for name in shared:
         rows = here[name].shape[0]  # all of them, or the first of the learned positions
-        here[name].assign(keras.ops.convert_to_numpy(kept[name])[:rows])
+        here[name].assign(keras.ops.convert_to_numpy(there[name])[:rows])
     return sum(math.prod(here[name].shape) for name in shared)
 
 
@@ -96,9 +109,7 @@ def apply_freezing(model: keras.Model, config: FineTuneConfig) -> int:
             f"Received: {config.freeze_layers}"
         )
     # Blocks count from 0, embeddings are -1; see `stack_index`.
-    frozen_below = 0 if config.freeze == "embeddings" else -1
-    if config.freeze_layers:
-        frozen_below = config.freeze_layers
+    frozen_below = config.freeze_layers or (0 if config.freeze == "embeddings" else -1)
     for name, weight in backbone_weights(model.backbone).items():
         whole = config.freeze == "backbone" and not _of_head(name)
         if whole or stack_index(name) < frozen_below:
@@ -116,50 +127,17 @@ def _of_head(name: str) -> bool:
     return name.startswith("pooler/") or name.endswith("/reverse_embeddings")
 
 
-def _fits(name: str, here: keras.Variable | None, there: keras.Variable | None) -> bool:
-    if here is None or there is None:
-        return False
-    if name.startswith("position_embedding/"):
-        return here.shape[0] <= there.shape[0] and here.shape[1:] == there.shape[1:]
-    return here.shape == there.shape
-
-
-def _shape(weights: dict[str, keras.Variable], name: str) -> str:
-    return str(tuple(weights[name].shape)) if name in weights else "missing"
-
-
-def _require_same_settings(here: Any, there: Any, drop_layers: int) -> None:
-    if here.family != there.family:
-        raise ConfigError(
-            f"finetune.init_from is a {there.family} model and this one is {here.family}: take a "
-            f"preset of family {there.family}, or another bundle"
-        )
-    expected = there.num_layers - drop_layers
-    if expected < 1:
-        raise ConfigError(
-            f"finetune.drop_layers must be below {there.num_layers}, the layers of the model in "
-            f"finetune.init_from. Received: {drop_layers}"
-        )
-    if here.num_layers != expected:
-        raise ConfigError(
-            f"finetune.init_from has {there.num_layers} layers, and without "
-            f"finetune.drop_layers={drop_layers} of them {expected}; this model has "
-            f"{here.num_layers}. Use --set=model.num_layers={expected}, or another drop_layers"
-        )
-    others = set(to_dict(here)) - _MAY_DIFFER - _SHAPES
-    if any(getattr(here, key) != getattr(there, key) for key in others):
-        raise ConfigError(
-            "finetune.init_from is a model of another kind. " + _advice(here, there, others)
-        )
-
-
-def _advice(here: Any, there: Any, keys: set[str]) -> str:
+def _advice(here: dict, there: dict, keys: set[str]) -> str:
     """Which settings differ, and the command line that makes them agree."""
-    here, there = to_dict(here), to_dict(there)
-    keys = [key for key in here if key in keys and here[key] != there[key]]
-    differing = ", ".join(f"model.{key} is {there[key]} there and {here[key]} here" for key in keys)
-    settable = [key for key in keys if key != "vocabulary_size"]
-    advice = [f"--set=model.{key}={json.dumps(there[key])}" for key in settable]
-    if "vocabulary_size" in keys:
+    differing = [key for key in here if key in keys and here[key] != there[key]]
+    found = ", ".join(
+        f"model.{key} is {there[key]} there and {here[key]} here" for key in differing
+    )
+    advice = [
+        f"--set=model.{key}={json.dumps(there[key])}"
+        for key in differing
+        if key != "vocabulary_size"
+    ]
+    if "vocabulary_size" in differing:
         advice.append("its tokenizer, which decides the vocabulary")
-    return f"{differing}. Use {' '.join(advice)}"
+    return f"{found}. Use {' '.join(advice)}"

@@ -1,7 +1,4 @@
-"""What no neural network is needed for: cheap models that a report prints beside the trained one.
-
-Each trains in seconds on one core. A model that does not beat its baseline is not worth serving.
-"""
+"""Cheap models that a report prints beside the trained one; each trains in seconds on one core."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from sklearn.feature_extraction import FeatureHasher
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from trainers.report.squad_scores import CJK
+from trainers.report.scores import CJK
 
 # Logistic regression learns classes x terms weights, and L-BFGS keeps twenty copies of them.
 MOST_CLASSES = 500
@@ -46,13 +43,8 @@ def tfidf_baseline(
 ) -> np.ndarray:
     """Logistic regression on TF-IDF: words and pairs of words, or 1-3 characters for CJK texts.
 
-    Args:
-        train_texts, train_labels: to learn from. test_texts: to classify.
-        classes: all training labels among them; one that training lacks has the probability 0.
-        pairs: second texts of the training and of the test rows, for tasks on pairs.
-
-    Returns:
-        Probabilities (N, C) float64 of the test texts.
+    `pairs` are the second texts of the training and of the test rows. Returns probabilities (N, C)
+    float64 of the test texts; a class that training lacks has the probability 0.
     """
     seen, targets = np.unique(np.asarray(train_labels, object), return_inverse=True)
     train, test = _text_features(train_texts, test_texts, pairs)
@@ -78,8 +70,6 @@ def tfidf_similarities(
 ) -> np.ndarray:
     """Cosines (N, N) of the TF-IDF vectors of texts and of their partners."""
     vectorizer = _fitted(train_texts)
-    if vectorizer is None:
-        return np.ones((len(texts), len(partners)))
     return (vectorizer.transform(texts) @ vectorizer.transform(partners).T).toarray()
 
 
@@ -88,11 +78,7 @@ def tagging_baseline(
     train_tags: Sequence[Sequence[str]],
     test_words: Sequence[Sequence[str]],
 ) -> list[list[str]]:
-    """Tags of the test sentences, by logistic regression on a word's form and its neighbours.
-
-    Rare tags weigh more (by the square root of how rare they are): without that, nearly
-    everything is O; weighed in full, nearly nothing is.
-    """
+    """Tags of the test sentences, by logistic regression on a word's form and its neighbours."""
     if not any(test_words):
         return [[] for _ in test_words]
     # Plain sums of hashed features: signs would let two that meet cancel each other.
@@ -105,6 +91,7 @@ def tagging_baseline(
     )
     tags = np.asarray([tag for sentence in train_tags for tag in sentence], object)
     seen, targets, counts = np.unique(tags, return_inverse=True, return_counts=True)
+    # Without weights nearly everything is O; by how rare tags are, in full, nearly nothing is.
     weights = dict(enumerate(np.sqrt(counts.max() / counts)))
     predicted = iter(seen[_logistic(train, targets, test, 1.0, weights).argmax(axis=1)])
     return [[next(predicted) for _ in words] for words in test_words]
@@ -148,21 +135,23 @@ def _nearest_stretch(
             stretches.append([])
         stretches[-1] += [] if taken else [at]
         end = word.end()
+    wants_number = bool(_ASKS_NUMBER.search(question))
+
+    def text_of(stretch):
+        return sentence[words[stretch[0]].start() : words[stretch[-1]].end()]
 
     def nearness(*places):
         return sum(w / (1 + min(abs(at - place) for place in places)) for at, w in hits.items())
 
     def worth(stretch):
-        text = sentence[words[stretch[0]].start() : words[stretch[-1]].end()]
-        return wants_number and bool(_NUMBER.search(text)), nearness(stretch[0], stretch[-1])
+        has_number = wants_number and bool(_NUMBER.search(text_of(stretch)))
+        return has_number, nearness(stretch[0], stretch[-1])
 
-    wants_number = bool(_ASKS_NUMBER.search(question))
     found = max(filter(None, stretches), key=worth, default=[])
     if not found:
         return ""
     from_left = nearness(found[0]) >= nearness(found[-1])
-    found = found[:_LONGEST_ANSWER] if from_left else found[-_LONGEST_ANSWER:]
-    return sentence[words[found[0]].start() : words[found[-1]].end()]
+    return text_of(found[:_LONGEST_ANSWER] if from_left else found[-_LONGEST_ANSWER:])
 
 
 def _is_asked(words: list[re.Match], at: int, asked: set[str]) -> bool:
@@ -180,8 +169,8 @@ def _terms(text: str) -> set[str]:
     return {*words, *pairs}
 
 
-def _fitted(texts: Sequence[str]) -> TfidfVectorizer | None:
-    """A vectorizer that knows the terms of some texts; None where they have none at all."""
+def _fitted(texts: Sequence[str]) -> TfidfVectorizer:
+    """A vectorizer that knows the terms of some texts."""
     letters = Counter(bool(CJK.match(c)) for text in texts for c in text if c.isalnum())
     # Terms that occur once cost time and teach little, once there are many texts.
     options = {"sublinear_tf": True, "min_df": 2 if len(texts) >= 1000 else 1}
@@ -192,25 +181,23 @@ def _fitted(texts: Sequence[str]) -> TfidfVectorizer | None:
         vectorizer = TfidfVectorizer(token_pattern=words, ngram_range=(1, 2), **options)
     try:
         return vectorizer.fit(texts)
-    except ValueError:
-        return None
+    except ValueError:  # no text has any term: class priors are learned
+        return TfidfVectorizer(vocabulary=["none"]).fit(texts)
 
 
-def _text_features(train_texts, test_texts, pairs):
+def _text_features(train_texts, test_texts, pairs) -> list:
     vectorizer = _fitted([*train_texts, *(pairs[0] if pairs else ())])
-    if vectorizer is None:  # one constant column, so that class priors are learned
-        return np.ones((len(train_texts), 1)), np.ones((len(test_texts), 1))
-    sides = zip((train_texts, test_texts), pairs or (None, None))
-    return [_side(vectorizer, texts, seconds) for texts, seconds in sides]
-
-
-def _side(vectorizer, texts: Sequence[str], seconds: Sequence[str] | None) -> sparse.csr_matrix:
-    first = vectorizer.transform(texts)
-    if seconds is None:
-        return first
-    second = vectorizer.transform(seconds)
-    both = first.multiply(second)  # a linear model cannot see by itself what two texts share
-    return sparse.hstack([first, second, both, abs(first - second), both.sum(axis=1)], "csr")
+    features = []
+    for texts, seconds in zip((train_texts, test_texts), pairs or (None, None)):
+        of_text = vectorizer.transform(texts)
+        if seconds is not None:
+            second = vectorizer.transform(seconds)
+            both = of_text.multiply(second)  # a linear model cannot see by itself what two share
+            of_text = sparse.hstack(
+                [of_text, second, both, abs(of_text - second), both.sum(axis=1)], "csr"
+            )
+        features.append(of_text)
+    return features
 
 
 def _logistic(train, targets, test, inverse_penalty, weights=None) -> np.ndarray:
@@ -229,17 +216,14 @@ def _word_features(words: Sequence[str], at: int) -> Iterable[str]:
         word = words[at + offset] if 0 <= at + offset < len(words) else "\n"  # an edge
         yield f"word {offset} {word.lower()}"
         if abs(offset) <= 1:
-            yield f"shape {offset} {_shape(word)}"
+            # How a word is written, "Xx" for "Rome": cases and digits, with runs cut to two.
+            kinds = (
+                "0" if c.isdigit() else "X" if c.isupper() else "x" if c.islower() else c
+                for c in word
+            )
+            yield f"shape {offset} " + re.sub(r"(.)\1+", r"\1\1", "".join(kinds))
     word = words[at].lower()
     for length in (2, 3, 4):
         yield f"start {word[:length]}"
         yield f"end {word[-length:]}"
     yield f"after {words[at - 1].lower() if at else ''} {word}"
-
-
-def _shape(word: str) -> str:
-    """How a word is written, "Xx" for "Rome": cases and digits, with runs cut to two."""
-    kinds = (
-        "0" if c.isdigit() else "X" if c.isupper() else "x" if c.islower() else c for c in word
-    )
-    return re.sub(r"(.)\1+", r"\1\1", "".join(kinds))

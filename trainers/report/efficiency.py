@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import resource
 import statistics
@@ -9,9 +10,8 @@ import sys
 import time
 
 import keras
-import numpy as np
 
-from trainers.distribution.hardware import hardware
+from trainers.distribution.hardware import device_names, peak_device_memory
 from trainers.tasks.base import Task
 
 # Dense matrix products of bfloat16 in FLOP/s, as the makers state them for one device; part of the
@@ -35,70 +35,6 @@ _SIDE = 1536  # of the measured product
 _PIPELINE_SECONDS = 1.0
 
 
-def training_flops_per_token(model: keras.Model, length: float) -> float:
-    """Floating-point operations that one token costs in training, by the usual count.
-
-    6 for each weight of a matrix product (2 forward, 4 backward), and 12 x layers x width x length
-    for attention, whether causal or not (Chowdhery et al., 2022, arXiv:2204.02311, appendix B).
-    Embeddings are looked up and cost nothing, unless they are the output projection too. `length`
-    is the mean number of tokens that attention sees.
-    """
-    weights = sum(
-        int(np.prod(weight.shape))
-        for weight in model.weights
-        if len(weight.shape) > 1 and not _LOOKED_UP.search(weight.path)
-    )
-    config = model.backbone.config
-    if getattr(config, "tie_embeddings", False) and hasattr(model, "initial_cache"):
-        weights += config.vocabulary_size * config.hidden_dim
-    attention = 0.0
-    if hasattr(config, "num_heads"):
-        attention = 12.0 * config.num_layers * config.hidden_dim * length
-    return 6.0 * weights + attention
-
-
-def peak_flops() -> tuple[float, str]:
-    """What the devices could do at best, in FLOP/s, and where the number is from: a known
-    accelerator's maker for bfloat16, else a measured float32 matrix product."""
-    names = _device_names()
-    reduced = keras.config.dtype_policy().compute_dtype != "float32"
-    for part, flops in _PEAKS.items():
-        if reduced and names and all(part in name for name in names):
-            return flops * len(names), f"{len(names)} x {names[0]}, as its maker says"
-    return _measured_flops(), f"a product of {_SIDE} x {_SIDE} float32 matrices here"
-
-
-def pipeline_tokens_per_second(task: Task) -> float:
-    """How many tokens the input pipeline gives when nothing is trained meanwhile."""
-    batches = iter(task.training_data(0))
-    next(batches)  # what starts it is not its speed
-    started, count = time.perf_counter(), 0
-    for _ in batches:
-        count += 1
-        if time.perf_counter() - started > _PIPELINE_SECONDS:
-            break
-    seconds = time.perf_counter() - started
-    return task.trained_tokens(1, 1 + count) / seconds if count else 0.0
-
-
-def peak_memory() -> int:
-    """Bytes: of the first accelerator where the backend counts them, else of this process."""
-    if hardware() != "cpu":
-        if keras.backend.backend() == "jax":
-            import jax
-
-            stats = jax.devices()[0].memory_stats() or {}
-            if "peak_bytes_in_use" in stats:
-                return stats["peak_bytes_in_use"]
-        elif keras.backend.backend() == "tensorflow":
-            import tensorflow as tf
-
-            if tf.config.list_logical_devices("GPU"):
-                return tf.config.experimental.get_memory_info("GPU:0")["peak"]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
 def efficiency(task: Task, records: list[dict[str, float]]) -> dict[str, str]:
     """Rows of the report: speed, use of the machine, memory, and input pipeline, run for a second.
 
@@ -108,8 +44,7 @@ def efficiency(task: Task, records: list[dict[str, float]]) -> dict[str, str]:
     rows = {"memory": f"{peak_memory() / 1e6:,.0f} MB at most"}
     if not speeds:
         return rows
-    speed = statistics.median(speeds)
-    last = records[-1]
+    speed, last = statistics.median(speeds), records[-1]
     length = last["tokens"] / (last["step"] * task.config.batch_size)
     used = speed * training_flops_per_token(task.model, length)
     peak, source = peak_flops()
@@ -124,26 +59,54 @@ def efficiency(task: Task, records: list[dict[str, float]]) -> dict[str, str]:
     }
 
 
-def _measured_flops() -> float:
+def training_flops_per_token(model: keras.Model, length: float) -> float:
+    """Operations that a token costs in training, of which attention sees `length` at the mean.
+
+    6 for each weight of a matrix product (2 forward, 4 backward), and 12 x layers x width x length
+    for attention, whether causal or not (Chowdhery et al., 2022, arXiv:2204.02311, appendix B).
+    Embeddings are looked up and cost nothing, unless they are the output projection too.
+    """
+    weights = sum(
+        math.prod(weight.shape)
+        for weight in model.weights
+        if len(weight.shape) > 1 and not _LOOKED_UP.search(weight.path)
+    )
+    config = model.backbone.config
+    if getattr(config, "tie_embeddings", False) and hasattr(model, "initial_cache"):
+        weights += config.vocabulary_size * config.hidden_dim
+    has_attention = hasattr(config, "num_heads")
+    attention = 12 * config.num_layers * config.hidden_dim * length if has_attention else 0
+    return 6.0 * weights + attention
+
+
+def peak_flops() -> tuple[float, str]:
+    """What the devices could do at best, in FLOP/s, and where the number is from: a known
+    accelerator's maker for bfloat16, else a measured float32 matrix product."""
+    names = device_names()
+    reduced = keras.config.dtype_policy().compute_dtype != "float32"
+    for part, flops in _PEAKS.items():
+        if reduced and names and all(part in name for name in names):
+            return flops * len(names), f"{len(names)} x {names[0]}, as its maker says"
     matrix = keras.ops.ones((_SIDE, _SIDE), "float32")
     best = float("inf")
     for _ in range(4):
         started = time.perf_counter()
         float(keras.ops.matmul(matrix, matrix)[0, 0])  # reading it waits for it
         best = min(best, time.perf_counter() - started)
-    return 2 * _SIDE**3 / best
+    return 2 * _SIDE**3 / best, f"a product of {_SIDE} x {_SIDE} float32 matrices here"
 
 
-def _device_names() -> list[str]:
-    if keras.backend.backend() == "jax":
-        import jax
+def pipeline_tokens_per_second(task: Task) -> float:
+    """How many tokens the input pipeline gives when nothing is trained meanwhile."""
+    batches = iter(task.training_data(0))
+    next(batches)  # what starts it is not its speed
+    started, count, seconds = time.perf_counter(), 0, 0.0
+    while seconds < _PIPELINE_SECONDS and next(batches, None) is not None:
+        count, seconds = count + 1, time.perf_counter() - started
+    return task.trained_tokens(1, 1 + count) / seconds if count else 0.0
 
-        return [device.device_kind for device in jax.devices()]
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
 
-        details = tf.config.experimental.get_device_details
-        return [
-            details(gpu).get("device_name", "") for gpu in tf.config.list_physical_devices("GPU")
-        ]
-    return []
+def peak_memory() -> int:
+    """Bytes: of the first accelerator where the backend counts them, else of this process."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak_device_memory() or (peak if sys.platform == "darwin" else peak * 1024)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
-import matplotlib.font_manager
 import matplotlib.ticker
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from sklearn.calibration import CalibrationDisplay
 from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
 
@@ -21,7 +22,7 @@ _MOST_CLASSES = 40  # more names than this cannot be read on one picture
 _SHOWN_OF_MANY = 20
 _MOST_NUMBERED_CELLS = 25  # classes up to which a cell has room for its number
 _LONGEST_NAME = 28  # characters
-# Fonts with Chinese and Japanese; asking every installed font for its glyphs would take seconds.
+# Fonts with Chinese and Japanese, for what the default font lacks.
 _CJK_FONTS = re.compile(
     r"CJK|Han (?:Sans|Serif)|WenQuanYi|Droid Sans Fallback|SimHei|SimSun|YaHei|PingFang|Heiti|"
     r"Songti|Hiragino|JhengHei|Arial Unicode|AR PL|IPA|Takao|Fangsong|Kaiti",
@@ -87,22 +88,18 @@ def confusion_counts(
 def draw_confusion(counts: np.ndarray, names: Sequence[str], path: Path) -> bool:
     """Draws what each class is taken for: rows are labels, columns predictions.
 
-    Colour is the share of a row, numbers in cells are rows of data.
-
-    Returns:
-        Whether classes are named; else no font has their names, and the axes carry numbers from 0.
+    Colour is the share of a row, numbers in cells are rows of data. Returns whether classes are
+    named; else no font has their names, and the axes carry numbers from 0.
     """
-    names = [_short(name) for name in names]
-    fonts = _fonts("".join(names))
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = float(np.clip(2.5 + 0.38 * len(names), 4, 16))
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
     small = 9 if len(names) <= 12 else 7
-    with matplotlib.rc_context({"font.family": fonts or matplotlib.rcParams["font.family"]}):
+    cjk = sorted({font.name for font in fontManager.ttflist if _CJK_FONTS.search(font.name)})
+
+    def draw(names):
+        figure = Figure(figsize=(side + 1, side), layout="constrained")
         axes = figure.subplots()
-        display = ConfusionMatrixDisplay(
-            share, display_labels=names if fonts else range(len(names))
-        ).plot(
+        display = ConfusionMatrixDisplay(share, display_labels=names).plot(
             ax=axes,
             cmap="Blues",
             xticks_rotation="vertical",
@@ -118,7 +115,16 @@ def draw_confusion(counts: np.ndarray, names: Sequence[str], path: Path) -> bool
         display.im_.colorbar.set_label("share of the label's rows")
         axes.set(xlabel="predicted", ylabel="label")
         save(figure, path)
-    return fonts is not None
+
+    with matplotlib.rc_context({"font.family": [*matplotlib.rcParams["font.family"], *cjk]}):
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", "Glyph .* missing from")
+                draw([_short(name) for name in names])
+            return True
+        except UserWarning:
+            draw(range(len(names)))
+            return False
 
 
 def draw_calibration(right: np.ndarray, confidence: np.ndarray, path: Path) -> None:
@@ -148,20 +154,3 @@ def save(figure: Figure, path: Path) -> None:
 def _short(name: str) -> str:
     name = " ".join(name.split()) or "(blank)"
     return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
-
-
-def _fonts(text: str) -> list[str] | None:
-    """Font families that have every character of a text between them; None if none do."""
-    manager = matplotlib.font_manager
-    default = list(matplotlib.rcParams["font.family"])
-    missing = set(text) - {" "} - _glyphs(manager.findfont(manager.FontProperties(default)))
-    if not missing:
-        return default
-    for entry in manager.fontManager.ttflist:
-        if _CJK_FONTS.search(entry.name) and missing <= _glyphs(entry.fname):
-            return [*default, entry.name]
-    return None
-
-
-def _glyphs(font_file: str) -> set[str]:
-    return {chr(code) for code in matplotlib.font_manager.get_font(font_file).get_charmap()}

@@ -13,7 +13,6 @@ import keras
 from absl import logging
 
 from trainers.checkpoints import Progress
-from trainers.config import TrainConfig
 from trainers.metrics import write_scores
 from trainers.report.efficiency import efficiency
 from trainers.report.figures import progress_figure, save, title
@@ -29,11 +28,8 @@ REPORT_FILE = "report.md"
 def write_report(
     bundle: Bundle, task: Task, records: list[dict[str, float]], progress: Progress
 ) -> Path:
-    """Writes `loss.png`, `scores.json` and `report.md` into the bundle's folder.
-
-    The first line of `report.md` says whether the model beats a baseline. `records` are the lines
-    of `metrics.jsonl`, at least one.
-    """
+    """Writes `loss.png`, `scores.json` and `report.md` into the bundle's folder; `records` are the
+    lines of `metrics.jsonl`, at least one."""
     config = task.config
     save(progress_figure(records, *task.monitor), bundle.folder / "loss.png")
     chosen = progress.best_step if config.select == "best" else records[-1]["step"]
@@ -41,7 +37,10 @@ def write_report(
     validation = {k.removeprefix("val_"): v for k, v in final.items() if k.startswith("val_")}
     write_scores(bundle.folder, validation={"step": chosen, "scores": validation})
     comparison, sections = task.report(bundle, validation, records[-1]["step"])
-    verdict = comparison.verdict(_advice(config))
+    ways = [f"more steps (--extend --set=steps={2 * config.steps})", "more data"]
+    if config.finetune.init_from is None:
+        ways.insert(0, "published weights (--init_from=..., in another --workdir)")
+    verdict = comparison.verdict(f"Try {', '.join(ways[:-1])} or {ways[-1]}.")
     logging.info("%s", verdict.replace("**", ""))
     export = ["python", "-m", "export", f"--workdir={bundle.folder}"]
     export += [f"--out=served/{bundle.folder.resolve().name}"]
@@ -64,17 +63,9 @@ def write_report(
     return path
 
 
-def _advice(config: TrainConfig) -> str:
-    """What may help a model that does not beat its baseline."""
-    ways = [f"more steps (--extend --set=steps={2 * config.steps})", "more data"]
-    if config.finetune.init_from is None:
-        ways.insert(0, "published weights (--init_from=..., in another --workdir)")
-    return f"Try {', '.join(ways[:-1])} or {ways[-1]}."
-
-
 def _summary(bundle, task, progress, final, efficiency_rows) -> str:
-    config = task.config
-    rows = {}
+    config, rows, backend = task.config, {}, keras.backend.backend()
+    devices = ", ".join(keras.distribution.list_devices())
     for name, value in final.items():
         if name.startswith("val_"):
             unit = f" {task.loss_unit}" if name == "val_loss" and task.loss_unit else ""
@@ -92,17 +83,12 @@ def _summary(bundle, task, progress, final, efficiency_rows) -> str:
         },
         **efficiency_rows,
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python "
-        f"{platform.python_version()}, Keras {keras.__version__} on {_backend()}",
+        f"{platform.python_version()}, Keras {keras.__version__} on {backend} "
+        f"{importlib.metadata.version(backend)} ({devices})",
     }
     if config.finetune.init_from is not None:
         rows["started from"] = config.finetune.init_from
     return table(["", ""], rows.items())
-
-
-def _backend() -> str:
-    name = keras.backend.backend()
-    devices = ", ".join(keras.distribution.list_devices())
-    return f"{name} {importlib.metadata.version(name)} ({devices})"
 
 
 def _evaluations(records: list[dict[str, float]]) -> str:

@@ -1,15 +1,27 @@
-"""Scores of classifiers, regressions and embeddings."""
+"""Scores of classes, numbers, retrieval, tagged sentences, and answers to questions."""
 
 from __future__ import annotations
 
+import re
+import string
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 from sklearn import metrics
-from sklearn.calibration import calibration_curve
 
 _SUM_TOLERANCE = 1e-2  # half-precision softmax is off by about 1e-3
+_ENTITY_TAG = re.compile(r"[BIES]-.+", re.DOTALL)
+_CONTINUES, _CAN_CONTINUE = ("I", "E"), ("B", "I")  # letters inside an entity, and before them
+# Han with its extensions and compatibility forms, kana: scripts written without spaces.
+CJK = re.compile(
+    "[\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+_ARTICLE = re.compile(r"\b(?:an?|the)\b")
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 class Predictions(NamedTuple):
@@ -21,23 +33,8 @@ class Predictions(NamedTuple):
 
     @classmethod
     def of(cls, labels: np.ndarray, probabilities: np.ndarray) -> Predictions:
-        """Of labels (N,) int and probabilities (N, C).
-
-        Raises:
-            ValueError: no rows, wrong shapes, labels outside 0..C-1, or rows that are no
-                distribution (logits, NaN).
-        """
-        labels, probabilities = np.asarray(labels), np.asarray(probabilities, np.float64)
-        if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or not len(labels):
-            raise ValueError(
-                f"labels have shape {labels.shape}, probabilities {probabilities.shape}; "
-                "expected (N,) and (N, C) with N at least 1"
-            )
-        classes = probabilities.shape[1]
-        outside = (labels < 0) | (labels >= classes)
-        if not np.issubdtype(labels.dtype, np.integer) or outside.any():
-            found = labels[outside][0] if outside.any() else labels.dtype
-            raise ValueError(f"labels must be integers 0..{classes - 1}; found {found}")
+        """Of labels (N,) int and probabilities (N, C); ValueError names a row of logits or NaN."""
+        probabilities = np.asarray(probabilities, np.float64)
         sums = probabilities.sum(axis=1)
         # The comparison is false for NaN, so `not` catches that too.
         good = (np.abs(sums - 1) <= _SUM_TOLERANCE) & (probabilities >= 0).all(axis=1)
@@ -52,41 +49,44 @@ class Predictions(NamedTuple):
 
 
 def classification_scores(labels: np.ndarray, predictions: Predictions) -> dict[str, float]:
-    """The "accuracy", "macro_f1", "mcc" (Matthews correlation) and "nll" (nats).
-
-    Macro F1 is the mean over classes that occur in the labels or the predictions. The correlation
-    is 0.0 where it is undefined: one class only in labels or in predictions.
-    """
-    predicted, _, of_labels = predictions
+    """Accuracy, macro F1 over classes that occur, Matthews correlation (0.0 where it is undefined:
+    one class only in labels or in predictions), and negative log-likelihood in nats."""
+    predicted = predictions.predicted
+    # scikit-learn's Matthews correlation makes a table of classes x classes; counts are enough.
+    size, rows = int(max(labels.max(), predicted.max())) + 1, float(len(labels))
+    wanted, made = (np.bincount(ids, minlength=size).astype(float) for ids in (labels, predicted))
+    spread = (rows**2 - wanted @ wanted) * (rows**2 - made @ made)
+    above_chance = rows * np.sum(labels == predicted) - wanted @ made
     # A probability of 0.0 is float32's rounding; log would make the mean infinite.
-    of_labels = np.maximum(of_labels, 1e-12)
+    of_labels = np.maximum(predictions.of_labels, 1e-12)
     return {
         "accuracy": float(np.mean(predicted == labels)),
         "macro_f1": float(metrics.f1_score(labels, predicted, average="macro", zero_division=0)),
-        "mcc": _matthews(labels, predicted),
+        "mcc": float(above_chance / np.sqrt(spread)) if spread else 0.0,
         "nll": float(-np.log(of_labels).mean()),
     }
 
 
+def calibration_error(labels: np.ndarray, predictions: Predictions, bins: int = 10) -> float:
+    """Expected calibration error, 0..1: the gap of confidence and accuracy in bins of equal width
+    of the highest probability (the upper edge belongs to a bin), mean over the rows."""
+    confidence = np.minimum(predictions.confidence, 1.0)
+    bin_of_row = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence)
+    gaps = np.bincount(bin_of_row, (predictions.predicted == labels) - confidence)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
 def regression_scores(targets: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
-    """The "spearman" and "pearson" correlation, "mse" and "mae" of (N,) or (N, 1) predictions.
+    """Correlations and mean errors of (N,) or (N, 1) predictions; ValueError for NaN or infinity.
 
     A correlation is 0.0, not NaN, if targets or predictions are constant (one row is): such
     predictions order nothing, and a NaN would end training.
-
-    Raises:
-        ValueError: no rows, different lengths, NaN or infinity.
     """
     targets = np.asarray(targets, np.float64).reshape(-1)
     predictions = np.asarray(predictions, np.float64).reshape(-1)
-    if not len(targets) or len(targets) != len(predictions):
-        raise ValueError(
-            f"{len(targets)} targets, {len(predictions)} predictions; need as many, at least one"
-        )
-    for name, values in (("targets", targets), ("predictions", predictions)):
-        finite = np.isfinite(values)
-        if not finite.all():
-            raise ValueError(f"{name} have NaN or infinity at row {finite.argmin()}")
+    finite = np.isfinite(predictions)
+    if not finite.all():
+        raise ValueError(f"predictions have NaN or infinity at row {finite.argmin()}")
     spearman = pearson = 0.0
     if np.ptp(targets) > 0 and np.ptp(predictions) > 0:
         spearman = float(stats.spearmanr(targets, predictions).statistic)
@@ -100,66 +100,147 @@ def regression_scores(targets: np.ndarray, predictions: np.ndarray) -> dict[str,
     }
 
 
-def calibration_error(labels: np.ndarray, predictions: Predictions, bins: int = 10) -> float:
-    """Expected calibration error, 0..1: the gap of confidence and accuracy, mean over the rows.
-
-    Over bins of equal width of the highest probability; the upper edge belongs to a bin.
-    """
-    right = (predictions.predicted == labels).astype(int)
-    confidence = np.minimum(predictions.confidence, 1.0)
-    accuracy, mean_confidence = calibration_curve(right, confidence, n_bins=bins)
-    bin_of_row = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence)  # as scikit-learn
-    counts, gaps = np.bincount(bin_of_row, minlength=bins), np.zeros(bins)
-    gaps[counts > 0] = np.abs(accuracy - mean_confidence)
-    return float(np.sum(counts * gaps) / len(right))
-
-
 def retrieval_scores(similarities: np.ndarray) -> dict[str, float]:
-    """The "mrr" (mean reciprocal rank) and "accuracy@1" where row i belongs to column i.
-
-    Ties count against the model: an encoder that gives all texts one vector scores near 0.
-    """
+    """Mean reciprocal rank and accuracy at 1 where row i belongs to column i."""
     ranks = partner_ranks(similarities)
     return {"mrr": float(np.mean(1 / ranks)), "accuracy@1": float(np.mean(ranks == 1))}
 
 
 def partner_ranks(similarities: np.ndarray) -> np.ndarray:
-    """(N,) int: place of column i among row i's candidates, 1 the best; ties count against it.
+    """(N,) int: place of column i among row i's candidates (N, N), 1 the best.
 
-    Raises:
-        ValueError: `similarities` are not (N, N), empty, NaN or infinite.
+    Ties count against it: an encoder that gives all texts one vector scores near 0.
     """
-    similarities = np.asarray(similarities)
-    shape = similarities.shape
-    if similarities.ndim != 2 or shape[0] != shape[1] or not shape[0]:
-        raise ValueError(f"similarities have shape {shape}; expected (N, N)")
     finite = np.isfinite(similarities).all(axis=1)
     if not finite.all():
         raise ValueError(f"similarities have NaN or infinity in row {finite.argmin()}")
     return (similarities >= np.diagonal(similarities)[:, None]).sum(axis=1)
 
 
-def confused_pairs(labels: np.ndarray, predicted: np.ndarray) -> list[tuple[int, int, int]]:
-    """What is most often taken for what: (label, predicted, count), the most frequent first."""
-    labels, predicted = np.asarray(labels), np.asarray(predicted)
-    wrong = labels != predicted
-    pairs, counts = np.unique(
-        np.stack([labels[wrong], predicted[wrong]], axis=1), axis=0, return_counts=True
-    )
-    order = np.argsort(-counts, kind="stable")
-    return [(int(pairs[i, 0]), int(pairs[i, 1]), int(counts[i])) for i in order]
+def are_entities(labels: Collection[str]) -> bool:
+    """Whether tags mark spans of words (BIO, IOB1, BIOES) and are not a class of each word: all are
+    "O" or B, I, E, S with "-" and a type; or such letters alone with "B" among them (chunks)."""
+    marked = set(labels) - {"O"}
+    if "B" in marked:
+        return marked <= {"B", "I", "E", "S"}
+    return bool(marked) and all(map(_ENTITY_TAG.fullmatch, marked))
 
 
-def _matthews(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """From counts of each class: scikit-learn's makes a table of classes x classes cells."""
-    size = int(max(np.max(labels), predicted.max())) + 1
-    of_labels, of_predicted = (
-        np.bincount(ids, minlength=size).astype(float) for ids in (labels, predicted)
-    )
-    rows = float(len(predicted))
-    spread = [rows**2 - float(np.sum(count**2)) for count in (of_labels, of_predicted)]
-    if not all(spread):
-        return 0.0
-    right = float(np.sum(labels == predicted))
-    above_chance = right * rows - float(np.dot(of_labels, of_predicted))
-    return above_chance / float(np.sqrt(spread[0] * spread[1]))
+def entity_spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
+    """(type, start, end) of each entity of a sentence; words start..end-1, as Python slices.
+
+    Reads BIO, IOB1 and BIOES, and forgives what a tagger that looks at one word at a time gets
+    wrong, as conlleval and seqeval's default mode do: `I-` or `E-` after `O`, after the end of an
+    entity or after another type starts an entity; one that is never closed ends where it stops. A
+    letter alone has the type "_". ValueError for a tag that starts with another letter.
+    """
+    spans = []
+    kind, start, letter_before = "", -1, "O"
+    for position, tag in enumerate([*tags, "O"]):
+        letter, kind_here = tag[:1], tag[1:].removeprefix("-") or "_"
+        if letter not in ("O", "B", "I", "E", "S"):
+            raise ValueError(
+                f"tag {position} is {tag!r}; expected O or B-TYPE, I-TYPE (also E-TYPE, S-TYPE)"
+            )
+        if not (letter_before in _CAN_CONTINUE and letter in _CONTINUES and kind_here == kind):
+            if letter_before != "O":
+                spans.append((kind, start, position))
+            kind, start = kind_here, position
+        letter_before = letter
+    return spans
+
+
+def tag_scores(
+    gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], labels: Collection[str]
+) -> dict:
+    """What a tagger of these labels is judged by, the score that matters most first.
+
+    Where `are_entities(labels)` "f1", "precision", "recall" of entities, right with the same words
+    and type, as seqeval has them, and "accuracy" of single tags; else "accuracy" and "macro_f1",
+    the mean F1 of the tags that occur. Also "types": type of entity, or tag -> "precision",
+    "recall", "f1" and "support", its number. 0 where nothing can be divided.
+    """
+    entities = are_entities(labels)
+    right, made, wanted = Counter(), Counter(), Counter()
+    words = right_words = 0
+    for pair in zip(gold, predicted, strict=True):
+        same = [one == other for one, other in zip(*pair, strict=True)]
+        words, right_words = words + len(same), right_words + sum(same)
+        golds, predictions = (
+            entity_spans(tags) if entities else [(tag, at) for at, tag in enumerate(tags)]
+            for tags in pair
+        )
+        wanted.update(kind for kind, *_ in golds)
+        made.update(kind for kind, *_ in predictions)
+        right.update(kind for kind, *_ in set(golds) & set(predictions))
+    types = {
+        kind: {**_ratios(right[kind], made[kind], wanted[kind]), "support": wanted[kind]}
+        for kind in sorted(wanted.keys() | made.keys())
+    }
+    accuracy = right_words / words if words else 0.0
+    if entities:
+        ratios = _ratios(right.total(), made.total(), wanted.total())
+        return {"f1": ratios.pop("f1"), **ratios, "accuracy": accuracy, "types": types}
+    macro_f1 = sum(of["f1"] for of in types.values()) / max(len(types), 1)
+    return {"accuracy": accuracy, "macro_f1": macro_f1, "types": types}
+
+
+def _ratios(right: int, made: int, wanted: int) -> dict[str, float]:
+    precision = right / made if made else 0.0
+    recall = right / wanted if wanted else 0.0
+    f1 = 2 * right / (made + wanted) if right else 0.0
+    return {"precision": precision, "recall": recall, "f1": f1}
+
+
+def question_scores(
+    answers: Sequence[Sequence[str]], predictions: Sequence[str], language: str = "english"
+) -> dict[str, float]:
+    """Mean "f1" and "exact_match" of `answer_scores` over questions, as fractions 0..1 (the papers
+    print percent)."""
+    pairs = zip(answers, predictions, strict=True)
+    scores = np.array([answer_scores(*pair, language) for pair in pairs])  # (N, 2)
+    return {"f1": float(scores[:, 1].mean()), "exact_match": float(scores[:, 0].mean())}
+
+
+def answer_scores(
+    answers: Sequence[str], prediction: str, language: str = "english"
+) -> tuple[float, float]:
+    """Exact match and F1 of one question: the best over its gold answers.
+
+    A question without an answer (no gold answers, or blank ones only) gives 1.0 for a prediction
+    without tokens, else 0.0, as SQuAD v2.0 does. English scores equal those of the official SQuAD
+    v1.1 script. Chinese scores do the same on characters, as usual for DRCD and XQuAD. CMRC 2018's
+    own script counts a longest common substring, which is stricter: do not compare with it.
+    """
+    made = answer_tokens(prediction, language)
+    if not any(answer.strip() for answer in answers):
+        return float(not made), float(not made)
+    scores = []
+    for answer in answers:
+        gold = answer_tokens(answer, language)
+        common = (Counter(gold) & Counter(made)).total()
+        # Without tokens F1 is 0.0, also if both have none: so SQuAD v1.1 has it.
+        scores.append((gold == made, 2 * common / (len(gold) + len(made)) if common else 0.0))
+    exact, overlap = zip(*scores)
+    return float(max(exact)), max(overlap)
+
+
+def answer_tokens(text: str, language: str = "english") -> list[str]:
+    """What of an answer counts: lower-case words, or characters for "chinese".
+
+    English, and every language with spaces, loses ASCII punctuation (nothing in its place: "U.S."
+    is one word, "us"), then the articles a, an, the. Chinese loses ASCII and Unicode punctuation;
+    each CJK character is a token and so is each run of others ("2017"). It keeps articles: the A
+    of 維生素A is none.
+    """
+    text = text.lower()
+    if language == "english":
+        return _ARTICLE.sub(" ", text.translate(_NO_PUNCTUATION)).split()
+    kept = "".join(character for character in text if not _is_punctuation(character))
+    return CJK.sub(lambda match: f" {match[0]} ", kept).split()
+
+
+def _is_punctuation(character: str) -> bool:
+    # ASCII counts symbols such as + and ~ as punctuation, so their full-width twins are too.
+    half = chr(ord(character) - 0xFEE0) if "！" <= character <= "～" else character
+    return unicodedata.category(character).startswith("P") or half in string.punctuation

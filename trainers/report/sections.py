@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from sklearn.metrics import precision_recall_fscore_support
 
+from trainers.data.examples import LabeledTexts, Questions, TaggedTexts
 from trainers.report.figures import confusion_counts, draw_calibration, draw_confusion
-from trainers.report.scores import Predictions, calibration_error, confused_pairs, partner_ranks
-from trainers.report.squad_scores import answer_scores
-from trainers.report.tag_scores import are_entities, entity_spans
+from trainers.report.scores import (
+    Predictions,
+    answer_scores,
+    are_entities,
+    calibration_error,
+    entity_spans,
+    partner_ranks,
+)
 from zoo.output import cell, table
 
 _CONFUSION_FILE, _CALIBRATION_FILE = "confusion.png", "calibration.png"
@@ -38,21 +45,15 @@ _NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What the model and a baseline score on the same rows.
+    """What the model and a baseline score on the same rows."""
 
-    Attributes:
-        split: "test" or "validation".
-        rows: what is scored, such as "1,066 examples".
-        model: score -> value, the one to compare by first; mappings are scores by type.
-        baseline: the same, as far as it has them; None where there is none.
-        method: what the baseline is.
-    """
-
-    split: str
-    rows: str
+    split: str  # "test" or "validation"
+    rows: str  # what is scored, such as "1,066 examples"
+    # Score -> value, the one to compare by first; mappings are scores by type.
     model: Mapping[str, float | Mapping]
+    # The same, as far as it has them; None where there is none.
     baseline: Mapping[str, float | Mapping] | None = None
-    method: str = ""
+    method: str = ""  # what the baseline is
 
     def verdict(self, advice: str) -> str:
         """Whether the model beats the baseline, in one line, and if not the advice."""
@@ -89,33 +90,25 @@ class Comparison:
 
 def classification_sections(
     comparison: Comparison,
-    texts: Sequence[str],
+    examples: LabeledTexts,
     labels: np.ndarray,
     predictions: Predictions,
     classes: Sequence[str],
     folder: Path,
-    text_pairs: Sequence[str] | None = None,
-    where: Sequence[str] | None = None,
 ) -> list[str]:
-    """Scores, confusion, calibration, weak classes and the surest mistakes of a classifier.
-
-    Pictures are drawn into `folder`; `where` are N places such as "test.csv:12".
-    """
+    """Scores, confusion, calibration, weak classes and the surest mistakes of a classifier; the
+    pictures are drawn into `folder`."""
     predicted, confidence, _ = predictions
     error = calibration_error(labels, predictions)
     draw_calibration(predicted == labels, confidence, folder / _CALIBRATION_FILE)
     wrong = np.flatnonzero(predicted != labels)
-    surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:_MISTAKES]
-    mistakes = [
-        [
-            *_texts(row, texts, text_pairs),
-            *(cell(classes[i]) for i in (labels[row], predicted[row])),
-            f"{confidence[row]:.3f}",
-            *_place(row, where),
-        ]
-        for row in surest
-    ]
-    header = [*_text_names(text_pairs), "label", "predicted", "probability", *_place_name(where)]
+    columns = {
+        **_columns(examples, text="text", text_pair="second text"),
+        "label": lambda row: cell(classes[labels[row]]),
+        "predicted": lambda row: cell(classes[predicted[row]]),
+        "probability": lambda row: f"{confidence[row]:.3f}",
+        **_columns(examples, where="where"),
+    }
     return [
         comparison.section(calibration_error=error),
         _confusion(labels, predicted, classes, folder),
@@ -123,17 +116,15 @@ def classification_sections(
         f"calibration error {error:.4f}: the mean distance of the highest probability from the "
         "share of right rows.",
         f"## Classes, the weakest first\n\n{_classes(labels, predicted, classes)}",
-        _mistakes("Surest mistakes", header, mistakes),
+        _mistakes("Surest mistakes", columns, wrong[np.argsort(-confidence[wrong], kind="stable")]),
     ]
 
 
 def tagging_sections(
     comparison: Comparison,
-    words: Sequence[Sequence[str]],
-    gold: Sequence[Sequence[str]],
+    examples: TaggedTexts,
     predicted: Sequence[Sequence[str]],
     labels: Collection[str],
-    where: Sequence[str] | None = None,
 ) -> list[str]:
     """Scores of entities, or of tags that are none; each type's; the sentences with most mistakes.
 
@@ -142,135 +133,130 @@ def tagging_sections(
     entities = are_entities(labels)
     spans = [
         tuple(map(entity_spans, tags)) if entities else _wrong_words(*tags)
-        for tags in zip(gold, predicted)
+        for tags in zip(examples.tags, predicted)
     ]
     errors = [len(set(right) ^ set(made)) for right, made in spans]
     worst = sorted((row for row in range(len(errors)) if errors[row]), key=lambda r: -errors[r])
-    mistakes = [
-        [*(_marked(words[row], side, spans[row]) for side in spans[row]), *_place(row, where)]
-        for row in worst[:_MISTAKES]
-    ]
-    types = [
-        [
-            cell(kind),
-            *(f"{of[key]:.3f}" for key in ("precision", "recall", "f1")),
-            str(of["support"]),
-        ]
-        for kind, of in sorted(comparison.model["types"].items(), key=lambda item: item[1]["f1"])
-    ]
+    columns = {
+        "label": lambda row: _marked(examples.words[row], spans[row][0], spans[row]),
+        "predicted": lambda row: _marked(examples.words[row], spans[row][1], spans[row]),
+        **_columns(examples, where="where"),
+    }
+    types = sorted(comparison.model["types"].items(), key=lambda item: item[1]["f1"])
     kind, unit = ("type", "entities") if entities else ("tag", "words")
+    rows = [_ratio_row(name, list(of.values())) for name, of in types]
     header = [kind, "precision", "recall", "F1", unit]
     return [
         comparison.section(f" ({unit})"),
-        f"## {kind.capitalize()}s, the weakest first\n\n{table(header, types, range(1, 5))}",
-        _mistakes("Mistakes", ["label", "predicted", *_place_name(where)], mistakes),
+        f"## {kind.capitalize()}s, the weakest first\n\n{table(header, rows, range(1, 5))}",
+        _mistakes("Mistakes", columns, worst),
     ]
 
 
 def question_sections(
     comparison: Comparison,
-    questions: Sequence[str],
-    answers: Sequence[Sequence[str]],
+    examples: Questions,
     predictions: Sequence[str],
     confidence: Sequence[float],
-    language: str = "english",
-    where: Sequence[str] | None = None,
+    language: str,
 ) -> list[str]:
     """Exact match and F1, and wrong answers, the surest first."""
-    single = [answer_scores(*pair, language) for pair in zip(answers, predictions)]
+    single = [answer_scores(*pair, language) for pair in zip(examples.answers, predictions)]
     wrong = [row for row, (exact, _) in enumerate(single) if not exact]
-    mistakes = []
-    for row in sorted(wrong, key=lambda row: -confidence[row])[:_MISTAKES]:
-        golds = " / ".join(dict.fromkeys(answer for answer in answers[row] if answer.strip()))
-        shown = [cell(text) if text else "(none)" for text in (golds, predictions[row])]
-        overlap = f"{single[row][1]:.2f}"
-        mistakes.append([cell(questions[row]), *shown, overlap, *_place(row, where)])
-    header = ["question", "answers", "predicted", "F1", *_place_name(where)]
-    return [comparison.section(), _mistakes("Mistakes", header, mistakes)]
+
+    def answers(row):
+        return " / ".join(dict.fromkeys(text for text in examples.answers[row] if text.strip()))
+
+    columns = {
+        **_columns(examples, question="question"),
+        "answers": lambda row: cell(answers(row) or "(none)"),
+        "predicted": lambda row: cell(predictions[row] or "(none)"),
+        "F1": lambda row: f"{single[row][1]:.2f}",
+        **_columns(examples, where="where"),
+    }
+    surest = sorted(wrong, key=lambda row: -confidence[row])
+    return [comparison.section(), _mistakes("Mistakes", columns, surest)]
 
 
 def regression_sections(
-    comparison: Comparison,
-    texts: Sequence[str],
-    targets: np.ndarray,
-    predictions: np.ndarray,
-    text_pairs: Sequence[str] | None = None,
-    where: Sequence[str] | None = None,
+    comparison: Comparison, examples: LabeledTexts, targets: np.ndarray, predictions: np.ndarray
 ) -> list[str]:
     """Correlations, errors, and the rows that are furthest off."""
     predictions = np.reshape(predictions, -1)
-    mistakes = [
-        [
-            *_texts(row, texts, text_pairs),
-            f"{targets[row]:.3f}",
-            f"{predictions[row]:.3f}",
-            *_place(row, where),
-        ]
-        for row in np.argsort(-np.abs(predictions - targets), kind="stable")[:_MISTAKES]
-    ]
-    header = [*_text_names(text_pairs), "target", "predicted", *_place_name(where)]
-    return [comparison.section(), _mistakes("Furthest off", header, mistakes)]
+    columns = {
+        **_columns(examples, text="text", text_pair="second text"),
+        "target": lambda row: f"{targets[row]:.3f}",
+        "predicted": lambda row: f"{predictions[row]:.3f}",
+        **_columns(examples, where="where"),
+    }
+    furthest = np.argsort(-np.abs(predictions - targets), kind="stable")
+    return [comparison.section(), _mistakes("Furthest off", columns, furthest)]
 
 
 def retrieval_sections(
-    comparison: Comparison,
-    queries: Sequence[str],
-    candidates: Sequence[str],
-    similarities: np.ndarray,
+    comparison: Comparison, examples: LabeledTexts, similarities: np.ndarray
 ) -> list[str]:
-    """Scores, and queries whose partner comes last.
-
-    `similarities` are (N, N), queries by candidates; candidate i belongs to query i.
-    """
+    """Scores, and texts whose partner comes last; `similarities` are (N, N), texts by partners."""
     ranks, best = partner_ranks(similarities), similarities.argmax(axis=1)
-    mistakes = [
-        [cell(queries[row]), cell(candidates[row]), str(ranks[row]), cell(candidates[best[row]])]
-        for row in np.argsort(-ranks, kind="stable")[:_MISTAKES]
-        if ranks[row] > 1
-    ]
-    header = ["text", "its partner", "rank", "most similar"]
-    return [comparison.section(), _mistakes("Furthest off", header, mistakes)]
+    columns = {
+        **_columns(examples, text="text", text_pair="its partner"),
+        "rank": lambda row: str(ranks[row]),
+        "most similar": lambda row: cell(examples.text_pair[best[row]]),
+    }
+    last = [row for row in np.argsort(-ranks, kind="stable") if ranks[row] > 1]
+    return [comparison.section(), _mistakes("Furthest off", columns, last)]
 
 
-def _mistakes(title: str, header: list[str], rows: list[list[str]]) -> str:
-    return f"## {title}\n\n{table(header, rows) if rows else 'None.'}"
+def _columns(examples, **titles: str) -> dict[str, Callable[[int], str]]:
+    """Title -> cell of a row, of those columns that the examples have."""
+    columns = {title: getattr(examples, name) for name, title in titles.items()}
+    return {
+        title: lambda row, column=column: cell(column[row])
+        for title, column in columns.items()
+        if column is not None
+    }
+
+
+def _mistakes(title: str, columns: dict[str, Callable[[int], str]], rows: Iterable[int]) -> str:
+    cells = [[column(row) for column in columns.values()] for row in list(rows)[:_MISTAKES]]
+    return f"## {title}\n\n{table(list(columns), cells) if cells else 'None.'}"
 
 
 def _confusion(labels, predicted, classes, folder: Path) -> str:
     counts, shown = confusion_counts(labels, predicted, len(classes))
     names = [classes[i] for i in shown]
-    others = ["(all others)"] if len(shown) < len(classes) else []
-    named = draw_confusion(counts, [*names, *others], folder / _CONFUSION_FILE)
     parts = [f"## Confusion\n\n![what each class is taken for]({_CONFUSION_FILE})"]
-    if others:
+    if len(shown) < len(classes):
+        names.append("(all others)")
         parts.append(f"The {len(shown)} of {len(classes)} classes with the most errors.")
-    if not named:  # no font for the names
-        numbers = ", ".join(f"{i} {cell(name)}" for i, name in enumerate([*names, *others]))
+    if not draw_confusion(counts, names, folder / _CONFUSION_FILE):  # no font for the names
+        numbers = ", ".join(f"{i} {cell(name)}" for i, name in enumerate(names))
         parts.append(f"Numbers on the picture: {numbers}.")
-    pairs = confused_pairs(labels, predicted)[:_MISTAKES]
-    rows = [[cell(classes[gold]), cell(classes[made]), str(count)] for gold, made, count in pairs]
+    wrong = labels != predicted
+    pairs = Counter(zip(labels[wrong].tolist(), predicted[wrong].tolist()))
+    most = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))[:_MISTAKES]
+    rows = [[cell(classes[gold]), cell(classes[made]), str(n)] for (gold, made), n in most]
     if rows:
         parts.append(table(["label", "taken for", "times"], rows, numbers=[2]))
     return "\n\n".join(parts)
 
 
 def _classes(labels, predicted, classes) -> str:
-    columns = precision_recall_fscore_support(
-        labels, predicted, labels=range(len(classes)), zero_division=0
-    )
-    made = set(predicted.tolist())
-    seen = [i for i in range(len(classes)) if columns[3][i] or i in made]
-    order = sorted(seen, key=lambda i: columns[2][i])
-    rows = [
-        [cell(classes[i]), *(f"{column[i]:.3f}" for column in columns[:3]), str(columns[3][i])]
-        for i in order[:_CLASS_ROWS]
-    ]
+    seen = np.union1d(labels, predicted)
+    columns = precision_recall_fscore_support(labels, predicted, labels=seen, zero_division=0)
+    order = np.argsort(columns[2], kind="stable")
+    rows = [_ratio_row(classes[seen[i]], [of[i] for of in columns]) for i in order[:_CLASS_ROWS]]
     text = table(["class", "precision", "recall", "F1", "rows"], rows, numbers=range(1, 5))
-    if len(order) > _CLASS_ROWS:
-        text += f"\n\nThe other {len(order) - _CLASS_ROWS} classes do better."
+    if len(seen) > _CLASS_ROWS:
+        text += f"\n\nThe other {len(seen) - _CLASS_ROWS} classes do better."
     if len(seen) < len(classes):
         text += f"\n\n{len(classes) - len(seen)} classes occur in neither labels nor predictions."
     return text
+
+
+def _ratio_row(name: str, scores: Sequence[float]) -> list[str]:
+    """Precision, recall, F1, and how many there are."""
+    return [cell(name), *(f"{score:.3f}" for score in scores[:3]), str(scores[3])]
 
 
 def _wrong_words(gold: Sequence[str], predicted: Sequence[str]) -> tuple[list, list]:
@@ -294,19 +280,3 @@ def _marked(words: Sequence[str], spans, both) -> str:
         parts.append(text if kind is None else f"**{text}** ({cell(kind)})")
         at = end
     return " ".join([*parts, *(["…"] if at < len(words) else [])])
-
-
-def _texts(row: int, texts, text_pairs) -> list[str]:
-    return [cell(texts[row])] if text_pairs is None else [cell(texts[row]), cell(text_pairs[row])]
-
-
-def _text_names(text_pairs) -> list[str]:
-    return ["text"] if text_pairs is None else ["text", "second text"]
-
-
-def _place(row: int, where: Sequence[str] | None) -> list[str]:
-    return [] if where is None else [cell(where[row])]
-
-
-def _place_name(where: Sequence[str] | None) -> list[str]:
-    return [] if where is None else ["where"]

@@ -192,14 +192,7 @@ class ClassifyTask(_TableTask):
             "logistic regression on TF-IDF",
         )
         return comparison, classification_sections(
-            comparison,
-            examples.text,
-            ids,
-            predictions,
-            self.labels,
-            folder,
-            examples.text_pair,
-            examples.where,
+            comparison, examples, ids, predictions, self.labels, folder
         )
 
     def _baseline(self, examples, ids) -> dict[str, float] | None:
@@ -265,6 +258,4 @@ class RegressTask(_TableTask):
             baseline,
             "ridge regression on TF-IDF",
         )
-        return comparison, regression_sections(
-            comparison, examples.text, targets, outputs, examples.text_pair, examples.where
-        )
+        return comparison, regression_sections(comparison, examples, targets, outputs)

@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras import ops
 
 from trainers.config import TrainConfig
-from trainers.optim.losses import InBatchContrastiveLoss, in_batch_contrastive_loss
+from trainers.optim.losses import InBatchContrastiveLoss
 from trainers.report.baselines import tfidf_similarities
 from trainers.report.scores import retrieval_scores
 from trainers.report.sections import Comparison, retrieval_sections
@@ -66,7 +66,8 @@ class EmbedTask(EncoderTask):
 
     def evaluate(self, logs):
         first, second = self._vectors(self.validation)
-        loss = in_batch_contrastive_loss(first, second, self.config.temperature)
+        each = InBatchContrastiveLoss(self.config.temperature, reduction=None)
+        loss = each(np.zeros(len(first)), np.stack([first, second], axis=1))
         return {
             "val_loss": float(np.mean(ops.convert_to_numpy(loss))),
             **{f"val_{k}": v for k, v in retrieval_scores(first @ second.T).items()},
@@ -93,6 +94,4 @@ class EmbedTask(EncoderTask):
             baseline,
             "cosine of TF-IDF",
         )
-        return comparison, retrieval_sections(
-            comparison, examples.text, examples.text_pair, similarities
-        )
+        return comparison, retrieval_sections(comparison, examples, similarities)

@@ -12,8 +12,8 @@ from trainers.config import TrainConfig
 from trainers.data.examples import Questions, grouped_split
 from trainers.optim.losses import SpanLoss
 from trainers.report.baselines import question_baseline
+from trainers.report.scores import question_scores
 from trainers.report.sections import Comparison, question_sections
-from trainers.report.squad_scores import question_scores
 from trainers.tasks.encoder import EncoderTask, predict_all, read_splits
 from zoo.text.answer import question_windows
 from zoo.text.config import special_count
@@ -117,13 +117,7 @@ class SpanTask(EncoderTask):
             "shared words, untrained",
         )
         return comparison, question_sections(
-            comparison,
-            examples.question,
-            examples.answers,
-            predictions,
-            confidence,
-            language,
-            examples.where,
+            comparison, examples, predictions, confidence, language
         )
 
 

@@ -12,8 +12,8 @@ from trainers.data.augment import augment_tagged
 from trainers.data.examples import TaggedTexts, check_tags, random_split
 from trainers.optim.losses import SparseCrossentropy
 from trainers.report.baselines import tagging_baseline
+from trainers.report.scores import tag_scores
 from trainers.report.sections import Comparison, tagging_sections
-from trainers.report.tag_scores import tag_scores
 from trainers.tasks.encoder import EncoderTask, predict_all, read_splits, token_counts
 from zoo.text.config import special_count
 from zoo.text.packing import cut_windows, pack, row_windows, take_windows
@@ -113,9 +113,7 @@ class TagTask(EncoderTask):
             baseline,
             "logistic regression on word forms",
         )
-        return comparison, tagging_sections(
-            comparison, examples.words, examples.tags, predicted, self.all_tags, examples.where
-        )
+        return comparison, tagging_sections(comparison, examples, predicted, self.all_tags)
 
 
 def tag_labels(tags: Sequence[Sequence[str]], source: str) -> tuple[str, ...]:

@@ -17,8 +17,7 @@ from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, rewriter_config
 from tensorflow.python.client import pywrap_tf_session
 
 from export.closure.graph import called, compiled_functions, is_xla, node_name
-from export.server.run.batched_runs import BatchedRuns
-from export.server.run.batching import BatchingParameters
+from export.server.run.batching import BatchedRuns, BatchingParameters
 from export.server.status import RequestClock, ServingError
 
 # How long the first run of a signature may hold up others.
