@@ -21,6 +21,19 @@ settings.register_profile("fuzz", deadline=None, max_examples=200, print_blob=Tr
 settings.load_profile(os.environ.get("ZOO_HYPOTHESIS", "zoo"))
 
 
+@pytest.fixture(scope="module")
+def eager_functions():
+    """For tests of answers and not of graphs: tracing a text model's function takes seconds."""
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 def pytest_collection_modifyitems(items):
     """Tests marked `tensorflow_only` need graph functions; the JAX pass leaves them out."""
     if keras.backend.backend() == "tensorflow":

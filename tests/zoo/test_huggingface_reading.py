@@ -21,6 +21,8 @@ import zoo
 from zoo.bundle import FORMAT_VERSION
 from zoo.weights.huggingface.tokenizer_files import read_tokenizer
 
+pytestmark = pytest.mark.usefixtures("eager_functions")
+
 
 @pytest.mark.parametrize("name", ["bert_classify", "gpt2_lm"])
 def test_a_bundle_like_any_other(name, tmp_path):

@@ -15,6 +15,8 @@ from zoo.files import BundleError
 from zoo.tokenizers.bytepair.vocabulary import ALPHABET
 from zoo.weights.kerashub import load_kerashub
 
+pytestmark = pytest.mark.usefixtures("eager_functions")
+
 PIECES = [
     *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "quick", "brown", "fox", "##es", "jump"),
     *("##ed", ".", "!", "a", "caf", "##e", "##\u00e9", "\u6625", "\u7720", "The"),

@@ -38,12 +38,9 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
     """Loads the tokenizer that `Tokenizer.save` wrote.
 
     Args:
-        folder: the folder given to `save`.
-
-    Raises:
-        ValueError: the file is missing, is not valid JSON, has a format version or a kind that
-            this code does not know, or does not hash to the fingerprint stored in it; the message
-            names the file.
+        folder: the folder given to `save`. ValueError, naming the file, if that is missing, is not
+            valid JSON, has a format version or a kind that this code does not know, or does not
+            hash to the fingerprint stored in it.
 
     Example:
         >>> tokenizer = CharacterTokenizer.train(["hello world"])

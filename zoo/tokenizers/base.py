@@ -45,16 +45,11 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def encode(self, strings: Any) -> tf.RaggedTensor:
-        """Encodes strings.
+        """The ids of strings, a RaggedTensor int32 [B, None].
 
         Args:
-            strings: string tensor (B,), or a list or array of one axis.
-
-        Returns:
-            RaggedTensor int32 [B, None].
-
-        Raises:
-            ValueError, TypeError: anything but one axis, anything but strings.
+            strings: string tensor (B,), or a list or array of one axis; ValueError for other axes,
+                TypeError for anything but strings.
 
         Example:
             >>> import zoo
@@ -77,11 +72,7 @@ class Tokenizer(abc.ABC):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """Rebuilds the tokenizer from `get_config`'s dict; other keys are ignored.
-
-        Raises:
-            ValueError: `config["kind"]` is not this class's kind, or an option is missing.
-        """
+        """Rebuilds the tokenizer from `get_config`'s dict; ValueError for another class's."""
         if config.get("kind") != cls.kind:
             raise ValueError(
                 f"{cls.__name__} reads kind {cls.kind!r}, the config says "
@@ -110,20 +101,15 @@ class Tokenizer(abc.ABC):
         return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
     def decode(self, ids: Any) -> tf.Tensor:
-        """Decodes ids to text.
+        """The texts of ids, strings (B,).
 
         Special ids decode to "". The unknown id, and any id outside [0, vocabulary_size), decodes
         to U+FFFD: raising would let one row of a served batch fail the others, and a model may
         have more outputs than there are tokens.
 
         Args:
-            ids: integers, a RaggedTensor [B, None] or dense (B, T), where padding counts, too.
-
-        Returns:
-            String tensor (B,).
-
-        Raises:
-            ValueError, TypeError: the ids do not have two axes, or are not integers.
+            ids: integers, a RaggedTensor [B, None] or dense (B, T), where padding counts, too;
+                ValueError for other axes, TypeError for anything but integers.
 
         Example:
             >>> import zoo
@@ -148,13 +134,10 @@ class Tokenizer(abc.ABC):
         )
 
     def tokens(self, ids: Any) -> tf.Tensor | tf.RaggedTensor:
-        """The text of every single id, special ids by name.
+        """The text of every single id of integers of any shape, special ids by name.
 
         A prompt and a token that is not special, put together, are the prompt's continuation by
         that token. Ids outside [0, vocabulary_size) are "<|unknown|>".
-
-        Args:
-            ids: integers of any shape, which is that of the result; TypeError for anything else.
         """
         ids = _integers(ids)
         if isinstance(ids, tf.RaggedTensor):

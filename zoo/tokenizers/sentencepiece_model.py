@@ -91,11 +91,8 @@ def read_pieces(content: bytes) -> PieceList:
         if kind == BYTE
     ):
         raise ValueError("not a SentencePiece model, or only a part of one.")
-    if pieces.kinds.count(UNKNOWN) != 1:
-        raise ValueError(
-            f"not a SentencePiece model: it has {pieces.kinds.count(UNKNOWN)} unknown pieces, not "
-            "one."
-        )
+    if (count := pieces.kinds.count(UNKNOWN)) != 1:
+        raise ValueError(f"not a SentencePiece model: it has {count} unknown pieces, not one.")
     if trainer.treat_whitespace_as_suffix:
         raise ValueError("models with treat_whitespace_as_suffix are not supported.")
     return pieces

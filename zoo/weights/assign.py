@@ -107,6 +107,8 @@ def count_stored(paths: Iterable[Path]) -> int:
                 if not isinstance(link, h5py.HardLink):
                     raise BundleError(f"{path}: /{name} is a link, which is not read")
             file.visititems(lambda *item, items=items: items.append(item))  # each once
+            if len(items) != len(links):  # Keras could take one for another
+                raise BundleError(f"{path}: a group or weight is in the file under two names")
             for name, item in items:
                 if not isinstance(item, h5py.Group):
                     _check_dataset(f"{path}: /{name}", item)

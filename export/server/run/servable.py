@@ -17,8 +17,7 @@ from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, rewriter_config
 from tensorflow.python.client import pywrap_tf_session
 
 from export.closure.graph import called, compiled_functions, is_xla, node_name
-from export.server.run.batched_runs import BatchedRuns
-from export.server.run.batching import BatchingParameters
+from export.server.run.batching import BatchedRuns, BatchingParameters
 from export.server.status import RequestClock, ServingError
 
 # How long the first run of a signature may hold up others.
@@ -145,16 +144,12 @@ class Servable:
         ]
 
     def _way(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]) -> _Way:
-        """What is known of runs from these tensors to those.
-
-        Sorted: clients that list the same names in another order share one pruned graph. Each set
-        of outputs has one of its own, so past many sets a run computes all of its signature.
-        """
+        """What is known of runs from these tensors to those, in any order of their names."""
         key = tuple(sorted(feeds)), tuple(sorted({*fetches}))
         way = self._ways.get(key)
         if way is None:
             with self._lock:
-                if len(self._ways) >= _MAX_WAYS:
+                if len(self._ways) >= _MAX_WAYS:  # each has a pruned graph: compute all outputs
                     for signature in self.signatures.values():
                         outputs = {info.name for info in signature.outputs.values()}
                         inputs = {info.name for info in signature.inputs.values()}

@@ -139,12 +139,9 @@ class BytePairTokenizer(SubwordTokenizer):
         """Reads GPT-2's two files, `vocab.json` (`encoder.json`) and `merges.txt` (`vocab.bpe`).
 
         Args:
-            vocab_json: piece -> id.
+            vocab_json: piece -> id. ValueErrors name the file, and the line.
             merges_txt: a merge a line, after a line "#version: 0.2".
             **options: the constructor's; the files do not name the special tokens.
-
-        Raises:
-            ValueError: a file is not what it should be; the message names it, and the line.
         """
         vocabulary = Fields.read(Path(vocab_json)).values
         merges, first_line = files.read_merges(merges_txt)
@@ -161,12 +158,9 @@ class BytePairTokenizer(SubwordTokenizer):
 
         Args:
             path: the file; special tokens, roles, prefix space and pair separators come from it.
+                ValueError, naming the field, if it asks for what this class does not do.
             **options: the constructor's, in place of what the file says. Their library always
                 parses special tokens in a text: `parse_special=True` does so here.
-
-        Raises:
-            ValueError: the file asks for something that this class does not do, such as a
-                normalizer or another pattern; the message names the file and the field.
         """
         with blaming(path):
             return cls(**{**files.read_byte_pairs(path), **options})

@@ -6,14 +6,11 @@ without BERT's cleaning. Most texts have nothing in which that shows. A text wit
 at its spaces, and only the units that have it take the slow path. Both paths give the same ids.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_text as tf_text
-from tensorflow_text.core.pybinds import (
-    pywrap_fast_wordpiece_tokenizer_model_builder as model_builder,
-)
 
 from zoo.tokenizers.ragged import rows_of, splits_of
 from zoo.tokenizers.wordpiece.normalizer import ALONE, LETTER, Rules
@@ -34,22 +31,6 @@ _COMMONEST = "etaoinshrdlucmfwypvbgkjqxz"
 # Ids int32, and where pieces start and end in the word, or text, that they are cut from, int64
 # bytes: three tensors [W, None] of the same row splits.
 Pieces = tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]
-
-
-def build_model(
-    vocabulary: Sequence[str], continuation: str, unknown: str, max_bytes: int, splits: bool
-) -> np.ndarray:
-    """The operation's form of a vocabulary, uint8; words over `max_bytes` are unknown to it.
-
-    With `splits` it cuts whole texts, which it splits into words by rules of its own.
-    """
-    detokenizes = False
-    return np.frombuffer(
-        model_builder.build_fast_wordpiece_model(
-            list(vocabulary), max_bytes, continuation, unknown, not splits, detokenizes
-        ),
-        np.uint8,
-    )
 
 
 def cut(model: np.ndarray, texts: tf.Tensor) -> Pieces:
@@ -108,39 +89,36 @@ def pieces_of_texts(
         ids, *spans = cut_plain(texts)
         return [ids.values, ids.row_splits, *(part.values for part in spans if offsets)]
 
-    found = tf.cond(
-        tf.reduce_all(plain),
-        all_plain,
-        lambda: _both_ways(texts, plain, pattern, cut_plain, cut_any, offsets),
-    )
+    def both_ways():
+        # A unit is a plain text or a part, without spaces, of another text. No word and no special
+        # token has a space in it, and nothing acts across one. Equal units are cut once.
+        parted = tf.strings.split(tf.where(plain, "", texts), " ")
+        places = tf.gather(parted.row_splits, tf.where(plain))
+        units = tf.tensor_scatter_nd_update(parted.values, places, tf.boolean_mask(texts, plain))
+        distinct, unit_of = tf.unique(units, tf.int64)
+        is_plain = tf.strings.regex_full_match(distinct, pattern)
+        fast = cut_plain(tf.boolean_mask(distinct, is_plain))
+        slow = cut_any(tf.boolean_mask(distinct, ~is_plain))
+        # Where each unit is among the fast ones followed by the slow ones; where its pieces are.
+        order = tf.concat([tf.where(is_plain), tf.where(~is_plain)], 0)[:, 0]
+        place = tf.gather(tf.math.invert_permutation(order), unit_of)
+        splits = tf.concat(
+            [fast[0].row_splits[:-1], slow[0].row_splits + fast[0].row_splits[-1]], 0
+        )
+        pieces = tf.range(tf.cast(splits[-1], tf.int32))
+        pieces = tf.gather(tf.RaggedTensor.from_row_splits(pieces, splits, validate=False), place)
+        ids, *spans = (
+            tf.gather(tf.concat([one.values, other.values], 0), pieces.values)
+            for one, other in list(zip(fast, slow))[: 3 if offsets else 1]
+        )
+        if offsets:
+            # A part begins after the parts before it, and a space each.
+            ends = splits_of(tf.cast(tf.strings.length(units), tf.int64) + 1)
+            row_begins = tf.gather(tf.gather(ends, parted.row_splits), rows_of(parted.row_splits))
+            begins = tf.gather(ends[:-1] - row_begins, rows_of(pieces.row_splits))
+            spans = [part + begins for part in spans]
+        return [ids, tf.gather(pieces.row_splits, parted.row_splits), *spans]
+
+    found = tf.cond(tf.reduce_all(plain), all_plain, both_ways)
     # A branch of `tf.cond` forgets that these are vectors.
     return [tf.ensure_shape(values, [None]) for values in found]
-
-
-def _both_ways(texts, plain, pattern, cut_plain, cut_any, offsets) -> list[tf.Tensor]:
-    # A unit is a plain text or a part, without spaces, of another text. No word and no special
-    # token has a space in it, and nothing acts across one. Equal units are cut once.
-    parted = tf.strings.split(tf.where(plain, "", texts), " ")
-    places = tf.gather(parted.row_splits, tf.where(plain))
-    units = tf.tensor_scatter_nd_update(parted.values, places, tf.boolean_mask(texts, plain))
-    distinct, unit_of = tf.unique(units, tf.int64)
-    is_plain = tf.strings.regex_full_match(distinct, pattern)
-    fast = cut_plain(tf.boolean_mask(distinct, is_plain))
-    slow = cut_any(tf.boolean_mask(distinct, ~is_plain))
-    # Where each unit is among the fast ones followed by the slow ones, and where its pieces are.
-    order = tf.concat([tf.where(is_plain), tf.where(~is_plain)], 0)[:, 0]
-    place = tf.gather(tf.math.invert_permutation(order), unit_of)
-    splits = tf.concat([fast[0].row_splits[:-1], slow[0].row_splits + fast[0].row_splits[-1]], 0)
-    pieces = tf.range(tf.cast(splits[-1], tf.int32))
-    pieces = tf.gather(tf.RaggedTensor.from_row_splits(pieces, splits, validate=False), place)
-    ids, *spans = (
-        tf.gather(tf.concat([one.values, other.values], 0), pieces.values)
-        for one, other in list(zip(fast, slow))[: 3 if offsets else 1]
-    )
-    if offsets:
-        # A part begins after the parts before it, and a space each.
-        ends = splits_of(tf.cast(tf.strings.length(units), tf.int64) + 1)
-        row_begins = tf.gather(tf.gather(ends, parted.row_splits), rows_of(parted.row_splits))
-        begins = tf.gather(ends[:-1] - row_begins, rows_of(pieces.row_splits))
-        spans = [part + begins for part in spans]
-    return [ids, tf.gather(pieces.row_splits, parted.row_splits), *spans]

@@ -9,19 +9,16 @@ from typing import Any, Self
 
 import numpy as np
 import tensorflow as tf
+from tensorflow_text.core.pybinds import (
+    pywrap_fast_wordpiece_tokenizer_model_builder as model_builder,
+)
 
 from zoo.files import blaming
 from zoo.tokenizers.base import REPLACEMENT, SubwordTokenizer, numbered_pieces, string_vector
 from zoo.tokenizers.files import read_lines, write_lines
 from zoo.tokenizers.ragged import rows_of
 from zoo.tokenizers.training import batches, learn_pieces
-from zoo.tokenizers.wordpiece.longest_match import (
-    Pieces,
-    build_model,
-    cut,
-    pieces_of_texts,
-    plain_pattern,
-)
+from zoo.tokenizers.wordpiece.longest_match import Pieces, cut, pieces_of_texts, plain_pattern
 from zoo.tokenizers.wordpiece.normalizer import Rules, rules
 from zoo.tokenizers.wordpiece.split import Splitter, spans_of
 
@@ -212,6 +209,7 @@ class WordPieceTokenizer(SubwordTokenizer):
         return plain_pattern(self._rules, self.lowercase, self.max_word_characters, names)
 
     def _model(self, splits: bool) -> np.ndarray:
+        """The operation's form of the vocabulary, which cuts words, or splits texts into words."""
         size = len(self.vocabulary)
         while self.vocabulary[size - 1] in self.added_tokens:
             size -= 1  # an added token at the end of the vocabulary is no piece of a word
@@ -219,7 +217,13 @@ class WordPieceTokenizer(SubwordTokenizer):
         if not splits:
             # A character has at most 4 bytes: the operation's own limit never strikes first.
             limit = 4 * max(limit, *map(len, self.vocabulary))
-        return build_model(self.vocabulary[:size], CONTINUATION, UNKNOWN, limit, splits)
+        detokenizes = False
+        return np.frombuffer(
+            model_builder.build_fast_wordpiece_model(
+                self.vocabulary[:size], limit, CONTINUATION, UNKNOWN, not splits, detokenizes
+            ),
+            np.uint8,
+        )
 
     _word_model = functools.cached_property(lambda self: self._model(splits=False))
     _text_model = functools.cached_property(lambda self: self._model(splits=True))
@@ -294,11 +298,9 @@ def _checked_names(
     for name, normal in added_tokens.items():
         if not isinstance(name, str) or not isinstance(normal, bool):
             raise TypeError(f"added_tokens: {name!r:.80} must be a string, {normal!r:.80} a bool.")
-        if name not in ids:
-            raise ValueError(f"added_tokens: {name!r:.80} is not in the vocabulary.")
-        if name.startswith(CONTINUATION) or name.split() != [name]:
+        if name not in ids or name.startswith(CONTINUATION) or name.split() != [name]:
             raise ValueError(
-                f"added_tokens: {name!r:.80} has a blank in it or begins with {CONTINUATION!r}, "
-                "which is not supported."
+                f"added_tokens: {name!r:.80} has a blank in it, begins with {CONTINUATION!r}, or "
+                "is not in the vocabulary, which is not supported."
             )
     return {name: normal for name, normal in added_tokens.items() if name not in SPECIAL}
