@@ -13,18 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.framework import attr_value_pb2, node_def_pb2, types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow.python.framework import op_def_registry
 
 from export.closure.graph import Origins, called, compiled_functions, is_set
-from export.closure.history import (
-    DEFAULT_SERVING_VERSION,
-    Registry,
-    newest_release,
-    registry_of,
-)
+from export.closure.history import DEFAULT_SERVING_VERSION, Registry, newest_release, registry_of
 from export.model_folder import SAVED_MODEL_FILE, read_saved_model
 
 
@@ -318,20 +314,21 @@ def _signature_problems(
         if name.startswith("__"):  # for TensorFlow, as INIT_OP
             continue
         for key, info in sorted(signature.outputs.items()):
-            place, shape = f"output {key!r} of signature {name!r}", info.tensor_shape
-            if shape.unknown_rank:
-                continue
-            if not shape.dim:
+            place, shape = (
+                f"output {key!r} of signature {name!r}",
+                tf.TensorShape(info.tensor_shape),
+            )
+            if shape.rank == 0:
                 yield place, _SCALAR_OUTPUT
-            elif shape.dim[0].size >= 0:
+            elif shape.rank and shape[0] is not None:
                 message = (
-                    f"its first dimension is always {shape.dim[0].size}, not the number of rows "
-                    "asked for: a server that batches refuses it, and so do REST requests of rows"
+                    f"its first dimension is always {shape[0]}, not the number of rows asked for: "
+                    "a server that batches refuses it, and so do REST requests of rows"
                 )
                 yield place, Problem(message, _BATCH_FIRST)
         for key, info in sorted(signature.inputs.items()):
-            shape = info.tensor_shape
-            if not shape.unknown_rank and not shape.dim and info.WhichOneof("encoding") == "name":
+            is_scalar = tf.TensorShape(info.tensor_shape).rank == 0
+            if is_scalar and info.WhichOneof("encoding") == "name":
                 yield f"input {key!r} of signature {name!r}", _SCALAR_INPUT
         for key in sorted(signature.defaults):
             for message in _default_problems(signature, key):
@@ -362,10 +359,6 @@ def _default_problems(signature: meta_graph_pb2.SignatureDef, key: str) -> Itera
     if default.dtype != info.dtype:
         needed, got = (types_pb2.DataType.Name(number) for number in (info.dtype, default.dtype))
         yield f"it is {got}, the input {needed}"
-    sizes = [dim.size for dim in default.tensor_shape.dim]
-    declared = [dim.size for dim in info.tensor_shape.dim]
-    fits = len(sizes) == len(declared) and all(
-        need in (-1, size) for need, size in zip(declared, sizes)
-    )
-    if not (fits or info.tensor_shape.unknown_rank):
-        yield f"its shape is {sizes}, the input's {declared}"
+    declared, given = tf.TensorShape(info.tensor_shape), tf.TensorShape(default.tensor_shape)
+    if not declared.is_compatible_with(given):
+        yield f"its shape is {given}, the input's {declared}"

@@ -7,6 +7,7 @@ import datetime
 import functools
 import json
 import os
+import re
 import statistics
 import time
 from collections.abc import Sequence
@@ -172,14 +173,10 @@ def _milliseconds(pairs: Sequence[GoldenPair], sends: Sequence[Send]) -> dict[st
 
 
 def _machine() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    fields = {}
-    for name, colon, value in (line.partition(":") for line in lines):
-        if colon:
-            fields.setdefault(name.strip(), value.strip())
-    flags = fields.get("flags", "").split()
-    native = [name for name in ("avx512_bf16", "amx_bf16") if name in flags]
+    cpu = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    name = re.search(r"^model name\s*: (.*)", cpu, re.MULTILINE)
+    native = [flag for flag in ("avx512_bf16", "amx_bf16") if re.search(rf"\b{flag}\b", cpu)]
     return (
-        f"{datetime.date.today()}, {os.cpu_count()} x {fields.get('model name', 'CPU')}, load "
+        f"{datetime.date.today()}, {os.cpu_count()} x {name[1] if name else 'CPU'}, load "
         f"{os.getloadavg()[0]:.1f}; bfloat16 instructions: {', '.join(native) or 'none'}."
     )

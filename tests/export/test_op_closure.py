@@ -405,7 +405,7 @@ def test_defaults_of_signatures(plain):
     place = "default of input 'x' of signature 'f'"
     assert [message.split("\n")[0] for message in messages] == [
         f"{place}: it is DT_INT32, the input DT_FLOAT",
-        f"{place}: its shape is [1, 1], the input's [-1]",
+        f"{place}: its shape is (1, 1), the input's (None,)",
         "default of input 'z' of signature 'f': there is no such input",
     ]
 
