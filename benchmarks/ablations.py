@@ -116,7 +116,7 @@ def run(model: str, name: str, seed: int, steps: int, path: Path) -> None:
     pin(1)
     from benchmarks.training_runs import KerasRun
     from trainers.config import with_overrides
-    from trainers.recipes.registry import find_recipe
+    from trainers.recipes import find_recipe
 
     settings = [f"seed={seed}", f"steps={steps}", f"evaluate_every={steps}"]
     settings += ROWS[model][name]

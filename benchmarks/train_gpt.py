@@ -51,7 +51,7 @@ def main(names: list[str] | None = None) -> None:
 def nanogpt_config():
     """Our recipe with nanoGPT's architecture and optimizer."""
     from trainers.config import OptimizerConfig
-    from trainers.recipes.registry import find_recipe
+    from trainers.recipes import find_recipe
 
     return dataclasses.replace(find_recipe(RECIPE), model=NANOGPT, optimizer=OptimizerConfig())
 
@@ -108,7 +108,7 @@ def copy_weights(torch_model, model) -> None:
 
 def measure_steps(table: Table) -> str:
     """Adds the tokens a CPU-second of each kind of step; returns what to say of it."""
-    from trainers.recipes.registry import find_recipe
+    from trainers.recipes import find_recipe
 
     same, recipe = KerasRun(nanogpt_config()), KerasRun(find_recipe(RECIPE))
     first = torch_run(same.task, "torch")
@@ -130,7 +130,7 @@ def measure_steps(table: Table) -> str:
 
 def measure_runs(table: Table) -> str:
     """Adds the final validation loss and the CPU-seconds to the target; returns what to say."""
-    from trainers.recipes.registry import find_recipe
+    from trainers.recipes import find_recipe
 
     ours = KerasRun(find_recipe(RECIPE))
     # As nanoGPT runs it: compiling takes longer than it saves in 2000 steps.

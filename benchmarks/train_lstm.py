@@ -40,7 +40,7 @@ def plain_config():
     """Our recipe without what PyTorch's run has not: windows from the zero state, AdamW."""
     from benchmarks.torch_lstm import PEAK_RATE
     from trainers.config import OptimizerConfig
-    from trainers.recipes.registry import find_recipe
+    from trainers.recipes import find_recipe
 
     recipe = find_recipe(RECIPE)
     return dataclasses.replace(
@@ -76,7 +76,7 @@ def copy_weights(torch_model, model) -> None:
 
 def measure_steps(table: Table) -> str:
     """Adds the tokens a CPU-second of each kind of step; returns what to say of it."""
-    from trainers.recipes.registry import find_recipe
+    from trainers.recipes import find_recipe
 
     same, recipe = KerasRun(plain_config()), KerasRun(find_recipe(RECIPE))
     first = torch_run(same.task, tied=True)
@@ -94,7 +94,7 @@ def measure_steps(table: Table) -> str:
 
 def measure_runs(table: Table) -> str:
     """Adds validation losses and the CPU-seconds to PyTorch's; returns what to say of it."""
-    from trainers.recipes.registry import find_recipe
+    from trainers.recipes import find_recipe
 
     ours = KerasRun(find_recipe(RECIPE))
     peer = torch_run(ours.task, tied=False)

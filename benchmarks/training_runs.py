@@ -32,7 +32,7 @@ class KerasRun:
     def __init__(self, config):
         import keras
 
-        from trainers.fit import KerasLoop
+        from trainers.loop import KerasLoop
         from trainers.optim.optimizers import make_optimizer
         from trainers.tasks import make_task
 

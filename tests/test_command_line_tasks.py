@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.tensorflow_only, pytest.mark.timeout(240)]
 
 TEXT = "\n".join(f"{('to', 'be', 'or', 'not')[i % 4]} ada saw rome in {i} days" for i in range(40))
 TABLE = "text,label,second,score\n" + "\n".join(
-    f"a {'good' if i % 2 else 'bad'} film {i},{'pos' if i % 2 else 'neg'},seen {i},{i % 5}.5"
+    f"a {'good' if i % 2 else 'bad'} film {i},{'pos' if i % 2 else 'neg'},seen {i},{1000 + i % 5}"
     for i in range(40)
 )
 ENTITIES = "Ada\tB-PER\nLee\tI-PER\nsaw\tO\nRome\tB-LOC\n\nBob\tB-PER\nsaw\tO\nOslo\tB-LOC\n\n" * 10
@@ -237,3 +237,5 @@ def test_train_export_verify_ask(task, command, tmp_path, capsys):
     finally:
         servable.close()
     assert answer and all(len(value) == 1 for value in answer.values())
+    if task == "regress":  # in the unit of the data
+        assert 900 < answer["outputs"][0] < 1100

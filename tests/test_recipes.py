@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from trainers.metrics import MetricsLog
-from trainers.recipes.registry import RECIPES, describe_recipes, find_recipe
+from trainers.recipes import RECIPES, describe_recipes, find_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -19,7 +19,7 @@ import time
 from absl import app, flags, logging
 
 from trainers.config import TASK_NAMES, TrainConfig, describe_keys, with_overrides
-from trainers.recipes.registry import describe_recipes, find_recipe
+from trainers.recipes import describe_recipes, find_recipe
 from zoo.output import outlive_readers, quiet_imports
 
 _RECIPE = flags.DEFINE_string("recipe", None, "Name of a recipe; --list shows them.")
@@ -35,9 +35,10 @@ _INIT_FROM = flags.DEFINE_string(
     None,
     "Weights to start from: an earlier --workdir, hf://OWNER/NAME, or a downloaded folder.",
 )
-_TEXT_COLUMN = flags.DEFINE_string("text_column", None, "Column of the text in --data.")
-_PAIR_COLUMN = flags.DEFINE_string("pair_column", None, "Column of the second text in --data.")
-_LABEL_COLUMN = flags.DEFINE_string("label_column", None, "Column of the label in --data.")
+_COLUMNS = {
+    f"{name}_column": flags.DEFINE_string(f"{name}_column", None, f"Column of {what} in --data.")
+    for name, what in {"text": "the text", "pair": "the second text", "label": "the label"}.items()
+}
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of this run, or gs://bucket/folder; a run there is resumed."
 )
@@ -71,7 +72,6 @@ _EXTEND = flags.DEFINE_bool(
 _LIST = flags.DEFINE_bool(
     "list", False, "Show every recipe with its time and score, and the data sets, and stop."
 )
-
 _HELP_CONFIG = flags.DEFINE_bool(
     "help_config", False, "Show every key of --set with its default and meaning, and stop."
 )
@@ -122,15 +122,12 @@ def _config() -> TrainConfig:
     # Imported here: it reads the file, for which TensorFlow is loaded.
     with quiet_imports():
         from trainers.own_data import own_config
+    columns = {name: flag.value for name, flag in _COLUMNS.items()}
     config, lines = own_config(
-        _TASK.value,
-        _DATA.value,
-        settings,
+        *(_TASK.value, _DATA.value, settings),
         init_from=_INIT_FROM.value,
-        text_column=_TEXT_COLUMN.value,
-        pair_column=_PAIR_COLUMN.value,
-        label_column=_LABEL_COLUMN.value,
         data_dir=_DATA_DIR.value,
+        **columns,
     )
     print("\n".join(lines), flush=True)
     return config
@@ -144,17 +141,14 @@ def _train(config: TrainConfig, workdir: str) -> None:
         from trainers.loop import train
         from trainers.recorder import Preempted, TrainingDiverged
     distribution = make_distribution(_STRATEGY.value, _MODEL_SHARDS.value)
+    options = _DATA_DIR.value, distribution, _PROFILE.value, _EXTEND.value
     try:
-        bundle = train(
-            config, workdir, _DATA_DIR.value, distribution, _PROFILE.value, _EXTEND.value
-        )
-    except TrainingDiverged as error:
-        print(f"trainers: {error}", file=sys.stderr)
-        sys.exit(3)
-    except Preempted:
+        bundle = train(config, workdir, *options)
+    except (TrainingDiverged, Preempted) as error:
+        stopped = isinstance(error, Preempted)
         message = "told to stop, and saved; the same command goes on from here"
-        print(f"trainers: {message}", file=sys.stderr)
-        sys.exit(_PREEMPTED)
+        print(f"trainers: {message if stopped else error}", file=sys.stderr)
+        sys.exit(_PREEMPTED if stopped else 3)
     seconds = time.monotonic() - started
     if bundle is None:
         print(f"worker {distribution.worker} finished in {seconds:.0f} s")

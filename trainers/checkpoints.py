@@ -35,44 +35,30 @@ _DIGEST = "digest"  # of all that is in the .json beside it
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far a run is: what a checkpoint says beside the values of the variables.
-
-    Attributes:
-        step: int, optimizer steps done.
-        evaluated_step: int, step of the last evaluation that is in the log; 0 before the first.
-        tokens: int, tokens trained on.
-        best_step: int, step of the best evaluation; 0 before the first one.
-        best_value: float, its monitored metric; None before.
-        seconds: float, wall time of training, over all processes of the run.
-        cpu_seconds: float, processor time likewise.
-        corpus: str, fingerprint of the data.
-        metric_values: of the training metrics' sums, where the step is between two evaluations:
-            the mean that the next one logs has the steps before the interruption in it.
-        training_logs: training metrics of a step whose evaluation is still to be done.
-        sha256: digest of the checkpoint's values, "" before the first.
-        best_sha256: digest of the best weights; "" before the first, and in older checkpoints.
-        records: the evaluations so far, as `metrics.jsonl` has them, which is written anew from
-            here where it was damaged; older checkpoints have none.
-        planned_steps: int, `steps` of the config at that time; 0 in older checkpoints.
-        extensions: (step, planned_steps before) of each time that the run was made longer.
-    """
+    """How far a run is: what a checkpoint says beside the values of the variables."""
 
     __pydantic_config__: ClassVar[dict] = STRICT
 
-    step: int = 0
-    evaluated_step: int = 0
-    tokens: int = 0
-    best_step: int = 0
-    best_value: float | None = None
-    seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    corpus: str = ""
+    step: int = 0  # optimizer steps done
+    evaluated_step: int = 0  # of the last evaluation that is in the log; 0 before the first
+    tokens: int = 0  # trained on
+    best_step: int = 0  # of the best evaluation; 0 before the first
+    best_value: float | None = None  # its monitored metric
+    seconds: float = 0.0  # wall time of training, over all processes of the run
+    cpu_seconds: float = 0.0  # processor time likewise
+    corpus: str = ""  # fingerprint of the data
+    # Of the training metrics' sums, where the step is between two evaluations: the mean that the
+    # next one logs has the steps before the interruption in it.
     metric_values: tuple[float, ...] = ()
+    # Training metrics of a step whose evaluation is still to be done.
     training_logs: dict[str, float] = dataclasses.field(default_factory=dict)
-    sha256: str = ""
-    best_sha256: str = ""
+    sha256: str = ""  # of the checkpoint's values, "" before the first
+    best_sha256: str = ""  # of the best weights; "" before the first, and in older checkpoints
+    # The evaluations so far, as `metrics.jsonl` has them, which is written anew from here where it
+    # was damaged; older checkpoints have none.
     records: tuple[dict[str, int | float], ...] = ()
-    planned_steps: int = 0
+    planned_steps: int = 0  # `steps` of the config at that time; 0 in older checkpoints
+    # (step, planned_steps before) of each time that the run was made longer.
     extensions: tuple[tuple[int, int], ...] = ()
 
 
@@ -107,11 +93,8 @@ def snapshot(variables: Iterable[keras.Variable]) -> list[np.ndarray]:
 
 
 def write_values(path: Path, values: Sequence[np.ndarray]) -> None:
-    """Writes arrays, in order, in NumPy's .npz format.
-
-    Not Keras' HDF5: on a full disk that library prints pages and ends in a segmentation fault,
-    where this raises an OSError.
-    """
+    """Writes arrays, in order, in NumPy's .npz format."""
+    # Not Keras' HDF5, which on a full disk ends in a segmentation fault; this raises an OSError.
     with open(path, "wb") as file, zipfile.ZipFile(file, "w") as archive:
         for index, value in enumerate(values):
             with archive.open(f"{index:05d}.npy", "w", force_zip64=True) as entry:
@@ -132,14 +115,12 @@ def read_variables(path: Path, variables: Sequence[keras.Variable]) -> None:
 
 
 class Checkpoints:
-    """The `checkpoints` folder of a workdir.
+    """The `checkpoints` folder of a workdir, the `keep` newest; `publish` is called after each.
 
-    An error in writing, OSError for no room or no permission, is raised by the next method that
-    writes, or by `wait`; the checkpoint before stays. The `keep` newest checkpoints are kept;
-    `publish` is called, in the writing thread, when one is whole.
+    An OSError in writing is raised by the next method that writes, or by `wait`.
     """
 
-    def __init__(self, workdir: Path, keep: int = 2, publish: Callable[[], None] = lambda: None):
+    def __init__(self, workdir: Path, keep: int = 2, publish: Callable[[], None] | None = None):
         self.folder = workdir / "checkpoints"
         self.keep = keep
         self._publish = publish
@@ -168,41 +149,13 @@ class Checkpoints:
         """Writes the weights that the bundle will hold. The ones before stay until `update`."""
         self._write_values(self.best(step), model.weights)
 
-    def _write_values(self, path: Path, variables: Sequence[keras.Variable]) -> None:
-        self.wait()  # at most one copy of all values is in memory
-        values = snapshot(variables)
-
-        def write():
-            with _writing(path) as temporary:
-                write_values(temporary, values)
-                self._digests[path] = file_sha256(temporary)
-
-        self._in_order(write)
-
     def wait(self) -> None:
         """Returns when all is written; OSError if something could not be."""
         if self._last is not None:
             self._last.result()
 
-    def _in_order(self, write: Callable[[], None]) -> None:
-        """Runs `write` after all that came before; an error there ends what was to come."""
-        before = self._last
-        if before is not None and before.done():
-            before.result()  # raises its error
-
-        def after_others():
-            if before is not None:
-                before.result()
-            write()
-
-        self._last = self._pool.submit(after_others)
-
     def latest(self) -> Progress | None:
-        """The newest checkpoint that is whole; None if there is none.
-
-        Damaged ones are passed over with a warning: the run goes on from the one before. ValueError
-        if there are checkpoints, and none is whole.
-        """
+        """The newest checkpoint that is whole, None without any; ValueError if all are damaged."""
         self.wait()
         damaged = []
         for path in sorted(self.folder.glob("step-*.json"), reverse=True):
@@ -229,25 +182,49 @@ class Checkpoints:
         read_variables(self.path(step), _state(trained_model))
         logging.info("resumed at step %d from %s", step, self.path(step))
 
+    def restore_best(self, model: keras.Model, step: int) -> None:
+        """Loads the best weights, and leaves the optimizer of a compiled model alone."""
+        self.wait()
+        read_variables(self.best(step), model.weights)
+
     def drop_after(self, step: int) -> None:
         """Removes what is newer than a step: damaged, or without its .json."""
         for path in self.folder.glob("*-*.*"):
             if _step_of(path) > step:
                 path.unlink()
 
-    def restore_best(self, model: keras.Model, step: int) -> None:
-        """Loads the best weights, and leaves the optimizer of a compiled model alone."""
-        self.wait()
-        read_variables(self.best(step), model.weights)
+    def _write_values(self, path: Path, variables: Sequence[keras.Variable]) -> None:
+        self.wait()  # at most one copy of all values is in memory
+        values = snapshot(variables)
+
+        def write():
+            with _writing(path) as temporary:
+                write_values(temporary, values)
+                self._digests[path] = file_sha256(temporary)
+
+        self._in_order(write)
+
+    def _in_order(self, write: Callable[[], None]) -> None:
+        """Runs `write` after all that came before; an error there ends what was to come."""
+        before = self._last
+        if before is not None and before.done():
+            before.result()  # raises its error
+
+        def after_others():
+            if before is not None:
+                before.result()
+            write()
+
+        self._last = self._pool.submit(after_others)
 
     def _read_whole(self, path: Path) -> Progress:
         """What a .json says, once every file that it speaks of is what was written."""
         try:
             progress = read_progress(path)
+            if progress.step != _step_of(path):
+                raise ValueError(f"it is of step {progress.step}")
         except ValueError as error:
             raise ValueError(f"{path}: damaged ({error})") from error
-        if progress.step != _step_of(path):
-            raise ValueError(f"{path}: damaged (it is of step {progress.step})")
         digests = {self.path(progress.step): progress.sha256}
         if progress.best_sha256:
             digests[self.best(progress.best_step)] = progress.best_sha256
@@ -267,21 +244,16 @@ class Checkpoints:
         )
         with _writing(checkpoint.with_suffix(".json")) as temporary:
             write_progress(progress, temporary)
-        written = sorted(self.folder.glob("step-*.json"))[-self.keep :]
-        kept = {_step_of(path) for path in written}
-        best = {_best_step(path) for path in written}
+        kept = set()
+        for path in sorted(self.folder.glob("step-*.json"))[-self.keep :]:
+            kept |= {path, path.with_suffix(".npz")}
+            with contextlib.suppress(ValueError):  # damaged since; `latest` tells of it
+                kept.add(self.best(read_progress(path).best_step))
         for path in self.folder.glob("*-*.*"):
-            needed = best if path.name.startswith("best-") else kept
-            if _step_of(path) not in needed | {-1}:
+            if _step_of(path) >= 0 and path not in kept:
                 path.unlink()
-        self._publish()
-
-
-def _best_step(path: Path) -> int:
-    try:
-        return read_progress(path).best_step
-    except ValueError:  # damaged since; `latest` tells of it
-        return 0
+        if self._publish is not None:
+            self._publish()
 
 
 def _step_of(path: Path) -> int:
@@ -291,8 +263,7 @@ def _step_of(path: Path) -> int:
 
 
 def _state(trained_model: keras.Model) -> list[keras.Variable]:
-    """All that the next step depends on. `variables` has the seeds of dropout and a carried
-    state; Keras' own `save_weights` would leave the seeds out."""
+    """All that the next step depends on; Keras' `save_weights` leaves the seeds of dropout out."""
     return [*trained_model.variables, *trained_model.optimizer.variables]
 
 

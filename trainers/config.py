@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from absl import logging
 from pydantic import Field
 
-from trainers.data.config import DataConfig, tokenizers_for
+from trainers.data.config import DataConfig, require, tokenizers_for
 from zoo.config import ConfigError, Fraction, Size, config_dataclass, from_dict, to_dict
 from zoo.models.configs import ModelConfig
 from zoo.presets import preset_config
@@ -65,9 +65,6 @@ class OptimizerConfig:
         accumulation_steps: int, batches whose gradients are averaged into one update. A step is
             still one batch, here and in the whole config. Defaults to 1.
 
-    Raises:
-        ConfigError: a value is out of range; the message names the field.
-
     Example: `OptimizerConfig(learning_rate=5e-5, schedule="linear", layer_decay=0.9)`
     """
 
@@ -88,29 +85,23 @@ class OptimizerConfig:
     accumulation_steps: Size = 1
 
     def __post_init__(self) -> None:
-        if self.schedule == "exponential" and not self.final_fraction:
-            raise ConfigError(
-                'optimizer.final_fraction must be above 0 where optimizer.schedule is "exponential"'
-                f", which never reaches 0. Received: {self.final_fraction!r}"
-            )
+        rule = 'optimizer.final_fraction must be above 0 where optimizer.schedule is "exponential"'
+        ends_at_0 = self.schedule == "exponential" and not self.final_fraction
+        require(not ends_at_0, f"{rule}, which never reaches 0", self.final_fraction)
 
 
-def muon(
-    learning_rate: float,
-    warmup_steps: int = 100,
-    weight_decay: float = 0.0,
-    newton_schulz_steps: int = 5,
-) -> OptimizerConfig:
+_TO_ZERO: dict[str, Any] = {"schedule": "linear", "final_fraction": 0.0}
+
+
+def muon(learning_rate: float, **options: Any) -> OptimizerConfig:
     """Muon with a linear decay to zero; BUILD_NOTES.md has the search that chose it."""
-    return OptimizerConfig(
-        name="muon",
-        learning_rate=learning_rate,
-        schedule="linear",
-        warmup_steps=warmup_steps,
-        final_fraction=0.0,
-        weight_decay=weight_decay,
-        newton_schulz_steps=newton_schulz_steps,
-    )
+    options = {"name": "muon", "weight_decay": 0.0, **_TO_ZERO, **options}
+    return OptimizerConfig(learning_rate=learning_rate, **options)
+
+
+def adamw(learning_rate: float, **options: Any) -> OptimizerConfig:
+    """AdamW with a linear decay to zero, as encoders are fine-tuned."""
+    return OptimizerConfig(learning_rate=learning_rate, beta_2=0.98, **_TO_ZERO, **options)
 
 
 @config_dataclass
@@ -129,9 +120,6 @@ class FineTuneConfig:
             layers (see `zoo.models.lora`); None trains the layers themselves.
         lora_alpha: float, weight of the factors times `lora_rank`. None means `lora_rank`.
 
-    Raises:
-        ConfigError: a value is out of range, or settings that exclude each other.
-
     Example: `FineTuneConfig(init_from="runs/bert", freeze_layers=2)`
     """
 
@@ -144,20 +132,17 @@ class FineTuneConfig:
 
     def __post_init__(self) -> None:
         freezes = self.freeze != "none" or self.freeze_layers > 0
-        if self.init_from == "":
-            raise ConfigError("finetune.init_from must be a bundle folder, or null. Received: ''")
-        if self.lora_alpha is not None and self.lora_rank is None:
-            raise ConfigError(
-                "finetune.lora_alpha must be null where lora_rank is null. "
-                f"Received: {self.lora_alpha!r}"
-            )
-        if self.lora_rank is not None and freezes:
-            raise ConfigError(
-                "finetune.lora_rank must be null where finetune.freeze or finetune.freeze_layers "
-                f"is set: LoRA freezes the backbone itself. Received: {self.lora_rank!r}"
-            )
-        starts_anew = self.init_from is None
-        if starts_anew and (freezes or self.drop_layers or self.lora_rank is not None):
+        lora, alpha = self.lora_rank is not None, self.lora_alpha is not None
+        rule = "finetune.init_from must be a bundle folder, or null"
+        require(self.init_from != "", rule, self.init_from)
+        rule = "finetune.lora_alpha must be null where lora_rank is null"
+        require(lora or not alpha, rule, self.lora_alpha)
+        rule = (
+            "finetune.lora_rank must be null where finetune.freeze or finetune.freeze_layers is "
+            "set: LoRA freezes the backbone itself"
+        )
+        require(not (lora and freezes), rule, self.lora_rank)
+        if self.init_from is None and (freezes or self.drop_layers or lora):
             raise ConfigError(
                 "finetune.freeze, freeze_layers, drop_layers and lora_rank are for weights that "
                 "were trained before: set finetune.init_from to the bundle they come from"
@@ -236,43 +221,39 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if "vocabulary_size" in self.model:
             raise ConfigError("model.vocabulary_size cannot be set: the tokenizer decides it")
-        if self.steps % self.evaluate_every:
-            raise ConfigError(
-                "steps must be a multiple of evaluate_every. "
-                f"Received: steps={self.steps}, evaluate_every={self.evaluate_every}"
-            )
-        fits = tokenizers_for(self.task)
-        if self.data.tokenizer not in fits:
-            raise ConfigError(
-                f"task {self.task!r} needs data.tokenizer={' or '.join(fits)}. "
-                f"Received: {self.data.tokenizer!r}"
-            )
-        family = self.model_config().family
-        if self.data.order == "segments" and family != "lstm":
-            raise ConfigError(
-                'data.order="segments" carries a recurrent state, which only an LSTM has. '
-                f"Received: preset={self.preset!r}; use data.order=windows"
-            )
-        if self.remat and family == "lstm":
-            raise ConfigError("remat is for transformer blocks; an LSTM has none")
-        if self.data.mixture and self.task not in ("lm", "mlm"):
-            raise ConfigError(
-                "data.mixture is for running text, tasks lm and mlm. "
-                f"Received: task={self.task!r}; use data.train"
-            )
-        if self.data.document_mask and (self.task != "lm" or family != "gpt"):
-            raise ConfigError(
-                "data.document_mask is for task lm with a GPT, which has attention to mask. "
-                f"Received: task={self.task!r}, preset={self.preset!r}"
-            )
+        task, data, family = self.task, self.data, self.model_config().family
+        rule = f"steps must be a multiple of evaluate_every, {self.evaluate_every}"
+        require(self.steps % self.evaluate_every == 0, rule, self.steps)
+        fits = tokenizers_for(task)
+        rule = f"task {task!r} needs data.tokenizer={' or '.join(fits)}"
+        require(data.tokenizer in fits, rule, data.tokenizer)
+        rule = 'data.order="segments" carries a recurrent state, which only the preset of an LSTM'
+        carries = data.order != "segments" or family == "lstm"
+        require(carries, f"{rule} has; use data.order=windows", self.preset)
+        rule = "remat is for transformer blocks; an LSTM has none"
+        require(not self.remat or family != "lstm", rule, self.preset)
+        rule = "data.mixture is for running text, tasks lm and mlm; use data.train"
+        require(not data.mixture or task in ("lm", "mlm"), rule, task)
+        rule = "data.document_mask is for task lm with a GPT, which has attention to mask"
+        masks_fit = not data.document_mask or (task == "lm" and family == "gpt")
+        require(masks_fit, rule, (task, self.preset))
+        column = data.pair_column
+        if task in ("pair", "embed"):
+            rule = f"task {task!r} needs data.pair_column, the column of the second text"
+            require(column is not None, rule, column)
+        if task == "classify":
+            rule = 'data.pair_column is for task "pair"; task "classify" reads one text'
+            require(column is None, rule, column)
+        if task == "regress":
+            rule = "set text.pairs=true together with data.pair_column, or neither"
+            require(self.text.pairs == (column is not None), rule, column)
+        rule = 'task "embed" needs batch_size of 2 or more: others are contrasted'
+        require(task != "embed" or self.batch_size > 1, rule, self.batch_size)
 
     def model_config(self, vocabulary_size: int | None = None) -> ModelConfig:
         """The preset with `model`'s fields replaced, for a tokenizer's vocabulary.
 
         None keeps the preset's own size of the vocabulary: enough to know all else of the shape.
-
-        Raises:
-            ConfigError: unknown preset or field, wrong type.
         """
         preset = preset_config(self.preset)
         values = {**to_dict(preset), **self.model}
@@ -297,6 +278,7 @@ def with_overrides(config: TrainConfig, settings: list[str]) -> TrainConfig:
         500
     """
     values, given = to_dict(config), set()
+    known = ", ".join(sorted(_leaves({**values, **_OPEN_GROUPS})))
     for setting in settings:
         path, separator, text = setting.partition("=")
         if not separator:
@@ -305,31 +287,31 @@ def with_overrides(config: TrainConfig, settings: list[str]) -> TrainConfig:
         *parents, key = path.split(".")
         for parent in parents:
             if not isinstance(owner.get(parent), dict):
-                raise ConfigError(f"--set={setting}: no group {parent!r}; known: {_keys(values)}")
+                raise ConfigError(f"--set={setting}: no group {parent!r}; known: {known}")
             owner, kind = owner[parent], _hint(kind, parent)
         is_open = any(owner is values.get(group) for group in _OPEN_GROUPS)
         if not is_open and key not in owner:
-            raise ConfigError(f"--set={setting}: no key {path!r}; known: {_keys(values)}")
+            raise ConfigError(f"--set={setting}: no key {path!r}; known: {known}")
         owner[key] = _parse(text, _hint(kind, key))
         group = isinstance(owner[key], dict)
         given |= {f"{path}.{inner}" for inner in owner[key]} if group else {path}
-    if isinstance(config, TrainConfig):
-        _replace_splits(config.data, values["data"], given)
-        data, recipe = values["data"], to_dict(config.data)
-        own = isinstance(data, dict) and any(data[k] != recipe[k] for k in ("train", "mixture"))
-        if own and "sample_prompts" not in given:
-            values["sample_prompts"] = None  # the recipe's prompts are of its own text
+    if isinstance(config, TrainConfig) and isinstance(values["data"], dict):
+        _replace_recipe_data(config.data, values, given)
     return from_dict(type(config), values, where="--set")
 
 
-def _replace_splits(recipe: DataConfig, data: Any, given: set[str]) -> None:
+def _replace_recipe_data(recipe: DataConfig, values: dict[str, Any], given: set[str]) -> None:
     """Own training data take the recipe's other data with them, unless these were given too."""
-    if not isinstance(data, dict) or data.get("train") in ("", recipe.train):
+    data, before = values["data"], to_dict(recipe)
+    own = any(data.get(key, before[key]) != before[key] for key in ("train", "mixture"))
+    if own and "sample_prompts" not in given:
+        values["sample_prompts"] = None  # the recipe's prompts are of its own text
+    if data.get("train") in ("", recipe.train):
         return
     if "data.test_fraction" not in given and recipe.test and "data.test" not in given:
         data["test_fraction"] = _TEST_FRACTION
     for split in ("validation", "test"):
-        replaced = getattr(recipe, split)
+        replaced = before[split]
         if replaced is not None and f"data.{split}" not in given:
             data[split] = None
             share = data.get(f"{split}_fraction", recipe.validation_fraction)
@@ -354,11 +336,11 @@ def read_config(workdir: Path) -> TrainConfig | None:
 
 def differing_keys(old: TrainConfig, new: TrainConfig) -> list[str]:
     """`key: old -> new` for each leaf that differs."""
-    old_leaves, new_leaves = _leaves(to_dict(old)), _leaves(to_dict(new))
+    before, after = _leaves(to_dict(old)), _leaves(to_dict(new))
     return [
-        f"{key}: {old_leaves.get(key)!r} -> {new_leaves.get(key)!r}"
-        for key in sorted(set(old_leaves) | set(new_leaves))
-        if old_leaves.get(key) != new_leaves.get(key)
+        f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
+        for key in sorted({*before, *after})
+        if before.get(key) != after.get(key)
     ]
 
 
@@ -377,10 +359,6 @@ def _parse(text: str, hint: Any) -> Any:
     return text if str in kinds and type(value) not in (str, *kinds) else value
 
 
-def _keys(values: dict[str, Any]) -> str:
-    return ", ".join(sorted(_leaves({**values, **_OPEN_GROUPS})))
-
-
 def _leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     leaves: dict[str, Any] = {}
     for key, value in values.items():
@@ -394,17 +372,15 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def config_keys(kind: type = TrainConfig, prefix: str = "") -> dict[str, tuple[str, str]]:
     """Every key of `--set` -> its default, "" where a value must be given, and its meaning."""
     keys: dict[str, tuple[str, str]] = {}
-    meanings = _meanings(kind)
-    hints = get_type_hints(kind)
+    meanings, hints, none = _meanings(kind), get_type_hints(kind), dataclasses.MISSING
     for field in dataclasses.fields(kind):
+        key, default = prefix + field.name, field.default
         if dataclasses.is_dataclass(hints[field.name]):
-            keys |= config_keys(hints[field.name], f"{prefix}{field.name}.")
+            keys |= config_keys(hints[field.name], f"{key}.")
             continue
-        default = field.default
-        if field.default_factory is not dataclasses.MISSING:
+        if field.default_factory is not none:
             default = field.default_factory()
-        shown = "" if default is dataclasses.MISSING else repr(default)
-        keys[prefix + field.name] = shown, meanings.get(field.name, "")
+        keys[key] = "" if default is none else repr(default), meanings.get(field.name, "")
     return keys
 
 

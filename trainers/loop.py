@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -16,8 +16,8 @@ from trainers.checkpoints import Checkpoints, Progress
 from trainers.config import TrainConfig
 from trainers.distribution import Distribution
 from trainers.distribution.hardware import hardware, precision_policy
-from trainers.distribution.strategy_loop import StrategyLoop
-from trainers.fit import KerasLoop, validation_batches
+from trainers.distribution.rows import own_rows
+from trainers.distribution.strategy_loop import StrategyLoop, build_metrics
 from trainers.metrics import MetricsLog, should_stop
 from trainers.optim.optimizers import make_optimizer, schedule_of
 from trainers.recorder import Follower, Interruption, Preempted, Recorder
@@ -44,18 +44,16 @@ def train(
 
     Args:
         config: TrainConfig. workdir: created if missing; one run each. Several workers share it.
-            A string such as "gs://bucket/run" is kept up to date there; see `workdir`.
-        data_dir: where named corpora lie; see `trainers.data.sources`.
-        distribution: devices to train on, from `make_distribution`. Default: one device. Another
-            run of the same workdir may have another one.
+            A string such as "gs://bucket/run" is kept up to date there.
+        data_dir: where named corpora lie.
+        distribution: from `make_distribution`, which may change between runs. Default: one device.
         profile_steps: int, steps whose profile is written for TensorBoard, after the first few.
         extend: whether a run there, finished or not, may go on to a higher `config.steps`. From
             its last checkpoint on, the learning rate is that of a run of so many steps.
 
     Returns:
-        The finished bundle. A run that was finished before is only loaded; where its bundle is
-        damaged, it is written anew from the last checkpoint. None for a worker that is not the
-        chief.
+        The finished bundle; None for a worker that is not the chief. A run that was finished
+        before is only loaded, or its bundle written anew where that is damaged.
 
     Raises:
         ConfigError: the batch does not divide by the replicas.
@@ -69,23 +67,34 @@ def train(
     """
     distribution = distribution or Distribution("one_device")
     distribution.check(config)
-    publish = _publish_nothing
+    is_chief, publish = distribution.is_chief, None
     if is_remote(workdir):
         remote = local_copy(str(workdir))
         workdir = remote.local
-        if distribution.is_chief:  # what the other workers have is only read
+        if is_chief:  # what the other workers have is only read
             publish = remote.upload
     workdir = Path(workdir)
-    is_chief = distribution.is_chief
     claim = claimed(workdir, config, extend) if is_chief else contextlib.nullcontext()
     with claim as before, distribution.active():
         finished = _finished(workdir) if is_chief else None
         if distribution.from_chief(int(finished is not None)):
             _check_data_of_finished(config, workdir, data_dir, distribution)
             return finished
-        trained = _train(config, workdir, data_dir, distribution, publish, profile_steps, before)
+        checkpoints = Checkpoints(workdir, config.keep_checkpoints, publish)
+        task = _make_task(config, data_dir, distribution)
+        summary = workdir, config.recipe, task.model.count_params(), task.data_summary()
+        logging.info("%s: %s, %d parameters; %s", *summary)
+        logging.info("%s, %s", distribution.describe(config), keras.config.dtype_policy().name)
+        progress = _train(task, workdir, checkpoints, distribution, profile_steps, before)
+        if is_chief:
+            if config.select == "best":
+                checkpoints.restore_best(task.model, progress.best_step)
+            finished = task.save(workdir)
+            write_report(finished, task, list(progress.records), progress)
+            if publish is not None:
+                publish()
         distribution.barrier()
-        return trained
+        return finished
 
 
 def _finished(workdir: Path) -> bundle.Bundle | None:
@@ -124,15 +133,8 @@ def _check_data_of_finished(
     logging.info("%s: this run is finished; nothing to do (--extend trains it longer)", workdir)
 
 
-def _train(
-    config: TrainConfig,
-    workdir: Path,
-    data_dir: str | None,
-    distribution: Distribution,
-    publish: Callable[[], None],
-    profile_steps: int,
-    before: TrainConfig | None,
-) -> bundle.Bundle | None:
+def _make_task(config: TrainConfig, data_dir: str | None, distribution: Distribution) -> Task:
+    """The task with its model, compiled."""
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy(precision_policy(config.precision, hardware()))
     with distribution.scope():
@@ -145,78 +147,75 @@ def _train(
             optimizer.build(task.trained_model.trainable_variables)
     distribution.check_model(task.trained_model)
     task.compile(optimizer)
-    _describe(task, workdir, distribution)
-    checkpoints = Checkpoints(workdir, config.keep_checkpoints, publish)
-    log = MetricsLog(workdir)
+    return task
+
+
+def _train(
+    task: Task,
+    workdir: Path,
+    checkpoints: Checkpoints,
+    distribution: Distribution,
+    profile_steps: int,
+    before: TrainConfig | None,
+) -> Progress:
+    """Does the steps and evaluations that are left; gives the progress at the end."""
+    config, log = task.config, MetricsLog(workdir)
     with distribution.scope():
         progress = _resume(task, checkpoints, log, distribution, before)
     with Interruption(together=distribution.workers > 1) as interruption:
-        recorder = Recorder(task, checkpoints, log, progress, interruption)
-        to_do = progress.step < config.steps or progress.training_logs
+        callbacks: list[keras.callbacks.Callback] = [ResetValidationState()]
+        if distribution.is_chief:
+            recorder = Recorder(task, checkpoints, log, progress, interruption)
+            first = _STEPS_BEFORE_PROFILE + 1
+            profiled = (first, first + profile_steps - 1) if profile_steps else 0
+            folder = workdir / "tensorboard"
+            board = keras.callbacks.TensorBoard(folder, write_graph=False, profile_batch=profiled)
+            # The recorder before TensorBoard, which shows the metrics that it adds.
+            callbacks += [recorder, board]
+        else:
+            recorder = Follower(progress, interruption)
+            callbacks += [recorder]
         try:
-            if to_do and stopped_early(task, progress):
-                logging.info(
-                    "no better %s in %d evaluations: nothing is trained; a higher --set=patience "
-                    "goes on",
-                    task.monitor[0],
-                    config.patience,
-                )
-            elif to_do:
-                _fit(task, recorder, workdir, distribution, profile_steps)
+            if progress.step < config.steps or progress.training_logs:
+                if should_stop(progress.records, *task.monitor, config.patience):
+                    logging.info(
+                        "no better %s in %d evaluations: nothing is trained; a higher "
+                        "--set=patience goes on",
+                        *(task.monitor[0], config.patience),
+                    )
+                else:
+                    _fit(task, progress, callbacks, interruption, distribution)
         except tf.errors.DataLossError:
             task.check_data()  # names the shard, which TensorFlow does not
             raise
         finally:
             checkpoints.wait()
-    if not distribution.is_chief:
-        return None
-    if config.select == "best":
-        checkpoints.restore_best(task.model, recorder.progress.best_step)
-    finished = task.save(workdir)
-    write_report(finished, task, list(recorder.progress.records), recorder.progress)
-    publish()
-    return finished
-
-
-def _publish_nothing() -> None:
-    """No-op upload for local workdirs."""
+    return recorder.progress
 
 
 def _fit(
     task: Task,
-    recorder: Recorder,
-    workdir: Path,
+    progress: Progress,
+    callbacks: Sequence[keras.callbacks.Callback],
+    interruption: Interruption,
     distribution: Distribution,
-    profile_steps: int,
 ) -> None:
-    callbacks: list[keras.callbacks.Callback] = [ResetValidationState()]
+    config, model = task.config, task.trained_model
     # A moving bar for people, a line an evaluation for log files.
-    verbose = 1 if sys.stdout.isatty() else 2
-    if distribution.is_chief:
-        # The recorder before TensorBoard, which shows the metrics that it adds.
-        first = _STEPS_BEFORE_PROFILE + 1
-        profiled = (first, first + profile_steps - 1) if profile_steps else 0
-        board = keras.callbacks.TensorBoard(
-            workdir / "tensorboard", write_graph=False, profile_batch=profiled
-        )
-        callbacks += [recorder, board]
-    else:
-        callbacks += [Follower(recorder.step, recorder.interruption)]
-        verbose = 0
+    verbose = (1 if sys.stdout.isatty() else 2) if distribution.is_chief else 0
     validation = validation_batches(task, distribution)
-    loop = KerasLoop(task.trained_model)
-    if distribution.strategy is not None:
-        loop = StrategyLoop(task.trained_model, distribution)
+    strategy = distribution.strategy
+    loop = KerasLoop(model) if strategy is None else StrategyLoop(model, distribution)
     # An "epoch" is the stretch between two evaluations; one iterator serves all that are whole.
-    for first_step, steps, epochs in _stretches(task.config, recorder.progress):
+    for first_step, steps, epochs in _stretches(config, progress):
         batches = task.training_data(first_step, distribution.worker, distribution.workers)
-        if first_step % task.config.evaluate_every:
+        if first_step % config.evaluate_every:
             # The run goes on between two evaluations: the recorder sets the sums of their metrics.
             loop.build_metrics(next(iter(batches)))
         loop.fit(batches, steps, epochs, validation, callbacks, verbose)
-        if task.trained_model.stop_training:
+        if model.stop_training:
             # Asked to stop at the last step before an evaluation, which was done and saved.
-            if distribution.any_worker(recorder.interruption.requested):
+            if distribution.any_worker(interruption.requested):
                 raise Preempted
             return
 
@@ -235,10 +234,82 @@ def _stretches(config: TrainConfig, progress: Progress) -> Iterator[tuple[int, i
         yield step, every, range(step // every, config.steps // every)
 
 
-def stopped_early(task: Task, progress: Progress) -> bool:
-    """Whether the evaluations so far say that `config.patience` was used up."""
-    patience = task.config.patience
-    return patience is not None and should_stop(progress.records, *task.monitor, patience)
+def validation_batches(
+    task: Task, distribution: Distribution
+) -> tf.data.Dataset | dict[str, tf.data.Dataset] | None:
+    """This worker's rows of what `fit` validates on, with empty rows so that they divide."""
+    data = task.validation_data
+    share = distribution.replicas, distribution.worker, distribution.workers
+    if isinstance(data, dict):
+        return {name: own_rows(batches, *share) for name, batches in data.items()}
+    return None if data is None else own_rows(data, *share)
+
+
+class KerasLoop:
+    """Trains a compiled model by `keras.Model.fit`; `StrategyLoop` does it for several replicas."""
+
+    def __init__(self, model: keras.Model):
+        self.model = model
+
+    def build_metrics(self, batch: tuple) -> None:
+        """Makes the sums of the training metrics before the first step."""
+        build_metrics(self.model, batch)
+
+    def fit(
+        self,
+        batches: tf.data.Dataset,
+        steps_per_epoch: int,
+        epochs: range,
+        validation_data: tf.data.Dataset | dict[str, tf.data.Dataset] | None = None,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+        verbose: int = 0,
+    ) -> None:
+        """`keras.Model.fit` with one iterator for all epochs; with 0 steps they are evaluations
+        alone. Several `validation_data` are logged as "val_loss/NAME"."""
+        callbacks = list(callbacks)
+        if isinstance(validation_data, dict):
+            callbacks, validation_data = [_EvaluateEach(validation_data), *callbacks], None
+        if not steps_per_epoch:
+            self._evaluate(epochs, validation_data, callbacks)
+            return
+        self.model.fit(
+            batches,
+            steps_per_epoch=steps_per_epoch,
+            initial_epoch=epochs.start,
+            epochs=epochs.stop,
+            validation_data=validation_data,
+            callbacks=callbacks,
+            shuffle=False,  # the dataset has its own order
+            verbose=verbose,
+        )
+
+    def _evaluate(self, epochs: range, data, callbacks: list[keras.callbacks.Callback]) -> None:
+        model = self.model
+        model.stop_training = False
+        called = keras.callbacks.CallbackList(callbacks, epochs=epochs.stop, steps=0, model=model)
+        called.on_train_begin()
+        for epoch in epochs:
+            logs = {}
+            if data is not None:
+                found = model.evaluate(data, callbacks=callbacks, verbose=0, return_dict=True)
+                logs = {f"val_{name}": value for name, value in found.items()}
+            called.on_epoch_end(epoch, logs)
+        called.on_train_end()
+
+
+class _EvaluateEach(keras.callbacks.Callback):
+    """Evaluates on several sets by name at the end of an epoch; the logs get what it finds."""
+
+    def __init__(self, sets: dict[str, tf.data.Dataset]):
+        super().__init__()
+        self.sets = sets
+
+    def on_epoch_end(self, epoch, logs=None):
+        for name, batches in self.sets.items():
+            found = self.model.evaluate(
+                batches, callbacks=[ResetValidationState()], verbose=0, return_dict=True
+            )
+            logs |= {f"val_{metric}/{name}": value for metric, value in found.items()}
 
 
 def _resume(
@@ -272,8 +343,8 @@ def _resume(
     if distribution.is_chief:
         log.restore(progress.records)
         checkpoints.drop_after(step)
-    if step and distribution.is_chief:
-        checkpoints.restore(task.trained_model, step)
+        if step:
+            checkpoints.restore(task.trained_model, step)
     distribution.barrier()  # restoring tidies up, which only the chief may do
     if step and not distribution.is_chief:
         checkpoints.restore(task.trained_model, step)
@@ -295,14 +366,3 @@ def _extended(progress: Progress, config: TrainConfig, before: TrainConfig | Non
     )
     extensions = (*progress.extensions, (progress.step, planned))
     return dataclasses.replace(progress, extensions=extensions)
-
-
-def _describe(task: Task, workdir: Path, distribution: Distribution) -> None:
-    logging.info(
-        "%s: %s, %d parameters; %s",
-        workdir,
-        task.config.recipe,
-        task.model.count_params(),
-        task.data_summary(),
-    )
-    logging.info("%s, %s", distribution.describe(task.config), keras.config.dtype_policy().name)

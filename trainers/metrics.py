@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,9 @@ SCORES_FILE = "scores.json"
 
 
 def write_scores(folder: Path, **scores: Any) -> None:
-    """Adds to `scores.json`, which the model card of an export and other programs read.
-
-    `scores` are "validation", the evaluation whose weights were kept ("step" and "scores" by name);
-    of an understanding task also "split" ("test" or "validation"), and what "model" and "baseline"
-    (None: there is none) reach on it; of questions "left_out", the number of those in the file that
-    could not be asked.
-    """
+    """Adds to `scores.json`, which the model card of an export and other programs read:
+    "validation" (of the kept weights "step" and "scores"); of labelled data also "split", what
+    "model" and "baseline" reach on it, and the questions "left_out", which could not be asked."""
     path = folder / SCORES_FILE
     there = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     with replacing(path) as temporary:
@@ -41,14 +38,17 @@ class MetricsLog:
             file.write(_line(record))
 
     def read(self, last_step: int | None = None) -> list[dict[str, float]]:
-        """All lines, none if there is no file; or those up to the one of `last_step`.
-
-        ValueError names a line that is damaged, or says that the last one is missing.
-        """
+        """All lines, or those up to the one of `last_step`; ValueError names a damaged one."""
         records = []
         for number, line in enumerate(self._content().splitlines(), 1):
-            records.append(self._parse(number, line))
-            if records[-1]["step"] == last_step:
+            try:
+                record = json.loads(line.decode("utf-8"))
+            except ValueError as error:
+                raise ValueError(f"{self.path}:{number}: not JSON ({error}); remove it") from None
+            if not isinstance(record, dict) or "step" not in record:
+                raise ValueError(f'{self.path}:{number}: no "step" in it; remove it')
+            records.append(record)
+            if record["step"] == last_step:
                 return records
         if last_step is None:
             return records
@@ -58,11 +58,8 @@ class MetricsLog:
         )
 
     def restore(self, records: Sequence[dict[str, float]]) -> None:
-        """Makes the file that of `records`; a resumed run does the steps of later lines again.
-
-        A warning tells of a file whose first lines are other ones: it was damaged.
-        """
-        expected = "".join(_line(record) for record in records).encode()
+        """Makes the file that of `records`: a resumed run does the steps of later lines again."""
+        expected = "".join(map(_line, records)).encode()
         found = self._content()
         if not found.startswith(expected):
             logging.warning(
@@ -77,23 +74,24 @@ class MetricsLog:
     def _content(self) -> bytes:
         return self.path.read_bytes() if self.path.is_file() else b""
 
-    def _parse(self, number: int, line: bytes) -> dict[str, float]:
-        try:
-            record = json.loads(line.decode("utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{self.path}:{number}: not JSON ({error}); remove it") from None
-        if not isinstance(record, dict) or "step" not in record:
-            raise ValueError(f'{self.path}:{number}: no "step" in it; remove it')
-        return record
+
+def _line(record: dict[str, float]) -> str:
+    return json.dumps(record) + "\n"
 
 
-def should_stop(records: Sequence[dict[str, float]], metric: str, mode: str, patience: int) -> bool:
-    """Whether the last `patience` evaluations brought nothing better than the best before them.
+def is_better(value: float, best: float | None, mode: str) -> bool:
+    """Whether `value` beats `best` (None: nothing yet) where "min" or "max" is better."""
+    if best is None or math.isnan(best):
+        return True
+    return value < best if mode == "min" else value > best
 
-    A function of the records alone, so a resumed run stops where an undisturbed one does. `mode` is
-    "min" if a lower metric is better, "max" if a higher one; ConfigError if a record has no such
-    metric.
-    """
+
+def should_stop(
+    records: Sequence[dict[str, float]], metric: str, mode: str, patience: int | None
+) -> bool:
+    """Whether the last `patience` evaluations brought nothing better than the best before them."""
+    if patience is None:
+        return False
     for record in records:
         if metric not in record:
             known = ", ".join(sorted(record))
@@ -101,7 +99,3 @@ def should_stop(records: Sequence[dict[str, float]], metric: str, mode: str, pat
     sign = 1 if mode == "min" else -1
     values = [sign * record[metric] for record in records]
     return len(values) > patience and min(values[-patience:]) >= min(values[:-patience])
-
-
-def _line(record: dict[str, float]) -> str:
-    return json.dumps(record) + "\n"

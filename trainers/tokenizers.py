@@ -34,38 +34,33 @@ _FILE_PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 
 def language_model_tokenizer(data: DataConfig) -> Tokenizer | Callable[[Iterable[str]], Tokenizer]:
     """The tokenizer of task lm, or the function that makes it from the training texts."""
+    size, count = data.max_vocabulary_size, data.min_count
     if data.tokenizer == "byte":
         return ByteTokenizer()
     if data.tokenizer == "sentencepiece":
         return SentencePieceTokenizer.from_file(_model_file(data))
-    if data.tokenizer == "bytepair":
-        if data.vocabulary is not None:
-            return _read_byte_pairs(data.vocabulary)
-        return lambda texts: BytePairTokenizer.train(
-            texts, _vocabulary_size(data), max(data.min_count, 2)
+    if data.tokenizer == "character":
+        return lambda texts: CharacterTokenizer.train(
+            texts, max_vocabulary_size=size, min_count=count
         )
-    return lambda texts: CharacterTokenizer.train(
-        texts, max_vocabulary_size=data.max_vocabulary_size, min_count=data.min_count
-    )
+    if data.vocabulary is not None:
+        return _read_byte_pairs(data.vocabulary)
+    size = size or _DEFAULT_VOCABULARY_SIZE
+    return lambda texts: BytePairTokenizer.train(texts, size, max(count, 2))
 
 
 def encoder_tokenizer(data: DataConfig, texts: Callable[[], Iterable[str]]) -> Tokenizer:
     """The tokenizer of a task on an encoder; `texts` train it where there is no vocabulary."""
+    size, file = data.max_vocabulary_size or _DEFAULT_VOCABULARY_SIZE, data.vocabulary
     if data.tokenizer == "sentencepiece":
         return _sentencepiece_encoder(_model_file(data))
     if data.tokenizer == "bytepair":
-        if data.vocabulary is not None:
-            return _read_byte_pairs(data.vocabulary, parse_special=True)
-        size = _vocabulary_size(data)
+        if file is not None:
+            return _read_byte_pairs(file, parse_special=True)
         return BytePairTokenizer.train(texts(), size, 2, _ENCODER_SPECIAL, **_ENCODER)
-    if data.vocabulary is not None:
-        return WordPieceTokenizer.from_file(data.vocabulary, lowercase=data.lowercase)
-    size = _vocabulary_size(data)
+    if file is not None:
+        return WordPieceTokenizer.from_file(file, lowercase=data.lowercase)
     return WordPieceTokenizer.train(texts(), vocabulary_size=size, lowercase=data.lowercase)
-
-
-def _vocabulary_size(data: DataConfig) -> int:
-    return data.max_vocabulary_size or _DEFAULT_VOCABULARY_SIZE
 
 
 def _model_file(data: DataConfig) -> str:
@@ -92,10 +87,9 @@ def _sentencepiece_encoder(path: str) -> SentencePieceTokenizer:
 def _read_byte_pairs(path: str, **options: Any) -> BytePairTokenizer:
     """From a `tokenizer.json`, or a folder with one or with `vocab.json` and `merges.txt`."""
     place = Path(path)
-    if not place.is_dir():
-        return BytePairTokenizer.from_tokenizer_json(place, **options)
-    if (place / "tokenizer.json").exists():
-        return BytePairTokenizer.from_tokenizer_json(place / "tokenizer.json", **options)
+    if not place.is_dir() or (place / "tokenizer.json").exists():
+        file = place / "tokenizer.json" if place.is_dir() else place
+        return BytePairTokenizer.from_tokenizer_json(file, **options)
     for names in _FILE_PAIRS:
         files = [place / name for name in names]
         if all(file.exists() for file in files):

@@ -1,10 +1,7 @@
 """The folder of a run: one run each, one process at a time, always the same config.
 
-A workdir in an object store, such as `gs://bucket/run`, is a local folder and a copy kept there.
-Everything is written to the local folder, which is quick and atomic, and then copied by
-`tf.io.gfile`: after each checkpoint and at the end. Files whose presence says that others are whole
-(`checkpoints/*.json`, `config.json`, `report.md`) come last, so that a reader, or the run that goes
-on elsewhere, never finds half of something.
+A workdir in an object store, such as `gs://bucket/run`, is a local folder, where writing is quick
+and atomic, and a copy kept there: by `tf.io.gfile`, after each checkpoint and at the end.
 """
 
 from __future__ import annotations
@@ -27,7 +24,8 @@ from zoo.weights.locations import download, temporary_folder
 
 # What may change where a run is made longer.
 _EXTENDING = ("steps", "evaluate_every", "patience")
-# Copied to an object store after all others, in this order.
+# Copied to an object store after all others, before checkpoints/*.json: that these are there says
+# that others are whole, to a reader or to the run that goes on elsewhere.
 _COPIED_LAST = ("config.json", "report.md")
 
 
@@ -43,73 +41,55 @@ def claimed(
 
     With `extend`, `steps` of a run there may become more, with `evaluate_every` and `patience`. A
     finished run is one under way then: its report goes, its bundle stays until the longer run has a
-    new one. Yields the config that was there before, None if there was none; raises WorkdirError
-    where it is not writable, in use by another process, not empty and no run, or a run with another
-    config that is finished or has a checkpoint.
+    new one. Yields the config that was there before, None if there was none. WorkdirError says why
+    it cannot be had.
     """
-    _refuse_foreign(workdir)
+    if workdir.is_dir() and not (workdir / CONFIG_FILE).is_file():
+        foreign = own_files(workdir)  # a process killed before its config was written leaves none
+        if foreign:
+            shown = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
+            raise WorkdirError(
+                f"--workdir={workdir} is not empty ({shown}) and holds no training run: choose "
+                "another"
+            )
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(locked_folder(workdir))
+            before = read_config(workdir)
+            if before is not None:
+                _refuse_other_config(workdir, before, config, extend)
+                if _longer(before, config):
+                    (workdir / REPORT_FILE).unlink(missing_ok=True)
+            with replacing(workdir / CONFIG_FILE) as temporary:
+                temporary.write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
         except BlockingIOError:
             raise WorkdirError(f"--workdir={workdir}: another process is training there") from None
         except OSError as error:
-            raise _not_writable(workdir, error) from error
-        before = read_config(workdir)
-        _refuse_other_config(workdir, before, config, extend)
-        try:
-            if before is not None and _longer(before, config):
-                (workdir / REPORT_FILE).unlink(missing_ok=True)
-            with replacing(workdir / CONFIG_FILE) as temporary:
-                temporary.write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise _not_writable(workdir, error) from error
+            raise WorkdirError(
+                f"--workdir={workdir} cannot be written: {error.strerror}; choose another"
+            ) from error
         yield before
 
 
-def _not_writable(workdir: Path, error: OSError) -> WorkdirError:
-    return WorkdirError(f"--workdir={workdir} cannot be written: {error.strerror}; choose another")
-
-
-def _refuse_foreign(workdir: Path) -> None:
-    if not workdir.is_dir() or (workdir / CONFIG_FILE).is_file():
-        return
-    foreign = own_files(workdir)  # a process killed before its config was written leaves none
-    if foreign:
-        shown = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
-        raise WorkdirError(
-            f"--workdir={workdir} is not empty ({shown}) and holds no training run: choose another"
-        )
-
-
 def _refuse_other_config(
-    workdir: Path, before: TrainConfig | None, config: TrainConfig, extend: bool
+    workdir: Path, before: TrainConfig, config: TrainConfig, extend: bool
 ) -> None:
-    if before is None:
-        return
     if config.sample_prompts is None:  # not asked for: runs of before have the recipe's
         config = dataclasses.replace(config, sample_prompts=before.sample_prompts)
-    differing = differing_keys(before, config)
-    if not differing:
+    differing, may_extend = differing_keys(before, config), _longer(before, config)
+    if not differing or (may_extend and extend):
         return
     finished = (workdir / REPORT_FILE).is_file()
     # Before the first checkpoint there is nothing to lose: a mistyped setting may be mended.
     if not finished and Checkpoints(workdir).latest() is None:
-        return
-    may_extend = _longer(before, config)
-    if may_extend and extend:
         return
     advice = "Repeat its settings to go on with it, or choose another --workdir"
     if may_extend:
         advice += f"; --extend trains it longer, to step {config.steps}"
     elif extend:
         advice += f"; --extend changes nothing but {', '.join(_EXTENDING)}, with more steps"
-    kind = "a finished run" if finished else "a run"
-    raise WorkdirError(
-        f"--workdir={workdir} holds {kind} with another config:\n  "
-        + "\n  ".join(differing)
-        + f"\n{advice}"
-    )
+    kind, keys = "a finished run" if finished else "a run", "\n  ".join(differing)
+    raise WorkdirError(f"--workdir={workdir} holds {kind} with another config:\n  {keys}\n{advice}")
 
 
 def _longer(before: TrainConfig, config: TrainConfig) -> bool:
@@ -126,8 +106,7 @@ def is_remote(workdir: str | Path) -> bool:
 class RemoteWorkdir:
     """A remote folder, such as "gs://bucket/run", and its local copy, an empty folder at first.
 
-    One process at a time may train there: an object store has no locks. WorkdirError says that
-    there is no such file system, or no access.
+    One process at a time may train there: an object store has no locks.
     """
 
     def __init__(self, remote: str, local: Path):
@@ -149,7 +128,8 @@ class RemoteWorkdir:
         files = {str(path.relative_to(self.local)): path for path in paths if path.is_file()}
         with self._naming_workdir("written"):
             for relative in sorted(files, key=_copy_order):
-                try:
+                with contextlib.suppress(FileNotFoundError, tf.errors.NotFoundError):
+                    # Not there: dropped meanwhile, as an old checkpoint.
                     state = _state(files[relative])
                     if self._copied.get(relative) == state:
                         continue
@@ -158,9 +138,7 @@ class RemoteWorkdir:
                     # A copy to a name of its own and a rename would be two copies in such a store,
                     # where a file appears whole or not at all.
                     tf.io.gfile.copy(str(files[relative]), target, overwrite=True)
-                except (FileNotFoundError, tf.errors.NotFoundError):
-                    continue  # dropped meanwhile, as an old checkpoint
-                self._copied[relative] = state
+                    self._copied[relative] = state
             for relative in [*self._copied]:
                 if relative not in files:
                     with contextlib.suppress(tf.errors.NotFoundError):

@@ -78,11 +78,7 @@ MonitoringConfigProto = _message_class("MonitoringConfig")
 
 
 def read_text_proto(path: str, kind: type[_Message]) -> _Message:
-    """Reads a text proto.
-
-    Raises ServingError: NOT_FOUND or another code when the file cannot be read, INVALID_ARGUMENT
-    when it is empty or does not parse; where and why it does not is logged.
-    """
+    """Reads a text proto; raises ServingError, and where and why it does not parse is logged."""
     try:
         with tf.io.gfile.GFile(path, "rb") as file:
             content = file.read()
@@ -100,9 +96,7 @@ def read_text_proto(path: str, kind: type[_Message]) -> _Message:
 def read_credentials(path: str) -> grpc.ServerCredentials:
     """Reads the file of `--ssl_config_file`, whose fields hold PEM text, not paths.
 
-    They are `server_key`, `server_cert`, and `custom_ca`, whose certificates sign those of clients;
-    with `client_verify` a client without one is refused. Raises as `read_text_proto`, and
-    INVALID_ARGUMENT for what is missing or not PEM.
+    `custom_ca` signs the certificates of clients, which `client_verify` asks for.
     """
     config = read_text_proto(path, SSLConfigProto)
     for field, mark in (("server_key", _KEY_MARK), ("server_cert", _CERTIFICATE_MARK)):

@@ -70,12 +70,10 @@ def add_services(server: grpc.Server, manager: Manager, metrics: Metrics, reload
         _add(server, service, {m.name: _unary(calls[m.name]) for m in service.methods})
 
 
+# Not that of grpc_health: it sends to watches while it holds a lock that gRPC's own thread needs
+# when one of them ends, so a stop could hang.
 class Health:
-    """grpc.health.v1.Health: SERVING for the server and each service, until it is shut down.
-
-    Not that of grpc_health: it sends to watches while it holds a lock that gRPC's own thread needs
-    when one of them ends, so a stop could hang.
-    """
+    """grpc.health.v1.Health: SERVING for the server and each service, until it is shut down."""
 
     def __init__(self, server: grpc.Server):
         self._status = health_pb2.HealthCheckResponse.SERVING

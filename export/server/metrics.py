@@ -71,11 +71,7 @@ class Metrics:
         seconds: float,
         run_seconds: float = 0.0,
     ) -> None:
-        """Counts a request; its times only if it was answered, as TensorFlow Serving does.
-
-        `model` is the name that the client gave, `status` that of a gRPC code, `entrypoint` GRPC or
-        REST, and `api` `Predict`, ... over gRPC, `predict`, ... over REST.
-        """
+        """Counts a request; its times only if it was answered, as TensorFlow Serving does."""
         answered = status == "OK"
         with self._lock:
             if answered or self._is_served(model):

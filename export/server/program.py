@@ -272,12 +272,9 @@ def give_memory_back(
     resident: Callable[[], int] = resident_bytes,
     pause_seconds: float = 1.0,
 ) -> None:
-    """Gives freed memory back to the machine, for ever: glibc keeps 1.5 GB after a request of one.
-
-    Trims the heap when the process has grown or shrunk a lot since the last time. Shrunk too,
-    because a large request is still worked on when the growth is seen; what it leaves behind lies
-    between blocks that are in use, where free() does not give it back.
-    """
+    """Gives freed memory back to the machine: glibc keeps 1.5 GB after a request of one."""
+    # After it shrank, too: a large request is still worked on when the growth is seen, and what it
+    # leaves behind lies between blocks that are in use.
     last = resident()
     while True:
         try:

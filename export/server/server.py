@@ -155,10 +155,7 @@ class Server:
         self._server = server
 
     def stop(self, grace: float = _GRACE_SECONDS) -> bool:
-        """Takes no more requests, lets those that run finish for `grace` seconds, unloads.
-
-        False when some did not: it leaves threads behind that still run them.
-        """
+        """Lets requests that run finish for `grace` seconds, unloads; whether all finished."""
         if self._health is not None:
             self._health.shut_down()
         stopped = None if self._server is None else self._server.stop(grace)

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import ablations
 from trainers.config import with_overrides
-from trainers.recipes.registry import find_recipe
+from trainers.recipes import find_recipe
 from zoo import build
 
 

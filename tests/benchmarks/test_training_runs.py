@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import training_runs
 from benchmarks.table import Table
-from trainers.recipes.registry import find_recipe
+from trainers.recipes import find_recipe
 
 
 class FakeRun:

@@ -23,7 +23,7 @@ from trainers.data.config import DataConfig, MixedCorpus
 from trainers.distribution import Distribution, make_distribution
 from trainers.distribution.strategies import mirrored_strategy
 from trainers.distribution.strategy_loop import StrategyLoop
-from trainers.fit import KerasLoop, validation_batches
+from trainers.loop import KerasLoop, validation_batches
 from trainers.optim.optimizers import Muon, make_optimizer
 from trainers.tasks import Task, make_task
 

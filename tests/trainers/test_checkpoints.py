@@ -283,13 +283,23 @@ def test_the_log_is_read_up_to_a_step(tmp_path, warnings):
     assert warnings == []
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"stop": 1}'])
+@pytest.mark.parametrize("line", [b"{", b"[]", b'{"stop": 1}', b'{"step": \xff}'])
 def test_a_damaged_log_is_named(tmp_path, line):
     log = MetricsLog(tmp_path)
     log.append({"step": 10})
-    log.path.write_text(log.path.read_text() + line + "\n" + json.dumps({"step": 20}) + "\n")
+    log.path.write_bytes(log.path.read_bytes() + line + b'\n{"step": 20}\n')
     with pytest.raises(ValueError, match=r"metrics\.jsonl:2: .*remove it"):
         log.read(20)
+
+
+@pytest.mark.parametrize("content", [None, b'{"step": 10}\n', b'\xff"step": 10}\n{"step": 20}\n'])
+def test_a_log_that_is_not_the_checkpoints_is_written_anew(tmp_path, warnings, content):
+    log = MetricsLog(tmp_path)
+    if content is not None:
+        log.path.write_bytes(content)
+    log.restore([{"step": 10}, {"step": 20}])
+    assert [record["step"] for record in log.read()] == [10, 20]
+    assert "metrics.jsonl: missing or damaged" in warnings[0]
 
 
 @pytest.mark.parametrize("change", [("best_value", 0.25), ("step", 6), ("evaluated_step", 0)])
@@ -324,11 +334,3 @@ def test_a_checkpoint_without_the_digest_of_an_older_release_is_taken(model, tmp
         del values[key]
     path.write_text(json.dumps(values))
     assert Checkpoints(tmp_path).latest() == Progress(6, sha256=values["sha256"])
-
-
-def test_a_log_that_is_no_utf8_is_named(tmp_path):
-    log = MetricsLog(tmp_path)
-    log.append({"step": 10})
-    log.path.write_bytes(log.path.read_bytes() + b'{"step": \xff}\n')
-    with pytest.raises(ValueError, match=r"metrics\.jsonl:2: not JSON"):
-        log.read()

@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from absl import flags, logging
 from absl.testing import flagsaver
@@ -17,7 +16,7 @@ import zoo
 from trainers.__main__ import main
 from trainers.config import with_overrides
 from trainers.loop import train
-from trainers.recipes.registry import RECIPES, find_recipe
+from trainers.recipes import RECIPES, find_recipe
 from trainers.recorder import Preempted, TrainingDiverged
 from zoo.output import quiet_imports
 
@@ -63,6 +62,7 @@ def test_list_shows_every_recipe(capsys):
         ([RECIPE, "--workdir=W", "--set=steps=many"], "steps: Input should be a valid integer"),
         ([RECIPE, "--workdir=W", "--set=steps=7"], "steps must be a multiple of evaluate_every"),
         ([RECIPE, "--workdir=W", "--set=preset=lstm"], "unknown preset 'lstm'"),
+        ([RECIPE, "--workdir=W", "--set=data.encoding=klingon"], "unknown text encoding 'klingon'"),
     ],
 )
 def test_a_mistake_in_the_command_is_one_line(arguments, expected, tmp_path, monkeypatch):
@@ -79,7 +79,6 @@ def test_a_mistake_in_the_command_is_one_line(arguments, expected, tmp_path, mon
         (b"too short to fill a window", [], "fewer than context_length + 1 = 65"),
         (b"\x00\x01\x02\xff" * 999, [], "corpus.txt"),
         ("h\u00e9 ".encode("latin-1") * 999, ["data.invalid=strict"], "corpus.txt"),
-        (b"text " * 999, ["data.encoding=klingon"], "klingon"),
         (b"text " * 999, ["data.start_text=Z"], "data.start_text must be one token"),
     ],
 )
@@ -195,8 +194,8 @@ def wait_for_checkpoint(process, workdir):
     pytest.fail(process.communicate()[0])
 
 
-def test_stopped_then_finished_is_as_if_never_stopped(tmp_path, text_file, monkeypatch):
-    """Ctrl-C ends the command; `test_survival.py` kills runs in every other way."""
+def test_a_stopped_run_goes_on(tmp_path, text_file, monkeypatch):
+    """Ctrl-C ends the command; `test_survival.py` kills runs in every other way, and compares."""
     settings = [f"data.train={text_file}", "steps=200", "evaluate_every=20", "batch_size=4"]
     settings += ["model.hidden_dim=8", "model.context_length=16", "model.dropout=0.2"]
     settings += ["sample_prompts=[]", "jit_compile=false"]
@@ -215,12 +214,8 @@ def test_stopped_then_finished_is_as_if_never_stopped(tmp_path, text_file, monke
     said = []
     monkeypatch.setattr("absl.logging.info", lambda message, *args: said.append(message % args))
     step = checkpointed_step(workdir)
-    config = with_overrides(find_recipe("shakespeare_lstm_cpu"), settings)
-    resumed = train(config, workdir)
+    resumed = train(with_overrides(find_recipe("shakespeare_lstm_cpu"), settings), workdir)
     assert any(f"resumed at step {step} from" in message for message in said)
-    whole = train(config, tmp_path / "whole")
-    for one, two in zip(resumed.model.get_weights(), whole.model.get_weights()):
-        np.testing.assert_array_equal(one, two)
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(20, 201, 20))
     assert zoo.load(workdir).config.parameters == resumed.config.parameters

@@ -16,7 +16,7 @@ from trainers.config import (
     with_overrides,
 )
 from trainers.data.config import DataConfig
-from trainers.recipes.registry import find_recipe
+from trainers.recipes import find_recipe
 from zoo.config import ConfigError, from_dict, to_dict
 
 
@@ -135,7 +135,7 @@ def test_null_unsets_a_text():
         ("batch_size=many", "batch_size: .*valid integer.* Received: 'many'"),
         ("batch_size=0", "batch_size must be at least 1. Received: 0"),
         ("steps=2.5", "steps: .*integer.* Received: 2.5"),
-        ("steps=1001", "steps must be a multiple of evaluate_every. Received: steps=1001"),
+        ("steps=1001", "steps must be a multiple of evaluate_every, 250. Received: 1001"),
         ("seed=-1", "seed must be at least 0. Received: -1"),
         ("sample_temperature=-1", "sample_temperature must be at least 0"),
         ("precision=float8", "precision: .*'float32', 'mixed_bfloat16'"),

@@ -1,5 +1,6 @@
 """`trainers.data.prepare`: the text arrives whole, once, however the work was parted."""
 
+import copy
 import dataclasses
 import gzip
 import json
@@ -30,7 +31,6 @@ from trainers.data.prepare.plan import make_plan
 from trainers.data.shards import open_prepared
 from trainers.loop import train
 from trainers.tasks import make_task
-from trainers.tasks.lm import LanguageModelTask
 from zoo.config import ConfigError, from_dict
 from zoo.tokenizers import BytePairTokenizer, ByteTokenizer
 
@@ -347,7 +347,8 @@ def test_prepared_text_gives_the_batches_of_its_ids(tiny, prepared_text):
     task = make_task(settings)
     corpus = task.corpus
     ids = [all_ids(part) for part in (corpus.train_ids, corpus.validation_ids)]
-    in_memory = LanguageModelTask(settings, _with(corpus, train_ids=ids[0], validation_ids=ids[1]))
+    in_memory = copy.copy(task)
+    in_memory.corpus = _with(corpus, train_ids=ids[0], validation_ids=ids[1])
     for one, other in zip(task.training_data(5), in_memory.training_data(5), strict=True):
         np.testing.assert_array_equal(one, other)
     rows = [task.training_data(5, host, 2) for host in range(2)]

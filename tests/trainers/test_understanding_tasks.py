@@ -1,4 +1,7 @@
-"""Every understanding task trains, resumes and reports; what cannot be trained is refused."""
+"""Tasks on texts: what their batches hold, where they start, and what cannot be trained.
+
+Whole runs of each task: tests/test_command_line_tasks.py.
+"""
 
 import dataclasses
 import json
@@ -14,10 +17,9 @@ from trainers.config import TrainConfig, with_overrides
 from trainers.data.examples import LabeledTexts, Questions, TaggedTexts
 from trainers.loop import train
 from trainers.metrics import MetricsLog
-from trainers.recipes.registry import find_recipe
-from trainers.recorder import Recorder
+from trainers.recipes import find_recipe
 from trainers.tasks import make_task
-from trainers.tasks.mlm import texts_of
+from trainers.tasks.running_text import texts_of
 from trainers.tasks.tag import tag_labels, tag_words, tagged_tokens
 from zoo.config import ConfigError, from_dict
 
@@ -118,79 +120,37 @@ def tiny(files):
     return config
 
 
-@pytest.fixture(scope="session")
-def finished(tiny, tmp_path_factory):
-    """The workdir of a finished run of a task; each task is trained once."""
-    workdirs = {}
-
-    def workdir(task):
-        if task not in workdirs:
-            workdirs[task] = tmp_path_factory.mktemp(task)
-            train(tiny(task, baseline=task != "mlm"), workdirs[task])
-        return workdirs[task]
-
-    return workdir
-
-
-@pytest.fixture
-def eager(monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def _eager():
     """Training steps without tracing, which takes longer than all the steps of a tiny run."""
     compile_ = keras.Model.compile
 
     def compile_eagerly(self, *args, **options):
         compile_(self, *args, **{**options, "jit_compile": False, "run_eagerly": True})
 
-    if keras.backend.backend() == "tensorflow":
-        monkeypatch.setattr(keras.Model, "compile", compile_eagerly)
+    with pytest.MonkeyPatch.context() as patch:
+        if keras.backend.backend() == "tensorflow":
+            patch.setattr(keras.Model, "compile", compile_eagerly)
+        yield
 
 
-# The other tasks: tests/test_command_line_tasks.py.
-@pytest.mark.parametrize("task", ["mlm", "regress"])
-def test_train_and_answer(finished, task):
-    workdir = finished(task)
-    report = (workdir / "report.md").read_text(encoding="utf-8")
-    assert {"mlm": "validation loss", "regress": "validation"}[task] in report
-    if task != "mlm":
-        scores = json.loads((workdir / "scores.json").read_text(encoding="utf-8"))
-        assert scores["split"] == "validation" and scores["model"]
-        assert scores["baseline"]
-    records = MetricsLog(workdir).read()
-    assert [record["step"] for record in records] == [2, 4]
-    assert records[1]["tokens"] > records[0]["tokens"] > 0
-    loaded = zoo.load(workdir)
-    assert loaded.config.task == task
-    name = next(iter(loaded.text_model.functions))
-    answer = getattr(loaded.text_model, name)(["Ada saw [MASK]", ""])
-    assert all(value.shape[0] == 2 for value in answer.values())
-    if task == "regress":  # targets are 3000 or 4000, and training is short
-        assert np.all((answer["outputs"] > 2000) & (answer["outputs"] < 6000))
+@pytest.fixture(scope="module")
+def masked(tiny, tmp_path_factory):
+    """The workdir of a masked language model."""
+    workdir = tmp_path_factory.mktemp("mlm")
+    train(tiny("mlm"), workdir)
+    return workdir
 
 
-@pytest.mark.parametrize("task", ["classify", "tag"])
-@pytest.mark.usefixtures("eager")
-def test_a_killed_run_ends_as_an_undisturbed_one(tiny, tmp_path, task, monkeypatch):
-    config = tiny(task, data={"augment": {"delete": 0.2}})
-    whole = train(config, tmp_path / "whole")
-
-    class Killed(BaseException):
-        pass
-
-    original = Recorder.on_train_batch_end
-
-    def kill(self, batch, logs=None):
-        original(self, batch, logs)
-        if self.step == 3:
-            raise Killed
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Recorder, "on_train_batch_end", kill)
-        train(config, tmp_path / "killed")
-    resumed = train(config, tmp_path / "killed")
-    for one, other in zip(whole.model.get_weights(), resumed.model.get_weights()):
-        np.testing.assert_array_equal(one, other)
+@pytest.mark.parametrize("task", ["classify", "tag", "span"])
+def test_batches_are_a_function_of_their_step(tiny, task):
+    """A killed run goes on with the batches that an undisturbed one would have had."""
+    one = make_task(tiny(task, data={"augment": {"delete": 0.2}}))
+    for expected, found in zip(one.training_data(0).skip(2), one.training_data(2), strict=True):
+        for part, other in zip(tf.nest.flatten(expected), tf.nest.flatten(found), strict=True):
+            np.testing.assert_array_equal(part, other)
 
 
-@pytest.mark.usefixtures("eager")
 def test_of_many_classes_no_array_of_rows_by_classes_is_kept(tmp_path):
     classes = 600
     path = tmp_path / "many.csv"
@@ -203,19 +163,18 @@ def test_of_many_classes_no_array_of_rows_by_classes_is_kept(tmp_path):
     settings = [f"data.train={path}", f"model={model}", "preset=bert_tiny", "data.test=null"]
     config = with_overrides(config, [*settings, "data.test_fraction=0", "text.max_length=16"])
     task = make_task(config)
-    rows, kept = len(task.validation), task.predictions(task.validation, task.validation_ids)
+    rows, kept = len(task.validation), task.answers(task.validation)
     assert {array.shape for array in kept} == {(rows,)} and rows >= classes
-    assert task.evaluate({})["val_accuracy"] == np.mean(kept.predicted == task.validation_ids)
+    assert task.evaluate({})["val_accuracy"] == np.mean(kept.predicted == task.ids(task.validation))
     train(dataclasses.replace(config, steps=1, evaluate_every=1), tmp_path / "run")
     assert json.loads((tmp_path / "run" / "scores.json").read_text())["baseline"] is None
 
 
-@pytest.mark.usefixtures("eager")
-def test_start_from_a_masked_language_model(tiny, finished, tmp_path):
-    start = {"init_from": str(finished("mlm")), "freeze": "embeddings"}
+def test_start_from_a_masked_language_model(tiny, masked, tmp_path):
+    start = {"init_from": str(masked), "freeze": "embeddings"}
     config = tiny("classify", finetune=start)
     task = make_task(config)
-    source = zoo.load(finished("mlm"))
+    source = zoo.load(masked)
     assert task.tokenizer.fingerprint == source.tokenizer.fingerprint
     bundle = train(config, tmp_path)
     before, after = (b.model.backbone.token_embedding.get_weights()[0] for b in (source, bundle))
@@ -226,9 +185,8 @@ def test_start_from_a_masked_language_model(tiny, finished, tmp_path):
         make_task(tiny("classify", finetune={**start, "drop_layers": 1}, model={}))
 
 
-@pytest.mark.usefixtures("eager")
-def test_lora_is_merged_into_the_bundle(tiny, finished, tmp_path):
-    start = {"init_from": str(finished("mlm")), "lora_rank": 2}
+def test_lora_is_merged_into_the_bundle(tiny, masked, tmp_path):
+    start = {"init_from": str(masked), "lora_rank": 2}
     bundle = train(tiny("classify", finetune=start), tmp_path)
     texts = ["the film was good", "a"]
     scores = bundle.text_model.predict(texts)["scores"]
@@ -237,7 +195,6 @@ def test_lora_is_merged_into_the_bundle(tiny, finished, tmp_path):
     assert not any("lora" in weight.path for weight in loaded.model.weights)
 
 
-@pytest.mark.usefixtures("eager")
 def test_patience_stops_and_keeps_the_best(tiny, tmp_path):
     config = tiny(
         "classify", steps=40, patience=2, optimizer={"learning_rate": 1e-9, "weight_decay": 0.0}
@@ -255,10 +212,10 @@ def test_weights_and_smoothing_reach_the_batches(tiny):
     inputs, labels, weights = next(iter(task.training_data(0)))
     assert set(inputs) == {"token_ids", "padding_mask", "segment_ids"}
     assert labels.shape == weights.shape == (8,)
-    counts = np.bincount(task.train_ids)
-    expected = len(task.train_ids) / (2 * counts[labels.numpy()])
+    counts = np.bincount(task.ids(task.train))
+    expected = len(task.train) / (2 * counts[labels.numpy()])
     np.testing.assert_allclose(weights, expected, rtol=1e-5)
-    assert task.loss_target().label_smoothing == 0.1
+    assert task.losses()["loss"].label_smoothing == 0.1
 
 
 def test_long_texts_train_in_windows_that_share_their_weight(tiny, tmp_path):
@@ -267,7 +224,7 @@ def test_long_texts_train_in_windows_that_share_their_weight(tiny, tmp_path):
     path.write_text("\n".join(lines), encoding="utf-8")
     task = make_task(tiny("classify", data={"train": str(path)}))
     assert len(task.rows) > len(task.train)
-    totals = np.bincount(task.rows, weights=task.weights.numpy())
+    totals = np.bincount(task.rows, weights=task.row_weights.numpy())
     np.testing.assert_allclose(totals, 1, rtol=1e-5)
 
 
@@ -386,7 +343,6 @@ def test_nothing_of_a_recipes_data_set_is_read_beside_ones_own(
     assert sum(map(len, parts)) == size and min(map(len, parts)) >= 3
     assert {place.partition(":")[0] for part in parts for place in part.where} == {file}
     assert len({place for part in parts for place in part.where}) == size
-    assert task.reported() == ("test", task.test)
 
 
 def test_a_file_too_small_for_a_test_says_how_to_do_without(tiny, tmp_path):
@@ -428,9 +384,9 @@ def test_a_masked_language_model_begins_with_the_frequencies_of_its_tokens(tiny)
     np.testing.assert_allclose(np.exp(bias), counts / counts.sum(), rtol=1e-5)
 
 
-def test_masked_language_modelling_goes_on_with_its_head(tiny, finished):
-    task = make_task(tiny("mlm", finetune={"init_from": str(finished("mlm"))}))
-    for weight, there in zip(task.model.weights, zoo.load(finished("mlm")).model.weights):
+def test_masked_language_modelling_goes_on_with_its_head(tiny, masked):
+    task = make_task(tiny("mlm", finetune={"init_from": str(masked)}))
+    for weight, there in zip(task.model.weights, zoo.load(masked).model.weights):
         np.testing.assert_array_equal(weight, there)
 
 
@@ -441,7 +397,6 @@ def test_a_language_model_is_no_start(tiny, tmp_path):
         make_task(tiny("classify", finetune={"init_from": str(tmp_path)}))
 
 
-@pytest.mark.usefixtures("eager")
 def test_bidirectional_lstm_trains(tiny, tmp_path):
     model = {"hidden_dim": 4, "num_layers": 1, "context_length": 16}
     config = dataclasses.replace(tiny("tag"), preset="lstm_encoder_cpu", model=model)

@@ -32,7 +32,8 @@ _TOO_LARGE = {
 }
 
 
-def _require(holds: bool, rule: str, value: Any) -> None:
+def require(holds: bool, rule: str, value: Any) -> None:
+    """Raises ConfigError with the rule and the value unless it holds."""
     if not holds:
         raise ConfigError(f"{rule}. Received: {value!r}")
 
@@ -111,10 +112,10 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         shares = (self.delete, self.replace, self.mask)
         rule = "delete, replace and mask must sum to at most 1: a word suffers only one"
-        _require(sum(shares) <= 1, rule, shares)
+        require(sum(shares) <= 1, rule, shares)
         for word in (self.mask_token, *self.vocabulary):
             rule = "mask_token and vocabulary must be words without spaces"
-            _require(word.split() == [word], rule, word)
+            require(word.split() == [word], rule, word)
 
     @property
     def is_off(self) -> bool:
@@ -141,7 +142,7 @@ class MaskingConfig:
 
     def __post_init__(self) -> None:
         shares = (self.mask_share, self.random_share)
-        _require(sum(shares) <= 1, "mask_share and random_share must sum to at most 1", shares)
+        require(sum(shares) <= 1, "mask_share and random_share must sum to at most 1", shares)
 
 
 @config_dataclass
@@ -170,10 +171,10 @@ class MixedCorpus:
 
     def __post_init__(self) -> None:
         _columns_as_text(self, "text_column")
-        _require(bool(self.train), "data.mixture: `train` of each corpus must name a text", "")
+        require(bool(self.train), "data.mixture: `train` of each corpus must name a text", "")
         usable = math.isfinite(self.weight) and self.weight > 0
         rule = f"data.mixture: the weight of {self.title!r} must be a number above 0, such as 2"
-        _require(usable, f"{rule} (leave the corpus out to read nothing of it)", self.weight)
+        require(usable, f"{rule} (leave the corpus out to read nothing of it)", self.weight)
 
     @property
     def title(self) -> str:
@@ -304,26 +305,26 @@ class DataConfig:
         if self.mixture:
             self._check_mixture()
         else:
-            _require(bool(self.train), "data.train must name a text", self.train)
+            require(bool(self.train), "data.train must name a text", self.train)
         ascending = (
             list(self.buckets) == sorted(set(self.buckets)) and min(self.buckets, default=4) >= 4
         )
-        _require(ascending, "data.buckets must ascend from at least 4", self.buckets)
+        require(ascending, "data.buckets must ascend from at least 4", self.buckets)
 
     def _check_mixture(self) -> None:
         titles = [corpus.title for corpus in self.mixture]
-        _require(
+        require(
             len(set(titles)) == len(titles),
             "data.mixture: two corpora have one name; set `name` of one of them",
             titles,
         )
-        _require(
+        require(
             self.train in ("", *(corpus.train for corpus in self.mixture)),
             "data.mixture is read in place of data.train, which is none of its corpora: set "
             "--set=data.train= as well",
             self.train,
         )
-        _require(
+        require(
             self.validation is None,
             "data.validation cannot be set with data.mixture: set `validation` of its corpora",
             self.validation,
@@ -408,9 +409,9 @@ class PrepareConfig:
 
     def __post_init__(self) -> None:
         alone = not self.data.mixture
-        _require(alone, "data.mixture: prepare each corpus by itself", self.data.named)
+        require(alone, "data.mixture: prepare each corpus by itself", self.data.named)
         fits = tokenizers_for(self.task)
-        _require(
+        require(
             self.tokenizer_from is not None or self.data.tokenizer in fits,
             f"task {self.task!r} needs a tokenizer of kind {' or '.join(fits)}",
             self.data.tokenizer,

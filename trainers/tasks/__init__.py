@@ -14,7 +14,7 @@ from trainers.tasks.span import SpanTask
 from trainers.tasks.tag import TagTask
 
 TASKS: dict[str, Callable[[TrainConfig, str | None], Task]] = {
-    "lm": LanguageModelTask.from_config,
+    "lm": LanguageModelTask,
     "mlm": MaskedLanguageModelTask,
     "classify": ClassifyTask,
     "pair": ClassifyTask,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import math
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,48 +17,38 @@ from zoo import bundle
 from zoo.config import ConfigError, from_dict, to_dict
 from zoo.loading import load
 from zoo.models.build import build
+from zoo.models.lora import merge_lora
 from zoo.tokenizers import Tokenizer
 
 
 class Task(abc.ABC):
-    """Data, model, loss and metrics of a training run.
+    """Data, model, loss and metrics of a training run."""
 
-    Attributes:
-        model: what the bundle will hold.
-        trained_model: what `fit` runs: `model`, or `model` with something around it.
-        validation_data: what `fit` validates on, or several such by name, each of which it
-            validates on by itself ("val_loss/NAME"); None where `evaluate` does it all.
-        metrics: metric name -> "min" or "max", which way is better; the first one chooses the
-            best evaluation unless `config.monitor` names another.
-        loss_unit: what the validation loss is measured in, "" where that says nothing.
-    """
-
+    # Name -> "min" or "max", which way is better; the first one chooses the best evaluation, unless
+    # `config.monitor` names another.
     metrics: ClassVar[dict[str, str]]
-    loss_unit: ClassVar[str] = ""
-
+    loss_unit: ClassVar[str] = ""  # of the validation loss, "" where that says nothing
     config: TrainConfig
     tokenizer: Tokenizer
-    model: keras.Model
-    trained_model: keras.Model
+    model: keras.Model  # what the bundle will hold
+    bundle_options: dict[str, Any]  # what else it holds, see `bundle.save`
+    trained_model: keras.Model  # what `fit` runs: `model`, or `model` with something around it
+    # What `fit` validates on, or several such by name, each by itself ("val_loss/NAME"); None where
+    # `evaluate` does it all.
     validation_data: tf.data.Dataset | dict[str, tf.data.Dataset] | None = None
 
     @abc.abstractmethod
     def training_data(self, start_step: int, host: int = 0, num_hosts: int = 1) -> tf.data.Dataset:
-        """Batches of the steps from `start_step` to the end of the run.
-
-        With several hosts one host's rows of each batch, which all hosts together make whole.
-        """
+        """Batches of the steps from `start_step` to the end of the run: of several hosts one
+        host's rows of each batch, which all hosts together make whole."""
 
     @abc.abstractmethod
-    def compile(self, optimizer: keras.optimizers.Optimizer) -> None:
-        """Sets optimizer, loss and metrics on `trained_model`."""
+    def losses(self) -> dict[str, Any]:
+        """Loss and metrics of `trained_model`, as `keras.Model.compile` takes them."""
 
     @abc.abstractmethod
     def evaluate(self, logs: dict[str, float]) -> dict[str, float]:
-        """All validation metrics, names beginning with "val_", the monitored one among them.
-
-        `logs` is what `fit` logged, with its own validation if there is `validation_data`.
-        """
+        """All validation metrics, as "val_NAME", from what `fit` logged or by the model itself."""
 
     @abc.abstractmethod
     def trained_tokens(self, start_step: int, stop_step: int) -> int:
@@ -77,10 +66,6 @@ class Task(abc.ABC):
         """How much data there is, in one line."""
 
     @abc.abstractmethod
-    def save(self, workdir: Path) -> bundle.Bundle:
-        """Writes the bundle, low-rank factors merged into plain weights."""
-
-    @abc.abstractmethod
     def report(
         self, saved: bundle.Bundle, validation: dict[str, float], steps: int
     ) -> tuple[Comparison, list[str]]:
@@ -88,6 +73,16 @@ class Task(abc.ABC):
 
         `validation` has the scores of the saved weights, `steps` is the last evaluated step.
         """
+
+    def compile(self, optimizer: keras.optimizers.Optimizer) -> None:
+        """Sets optimizer, loss and metrics on `trained_model`."""
+        jit_compile = compiles(self.config.jit_compile)
+        self.trained_model.compile(optimizer=optimizer, jit_compile=jit_compile, **self.losses())
+
+    def save(self, workdir: Path) -> bundle.Bundle:
+        """Writes the bundle, low-rank factors merged into plain weights."""
+        merge_lora(self.model)
+        return bundle.save(workdir, self.model, self.tokenizer, **self.bundle_options)
 
     @property
     def monitor(self) -> tuple[str, str]:
@@ -98,17 +93,6 @@ class Task(abc.ABC):
                 f"monitor={name!r}: task {self.config.task!r} has {', '.join(self.metrics)}"
             )
         return name, self.metrics[name]
-
-    def jit_compile(self) -> bool:
-        """Whether XLA compiles the training step."""
-        return compiles(self.config.jit_compile)
-
-
-def is_better(value: float, best: float | None, mode: str) -> bool:
-    """Whether `value` beats `best` (None: nothing yet) where "min" or "max" is better."""
-    if best is None or math.isnan(best):
-        return True
-    return value < best if mode == "min" else value > best
 
 
 def read_initial(config: TrainConfig) -> bundle.Bundle | None:
@@ -131,14 +115,11 @@ def build_model(
 ) -> keras.Model:
     """The model of `config.task`; with `initial`'s shape and weights, some of them frozen."""
     if initial is None:
-        model_config = config.model_config(tokenizer.vocabulary_size)
-        return build(model_config, task=config.task, head=head)
-    initial_config = initial.model.backbone.config
-    values = to_dict(initial_config)
-    values["num_layers"] -= config.finetune.drop_layers
-    values |= config.model
-    model_config = from_dict(type(initial_config), values, where="finetune.init_from")
+        return build(config.model_config(tokenizer.vocabulary_size), task=config.task, head=head)
+    shape, finetune = initial.model.backbone.config, config.finetune
+    values = to_dict(shape) | {"num_layers": shape.num_layers - finetune.drop_layers} | config.model
+    model_config = from_dict(type(shape), values, where="finetune.init_from")
     model = build(model_config, task=config.task, head=head)
-    load_initial(model, initial.model, config.finetune.drop_layers)
-    apply_freezing(model, config.finetune)
+    load_initial(model, initial.model, finetune.drop_layers)
+    apply_freezing(model, finetune)
     return model

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
@@ -11,11 +10,9 @@ from trainers.config import TrainConfig
 from trainers.optim.losses import InBatchContrastiveLoss
 from trainers.report.baselines import tfidf_similarities
 from trainers.report.scores import retrieval_scores
-from trainers.report.sections import Comparison, retrieval_sections
-from trainers.tasks.classify import read_tables
+from trainers.report.sections import retrieval_sections
 from trainers.tasks.encoder import EncoderTask, clean_all, predict_all, token_counts
 from trainers.tasks.training_models import PairedEmbeddings
-from zoo.config import ConfigError
 from zoo.text.config import special_count
 from zoo.text.packing import pack, truncate
 
@@ -31,67 +28,56 @@ class EmbedTask(EncoderTask):
     metrics = {"val_mrr": "max", "val_accuracy@1": "max", "val_loss": "min"}  # noqa: RUF012
     unit = "pairs"
     fingerprint_columns = ("text", "text_pair")
+    baseline_method = "cosine of TF-IDF"
 
-    def __init__(self, config: TrainConfig, data_dir: str | None):
-        if config.data.pair_column is None:
-            raise ConfigError('task "embed" needs data.pair_column, the text that belongs to text')
-        if config.batch_size < 2:
-            raise ConfigError('task "embed" needs batch_size of 2 or more: others are contrasted')
-        splits = read_tables(config, data_dir)
-        both = splits.train.text, splits.train.text_pair
-        super().__init__(config, data_dir, splits, lambda: [*both[0], *both[1]])
+    def __init__(self, config: TrainConfig, data_dir: str | None = None):
+        super().__init__(config, data_dir)
         self.trained_model = PairedEmbeddings(self.model)
+
+    def vocabulary_texts(self):
+        return [*self.train.text, *self.train.text_pair]
+
+    def encode(self):
+        both = self.train.text, self.train.text_pair
         columns = [clean_all(self.text_model, column) for column in both]
         self.columns = [tf.constant(column, tf.string) for column in columns]
         longest = np.maximum(*(token_counts(self.tokenizer, column) for column in columns))
-        lengths = longest + special_count(pairs=False)
-        self.plan_batches(np.minimum(lengths, config.text.max_length))
+        return np.minimum(longest + special_count(pairs=False), self.config.text.max_length)
 
     def make_batch(self, step, rows, length):
-        real = tf.cast(rows >= 0, tf.float32)
-        rows = tf.maximum(rows, 0)
         pair = tf.stack([tf.gather(column, rows) for column in self.columns], axis=1)  # (B, 2)
         # Partners lie side by side, so that a batch may be cut between pairs for several devices.
-        ids = truncate(
-            self.tokenizer.encode(tf.reshape(pair, [-1])), length - special_count(pairs=False)
-        )
+        ids = self.tokenizer.encode(tf.reshape(pair, [-1]))
+        ids = truncate(ids, length - special_count(pairs=False))
         packed = pack(self.tokenizer, ids, length=length)
         inputs = {
             name: tf.reshape(value, tf.stack([-1, 2, length])) for name, value in packed.items()
         }
-        return inputs, tf.zeros_like(real), real
+        ones = tf.ones_like(rows, tf.float32)
+        return inputs, tf.zeros_like(ones), ones
 
-    def loss_target(self) -> keras.losses.Loss:
-        return InBatchContrastiveLoss(self.config.temperature, reduction="mean_with_sample_weight")
+    def losses(self):
+        temperature = self.config.temperature
+        return {"loss": InBatchContrastiveLoss(temperature, reduction="mean_with_sample_weight")}
 
-    def evaluate(self, logs):
-        first, second = self._vectors(self.validation)
-        each = InBatchContrastiveLoss(self.config.temperature, reduction=None)
-        loss = each(np.zeros(len(first)), np.stack([first, second], axis=1))
-        return {
-            "val_loss": float(np.mean(ops.convert_to_numpy(loss))),
-            **{f"val_{k}": v for k, v in retrieval_scores(first @ second.T).items()},
-        }
-
-    def _vectors(self, examples) -> list[np.ndarray]:
+    def answers(self, examples) -> list[np.ndarray]:
+        """Vectors (N, D) of the texts and of their partners."""
         return [
-            np.stack(predict_all(self.text_model.embed, column)["embedding"])  # (N, D)
+            np.stack(predict_all(self.text_model.embed, column)["embedding"])
             for column in (examples.text, examples.text_pair)
         ]
 
-    def compare(self, split, examples, folder):
-        first, second = self._vectors(examples)
-        baseline = None
-        if self.config.baseline:
-            known = [*self.train.text, *self.train.text_pair]
-            guesses = tfidf_similarities(known, examples.text, examples.text_pair)
-            baseline = retrieval_scores(guesses)
-        similarities = first @ second.T
-        comparison = Comparison(
-            split,
-            f"{len(examples):,} pairs",
-            retrieval_scores(similarities),
-            baseline,
-            "cosine of TF-IDF",
-        )
-        return comparison, retrieval_sections(comparison, examples, similarities)
+    def scores(self, examples, answers):
+        return retrieval_scores(answers[0] @ answers[1].T)
+
+    def validation_scores(self, answers, scores):
+        each = InBatchContrastiveLoss(self.config.temperature, reduction=None)
+        losses = each(np.zeros(len(answers[0])), np.stack(answers, axis=1))
+        return {"loss": float(np.mean(ops.convert_to_numpy(losses))), **scores}
+
+    def baseline(self, examples):
+        known = self.vocabulary_texts()
+        return retrieval_scores(tfidf_similarities(known, examples.text, examples.text_pair))
+
+    def sections(self, comparison, examples, answers, folder):
+        return retrieval_sections(comparison, examples, answers[0] @ answers[1].T)

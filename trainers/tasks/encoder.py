@@ -1,4 +1,4 @@
-"""What the tasks on labelled texts share: splits, tokenizer, model, batches and the report."""
+"""The engine of tasks on labelled texts: splits, tokenizer, model, batches, scores, report."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import functools
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -17,6 +16,7 @@ from trainers.config import TrainConfig
 from trainers.data.config import DataConfig
 from trainers.data.corpus import read_documents
 from trainers.data.datasets import read_examples
+from trainers.data.examples import random_split
 from trainers.data.pipeline import BucketPlan, default_buckets, host_rows, mapped
 from trainers.metrics import write_scores
 from trainers.report.sections import Comparison
@@ -24,10 +24,11 @@ from trainers.tasks.base import Task, build_model, read_initial
 from trainers.tokenizers import encoder_tokenizer
 from zoo import bundle
 from zoo.config import ConfigError
-from zoo.models.lora import merge_lora
 from zoo.text.base import TextEncoder
 from zoo.text.cleaning import clean
+from zoo.text.config import special_count
 from zoo.text.models import TEXT_MODELS
+from zoo.text.packing import Windows, cut_windows, pack, row_windows, take_windows
 from zoo.tokenizers import Tokenizer
 from zoo.tokenizers.base import require_roles
 
@@ -35,86 +36,119 @@ from zoo.tokenizers.base import require_roles
 _ENCODE_BATCH = 4096
 
 
-class Splits(NamedTuple):
-    """Training, validation and test examples, of one of the classes of `trainers.data.examples`."""
-
-    train: Any
-    validation: Any
-    test: Any | None
-
-
 class EncoderTask(Task):
-    """A task on labelled examples whose model reads token ids with `zoo.text.base`.
+    """A task on labelled examples, whose model reads token ids as `zoo.text.base` packs them.
 
-    A subclass reads its splits, calls this constructor, and then `plan_batches`.
-
-    Args:
-        splits: Splits. texts: to train a vocabulary on.
-        labels: names of classes or tags, () where there are none.
-        head: options of the task's head that the data decide.
-
-    Attributes:
-        text_model: the strings-in functions around `model`: evaluation asks what is served.
+    Evaluation asks `text_model`, the strings-in functions around the model: what is served.
     """
 
-    fingerprint_columns: Sequence[str]  # of the examples
-    unit: str  # what they are called
+    fingerprint_columns: ClassVar[tuple[str, ...]]  # of the examples
+    unit: ClassVar[str]  # what the examples are called
+    baseline_method: ClassVar[str]  # what the baseline is
+    label_option: ClassVar[str] = ""  # option of the head with the number of labels
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        data_dir: str | None,
-        splits: Splits,
-        texts: Callable[[], list[str]],
-        labels: tuple[str, ...] = (),
-        head: dict[str, Any] | None = None,
-    ):
+    def __init__(self, config: TrainConfig, data_dir: str | None = None):
         self.config = config
+        self.train, self.validation, self.test = self._read_splits(data_dir)
+        self.labels = self.find_labels()
         self.monitor  # noqa: B018  a wrong `monitor` should not wait for the first evaluation
-        self.train, self.validation, self.test = splits
-        self.labels = labels
         initial = read_initial(config)
-        self.tokenizer = make_tokenizer(config, initial, texts, data_dir)
-        self.model = build_model(config, self.tokenizer, initial, {**(head or {}), **config.head})
+        self.tokenizer = make_tokenizer(config, initial, self.vocabulary_texts, data_dir)
+        head = {self.label_option: len(self.labels)} if self.labels else {}
+        self.model = build_model(config, self.tokenizer, initial, {**head, **config.head})
         self.trained_model = self.model
-        self.text_model = TEXT_MODELS[config.task](self.tokenizer, self.model, config.text, labels)
+        self.bundle_options = {"labels": self.labels, "text": config.text}
+        self.text_model = TEXT_MODELS[config.task](
+            self.tokenizer, self.model, config.text, self.labels
+        )
+        lengths = self.encode()
+        buckets = config.data.buckets or default_buckets(lengths, config.text.max_length)
+        self.plan = BucketPlan(lengths, config.batch_size, buckets, config.seed)
 
-    def plan_batches(self, lengths: np.ndarray) -> None:
-        """Plans batches of rows of like length; `lengths` (N,) are tokens of each training row."""
-        data, limit = self.config.data, self.config.text.max_length
-        buckets = data.buckets or default_buckets(lengths, limit)
-        self.plan = BucketPlan(lengths, self.config.batch_size, buckets, self.config.seed)
+    def split(self, examples: Any, share: float) -> tuple[np.ndarray, np.ndarray]:
+        """(kept, held out) rows, where the config names no examples to hold out."""
+        return random_split(len(examples), share, self.config.seed)
+
+    def find_labels(self) -> tuple[str, ...]:
+        """What the examples of `train` are labelled with; ValueError where others do not fit."""
+        return ()
+
+    @abc.abstractmethod
+    def vocabulary_texts(self) -> list[str]:
+        """What a vocabulary is trained on."""
+
+    @abc.abstractmethod
+    def encode(self) -> np.ndarray:
+        """Keeps the training rows as `make_batch` needs them; gives their tokens (N,)."""
 
     @abc.abstractmethod
     def make_batch(self, step: tf.Tensor, rows: tf.Tensor, length: tf.Tensor) -> tuple:
-        """`(inputs (B, T), targets, weights)` of rows (B,); one of -1 is padding of weight 0."""
+        """`(inputs (B, T), targets, weights (B, ...))` of training rows (B,)."""
+
+    @abc.abstractmethod
+    def answers(self, examples: Any) -> Any:
+        """What the model says of examples."""
+
+    @abc.abstractmethod
+    def scores(self, examples: Any, answers: Any) -> dict[str, Any]:
+        """How good the answers are, the score to compare by first."""
+
+    def validation_scores(self, answers: Any, scores: dict[str, Any]) -> dict[str, float]:
+        """What is logged of an evaluation."""
+        return scores
+
+    @abc.abstractmethod
+    def baseline(self, examples: Any) -> dict[str, Any] | None:
+        """The scores of a simple model."""
+
+    @abc.abstractmethod
+    def sections(
+        self, comparison: Comparison, examples: Any, answers: Any, folder: Path
+    ) -> list[str]:
+        """The sections of the report, whose pictures lie in `folder`."""
 
     def training_data(self, start_step: int, host: int = 0, num_hosts: int = 1) -> tf.data.Dataset:
         """As `Task`: whole batches are made on every host, which keeps its rows."""
         own = host_rows(self.config.batch_size, host, num_hosts)
 
-        def batch(*element):
-            return tf.nest.map_structure(lambda part: part[own], self.make_batch(*element))
+        def batch(step, rows, length):
+            real = tf.cast(rows >= 0, tf.float32)  # rows of -1 are padding
+            inputs, targets, weights = self.make_batch(step, tf.maximum(rows, 0), length)
+            weights *= tf.reshape(real, [-1] + [1] * (weights.shape.rank - 1))
+            whole = inputs, targets, weights
+            return whole if num_hosts == 1 else tf.nest.map_structure(lambda part: part[own], whole)
 
-        batches = self.plan.batches(start_step, self.config.steps)
-        return mapped(batches, self.make_batch if num_hosts == 1 else batch)
+        return mapped(self.plan.batches(start_step, self.config.steps), batch)
+
+    def cut(self, counts: np.ndarray) -> Windows:
+        """Windows of texts of so many tokens (N,): from now on they are the training rows."""
+        text = self.config.text
+        windows = cut_windows(tf.constant(counts), text.window_size(), text.window_stride())
+        self.rows, self.starts = windows.rows.numpy(), windows.starts.numpy()
+        return windows
+
+    def pack_windows(
+        self, rows: tf.Tensor, length: tf.Tensor, ids: tf.RaggedTensor, *along: tf.RaggedTensor
+    ) -> tuple[dict[str, tf.Tensor], list[tf.RaggedTensor]]:
+        """The windows of rows, packed, and what stands along their tokens."""
+        start = tf.gather(tf.constant(self.starts), rows)
+        window = row_windows(ids, start, length - special_count(pairs=False))
+        packed = pack(self.tokenizer, take_windows(ids, window), length=length)
+        return packed, [take_windows(values, window) for values in along]
 
     def trained_tokens(self, start_step: int, stop_step: int) -> int:
         return self.plan.real_tokens(start_step, stop_step)
 
-    def loss_target(self) -> keras.losses.Loss:
-        """The loss that `compile` sets."""
-        raise NotImplementedError(f"{type(self).__name__} has no loss")
-
-    def compile(self, optimizer: keras.optimizers.Optimizer) -> None:
-        """Sets optimizer and loss; the other metrics are `evaluate`'s."""
-        self.trained_model.compile(
-            optimizer=optimizer, loss=self.loss_target(), jit_compile=self.jit_compile()
-        )
-
     def fingerprint(self) -> str:
+        """SHA-256 over the values of all columns, in order."""
+        digest = hashlib.sha256()
         splits, names = (self.train, self.validation), self.fingerprint_columns
-        return digest_of(*(getattr(split, name) or [] for split in splits for name in names))
+        for column in (getattr(split, name) or [] for split in splits for name in names):
+            for value in column:
+                encoded = repr(value).encode("utf-8", "surrogatepass")
+                digest.update(len(encoded).to_bytes(8, "little") + encoded)
+            digest.update(b"|")
+        return digest.hexdigest()
 
     def data_summary(self) -> str:
         parts = [f"{len(self.train):,} training", f"{len(self.validation):,} validation"]
@@ -123,40 +157,57 @@ class EncoderTask(Task):
             parts.append(f"{len(self.test):,} test")
         text = f"{', '.join(parts[:-1])} and {parts[-1]} {self.unit}"
         text += f" ({left_out:,} left out)" if left_out else ""
-        labels = f", {len(self.labels)} {'tags' if self.unit == 'sentences' else 'classes'}"
-        vocabulary = f", vocabulary {self.tokenizer.vocabulary_size}"
-        return text + (labels if self.labels else "") + vocabulary
+        if self.labels:
+            text += f", {len(self.labels)} {'tags' if self.unit == 'sentences' else 'classes'}"
+        return f"{text}, vocabulary {self.tokenizer.vocabulary_size}"
 
-    def save(self, workdir: Path) -> bundle.Bundle:
-        merge_lora(self.model)
-        return bundle.save(
-            workdir, self.model, self.tokenizer, labels=self.labels, text=self.config.text
-        )
-
-    def reported(self) -> tuple[str, Any]:
-        """What the report is about: "test" and the test data, or "validation" without any."""
-        if self.test is None:
-            return "validation", self.validation
-        return "test", self.test
+    def evaluate(self, logs: dict[str, float]) -> dict[str, float]:
+        answers = self.answers(self.validation)
+        found = self.validation_scores(answers, self.scores(self.validation, answers))
+        return {f"val_{name}": value for name, value in found.items()}
 
     def report(
         self, saved: bundle.Bundle, validation: dict[str, float], steps: int
     ) -> tuple[Comparison, list[str]]:
-        split, examples = self.reported()
-        comparison, sections = self.compare(split, examples, saved.folder)
-        left_out = getattr(examples, "left_out", None)
-        write_scores(
-            saved.folder,
-            split=split,
-            model=comparison.model,
-            baseline=comparison.baseline,
-            **({} if left_out is None else {"left_out": left_out}),
+        split = "validation" if self.test is None else "test"
+        examples = getattr(self, split)
+        answers = self.answers(examples)
+        rows, left_out = f"{len(examples):,} {self.unit}", {}
+        if hasattr(examples, "left_out"):
+            left_out = {"left_out": examples.left_out}
+            if examples.left_out:
+                rows += f" ({examples.left_out:,} more of the file left out: answers not at their"
+                rows += " offsets)"
+        comparison = Comparison(
+            split,
+            rows,
+            self.scores(examples, answers),
+            self.baseline(examples) if self.config.baseline else None,
+            self.baseline_method,
         )
-        return comparison, sections
+        model, baseline = comparison.model, comparison.baseline
+        write_scores(saved.folder, split=split, model=model, baseline=baseline, **left_out)
+        return comparison, self.sections(comparison, examples, answers, saved.folder)
 
-    @abc.abstractmethod
-    def compare(self, split: str, examples: Any, folder: Path) -> tuple[Comparison, list[str]]:
-        """The model's and a baseline's scores on examples, and the sections of the report."""
+    def _read_splits(self, data_dir: str | None) -> tuple[Any, Any, Any]:
+        """The examples that `config.data` names, or shares of the training ones."""
+        data = self.config.data
+        read = functools.partial(read_examples, self.config.task, data=data, data_dir=data_dir)
+        train = read(data.train)
+        test = None if data.test is None else read(data.test)
+        if test is None and data.test_fraction:
+            try:
+                kept, held_out = self.split(train, data.test_fraction)
+            except ValueError as error:
+                raise ValueError(
+                    f"{data.train}: no test examples can be held out: {error} Or train without a "
+                    "test: --set=data.test_fraction=0."
+                ) from error
+            train, test = train.select(kept), train.select(held_out)
+        if data.validation is not None:
+            return train, read(data.validation), test
+        kept, held_out = self.split(train, data.validation_fraction)
+        return train.select(kept), train.select(held_out), test
 
 
 def make_tokenizer(
@@ -186,71 +237,31 @@ def make_tokenizer(
     return tokenizer
 
 
-def read_splits(
-    config: TrainConfig, data_dir: str | None, split: Callable[[Any, float], tuple]
-) -> Splits:
-    """The splits that `config.data` names, or shares of the training examples.
-
-    `split` gives (kept, held out) rows of examples and a share; a test share of 0 is no test.
-    """
-    data = config.data
-    read = functools.partial(read_examples, config.task, data=data, data_dir=data_dir)
-    train = read(data.train)
-    test = None if data.test is None else read(data.test)
-    if test is None and data.test_fraction:
-        try:
-            kept, held_out = split(train, data.test_fraction)
-            train, test = train.select(kept), train.select(held_out)
-        except ValueError as error:
-            raise ValueError(
-                f"{data.train}: no test examples can be held out: {error} Or train without a test: "
-                "--set=data.test_fraction=0."
-            ) from error
-    if data.validation is not None:
-        return Splits(train, read(data.validation), test)
-    kept, held_out = split(train, data.validation_fraction)
-    return Splits(train.select(kept), train.select(held_out), test)
-
-
 def token_counts(tokenizer: Tokenizer, texts: Sequence[str | bytes]) -> np.ndarray:
     """Tokens of each text, int64 (N,), special ones not counted."""
     counts = [np.zeros(0, np.int64)]
-    for start in range(0, len(texts), _ENCODE_BATCH):
+    for part in _parts(texts):
         with tf.device("CPU"):  # string operations run there; their neighbours should not move
-            counts.append(
-                tokenizer.encode(texts[start : start + _ENCODE_BATCH]).row_lengths().numpy()
-            )
+            counts.append(tokenizer.encode(part).row_lengths().numpy())
     return np.concatenate(counts)
 
 
 def clean_all(text_model: TextEncoder, texts: list[str]) -> list[bytes]:
     """The texts as `text_model` cleans them, once and for all epochs."""
-    cleaned = []
-    for start in range(0, len(texts), _ENCODE_BATCH):
-        part = tf.constant(texts[start : start + _ENCODE_BATCH], tf.string)
-        cleaned += clean(part, text_model.config.cleaning).numpy().tolist()
-    return cleaned
+    cleaning = text_model.config.cleaning
+    parts = (clean(tf.constant(part, tf.string), cleaning) for part in _parts(texts))
+    return [text for part in parts for text in part.numpy().tolist()]
 
 
-def digest_of(*columns: Iterable[Any]) -> str:
-    """SHA-256 over the values of columns, in order."""
-    digest = hashlib.sha256()
-    for column in columns:
-        for value in column:
-            encoded = repr(value).encode("utf-8", "surrogatepass")
-            digest.update(len(encoded).to_bytes(8, "little") + encoded)
-        digest.update(b"|")
-    return digest.hexdigest()
+def _parts(texts: Sequence[Any]) -> Iterable[Sequence[Any]]:
+    return (texts[start : start + _ENCODE_BATCH] for start in range(0, len(texts), _ENCODE_BATCH))
 
 
 def predict_all(
     function, *columns: list[str], batch_size: int = 64, keep=None
 ) -> dict[str, list[np.ndarray]]:
-    """Output name -> its N values, from a strings-in function such as `TextClassifier.predict`.
-
-    Texts of like length go together; padded outputs keep the padding of their batch. `keep` takes
-    (row numbers, outputs) of a batch and gives what is kept, name -> array; default: everything.
-    """
+    """Output name -> its N values, from a strings-in function such as `TextClassifier.predict`, or
+    what `keep` makes of (row numbers, outputs) of each batch. Texts of like length go together."""
     order = np.argsort([sum(map(len, row)) for row in zip(*columns)], kind="stable")
     answers: dict[str, list] = {}
     for start in range(0, len(order), batch_size):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import abc
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -13,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainers.config import TrainConfig
+from trainers.data import pipeline
 from trainers.data.config import DataConfig
 from trainers.data.corpus import (
     Corpus,
@@ -24,13 +26,17 @@ from trainers.data.corpus import (
     corpus_summary,
     encode_texts,
     prepared_corpus,
+    read_documents,
     split_documents,
     streams_fingerprint,
 )
-from trainers.data.pipeline import WindowOrder
+from trainers.data.datasets import NAMED_DATASETS, Examples
+from trainers.data.examples import Questions, TaggedTexts
 from trainers.data.shards import Prepared, TokenShards, TokenStream, find_prepared, open_prepared
+from trainers.data.sources import find_data_dir
 from trainers.report.sections import Comparison
 from trainers.tasks.base import Task
+from zoo import bundle
 from zoo.config import ConfigError
 from zoo.output import cell, table
 from zoo.tokenizers import Tokenizer
@@ -40,21 +46,19 @@ _VALIDATION_TOKENS = 8192
 
 
 class RunningTextTask(Task):
-    """A task over token streams.
-
-    A mixture is validated corpus by corpus. `val_loss` and `val_accuracy` are the means over the
-    mixture, each corpus with its share of what is read, and `val_loss/NAME` is that of one corpus;
-    `monitor` may name any of them.
-    """
+    """A task over token streams. A mixture is validated corpus by corpus, `val_loss/NAME`, and
+    `val_loss` and `val_accuracy` are the means, each corpus with its share of what is read."""
 
     corpus: Corpus | Mixture
+    length: int  # tokens of a window
+    segment: int = 1  # consecutive windows that are read together
 
     @abc.abstractmethod
-    def order(self) -> WindowOrder:
-        """The order in which training reads windows."""
+    def validation_set(self, ids: TokenStream) -> tf.data.Dataset:
+        """What one corpus is validated on."""
 
     @abc.abstractmethod
-    def samples(self, saved: Any) -> list[str]:
+    def samples(self, saved: bundle.Bundle) -> list[str]:
         """Sections that show what the model makes of some texts."""
 
     @property
@@ -63,13 +67,18 @@ class RunningTextTask(Task):
         corpora = {f"val_loss/{corpus.title}": "min" for corpus in self.config.data.mixture}
         return {"val_loss": "min", "val_accuracy": "max", **corpora}
 
-    def compile(self, optimizer: keras.optimizers.Optimizer) -> None:
-        self.trained_model.compile(
-            optimizer=optimizer,
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            weighted_metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-            jit_compile=self.jit_compile(),
-        )
+    @property
+    def validation_data(self) -> tf.data.Dataset | dict[str, tf.data.Dataset]:
+        """What `fit` validates on: a dataset, of a mixture one for each name."""
+        parts = corpora_of(self.corpus).items()
+        sets = {name: self.validation_set(part.validation_ids) for name, part in parts}
+        return sets if isinstance(self.corpus, Mixture) else sets[""]
+
+    def losses(self) -> dict[str, Any]:
+        return {
+            "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            "weighted_metrics": [keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+        }
 
     def fingerprint(self) -> str:
         return streams_fingerprint(self.corpus)
@@ -81,36 +90,35 @@ class RunningTextTask(Task):
     def data_summary(self) -> str:
         return corpus_summary(self.corpus)
 
-    def validation_sets(
-        self, make: Callable[[TokenStream], tf.data.Dataset]
-    ) -> tf.data.Dataset | dict[str, tf.data.Dataset]:
-        """What `fit` validates on: a dataset, of a mixture one for each name."""
-        sets = {n: make(part.validation_ids) for n, part in corpora_of(self.corpus).items()}
-        return sets if isinstance(self.corpus, Mixture) else sets[""]
+    def trained_tokens(self, start_step: int, stop_step: int) -> int:
+        """Every slot of a window is a token."""
+        return (stop_step - start_step) * self.config.batch_size * self.length
 
-    def validation_rows(self, length: int) -> int:
-        """Rows of a validation batch, the same for all corpora of a mixture.
+    def windows(self, start_step: int, host: int = 0, num_hosts: int = 1) -> tf.data.Dataset:
+        """Windows of the training text, as `training_data`, with targets one token ahead."""
+        config = self.config
+        of_run = config.batch_size, self.length, config.seed, start_step, config.steps
+        return pipeline.training_windows(
+            self.corpus.train_ids, *of_run, self.segment, host, num_hosts
+        )
 
-        So that the graph is compiled once, however small one of them is.
-        """
+    def validation_windows(self, ids: TokenStream) -> tf.data.Dataset:
+        """Batches of as many rows for all corpora of a mixture, however small one of them is, so
+        that the graph is compiled once."""
         streams = [part.validation_ids for part in corpora_of(self.corpus).values()]
-        windows = max(math.ceil((len(ids) - 1) / length) for ids in streams)
-        return min(max(_VALIDATION_TOKENS // length, 1), windows)
+        windows = max(math.ceil((len(stream) - 1) / self.length) for stream in streams)
+        rows = min(max(_VALIDATION_TOKENS // self.length, 1), windows)
+        return pipeline.validation_windows(ids, rows, self.length, at_least=rows).dataset
 
     def evaluate(self, logs: Mapping[str, float]) -> dict[str, float]:
         """Loss, accuracy and perplexity; the loss of each corpus of a mixture."""
-        means, losses = {}, {}
-        for metric in ("loss", "accuracy"):
-            if isinstance(self.corpus, Mixture):
-                each = {name: logs[f"val_{metric}/{name}"] for name in self.corpus.corpora}
-                means[f"val_{metric}"] = float(self.corpus.mean(each))
-            else:
-                means[f"val_{metric}"] = float(logs[f"val_{metric}"])
-        means["val_perplexity"] = math.exp(min(means["val_loss"], 700.0))
-        if isinstance(self.corpus, Mixture):
-            names = [f"val_loss/{name}" for name in self.corpus.corpora]
-            losses = {name: float(logs[name]) for name in names}
-        return {**means, **losses}
+        mixed, found = isinstance(self.corpus, Mixture), {}
+        names = {name: f"/{name}" if mixed else "" for name in corpora_of(self.corpus)}
+        for metric in ("val_loss", "val_accuracy"):
+            each = {name: logs[metric + suffix] for name, suffix in names.items()}
+            found[metric] = float(self.corpus.mean(each) if mixed else each[""])
+        found["val_perplexity"] = math.exp(min(found["val_loss"], 700.0))
+        return found | {f"val_loss{s}": float(logs[f"val_loss{s}"]) for s in names.values() if s}
 
     def mean_over_corpora(self, of_corpus: Callable[[Corpus], Any]) -> Any:
         """Something known of each corpus, its mean over a mixture."""
@@ -118,18 +126,18 @@ class RunningTextTask(Task):
         return self.corpus.mean(values) if isinstance(self.corpus, Mixture) else values[""]
 
     def token_frequencies(self) -> np.ndarray:
-        """Share of each token in training, (V,), of a mixture in an even share of it.
+        """Share of each token in training, (V,), half a token added for those that never come."""
+        size, parts = self.tokenizer.vocabulary_size, corpora_of(self.corpus).values()
+        if isinstance(self.corpus, Mixture):
+            tokens = sum(len(part.train_ids) for part in parts)
 
-        Half a token is added to each, for special ones and others that never come.
-        """
-        size, parts = self.tokenizer.vocabulary_size, corpora_of(self.corpus)
-        counts = {name: _counts(part.train_ids, size) for name, part in parts.items()}
-        if not isinstance(self.corpus, Mixture):
-            smoothed = counts[""] + 0.5
+            def count(part):
+                counts = _counts(part.train_ids, size)
+                return tokens * counts / counts.sum()
+
+            smoothed = self.mean_over_corpora(count) + 0.5
         else:
-            tokens = sum(len(part.train_ids) for part in parts.values())
-            shares = {name: tokens * count / count.sum() for name, count in counts.items()}
-            smoothed = self.corpus.mean(shares) + 0.5
+            smoothed = _counts(self.corpus.train_ids, size) + 0.5
         return smoothed / smoothed.sum()
 
     def report(self, saved, validation, steps):
@@ -150,13 +158,11 @@ class RunningTextTask(Task):
             baseline,
             "how frequent each token is",
         )
-        return comparison, [*self._mixture_section(steps), *self.samples(saved)]
+        mixture = [self._mixture_section(steps)] if isinstance(self.corpus, Mixture) else []
+        return comparison, [*mixture, *self.samples(saved)]
 
     def opening_of_validation(self, characters: int) -> str:
-        """The first words, of about so many characters, of a line of the validation text.
-
-        What the report lets a model go on from, where nobody said what: text of its own kind.
-        """
+        """The first words of a line of the validation text, for a report's sample."""
         ids = next(iter(corpora_of(self.corpus).values())).validation_ids
         start = np.asarray(ids[: min(len(ids), 20 * characters)], "int32")
         text = self.tokenizer.decode(start[None]).numpy()[0].decode("utf-8", "ignore")
@@ -166,106 +172,103 @@ class RunningTextTask(Task):
         cut = line[:characters]
         return cut.rsplit(" ", 1)[0] if " " in cut and len(line) > characters else cut
 
-    def _mixture_section(self, steps: int) -> list[str]:
+    def _mixture_section(self, steps: int) -> str:
         """What was read of each corpus, up to the last logged step."""
-        if not isinstance(self.corpus, Mixture):
-            return []
-        order = self.order()
+        order = pipeline.WindowOrder(
+            self.corpus.train_ids,
+            self.config.batch_size,
+            self.length,
+            self.config.seed,
+            self.segment,
+        )
         windows = order.windows_read(steps)
+        passes = order.epochs(windows).tolist()
         rows = [
             [
                 cell(corpus.title),
                 f"{corpus.weight:g}",
                 f"{100 * count / windows.sum():.2f} %",
                 f"{count * order.length:,}",
-                f"{passes:.2f}",
+                f"{passed:.2f}",
             ]
-            for corpus, count, passes in zip(
-                self.config.data.mixture, windows.tolist(), order.epochs(windows).tolist()
-            )
+            for corpus, count, passed in zip(self.config.data.mixture, windows.tolist(), passes)
         ]
         header = ["corpus", "weight", "share read", "tokens read", "passes over it"]
-        return [
-            "## Mixture",
-            table(header, rows, numbers=(1, 2, 3, 4)),
-            f"What the {steps:,} steps read. The validation loss is the mean over the corpora, "
-            f"weighed by their shares of a block of {sum(self.corpus.block.values()):,} rows.",
-        ]
+        return (
+            f"## Mixture\n\n{table(header, rows, numbers=(1, 2, 3, 4))}\n\nWhat the {steps:,} "
+            "steps read. The validation loss is the mean over the corpora, weighed by their shares "
+            f"of a block of {sum(self.corpus.block.values()):,} rows."
+        )
 
 
-class RunningText:
-    """The text of a run, read and split but not encoded: one corpus, or those of a mixture.
+def read_corpus(
+    config: TrainConfig,
+    data_dir: str | None,
+    tokenizer: Tokenizer | Callable[[list[str]], Tokenizer],
+    length: int,
+) -> Corpus | Mixture:
+    """Reads, splits and encodes the text of a run in windows of `length`, or opens what was
+    prepared before by the same tokenizer. A function makes one of texts, if none was prepared."""
+    parts, known = _read_parts(config, data_dir, tokenizer)
+    corpora = {}
+    for name in [*parts]:
+        part = parts.pop(name)  # the texts are forgotten
+        with _naming_corpus(name):
+            if isinstance(part, Prepared):
+                corpora[name] = prepared_corpus(part, length)
+            else:
+                corpora[name] = encode_texts(part, known, length)
+    data = config.data
+    return Mixture(corpora, data.block()) if data.mixture else corpora[""]
 
-    Args:
-        read: `(DataConfig, source)` to the documents of a text.
-        tokenizer: what the run reads with, if that is known; then it must have made the ids of
-            corpora that were prepared. Anything else than a Tokenizer leaves the choice to them.
 
-    Attributes:
-        documents: all that were read, but for those that only validate.
-        tokenizer: what made the ids of prepared corpora, None where there are none.
-    """
+def _read_parts(config, data_dir, tokenizer) -> tuple[dict[str, Prepared | SplitTexts], Tokenizer]:
+    known = tokenizer if isinstance(tokenizer, Tokenizer) else None
+    parts: dict[str, Prepared | SplitTexts] = {}
+    documents: list[Document] = []
+    for name, data in config.data.corpora().items():
+        with _naming_corpus(name):
+            part = _open_prepared(data, known, data_dir)
+            if part is not None:
+                known = known or part.tokenizer  # which the others must have as well
+            else:
+                texts, held_out = read_running_text(data, data.train, data_dir), None
+                documents += texts
+                if data.validation is not None:
+                    held_out = read_running_text(data, data.validation, data_dir)
+                part = split_documents(texts, data.validation_fraction, held_out, config.seed)
+            parts[name] = part
+    if known is None:
+        # Words of an encoder's vocabulary come from whole documents, and not from halves of them.
+        whole = [document.text for document in documents]
+        training = [text for part in parts.values() for text in part.train]
+        known = tokenizer(whole if config.task == "mlm" else training)
+    return parts, known
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        read: Callable[[DataConfig, str], list[Document]],
-        tokenizer: Any,
-        data_dir: str | None,
-    ):
-        self.config = config
-        self.documents: list[Document] = []
-        self._parts: dict[str, Prepared | SplitTexts] = {}
-        for name, data in config.data.corpora().items():
-            with _naming_corpus(name):
-                prepared = _open_prepared(data, tokenizer, data_dir)
-                self._parts[name] = self._split(data, read) if prepared is None else prepared
-        self.tokenizer = self._tokenizer_of_prepared()
 
-    def corpus(
-        self, tokenizer: Tokenizer | Callable[[Iterable[str]], Tokenizer], context_length: int
-    ) -> Corpus | Mixture:
-        """All of it encoded, under one tokenizer. The texts are forgotten.
+def read_running_text(data: DataConfig, source: str, data_dir: str | None) -> list[Document]:
+    """The documents of a source of running text, or the texts of a labelled data set by name, which
+    a model gets used to before it sees labels (Gururangan et al., 2020, arXiv:2004.10964)."""
+    if source in NAMED_DATASETS:
+        texts = texts_of(NAMED_DATASETS[source].read(find_data_dir(data_dir)))
+        return [Document(f"{source}:{number}", text) for number, text in enumerate(texts, 1)]
+    return read_documents(source, data, data_dir)
 
-        A function makes the tokenizer from the training texts of all corpora, if none was prepared.
-        """
-        if not isinstance(tokenizer, Tokenizer):
-            known = self.tokenizer is not None
-            tokenizer = self.tokenizer if known else tokenizer(self._training_texts())
-        self.documents, corpora = [], {}
-        for name in [*self._parts]:
-            part = self._parts.pop(name)
-            with _naming_corpus(name):
-                if isinstance(part, Prepared):
-                    corpora[name] = prepared_corpus(part, context_length)
-                else:
-                    corpora[name] = encode_texts(part, tokenizer, context_length)
-        data = self.config.data
-        return Mixture(corpora, data.block()) if data.mixture else corpora[""]
 
-    def _split(self, data: DataConfig, read) -> SplitTexts:
-        documents = read(data, data.train)
-        held_out = None if data.validation is None else read(data, data.validation)
-        self.documents += documents
-        return split_documents(documents, data.validation_fraction, held_out, self.config.seed)
+def texts_of(examples: Examples) -> list[str]:
+    """The texts of labelled examples, each once, without their labels."""
+    if isinstance(examples, TaggedTexts):
+        return [" ".join(words) for words in examples.words]
+    if isinstance(examples, Questions):
+        return list(dict.fromkeys(examples.context))
+    return examples.text
 
-    def _training_texts(self) -> list[str]:
-        texts = (part.train for part in self._parts.values() if isinstance(part, SplitTexts))
-        return [text for part in texts for text in part]
 
-    def _tokenizer_of_prepared(self) -> Tokenizer | None:
-        prepared = {n: part for n, part in self._parts.items() if isinstance(part, Prepared)}
-        first = next(iter(prepared), None)
-        for name, part in prepared.items():
-            one, other = prepared[first].tokenizer, part.tokenizer
-            if one.fingerprint != other.fingerprint:
-                raise ConfigError(
-                    f"data.mixture: {first!r} was prepared with a {one.kind} tokenizer with "
-                    f"fingerprint {one.fingerprint}, {name!r} with a {other.kind} tokenizer with "
-                    f"{other.fingerprint}. Prepare both with one: python -m trainers.data.prepare "
-                    f"--tokenizer={prepared[first].folder}/tokenizer ..."
-                )
-        return None if first is None else prepared[first].tokenizer
+def fenced(text: str) -> str:
+    """A Markdown code block that no run of backticks in the text can end."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text}\n{fence}"
 
 
 def _counts(ids: TokenStream, size: int) -> np.ndarray:
@@ -285,8 +288,10 @@ def _naming_corpus(corpus: str) -> Iterator[None]:
         raise kind(f"data.mixture: corpus {corpus!r}: {error}") from error
 
 
-def _open_prepared(data: DataConfig, tokenizer: Any, data_dir: str | None) -> Prepared | None:
-    """The prepared folder that `data.train` names, None if it names a text; as `RunningText`."""
+def _open_prepared(
+    data: DataConfig, tokenizer: Tokenizer | None, data_dir: str | None
+) -> Prepared | None:
+    """The prepared folder that `data.train` names, None if it names a text."""
     folder = find_prepared(data.train, data_dir)
     if folder is None:
         return None
@@ -295,8 +300,8 @@ def _open_prepared(data: DataConfig, tokenizer: Any, data_dir: str | None) -> Pr
             f"data.validation={data.validation!r} cannot be set: {folder} holds its own validation "
             "split, chosen by --validation of trainers.data.prepare"
         )
-    prepared = open_prepared(folder, tokenizer if isinstance(tokenizer, Tokenizer) else None)
-    if not isinstance(tokenizer, Tokenizer) and prepared.index.tokenizer != data.tokenizer:
+    prepared = open_prepared(folder, tokenizer)
+    if tokenizer is None and prepared.index.tokenizer != data.tokenizer:
         raise ConfigError(
             f"data.tokenizer={data.tokenizer!r}, but {folder} was prepared with "
             f"{prepared.index.tokenizer!r} (fingerprint {prepared.index.fingerprint}): set "

@@ -7,16 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from trainers.config import TrainConfig
 from trainers.data.augment import augment_tagged
-from trainers.data.examples import TaggedTexts, check_tags, random_split
+from trainers.data.examples import TaggedTexts, check_tags
 from trainers.optim.losses import SparseCrossentropy
 from trainers.report.baselines import tagging_baseline
 from trainers.report.scores import tag_scores
-from trainers.report.sections import Comparison, tagging_sections
-from trainers.tasks.encoder import EncoderTask, predict_all, read_splits, token_counts
+from trainers.report.sections import tagging_sections
+from trainers.tasks.encoder import EncoderTask, predict_all, token_counts
 from zoo.text.config import special_count
-from zoo.text.packing import cut_windows, pack, row_windows, take_windows
 
 OUTSIDE = "O"
 
@@ -32,30 +30,25 @@ class TagTask(EncoderTask):
 
     unit = "sentences"
     fingerprint_columns = ("words", "tags")
+    baseline_method = "logistic regression on word forms"
+    label_option = "num_tags"
 
-    def __init__(self, config: TrainConfig, data_dir: str | None):
-        data = config.data
-        splits = read_splits(
-            config, data_dir, lambda rows, share: random_split(len(rows), share, config.seed)
-        )
-        train, validation, test = splits
-        labels = tag_labels(train.tags, data.train)
+    def find_labels(self):
+        data = self.config.data
+        labels = tag_labels(self.train.tags, data.train)
         self.all_tags = set(labels)  # of the data: a test may have more than the training
-        for examples, source in ((validation, data.validation), (test, data.test)):
+        for examples, source in ((self.validation, data.validation), (self.test, data.test)):
             if examples is not None:
                 check_tags(examples, labels, source)
                 self.all_tags.update(*examples.tags)
         names = [name for name in tag_scores([], [], self.all_tags) if name != "types"]
         self.metrics = {f"val_{name}": "max" for name in names}
-        head = {"num_tags": len(labels)}
+        return labels
 
-        def texts():
-            return [" ".join(words) for words in train.words]
+    def vocabulary_texts(self):
+        return [" ".join(words) for words in self.train.words]
 
-        super().__init__(config, data_dir, splits, texts, labels, head)
-        self._encode_sentences()
-
-    def _encode_sentences(self) -> None:
+    def encode(self):
         """One row for each window of a sentence's tokens; most sentences have one."""
         words = [word for sentence in self.train.words for word in sentence]
         splits = np.cumsum([0, *map(len, self.train.words)])
@@ -63,17 +56,15 @@ class TagTask(EncoderTask):
         tags = [ids[tag] for sentence in self.train.tags for tag in sentence]
         self.words = tf.RaggedTensor.from_row_splits(tf.constant(words, tf.string), splits)
         self.tags = tf.RaggedTensor.from_row_splits(tf.constant(tags, tf.int32), splits)
-        self.continued = tf.constant(continuations(self.labels))
+        # For each tag the one that continues its word: I-X for B-X, else itself.
+        inside = [f"I-{label[2:]}" if label[:2] == "B-" else label for label in self.labels]
+        continued = [ids.get(name, index) for index, name in enumerate(inside)]
+        self.continued = tf.constant(continued, tf.int32)
         pieces = token_counts(self.tokenizer, spaced(self.words).numpy().tolist())
-        lengths = np.add.reduceat(pieces, splits[:-1])
-        text = self.config.text
-        windows = cut_windows(tf.constant(lengths), text.window_size(), text.window_stride())
-        self.rows, self.starts = windows.rows.numpy(), windows.starts.numpy()
-        self.plan_batches(windows.lengths.numpy() + special_count(pairs=False))
+        windows = self.cut(np.add.reduceat(pieces, splits[:-1]))
+        return windows.lengths.numpy() + special_count(pairs=False)
 
     def make_batch(self, step, rows, length):
-        real = tf.cast(rows >= 0, tf.float32)
-        rows = tf.maximum(rows, 0)
         sentences = tf.gather(tf.constant(self.rows), rows)
         words, tags = tf.gather(self.words, sentences), tf.gather(self.tags, sentences)
         augment = self.config.data.augment
@@ -81,39 +72,32 @@ class TagTask(EncoderTask):
             seed = tf.stack([tf.constant(self.config.seed, tf.int64), step])
             outside = self.labels.index(OUTSIDE) if OUTSIDE in self.labels else -1
             words, tags = augment_tagged(words, tags, augment, seed, outside_id=outside)
-        ids, labels, weights = tagged_tokens(self.tokenizer, words, tags, self.continued)
-        start = tf.gather(tf.constant(self.starts), rows)
-        window = row_windows(ids, start, length - special_count(pairs=False))
-        packed = pack(self.tokenizer, take_windows(ids, window), length=length)
+        tokens = tagged_tokens(self.tokenizer, words, tags, self.continued)
+        packed, along = self.pack_windows(rows, length, *tokens)
+        shape = tf.stack([-1, length - 1])
+        # [CLS] has no tag.
+        dense = (tf.pad(values.to_tensor(shape=shape), [[0, 0], [1, 0]]) for values in along)
+        return packed, *dense
 
-        def along(values):
-            dense = take_windows(values, window).to_tensor(shape=tf.stack([-1, length - 1]))
-            return tf.pad(dense, [[0, 0], [1, 0]])  # [CLS] has no tag
+    def losses(self):
+        smoothing = self.config.label_smoothing
+        return {"loss": SparseCrossentropy(smoothing, reduction="mean_with_sample_weight")}
 
-        return packed, along(labels), along(weights) * real[:, None]
+    def answers(self, examples):
+        return tag_words(self.text_model, examples)
 
-    def loss_target(self):
-        return SparseCrossentropy(self.config.label_smoothing, reduction="mean_with_sample_weight")
+    def scores(self, examples, answers):
+        return tag_scores(examples.tags, answers, self.all_tags)
 
-    def evaluate(self, logs):
-        predicted = tag_words(self.text_model, self.validation)
-        found = tag_scores(self.validation.tags, predicted, self.all_tags)
-        return {name: found[name.removeprefix("val_")] for name in self.metrics}
+    def validation_scores(self, answers, scores):
+        return {name: scores[name] for name in scores if name != "types"}
 
-    def compare(self, split, examples, folder):
-        predicted = tag_words(self.text_model, examples)
-        baseline = None
-        if self.config.baseline:
-            guesses = tagging_baseline(self.train.words, self.train.tags, examples.words)
-            baseline = tag_scores(examples.tags, guesses, self.all_tags)
-        comparison = Comparison(
-            split,
-            f"{len(examples):,} sentences",
-            tag_scores(examples.tags, predicted, self.all_tags),
-            baseline,
-            "logistic regression on word forms",
-        )
-        return comparison, tagging_sections(comparison, examples, predicted, self.all_tags)
+    def baseline(self, examples):
+        guesses = tagging_baseline(self.train.words, self.train.tags, examples.words)
+        return self.scores(examples, guesses)
+
+    def sections(self, comparison, examples, answers, folder):
+        return tagging_sections(comparison, examples, answers, self.all_tags)
 
 
 def tag_labels(tags: Sequence[Sequence[str]], source: str) -> tuple[str, ...]:
@@ -130,21 +114,8 @@ def tag_labels(tags: Sequence[Sequence[str]], source: str) -> tuple[str, ...]:
     return (*sorted(plain, key=lambda tag: (tag != OUTSIDE, tag)), *entity)
 
 
-def continuations(labels: tuple[str, ...]) -> np.ndarray:
-    """For each tag the one that continues its word: I-X for B-X, else itself; int32 (C,)."""
-    ids = {label: index for index, label in enumerate(labels)}
-    inside = [
-        ids.get(f"I-{label[2:]}", index) if label[:2] == "B-" else index
-        for index, label in enumerate(labels)
-    ]
-    return np.array(inside, np.int32)
-
-
 def tagged_tokens(tokenizer, words: tf.RaggedTensor, tags: tf.RaggedTensor, continued: tf.Tensor):
-    """Pieces of sentences with their tags, each ragged [B, None]: ids, labels, weights.
-
-    The first piece of each of the tokenizer's words weighs 1, the other pieces 0: no one asks them.
-    """
+    """Ids, labels and weights, each ragged [B, None]: 1 for the first piece of a word, else 0."""
     encoded = tokenizer.encode_with_offsets(spaced(words))  # rows are words
     splits = tf.gather(encoded.ids.row_splits, words.row_splits)
     word = encoded.ids.value_rowids()
@@ -159,20 +130,14 @@ def tagged_tokens(tokenizer, words: tf.RaggedTensor, tags: tf.RaggedTensor, cont
 
 
 def spaced(words: tf.RaggedTensor) -> tf.Tensor:
-    """The words of sentences [B, None] in one row, string (W,), as they stand in a text.
-
-    All but the first of a sentence have the space before them, which is part of a byte pair.
-    """
+    """The words of sentences [B, None] as they stand in a text, (W,): byte pairs have the space."""
     after_first = tf.ragged.range(words.row_lengths()).flat_values > 0
     return tf.strings.join([tf.where(after_first, " ", ""), words.flat_values])
 
 
 def tag_words(text_model, examples: TaggedTexts) -> list[list[str]]:
-    """The tag of every word of every sentence, by what is served.
-
-    Sentences are asked as text, their words joined by blanks; a word's tag is that of the first
-    token within it: its own first characters may be invisible. A word without any token is O.
-    """
+    """The tag of every word, by what is served: that of the first token within it, whose own first
+    characters may be invisible. A word without any token is O."""
     texts = [" ".join(words) for words in examples.words]
     answers = predict_all(text_model.tag, texts)
     fallback = OUTSIDE if OUTSIDE in text_model.labels else text_model.labels[0]

@@ -11,19 +11,11 @@ from zoo.models.heads import CausalLM
 
 
 class CarriedState(keras.Model):
-    """A recurrent language model that goes on from the state of the batch before.
+    """A recurrent language model that goes on from the state of the batch before (truncated
+    back-propagation through time); in training it starts anew at every segment.
 
-    Truncated back-propagation through time: the state is carried, its gradient is not. In
-    training it starts from zero at every new segment, in validation when it is reset. The
-    states live here, in non-trainable variables, so they are part of a checkpoint but not of the
-    model that is exported.
-
-    Args:
-        model: CausalLM on an LSTM backbone.
-        batch_size: rows of every batch, in training and validation. On several replicas, which
-            have some of the rows each, the rows of the others are written as zeros: the sum over
-            the replicas is the whole state, see `row_states`.
-        segment: training steps through which the state is carried.
+    The states are variables of a checkpoint, but not of the model that is exported. On several
+    replicas the rows of the others are written as zeros: the sum of all is the whole state.
     """
 
     def __init__(self, model: CausalLM, batch_size: int, segment: int, **kwargs):
@@ -32,15 +24,10 @@ class CarriedState(keras.Model):
         self.segment = segment
         config = model.backbone.config
         shape = (config.num_layers, 2, batch_size, config.hidden_dim)
-        self.train_state = self.add_weight(
-            shape=shape, initializer="zeros", trainable=False, name="train_state"
-        )
-        self.validation_state = self.add_weight(
-            shape=shape, initializer="zeros", trainable=False, name="validation_state"
-        )
-        self.step = self.add_weight(
-            shape=(), initializer="zeros", dtype="int32", trainable=False, name="step"
-        )
+        zeros = {"initializer": "zeros", "trainable": False}
+        self.train_state = self.add_weight(shape, name="train_state", **zeros)
+        self.validation_state = self.add_weight(shape, name="validation_state", **zeros)
+        self.step = self.add_weight((), dtype="int32", name="step", **zeros)
         self.built = True
 
     @property
@@ -68,17 +55,14 @@ class CarriedState(keras.Model):
         state.assign(after)
         return backbone.logits(hidden)
 
-    def reset_validation_state(self) -> None:
-        """Forgets the end of the validation split, before it is read again."""
-        self.validation_state.assign(np.zeros(self.validation_state.shape, "float32"))
-
 
 class ResetValidationState(keras.callbacks.Callback):
     """Starts every validation from the zero state."""
 
     def on_test_begin(self, logs=None):
         if isinstance(self.model, CarriedState):
-            self.model.reset_validation_state()
+            state = self.model.validation_state
+            state.assign(np.zeros(state.shape, "float32"))
 
 
 class PackedDocuments(keras.Model):
@@ -108,8 +92,6 @@ class PairedEmbeddings(keras.Model):
         self.built = True
 
     def call(self, inputs, training=None):
-        flat = {
-            name: ops.reshape(value, (-1, ops.shape(value)[-1])) for name, value in inputs.items()
-        }
+        flat = {name: ops.reshape(v, (-1, ops.shape(v)[-1])) for name, v in inputs.items()}
         vectors = self.model(flat, training=training)  # (2B, D)
         return ops.reshape(vectors, (-1, 2, vectors.shape[-1]))

@@ -1,8 +1,4 @@
-"""Classify, Regress and MultiInference: tf.Examples in, class scores and numbers out.
-
-As in `inference`, the rules and the wording of the errors are TensorFlow Serving's. It looks at
-what a signature has and, unless it is told to, not at its method name.
-"""
+"""Classify, Regress and MultiInference: tf.Examples in, class scores and numbers out."""
 
 import functools
 from collections.abc import Mapping, Sequence

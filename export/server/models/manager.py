@@ -147,10 +147,7 @@ class Manager:
         self._raise_for("model(s)", awaited)
 
     def stop(self, timeout: float | None = None) -> bool:
-        """Stops polling and unloads everything, once no request holds it any more.
-
-        False when a load or a request takes longer: what it uses stays loaded.
-        """
+        """Stops polling, unloads everything once no request holds it; whether that was in time."""
         end = None if timeout is None else time.monotonic() + timeout
 
         def waited(for_none: Callable[[Version], bool]) -> bool:
@@ -181,10 +178,7 @@ class Manager:
     def acquire(
         self, name: str, version: int | None = None, label: str | None = None
     ) -> Iterator[Servable]:
-        """Lends a version, by default the newest available one: it stays loaded meanwhile.
-
-        Raises ServingError as the context begins.
-        """
+        """Lends a version, by default the newest available one: it stays loaded meanwhile."""
         with self._changed:
             if label is not None:
                 labels = self._models[name].labels if name in self._models else {}

@@ -80,10 +80,7 @@ class RestServer:
         self._thread.start()
 
     def stop(self, grace: float = _GRACE_SECONDS) -> bool:
-        """Takes no more requests, and lets those that run finish for `grace` seconds.
-
-        False when some did not: it leaves threads behind that still run them.
-        """
+        """Takes no more requests; whether those that run finished within `grace` seconds."""
         if self._thread is None:
             return True
         self._grace, self.stopping = grace, True
@@ -182,11 +179,7 @@ class RestServer:
 
 
 class _Stream(iostream.IOStream):
-    """A connection that leaves the idle ones when it closes, and whose chunk extensions and
-    trailers, legal in RFC 9112, Tornado does not see.
-
-    Its server calls `read_until` for the size of a chunk, and for nothing else.
-    """
+    """A connection whose chunk extensions and trailers, legal in RFC 9112, Tornado does not see."""
 
     def __init__(self, connection: socket.socket, server: RestServer):
         super().__init__(connection)
@@ -197,6 +190,7 @@ class _Stream(iostream.IOStream):
         self._server.idle.pop(self, None)
         super().close(exc_info)
 
+    # Tornado's server calls it for the size of a chunk, and for nothing else.
     def read_until(self, delimiter: bytes, max_bytes: int | None = None) -> asyncio.Future:
         return asyncio.ensure_future(self._chunk_size(delimiter))
 

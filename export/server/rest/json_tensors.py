@@ -1,8 +1,4 @@
-"""JSON values to the inputs of a request: tensors for predict, tf.Examples for the others.
-
-Which value fits which dtype, and the wording of the errors, are TensorFlow Serving's. Lists are
-read whole, fast; where something is unusual, value by value, which finds what is wrong.
-"""
+"""JSON values to the inputs of a request: tensors for predict, tf.Examples for the others."""
 
 import base64
 import contextlib
@@ -24,6 +20,7 @@ from export.server.rest.json_reading import printable, text_bytes
 from export.server.rest.json_writing import echo
 from export.server.status import ServingError, invalid
 
+# Which value fits which dtype, and the wording of the errors, are TensorFlow Serving's.
 # The dtypes of numbers that JSON can fill: numpy's dtype, and the one whose range is allowed.
 _NUMBERS: dict[int, tuple[type, type]] = {
     types_pb2.DT_FLOAT: (np.float32, np.float32),

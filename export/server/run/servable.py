@@ -144,16 +144,12 @@ class Servable:
         ]
 
     def _way(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]) -> _Way:
-        """What is known of runs from these tensors to those.
-
-        Sorted: clients that list the same names in another order share one pruned graph. Each set
-        of outputs has one of its own, so past many sets a run computes all of its signature.
-        """
+        """What is known of runs from these tensors to those, in any order of their names."""
         key = tuple(sorted(feeds)), tuple(sorted({*fetches}))
         way = self._ways.get(key)
         if way is None:
             with self._lock:
-                if len(self._ways) >= _MAX_WAYS:
+                if len(self._ways) >= _MAX_WAYS:  # each has a pruned graph: compute all outputs
                     for signature in self.signatures.values():
                         outputs = {info.name for info in signature.outputs.values()}
                         inputs = {info.name for info in signature.inputs.values()}
