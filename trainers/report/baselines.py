@@ -65,12 +65,9 @@ def ridge_baseline(
     return Ridge(alpha=1.0).fit(train, np.asarray(train_targets, np.float64)).predict(test)
 
 
-def tfidf_similarities(
-    train_texts: Sequence[str], texts: Sequence[str], partners: Sequence[str]
-) -> np.ndarray:
-    """Cosines (N, N) of the TF-IDF vectors of texts and of their partners."""
-    vectorizer = _fitted(train_texts)
-    return (vectorizer.transform(texts) @ vectorizer.transform(partners).T).toarray()
+def tfidf_vectors(train_texts: Sequence[str], *columns: Sequence[str]) -> list:
+    """TF-IDF vectors (N, terms) of each column of texts, sparse."""
+    return list(map(_fitted(train_texts).transform, columns))
 
 
 def tagging_baseline(

@@ -14,6 +14,7 @@ from scipy import stats
 from sklearn import metrics
 
 _SUM_TOLERANCE = 1e-2  # half-precision softmax is off by about 1e-3
+_SIMILARITIES = 2**22  # products kept at a time: 32 MB
 _ENTITY_TAG = re.compile(r"[BIES]-.+", re.DOTALL)
 _CONTINUES, _CAN_CONTINUE = ("I", "E"), ("B", "I")  # letters inside an entity, and before them
 # Han with its extensions and compatibility forms, kana: scripts written without spaces.
@@ -100,21 +101,37 @@ def regression_scores(targets: np.ndarray, predictions: np.ndarray) -> dict[str,
     }
 
 
-def retrieval_scores(similarities: np.ndarray) -> dict[str, float]:
-    """Mean reciprocal rank and accuracy at 1 where row i belongs to column i."""
-    ranks = partner_ranks(similarities)
+def retrieval_scores(ranks: np.ndarray) -> dict[str, float]:
+    """Mean reciprocal rank and accuracy at 1 of the ranks (N,) of `rank_partners`."""
     return {"mrr": float(np.mean(1 / ranks)), "accuracy@1": float(np.mean(ranks == 1))}
 
 
-def partner_ranks(similarities: np.ndarray) -> np.ndarray:
-    """(N,) int: place of column i among row i's candidates (N, N), 1 the best.
+def rank_partners(texts, partners) -> tuple[np.ndarray, np.ndarray]:
+    """Where the partner i stands among all partners for text i, 1 the best, and which is first.
 
-    Ties count against it: an encoder that gives all texts one vector scores near 0.
+    Both are vectors (N, D), numpy or scipy.sparse; their products are made for as many rows at a
+    time as have 4 million. Ties count against the partner: an encoder that gives all texts one
+    vector scores near 0.
+
+    Returns:
+        ranks (N,) and best (N,), both int.
     """
-    finite = np.isfinite(similarities).all(axis=1)
-    if not finite.all():
-        raise ValueError(f"similarities have NaN or infinity in row {finite.argmin()}")
-    return (similarities >= np.diagonal(similarities)[:, None]).sum(axis=1)
+    count = partners.shape[0]
+    ranks, best = np.empty(count, np.int64), np.empty(count, np.int64)
+    step = max(1, _SIMILARITIES // count)
+    for start in range(0, count, step):
+        rows = np.arange(start, min(start + step, count))
+        similarities = texts[rows] @ partners.T
+        if not isinstance(similarities, np.ndarray):
+            similarities = similarities.toarray()
+        finite = np.isfinite(similarities).all(axis=1)
+        if not finite.all():
+            row = rows[finite.argmin()]
+            raise ValueError(f"similarities have NaN or infinity in row {row}")
+        own = similarities[np.arange(len(rows)), rows]
+        ranks[rows] = (similarities >= own[:, None]).sum(axis=1)
+        best[rows] = similarities.argmax(axis=1)
+    return ranks, best
 
 
 def are_entities(labels: Collection[str]) -> bool:
