@@ -95,11 +95,9 @@ def tagging_baseline(
 
 
 def question_baseline(questions: Sequence[str], contexts: Sequence[str]) -> list[str]:
-    """Answers by shared words alone, untrained; each a piece of its context, or "".
-
-    Of the sentence that shares the rarest words with the question, the stretch between commas and
-    shared or common words that lies nearest to the shared ones; eight words of it at most.
-    """
+    """Answers by shared words alone, untrained: of the sentence that shares the rarest words with
+    the question, the stretch between commas and shared or common words that lies nearest to the
+    shared ones."""
     sentences = {context: _SENTENCE_END.split(context) for context in contexts}
     number = sum(map(len, sentences.values()))
     counts = Counter(t for parts in sentences.values() for part in parts for t in _terms(part))

@@ -146,10 +146,9 @@ def are_entities(labels: Collection[str]) -> bool:
 def entity_spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
     """(type, start, end) of each entity of a sentence; words start..end-1, as Python slices.
 
-    Reads BIO, IOB1 and BIOES, and forgives what a tagger that looks at one word at a time gets
-    wrong, as conlleval and seqeval's default mode do: `I-` or `E-` after `O`, after the end of an
-    entity or after another type starts an entity; one that is never closed ends where it stops. A
-    letter alone has the type "_". ValueError for a tag that starts with another letter.
+    Reads BIO, IOB1 and BIOES, and forgives as conlleval and seqeval's default mode do: `I-` or `E-`
+    after `O`, after the end of an entity or after another type starts an entity. A letter alone has
+    the type "_". ValueError for a tag that starts with another letter.
     """
     spans = []
     kind, start, letter_before = "", -1, "O"
@@ -172,10 +171,9 @@ def tag_scores(
 ) -> dict:
     """What a tagger of these labels is judged by, the score that matters most first.
 
-    Where `are_entities(labels)` "f1", "precision", "recall" of entities, right with the same words
-    and type, as seqeval has them, and "accuracy" of single tags; else "accuracy" and "macro_f1",
-    the mean F1 of the tags that occur. Also "types": type of entity, or tag -> "precision",
-    "recall", "f1" and "support", its number. 0 where nothing can be divided.
+    Where `are_entities(labels)` F1, precision and recall of entities, as seqeval has them, and the
+    accuracy of single tags; else accuracy and the mean F1 of the tags that occur. Also "types":
+    type of entity, or tag -> "precision", "recall", "f1" and "support", its number.
     """
     entities = are_entities(labels)
     right, made, wanted = Counter(), Counter(), Counter()
@@ -224,10 +222,9 @@ def answer_scores(
 ) -> tuple[float, float]:
     """Exact match and F1 of one question: the best over its gold answers.
 
-    A question without an answer (no gold answers, or blank ones only) gives 1.0 for a prediction
-    without tokens, else 0.0, as SQuAD v2.0 does. English scores equal those of the official SQuAD
-    v1.1 script. Chinese scores do the same on characters, as usual for DRCD and XQuAD. CMRC 2018's
-    own script counts a longest common substring, which is stricter: do not compare with it.
+    As the official script of SQuAD v1.1 has them; of v2.0 for a question without an answer (no gold
+    answers, or blank ones only). Chinese scores do the same on characters, as usual for DRCD and
+    XQuAD. CMRC 2018's own script counts a longest common substring, which is stricter.
     """
     made = answer_tokens(prediction, language)
     if not any(answer.strip() for answer in answers):
