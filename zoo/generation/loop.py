@@ -122,7 +122,14 @@ def _generate_all(request: _Request, state: _State) -> _State:
         return ops.logical_not(ops.all(_State(*state).finished))
 
     def next_token(*state):
-        return tuple(_next_token(request, _State(*state)))
+        state = _State(*state)
+        logits, cache = request.model.decode_token(
+            state.last, state.cache, state.position, request.write
+        )
+        # A finished row writes over its own start: it must not run past the cache.
+        position = ops.where(state.finished, 0, state.position + 1)
+        state = state._replace(cache=cache, position=position)
+        return tuple(_choose(request, logits, state))
 
     if not request.model.cache_is_bounded:
         return _State(*ops.while_loop(is_unfinished, next_token, tuple(state)))
@@ -136,16 +143,6 @@ def _generate_all(request: _Request, state: _State) -> _State:
         return ops.while_loop(has_slots, next_token, tuple(_free_slots(request, _State(*state))))
 
     return _State(*ops.while_loop(is_unfinished, fill_slots, tuple(state)))
-
-
-def _next_token(request: _Request, state: _State) -> _State:
-    """For every token: read the newest one, choose the next."""
-    logits, cache = request.model.decode_token(
-        state.last, state.cache, state.position, request.write
-    )
-    # A finished row writes over its own start: it must not run past the cache.
-    position = ops.where(state.finished, 0, state.position + 1)
-    return _choose(request, logits, state._replace(cache=cache, position=position))
 
 
 def _choose(request: _Request, logits, state: _State) -> _State:

@@ -123,23 +123,22 @@ class SelfAttention(TransformerLayer):
 
     def _project(self, x, positions, length):
         """Queries (B, N, T, H), keys and values (B, K, T, H) of hidden states (B*T, D)."""
-        query, key, value = self._split_heads(self.qkv(x), length)
-        if self.config.qk_norm:
-            query, key = self.query_norm(query), self.key_norm(key)
-        if self.config.positions == "rotary":
-            query = rotate(query, positions, self.config.rotary_base)
-            key = rotate(key, positions, self.config.rotary_base)
-        return query, key, value
-
-    def _split_heads(self, x, length):
-        """Rows (B*T, heads * H) to (B, heads, T, H) for queries, keys and values."""
-        head_dim, (*edges, count) = self.config.head_dim, self.head_ends
+        config, (*edges, count) = self.config, self.head_ends
+        x, head_dim = self.qkv(x), config.head_dim  # (B*T, count * H)
         if is_one(length):  # (B, heads, 1, H) is the same numbers in the same order
-            return ops.split(ops.reshape(x, (-1, count, 1, head_dim)), edges, axis=1)
-        # Cut before heads and tokens change places: XLA does that inside of what comes next.
-        parts = ops.split(x, [edge * head_dim for edge in edges], axis=-1)
-        parts = [ops.reshape(x, (-1, length, x.shape[-1] // head_dim, head_dim)) for x in parts]
-        return [ops.transpose(part, (0, 2, 1, 3)) for part in parts]
+            parts = ops.split(ops.reshape(x, (-1, count, 1, head_dim)), edges, axis=1)
+        else:
+            # Cut before heads and tokens change places: XLA does that inside of what comes next.
+            parts = ops.split(x, [edge * head_dim for edge in edges], axis=-1)
+            parts = [ops.reshape(x, (-1, length, x.shape[-1] // head_dim, head_dim)) for x in parts]
+            parts = [ops.transpose(part, (0, 2, 1, 3)) for part in parts]
+        query, key, value = parts
+        if config.qk_norm:
+            query, key = self.query_norm(query), self.key_norm(key)
+        if config.positions == "rotary":
+            query = rotate(query, positions, config.rotary_base)
+            key = rotate(key, positions, config.rotary_base)
+        return query, key, value
 
 
 def _merge_heads(x):

@@ -14,9 +14,17 @@ class Backbone(keras.Model):
 
     config_class: type[ModelConfig]
 
-    def __init__(self, config: ModelConfig, **kwargs):
+    def __init__(self, config: ModelConfig, token_dim: int, **kwargs):
         super().__init__(**kwargs)
         self.config = config
+        self.token_embedding = keras.layers.ReversibleEmbedding(
+            config.vocabulary_size,
+            token_dim,
+            tie_weights=getattr(config, "tie_embeddings", True),
+            embeddings_initializer=keras.initializers.RandomNormal(stddev=config.initializer_range),
+            reverse_dtype="float32",
+            name="token_embedding",
+        )
 
     @property
     def output_dim(self) -> int:
@@ -50,16 +58,8 @@ class TransformerBackbone(Backbone):
     """Embeddings and blocks; a subclass adds layers and `add_blocks`, in its weights' order."""
 
     def __init__(self, config: TransformerConfig, **kwargs):
-        super().__init__(config, **kwargs)
+        super().__init__(config, config.hidden_dim, **kwargs)
         self.remat = False
-        self.token_embedding = keras.layers.ReversibleEmbedding(
-            config.vocabulary_size,
-            config.hidden_dim,
-            tie_weights=getattr(config, "tie_embeddings", True),
-            embeddings_initializer=keras.initializers.RandomNormal(stddev=config.initializer_range),
-            reverse_dtype="float32",
-            name="token_embedding",
-        )
         if config.positions == "learned":
             self.position_embedding = self.table(config.context_length, "position_embedding")
 

@@ -281,12 +281,7 @@ class Classifier(_DenseHead):
     task = "classify"
 
     def __init__(
-        self,
-        backbone: keras.Model,
-        num_classes: int,
-        pooling: str | None = None,
-        dropout: float = 0.1,
-        **kwargs,
+        self, backbone, num_classes: int, pooling: str | None = None, dropout: float = 0.1, **kwargs
     ):
         self.num_classes = require_at_least("num_classes", num_classes, 2)
         pooling = _checked_pooling(pooling, backbone)

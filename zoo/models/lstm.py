@@ -30,15 +30,7 @@ class LSTMBackbone(Backbone):
     cache_is_bounded = False
 
     def __init__(self, config: LSTMConfig, **kwargs):
-        super().__init__(config, **kwargs)
-        self.token_embedding = keras.layers.ReversibleEmbedding(
-            config.vocabulary_size,
-            config.token_dim,
-            tie_weights=config.tie_embeddings,
-            embeddings_initializer=keras.initializers.RandomNormal(stddev=config.initializer_range),
-            reverse_dtype="float32",
-            name="token_embedding",
-        )
+        super().__init__(config, config.token_dim, **kwargs)
         self.dropout = keras.layers.Dropout(config.dropout)
         options, layers = (config.hidden_dim, config.forget_bias), range(config.num_layers)
         self.recurrent_layers = [LSTM(*options, name=f"lstm_{i}") for i in layers]
