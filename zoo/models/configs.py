@@ -64,8 +64,8 @@ class TransformerConfig:
 
     @property
     def key_value_heads(self) -> int:
-        """Key/value heads, with `None` resolved."""
-        return self.num_heads
+        """Key/value heads: as many as query heads, or fewer in a GPT."""
+        return getattr(self, "num_kv_heads", None) or self.num_heads
 
     @property
     def feedforward_dim(self) -> int:
@@ -111,11 +111,6 @@ class GPTConfig(TransformerConfig):
                 "num_heads must be a multiple of num_kv_heads. "
                 f"Received: num_heads={self.num_heads}, num_kv_heads={self.num_kv_heads}"
             )
-
-    @property
-    def key_value_heads(self) -> int:
-        """Key/value heads, with `None` resolved."""
-        return self.num_kv_heads or self.num_heads
 
 
 @config_dataclass

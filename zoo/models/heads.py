@@ -13,8 +13,6 @@ from zoo.config import ConfigError
 from zoo.models.blocks import GATED_ACTIVATIONS, activate, make_norm
 from zoo.models.token_model import TokenModel
 
-POOLINGS = ("cls", "mean", "max")
-
 
 @keras.saving.register_keras_serializable(package="zoo")
 class CausalLM(TokenModel):
@@ -162,8 +160,8 @@ def pool(hidden, padding_mask, pooling: str):
 def _checked_pooling(pooling: str | None, backbone: keras.Model) -> str:
     if pooling is None:  # Conneau et al., 2017, for the LSTM
         return "cls" if backbone.config.family == "bert" else "max"
-    if pooling not in POOLINGS:
-        raise ConfigError(f"pooling must be one of {', '.join(POOLINGS)}. Received: {pooling!r}")
+    if pooling not in ("cls", "mean", "max"):
+        raise ConfigError(f"pooling must be one of cls, mean, max. Received: {pooling!r}")
     if pooling == "cls" and backbone.is_causal:
         raise ConfigError(
             "pooling='cls' takes the first token, which in a model that reads forwards only has "
@@ -320,10 +318,7 @@ class Tagger(_DenseHead):
 
 @keras.saving.register_keras_serializable(package="zoo")
 class SpanPredictor(_DenseHead):
-    """Where an answer starts and ends: logits (B, T, 2), [..., 0] of the start, 1 of the end.
-
-    Padding and question tokens get logits too. Arguments as in `Classifier`.
-    """
+    """Where an answer starts and ends: logits (B, T, 2); arguments as in `Classifier`."""
 
     task = "span"
 
