@@ -56,14 +56,8 @@ class LanguageModelTask(RunningTextTask):
             return pipeline.validation_streams(ids, self.config.batch_size, self.length).dataset
         return self.validation_windows(ids)
 
-    def training_data(self, start_step: int, host: int = 0, num_hosts: int = 1) -> tf.data.Dataset:
-        return self.windows(start_step, host, num_hosts)
-
     def evaluate(self, logs):
-        """As `RunningTextTask`, and bits a character, which compares tokenizers.
-
-        Bits per character = loss / ln 2 x tokens / characters, on the validation split.
-        """
+        """As `RunningTextTask`, and bits a character of validation, which compares tokenizers."""
         found = super().evaluate(logs)
         per_token = self.mean_over_corpora(
             lambda part: part.validation_characters / (len(part.validation_ids) - 1)

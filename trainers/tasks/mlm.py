@@ -65,7 +65,8 @@ class MaskedLanguageModelTask(RunningTextTask):
             batch = self._masked(window[0], tf.ones_like(window[0], tf.bool), step)
             return tf.nest.map_structure(lambda part: part[rows], batch)
 
-        return pipeline.mapped(tf.data.Dataset.zip(steps, self.windows(start_step)), masked)
+        windows = super().training_data(start_step)
+        return pipeline.mapped(tf.data.Dataset.zip(steps, windows), masked)
 
     def _masked(self, ids, real, step, scale=None):
         """Inputs, labels (B, P) and weights (B, P) of windows (B, T - 2)."""
