@@ -20,11 +20,8 @@ from zoo.tokenizers.base import require_roles
 
 
 class MaskedLanguageModelTask(RunningTextTask):
-    """Windows of running text, some tokens hidden; the model says which they were.
-
-    A window is [CLS], tokens of documents with [SEP] between them, [SEP]: no padding. Masks are
-    drawn anew at every step, and for validation once.
-    """
+    """Says what the masked tokens of [CLS], running text with [SEP] between documents, [SEP] are;
+    masks are drawn anew at every step, and for validation once."""
 
     loss_unit = "nats a masked token"
 

@@ -21,10 +21,8 @@ _QUESTIONS = 256
 
 
 class SpanTask(EncoderTask):
-    """Finds the answer to a question in a text; chosen by F1 over the answers' tokens.
-
-    Long texts are read in windows; those that do not hold the answer are taught to say so.
-    """
+    """Finds the answer to a question in a text, whose windows without it are taught to say so;
+    chosen by F1 over the answers' tokens."""
 
     metrics = {"val_f1": "max", "val_exact_match": "max"}  # noqa: RUF012
     unit = "questions"

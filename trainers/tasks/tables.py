@@ -39,7 +39,6 @@ from trainers.report.sections import (
     retrieval_sections,
 )
 from trainers.tasks.encoder import EncoderTask, clean_all, predict_all, token_counts
-from trainers.tasks.training_models import PairedEmbeddings
 from zoo.text.config import special_count
 from zoo.text.packing import pack, truncate, truncate_pair
 
@@ -169,7 +168,7 @@ class ClassifyTask(TableTask):
 
 
 class RegressTask(TableTask):
-    """A number for each text, or pair of texts; chosen by Spearman's rank correlation. Trains on
+    """A number for each text, or pair of texts; chosen by Spearman's rank correlation. Trained on
     targets of mean 0 and variance 1; the saved model answers in the data's own unit."""
 
     metrics = {"val_spearman": "max", "val_pearson": "max", "val_loss": "min"}  # noqa: RUF012
@@ -271,6 +270,20 @@ class EmbedTask(EncoderTask):
 
     def sections(self, comparison, examples, answers, folder):
         return retrieval_sections(comparison, examples, *rank_partners(*answers))
+
+
+class PairedEmbeddings(keras.Model):
+    """A SentenceEncoder over pairs: inputs (B, 2, T) to vectors (B, 2, D)."""
+
+    def __init__(self, model: keras.Model, **kwargs):
+        super().__init__(name="paired_embeddings", **kwargs)
+        self.model = model
+        self.built = True
+
+    def call(self, inputs, training=None):
+        flat = {name: ops.reshape(v, (-1, ops.shape(v)[-1])) for name, v in inputs.items()}
+        vectors = self.model(flat, training=training)  # (2B, D)
+        return ops.reshape(vectors, (-1, 2, vectors.shape[-1]))
 
 
 def _columns(examples) -> list[list[str]]:

@@ -21,12 +21,8 @@ OUTSIDE = "O"
 
 class TagTask(EncoderTask):
     """Tags words of sentences; chosen by the F1 of whole entities, as seqeval counts it, or, where
-    the tags are no entities (parts of speech), by the share of right tags.
-
-    The words of a CoNLL file are split further where BERT splits: "it's" is three words. The first
-    of them carries the word's tag, the others continue it (I-X after B-X), and an answer for the
-    word is the tag of its first one.
-    """
+    the tags are no entities (parts of speech), by the share of right tags. Of the tokens of a word
+    the first carries its tag, and gives it in an answer; the others continue it (I-X after B-X)."""
 
     unit = "sentences"
     fingerprint_columns = ("words", "tags")
@@ -136,8 +132,7 @@ def spaced(words: tf.RaggedTensor) -> tf.Tensor:
 
 
 def tag_words(text_model, examples: TaggedTexts) -> list[list[str]]:
-    """The tag of every word, by what is served: that of the first token within it, whose own first
-    characters may be invisible. A word without any token is O."""
+    """The tag of every word, as served: that of the first token within it, O without any."""
     texts = [" ".join(words) for words in examples.words]
     answers = predict_all(text_model.tag, texts)
     fallback = OUTSIDE if OUTSIDE in text_model.labels else text_model.labels[0]
