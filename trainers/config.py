@@ -83,10 +83,9 @@ class OptimizerConfig:
     accumulation_steps: Size = 1
 
     def __post_init__(self) -> None:
-        rule = 'optimizer.final_fraction must be above 0 where schedule is "exponential"'
-        require(
-            self.schedule != "exponential" or self.final_fraction > 0, rule, self.final_fraction
-        )
+        rule = 'optimizer.final_fraction must be above 0 where optimizer.schedule is "exponential"'
+        holds = self.schedule != "exponential" or self.final_fraction > 0
+        require(holds, f"{rule}, which never reaches 0", self.final_fraction)
 
 
 _TO_ZERO: dict[str, Any] = {"schedule": "linear", "final_fraction": 0.0}

@@ -20,12 +20,7 @@ from trainers.data.examples import (
     stratified_split,
 )
 from trainers.optim.losses import InBatchContrastiveLoss, SparseCrossentropy
-from trainers.report.baselines import (
-    MOST_CLASSES,
-    ridge_baseline,
-    tfidf_baseline,
-    tfidf_vectors,
-)
+from trainers.report.baselines import MOST_CLASSES, ridge_baseline, tfidf_baseline, tfidf_vectors
 from trainers.report.scores import (
     Predictions,
     classification_scores,
