@@ -6,11 +6,9 @@ from collections.abc import Callable
 
 from trainers.config import TrainConfig
 from trainers.tasks.base import Task
-from trainers.tasks.lm import LanguageModelTask
-from trainers.tasks.mlm import MaskedLanguageModelTask
-from trainers.tasks.span import SpanTask
+from trainers.tasks.lm import LanguageModelTask, MaskedLanguageModelTask
 from trainers.tasks.tables import ClassifyTask, EmbedTask, RegressTask
-from trainers.tasks.tag import TagTask
+from trainers.tasks.tokens import SpanTask, TagTask
 
 TASKS: dict[str, Callable[[TrainConfig, str | None], Task]] = {
     "lm": LanguageModelTask,
