@@ -288,15 +288,10 @@ def prepared_corpus(prepared: Prepared, context_length: int) -> Corpus:
 
 
 def _check_length(corpus: Corpus, context_length: int, where: str) -> None:
-    for part, ids, characters, documents in (
-        ("training", corpus.train_ids, corpus.train_characters, corpus.num_documents[0]),
-        (
-            "validation",
-            corpus.validation_ids,
-            corpus.validation_characters,
-            corpus.num_documents[1],
-        ),
-    ):
+    streams = corpus.train_ids, corpus.validation_ids
+    sizes = corpus.train_characters, corpus.validation_characters
+    named = zip(("training", "validation"), streams, sizes, corpus.num_documents)
+    for part, ids, characters, documents in named:
         if len(ids) < context_length + 1:
             raise ValueError(
                 f"{where}the {part} text has {len(ids)} tokens ({characters} characters in "

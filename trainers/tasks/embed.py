@@ -8,8 +8,8 @@ from keras import ops
 
 from trainers.config import TrainConfig
 from trainers.optim.losses import InBatchContrastiveLoss
-from trainers.report.baselines import tfidf_similarities
-from trainers.report.scores import retrieval_scores
+from trainers.report.baselines import tfidf_vectors
+from trainers.report.scores import rank_partners, retrieval_scores
 from trainers.report.sections import retrieval_sections
 from trainers.tasks.encoder import EncoderTask, clean_all, predict_all, token_counts
 from trainers.tasks.training_models import PairedEmbeddings
@@ -68,7 +68,7 @@ class EmbedTask(EncoderTask):
         ]
 
     def scores(self, examples, answers):
-        return retrieval_scores(answers[0] @ answers[1].T)
+        return retrieval_scores(rank_partners(*answers)[0])
 
     def validation_scores(self, answers, scores):
         each = InBatchContrastiveLoss(self.config.temperature, reduction=None)
@@ -77,7 +77,8 @@ class EmbedTask(EncoderTask):
 
     def baseline(self, examples):
         known = self.vocabulary_texts()
-        return retrieval_scores(tfidf_similarities(known, examples.text, examples.text_pair))
+        vectors = tfidf_vectors(known, examples.text, examples.text_pair)
+        return retrieval_scores(rank_partners(*vectors)[0])
 
     def sections(self, comparison, examples, answers, folder):
-        return retrieval_sections(comparison, examples, answers[0] @ answers[1].T)
+        return retrieval_sections(comparison, examples, *rank_partners(*answers))

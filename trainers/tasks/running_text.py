@@ -174,7 +174,7 @@ class RunningTextTask(Task):
 
     def _mixture_section(self, steps: int) -> str:
         """What was read of each corpus, up to the last logged step."""
-        order = pipeline.window_order(
+        order = pipeline.WindowOrder(
             self.corpus.train_ids,
             self.config.batch_size,
             self.length,
