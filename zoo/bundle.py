@@ -1,11 +1,8 @@
 """The artifact between trainer and exporter: a folder with config, tokenizer and weights.
 
-    config.json         what the model is, and checksums of the rest
-    tokenizer/          see `zoo.tokenizers`
-    model.weights.h5    Keras weights, without optimizer state
-
-A trainer's work directory is a bundle once training has finished; it also holds `metrics.jsonl`,
-`report.md` and `checkpoints/`, which no reader of a bundle needs.
+config.json         what the model is, and checksums of the rest
+tokenizer/          see `zoo.tokenizers`
+model.weights.h5    Keras weights, without optimizer state
 """
 
 from __future__ import annotations

@@ -31,11 +31,7 @@ def sources_of(
 
 
 def assign_weights(model: keras.Model, sources: Mapping[str, Source], where: object) -> None:
-    """Gives every variable of a model its value, with one array in memory at a time.
-
-    `sources` has a function for each name in `model_weights`. A BundleError names what is missing,
-    too much or of a wrong shape; then the model holds some values and not others.
-    """
+    """Gives the variables in `model_weights` their values; a BundleError says which do not fit."""
     variables = model_weights(model)
     problems = [f"{name} is missing there" for name in variables if name not in sources]
     problems += [f"this model has no {name}" for name in sources if name not in variables]
@@ -47,9 +43,8 @@ def assign_weights(model: keras.Model, sources: Mapping[str, Source], where: obj
             else:
                 problems.append(f"{name} is {value.shape} there and {tuple(variable.shape)} here")
     if problems:
-        raise BundleError(
-            f"{where}: weights do not fit the model that is built: {listed(problems, '; ')}"
-        )
+        problem = listed(problems, "; ")
+        raise BundleError(f"{where}: weights do not fit the model that is built: {problem}")
 
 
 def listed(items: list[str], separator: str = ", ") -> str:
@@ -73,11 +68,7 @@ def _assign(variable: keras.Variable, value: np.ndarray) -> None:
 def check_size(
     weights: Path, stored: int, config_file: str | Path, fields: Mapping[str, Any], needed: int
 ) -> None:
-    """Raises BundleError, before a model is built, if its config asks for more than a file has.
-
-    `stored` weights are in the file `weights`, and the model of the config with these fields, by
-    the file's own names, has `needed`.
-    """
+    """Raises BundleError if a config with these fields needs more weights than a file stores."""
     if needed > stored:
         sizes = {name: value for name, value in fields.items() if type(value) is int}
         raise BundleError(
@@ -87,19 +78,14 @@ def check_size(
 
 
 def count_stored(paths: Iterable[Path]) -> int:
-    """The number of weights in HDF5 files, each of which really holds what it says it holds.
-
-    An HDF5 file can have any size once it is read: compressed, or never written and filled with
-    zeros by the reader, or taken from other files by name. Keras writes none of these, and they
-    are refused by a BundleError.
-    """
+    """The number of weights in HDF5 files; a BundleError names what Keras would not write."""
+    # Compressed, never written, or taken from other files, weights have any size once read.
     count = 0
     for path in paths:
         links, items, size = [], [], 0
         why = f"{path}: not a whole HDF5 file; restore it, or write it anew"
         # What h5py raises for a damaged file depends on where the damage is.
-        kinds = (OSError, KeyError, TypeError, RuntimeError)
-        with blaming(why, *kinds), h5py.File(path, "r") as file:
+        with blaming(why, OSError, KeyError, TypeError, RuntimeError), h5py.File(path) as file:
             file.visititems_links(lambda *link, links=links: links.append(link))
             if len(links) > _MAX_ENTRIES:
                 raise BundleError(f"{path}: more than {_MAX_ENTRIES:,} groups and weights")
@@ -110,36 +96,28 @@ def count_stored(paths: Iterable[Path]) -> int:
             if len(items) != len(links):  # Keras could take one for another
                 raise BundleError(f"{path}: a group or weight is in the file under two names")
             for name, item in items:
-                if not isinstance(item, h5py.Group):
-                    _check_dataset(f"{path}: /{name}", item)
-                    count, size = count + item.size, size + item.nbytes
-        if size > path.stat().st_size:
+                if isinstance(item, h5py.Group):
+                    continue
+                if not isinstance(item, h5py.Dataset) or item.dtype.kind in "OSU":
+                    raise BundleError(f"{path}: /{name} is no array of numbers")
+                if item.external or item.is_virtual:
+                    raise BundleError(f"{path}: /{name} has its data in other files, never read")
+                if (stored := item.id.get_storage_size()) < item.nbytes:
+                    raise BundleError(
+                        f"{path}: /{name} has {item.nbytes:,} bytes, {stored:,} of them in the "
+                        f"file: compressed or unwritten weights are not read"
+                    )
+                count, size = count + item.size, size + item.nbytes
+        if size > (stored := path.stat().st_size):
             raise BundleError(
-                f"{path}: weights of {size:,} bytes share their data, in a file of "
-                f"{path.stat().st_size:,} bytes"
+                f"{path}: weights of {size:,} bytes share their data, in a file of {stored:,} bytes"
             )
     return count
 
 
-def _check_dataset(where: str, item: h5py.Dataset) -> None:
-    if not isinstance(item, h5py.Dataset) or item.dtype.kind in "OSU":
-        raise BundleError(f"{where} is no array of numbers")
-    if item.external or item.is_virtual:
-        raise BundleError(f"{where} takes its data from other files, which is not read")
-    stored = item.id.get_storage_size()
-    if stored < item.nbytes:
-        raise BundleError(
-            f"{where} has the shape {item.shape}, {item.nbytes:,} bytes, and the file holds "
-            f"{stored:,} bytes of it: compressed or unwritten weights are not read"
-        )
-
-
 def backbone_weights(backbone: keras.Model) -> dict[str, keras.Variable]:
-    """Weights by name within the backbone, such as "block_0/attention/qkv/kernel".
-
-    A variable's own path also holds the names of the models around, which differ between tasks.
-    """
-    weights = {}
+    """Weights by name within the backbone, such as "block_0/attention/qkv/kernel"."""
+    weights = {}  # a variable's path begins with names of the models around, which differ
     for child in backbone.layers:
         for weight in child.weights:
             parts = weight.path.split("/")
@@ -148,11 +126,7 @@ def backbone_weights(backbone: keras.Model) -> dict[str, keras.Variable]:
 
 
 def model_weights(model: keras.Model) -> dict[str, keras.Variable]:
-    """The backbone's weights as `backbone_weights` names them, and the head's.
-
-    The head's are called by layer, such as "output/kernel", or by their own name where the head
-    itself holds them.
-    """
+    """`backbone_weights`, and the head's: "output/kernel", or its own such as "output_bias"."""
     weights = backbone_weights(model.backbone)
     known = {id(weight) for weight in weights.values()}
     owners = {id(weight): layer.name for layer in model.layers for weight in layer.weights}

@@ -21,13 +21,6 @@ def _classes(name: str) -> dict[str, str]:
 _OF_2018 = {"norm": "layer_norm", "positions": "learned", "qk_norm": False}
 _LIKE_BERT = {**_OF_2018, "use_bias": True, "norm_placement": "post"}
 _LIKE_GPT2 = {**_OF_2018, "token_shift": 0}
-_WORDPIECE_NAMES = {
-    "unk_token": "[UNK]",
-    "sep_token": "[SEP]",
-    "pad_token": "[PAD]",
-    "cls_token": "[CLS]",
-    "mask_token": "[MASK]",
-}
 _BERT = Family(
     config=BertConfig,
     options={
@@ -80,13 +73,11 @@ _BERT = Family(
     # What the last has more than the others, next-sentence prediction, is not read.
     classes={**_classes("Bert"), "BertForPreTraining": "mlm"},
     bare="BertModel",
-    required=(
-        ("position_embedding_type", ("absolute",), "positions here are learned and absolute"),
-    ),
+    required=(("position_embedding_type", ("absolute",), "positions are learned and absolute"),),
     written={"tie_word_embeddings": True},
     head_dropout={"classify": ("classifier_dropout", None), "tag": ("classifier_dropout", None)},
     tokenizer=("wordpiece", "BertTokenizer"),
-    special_tokens=_WORDPIECE_NAMES,
+    special_tokens={f"{n}_token": f"[{n.upper()}]" for n in ("unk", "sep", "pad", "cls", "mask")},
 )
 _ROBERTA = dataclasses.replace(
     _BERT,
@@ -115,13 +106,8 @@ _ROBERTA = dataclasses.replace(
     mlm_activation="gelu",
     offset_positions=True,
     tokenizer=("bytepair", "RobertaTokenizer"),
-    special_tokens={
-        "cls_token": "<s>",
-        "pad_token": "<pad>",
-        "sep_token": "</s>",
-        "unk_token": "<unk>",
-        "mask_token": "<mask>",
-    },
+    special_tokens={"cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>"}
+    | {"unk_token": "<unk>", "mask_token": "<mask>"},
 )
 _DISTILBERT = dataclasses.replace(
     _BERT,

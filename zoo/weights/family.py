@@ -124,10 +124,7 @@ class Family:
         return fields.whole("pad_token_id", 1, least=0) + 1 if self.offset_positions else 0
 
     def backbone_tensors(self, config: ModelConfig, skipped: int = 0) -> dict[str, Tensors]:
-        """Variable name within our backbone -> its tensors, whose names have no `prefix`.
-
-        `skipped` rows stand before the first position's.
-        """
+        """Variable in our backbone -> tensors without `prefix`; `skipped` rows of positions."""
         layers = dict(self.layers)
         if not getattr(config, "num_segments", 0):
             layers.pop("segment_embedding", None)
@@ -148,17 +145,13 @@ class Family:
         return tables
 
     def head_tensors(self, task: str, kept: bool, pooler: bool) -> dict[str, Tensors]:
-        """Variable name -> tensors of a task's head if it is `kept`, and of the bare `pooler`.
-
-        A classifier of RoBERTa or DistilBERT has a dense layer of its own in the pooler's place.
-        """
-        layers = dict(self.heads.get(SAME_HEAD.get(task, task), {}))
-        name = layers.get("pooler", "pooler.dense")
-        if not kept:
-            layers = {}
-        if pooler and name == "pooler.dense":
-            layers["pooler"] = name
-        return self._tensors(layers)
+        """Variable name -> tensors of a task's head if it is `kept`, and of the bare `pooler`."""
+        layers = self.heads.get(SAME_HEAD.get(task, task), {})
+        # A classifier of RoBERTa or DistilBERT has a dense layer of its own in the pooler's place.
+        bare = pooler and layers.get("pooler", "pooler.dense") == "pooler.dense"
+        return self._tensors(
+            (layers if kept else {}) | ({"pooler": "pooler.dense"} if bare else {})
+        )
 
     def stored_names(self, names: Iterable[str], where: Path) -> dict[str, str]:
         """Tensor names as in this table -> as in the file `where`, without buffers."""
@@ -191,12 +184,12 @@ class Family:
         return tables
 
     def _layout(self, layer: str, weight: str) -> Layout:
-        if self.dense == "split_heads":
-            if layer.endswith("attention/qkv"):
-                return "split_heads"
-            is_mixing = layer.endswith("attention/output") and weight == "kernel"
-            return "merged_heads" if is_mixing else "same"
-        return self.dense if weight in ("kernel", "bias") else "same"
+        if self.dense != "split_heads":
+            return self.dense if weight in ("kernel", "bias") else "same"
+        if layer.endswith("attention/qkv"):
+            return "split_heads"
+        is_mixing = layer.endswith("attention/output") and weight == "kernel"
+        return "merged_heads" if is_mixing else "same"
 
 
 def _weights_of(layer: str, use_bias: bool) -> tuple[str, ...]:

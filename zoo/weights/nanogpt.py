@@ -18,7 +18,7 @@ import keras
 import numpy as np
 
 from zoo.bundle import Bundle, bundle_in_memory
-from zoo.config import Fields, from_dict
+from zoo.config import Fields
 from zoo.files import BundleError, blaming, inside
 from zoo.models.build import build
 from zoo.models.configs import GPTConfig
@@ -46,11 +46,8 @@ def load(
 ) -> Bundle:
     """A checkpoint of nanoGPT or minGPT and its tokenizer, ready to serve.
 
-    A model of characters has no ids for "unknown" and "end of text": it gets two more rows, which
-    it never predicts, so that our CharacterTokenizer fits it; see `add_special_ids`.
-
-    nanoGPT keeps its weights in `ckpt.pt`, and its characters in `meta.pkl`. Both are pickles,
-    which run code when they are read. Turn your own into safetensors, where PyTorch is installed:
+    nanoGPT's `ckpt.pt` and `meta.pkl` are pickles, which run code when they are read. Turn your own
+    into safetensors, where PyTorch is installed:
 
         checkpoint = torch.load("ckpt.pt", map_location="cpu")
         weights = {k: v.clone() for k, v in checkpoint["model"].items()}
@@ -59,19 +56,21 @@ def load(
         itos = pickle.load(open("meta.pkl", "rb"))["itos"]
         characters = "".join(itos[i] for i in range(len(itos)))
 
-    `path` is a safetensors file or the folder of a `model.safetensors`. Pass the `tokenizer` whose
-    ids are the checkpoint's (it may have fewer: nanoGPT rounds GPT-2's 50257 up to 50304), or the
-    `characters` in the order of ids. `config` is the checkpoint's `model_args`, as a dict or a
-    JSON file; by default it is the `config.json` beside the weights, and what that lacks is read
-    off their shapes, but for the number of heads, `n_head`. The activation is "gelu", nanoGPT's
-    `nn.GELU()`, or "gelu_tanh" for minGPT, and for nanoGPT before it took that. `start_text` is one
-    character, what an empty text reads, such as "\\n", in place of the tokenizer's end of text,
-    which tells a model of characters nothing.
+    Args:
+        path: a safetensors file, or the folder of a `model.safetensors`.
+        tokenizer: whose ids are the checkpoint's; it may have fewer, since nanoGPT pads.
+        characters: in place of a tokenizer, in the order of ids. The model gets two more rows, for
+            "unknown" and "end of text", which it never predicts.
+        config: the checkpoint's `model_args`, a dict or a JSON file. Defaults to the `config.json`
+            beside the weights; what that lacks is read off their shapes, but for `n_head`.
+        n_head: number of attention heads.
+        activation: "gelu", nanoGPT's, or "gelu_tanh", minGPT's and that of older nanoGPTs.
+        start_text: one character, what an empty text reads. Defaults to the tokenizer's end of
+            text, which tells a model of characters nothing.
 
     Raises:
-        BundleError: no such file, not safetensors, a tensor that is missing, unknown or of a wrong
-            shape, a config that does not fit, or no `n_head`; the message names it.
-        ValueError: tokenizer or characters do not fit the model, or `start_text` is not one token.
+        BundleError: files that are missing or do not fit together; the message says what.
+        ValueError: tokenizer, characters or `start_text` do not fit the model.
     """
     if (tokenizer is None) == (characters is None):
         raise ValueError("pass either tokenizer= or characters=, whose ids are the checkpoint's")
@@ -100,11 +99,7 @@ def load_model(
     n_head: int | None = None,
     activation: Activation = "gelu",
 ) -> keras.Model:
-    """The CausalLM of a checkpoint with its own ids; arguments and errors as `load` has them.
-
-    Its embeddings are tied if the file has no `lm_head.weight`, or one that equals the token
-    embedding.
-    """
+    """The CausalLM of a checkpoint with its own ids; arguments and errors as `load` has them."""
     fields = _read_config(Path(path), config)
     if n_head is not None and fields.whole("n_head", n_head) != n_head:
         raise BundleError(f"{path}: n_head={n_head}, but the config says {fields.values['n_head']}")
@@ -187,7 +182,7 @@ def _model_config(
     values = {ours: found[option.name] for ours, option in NANOGPT.options.items()}
     dropout = next((fields.number(n) for n in _DROPOUTS if n in fields.values), None)
     with blaming(where):
-        return from_dict(GPTConfig, {**values, **NANOGPT.fixed, "dropout": dropout or 0.0})
+        return GPTConfig(**values, **NANOGPT.fixed, dropout=dropout or 0.0)
 
 
 def add_special_ids(
@@ -196,15 +191,12 @@ def add_special_ids(
     """The same model with `count` more ids before its own, which it never predicts.
 
     In the new model, id i + `count` is id i (or order[i]) of the old one. The new ids read as the
-    mean of all tokens, and their logit is -10,000 everywhere, so that their probability is 0 and
-    all others are what they were. The new model has biases and untied embeddings.
-
-    A linear head without a bias has that constant in it, because a final layer norm comes before
-    it: x = g * z + b, and the entries of z sum to 0 whatever the text is. So with S = sum(b / g)
-    and u = 1 / (S g), u . x = 1 always, and u is the direction in which a head's rows can have a
-    bias. To keep S away from 0, b becomes b + s g with s = sign(S), which adds s w . g to the logit
-    of a row w; taking s (w . g) u off that row undoes it.
+    mean of all tokens, and their logit is -10,000 everywhere: all others stay what they were.
     """
+    # A linear head after a layer norm can have a constant in it: x = g * z + b, and the entries of
+    # z sum to 0. So with S = sum(b / g) and u = 1 / (S g), u . x = 1 always. To keep S away from 0,
+    # b becomes b + s g with s = sign(S), which adds s w . g to the logit of a row w; taking
+    # s (w . g) u off that row undoes it.
     config = model.backbone.config
     if config.family != "gpt" or config.norm != "layer_norm":
         raise BundleError(
@@ -226,9 +218,7 @@ def add_special_ids(
     order = list(range(len(head))) if order is None else list(order)
     special = np.tile(embeddings.mean(axis=0), (count, 1))
     size = count + len(order)
-    grown = build(
-        dataclasses.replace(config, vocabulary_size=size, tie_embeddings=False, use_bias=True)
-    )
+    grown = build(config, vocabulary_size=size, tie_embeddings=False, use_bias=True)
     values |= {
         "final_norm/beta": beta,
         "token_embedding/embeddings": np.concatenate([special, embeddings[order]]),
