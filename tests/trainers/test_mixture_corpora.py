@@ -17,7 +17,7 @@ from trainers.loop import train
 from trainers.metrics import MetricsLog
 from trainers.recorder import Preempted, Recorder
 from trainers.tasks import make_task
-from trainers.tasks.training_models import ResetValidationState
+from trainers.tasks.lm import ResetValidationState
 from trainers.workdir import WorkdirError
 from zoo.config import ConfigError, from_dict
 

@@ -8,7 +8,7 @@ import pytest
 import zoo
 from trainers.loop import train
 from trainers.tasks import make_task
-from trainers.tasks.training_models import PackedDocuments
+from trainers.tasks.lm import PackedDocuments
 from zoo.config import ConfigError
 
 
