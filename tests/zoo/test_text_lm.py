@@ -71,7 +71,7 @@ def test_sampling_is_reproducible_with_a_seed_and_fresh_without(lm):
     options = {"temperature": 1.5, "max_new_tokens": 30}
     texts = ["hello"] * 3
 
-    def sample(**seed):
+    def sample(texts=texts, **seed):
         return lm.generate(texts, **options, **seed)["text"].numpy().tolist()
 
     assert sample(seed=[1, 2, 1]) == sample(seed=[1, 2, 1])
@@ -79,7 +79,7 @@ def test_sampling_is_reproducible_with_a_seed_and_fresh_without(lm):
     assert first == third
     assert first != second
     assert sample() != sample()
-    assert len(set(sample())) == 3
+    assert len(set(sample(["hello"] * 30))) > 10  # some end at once, and are equal
 
 
 def test_a_value_out_of_range_names_its_option(lm):
