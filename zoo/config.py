@@ -92,7 +92,9 @@ def _explain_one(config_class: type, problem: Mapping[str, Any]) -> str:
     if problem["type"] == "unexpected_keyword_argument":
         owner = config_class
         for part in problem["loc"][:-1]:
-            owner = _nested_dataclass(owner, str(part)) or owner
+            hint = typing.get_type_hints(owner).get(str(part))
+            kinds = (kind for kind in (hint, *typing.get_args(hint)) if isinstance(kind, type))
+            owner = next(filter(dataclasses.is_dataclass, kinds), owner)
         known = [field.name for field in dataclasses.fields(owner)]
         return f"unknown key {path!r}; known keys: {', '.join(known)}"
     if problem["type"] in ("missing", "missing_argument"):
@@ -105,14 +107,6 @@ def _explain_one(config_class: type, problem: Mapping[str, Any]) -> str:
         limit = int(limit) if limit == int(limit) else limit
         return f"{path} must be {words} {limit}. {received}"
     return f"{path or config_class.__name__}: {problem['msg']}. {received}"
-
-
-def _nested_dataclass(owner: type, name: str) -> type | None:
-    hint = typing.get_type_hints(owner).get(name)
-    candidates = (hint, *typing.get_args(hint))
-    return next(
-        (c for c in candidates if isinstance(c, type) and dataclasses.is_dataclass(c)), None
-    )
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
@@ -172,11 +166,9 @@ class Fields:
         return [Fields(item, f"{self.where}: {name}[{i}]") for i, item in enumerate(items)]
 
     def text(self, name: str, default: str | None = None) -> Any:
-        """A string."""
         return self._typed(name, "a string", default, str)
 
     def flag(self, name: str, default: bool | None = None) -> Any:
-        """True or false."""
         return self._typed(name, "true or false", default, bool)
 
     def whole(

@@ -100,11 +100,9 @@ def inside(folder: str | os.PathLike[str], *names: str, where: str | Path | None
     )
 
 
-def existing(
-    folder: str | os.PathLike[str], *names: str, advice: str, where: str | Path | None = None
-) -> Path:
+def existing(folder: Path, *names: str, advice: str) -> Path:
     """The path of a file as `inside` gives it; if it is not there, a BundleError with `advice`."""
-    path = inside(folder, *names, where=where)
+    path = inside(folder, *names)
     if not path.is_file():
         raise BundleError(f"{path}: no such file. {advice}")
     return path

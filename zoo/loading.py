@@ -15,7 +15,7 @@ from zoo.bundle import (
     bundle_in_memory,
     read_config,
 )
-from zoo.config import from_dict
+from zoo.config import Fields, from_dict
 from zoo.files import BundleError, blaming, existing, file_sha256, inside
 from zoo.models.build import build, check_task, count_weights
 from zoo.models.configs import MODEL_CONFIGS
@@ -47,9 +47,6 @@ def load(folder: str | os.PathLike[str], task: str | None = None) -> Bundle:
         task: another task than the one that was saved, on the same backbone: the head's weights
             are random then, and logged by name. Defaults to what was saved; a bare encoder of
             transformers embeds texts.
-
-    Returns:
-        Bundle.
 
     Raises:
         BundleError: not a model, unfinished, damaged weights, a tokenizer that is not the one the
@@ -103,7 +100,7 @@ def _load_own(folder: Path) -> Bundle:
         needed = count_weights(model_config, config.task, config.head)
         # int4 holds two weights in one number.
         stored = count_stored([weights]) * (2 if config.quantization else 1)
-        check_size(weights, stored, config_file, config.model, needed)
+        check_size(weights, stored, Fields(config.model, config_file), needed)
         model = build(model_config, task=config.task, head=config.head)
     with blaming(config_file, TypeError, KeyError):
         quantize_layers(model, config.quantization)

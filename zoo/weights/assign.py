@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import h5py
 import keras
 import numpy as np
 
+from zoo.config import Fields
 from zoo.files import BundleError, blaming
 from zoo.weights.family import Tensors
 
@@ -38,10 +38,17 @@ def assign_weights(model: keras.Model, sources: Mapping[str, Source], where: obj
     if not problems:
         for name, variable in variables.items():
             value = sources[name]()
-            if value.shape == tuple(variable.shape):
-                _assign(variable, value)
-            else:
+            if value.shape != tuple(variable.shape):
                 problems.append(f"{name} is {value.shape} there and {tuple(variable.shape)} here")
+            elif keras.backend.backend() != "tensorflow" or value.nbytes <= _SLICE_BYTES:
+                variable.assign(value)
+            else:
+                # TensorFlow copies an array twice on its way into a variable, and keeps the memory:
+                # done in slices, an embedding costs no more than a slice on top.
+                rows = max(_SLICE_BYTES * len(value) // value.nbytes, 1)
+                for start in range(0, len(value), rows):
+                    part = keras.ops.convert_to_tensor(value[start : start + rows], variable.dtype)
+                    variable.value[start : start + rows].assign(part)
     if problems:
         problem = listed(problems, "; ")
         raise BundleError(f"{where}: weights do not fit the model that is built: {problem}")
@@ -53,26 +60,12 @@ def listed(items: list[str], separator: str = ", ") -> str:
     return separator.join(items[:8]) + more
 
 
-def _assign(variable: keras.Variable, value: np.ndarray) -> None:
-    if keras.backend.backend() != "tensorflow" or value.nbytes <= _SLICE_BYTES:
-        variable.assign(value)
-        return
-    # TensorFlow copies an array twice on its way into a variable, and keeps the memory: done in
-    # slices, an embedding costs no more than a slice on top.
-    rows = max(_SLICE_BYTES * len(value) // value.nbytes, 1)
-    for start in range(0, len(value), rows):
-        part = keras.ops.convert_to_tensor(value[start : start + rows], dtype=variable.dtype)
-        variable.value[start : start + rows].assign(part)
-
-
-def check_size(
-    weights: Path, stored: int, config_file: str | Path, fields: Mapping[str, Any], needed: int
-) -> None:
+def check_size(weights: Path, stored: int, fields: Fields, needed: int) -> None:
     """Raises BundleError if a config with these fields needs more weights than a file stores."""
     if needed > stored:
-        sizes = {name: value for name, value in fields.items() if type(value) is int}
+        sizes = {name: value for name, value in fields.values.items() if type(value) is int}
         raise BundleError(
-            f"{config_file}: the model that it describes has {needed:,} weights, and {weights} "
+            f"{fields.where}: the model that it describes has {needed:,} weights, and {weights} "
             f"has {stored:,}: one of {sizes!r:.500} is wrong, or they do not belong together"
         )
 

@@ -62,8 +62,8 @@ def load_kerashub(preset: str | os.PathLike[str]) -> Bundle:
     with blaming(fields.where):
         config = family.config(**values)
     tokenizer = _read_tokenizer(folder)
-    weights, needed = _weight_files(folder), count_backbone_weights(config)
-    check_size(weights[0], count_stored(weights), fields.where, fields.values, needed)
+    weights = _weight_files(folder)
+    check_size(weights[0], count_stored(weights), fields, count_backbone_weights(config))
     if (folder / "task.weights.h5").is_file():  # its masked-LM head, say, differs from BERT's own
         logging.warning("%s: the trained head in task.weights.h5 is not read", folder)
     with blaming(f"{name}: KerasHub cannot read this preset. {_WRITE}", *_ERRORS):
@@ -123,10 +123,8 @@ def _download(name: str) -> Path:
     with blaming(why, *_ERRORS):
         folder = fetch("config.json", optional=False).parent
         _checked(folder, "config.json", KERAS_HUB)  # before anything large
-        for files, _ in _TOKENIZERS.values():
-            for file in files:
-                fetch(f"assets/tokenizer/{file}")
-        for file in ("tokenizer.json", "task.json"):
+        assets = [f"assets/tokenizer/{file}" for files, _ in _TOKENIZERS.values() for file in files]
+        for file in (*assets, "tokenizer.json", "task.json"):
             fetch(file)
         if fetch("model.weights.h5") is None:
             index = fetch("model.weights.json", optional=False)
@@ -152,14 +150,13 @@ def _checked(folder: Path, file: str, known: Collection[str]) -> tuple[str, Fiel
     content.only(_PARTS)
     options = content.part("config")
     for name, value in options.values.items():
-        if name == "dtype":
-            if value is not None and not isinstance(value, str):
-                policy = options.part("dtype")
-                plain = {"class_name": "DTypePolicy", "module": "keras", "registered_name": None}
-                for field, expected in plain.items():
-                    policy.require(field, (expected,), "take the preset without quantisation")
-                policy.part("config").only(["name"])
-                policy.part("config").text("name")
+        if name == "dtype" and value is not None and not isinstance(value, str):
+            policy = options.part("dtype")
+            plain = {"class_name": "DTypePolicy", "module": "keras", "registered_name": None}
+            for field, expected in plain.items():
+                policy.require(field, (expected,), "take the preset without quantisation")
+            policy.part("config").only(["name"])
+            policy.part("config").text("name")
         elif isinstance(value, dict):
             raise BundleError(f"{path}: {name!r:.80} is an object, where KerasHub has a value")
     return kind, options

@@ -1,9 +1,6 @@
-"""nanoGPT and minGPT checkpoints in safetensors format as our models.
-
-Karpathy's two repositories share their weights' names. They differ in GELU (minGPT: the tanh
-approximation, nanoGPT: exact), in biases (nanoGPT may have none) and in the head (nanoGPT ties it
-to the token embedding).
-"""
+"""nanoGPT and minGPT checkpoints in safetensors format as our models. The two share names, and
+differ in GELU (minGPT: the tanh approximation), biases and the head (nanoGPT: may have no biases,
+and ties the head to the token embedding)."""
 
 from __future__ import annotations
 
@@ -27,7 +24,6 @@ from zoo.weights.assign import assign_weights, listed, model_weights, sources_of
 from zoo.weights.families import NANOGPT
 from zoo.weights.safetensors_files import WeightFiles
 
-Activation = Literal["gelu", "gelu_tanh"]
 _BLOCK = re.compile(r"h\.(\d+)\.")
 # nanoGPT's name, and minGPT's; a model has one dropout here, and predictions do not depend on it.
 _DROPOUTS = ("dropout", "embd_pdrop", "resid_pdrop", "attn_pdrop")
@@ -41,20 +37,13 @@ def load(
     characters: str | None = None,
     config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
     n_head: int | None = None,
-    activation: Activation = "gelu",
+    activation: Literal["gelu", "gelu_tanh"] = "gelu",
     start_text: str | None = None,
 ) -> Bundle:
     """A checkpoint of nanoGPT or minGPT and its tokenizer, ready to serve.
 
-    nanoGPT's `ckpt.pt` and `meta.pkl` are pickles, which run code when they are read. Turn your own
-    into safetensors, where PyTorch is installed:
-
-        checkpoint = torch.load("ckpt.pt", map_location="cpu")
-        weights = {k: v.clone() for k, v in checkpoint["model"].items()}
-        safetensors.torch.save_file(weights, "model.safetensors")
-        json.dump(checkpoint["model_args"], open("config.json", "w"))
-        itos = pickle.load(open("meta.pkl", "rb"))["itos"]
-        characters = "".join(itos[i] for i in range(len(itos)))
+    nanoGPT's own files are pickles, which run code when they are read: docs/weights.md says how to
+    turn yours into safetensors.
 
     Args:
         path: a safetensors file, or the folder of a `model.safetensors`.
@@ -97,20 +86,21 @@ def load_model(
     path: str | os.PathLike[str],
     config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
     n_head: int | None = None,
-    activation: Activation = "gelu",
+    activation: Literal["gelu", "gelu_tanh"] = "gelu",
 ) -> keras.Model:
     """The CausalLM of a checkpoint with its own ids; arguments and errors as `load` has them."""
-    fields = _read_config(Path(path), config)
-    if n_head is not None and fields.whole("n_head", n_head) != n_head:
-        raise BundleError(f"{path}: n_head={n_head}, but the config says {fields.values['n_head']}")
+    if isinstance(config, Mapping):
+        fields = Fields(dict(config), "config")
+    else:
+        folder = Path(path) if Path(path).is_dir() else Path(path).parent
+        file = inside(folder, "config.json") if config is None else Path(config)
+        fields = Fields.read(file, optional=config is None)
     weights = WeightFiles(path)
-    names = NANOGPT.stored_names(weights.names(), weights.path)
+    where, names = weights.path, NANOGPT.stored_names(weights.names(), weights.path)
     shapes = {name: weights.shape(stored) for name, stored in names.items()}
     for name in ("wte.weight", "wpe.weight"):
         if len(shapes.get(name, ())) != 2:
-            raise BundleError(
-                f"{weights.path}: no matrix {name!r}, so this is no minGPT or nanoGPT model"
-            )
+            raise BundleError(f"{where}: no matrix {name!r}, so this is no minGPT or nanoGPT model")
 
     def read(name: str) -> np.ndarray:
         return weights.read(names[name])
@@ -119,7 +109,7 @@ def load_model(
     tied = shapes.get(head, shapes["wte.weight"]) == shapes["wte.weight"] and (
         head not in names or np.array_equal(read(head), read("wte.weight"))
     )
-    built = _model_config(fields, shapes, n_head, weights.path)
+    built = _model_config(fields, shapes, n_head, where)
     built = dataclasses.replace(built, activation=activation, tie_embeddings=tied)
     tables = NANOGPT.backbone_tensors(built)
     expected = {name for table in tables.values() for name in table.names}
@@ -133,33 +123,18 @@ def load_model(
         if name.endswith("attn.c_attn.weight") and shape == turned
     ]
     if problems:
-        raise BundleError(f"{weights.path}: {listed(problems, '; ')}")
+        raise BundleError(f"{where}: {listed(problems, '; ')}")
     model = build(built)
-    assign_weights(model, sources_of(tables, read), where=weights.path)
+    assign_weights(model, sources_of(tables, read), where)
     return model
-
-
-def _read_config(path: Path, config: Mapping[str, Any] | str | os.PathLike[str] | None) -> Fields:
-    if isinstance(config, Mapping):
-        fields = Fields(dict(config), "config")
-    else:
-        beside = inside(path if path.is_dir() else path.parent, "config.json")
-        file = beside if config is None else Path(config)
-        fields = Fields.read(file, optional=config is None)
-    options = [option.name for option in NANOGPT.options.values()]
-    fields.only([*options, *_DROPOUTS, "model_type"], f"known are {', '.join(options)}")
-    if len({fields.number(name) for name in _DROPOUTS} - {None}) > 1:
-        raise BundleError(
-            f"{fields.where}: {', '.join(_DROPOUTS)} differ. Give them the same number: "
-            "predictions do not depend on it"
-        )
-    return fields
 
 
 def _model_config(
     fields: Fields, shapes: dict[str, tuple[int, ...]], n_head: int | None, where: Path
 ) -> GPTConfig:
     """What the shapes say; the config may say it, too, and says how many heads there are."""
+    options = [option.name for option in NANOGPT.options.values()]
+    fields.only([*options, *_DROPOUTS, "model_type"], f"known are {', '.join(options)}")
     found = {
         "vocab_size": shapes["wte.weight"][0],
         "block_size": shapes["wpe.weight"][0],
@@ -173,16 +148,23 @@ def _model_config(
             raise BundleError(
                 f"{where}: {key} is {value} by the weights, but the config says {stated!r:.80}"
             )
-    found["n_head"] = fields.whole("n_head", n_head)
-    if found["n_head"] is None:
+    found["n_head"] = heads = fields.whole("n_head", n_head)
+    if heads is None:
         raise BundleError(
             f"{where}: the number of attention heads cannot be read off the weights: pass "
             "n_head=..., or a config that has it"
         )
+    if n_head not in (None, heads):
+        raise BundleError(f"{where}: n_head={n_head}, but the config says {heads}")
+    dropouts = {fields.number(name) for name in _DROPOUTS} - {None}
+    if len(dropouts) > 1:
+        raise BundleError(
+            f"{fields.where}: {', '.join(_DROPOUTS)} differ. Give them the same number: "
+            "predictions do not depend on it"
+        )
     values = {ours: found[option.name] for ours, option in NANOGPT.options.items()}
-    dropout = next((fields.number(n) for n in _DROPOUTS if n in fields.values), None)
     with blaming(where):
-        return GPTConfig(**values, **NANOGPT.fixed, dropout=dropout or 0.0)
+        return GPTConfig(**values, **NANOGPT.fixed, dropout=max(dropouts, default=0.0))
 
 
 def add_special_ids(

@@ -68,8 +68,7 @@ def read_huggingface(folder: Path, task: str | None = None) -> Bundle:
             f"{config.vocabulary_size} rows (vocab_size in {fields.where}): they are of two models"
         )
     files = WeightFiles(folder)
-    needed = count_backbone_weights(config)
-    check_size(files.path, files.count(), fields.where, fields.values, needed)
+    check_size(files.path, files.count(), fields, count_backbone_weights(config))
     text, length = None, modules and modules.max_length
     with blaming(fields.where):
         if described.task != "lm":
@@ -126,16 +125,18 @@ def _describe(fields: Fields, task: str | None) -> _Description:
                 f"{where}: hidden_act must be {family.mlm_activation!r} for a masked language "
                 f"model: {model_type}'s head has that one whatever its layers have"
             )
-    return _Description(
-        family,
-        names[0],
-        stored == SAME_HEAD.get(task, task),
-        task,
-        config,
-        _head_options(fields, family, task, len(labels), config.dropout),
-        labels if task in _LABELLED else (),
-        family.skipped_positions(fields),
-    )
+    same = SAME_HEAD.get(task, task)
+    head: dict[str, Any] = {}
+    if same in ("classify", "tag", "span"):
+        field, default = family.head_dropout.get(same, (None, 0.0))
+        dropout = config.dropout if default is None else default
+        head["dropout"] = dropout if field is None else fields.number(field, dropout)
+    if same == "classify":
+        head["pooling"] = "cls"
+    if task in _LABELLED:
+        head["num_tags" if task == "tag" else "num_classes"] = len(labels)
+    labels, skipped = labels if task in _LABELLED else (), family.skipped_positions(fields)
+    return _Description(family, names[0], stored == same, task, config, head, labels, skipped)
 
 
 def _read_labels(fields: Fields) -> tuple[str, ...]:
@@ -153,22 +154,6 @@ def _read_labels(fields: Fields) -> tuple[str, ...]:
     return labels
 
 
-def _head_options(
-    fields: Fields, family: Family, task: str, count: int, dropout: float
-) -> dict[str, Any]:
-    if task not in (*_LABELLED, "regress", "span"):
-        return {}
-    field, default = family.head_dropout.get(SAME_HEAD.get(task, task), (None, 0.0))
-    head: dict[str, Any] = {"dropout": dropout if default is None else default}
-    if field is not None:
-        head["dropout"] = fields.number(field, head["dropout"])
-    if task == "tag":
-        return head | {"num_tags": count}
-    if task == "span":
-        return head
-    return head | {"pooling": "cls"} | ({} if task == "regress" else {"num_classes": count})
-
-
 def _read_model(
     files: WeightFiles, described: _Description, modules: SentenceModules | None
 ) -> keras.Model:
@@ -176,12 +161,13 @@ def _read_model(
     names = family.stored_names(files.names(), files.path)
     # "cls" is the first token's own state to sentence-transformers, and through the pooler here.
     has_pooler = "pooler.dense.weight" in names
-    first_token = modules is not None and modules.head["pooling"] == "cls"
     if isinstance(config, BertConfig):
+        first_token = modules is not None and modules.head["pooling"] == "cls"
         classifies = SAME_HEAD.get(task, task) == "classify"
-        pooler = classifies or (has_pooler and not first_token)
-        config = dataclasses.replace(config, use_pooler=pooler)
-        has_pooler &= pooler
+        config = dataclasses.replace(
+            config, use_pooler=classifies or (has_pooler and not first_token)
+        )
+        has_pooler &= config.use_pooler
     tables = family.backbone_tensors(config, described.skipped)
     tables |= family.head_tensors(task, described.keeps_head, has_pooler)
     missing = [name for table in tables.values() for name in table.names if name not in names]

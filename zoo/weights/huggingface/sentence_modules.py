@@ -91,18 +91,14 @@ def sentence_module_files(head: dict[str, Any], width: int, max_length: int) -> 
 
 
 def _pooling(fields: Fields) -> str:
-    modes = [
-        name.removeprefix("pooling_mode_")
-        for name, value in fields.values.items()
-        if name.startswith("pooling_mode_") and value is True
-    ]
-    if not modes:  # newer files have one name in place of the flags
-        modes = [fields.text("pooling_mode", "mean")]
-        if modes[0] in _SUPPORTED.values():
-            return modes[0]
-    if len(modes) != 1 or modes[0] not in _SUPPORTED:
+    flags = [name for name, value in fields.values.items() if value is True]
+    modes = [n.removeprefix("pooling_mode_") for n in flags if n.startswith("pooling_mode_")]
+    # Newer files have one name in place of the flags.
+    modes = modes or [fields.text("pooling_mode", "mean")]
+    known = _SUPPORTED | {ours: ours for ours in _SUPPORTED.values()}
+    if len(modes) != 1 or modes[0] not in known:
         raise BundleError(
             f"{fields.where}: pooling_mode {' and '.join(modes)}; supported is one of "
             f"{', '.join(_SUPPORTED)}"
         )
-    return _SUPPORTED[modes[0]]
+    return known[modes[0]]

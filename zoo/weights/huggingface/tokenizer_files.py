@@ -96,7 +96,7 @@ def _wordpiece(folder: Path, config: Fields, generic: bool, lowercase: bool) -> 
         return WordPieceTokenizer(pieces, **options, added_tokens=names)
 
 
-def _read_wordpiece_json(path: Path) -> tuple[dict[str, int], list[_AddedToken], dict[str, Any]]:
+def _read_wordpiece_json(path: Path) -> tuple[dict[str, Any], list[_AddedToken], dict[str, Any]]:
     """The pieces and their ids, the added tokens, and the options of `WordPieceTokenizer`."""
     content = Fields.read(path)
     model, normalizer = content.part("model"), content.part("normalizer")
@@ -117,7 +117,7 @@ def _read_wordpiece_json(path: Path) -> tuple[dict[str, int], list[_AddedToken],
         "max_word_characters": model.whole("max_input_chars_per_word", 100),
     }
     added = [_read_token(token) for token in content.parts("added_tokens")]
-    return _checked_ids(model.part("vocab").values, path), added, options
+    return model.part("vocab").values, added, options
 
 
 def _bytepair(
@@ -149,18 +149,12 @@ def _bytepair(
     if added:
         # transformers finds them in any text, and what is added is there to be found.
         options["parse_special"] = True
-        ids = _checked_ids(Fields.read(files[0]).values, files[0])
+        ids = Fields.read(files[0]).values
         more = [_AddedToken(n, None, True, False, str(files[0])) for n in names if n not in ids]
         pieces = _with_added(ids, [*added, *more], files[0])
         known = {*names, *(token.name for token in added)}
         names = {piece: index for index, piece in enumerate(pieces) if piece in known}
     return BytePairTokenizer.from_files(*files, special_tokens=names, **options)
-
-
-def _checked_ids(ids: dict[str, Any], path: Path) -> dict[str, int]:
-    if not all(type(index) is int for index in ids.values()):
-        raise BundleError(f"{path}: model.vocab: ids must be whole numbers")
-    return ids
 
 
 def _read_token(token: Fields, index: int | None = None) -> _AddedToken:
@@ -220,8 +214,10 @@ def _content(token: Any) -> Any:
     return token.get("content") if isinstance(token, dict) else token
 
 
-def _with_added(ids: dict[str, int], added: list[_AddedToken], where: Path) -> list[str]:
+def _with_added(ids: dict[str, Any], added: list[_AddedToken], where: Path) -> list[str]:
     """The pieces of a vocabulary and the added tokens in the order of their ids, 0, 1, 2..."""
+    if not all(type(index) is int for index in ids.values()):
+        raise BundleError(f"{where}: model.vocab: ids must be whole numbers")
     ids = dict(ids)
     for token in added:
         # What the vocabulary has keeps its id.

@@ -30,8 +30,7 @@ def write_huggingface(
 ) -> None:
     """Writes a model for transformers' `from_pretrained`; see `Bundle.save_huggingface`."""
     model_type = _model_type(model, tokenizer)
-    offset = HUGGINGFACE[model_type].offset_positions
-    skipped = tokenizer.pad_id + 1 if offset else 0
+    skipped = tokenizer.pad_id + 1 if HUGGINGFACE[model_type].offset_positions else 0
     if text is not None and text.cleaning != CleaningConfig():
         logging.warning(
             "%s: the texts' cleaning (%s) is no part of transformers' files", folder, text.cleaning
