@@ -231,9 +231,7 @@ def last_tokens(token_ids, lengths, width):
 
 def minimum(a, b):
     """The smaller one: of Python ints an int (static shapes stay static), else a tensor."""
-    if isinstance(a, int) and isinstance(b, int):
-        return min(a, b)
-    return ops.minimum(a, b)
+    return min(a, b) if isinstance(a, int) and isinstance(b, int) else ops.minimum(a, b)
 
 
 def _seen_tokens(tokens, total, vocabulary_size: int):

@@ -64,10 +64,7 @@ class LSTMBackbone(Backbone):
         return self.config.output_dim
 
     def call(self, token_ids, padding_mask=None, segment_ids=None, training=None):
-        """Hidden states (B, T, output_dim) of token ids (B, T) int32; it knows no segments.
-
-        `padding_mask` (B, T) is True or 1 at real tokens: at padding the state stands still.
-        """
+        """Hidden states (B, T, output_dim); at padding, 0 in `padding_mask`, the state stays."""
         mask = None if padding_mask is None else ops.cast(padding_mask, "bool")
         return self.call_with_state(token_ids, mask=mask, training=training)[0]
 

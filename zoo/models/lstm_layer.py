@@ -59,9 +59,7 @@ class LSTM(keras.layers.Layer):
 
 def real_steps(padding_mask, dtype: str):
     """(T, B, 1), 1 at real steps and 0 at padding, of a mask (T, B); None of None."""
-    if padding_mask is None:
-        return None
-    return ops.expand_dims(ops.cast(padding_mask, dtype), -1)
+    return None if padding_mask is None else ops.expand_dims(ops.cast(padding_mask, dtype), -1)
 
 
 def _reader(kernel, keep: int):

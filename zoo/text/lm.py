@@ -59,8 +59,7 @@ class TextLM(TextModel):
             `text` and `completion`; its tokens count.
 
         Raises:
-            tf.errors.InvalidArgumentError: an option is out of range; the message names it.
-            TypeError: unknown option.
+            tf.errors.InvalidArgumentError, TypeError: an option is out of range, or unknown.
         """
         on_tensorflow = keras.backend.backend() == "tensorflow"
         steps = tf.maximum(tf.reduce_max(options["max_new_tokens"]), 0)
