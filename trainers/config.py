@@ -32,7 +32,6 @@ _TEST_FRACTION = 0.1
 _REPLACED = "data.train=%s: %s of it, drawn by chance, are the %s examples in place of %s"
 # Groups whose keys depend on the model; what a list of known keys says of them.
 _OPEN_GROUPS = {"model": {"<field of the model config>": 0}, "head": {"<option of the head>": 0}}
-_HELP_WIDTH = 100
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -379,7 +378,7 @@ def describe_keys() -> str:
     lines = ["Keys of --set=key=value with their defaults; recipes set some of them otherwise."]
     for key, (default, meaning) in config_keys().items():
         lines.append(f"\n{key}" + (f" = {default}" if default else ""))
-        lines.append(textwrap.indent(textwrap.fill(meaning, _HELP_WIDTH - 4), "    "))
+        lines.append(textwrap.indent(textwrap.fill(meaning, 96), "    "))
     return "\n".join(lines)
 
 
