@@ -101,12 +101,7 @@ def open_bytes(path: str) -> Iterator[BinaryIO]:
 def decode(
     content: bytes | bytearray, is_cut: bool, path: str, encoding: str, invalid: str, offset=0
 ) -> str:
-    """The text of a file's `content`, or of a block of it that begins at `offset`.
-
-    A byte order mark is removed; CRLF and lone CR become LF. A NUL byte (unless UTF-16 or UTF-32),
-    or more than 1 % invalid characters, is refused: it is binary, or in another encoding, and would
-    only teach noise. If the file goes on (`is_cut`), a character cut in two is left out.
-    """
+    """The text of a file's `content`, or of a block at `offset`; noise to learn from is refused."""
 
     def decoded(errors: str) -> str:
         # Incremental, because final=False leaves out a character that max_bytes cut in two.
@@ -203,8 +198,12 @@ def read_blocks(
             # A short file stays one block: only a read that gets nothing tells that it ended.
             if len(buffer) < BLOCK_BYTES:
                 continue
-            cut = 0 if whole else _last_line_end(buffer)
-            if cut:
+            if whole:
+                check_size(len(buffer))
+                continue
+            # Behind a lone break if there is one near the end, else behind the last one.
+            lone = list(_LONE_BREAK.finditer(buffer, max(len(buffer) - LOOK_BYTES, 0)))
+            if cut := lone[-1].end() if lone else buffer.rfind(b"\n") + 1:
                 yield Block(bytes(buffer[:cut]), offset, False, False)
                 offset += cut
                 del buffer[:cut]
@@ -258,9 +257,3 @@ def _skip(file: BinaryIO, path: str, count: int) -> None:
         return
     while count and (chunk := file.read(min(count, BLOCK_BYTES))):
         count -= len(chunk)
-
-
-def _last_line_end(buffer: bytearray) -> int:
-    """Behind the last line break, a lone one if there is one near the end; 0 without any."""
-    lone = list(_LONE_BREAK.finditer(buffer, max(len(buffer) - LOOK_BYTES, 0)))
-    return lone[-1].end() if lone else buffer.rfind(b"\n") + 1
