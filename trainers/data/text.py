@@ -198,12 +198,7 @@ def read_blocks(
             # A short file stays one block: only a read that gets nothing tells that it ended.
             if len(buffer) < BLOCK_BYTES:
                 continue
-            if whole:
-                check_size(len(buffer))
-                continue
-            # Behind a lone break if there is one near the end, else behind the last one.
-            lone = list(_LONE_BREAK.finditer(buffer, max(len(buffer) - LOOK_BYTES, 0)))
-            if cut := lone[-1].end() if lone else buffer.rfind(b"\n") + 1:
+            if cut := 0 if whole else _last_line_end(buffer):
                 yield Block(bytes(buffer[:cut]), offset, False, False)
                 offset += cut
                 del buffer[:cut]
@@ -257,3 +252,9 @@ def _skip(file: BinaryIO, path: str, count: int) -> None:
         return
     while count and (chunk := file.read(min(count, BLOCK_BYTES))):
         count -= len(chunk)
+
+
+def _last_line_end(buffer: bytearray) -> int:
+    """Behind the last line break, a lone one if there is one near the end; 0 without any."""
+    lone = list(_LONE_BREAK.finditer(buffer, max(len(buffer) - LOOK_BYTES, 0)))
+    return lone[-1].end() if lone else buffer.rfind(b"\n") + 1
