@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
-from tensorflow_serving.apis import model_service_pb2, prediction_service_pb2
+from tensorflow_serving.apis import model_pb2, model_service_pb2, prediction_service_pb2
 
 from export.server.api import requests
 from export.server.metrics import Metrics
@@ -42,11 +42,15 @@ _MAX_MESSAGE = 1024  # bytes; TensorFlow Serving cuts longer ones, HTTP/2 header
 def add_services(server: grpc.Server, manager: Manager, metrics: Metrics, reloads: bool) -> None:
     """Adds PredictionService and ModelService to a gRPC server that is not started yet."""
 
-    def predict(api: str, request, clock: RequestClock, _):
-        asked = request.tasks if api == "MultiInference" else [request]
-        name = asked[0].model_spec.name if asked else ""
-        with metrics.counting(name, "GRPC", api, clock):
-            return requests.infer(api, manager, request, clock)
+    def infer(api: str, request, clock: RequestClock, _):
+        several = api == "MultiInference"  # signatures on one input
+        asked = request.tasks if several else [request]
+        spec = asked[0].model_spec if asked else model_pb2.ModelSpec()
+        with metrics.counting(spec.name, "GRPC", api, clock):
+            if not several:
+                requests.required_spec(request)
+            with requests.acquire(manager, spec) as servable:
+                return requests.INFERENCE[api](servable, request, clock)
 
     def reload(request, _, context: grpc.ServicerContext):
         if not reloads:
@@ -57,7 +61,7 @@ def add_services(server: grpc.Server, manager: Manager, metrics: Metrics, reload
         return requests.reload_config(manager, request, lambda: not context.is_active())
 
     calls = {
-        **{api: functools.partial(predict, api) for api in requests.INFERENCE},
+        **{api: functools.partial(infer, api) for api in requests.INFERENCE},
         "GetModelMetadata": lambda request, *_: requests.model_metadata(
             manager, requests.required_spec(request), request.metadata_field
         ),
@@ -67,7 +71,11 @@ def add_services(server: grpc.Server, manager: Manager, metrics: Metrics, reload
         "HandleReloadConfigRequest": reload,
     }
     for service in _SERVICES:
-        _add(server, service, {m.name: _unary(calls[m.name]) for m in service.methods})
+        _add(
+            server,
+            service,
+            {m.name: functools.partial(answer, calls[m.name]) for m in service.methods},
+        )
 
 
 # Not that of grpc_health: it sends to watches while it holds a lock that gRPC's own thread needs
@@ -78,7 +86,9 @@ class Health:
     def __init__(self, server: grpc.Server):
         self._status = health_pb2.HealthCheckResponse.SERVING
         self._watches: set[Callable] = set()
-        _add(server, _HEALTH, {"Check": _unary(self._check), "Watch": self._watch})
+        _add(
+            server, _HEALTH, {"Check": functools.partial(answer, self._check), "Watch": self._watch}
+        )
 
     def shut_down(self) -> None:
         """Says NOT_SERVING, also to those that watch; returns soon, whatever they do."""
@@ -168,10 +178,6 @@ def _read(kind: type[Message], message: bytes) -> Message | _Unreadable:
         return kind.FromString(message)
     except DecodeError as error:
         return _Unreadable(f"the message is no {kind.DESCRIPTOR.full_name}: {error}")
-
-
-def _unary(call: Callable) -> Callable:
-    return lambda request, context: answer(call, request, context)
 
 
 def answer(call: Callable, request, context: grpc.ServicerContext):

@@ -1,9 +1,4 @@
-"""One loaded SavedModel: its signatures, and a session that runs them.
-
-TensorFlow Serving does not call Python functions: it restores the graph tagged `serve` into a
-session and runs from the tensors a signature names as inputs to those it names as outputs. So does
-this module, and a SavedModel that works here works there.
-"""
+"""One loaded SavedModel: its signatures, and a session that runs them, as in TensorFlow Serving."""
 
 import dataclasses
 import threading
@@ -115,9 +110,7 @@ class Servable:
     ) -> list[np.ndarray]:
         """Runs the graph once: one array per name in `fetches`; strings are `bytes` objects.
 
-        The deadline of `clock` ends the run, which is counted there. Raises ServingError: code and
-        message are the graph's own, or INTERNAL `XLA compilation disabled`, as TensorFlow Serving
-        says of a graph that must be compiled.
+        The deadline of `clock` ends the run. Raises ServingError with the graph's code and message.
         """
         clock = clock or RequestClock()
         way = self._way(feeds, fetches)
