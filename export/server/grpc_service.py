@@ -4,7 +4,6 @@ import functools
 import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
-from typing import NamedTuple
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -107,8 +106,8 @@ class Health:
         return health_pb2.HealthCheckResponse(status=self._status)
 
     def _watch(self, request, context, send_response_callback):
-        if isinstance(request, _Unreadable):
-            context.abort(grpc.StatusCode.INTERNAL, request.reason)
+        if isinstance(request, DecodeError):
+            context.abort(grpc.StatusCode.INTERNAL, str(request))
         if request.service not in ("", *SERVICES):
             unknown = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
             send_response_callback(health_pb2.HealthCheckResponse(status=unknown))
@@ -126,8 +125,8 @@ def add_reflection(server: grpc.Server, services: list[str]) -> None:
 
     def readable(received: Iterator) -> Iterator:
         for request in received:
-            if isinstance(request, _Unreadable):
-                raise ServingError(grpc.StatusCode.INTERNAL, request.reason)
+            if isinstance(request, DecodeError):
+                raise ServingError(grpc.StatusCode.INTERNAL, str(request))
             yield request
 
     def reflect(received, context):
@@ -167,17 +166,11 @@ def _add(server: grpc.Server, service, behaviors: dict[str, Callable]) -> None:
     server.add_generic_rpc_handlers((handler,))
 
 
-class _Unreadable(NamedTuple):
-    """Stands for bytes that are no message of the kind that was expected."""
-
-    reason: str
-
-
-def _read(kind: type[Message], message: bytes) -> Message | _Unreadable:
+def _read(kind: type[Message], message: bytes) -> Message | DecodeError:
     try:
         return kind.FromString(message)
-    except DecodeError as error:
-        return _Unreadable(f"the message is no {kind.DESCRIPTOR.full_name}: {error}")
+    except DecodeError as error:  # returned: `_add` says why nothing may be raised here
+        return DecodeError(f"the message is no {kind.DESCRIPTOR.full_name}: {error}")
 
 
 def answer(call: Callable, request, context: grpc.ServicerContext):
@@ -186,8 +179,8 @@ def answer(call: Callable, request, context: grpc.ServicerContext):
     if not context.is_active() or (remaining is not None and remaining <= 0):
         # The client gave up while the request was waiting for a thread: nobody reads the answer.
         context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
-    if isinstance(request, _Unreadable):
-        context.abort(grpc.StatusCode.INTERNAL, request.reason)
+    if isinstance(request, DecodeError):
+        context.abort(grpc.StatusCode.INTERNAL, str(request))
     try:
         return call(request, RequestClock(remaining), context)
     except ServingError as error:

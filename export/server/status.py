@@ -1,11 +1,9 @@
 """What every request has: a time limit, and a status code and a message when it fails."""
 
-import contextlib
 import logging
 import re
 import time
 import traceback
-from collections.abc import Iterator
 
 import grpc
 import tensorflow as tf
@@ -78,15 +76,6 @@ class RequestClock:
         """Raises ServingError, DEADLINE_EXCEEDED, when the time is over."""
         if self._end is not None and time.monotonic() > self._end:
             raise timed_out()
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        """Counts what is inside as a run of the graph."""
-        begin = time.monotonic()
-        try:
-            yield
-        finally:
-            self.run_seconds += time.monotonic() - begin
 
 
 class OneLine(logging.Filter):

@@ -71,9 +71,7 @@ def model_status(manager: Manager, spec: ModelSpec):
 
 
 def reload_config(
-    manager: Manager,
-    request: ReloadConfigRequest,
-    is_cancelled: Callable[[], bool] = lambda: False,
+    manager: Manager, request: ReloadConfigRequest, is_cancelled: Callable[[], bool] = lambda: False
 ) -> ReloadConfigResponse:
     """Answers HandleReloadConfigRequest, once the new models can be asked."""
     if request.config.WhichOneof("config") != "model_config_list":

@@ -1,8 +1,4 @@
-"""Which versions of which models are served: polls, loads, swaps, unloads, lends.
-
-A new version is loaded and warmed beside the old one and takes its place; only then is the old one
-let go, once the requests that hold it are done. So a swap fails no request.
-"""
+"""Which versions of which models are served: a swap of versions fails no request."""
 
 import contextlib
 import dataclasses

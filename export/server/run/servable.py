@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+import time
 from collections.abc import Mapping, Sequence
 
 import grpc
@@ -118,17 +119,18 @@ class Servable:
             if name in self._compiled:
                 where = f"\n\t [[{self._compiled[name]}]]"
                 raise ServingError(grpc.StatusCode.INTERNAL, f"XLA compilation disabled{where}")
-        values = None
+        values, begin = None, time.monotonic()
         # One of another rank than declared would fail its batch.
         fits = all(v.ndim in (0, self._ranks.get(name, v.ndim)) for name, v in feeds.items())
         try:
-            with clock.running():
-                if self._batched is not None and feeds and fits:
-                    values = self._batched.run(feeds, way.fetches, clock)
-                if values is None:
-                    values = self._run_alone(way, [feeds[name] for name in way.feeds], clock)
+            if self._batched is not None and feeds and fits:
+                values = self._batched.run(feeds, way.fetches, clock)
+            if values is None:
+                values = self._run_alone(way, [feeds[name] for name in way.feeds], clock)
         except (tf.errors.OpError, UnicodeDecodeError) as error:
             raise ServingError.from_tensorflow(error) from error
+        finally:
+            clock.run_seconds += time.monotonic() - begin
         by_name = dict(zip(way.fetches, values, strict=True))
         # A scalar string arrives as bytes; numpy would give it a fixed width and cut trailing NULs.
         return [
