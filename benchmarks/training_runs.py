@@ -57,7 +57,7 @@ class KerasRun:
 
     def evaluate(self) -> float:
         """Validation loss."""
-        from trainers.tasks.training_models import ResetValidationState
+        from trainers.tasks.lm import ResetValidationState
 
         data, callbacks = self.task.validation_data, [ResetValidationState()]
         return self.model.evaluate(data, callbacks=callbacks, verbose=0)[0]

@@ -24,16 +24,11 @@ from zoo.output import outlive_readers, quiet_imports
 
 _RECIPE = flags.DEFINE_string("recipe", None, "Name of a recipe; --list shows them.")
 _TASK = flags.DEFINE_enum(
-    "task",
-    None,
-    TASK_NAMES,
-    "What to learn from the file of --data; the rest is found out or chosen, and printed.",
+    "task", None, TASK_NAMES, "What to learn from --data; the rest is found or chosen, and printed."
 )
 _DATA = flags.DEFINE_string("data", None, "A file of your own, with --task.")
 _INIT_FROM = flags.DEFINE_string(
-    "init_from",
-    None,
-    "Weights to start from: an earlier --workdir, hf://OWNER/NAME, or a downloaded folder.",
+    "init_from", None, "Weights: of an earlier --workdir, hf://OWNER/NAME, or a downloaded folder."
 )
 _COLUMNS = {
     f"{name}_column": flags.DEFINE_string(f"{name}_column", None, f"Column of {what} in --data.")

@@ -75,7 +75,7 @@ def read_progress(path: Path) -> Progress:
 
 
 def write_progress(progress: Progress, path: Path) -> None:
-    """Writes JSON, whose numbers come back to the last bit, with a digest of all of it."""
+    """Writes JSON with a digest of all of it."""
     values = to_dict(progress)
     text = json.dumps({**values, _DIGEST: _digest(values)}, indent=2)
     path.write_text(text + "\n", encoding="utf-8")

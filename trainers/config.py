@@ -32,7 +32,6 @@ _TEST_FRACTION = 0.1
 _REPLACED = "data.train=%s: %s of it, drawn by chance, are the %s examples in place of %s"
 # Groups whose keys depend on the model; what a list of known keys says of them.
 _OPEN_GROUPS = {"model": {"<field of the model config>": 0}, "head": {"<option of the head>": 0}}
-_HELP_WIDTH = 100
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -47,23 +46,21 @@ class OptimizerConfig:
 
     Attributes:
         name: "adamw" or "muon" (matrices by Muon, the rest by AdamW).
-        learning_rate: float, the peak.
+        learning_rate: the peak.
         schedule: "cosine", "linear", "exponential" or "constant" after the warm-up.
-        warmup_steps: int, steps of linear rise from 0.
-        final_fraction: float, share of the peak that the schedule ends at; "exponential" needs
-            it above 0.
-        decay_fraction: float in (0, 1], share of the run that decays: 1 decays from the end of
-            the warm-up, 0.4 holds the peak until the last 40 % of the steps.
-        weight_decay: float, decoupled; norms and biases are left out.
-        beta_1, beta_2: float, Adam's decay rates.
-        momentum: float, Muon's.
-        newton_schulz_steps: int, Muon's iterations towards an orthogonal update. Defaults to 5.
-        adam_lr_ratio: float, learning rate of Muon's AdamW part over that of its matrices.
-        global_clipnorm: float, gradients are scaled to this norm at most; None is off.
-        layer_decay: float in (0, 1], learning rate of a block over that of the one above it, for
-            fine-tuning: the lower, the slower. Defaults to 1, the same rate everywhere.
-        accumulation_steps: int, batches whose gradients are averaged into one update. A step is
-            still one batch, here and in the whole config. Defaults to 1.
+        warmup_steps: steps of linear rise from 0.
+        final_fraction: share of the peak that the schedule ends at; above 0 if "exponential".
+        decay_fraction: share of the run that decays: 1 decays from the end of the warm-up, 0.4
+            holds the peak until the last 40 % of the steps.
+        weight_decay: decoupled; norms and biases are left out.
+        beta_1, beta_2: Adam's decay rates.
+        momentum: Muon's.
+        newton_schulz_steps: Muon's iterations towards an orthogonal update.
+        adam_lr_ratio: learning rate of Muon's AdamW part over that of its matrices.
+        global_clipnorm: gradients are scaled to this norm at most; None is off.
+        layer_decay: learning rate of a block over that of the one above it, for fine-tuning.
+        accumulation_steps: batches whose gradients are averaged into one update. A step is still
+            one batch, here and in the whole config.
 
     Example: `OptimizerConfig(learning_rate=5e-5, schedule="linear", layer_decay=0.9)`
     """
@@ -86,8 +83,8 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         rule = 'optimizer.final_fraction must be above 0 where optimizer.schedule is "exponential"'
-        ends_at_0 = self.schedule == "exponential" and not self.final_fraction
-        require(not ends_at_0, f"{rule}, which never reaches 0", self.final_fraction)
+        holds = self.schedule != "exponential" or self.final_fraction > 0
+        require(holds, f"{rule}, which never reaches 0", self.final_fraction)
 
 
 _TO_ZERO: dict[str, Any] = {"schedule": "linear", "final_fraction": 0.0}
@@ -109,16 +106,15 @@ class FineTuneConfig:
     """What of an earlier model is kept, and what of it is trained.
 
     Attributes:
-        init_from: bundle folder whose backbone's weights are the initial ones; None begins with
-            random weights. Heads always begin anew.
+        init_from: bundle folder whose backbone's weights are the initial ones; None is random.
         freeze: "none", "embeddings" (with their norm) or "backbone" (all but the head; a BERT
             pooler counts as the head's: masked-LM training leaves it as it began).
-        freeze_layers: int, the lowest blocks to freeze, and the embeddings under them.
-        drop_layers: int, top blocks of the initial model to leave out: the first ones carry most
-            of what a small data set needs (Sajjad et al., 2020, arXiv:2004.03844).
-        lora_rank: int, trains low-rank factors of the backbone's dense layers in place of the
-            layers (see `zoo.models.lora`); None trains the layers themselves.
-        lora_alpha: float, weight of the factors times `lora_rank`. None means `lora_rank`.
+        freeze_layers: the lowest blocks to freeze, and the embeddings under them.
+        drop_layers: top blocks of the initial model to leave out: the first ones carry most of
+            what a small data set needs (Sajjad et al., 2020, arXiv:2004.03844).
+        lora_rank: trains low-rank factors of the backbone's dense layers in place of the layers
+            (see `zoo.models.lora`); None trains the layers themselves.
+        lora_alpha: weight of the factors times `lora_rank`. None means `lora_rank`.
 
     Example: `FineTuneConfig(init_from="runs/bert", freeze_layers=2)`
     """
@@ -137,11 +133,8 @@ class FineTuneConfig:
         require(self.init_from != "", rule, self.init_from)
         rule = "finetune.lora_alpha must be null where lora_rank is null"
         require(lora or not alpha, rule, self.lora_alpha)
-        rule = (
-            "finetune.lora_rank must be null where finetune.freeze or finetune.freeze_layers is "
-            "set: LoRA freezes the backbone itself"
-        )
-        require(not (lora and freezes), rule, self.lora_rank)
+        rule = "finetune.lora_rank must be null where freeze or freeze_layers is set: LoRA freezes"
+        require(not (lora and freezes), f"{rule} the backbone itself", self.lora_rank)
         if self.init_from is None and (freezes or self.drop_layers or lora):
             raise ConfigError(
                 "finetune.freeze, freeze_layers, drop_layers and lora_rank are for weights that "
@@ -157,38 +150,34 @@ class TrainConfig:
         recipe: name of the recipe it came from.
         task: "lm" (next token), "mlm" (masked tokens), "classify", "pair", "tag", "span",
             "embed" or "regress".
-        preset: name of the model's shape, `zoo.presets`; a model that starts from
-            `finetune.init_from` has that one's shape.
+        preset: name of the model's shape, `zoo.presets`, unless `finetune.init_from` gives it.
         model: fields of the preset's config to replace, such as {"dropout": 0.1}.
         head: options of the task's head, such as {"pooling": "mean"}.
-        data: DataConfig.
-        text: TextConfig, how text is read, in training and when served (not task lm).
-        optimizer: OptimizerConfig.
-        finetune: FineTuneConfig, what to start from and what to train of it.
-        batch_size: int, rows a step: windows of `context_length` tokens (lm, mlm), examples.
-        steps: int, batches of the whole run; each is an update of the weights, unless
+        text: how text is read, in training and when served (not task lm).
+        finetune: what to start from and what to train of it.
+        batch_size: rows a step: windows of `context_length` tokens (lm, mlm), examples.
+        steps: batches of the whole run; each is an update of the weights, unless
             `optimizer.accumulation_steps` gathers several.
-        evaluate_every: int, steps between two evaluations on the whole validation split, each
-            with a checkpoint; must divide `steps`.
-        keep_checkpoints: int, newest checkpoints kept. Defaults to 2.
+        evaluate_every: steps between two evaluations on the whole validation split, each with a
+            checkpoint; must divide `steps`.
+        keep_checkpoints: newest checkpoints kept.
         select: "best" ends with the weights of the best evaluation, "last" with the last.
         monitor: the metric that tells the best, such as "val_accuracy"; "" is the task's own.
-        patience: int, evaluations without a better one before training stops; None never stops.
-        label_smoothing: float in [0, 1), share of the probability spread over all classes.
-        temperature: float, of the contrastive loss (task embed).
-        seed: int, of initial weights, data order and dropout.
+        patience: evaluations without a better one before training stops; None never stops.
+        label_smoothing: share of the probability spread over all classes.
+        temperature: of the contrastive loss (task embed).
+        seed: of initial weights, data order and dropout.
         precision: Keras dtype policy, such as "float32" or "mixed_bfloat16"; "auto" is the one
             for the hardware, see `trainers.distribution.hardware`.
-        jit_compile: bool, XLA for the training step on a CPU with TensorFlow: pays where all
-            batches have one shape, as windows of text do. GPUs, TPUs and other backends always
-            compile.
-        remat: bool, computes the activations of transformer blocks again in the backward pass:
-            less memory, some more time (13 to 22 % on a CPU).
-        baseline: bool, whether the report trains a simple model beside this one.
+        jit_compile: XLA for the training step on a CPU with TensorFlow: pays where all batches
+            have one shape, as windows of text do. Other hardware and backends always compile.
+        remat: computes the activations of transformer blocks again in the backward pass: less
+            memory, some more time (13 to 22 % on a CPU).
+        baseline: whether the report trains a simple model beside this one.
         sample_prompts: texts that the report continues (lm) or fills (mlm); None takes them from
             the validation text, as do recipes whose data are replaced.
-        sample_tokens: int, tokens of each continuation.
-        sample_temperature: float.
+        sample_tokens: tokens of each continuation.
+        sample_temperature: of the logits, in sampling.
     """
 
     recipe: str
@@ -389,7 +378,7 @@ def describe_keys() -> str:
     lines = ["Keys of --set=key=value with their defaults; recipes set some of them otherwise."]
     for key, (default, meaning) in config_keys().items():
         lines.append(f"\n{key}" + (f" = {default}" if default else ""))
-        lines.append(textwrap.indent(textwrap.fill(meaning, _HELP_WIDTH - 4), "    "))
+        lines.append(textwrap.indent(textwrap.fill(meaning, 96), "    "))
     return "\n".join(lines)
 
 

@@ -23,10 +23,11 @@ from trainers.optim.optimizers import make_optimizer, schedule_of
 from trainers.recorder import Follower, Interruption, Preempted, Recorder
 from trainers.report.report import REPORT_FILE, write_report
 from trainers.tasks import Task, make_task
-from trainers.tasks.training_models import ResetValidationState
-from trainers.workdir import WorkdirError, claimed, is_remote, local_copy
+from trainers.tasks.lm import ResetValidationState
+from trainers.workdir import RemoteWorkdir, WorkdirError, claimed, is_remote
 from zoo import bundle
 from zoo.loading import load
+from zoo.weights.locations import temporary_folder
 
 # The first steps compile, which is not what a profile is looked at for.
 _STEPS_BEFORE_PROFILE = 5
@@ -43,11 +44,11 @@ def train(
     """Trains to the end, from wherever the run in `workdir` is, and writes the bundle.
 
     Args:
-        config: TrainConfig. workdir: created if missing; one run each. Several workers share it.
-            A string such as "gs://bucket/run" is kept up to date there.
+        workdir: created if missing; one run each, which several workers share. A string such as
+            "gs://bucket/run" is kept up to date there.
         data_dir: where named corpora lie.
         distribution: from `make_distribution`, which may change between runs. Default: one device.
-        profile_steps: int, steps whose profile is written for TensorBoard, after the first few.
+        profile_steps: steps whose profile is written for TensorBoard, after the first few.
         extend: whether a run there, finished or not, may go on to a higher `config.steps`. From
             its last checkpoint on, the learning rate is that of a run of so many steps.
 
@@ -69,7 +70,8 @@ def train(
     distribution.check(config)
     is_chief, publish = distribution.is_chief, None
     if is_remote(workdir):
-        remote = local_copy(str(workdir))
+        remote = RemoteWorkdir(str(workdir), temporary_folder())
+        remote.download()
         workdir = remote.local
         if is_chief:  # what the other workers have is only read
             publish = remote.upload
@@ -118,12 +120,8 @@ def _check_data_of_finished(
         with distribution.scope():
             fingerprint = make_task(config, data_dir).fingerprint()
     except (ValueError, OSError) as error:
-        logging.warning(
-            "%s: this run is finished; nothing to do. Whether its data are still the same is not "
-            "known: %s",
-            workdir,
-            error,
-        )
+        message = "%s: this run is finished; nothing to do. Whether its data are still the same is "
+        logging.warning(message + "not known: %s", workdir, error)
         return
     if progress is not None and progress.corpus != fingerprint:
         raise WorkdirError(
@@ -178,11 +176,9 @@ def _train(
         try:
             if progress.step < config.steps or progress.training_logs:
                 if should_stop(progress.records, *task.monitor, config.patience):
-                    logging.info(
-                        "no better %s in %d evaluations: nothing is trained; a higher "
-                        "--set=patience goes on",
-                        *(task.monitor[0], config.patience),
-                    )
+                    message = "no better %s in %d evaluations: nothing is trained; a higher "
+                    message += "--set=patience goes on"
+                    logging.info(message, task.monitor[0], config.patience)
                 else:
                     _fit(task, progress, callbacks, interruption, distribution)
         except tf.errors.DataLossError:
@@ -269,31 +265,27 @@ class KerasLoop:
         callbacks = list(callbacks)
         if isinstance(validation_data, dict):
             callbacks, validation_data = [_EvaluateEach(validation_data), *callbacks], None
-        if not steps_per_epoch:
-            self._evaluate(epochs, validation_data, callbacks)
-            return
-        self.model.fit(
-            batches,
-            steps_per_epoch=steps_per_epoch,
-            initial_epoch=epochs.start,
-            epochs=epochs.stop,
-            validation_data=validation_data,
-            callbacks=callbacks,
-            shuffle=False,  # the dataset has its own order
-            verbose=verbose,
-        )
-
-    def _evaluate(self, epochs: range, data, callbacks: list[keras.callbacks.Callback]) -> None:
         model = self.model
+        if steps_per_epoch:
+            model.fit(
+                batches,
+                steps_per_epoch=steps_per_epoch,
+                initial_epoch=epochs.start,
+                epochs=epochs.stop,
+                validation_data=validation_data,
+                callbacks=callbacks,
+                shuffle=False,  # the dataset has its own order
+                verbose=verbose,
+            )
+            return
         model.stop_training = False
         called = keras.callbacks.CallbackList(callbacks, epochs=epochs.stop, steps=0, model=model)
         called.on_train_begin()
         for epoch in epochs:
-            logs = {}
-            if data is not None:
-                found = model.evaluate(data, callbacks=callbacks, verbose=0, return_dict=True)
-                logs = {f"val_{name}": value for name, value in found.items()}
-            called.on_epoch_end(epoch, logs)
+            found, options = {}, {"callbacks": callbacks, "verbose": 0, "return_dict": True}
+            if validation_data is not None:
+                found = model.evaluate(validation_data, **options)
+            called.on_epoch_end(epoch, {f"val_{name}": value for name, value in found.items()})
         called.on_train_end()
 
 
@@ -306,9 +298,8 @@ class _EvaluateEach(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         for name, batches in self.sets.items():
-            found = self.model.evaluate(
-                batches, callbacks=[ResetValidationState()], verbose=0, return_dict=True
-            )
+            options = {"callbacks": [ResetValidationState()], "verbose": 0, "return_dict": True}
+            found = self.model.evaluate(batches, **options)
             logs |= {f"val_{metric}/{name}": value for metric, value in found.items()}
 
 
@@ -356,9 +347,8 @@ def _extended(progress: Progress, config: TrainConfig, before: TrainConfig | Non
     planned = progress.planned_steps or (config.steps if before is None else before.steps)
     if not progress.step or planned == config.steps:
         return progress
-    rates = [
-        float(schedule_of(config.optimizer, n)(progress.step)) for n in (planned, config.steps)
-    ]
+    both = planned, config.steps
+    rates = [float(schedule_of(config.optimizer, steps)(progress.step)) for steps in both]
     logging.info(
         "made longer at step %d: %d steps, before %d. From here on the learning rate is that of a "
         "run of %d steps: %.3g in place of %.3g",

@@ -17,9 +17,8 @@ SCORES_FILE = "scores.json"
 
 
 def write_scores(folder: Path, **scores: Any) -> None:
-    """Adds to `scores.json`, which the model card of an export and other programs read:
-    "validation" (of the kept weights "step" and "scores"); of labelled data also "split", what
-    "model" and "baseline" reach on it, and the questions "left_out", which could not be asked."""
+    """Adds to `scores.json`: "validation" (of the kept weights "step", "scores"); of labelled data
+    also "split", what "model" and "baseline" reach on it, and how many questions are "left_out"."""
     path = folder / SCORES_FILE
     there = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     with replacing(path) as temporary:

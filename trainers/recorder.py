@@ -30,10 +30,7 @@ class Preempted(Exception):
 
 
 class Interruption:
-    """A context that turns SIGTERM into a request that the training loop answers at its next step.
-
-    In a thread that is not the main one, signals are left as they are.
-    """
+    """A context in which SIGTERM is a request that the training loop answers at its next step."""
 
     def __init__(self, together: bool = False):
         self.together = together  # other workers train with this one, and leave after the same step
@@ -43,7 +40,7 @@ class Interruption:
         self._before = None
 
     def __enter__(self) -> Interruption:
-        if threading.current_thread() is threading.main_thread():
+        if threading.current_thread() is threading.main_thread():  # no other can set one
             self._before = signal.signal(signal.SIGTERM, self._on_signal)
         return self
 
@@ -115,9 +112,7 @@ class Recorder(Follower):
         interruption: Interruption,
     ):
         super().__init__(progress, interruption)
-        self.task = task
-        self.checkpoints = checkpoints
-        self.log = log
+        self.task, self.checkpoints, self.log = task, checkpoints, log
         self._first_step = progress.step + 1
         self._training_seconds = 0.0
         self._start_clocks()

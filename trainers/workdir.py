@@ -20,7 +20,7 @@ from trainers.config import CONFIG_FILE, TrainConfig, differing_keys, read_confi
 from trainers.report.report import REPORT_FILE
 from zoo.config import to_dict
 from zoo.files import locked_folder, own_files, replacing
-from zoo.weights.locations import download, temporary_folder
+from zoo.weights.locations import download
 
 # What may change where a run is made longer.
 _EXTENDING = ("steps", "evaluate_every", "patience")
@@ -37,21 +37,16 @@ class WorkdirError(ValueError):
 def claimed(
     workdir: Path, config: TrainConfig, extend: bool = False
 ) -> Iterator[TrainConfig | None]:
-    """The workdir, made and locked while the block runs, with this config in it.
-
-    With `extend`, `steps` of a run there may become more, with `evaluate_every` and `patience`. A
-    finished run is one under way then: its report goes, its bundle stays until the longer run has a
-    new one. Yields the config that was there before, None if there was none. WorkdirError says why
-    it cannot be had.
-    """
-    if workdir.is_dir() and not (workdir / CONFIG_FILE).is_file():
-        foreign = own_files(workdir)  # a process killed before its config was written leaves none
-        if foreign:
-            shown = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
-            raise WorkdirError(
-                f"--workdir={workdir} is not empty ({shown}) and holds no training run: choose "
-                "another"
-            )
+    """The workdir, made and locked while the block runs, with this config in it; yields the config
+    that was there before. With `extend` a finished run may become one of more steps under way: its
+    report goes, its bundle stays until the longer run has a new one."""
+    holds_run = (workdir / CONFIG_FILE).is_file()
+    # A process killed before its config was written leaves no files of its own.
+    if workdir.is_dir() and not holds_run and (foreign := own_files(workdir)):
+        shown = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
+        raise WorkdirError(
+            f"--workdir={workdir} is not empty ({shown}) and holds no training run: choose another"
+        )
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(locked_folder(workdir))
@@ -104,10 +99,8 @@ def is_remote(workdir: str | Path) -> bool:
 
 
 class RemoteWorkdir:
-    """A remote folder, such as "gs://bucket/run", and its local copy, an empty folder at first.
-
-    One process at a time may train there: an object store has no locks.
-    """
+    """A remote folder, such as "gs://bucket/run", and its local copy, an empty folder at first. One
+    process at a time may train there: an object store has no locks."""
 
     def __init__(self, remote: str, local: Path):
         self.remote = remote.rstrip("/")
@@ -156,13 +149,6 @@ class RemoteWorkdir:
                 "and the credentials of this machine; the same command goes on from the last "
                 "checkpoint there"
             ) from error
-
-
-def local_copy(remote: str) -> RemoteWorkdir:
-    """A remote workdir with what it holds in a local folder, removed when this process ends."""
-    workdir = RemoteWorkdir(remote, temporary_folder())
-    workdir.download()
-    return workdir
 
 
 def _state(path: Path) -> tuple[int, int]:

@@ -1,11 +1,8 @@
 """The artifact between trainer and exporter: a folder with config, tokenizer and weights.
 
-    config.json         what the model is, and checksums of the rest
-    tokenizer/          see `zoo.tokenizers`
-    model.weights.h5    Keras weights, without optimizer state
-
-A trainer's work directory is a bundle once training has finished; it also holds `metrics.jsonl`,
-`report.md` and `checkpoints/`, which no reader of a bundle needs.
+config.json         what the model is, and checksums of the rest
+tokenizer/          see `zoo.tokenizers`
+model.weights.h5    Keras weights, without optimizer state
 """
 
 from __future__ import annotations
@@ -74,11 +71,7 @@ class Bundle:
 
     @functools.cached_property
     def lm(self) -> TextLM:
-        """Text in, text out: `generate`, `score`, `next_token`; for task "lm".
-
-        Raises:
-            BundleError: another task.
-        """
+        """Text in, text out: `generate`, `score`, `next_token`; BundleError unless task "lm"."""
         if self.config.task != "lm":
             raise BundleError(
                 f"{self.folder}: a model of task {self.config.task!r} writes no text; use "
@@ -88,11 +81,7 @@ class Bundle:
 
     @functools.cached_property
     def text_model(self) -> TextEncoder:
-        """Text in, labels, tags, answers, vectors or numbers out; for every task but "lm".
-
-        Raises:
-            BundleError: task "lm".
-        """
+        """Text in, labels, tags, answers, vectors or numbers out; BundleError for task "lm"."""
         config = self.config
         if config.task not in TEXT_MODELS:
             raise BundleError(f"{self.folder}: task {config.task!r} is a language model: use `lm`")
@@ -104,12 +93,6 @@ class Bundle:
         `config.json`, `model.safetensors` and the tokenizer's files; for task "embed" also those
         of sentence-transformers. A pair classifier becomes a sequence classifier; `load` with
         task="pair" reads it back as what it was.
-
-        Args:
-            folder: created if missing.
-
-        Returns:
-            Path of the folder.
 
         Raises:
             ValueError: a model that none of transformers' bert, distilbert, roberta and gpt2 can
@@ -179,13 +162,10 @@ def save(
         folder: created if missing.
         model: CausalLM or a model of another task, trained in whatever way.
         tokenizer: the tokenizer it was trained with.
-        start_id: int, the token that an empty text reads, for a language model. Defaults to the
+        start_id: the token that an empty text reads, for a language model. Defaults to the
             tokenizer's `end_id`.
         labels: names of classes or tags, in the order of the model's outputs.
-        text: TextConfig, how text is read; not for a language model.
-
-    Returns:
-        Bundle.
+        text: how text is read; not for a language model.
 
     Raises:
         ValueError: tokenizer, labels or text config do not fit the model, or the folder holds a
@@ -206,9 +186,17 @@ def save(
     config = bundle_in_memory(folder, model, tokenizer, start_id, labels, text).config
     tokenizer.save(folder / TOKENIZER_FOLDER)
     with replacing(folder / WEIGHTS_FILE) as temporary:
-        _save_weights(model, temporary)
-        digest = file_sha256(temporary)
-    config = dataclasses.replace(config, weights_sha256=digest)
+        values = model.get_weights()
+        # Asked before: HDF5 does not survive a disk that fills up under it, it ends the process.
+        needed = sum(value.nbytes for value in values) + _HDF5_OVERHEAD
+        if (free := shutil.disk_usage(folder).free) < needed:
+            problem = f"the weights need {needed:,} bytes and {free:,} are free"
+            raise OSError(errno.ENOSPC, problem, str(folder / WEIGHTS_FILE))
+        # A twin, without the optimizer state that a compiled model carries along.
+        twin = type(model).from_config(model.get_config())
+        twin.set_weights(values)
+        twin.save_weights(temporary)
+        config = dataclasses.replace(config, weights_sha256=file_sha256(temporary))
     with replacing(folder / CONFIG_FILE) as temporary:
         temporary.write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
     return Bundle(folder, config, tokenizer, model)
@@ -229,18 +217,3 @@ def read_config(folder: Path) -> BundleConfig:
     fields.require("format_version", _READ_VERSIONS, "use the release that wrote it")
     with blaming(path):
         return from_dict(BundleConfig, fields.values, where=str(path))
-
-
-def _save_weights(model: keras.Model, path: Path) -> None:
-    """Writes the weights without the optimizer state that a compiled model carries along."""
-    values = model.get_weights()
-    # Asked before: HDF5 does not survive a disk that fills up under it, it ends the process.
-    needed = sum(value.nbytes for value in values) + _HDF5_OVERHEAD
-    free = shutil.disk_usage(path.parent).free
-    if free < needed:
-        raise OSError(
-            errno.ENOSPC, f"the weights need {needed:,} bytes and {free:,} are free", str(path)
-        )
-    twin = type(model).from_config(model.get_config())
-    twin.set_weights(values)
-    twin.save_weights(path)

@@ -45,11 +45,9 @@ class ConfigError(ValueError):
 
 @dataclass_transform(frozen_default=True)
 def config_dataclass(cls: type[ConfigT]) -> type[ConfigT]:
-    """Makes a frozen dataclass that checks types and ranges of its fields whenever it is made.
+    """Makes a frozen dataclass whose types and ranges are checked; a ConfigError names the field.
 
-    Ranges stand in the annotation, as pydantic has them: `Size`, `Fraction`, or
-    `Annotated[float, Field(gt=0)]`; what depends on several fields is checked in `__post_init__`.
-    A ConfigError names the field.
+    Ranges stand in annotations: `Size`, `Fraction`, or `Annotated[float, Field(gt=0)]`.
     """
     made = pydantic.dataclasses.dataclass(frozen=True, config=STRICT)(cls)
     checked_init = made.__init__
@@ -71,19 +69,13 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(config_class: type[ConfigT], values: dict[str, Any], where: str = "") -> ConfigT:
-    """A config from a dict, every key and value checked; nested configs are nested dicts.
-
-    Raises:
-        ConfigError: unknown key (known ones are listed), missing key, wrong type or range; the
-            message begins with `where`, such as a file name.
-    """
+    """A config from a nested dict, all checked; a ConfigError names `where` and the key."""
     try:
         # JSON has no tuples: "json" mode reads a list where a tuple is declared.
         content = pydantic.TypeAdapter(dict).dump_json(values)
         return pydantic.TypeAdapter(config_class).validate_json(content, strict=True)
     except pydantic.ValidationError as error:
-        prefix = f"{where}: " if where else ""
-        raise ConfigError(prefix + _explain(config_class, error)) from None
+        raise ConfigError(f"{where}: " * bool(where) + _explain(config_class, error)) from None
 
 
 def _explain(config_class: type, error: pydantic.ValidationError) -> str:
@@ -100,9 +92,11 @@ def _explain_one(config_class: type, problem: Mapping[str, Any]) -> str:
     if problem["type"] == "unexpected_keyword_argument":
         owner = config_class
         for part in problem["loc"][:-1]:
-            owner = _nested_dataclass(owner, str(part)) or owner
-        known = ", ".join(field.name for field in dataclasses.fields(owner))
-        return f"unknown key {path!r}; known keys: {known}"
+            hint = typing.get_type_hints(owner).get(str(part))
+            kinds = (kind for kind in (hint, *typing.get_args(hint)) if isinstance(kind, type))
+            owner = next(filter(dataclasses.is_dataclass, kinds), owner)
+        known = [field.name for field in dataclasses.fields(owner)]
+        return f"unknown key {path!r}; known keys: {', '.join(known)}"
     if problem["type"] in ("missing", "missing_argument"):
         return f"missing key {path!r}"
     if "error" in context:  # from a __post_init__
@@ -115,34 +109,25 @@ def _explain_one(config_class: type, problem: Mapping[str, Any]) -> str:
     return f"{path or config_class.__name__}: {problem['msg']}. {received}"
 
 
-def _nested_dataclass(owner: type, name: str) -> type | None:
-    hint = typing.get_type_hints(owner).get(name)
-    candidates = (hint, *typing.get_args(hint))
-    return next(
-        (c for c in candidates if isinstance(c, type) and dataclasses.is_dataclass(c)), None
-    )
-
-
 def read_json(path: str | os.PathLike[str]) -> Any:
     """The content of a JSON file, or a BundleError: not there, no JSON, too large or too deep."""
-    path = Path(path)
+    path, problem = Path(path), f"nested too deep; at most {_MAX_DEPTH} levels are read"
     try:
         if path.is_file() and (size := path.stat().st_size) > _MAX_BYTES:
-            raise BundleError(f"{path}: {size:,} bytes; at most {_MAX_BYTES:,} are read")
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-        if not _is_deep(content):
-            return content
+            problem = f"{size:,} bytes; at most {_MAX_BYTES:,} are read"
+        else:
+            content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+            if not _is_deep(content):
+                return content
     except FileNotFoundError:
-        raise BundleError(f"{path}: no such file") from None
+        problem = "no such file"
     except OSError as error:
-        raise BundleError(f"{path}: cannot be read: {error.strerror}") from None
+        problem = f"cannot be read: {error.strerror}"
     except RecursionError:
         pass
-    except BundleError:
-        raise
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-        raise BundleError(f"{path}: not valid JSON ({error}). Fetch it again.") from None
-    raise BundleError(f"{path}: nested too deep; at most {_MAX_DEPTH} levels are read")
+        problem = f"not valid JSON ({error}). Fetch it again."
+    raise BundleError(f"{path}: {problem}")
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -158,10 +143,7 @@ def _is_deep(content: Any) -> bool:
 
 
 class Fields:
-    """A JSON object whose fields are asked for one by one; a BundleError blames `where`.
-
-    A field that is missing or null is the default.
-    """
+    """A JSON object; a field missing or null is the default, and a BundleError blames `where`."""
 
     def __init__(self, values: Any, where: object):
         if not isinstance(values, dict):
@@ -184,11 +166,9 @@ class Fields:
         return [Fields(item, f"{self.where}: {name}[{i}]") for i, item in enumerate(items)]
 
     def text(self, name: str, default: str | None = None) -> Any:
-        """A string."""
         return self._typed(name, "a string", default, str)
 
     def flag(self, name: str, default: bool | None = None) -> Any:
-        """True or false."""
         return self._typed(name, "true or false", default, bool)
 
     def whole(
@@ -207,10 +187,7 @@ class Fields:
         return value if value is None else float(value)
 
     def require(self, name: str, allowed: Sequence[Any], why: str) -> Any:
-        """A value that must be one of `allowed`, the first one where it is missing or null.
-
-        `why` says, in the message, what another value would do.
-        """
+        """One of `allowed`, the first if it is missing; the message says `why` no other."""
         value = self.values.get(name)
         value = allowed[0] if value is None else value
         if value not in allowed:

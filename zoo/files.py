@@ -35,14 +35,10 @@ def blaming(where: object, *kinds: type[Exception]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives a temporary path beside `path` that takes its place when the block ends well.
-
-    A reader sees the old file or the new one, never half of one. The temporary file has the
-    suffixes of `path`, which Keras looks at. The folder is created.
-    """
+    """Gives a temporary path that takes the place of `path`, whole, when the block ends well."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target: a rename is atomic only within one file system.
+    # Beside the target: a rename is atomic only within one file system. Keras looks at suffixes.
     descriptor, name = tempfile.mkstemp(prefix=_PARTIAL, suffix=f"-{path.name}", dir=path.parent)
     os.close(descriptor)
     os.chmod(name, 0o644)  # mkstemp's 0600 would hide the file from a server's user
@@ -62,14 +58,11 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 
 @contextlib.contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Makes a folder, and keeps other processes out while the block runs: BlockingIOError.
-
-    What a killed process was writing there is removed: nobody else writes under the lock.
-    """
+    """Makes a folder, and keeps other processes out while the block runs: BlockingIOError."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / _LOCK_FILE, "a") as lock:  # closing it unlocks
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for path in folder.rglob(f"{_PARTIAL}*"):
+        for path in folder.rglob(f"{_PARTIAL}*"):  # of a killed process: nobody else writes here
             if path.is_file():
                 path.unlink(missing_ok=True)
         yield
@@ -81,12 +74,10 @@ def own_files(folder: Path) -> list[str]:
 
 
 def inside(folder: str | os.PathLike[str], *names: str, where: str | Path | None = None) -> Path:
-    """The path of a file or folder of a model, which need not be there; BundleError if outside.
+    """A path in a model's folder, there or not; a BundleError, blaming `where`, if outside.
 
-    Whoever made a model decides what its files name. A name such as "../other", an absolute one,
-    or a link could have anything on this machine read as part of the model, and then exported.
-    In the Hugging Face Hub's cache all files are links, to the blobs of the same repository.
-    The message blames `where` for the name, or the path itself.
+    Whoever made a model decides what its files name: "../other", an absolute name or a link could
+    have anything on this machine read as part of the model, and then exported.
     """
     folder = Path(folder)
     path = folder.joinpath(*names)
@@ -94,7 +85,9 @@ def inside(folder: str | os.PathLike[str], *names: str, where: str | Path | None
         root, target = folder.resolve(), path.resolve()
     except (OSError, RuntimeError, ValueError) as error:  # links in a circle, U+0000 in a name
         raise BundleError(f"{where or path}: {names[-1]!r:.80} is no path ({error})") from None
-    if target.is_relative_to(root) or _is_blob(root, target):
+    # Files in the Hub's cache are links from repository/snapshots/revision/ to repository/blobs/.
+    caches = (above.parent for above in root.parents if above.name == "snapshots")
+    if target.is_relative_to(root) or target.parent in [cache / "blobs" for cache in caches]:
         return path
     if where is not None and not path.is_symlink():
         raise BundleError(
@@ -107,19 +100,17 @@ def inside(folder: str | os.PathLike[str], *names: str, where: str | Path | None
     )
 
 
+def existing(folder: Path, *names: str, advice: str) -> Path:
+    """The path of a file as `inside` gives it; if it is not there, a BundleError with `advice`."""
+    path = inside(folder, *names)
+    if not path.is_file():
+        raise BundleError(f"{path}: no such file. {advice}")
+    return path
+
+
 def check_links(folder: Path) -> None:
     """Raises BundleError if any link below a folder leads out of it, for readers not our own."""
     for where, folders, files in os.walk(folder):
         for name in (*folders, *files):
             if os.path.islink(os.path.join(where, name)):
                 inside(folder, os.path.relpath(os.path.join(where, name), folder))
-
-
-def _is_blob(root: Path, target: Path) -> bool:
-    """Whether `root` is in a snapshot of the Hub's cache, and `target` a blob of its repository."""
-    # repository/snapshots/revision/... and repository/blobs/hash
-    snapshots = (parent.parent for parent in (root, *root.parents))
-    return any(
-        snapshot.name == "snapshots" and target.parent == snapshot.parent / "blobs"
-        for snapshot in snapshots
-    )

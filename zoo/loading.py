@@ -12,17 +12,16 @@ from zoo.bundle import (
     TOKENIZER_FOLDER,
     WEIGHTS_FILE,
     Bundle,
-    BundleConfig,
     bundle_in_memory,
     read_config,
 )
-from zoo.config import from_dict
-from zoo.files import BundleError, blaming, file_sha256, inside
+from zoo.config import Fields, from_dict
+from zoo.files import BundleError, blaming, existing, file_sha256, inside
 from zoo.models.build import build, check_task, count_weights
 from zoo.models.configs import MODEL_CONFIGS
 from zoo.models.token_model import quantize_layers
 from zoo.text.config import TextConfig
-from zoo.tokenizers import Tokenizer, load_tokenizer
+from zoo.tokenizers import load_tokenizer
 from zoo.tokenizers.base import FILE_NAME
 from zoo.weights.assign import backbone_weights, check_size, count_stored, model_weights
 from zoo.weights.huggingface.reading import read_huggingface
@@ -30,7 +29,7 @@ from zoo.weights.kerashub import PREFIX, load_kerashub
 from zoo.weights.locations import locate, writer_of
 
 _LABELLED = {"classify": "num_classes", "pair": "num_classes", "tag": "num_tags"}
-_ONE_NETWORK = {"classify", "pair"}
+_ONE_NETWORK = {"classify", "pair"}  # between the two the head is kept, too
 
 
 def load(folder: str | os.PathLike[str], task: str | None = None) -> Bundle:
@@ -48,9 +47,6 @@ def load(folder: str | os.PathLike[str], task: str | None = None) -> Bundle:
         task: another task than the one that was saved, on the same backbone: the head's weights
             are random then, and logged by name. Defaults to what was saved; a bare encoder of
             transformers embeds texts.
-
-    Returns:
-        Bundle.
 
     Raises:
         BundleError: not a model, unfinished, damaged weights, a tokenizer that is not the one the
@@ -78,10 +74,16 @@ def load(folder: str | os.PathLike[str], task: str | None = None) -> Bundle:
 
 def _load_own(folder: Path) -> Bundle:
     config, config_file = read_config(folder), folder / CONFIG_FILE
-    tokenizer = _load_tokenizer(folder, config)
-    weights = inside(folder, WEIGHTS_FILE)
-    if not weights.is_file():
-        raise BundleError(f"{weights}: no such file, though {CONFIG_FILE} is there. Train again.")
+    place = inside(folder, TOKENIZER_FOLDER, FILE_NAME).parent
+    with blaming(place):
+        tokenizer = load_tokenizer(place)
+    if tokenizer.fingerprint != config.tokenizer_fingerprint:
+        raise BundleError(
+            f"{place}: this is not the tokenizer that the weights were trained with: its "
+            f"fingerprint is {tokenizer.fingerprint}, {CONFIG_FILE} says "
+            f"{config.tokenizer_fingerprint}. Restore the right one."
+        )
+    weights = existing(folder, WEIGHTS_FILE, advice=f"{CONFIG_FILE} is there: train again.")
     if file_sha256(weights) != config.weights_sha256:
         raise BundleError(
             f"{weights}: checksum differs from {CONFIG_FILE}: the file was damaged or replaced. "
@@ -98,7 +100,7 @@ def _load_own(folder: Path) -> Bundle:
         needed = count_weights(model_config, config.task, config.head)
         # int4 holds two weights in one number.
         stored = count_stored([weights]) * (2 if config.quantization else 1)
-        check_size(weights, stored, config_file, config.model, needed)
+        check_size(weights, stored, Fields(config.model, config_file), needed)
         model = build(model_config, task=config.task, head=config.head)
     with blaming(config_file, TypeError, KeyError):
         quantize_layers(model, config.quantization)
@@ -113,24 +115,8 @@ def _load_own(folder: Path) -> Bundle:
     return bundle
 
 
-def _load_tokenizer(folder: Path, config: BundleConfig) -> Tokenizer:
-    place = inside(folder, TOKENIZER_FOLDER, FILE_NAME).parent
-    with blaming(place):
-        tokenizer = load_tokenizer(place)
-    if tokenizer.fingerprint != config.tokenizer_fingerprint:
-        raise BundleError(
-            f"{place}: this is not the tokenizer that the weights were trained with: its "
-            f"fingerprint is {tokenizer.fingerprint}, {CONFIG_FILE} says "
-            f"{config.tokenizer_fingerprint}. Restore the right one."
-        )
-    return tokenizer
-
-
 def _with_task(bundle: Bundle, task: str) -> Bundle:
-    """The bundle's backbone with a new head, whose random weights are logged by name.
-
-    "classify" and "pair" are one network: between the two the head is kept, too.
-    """
+    """The bundle's backbone with a new head, whose random weights are logged by name."""
     config, text = bundle.config, bundle.config.text
     labels = config.labels if task in _LABELLED else ()
     if task in _LABELLED and not labels:

@@ -16,15 +16,12 @@ SPECIAL = re.compile(r"([\\`*_\[\]<>|~$&#])")
 
 
 def cell(text: str, longest: int = LONGEST_CELL) -> str:
-    """Text as one cell of a Markdown table that shows it as it is, cut and on one line.
-
-    White space becomes single spaces; control characters, lone surrogates and marks that turn the
-    reading direction become U+FFFD; text longer than `longest` characters ends in "…".
-    """
+    """Text as one cell of a Markdown table that shows it as it is, cut and on one line."""
     # Cut before escaping, or a backslash could lose its character. The first cut is for speed.
     text = " ".join(text[: 20 * longest].split())
     if len(text) > longest:
         text = text[: longest - 1] + "…"
+    # Control characters, lone surrogates and marks that turn the reading direction go.
     text = "".join(c if c.isprintable() else "\ufffd" for c in text)
     return SPECIAL.sub(r"\\\1", text)
 
@@ -51,10 +48,8 @@ class _Output(io.FileIO):
 
 
 def outlive_readers() -> None:
-    """Call it first in a program of its own: it then goes on to its end and its exit code.
-
-    Not SIGPIPE's default action: that would end the program for a network connection, too.
-    """
+    """Call it first in a program of its own: it then goes on to its end and its exit code."""
+    # Not SIGPIPE's default action: that would end the program for a network connection, too.
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by who started the program
@@ -72,11 +67,8 @@ def outlive_readers() -> None:
 
 @contextlib.contextmanager
 def quiet_imports() -> Iterator[None]:
-    """Holds back what is written to stderr, by C++ too, while the block imports TensorFlow.
-
-    Its notes on oneDNN and on GPUs that are not there come before any setting counts. If the block
-    fails, all of it is printed.
-    """
+    """Holds back what is written to stderr, by C++ too, unless the block fails."""
+    # TensorFlow's notes on oneDNN and GPUs come, at its import, before any setting counts.
     try:
         descriptor = os.dup(2)
     except OSError:  # stderr is closed

@@ -18,45 +18,29 @@ class Preset:
     config: ModelConfig
 
 
-# Vocabulary size, context length, and the rest by name. A vocabulary of 1 is a placeholder: the
-# tokenizer decides it. Published shapes carry their own.
+_GPT2: dict[str, Any] = {"positions": "learned", "norm": "layer_norm", "qk_norm": False}
+_GPT2 |= {"activation": "gelu_tanh", "use_bias": True}
+_MODERN: dict[str, Any] = {"norm_placement": "pre", "norm": "rms_norm", "norm_epsilon": 1e-5}
+_MODERN |= {"positions": "rotary", "qk_norm": True, "activation": "swiglu", "use_bias": False}
+
+# Vocabulary size, context length, layers, heads and width; the rest by name. A vocabulary of 1 is a
+# placeholder: the tokenizer decides it. Published shapes carry their own.
 PRESETS: dict[str, Preset] = {
     "gpt_char_cpu": Preset(
         "0.8 M parameters, context 64: character GPT that trains in a minute or two on a laptop",
-        GPTConfig(
-            1,
-            64,
-            num_layers=4,
-            num_heads=4,
-            hidden_dim=128,
-            activation="swiglu",
-            intermediate_dim=344,
-            token_shift=3,
-        ),
+        GPTConfig(1, 64, 4, 4, 128, activation="swiglu", intermediate_dim=344, token_shift=3),
     ),
     "gpt_char": Preset(
         "10.6 M parameters, context 256: nanoGPT's character model for one GPU",
-        GPTConfig(1, 256, num_layers=6, num_heads=6, hidden_dim=384, dropout=0.2),
+        GPTConfig(1, 256, 6, 6, 384, dropout=0.2),
     ),
     "gpt_quick": Preset(
         "0.4 M parameters, context 96: the quickstart's, half a minute of training",
-        GPTConfig(1, 96, num_layers=2, num_heads=4, hidden_dim=128),
+        GPTConfig(1, 96, 2, 4, 128),
     ),
     "gpt2_small": Preset(
         "124 M parameters, context 1024: GPT-2 as published",
-        GPTConfig(
-            50257,
-            1024,
-            num_layers=12,
-            num_heads=12,
-            hidden_dim=768,
-            positions="learned",
-            norm="layer_norm",
-            qk_norm=False,
-            activation="gelu_tanh",
-            use_bias=True,
-            dropout=0.1,
-        ),
+        GPTConfig(50257, 1024, 12, 12, 768, dropout=0.1, **_GPT2),
     ),
     "lstm_char_cpu": Preset(
         "0.8 M parameters: two-layer character LSTM that trains in a few minutes on a laptop",
@@ -64,49 +48,27 @@ PRESETS: dict[str, Preset] = {
     ),
     "bert_base": Preset(
         "110 M parameters, context 512: BERT base as published",
-        BertConfig(30522, 512, num_layers=12, num_heads=12, hidden_dim=768),
+        BertConfig(30522, 512, 12, 12, 768),
     ),
     "bert_mini": Preset(
         "11 M parameters, context 512: the published 4-layer, 256-wide BERT",
-        BertConfig(30522, 512, num_layers=4, num_heads=4, hidden_dim=256),
+        BertConfig(30522, 512, 4, 4, 256),
     ),
     "bert_tiny": Preset(
         "4 M parameters, context 512: the published 2-layer, 128-wide BERT",
-        BertConfig(30522, 512, num_layers=2, num_heads=2, hidden_dim=128),
+        BertConfig(30522, 512, 2, 2, 128),
     ),
     "distilbert": Preset(
         "66 M parameters, context 512: DistilBERT as published, half of BERT base's layers",
-        BertConfig(
-            30522,
-            512,
-            num_layers=6,
-            num_heads=12,
-            hidden_dim=768,
-            num_segments=0,
-            use_pooler=False,
-        ),
+        BertConfig(30522, 512, 6, 12, 768, num_segments=0, use_pooler=False),
     ),
     "minilm_l6": Preset(
         "23 M parameters, context 512: MiniLM with 6 layers, for sentence embeddings",
-        BertConfig(30522, 512, num_layers=6, num_heads=12, hidden_dim=384),
+        BertConfig(30522, 512, 6, 12, 384),
     ),
     "bert_small_cpu": Preset(
         "1.8 M parameters and the vocabulary's, context 128: a modern encoder for a laptop",
-        BertConfig(
-            1,
-            128,
-            num_layers=4,
-            num_heads=3,
-            hidden_dim=192,
-            intermediate_dim=512,
-            norm_placement="pre",
-            norm="rms_norm",
-            norm_epsilon=1e-5,
-            positions="rotary",
-            qk_norm=True,
-            activation="swiglu",
-            use_bias=False,
-        ),
+        BertConfig(1, 128, 4, 3, 192, intermediate_dim=512, **_MODERN),
     ),
     "lstm_encoder_cpu": Preset(
         "0.3 M parameters and the vocabulary's, context 128: bidirectional LSTM for a laptop",

@@ -27,23 +27,7 @@ from zoo.output import table
 _RUNS = 9
 _SECONDS = 10.0  # for each request, after which three runs must do
 
-_PAGE = """\
-# {precision} beside float32
-
-{costs}
-
-Medians of requests through a session, taking turns. {machine}
-
-## The task's metric
-
-{metrics}
-
-## Answers to the golden requests
-
-{deviations}
-
-{verdict}
-"""
+_TEMPLATE = Path(__file__).with_name("report_template.md")
 
 
 def compare_answers(
@@ -138,7 +122,7 @@ def _markdown(record: dict) -> str:
         for one in record["deviations"]
     ]
     beyond = "**Beyond the tolerance; written because of `--accept_deviation`.**"
-    return _PAGE.format(
+    return _TEMPLATE.read_text(encoding="utf-8").format(
         precision=name,
         costs=table(["", "float32", name, "float32 / " + name], costs, numbers=[1, 2, 3]),
         machine=record["machine"],

@@ -17,7 +17,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 import zoo
 from export.golden.pairs import read_golden_pairs
 from export.model_folder import CARD_FILE, GOLDEN_FILE, PRECISION_REPORT_FILE
-from export.precision.reduce import SMALLEST, reduce_bundle
+from export.precision.reduce import SMALLEST, may_depend_on_batch, reduce_bundle
 from export.precision.report import _markdown, compare_answers
 from export.saved_model import ExportError, export_saved_model
 from zoo.bundle import bundle_in_memory
@@ -116,13 +116,14 @@ def test_a_smaller_artifact_says_what_the_reduced_model_says(name, precision, tm
     assert_no_refused_op(path)
 
 
-@pytest.mark.parametrize("name", ["classify", "lstm"])
-def test_pairs_of_bfloat16_products_allow_for_their_rounding(name):
-    bundle = make(name)
+def test_pairs_of_bfloat16_products_allow_for_their_rounding():
+    bundle = make("classify")
     pairs, found = compare_answers(bundle, reduce_bundle(bundle, "bfloat16"), "bfloat16", False)
     assert found and all(one.passed for one in found)
-    assert {bool(pair.atol) for pair in pairs} == {name == "classify"}
-    assert any(pair.changes for pair in pairs) == (name == "classify")
+    assert all(pair.atol for pair in pairs) and any(pair.changes for pair in pairs)
+    # A language model has none of these products.
+    assert may_depend_on_batch(bundle, "bfloat16")
+    assert not may_depend_on_batch(make("lstm"), "bfloat16")
 
 
 def assert_no_refused_op(path):

@@ -11,8 +11,9 @@ from trainers.report.baselines import (
     ridge_baseline,
     tagging_baseline,
     tfidf_baseline,
-    tfidf_similarities,
+    tfidf_vectors,
 )
+from trainers.report.scores import rank_partners
 
 GOOD, BAD = ["good film !", "very good", "a good one"], ["bad film", "very bad", "a bad one ."]
 TEXTS, LABELS = GOOD + BAD, ["+"] * 3 + ["-"] * 3
@@ -57,12 +58,13 @@ def test_tfidf_at_the_edges():
     # Blank texts teach only how frequent classes are.
     assert probabilities[0, 1] == pytest.approx(2 / 3, abs=0.05)
     assert classify(["x"], ["only"], ["y"]) == ["only"]
-    assert tfidf_similarities([""], ["x"], ["y"]).shape == (1, 1)
+    assert rank_partners(*tfidf_vectors([""], ["x"], ["y"]))[0].tolist() == [1]
 
 
 def test_tfidf_finds_partners_by_shared_words():
     texts, partners = ["red house", "blue car"], ["the car", "a house"]
-    assert tfidf_similarities(texts + partners, texts, partners).argmax(axis=1).tolist() == [1, 0]
+    vectors = tfidf_vectors(texts + partners, texts, partners)
+    assert rank_partners(*vectors)[1].tolist() == [1, 0]
 
 
 def test_ridge():

@@ -16,7 +16,7 @@ from trainers.checkpoints import Checkpoints, Progress, read_variables, snapshot
 from trainers.config import OptimizerConfig
 from trainers.metrics import MetricsLog
 from trainers.optim.optimizers import make_optimizer
-from trainers.tasks.training_models import CarriedState
+from trainers.tasks.lm import CarriedState
 from zoo.models.build import build
 from zoo.models.configs import GPTConfig, LSTMConfig
 

@@ -253,6 +253,17 @@ def test_workers_that_do_not_come_together(error, told):
     assert str(join_failure(cluster, 9, error)).startswith(told)
 
 
+def test_who_reports_that_a_worker_is_missing_is_there():
+    addresses = {"worker": ["a:1", "b:2", "c:3"]}
+    cluster = read_cluster({"TF_CONFIG": json.dumps({**GOOD, "cluster": addresses})})
+    told = TIMED_OUT.replace("task:0", "task:2") + (
+        "\n\nAdditional GRPC error from remote target /job:worker/replica:0/task:0 while"
+    )
+    error = tf.errors.DeadlineExceededError(None, None, told)
+    expected = "after 9 s 1 of 3 workers did not come: worker 2 (c:3)."
+    assert str(join_failure(cluster, 9, error)).startswith(expected)
+
+
 def test_a_lost_worker_is_named_by_what_tensorflow_says():
     cluster = read_cluster({"TF_CONFIG": json.dumps(GOOD)})
     told = "aborted: Error reported from /job:worker/replica:0/task:0: no heartbeat"

@@ -97,7 +97,7 @@ def test_every_block_has_the_counts_and_every_epoch_every_window(corpora, rows, 
     of = first // STRIDE
     for part in of.reshape(blocks, block):
         np.testing.assert_array_equal(np.bincount(part, minlength=len(counts)), counts)
-    order = pipeline.window_order(mixed, rows, length, seed)
+    order = pipeline.WindowOrder(mixed, rows, length, seed)
     read_of_each = order.windows_read(steps)
     np.testing.assert_array_equal(
         read_of_each, np.bincount(starts(batches) // STRIDE, minlength=len(counts))
@@ -118,7 +118,7 @@ def test_a_long_block_has_its_counts_too():
     places = [np.flatnonzero(block) for block in of.reshape(10, 300)]
     assert all(len(place) == 1 for place in places)
     assert len(np.unique(places)) > 5
-    order = pipeline.window_order(mixed, 50, 4, 3)
+    order = pipeline.WindowOrder(mixed, 50, 4, 3)
     np.testing.assert_array_equal(order.windows_read(31), np.bincount(of[: 31 * 50]))
 
 
@@ -174,13 +174,13 @@ def test_a_late_start_and_hosts_read_the_same(start, segment, seed, extra):
             np.testing.assert_array_equal(tail[place][part], expected[part])
             together = np.concatenate([host[place][part] for host in hosts])
             np.testing.assert_array_equal(together, expected[part])
-    order = pipeline.window_order(mixed, rows, length, seed, segment)
+    order = pipeline.WindowOrder(mixed, rows, length, seed, segment)
     counted = np.bincount(starts(whole[: start + 1]) // STRIDE, minlength=len(extra))
     np.testing.assert_array_equal(order.windows_read(start + 1), counted)
 
 
 def test_a_small_stream_comes_again_and_a_large_one_is_not_used_up():
     mixed = MixedStream(streams([50, 5000]), (1, 1))
-    order = pipeline.window_order(mixed, 10, 10, 0)
+    order = pipeline.WindowOrder(mixed, 10, 10, 0)
     small, large = order.epochs(order.windows_read(20))
     assert small == 100 / 4 and large == 100 / 499

@@ -8,7 +8,7 @@ import pytest
 import zoo
 from trainers.loop import train
 from trainers.tasks import make_task
-from trainers.tasks.training_models import PackedDocuments
+from trainers.tasks.lm import PackedDocuments
 from zoo.config import ConfigError
 
 
@@ -45,7 +45,7 @@ def test_a_window_reads_as_its_documents_alone(masked):
 
 
 def test_it_trains_and_its_bundle_is_a_plain_model(masked, tmp_path):
-    bundle = train(masked(sample_prompts=(), jit_compile=True), tmp_path / "run")
+    bundle = train(masked(sample_prompts=(), jit_compile=True, steps=10), tmp_path / "run")
     assert type(bundle.model) is zoo.CausalLM
     assert zoo.load(tmp_path / "run").lm.generate(["document"])["text"].shape == (1,)
 

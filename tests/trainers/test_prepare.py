@@ -345,10 +345,11 @@ def test_a_model_trains_on_prepared_text(tmp_path, tiny, prepared_text, family):
 def test_prepared_text_gives_the_batches_of_its_ids(tiny, prepared_text):
     settings = tiny("gpt", data=_with(tiny("gpt").data, train=str(prepared_text)))
     task = make_task(settings)
-    corpus = task.corpus
+    corpus = task.corpus.corpora[""]
     ids = [all_ids(part) for part in (corpus.train_ids, corpus.validation_ids)]
     in_memory = copy.copy(task)
-    in_memory.corpus = _with(corpus, train_ids=ids[0], validation_ids=ids[1])
+    corpus = _with(corpus, train_ids=ids[0], validation_ids=ids[1])
+    in_memory.corpus = _with(task.corpus, corpora={"": corpus})
     for one, other in zip(task.training_data(5), in_memory.training_data(5), strict=True):
         np.testing.assert_array_equal(one, other)
     rows = [task.training_data(5, host, 2) for host in range(2)]

@@ -11,7 +11,7 @@ from matplotlib.font_manager import findfont, get_font
 from trainers.data.examples import LabeledTexts, Questions, TaggedTexts
 from trainers.report import figures
 from trainers.report.figures import draw_calibration, draw_confusion, progress_figure
-from trainers.report.scores import Predictions, tag_scores
+from trainers.report.scores import Predictions, rank_partners, tag_scores
 from trainers.report.sections import (
     Comparison,
     classification_sections,
@@ -187,10 +187,10 @@ def test_retrieval():
     similarities = np.array([[0.9, 0.0, 0.1], [0.8, 0.1, 0.5], [0.0, 0.1, 0.3]])
     comparison = Comparison("test", "3 pairs", {"mrr": 0.6}, {"mrr": 0.5}, "X")
     examples = labeled(["a", "b|", "c"], ["A", "B", "C"])
-    sections = retrieval_sections(comparison, examples, similarities)
+    sections = retrieval_sections(comparison, examples, *rank_partners(similarities, np.eye(3)))
     assert rows_of(sections, "Furthest off") == [[r" b\| ", " B ", " 3 ", " A "]]
     assert "Over 3 pairs." in sections[0]
-    perfect = retrieval_sections(comparison, examples, np.eye(3))
+    perfect = retrieval_sections(comparison, examples, *rank_partners(np.eye(3), np.eye(3)))
     assert perfect[1] == "## Furthest off\n\nNone."
 
 

@@ -23,8 +23,8 @@ from trainers.report.scores import (
     calibration_error,
     classification_scores,
     entity_spans,
-    partner_ranks,
     question_scores,
+    rank_partners,
     regression_scores,
     retrieval_scores,
     tag_scores,
@@ -140,20 +140,38 @@ def test_calibration():
 
 def test_retrieval():
     similarities = np.array([[0.9, 0.1, 0.0], [0.8, 0.5, 0.2], [0.3, 0.2, 0.1]])
-    assert partner_ranks(similarities).tolist() == [1, 2, 3]
-    scores = retrieval_scores(similarities)
+    ranks, best = rank_partners(similarities, np.eye(3))
+    assert ranks.tolist() == [1, 2, 3] and best.tolist() == [0, 0, 0]
+    scores = retrieval_scores(ranks)
     assert scores["accuracy@1"] == pytest.approx(1 / 3)
     assert scores["mrr"] == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
 
 
 def test_equal_vectors_retrieve_nothing():
-    assert retrieval_scores(np.ones((4, 4))) == {"accuracy@1": 0.0, "mrr": 0.25}
-    assert retrieval_scores(np.ones((1, 1)))["accuracy@1"] == 1.0
+    ranks = rank_partners(np.ones((4, 2)), np.ones((4, 2)))[0]
+    assert retrieval_scores(ranks) == {"accuracy@1": 0.0, "mrr": 0.25}
+    assert rank_partners(np.ones((1, 2)), np.ones((1, 2)))[0].tolist() == [1]
 
 
 def test_retrieval_of_nan_is_no_success():
     with pytest.raises(ValueError, match="row 1"):
-        retrieval_scores(np.array([[1.0, 0.0], [np.nan, np.nan]]))
+        rank_partners(np.array([[1.0, 0.0], [np.nan, np.nan]]), np.eye(2))
+
+
+def test_many_texts_are_ranked_in_blocks():
+    """All products of 20,000 pairs at once would be 1.6 GB."""
+    rng = np.random.default_rng(0)
+    texts = rng.integers(-3, 4, (20_000, 4)).astype("float32")
+    partners = texts + rng.integers(-1, 2, texts.shape)
+    tracemalloc.start()
+    ranks, best = rank_partners(texts, partners)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 300e6
+    for row in (0, 12_345, 19_999):
+        products = partners @ texts[row]
+        assert ranks[row] == np.sum(products >= products[row])
+        assert best[row] == products.argmax()
 
 
 def test_no_row_is_lost_of_a_picture_that_shows_some_classes():

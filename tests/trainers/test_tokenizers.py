@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from trainers.data.config import DataConfig
-from trainers.tasks.tag import spaced
+from trainers.tasks.tokens import spaced
 from trainers.tokenizers import encoder_tokenizer, language_model_tokenizer
 from zoo.config import ConfigError
 from zoo.tokenizers import BytePairTokenizer, SentencePieceTokenizer

@@ -20,7 +20,7 @@ from trainers.metrics import MetricsLog
 from trainers.recipes import find_recipe
 from trainers.tasks import make_task
 from trainers.tasks.running_text import texts_of
-from trainers.tasks.tag import tag_labels, tag_words, tagged_tokens
+from trainers.tasks.tokens import tag_labels, tag_words, tagged_tokens
 from zoo.config import ConfigError, from_dict
 
 NAMES, CITIES = ["Ada", "Bob", "Eve"], ["Rome", "Oslo"]

@@ -14,8 +14,7 @@ from zoo import presets
 from zoo.models import build
 from zoo.models.heads import Regressor
 from zoo.text.base import signature
-from zoo.text.classify import TextClassifier, TextRegressor
-from zoo.text.models import TEXT_MODELS
+from zoo.text.models import TEXT_MODELS, TextClassifier, TextRegressor
 from zoo.weights import families
 
 pytestmark = pytest.mark.tensorflow_only

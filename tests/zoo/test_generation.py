@@ -14,7 +14,6 @@ from model_cases import (
 )
 
 from zoo.generation import loop as generation
-from zoo.generation import scoring
 from zoo.generation.loop import SamplingOptions, last_tokens
 from zoo.models.build import build
 
@@ -38,7 +37,7 @@ def generate(model, ids, lengths, options, max_steps, **keywords):
 def log_likelihood(model, ids, lengths, start_id):
     @compiled
     def run(ids, lengths):
-        return scoring.log_likelihood(model, ids, lengths, start_id)
+        return generation.log_likelihood(model, ids, lengths, start_id)
 
     return run(ids, lengths)
 
@@ -190,7 +189,7 @@ def test_score_of_long_text_counts_every_token_once(name):
 def test_next_token_probabilities():
     model = shared_model("gpt_defaults")
     ids, lengths = batch_of([[1, 2, 3], [4]])
-    candidates, probabilities = scoring.next_token_probabilities(model, ids, lengths, 4)
+    candidates, probabilities = generation.next_token_probabilities(model, ids, lengths, 4)
     softmax = numpy(ops.softmax(model(np.array([[4]], "int32"))))[0, -1]
     assert numpy(candidates)[1].tolist() == np.argsort(-softmax)[:4].tolist()
     np.testing.assert_allclose(numpy(probabilities)[1], np.sort(softmax)[::-1][:4], rtol=1e-4)

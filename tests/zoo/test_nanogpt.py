@@ -242,7 +242,7 @@ def test_load_refuses_what_does_not_fit(tmp_path):
         nanogpt.load(path)
     with pytest.raises(ValueError, match="either tokenizer= or characters="):
         nanogpt.load(path, ByteTokenizer(), "abcde")
-    with pytest.raises(ValueError, match="repeated characters"):
+    with pytest.raises(ValueError, match="repeats vocabulary"):
         nanogpt.load(path, characters="aabcd")
     with pytest.raises(ValueError, match="5 ids, but 3 characters were given"):
         nanogpt.load(path, characters="abc")

@@ -85,7 +85,7 @@ def test_parts_that_are_missing_or_empty(tmp_path):
         refused(tmp_path, index, "not ")
     for content in ('{"weight_map": {"a": 1}}', '{"weight_map": {"a": "../x"}}'):
         index.write_text(content)
-        refused(tmp_path, index, "not an index of safetensors files")
+        refused(tmp_path, index, "not an index of weights")
 
 
 @pytest.mark.parametrize(

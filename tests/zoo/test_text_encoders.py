@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 import zoo
 from zoo.text.config import CleaningConfig, TextConfig
-from zoo.text.models import TEXT_MODELS
-from zoo.text.tag import bio_tables
+from zoo.text.models import TEXT_MODELS, bio_tables
 from zoo.tokenizers import WordPieceTokenizer
 
 LETTERS = [*string.ascii_lowercase, *string.digits, *".,?!'中国"]

@@ -69,17 +69,17 @@ def test_a_long_prompt_keeps_its_last_tokens(lm):
 
 def test_sampling_is_reproducible_with_a_seed_and_fresh_without(lm):
     options = {"temperature": 1.5, "max_new_tokens": 30}
-    texts = ["hello"] * 3
 
-    def sample(**seed):
-        return lm.generate(texts, **options, **seed)["text"].numpy().tolist()
+    def sample(rows=3, **seed):
+        return lm.generate(["hello"] * rows, **options, **seed)["text"].numpy().tolist()
 
     assert sample(seed=[1, 2, 1]) == sample(seed=[1, 2, 1])
     first, second, third = sample(seed=[1, 2, 1])
     assert first == third
     assert first != second
-    assert sample() != sample()
-    assert len(set(sample())) == 3
+    # Twelve: a few may end at once, and be equal.
+    assert sample(12) != sample(12)
+    assert len(set(sample(12))) > 1
 
 
 def test_a_value_out_of_range_names_its_option(lm):

@@ -288,15 +288,10 @@ def prepared_corpus(prepared: Prepared, context_length: int) -> Corpus:
 
 
 def _check_length(corpus: Corpus, context_length: int, where: str) -> None:
-    for part, ids, characters, documents in (
-        ("training", corpus.train_ids, corpus.train_characters, corpus.num_documents[0]),
-        (
-            "validation",
-            corpus.validation_ids,
-            corpus.validation_characters,
-            corpus.num_documents[1],
-        ),
-    ):
+    streams = corpus.train_ids, corpus.validation_ids
+    sizes = corpus.train_characters, corpus.validation_characters
+    named = zip(("training", "validation"), streams, sizes, corpus.num_documents)
+    for part, ids, characters, documents in named:
         if len(ids) < context_length + 1:
             raise ValueError(
                 f"{where}the {part} text has {len(ids)} tokens ({characters} characters in "
@@ -352,7 +347,7 @@ class StreamEncoder:
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """Corpora of one tokenizer that are read in proportion."""
+    """Corpora of one tokenizer that are read in proportion; one by itself has the name ""."""
 
     corpora: dict[str, Corpus]
     block: dict[str, int]
@@ -363,8 +358,10 @@ class Mixture:
         return next(iter(self.corpora.values())).tokenizer
 
     @property
-    def train_ids(self) -> MixedStream:
-        """All training streams, to be read in proportion."""
+    def train_ids(self) -> TokenStream | MixedStream:
+        """The training stream, or all of them, to be read in proportion."""
+        if "" in self.corpora:
+            return self.corpora[""].train_ids
         streams = tuple(corpus.train_ids for corpus in self.corpora.values())
         return MixedStream(streams, tuple(self.block[name] for name in self.corpora))
 
@@ -378,43 +375,34 @@ class Mixture:
         """The mean over the mixture of something known of each corpus."""
         return sum(share * values[name] for name, share in self.shares.items())
 
+    def _streams(self) -> Iterator[TokenStream]:
+        for part in self.corpora.values():
+            yield from (part.train_ids, part.validation_ids)
 
-def corpora_of(corpus: Corpus | Mixture) -> dict[str, Corpus]:
-    """Name -> corpus; one by itself has the name ""."""
-    return corpus.corpora if isinstance(corpus, Mixture) else {"": corpus}
+    def fingerprint(self) -> str:
+        """SHA-256 of all token streams, of prepared ones of their fingerprints."""
+        digest = hashlib.sha256()
+        for ids in self._streams():
+            if isinstance(ids, TokenShards):
+                digest.update(ids.fingerprint.encode())
+            else:
+                digest.update(np.int64(len(ids)).tobytes())
+                digest.update(np.ascontiguousarray(ids, np.int32).tobytes())
+        return digest.hexdigest()
 
+    def check(self) -> None:
+        """Reads every byte of what lies in shards, after reading them failed."""
+        for ids in self._streams():
+            if isinstance(ids, TokenShards):
+                ids.check()
 
-def _streams(corpus: Corpus | Mixture) -> Iterator[TokenStream]:
-    for part in corpora_of(corpus).values():
-        yield from (part.train_ids, part.validation_ids)
-
-
-def streams_fingerprint(corpus: Corpus | Mixture) -> str:
-    """SHA-256 of all token streams, of prepared ones of their fingerprints."""
-    digest = hashlib.sha256()
-    for ids in _streams(corpus):
-        if isinstance(ids, TokenShards):
-            digest.update(ids.fingerprint.encode())
-        else:
-            digest.update(np.int64(len(ids)).tobytes())
-            digest.update(np.ascontiguousarray(ids, np.int32).tobytes())
-    return digest.hexdigest()
-
-
-def check_streams(corpus: Corpus | Mixture) -> None:
-    """Reads every byte of what lies in shards, after reading them failed."""
-    for ids in _streams(corpus):
-        if isinstance(ids, TokenShards):
-            ids.check()
-
-
-def corpus_summary(corpus: Corpus | Mixture) -> str:
-    """How many tokens there are, in one line."""
-    parts = corpora_of(corpus)
-    train = sum(len(part.train_ids) for part in parts.values())
-    validation = sum(len(part.validation_ids) for part in parts.values())
-    several = f" of {len(parts)} corpora" if len(parts) > 1 else ""
-    return (
-        f"{train:,} training tokens{several}, {validation:,} validation tokens, "
-        f"vocabulary {corpus.tokenizer.vocabulary_size}"
-    )
+    def summary(self) -> str:
+        """How many tokens there are, in one line."""
+        parts = self.corpora.values()
+        train = sum(len(part.train_ids) for part in parts)
+        validation = sum(len(part.validation_ids) for part in parts)
+        several = f" of {len(parts)} corpora" if len(parts) > 1 else ""
+        return (
+            f"{train:,} training tokens{several}, {validation:,} validation tokens, "
+            f"vocabulary {self.tokenizer.vocabulary_size}"
+        )

@@ -123,8 +123,7 @@ def check_tags(examples: TaggedTexts, known: Sequence[str], source: str | None =
     unknown = [tag for tag in found if tag not in known]
     if not unknown:
         return
-    place, names = places[unknown[0]], ", ".join(unknown[:10])
-    has = ", ".join(known[:20])
+    place, names, has = places[unknown[0]], ", ".join(unknown[:10]), ", ".join(known[:20])
     if source is not None and len(unknown) == len(found):
         raise ValueError(
             f"{place}: no tag of {source!r} is one of the training data: it has {names}; training "

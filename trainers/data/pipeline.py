@@ -43,16 +43,22 @@ class WindowOrder:
 
     def __init__(
         self,
-        sizes: Sequence[int],
-        counts: Sequence[int],
+        ids: TokenStream | MixedStream,
         batch_size: int,
         length: int,
         seed: int,
-        segment: int,
+        segment: int = 1,
     ):
         self.batch_size, self.length, self.seed, self.segment = batch_size, length, seed, segment
-        sizes, self.counts = np.asarray(sizes, np.int64), np.asarray(counts, np.int64)
+        mixed = ids if isinstance(ids, MixedStream) else MixedStream((ids,), (1,))
+        sizes, self.counts = np.array([*map(len, mixed.streams)]), np.array(mixed.counts, np.int64)
         self.span = length * segment
+        if sizes.min() < self.span + 1:
+            raise ValueError(
+                f"{sizes.min()} training tokens do not fill a segment of {segment} windows of "
+                f"{length} and one token: use more text, or a smaller context_length or "
+                "data.segment_windows"
+            )
         self.fit = np.maximum((sizes - self.span) // self.span, 1)  # at every offset
         # Offsets 0 .. spare - 1 leave room, the last to the end.
         self.spare = sizes - self.fit * self.span
@@ -123,20 +129,6 @@ class WindowOrder:
         )
 
 
-def window_order(
-    ids: TokenStream | MixedStream, batch_size: int, length: int, seed: int, segment: int = 1
-) -> WindowOrder:
-    """The order in which `training_windows` reads."""
-    mixed = ids if isinstance(ids, MixedStream) else MixedStream((ids,), (1,))
-    sizes = [len(stream) for stream in mixed.streams]
-    if min(sizes) < length * segment + 1:
-        raise ValueError(
-            f"{min(sizes)} training tokens do not fill a segment of {segment} windows of {length} "
-            "and one token: use more text, or a smaller context_length or data.segment_windows"
-        )
-    return WindowOrder(sizes, mixed.counts, batch_size, length, seed, segment)
-
-
 def host_rows(batch_size: int, host: int, num_hosts: int) -> slice:
     """The rows of each batch that a host reads."""
     if batch_size % num_hosts or not 0 <= host < num_hosts:
@@ -161,12 +153,12 @@ def training_windows(
 ) -> tf.data.Dataset:
     """`(inputs (B, T), targets (B, T))` int32 of the steps from `start_step` up to `steps`.
 
-    In the order of `window_order`; targets are one token ahead. Segments are for a model that
+    In the order of `WindowOrder`; targets are one token ahead. Segments are for a model that
     carries its state from step to step, and forgets it where `step % segment == 0`. Each of
     `num_hosts` hosts gets its rows of every batch.
     """
     rows = host_rows(batch_size, host, num_hosts)
-    order = window_order(ids, batch_size, length, seed, segment)
+    order = WindowOrder(ids, batch_size, length, seed, segment)
     places = tf.data.Dataset.range(start_step, steps).map(lambda step: order.places(step, rows))
     if isinstance(ids, MixedStream):
         windows = _mixed_windows(ids.streams, places, rows.stop - rows.start, length + 1)

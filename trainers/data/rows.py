@@ -111,17 +111,14 @@ def find_column(
 def text_rows(
     path: str, text: str, format: str, columns: Columns, data: DataConfig
 ) -> Iterator[Row]:
-    """The rows of a text of one of the `FORMATS` that are no `STORED` ones.
-
-    In CSV, commas, quotes ("" within quotes) and line breaks may stand in a field in quotes. TSV is
-    not read so: real ones hold lone quotes; `quotes=True` is for those that mean them.
-    """
+    """The rows of a text of one of the `FORMATS` that are no `STORED` ones."""
     if format in ("jsonl", "json"):
         return _json_rows(path, text, format, columns, data.limits)
     return _delimited_rows(path, text, format, columns, data)
 
 
 def _delimited_rows(path, text, format, columns, data) -> Iterator[Row]:
+    # Fields of TSV are in no quotes unless `quotes` says so: real ones hold lone quotes.
     header, quotes, separator = data.header, data.quotes, data.separator
     if header == "auto":
         header = "none" if all(map(is_number, columns.values())) else "first"
@@ -211,7 +208,8 @@ def _json_rows(path, text, format, columns, limits) -> Iterator[Row]:
             if is_missing and option == "label_column" and name in record:
                 value = ""  # The reader tells what to do about missing labels, as in a table.
             if not isinstance(value, str):
-                found = "no field" if name not in record else f"{_kind(value)} in field"
+                kind = {list: "an array", dict: "an object"}.get(type(value)) or json.dumps(value)
+                found = "no field" if name not in record else f"{kind} in field"
                 raise ValueError(
                     f"{path}:{number}: {found} {name!r} ({option}). The fields of this line are "
                     f"{_quoted(record)}. Correct or remove the row, or name a field that holds a "
@@ -270,12 +268,6 @@ def _json_array(path: str, text: str, limits: Limits) -> Iterator[tuple[int, Any
         elif text[place : place + 1] != "]":
             missing = "not JSON (behind the item that starts here stands no comma)"
             raise _not_json(path, line, missing, "json")
-
-
-def _kind(value: object) -> str:
-    if isinstance(value, float):  # finite numbers were left as they are spelled
-        return "NaN" if math.isnan(value) else f"{'-' if value < 0 else ''}Infinity"
-    return {type(None): "null", list: "an array", dict: "an object"}[type(value)]
 
 
 # Stored rows: Parquet, TFRecord and Hugging Face data sets.

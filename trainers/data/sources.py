@@ -58,10 +58,7 @@ def find_files(
         else:
             found = sorted(glob.glob(source, root_dir=base, recursive=True))
             files = [File(name, os.path.join(base, name)) for name in found]
-        files = [
-            file for file in files if os.path.isfile(file.path) and _matches(file.path, pattern)
-        ]
-        if files:
+        if files := [file for file in files if _matches(file.path, pattern)]:
             return files
     names = ", ".join(names)
     raise FileNotFoundError(
@@ -81,9 +78,8 @@ def _walk(folder: str, excluded: frozenset[str] = frozenset()) -> list[str]:
 
 
 def _matches(path: str, pattern: str | None) -> bool:
-    name = os.path.basename(path)
-    candidates = (name, plain_name(name))
-    return pattern is None or any(fnmatch.fnmatchcase(one, pattern) for one in candidates)
+    names = {os.path.basename(name) for name in (path, plain_name(path))}
+    return os.path.isfile(path) and (pattern is None or bool(fnmatch.filter(names, pattern)))
 
 
 def read_files(files: Iterable[File], data: DataConfig) -> Iterator[tuple[File, str]]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import codecs
 import dataclasses
+import itertools
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from trainers.data.config import Limits
 from trainers.data.rows import (
@@ -99,7 +101,10 @@ def inspect_table(path: str, task: str) -> TableLayout:
     separator = _separator(text, format)
     if separator is None:
         return TableLayout("lines", encoding)
-    rows = _rows(path, text, separator, is_cut)
+    rows = split_rows(path, text, SEPARATORS[separator], separator != "tab", Limits())
+    rows = _sample(rows, is_cut)
+    width = Counter(map(len, rows)).most_common(1)[0][0]
+    rows = [row for row in rows if len(row) == width]
     header = _has_header(rows)
     columns = [name.strip() for name in rows[0]] if header else list(map(str, range(len(rows[0]))))
     layout = TableLayout("tsv" if separator == "tab" else "csv", encoding, separator, header)
@@ -136,18 +141,16 @@ def _separator(text: str, format: str | None) -> str | None:
     return found or {"csv": "comma", "tsv": "tab"}.get(format)
 
 
-def _rows(path: str, text: str, separator: str, is_cut: bool) -> list[list[str]]:
+def _sample(numbered: Iterable[tuple[int, Any]], is_cut: bool) -> list:
+    """The first rows of a text, which may be cut within one."""
     rows = []
     try:
-        for _, row in split_rows(path, text, SEPARATORS[separator], separator != "tab", Limits()):
+        for _, row in itertools.islice(numbered, _SAMPLE_ROWS):
             rows.append(row)
-            if len(rows) > _SAMPLE_ROWS:
-                break
     except ValueError:
         if not is_cut or not rows:  # else quotes that close behind the sample
             raise
-    width = Counter(map(len, rows)).most_common(1)[0][0]
-    return [row for row in rows if len(row) == width]
+    return rows
 
 
 def _has_header(rows: Sequence[Sequence[str]]) -> bool:
@@ -170,22 +173,11 @@ def _json_layout(path: str, text: str, is_cut: bool, encoding: str, task: str) -
     format = "json" if text.lstrip()[:1] == "[" else "jsonl"
     if is_cut and format == "jsonl":
         text = text[: text.rfind("\n") + 1]
-    records = []
-    try:
-        for _, record in json_objects(path, text, Limits(), format):
-            records.append(record)
-            if len(records) == _SAMPLE_ROWS:
-                break
-    except ValueError:
-        if not is_cut or not records:
-            raise
+    records = _sample(json_objects(path, text, Limits(), format), is_cut)
     columns = list(dict.fromkeys(name for record in records for name in record))
-    rows = [[_cell(record.get(name)) for name in columns] for record in records]
+    records = [[record.get(name) for name in columns] for record in records]
+    rows = [["" if v is None or isinstance(v, list | dict) else str(v) for v in r] for r in records]
     return _with_columns(TableLayout(format, encoding, header=True), columns, rows, task)
-
-
-def _cell(value: object) -> str:
-    return "" if value is None or isinstance(value, list | dict) else str(value)
 
 
 def _with_columns(

@@ -1,10 +1,9 @@
 """`fit` for several replicas of a `tf.distribute` strategy: same callbacks, logs and metrics.
 
-Keras' own `fit` does not do it: it cannot run under MultiWorkerMirroredStrategy, and elsewhere it
-clips gradients before they are summed over the replicas, gives every replica the same dropout
-masks and divides weighted losses by the weights of one replica. Here a step with R replicas is
-the step that one device makes of the whole batch. Private names of Keras, to be looked at with a
-new release, are used in `build_metrics`, `_train_step` and `_apply`.
+Keras' own cannot run under MultiWorkerMirroredStrategy, and elsewhere it clips gradients before
+they are summed over the replicas, gives every replica the same dropout masks and divides weighted
+losses by the weights of one replica. Here a step is the one that one device makes of the whole
+batch. Private names of Keras are used in `build_metrics`, `_train_step` and `_apply`.
 """
 
 from __future__ import annotations
@@ -166,11 +165,10 @@ class StrategyLoop:
     def _step(self, batch, leaving: tf.Tensor, is_update: bool | None) -> list[tf.Tensor]:
         """Forward and backward pass on each replica, then one update of all; or validation.
 
-        In cross-replica context, over a PerReplica `(inputs, targets[, weights])`. The passes are
-        functions of the variables' values, so XLA can compile them; sums over the replicas and the
-        update come after. `is_update` is False where gradients are only gathered, None in
-        validation. Returns what to add to each metric variable; last, the sum of `leaving`, a
-        float32 scalar above 0 where a worker wants to stop.
+        Over a PerReplica `(inputs, targets[, weights])`. The passes are functions of the variables'
+        values, so XLA can compile them. `is_update` is False where gradients are only gathered,
+        None in validation. Returns what to add to each metric variable; last, the sum of `leaving`,
+        above 0 where a worker wants to stop.
         """
         model = self.model
 
@@ -191,14 +189,11 @@ class StrategyLoop:
                 self._apply(gradients, [model.trainable_variables[i] for i in held], is_update)
             return sums, self._share_rows(state)
 
+        local = self.strategy.experimental_local_results  # which all replicas have alike
         sums, state = self.strategy.run(replica, args=(batch,))
         for place, value in state.items():
-            model.non_trainable_variables[int(place)].assign(self._first(value))
-        return [self._first(value) for value in sums]
-
-    def _first(self, value) -> tf.Tensor:
-        """What all replicas have alike."""
-        return self.strategy.experimental_local_results(value)[0]
+            model.non_trainable_variables[int(place)].assign(local(value)[0])
+        return [local(value)[0] for value in sums]
 
     def _sum(self, values):
         return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
@@ -252,14 +247,12 @@ class StrategyLoop:
         return outputs, changed
 
     def _apply(self, gradients, variables, is_update: bool) -> None:
-        """`optimizer.apply`; with `gradient_accumulation_steps` in parts.
-
-        Keras decides in a branch of the graph whether to update, where replicas cannot meet.
-        """
+        """`optimizer.apply`; with `gradient_accumulation_steps` in parts."""
         optimizer = self.model.optimizer
         if self.gathered_steps == 1:
             optimizer.apply(gradients, variables)
             return
+        # Keras decides in a branch of the graph whether to update, where replicas cannot meet.
         gathered = [
             optimizer._accumulated_gradients[optimizer._get_variable_index(v)] for v in variables
         ]

@@ -22,6 +22,8 @@ TF_CONFIG_EXAMPLE = (
 _ADDRESS = re.compile(r"(?:[^\s:/\[\]]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})")
 # How TensorFlow writes a worker in its messages.
 _TASK = re.compile(r"/job:(\w+)(?:/replica:\d+)?/task:(\d+)")
+# Before these stands who came first, after them who reported it: both are there.
+_MISSING = re.compile(r"timed out task names:\n((?:/job:\S+\s*)+)")
 # How long workers wait for each other at the start: machines of a job start minutes apart.
 _JOIN_VARIABLE, _JOIN_SECONDS = "ZOO_JOIN_SECONDS", 600
 # How long a worker may be silent before the others stop.
@@ -147,14 +149,13 @@ def join_failure(cluster: Cluster, seconds: int, error: tf.errors.OpError) -> Co
             "another process has its port, stop that one, or take another port in TF_CONFIG"
         )
     chief = next(iter(cluster.addresses))
-    # The workers that came are named too, before those that did not.
-    _, found, names = error.message.partition("timed out task names")
-    if not found:
+    found = _MISSING.search(error.message)
+    if found is None:
         return ConfigError(
             f"{cluster.title(chief)}, the chief, did not answer in {seconds} s. Start it, or "
             f"correct its address in TF_CONFIG; {advice}"
         )
-    missing = cluster.others_in(names)
+    missing = cluster.others_in(found[1])
     return ConfigError(
         f"after {seconds} s {len(missing)} of {len(cluster.addresses)} workers did not come: "
         f"{', '.join(missing)}. Start them with the same TF_CONFIG and their own task.index, and "

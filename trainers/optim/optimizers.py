@@ -123,24 +123,17 @@ def stack_index(path: str) -> float:
 
 
 def rate_scales(paths: Sequence[str], layer_decay: float) -> list[float]:
-    """What layer-wise decay multiplies the learning rate of each variable with.
-
-    1 above the blocks, `layer_decay` for the top block, one factor more for each block below and
-    for the embeddings. ELECTRA fine-tunes so (Clark et al., 2020, arXiv:2003.10555); the exponents
-    are BEiT's (Bao et al., 2021, arXiv:2106.08254).
-    """
+    """What layer-wise decay multiplies each learning rate with: 1 above the blocks, `layer_decay`
+    for the top block, one factor more for each block below and for the embeddings (the exponents
+    of BEiT, Bao et al., 2021, arXiv:2106.08254)."""
     indices = [stack_index(path) for path in paths]
     top = max((index for index in indices if index != math.inf), default=-1)
     return [1.0 if index == math.inf else layer_decay ** (top + 1 - index) for index in indices]
 
 
 class _LayerwiseRates:
-    """Scales learning rate and weight decay of each variable, and clips in less time.
-
-    Inherited first. The scaling is in `update_step`, which Keras calls for every variable on every
-    backend and under every distribution strategy. Adds no variable, so checkpoints are the plain
-    optimizer's.
-    """
+    """Scales learning rate and weight decay of each variable in `update_step`, which Keras calls
+    for every variable on every backend. Adds no variable: checkpoints are the plain optimizer's."""
 
     weight_decay: float | None
 
@@ -251,10 +244,8 @@ def orthogonalized(
 
     Muon's Newton-Schulz iteration x <- p(g) x with g = x x', p(g) = a + b g + c g g; matrices of
     one shape are one batch. For long matrices two iterations share a g: that of the second is
-    p(g) g p(g), so x is read and written half as often, and 224 x 896 takes 0.78 of the operations.
-    To go on like that (Amsel et al., 2025, arXiv:2505.16932, appendix F) would take fewer still,
-    and lose in g what is small in x: after 50 steps the losses on one device and on several then
-    differed by 3.5e-5.
+    p(g) g p(g), and 224 x 896 takes 0.78 of the operations. More of that (Amsel et al., 2025,
+    arXiv:2505.16932) loses in g what is small in x: losses on several devices then differed.
     """
     a, b, c = coefficients
 

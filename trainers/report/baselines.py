@@ -65,12 +65,9 @@ def ridge_baseline(
     return Ridge(alpha=1.0).fit(train, np.asarray(train_targets, np.float64)).predict(test)
 
 
-def tfidf_similarities(
-    train_texts: Sequence[str], texts: Sequence[str], partners: Sequence[str]
-) -> np.ndarray:
-    """Cosines (N, N) of the TF-IDF vectors of texts and of their partners."""
-    vectorizer = _fitted(train_texts)
-    return (vectorizer.transform(texts) @ vectorizer.transform(partners).T).toarray()
+def tfidf_vectors(train_texts: Sequence[str], *columns: Sequence[str]) -> list:
+    """TF-IDF vectors (N, terms) of each column of texts, sparse."""
+    return list(map(_fitted(train_texts).transform, columns))
 
 
 def tagging_baseline(
@@ -98,11 +95,9 @@ def tagging_baseline(
 
 
 def question_baseline(questions: Sequence[str], contexts: Sequence[str]) -> list[str]:
-    """Answers by shared words alone, untrained; each a piece of its context, or "".
-
-    Of the sentence that shares the rarest words with the question, the stretch between commas and
-    shared or common words that lies nearest to the shared ones; eight words of it at most.
-    """
+    """Answers by shared words alone, untrained: of the sentence that shares the rarest words with
+    the question, the stretch between commas and shared or common words that lies nearest to the
+    shared ones."""
     sentences = {context: _SENTENCE_END.split(context) for context in contexts}
     number = sum(map(len, sentences.values()))
     counts = Counter(t for parts in sentences.values() for part in parts for t in _terms(part))

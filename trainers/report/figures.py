@@ -31,11 +31,8 @@ _CJK_FONTS = re.compile(
 
 
 def progress_figure(records: list[dict[str, float]], metric: str, mode: str) -> Figure:
-    """Training loss and validation over steps.
-
-    The validation loss is in the loss's own axes; another `metric` that chose the best evaluation
-    ("min" or "max" of it, as `mode` says) has a scale of its own at the right.
-    """
+    """Training loss and validation over steps; a `metric` other than the validation loss, that
+    chose the best evaluation ("min" or "max" of it, by `mode`), has a scale at the right."""
     steps = [record["step"] for record in records]
     figure = Figure(figsize=(7, 4.6), layout="constrained")
     axes = figure.subplots()
@@ -69,10 +66,8 @@ def title(metric: str) -> str:
 def confusion_counts(
     labels: np.ndarray, predicted: np.ndarray, num_classes: int
 ) -> tuple[np.ndarray, list[int]]:
-    """Counts (label, prediction) and the classes that they are of.
-
-    Of more than 40 classes the 20 with the most errors; a last row and column have all others.
-    """
+    """Counts (label, prediction) and the classes that they are of: of more than 40 the 20 with the
+    most errors; a last row and column have all others."""
     if num_classes <= _MOST_CLASSES:
         shown = list(range(num_classes))
         return confusion_matrix(labels, predicted, labels=shown), shown
@@ -86,11 +81,9 @@ def confusion_counts(
 
 
 def draw_confusion(counts: np.ndarray, names: Sequence[str], path: Path) -> bool:
-    """Draws what each class is taken for: rows are labels, columns predictions.
-
-    Colour is the share of a row, numbers in cells are rows of data. Returns whether classes are
-    named; else no font has their names, and the axes carry numbers from 0.
-    """
+    """Draws what each class is taken for: rows are labels, columns predictions; colour is the
+    share of a row. Returns whether classes are named: else no font has their names, and the axes
+    carry numbers from 0."""
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = float(np.clip(2.5 + 0.38 * len(names), 4, 16))
     small = 9 if len(names) <= 12 else 7
@@ -128,10 +121,7 @@ def draw_confusion(counts: np.ndarray, names: Sequence[str], path: Path) -> bool
 
 
 def draw_calibration(right: np.ndarray, confidence: np.ndarray, path: Path) -> None:
-    """Draws accuracy over confidence, and below it how many rows each bin has.
-
-    Below the diagonal: surer than right; above it: less sure than it could be.
-    """
+    """Draws accuracy over confidence, and below it how many rows each bin has."""
     figure = Figure(figsize=(5, 6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     right, confidence = right.astype(int), np.minimum(confidence, 1.0)

@@ -14,6 +14,7 @@ from scipy import stats
 from sklearn import metrics
 
 _SUM_TOLERANCE = 1e-2  # half-precision softmax is off by about 1e-3
+_SIMILARITIES = 2**22  # products kept at a time: 32 MB
 _ENTITY_TAG = re.compile(r"[BIES]-.+", re.DOTALL)
 _CONTINUES, _CAN_CONTINUE = ("I", "E"), ("B", "I")  # letters inside an entity, and before them
 # Han with its extensions and compatibility forms, kana: scripts written without spaces.
@@ -100,21 +101,37 @@ def regression_scores(targets: np.ndarray, predictions: np.ndarray) -> dict[str,
     }
 
 
-def retrieval_scores(similarities: np.ndarray) -> dict[str, float]:
-    """Mean reciprocal rank and accuracy at 1 where row i belongs to column i."""
-    ranks = partner_ranks(similarities)
+def retrieval_scores(ranks: np.ndarray) -> dict[str, float]:
+    """Mean reciprocal rank and accuracy at 1 of the ranks (N,) of `rank_partners`."""
     return {"mrr": float(np.mean(1 / ranks)), "accuracy@1": float(np.mean(ranks == 1))}
 
 
-def partner_ranks(similarities: np.ndarray) -> np.ndarray:
-    """(N,) int: place of column i among row i's candidates (N, N), 1 the best.
+def rank_partners(texts, partners) -> tuple[np.ndarray, np.ndarray]:
+    """Where the partner i stands among all partners for text i, 1 the best, and which is first.
 
-    Ties count against it: an encoder that gives all texts one vector scores near 0.
+    Both are vectors (N, D), numpy or scipy.sparse; their products are made for as many rows at a
+    time as have 4 million. Ties count against the partner: an encoder that gives all texts one
+    vector scores near 0.
+
+    Returns:
+        ranks (N,) and best (N,), both int.
     """
-    finite = np.isfinite(similarities).all(axis=1)
-    if not finite.all():
-        raise ValueError(f"similarities have NaN or infinity in row {finite.argmin()}")
-    return (similarities >= np.diagonal(similarities)[:, None]).sum(axis=1)
+    count = partners.shape[0]
+    ranks, best = np.empty(count, np.int64), np.empty(count, np.int64)
+    step = max(1, _SIMILARITIES // count)
+    for start in range(0, count, step):
+        rows = np.arange(start, min(start + step, count))
+        similarities = texts[rows] @ partners.T
+        if not isinstance(similarities, np.ndarray):
+            similarities = similarities.toarray()
+        finite = np.isfinite(similarities).all(axis=1)
+        if not finite.all():
+            row = rows[finite.argmin()]
+            raise ValueError(f"similarities have NaN or infinity in row {row}")
+        own = similarities[np.arange(len(rows)), rows]
+        ranks[rows] = (similarities >= own[:, None]).sum(axis=1)
+        best[rows] = similarities.argmax(axis=1)
+    return ranks, best
 
 
 def are_entities(labels: Collection[str]) -> bool:
@@ -129,10 +146,9 @@ def are_entities(labels: Collection[str]) -> bool:
 def entity_spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
     """(type, start, end) of each entity of a sentence; words start..end-1, as Python slices.
 
-    Reads BIO, IOB1 and BIOES, and forgives what a tagger that looks at one word at a time gets
-    wrong, as conlleval and seqeval's default mode do: `I-` or `E-` after `O`, after the end of an
-    entity or after another type starts an entity; one that is never closed ends where it stops. A
-    letter alone has the type "_". ValueError for a tag that starts with another letter.
+    Reads BIO, IOB1 and BIOES, and forgives as conlleval and seqeval's default mode do: `I-` or `E-`
+    after `O`, after the end of an entity or after another type starts an entity. A letter alone has
+    the type "_". ValueError for a tag that starts with another letter.
     """
     spans = []
     kind, start, letter_before = "", -1, "O"
@@ -155,10 +171,9 @@ def tag_scores(
 ) -> dict:
     """What a tagger of these labels is judged by, the score that matters most first.
 
-    Where `are_entities(labels)` "f1", "precision", "recall" of entities, right with the same words
-    and type, as seqeval has them, and "accuracy" of single tags; else "accuracy" and "macro_f1",
-    the mean F1 of the tags that occur. Also "types": type of entity, or tag -> "precision",
-    "recall", "f1" and "support", its number. 0 where nothing can be divided.
+    Where `are_entities(labels)` F1, precision and recall of entities, as seqeval has them, and the
+    accuracy of single tags; else accuracy and the mean F1 of the tags that occur. Also "types":
+    type of entity, or tag -> "precision", "recall", "f1" and "support", its number.
     """
     entities = are_entities(labels)
     right, made, wanted = Counter(), Counter(), Counter()
@@ -207,10 +222,9 @@ def answer_scores(
 ) -> tuple[float, float]:
     """Exact match and F1 of one question: the best over its gold answers.
 
-    A question without an answer (no gold answers, or blank ones only) gives 1.0 for a prediction
-    without tokens, else 0.0, as SQuAD v2.0 does. English scores equal those of the official SQuAD
-    v1.1 script. Chinese scores do the same on characters, as usual for DRCD and XQuAD. CMRC 2018's
-    own script counts a longest common substring, which is stricter: do not compare with it.
+    As the official script of SQuAD v1.1 has them; of v2.0 for a question without an answer (no gold
+    answers, or blank ones only). Chinese scores do the same on characters, as usual for DRCD and
+    XQuAD. CMRC 2018's own script counts a longest common substring, which is stricter.
     """
     made = answer_tokens(prediction, language)
     if not any(answer.strip() for answer in answers):

@@ -18,7 +18,6 @@ from trainers.report.scores import (
     are_entities,
     calibration_error,
     entity_spans,
-    partner_ranks,
 )
 from zoo.output import cell, table
 
@@ -194,10 +193,9 @@ def regression_sections(
 
 
 def retrieval_sections(
-    comparison: Comparison, examples: LabeledTexts, similarities: np.ndarray
+    comparison: Comparison, examples: LabeledTexts, ranks: np.ndarray, best: np.ndarray
 ) -> list[str]:
-    """Scores, and texts whose partner comes last; `similarities` are (N, N), texts by partners."""
-    ranks, best = partner_ranks(similarities), similarities.argmax(axis=1)
+    """Scores, and texts whose partner comes last, by `rank_partners`."""
     columns = {
         **_columns(examples, text="text", text_pair="its partner"),
         "rank": lambda row: str(ranks[row]),

@@ -6,12 +6,9 @@ from collections.abc import Callable
 
 from trainers.config import TrainConfig
 from trainers.tasks.base import Task
-from trainers.tasks.classify import ClassifyTask, RegressTask
-from trainers.tasks.embed import EmbedTask
-from trainers.tasks.lm import LanguageModelTask
-from trainers.tasks.mlm import MaskedLanguageModelTask
-from trainers.tasks.span import SpanTask
-from trainers.tasks.tag import TagTask
+from trainers.tasks.lm import LanguageModelTask, MaskedLanguageModelTask
+from trainers.tasks.tables import ClassifyTask, EmbedTask, RegressTask
+from trainers.tasks.tokens import SpanTask, TagTask
 
 TASKS: dict[str, Callable[[TrainConfig, str | None], Task]] = {
     "lm": LanguageModelTask,
@@ -26,9 +23,5 @@ TASKS: dict[str, Callable[[TrainConfig, str | None], Task]] = {
 
 
 def make_task(config: TrainConfig, data_dir: str | None = None) -> Task:
-    """The task of a config, with its data read and its model built.
-
-    Raises:
-        ValueError, OSError: from reading the data; the message names the file and the fix.
-    """
+    """The task of a config, with its data read (or ValueError, OSError) and its model built."""
     return TASKS[config.task](config, data_dir)

@@ -39,8 +39,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def training_data(self, start_step: int, host: int = 0, num_hosts: int = 1) -> tf.data.Dataset:
-        """Batches of the steps from `start_step` to the end of the run: of several hosts one
-        host's rows of each batch, which all hosts together make whole."""
+        """Batches from `start_step` to the end of the run; of several hosts, one's rows of each."""
 
     @abc.abstractmethod
     def losses(self) -> dict[str, Any]:
@@ -69,15 +68,13 @@ class Task(abc.ABC):
     def report(
         self, saved: bundle.Bundle, validation: dict[str, float], steps: int
     ) -> tuple[Comparison, list[str]]:
-        """Model against baseline, and Markdown sections; may write pictures into the folder.
-
-        `validation` has the scores of the saved weights, `steps` is the last evaluated step.
-        """
+        """Model against baseline, and Markdown sections, after `steps`; `validation` has the scores
+        of the saved weights. May write pictures into the folder."""
 
     def compile(self, optimizer: keras.optimizers.Optimizer) -> None:
         """Sets optimizer, loss and metrics on `trained_model`."""
-        jit_compile = compiles(self.config.jit_compile)
-        self.trained_model.compile(optimizer=optimizer, jit_compile=jit_compile, **self.losses())
+        jit = compiles(self.config.jit_compile)
+        self.trained_model.compile(optimizer=optimizer, jit_compile=jit, **self.losses())
 
     def save(self, workdir: Path) -> bundle.Bundle:
         """Writes the bundle, low-rank factors merged into plain weights."""

@@ -37,10 +37,8 @@ _ENCODE_BATCH = 4096
 
 
 class EncoderTask(Task):
-    """A task on labelled examples, whose model reads token ids as `zoo.text.base` packs them.
-
-    Evaluation asks `text_model`, the strings-in functions around the model: what is served.
-    """
+    """A task on labelled examples; evaluation asks `text_model`, the strings-in functions around
+    the model: what is served."""
 
     fingerprint_columns: ClassVar[tuple[str, ...]]  # of the examples
     unit: ClassVar[str]  # what the examples are called
@@ -58,9 +56,8 @@ class EncoderTask(Task):
         self.model = build_model(config, self.tokenizer, initial, {**head, **config.head})
         self.trained_model = self.model
         self.bundle_options = {"labels": self.labels, "text": config.text}
-        self.text_model = TEXT_MODELS[config.task](
-            self.tokenizer, self.model, config.text, self.labels
-        )
+        served = TEXT_MODELS[config.task]
+        self.text_model = served(self.tokenizer, self.model, config.text, self.labels)
         lengths = self.encode()
         buckets = config.data.buckets or default_buckets(lengths, config.text.max_length)
         self.plan = BucketPlan(lengths, config.batch_size, buckets, config.seed)
@@ -172,21 +169,15 @@ class EncoderTask(Task):
         split = "validation" if self.test is None else "test"
         examples = getattr(self, split)
         answers = self.answers(examples)
-        rows, left_out = f"{len(examples):,} {self.unit}", {}
-        if hasattr(examples, "left_out"):
-            left_out = {"left_out": examples.left_out}
-            if examples.left_out:
-                rows += f" ({examples.left_out:,} more of the file left out: answers not at their"
-                rows += " offsets)"
-        comparison = Comparison(
-            split,
-            rows,
-            self.scores(examples, answers),
-            self.baseline(examples) if self.config.baseline else None,
-            self.baseline_method,
-        )
-        model, baseline = comparison.model, comparison.baseline
-        write_scores(saved.folder, split=split, model=model, baseline=baseline, **left_out)
+        rows = f"{len(examples):,} {self.unit}"
+        left_out = getattr(examples, "left_out", None)
+        if left_out:
+            rows += f" ({left_out:,} more of the file left out: answers not at their offsets)"
+        model = self.scores(examples, answers)
+        baseline = self.baseline(examples) if self.config.baseline else None
+        comparison = Comparison(split, rows, model, baseline, self.baseline_method)
+        known = {} if left_out is None else {"left_out": left_out}
+        write_scores(saved.folder, split=split, model=model, baseline=baseline, **known)
         return comparison, self.sections(comparison, examples, answers, saved.folder)
 
     def _read_splits(self, data_dir: str | None) -> tuple[Any, Any, Any]:

@@ -1,4 +1,4 @@
-"""What tasks lm and mlm share: running text of one corpus or a mixture, prepared or not."""
+"""What tasks lm and mlm share: running text of one corpus or several, prepared or not."""
 
 from __future__ import annotations
 
@@ -21,14 +21,10 @@ from trainers.data.corpus import (
     Document,
     Mixture,
     SplitTexts,
-    check_streams,
-    corpora_of,
-    corpus_summary,
     encode_texts,
     prepared_corpus,
     read_documents,
     split_documents,
-    streams_fingerprint,
 )
 from trainers.data.datasets import NAMED_DATASETS, Examples
 from trainers.data.examples import Questions, TaggedTexts
@@ -46,10 +42,10 @@ _VALIDATION_TOKENS = 8192
 
 
 class RunningTextTask(Task):
-    """A task over token streams. A mixture is validated corpus by corpus, `val_loss/NAME`, and
+    """A task over token streams. Several corpora are validated one by one, `val_loss/NAME`, and
     `val_loss` and `val_accuracy` are the means, each corpus with its share of what is read."""
 
-    corpus: Corpus | Mixture
+    corpus: Mixture
     length: int  # tokens of a window
     segment: int = 1  # consecutive windows that are read together
 
@@ -69,10 +65,9 @@ class RunningTextTask(Task):
 
     @property
     def validation_data(self) -> tf.data.Dataset | dict[str, tf.data.Dataset]:
-        """What `fit` validates on: a dataset, of a mixture one for each name."""
-        parts = corpora_of(self.corpus).items()
+        parts = self.corpus.corpora.items()
         sets = {name: self.validation_set(part.validation_ids) for name, part in parts}
-        return sets if isinstance(self.corpus, Mixture) else sets[""]
+        return sets.get("", sets)
 
     def losses(self) -> dict[str, Any]:
         return {
@@ -81,21 +76,20 @@ class RunningTextTask(Task):
         }
 
     def fingerprint(self) -> str:
-        return streams_fingerprint(self.corpus)
+        return self.corpus.fingerprint()
 
     def check_data(self) -> None:
-        """Names a damaged shard of a prepared corpus."""
-        check_streams(self.corpus)
+        self.corpus.check()
 
     def data_summary(self) -> str:
-        return corpus_summary(self.corpus)
+        return self.corpus.summary()
 
     def trained_tokens(self, start_step: int, stop_step: int) -> int:
         """Every slot of a window is a token."""
         return (stop_step - start_step) * self.config.batch_size * self.length
 
-    def windows(self, start_step: int, host: int = 0, num_hosts: int = 1) -> tf.data.Dataset:
-        """Windows of the training text, as `training_data`, with targets one token ahead."""
+    def training_data(self, start_step: int, host: int = 0, num_hosts: int = 1) -> tf.data.Dataset:
+        """As `Task`: windows of the training text, with targets one token ahead."""
         config = self.config
         of_run = config.batch_size, self.length, config.seed, start_step, config.steps
         return pipeline.training_windows(
@@ -105,39 +99,34 @@ class RunningTextTask(Task):
     def validation_windows(self, ids: TokenStream) -> tf.data.Dataset:
         """Batches of as many rows for all corpora of a mixture, however small one of them is, so
         that the graph is compiled once."""
-        streams = [part.validation_ids for part in corpora_of(self.corpus).values()]
+        streams = [part.validation_ids for part in self.corpus.corpora.values()]
         windows = max(math.ceil((len(stream) - 1) / self.length) for stream in streams)
         rows = min(max(_VALIDATION_TOKENS // self.length, 1), windows)
         return pipeline.validation_windows(ids, rows, self.length, at_least=rows).dataset
 
     def evaluate(self, logs: Mapping[str, float]) -> dict[str, float]:
-        """Loss, accuracy and perplexity; the loss of each corpus of a mixture."""
-        mixed, found = isinstance(self.corpus, Mixture), {}
-        names = {name: f"/{name}" if mixed else "" for name in corpora_of(self.corpus)}
+        """Loss, accuracy and perplexity; of several corpora the loss of each."""
+        found, names = {}, {name: f"/{name}" if name else "" for name in self.corpus.corpora}
         for metric in ("val_loss", "val_accuracy"):
             each = {name: logs[metric + suffix] for name, suffix in names.items()}
-            found[metric] = float(self.corpus.mean(each) if mixed else each[""])
+            found[metric] = float(self.corpus.mean(each))
         found["val_perplexity"] = math.exp(min(found["val_loss"], 700.0))
         return found | {f"val_loss{s}": float(logs[f"val_loss{s}"]) for s in names.values() if s}
 
     def mean_over_corpora(self, of_corpus: Callable[[Corpus], Any]) -> Any:
-        """Something known of each corpus, its mean over a mixture."""
-        values = {name: of_corpus(part) for name, part in corpora_of(self.corpus).items()}
-        return self.corpus.mean(values) if isinstance(self.corpus, Mixture) else values[""]
+        """The mean of something known of each corpus."""
+        parts = self.corpus.corpora.items()
+        return self.corpus.mean({name: of_corpus(part) for name, part in parts})
 
     def token_frequencies(self) -> np.ndarray:
         """Share of each token in training, (V,), half a token added for those that never come."""
-        size, parts = self.tokenizer.vocabulary_size, corpora_of(self.corpus).values()
-        if isinstance(self.corpus, Mixture):
-            tokens = sum(len(part.train_ids) for part in parts)
+        tokens = sum(len(part.train_ids) for part in self.corpus.corpora.values())
 
-            def count(part):
-                counts = _counts(part.train_ids, size)
-                return tokens * counts / counts.sum()
+        def count(part):
+            counts = _counts(part.train_ids, self.tokenizer.vocabulary_size)
+            return tokens * counts / counts.sum()
 
-            smoothed = self.mean_over_corpora(count) + 0.5
-        else:
-            smoothed = _counts(self.corpus.train_ids, size) + 0.5
+        smoothed = self.mean_over_corpora(count) + 0.5
         return smoothed / smoothed.sum()
 
     def report(self, saved, validation, steps):
@@ -150,7 +139,7 @@ class RunningTextTask(Task):
                 return float(-counts @ logs / counts.sum())
 
             baseline = {"loss": self.mean_over_corpora(loss)}
-        tokens = sum(len(part.validation_ids) for part in corpora_of(self.corpus).values())
+        tokens = sum(len(part.validation_ids) for part in self.corpus.corpora.values())
         comparison = Comparison(
             "validation",
             f"{tokens:,} tokens",
@@ -158,12 +147,12 @@ class RunningTextTask(Task):
             baseline,
             "how frequent each token is",
         )
-        mixture = [self._mixture_section(steps)] if isinstance(self.corpus, Mixture) else []
+        mixture = [self._mixture_section(steps)] if self.config.data.mixture else []
         return comparison, [*mixture, *self.samples(saved)]
 
     def opening_of_validation(self, characters: int) -> str:
         """The first words of a line of the validation text, for a report's sample."""
-        ids = next(iter(corpora_of(self.corpus).values())).validation_ids
+        ids = next(iter(self.corpus.corpora.values())).validation_ids
         start = np.asarray(ids[: min(len(ids), 20 * characters)], "int32")
         text = self.tokenizer.decode(start[None]).numpy()[0].decode("utf-8", "ignore")
         # The first line may begin in the middle of a word.
@@ -174,13 +163,9 @@ class RunningTextTask(Task):
 
     def _mixture_section(self, steps: int) -> str:
         """What was read of each corpus, up to the last logged step."""
-        order = pipeline.window_order(
-            self.corpus.train_ids,
-            self.config.batch_size,
-            self.length,
-            self.config.seed,
-            self.segment,
-        )
+        config = self.config
+        of_run = config.batch_size, self.length, config.seed, self.segment
+        order = pipeline.WindowOrder(self.corpus.train_ids, *of_run)
         windows = order.windows_read(steps)
         passes = order.epochs(windows).tolist()
         rows = [
@@ -191,7 +176,7 @@ class RunningTextTask(Task):
                 f"{count * order.length:,}",
                 f"{passed:.2f}",
             ]
-            for corpus, count, passed in zip(self.config.data.mixture, windows.tolist(), passes)
+            for corpus, count, passed in zip(config.data.mixture, windows.tolist(), passes)
         ]
         header = ["corpus", "weight", "share read", "tokens read", "passes over it"]
         return (
@@ -206,9 +191,9 @@ def read_corpus(
     data_dir: str | None,
     tokenizer: Tokenizer | Callable[[list[str]], Tokenizer],
     length: int,
-) -> Corpus | Mixture:
-    """Reads, splits and encodes the text of a run in windows of `length`, or opens what was
-    prepared before by the same tokenizer. A function makes one of texts, if none was prepared."""
+) -> Mixture:
+    """The text of a run, encoded for windows of `length`, or opened where the same tokenizer
+    prepared it before. A function makes a tokenizer of texts, if none was prepared."""
     parts, known = _read_parts(config, data_dir, tokenizer)
     corpora = {}
     for name in [*parts]:
@@ -218,8 +203,7 @@ def read_corpus(
                 corpora[name] = prepared_corpus(part, length)
             else:
                 corpora[name] = encode_texts(part, known, length)
-    data = config.data
-    return Mixture(corpora, data.block()) if data.mixture else corpora[""]
+    return Mixture(corpora, config.data.block() if config.data.mixture else {"": 1})
 
 
 def _read_parts(config, data_dir, tokenizer) -> tuple[dict[str, Prepared | SplitTexts], Tokenizer]:

@@ -1,4 +1,4 @@
-"""Prefill and a cached decoding loop: knows the cache protocol, no family and no tokenizer.
+"""Generation and scoring by the cache protocol of a model: no family and no tokenizer is known.
 
 Runs eagerly, in `tf.function` with dynamic shapes (as served), and in `jax.jit` with static ones.
 """
@@ -49,7 +49,7 @@ class _Request(NamedTuple):
     columns: object  # (W + N,) int32
     max_slots: object  # int or scalar, slots that the cache can come to need
     is_growing: bool  # whether the cache begins with fewer
-    write: Callable
+    write: Callable  # single tokens into the cache, as `keras.ops.scatter_update`
 
 
 class _State(NamedTuple):
@@ -77,13 +77,9 @@ def generate(
     """Continues each row by up to its own `max_new_tokens` tokens, whatever its neighbours are.
 
     Prompts (B, P) int32, P >= 1, are padded on the right; of one longer than `model.context_length`
-    the last tokens are read. Where the cache is bounded (GPT) and a row fills it, the row's last
-    `context_length // 2` tokens are read again as a fresh context and generation goes on; so
-    completions may be longer than the context, each token seeing at least half a context of past.
-
-    `max_steps`, at least `max(options.max_new_tokens)`, is the width N of the result, a Python int
+    the last tokens are read. Where a row fills a bounded cache (GPT), its last half context is read
+    again. `max_steps`, at least `max(options.max_new_tokens)`, is the width N of the result, an int
     where shapes are static (JAX). A row that chooses `end_id` stops; `banned_ids` are never chosen.
-    `write` puts single tokens into the cache, as `keras.ops.scatter_update`.
     """
     batch_size, prompt_width = ops.shape(token_ids)
     window = minimum(prompt_width, model.context_length)
@@ -98,7 +94,6 @@ def generate(
     bias[list(banned_ids)] = -1e9
     columns = ops.arange(window + max_steps, dtype="int32")
     request = _Request(model, options, end_id, bias, columns, max_slots, is_growing, write)
-
     zeros = ops.zeros_like(lengths)
     logits, cache = model.decode(prompt, model.initial_cache(batch_size, slots), zeros, lengths)
     state = _State(
@@ -113,7 +108,6 @@ def generate(
         cache=cache,
     )
     state = _generate_all(request, _choose(request, logits, state))
-
     new_columns = lengths[:, None] + ops.arange(max_steps, dtype="int32")  # (B, N)
     new_tokens = ops.take_along_axis(state.tokens, new_columns, axis=1)
     new_lengths = state.total - lengths
@@ -128,7 +122,14 @@ def _generate_all(request: _Request, state: _State) -> _State:
         return ops.logical_not(ops.all(_State(*state).finished))
 
     def next_token(*state):
-        return tuple(_next_token(request, _State(*state)))
+        state = _State(*state)
+        logits, cache = request.model.decode_token(
+            state.last, state.cache, state.position, request.write
+        )
+        # A finished row writes over its own start: it must not run past the cache.
+        position = ops.where(state.finished, 0, state.position + 1)
+        state = state._replace(cache=cache, position=position)
+        return tuple(_choose(request, logits, state))
 
     if not request.model.cache_is_bounded:
         return _State(*ops.while_loop(is_unfinished, next_token, tuple(state)))
@@ -142,16 +143,6 @@ def _generate_all(request: _Request, state: _State) -> _State:
         return ops.while_loop(has_slots, next_token, tuple(_free_slots(request, _State(*state))))
 
     return _State(*ops.while_loop(is_unfinished, fill_slots, tuple(state)))
-
-
-def _next_token(request: _Request, state: _State) -> _State:
-    """For every token: read the newest one, choose the next."""
-    logits, cache = request.model.decode_token(
-        state.last, state.cache, state.position, request.write
-    )
-    # A finished row writes over its own start: it must not run past the cache.
-    position = ops.where(state.finished, 0, state.position + 1)
-    return _choose(request, logits, state._replace(cache=cache, position=position))
 
 
 def _choose(request: _Request, logits, state: _State) -> _State:
@@ -240,19 +231,76 @@ def last_tokens(token_ids, lengths, width):
 
 def minimum(a, b):
     """The smaller one: of Python ints an int (static shapes stay static), else a tensor."""
-    if isinstance(a, int) and isinstance(b, int):
-        return min(a, b)
-    return ops.minimum(a, b)
+    return min(a, b) if isinstance(a, int) and isinstance(b, int) else ops.minimum(a, b)
 
 
 def _seen_tokens(tokens, total, vocabulary_size: int):
     """(B, V) bool: which ids occur among the first `total` entries of each row."""
-    real = ops.arange(ops.shape(tokens)[1], dtype="int32")[None] < total[:, None]
+    count, width = ops.shape(tokens)
+    real = ops.arange(width, dtype="int32")[None] < total[:, None]
     # Padding goes to an extra class that is cut off again.
     ids = ops.where(real, tokens, vocabulary_size)
-    rows = ops.arange(ops.shape(tokens)[0], dtype="int32")
-    rows = ops.broadcast_to(rows[:, None], ops.shape(ids))
-    indices = ops.stack([ops.reshape(rows, (-1,)), ops.reshape(ids, (-1,))], axis=-1)
-    seen = ops.zeros((ops.shape(tokens)[0], vocabulary_size + 1), "int32")
+    rows = ops.broadcast_to(ops.arange(count, dtype="int32")[:, None], (count, width))
+    indices = ops.reshape(ops.stack([rows, ids], axis=-1), (-1, 2))
+    seen = ops.zeros((count, vocabulary_size + 1), "int32")
     ones = ops.ones_like(indices[:, 0])
     return ops.scatter_update(seen, indices, ones)[:, :vocabulary_size] > 0
+
+
+def log_likelihood(model, token_ids, lengths, start_id):
+    """Sum of log p(token | all before it) of each row, in nats: (B,) float32, 0 for an empty row.
+
+    Token ids (B, P) int32 are padded on the right, P may be 0; the first is given `start_id`. Where
+    the cache is bounded (GPT) windows overlap: every token sees at least half a context of past.
+    """
+    batch_size, context = ops.shape(token_ids)[0], model.context_length
+    start = ops.full((batch_size, 1), start_id, "int32")
+    sequence = ops.concatenate([start, token_ids], axis=1)  # column i predicts column i + 1
+    # Short texts do not pay for a whole context.
+    window = minimum(context, ops.shape(sequence)[1])
+    # Padded so that every window lies inside.
+    sequence = ops.pad(sequence, [[0, 0], [0, context + 1]])
+    columns = ops.arange(window, dtype="int32")
+    stride = max(context // 2, 1)
+
+    def tokens_of(index):
+        """Which tokens a window counts: from, up to; and the column that it reads first."""
+        if not model.cache_is_bounded:
+            return index * window, (index + 1) * window, index * window
+        # The first window counts all that it reads; later ones read half of it as past.
+        up_to = (index + 2) * stride
+        first = ops.maximum(up_to - context, 0)
+        return ops.where(index > 0, up_to - stride, 0), up_to, first
+
+    def read(index, state, total):
+        fresh_from, up_to, first = tokens_of(index)
+        inputs = ops.take(sequence, first + columns, axis=1)  # (B, window)
+        targets = ops.take(sequence, first + columns + 1, axis=1)
+        if model.cache_is_bounded:
+            hidden = model.backbone(inputs, training=False)
+        else:
+            hidden, state = model.backbone.decode(inputs, state, ops.zeros_like(lengths))
+        log_probabilities = ops.log_softmax(model.backbone.logits(hidden), axis=-1)
+        chosen = ops.take_along_axis(log_probabilities, targets[..., None], axis=-1)[..., 0]
+        token_index = first + columns  # of the target, counted in the row's own tokens
+        fresh = ops.logical_and(token_index >= fresh_from, token_index < up_to)
+        counted = ops.logical_and(fresh[None], token_index[None] < lengths[:, None])
+        return index + 1, state, total + ops.sum(ops.where(counted, chosen, 0.0), axis=1)
+
+    def more(index, state, total):
+        return tokens_of(index)[0] < ops.max(lengths)
+
+    state = () if model.cache_is_bounded else model.initial_cache(batch_size, window)
+    zeros = ops.zeros((batch_size,), "float32")
+    return ops.while_loop(more, read, (ops.cast(0, "int32"), state, zeros))[2]
+
+
+def next_token_probabilities(model, token_ids, lengths, k: int):
+    """The k likeliest next tokens of each row: ids (B, k) int32, probabilities (B, k) float32."""
+    batch_size, width = ops.shape(token_ids)
+    window = minimum(width, model.context_length)
+    prompt, lengths = last_tokens(token_ids, lengths, window)
+    cache = model.initial_cache(batch_size, window)
+    logits, _ = model.decode(prompt, cache, ops.zeros_like(lengths), lengths)
+    values, ids = ops.top_k(ops.softmax(logits, axis=-1), k)
+    return ops.cast(ids, "int32"), values

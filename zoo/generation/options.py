@@ -48,13 +48,8 @@ def complete_options(given: dict[str, object]) -> dict[str, tf.Tensor]:
     }
 
 
-def options_by_row(
-    options: dict[str, tf.Tensor], requested: tf.Tensor, rows: tf.Tensor
-) -> dict[str, tf.Tensor]:
-    """Checked options with one value a row, (rows,) from [1] or [requested].
-
-    `requested` texts are in the request, 0 is possible; `rows` are as many, or 1 stand-in row.
-    """
+def options_by_row(options: dict[str, tf.Tensor], requested, rows) -> dict[str, tf.Tensor]:
+    """Checked options (rows,) from [1] or [requested]; `rows` is 1 where `requested` is 0."""
     assertions = []
     for name, value in options.items():
         size = tf.size(value)

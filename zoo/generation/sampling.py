@@ -11,11 +11,9 @@ _MINUS_INFINITY = -1e9
 
 
 def uniform(seed, step):
-    """One number in [0, 1) a row, a pure function of `seed` (B,) and `step`, int32.
-
-    A counter-based generator with the multiply-xorshift constants of C. Wellons, "lowbias32".
-    Keras' own random ops take one seed for a whole batch, which would tie rows together.
-    """
+    """One number in [0, 1) a row, a pure function of `seed` (B,) and `step`, int32."""
+    # A counter with the multiply-xorshift constants of C. Wellons, "lowbias32": Keras' own random
+    # ops take one seed for a whole batch, which would tie rows together.
     mixed = _mix(ops.cast(seed, "uint32") ^ ops.cast(0x9E3779B9, "uint32"))
     mixed = _mix(mixed + ops.cast(step, "uint32"))
     # 24 bits are what a float32 in [0, 1) holds exactly.

@@ -1,7 +1,6 @@
 """Attention, over a whole text or over a key/value cache, with rotary positions.
 
-Shape letters: B rows, T new tokens, L keys (in a cache: slots), D hidden_dim, N query heads, K
-key/value heads, G = N / K, H channels of a head.
+B rows, T new tokens, L keys or slots, N query heads, K key/value heads, G = N / K, H head_dim.
 """
 
 from __future__ import annotations
@@ -18,10 +17,7 @@ from zoo.models.configs import TransformerConfig
 
 
 def attend(query, key, value, bias=None, dropout=None, training=None):
-    """Each query's mix of the values, (B, N, T, H) like the queries; keys, values (B, K, L, H).
-
-    `bias` is added to the scores (B, K, G*T, L).
-    """
+    """Each query's mix of values, (B, N, T, H) as the queries; `bias` to (B, K, G*T, L) scores."""
     heads, length, head_dim = query.shape[1], ops.shape(query)[2], query.shape[3]
     kv_heads = key.shape[1]
     if heads != kv_heads:
@@ -105,11 +101,7 @@ class SelfAttention(TransformerLayer):
         super().build(input_shape)
 
     def call(self, x, visible=None, positions=None, training=None):
-        """Attends over `x` (B, T, D) itself: a query sees the keys that are `visible`.
-
-        That is bool (T, T), (B, 1, T, T) or (B, 1, 1, T), None for all; `positions` (B, T) count
-        from 0 if None.
-        """
+        """Attends over `x` (B, T, D) where `visible`: (T, T), (B, 1, T, T), (B, 1, 1, T), None."""
         length = ops.shape(x)[1]
         if positions is None:
             positions = ops.arange(length, dtype="int32")[None]  # (1, T)
@@ -125,35 +117,28 @@ class SelfAttention(TransformerLayer):
         query, *new = self._project(x, slots.positions, slots.length)
         # A scatter and not `slice_update`: on TensorFlow the latter becomes XlaDynamicUpdateSlice,
         # which TensorFlow Serving refuses ("XLA compilation disabled").
-        cache = tuple(
-            slots.write(old, slots.indices, as_rows(rows)) for old, rows in zip(cache, new)
-        )
+        cache = tuple(slots.write(old, slots.indices, as_rows(x)) for old, x in zip(cache, new))
         mixed = attend(query, *cache, slots.bias)
         return self.output_projection(_merge_heads(mixed)), cache
 
     def _project(self, x, positions, length):
         """Queries (B, N, T, H), keys and values (B, K, T, H) of hidden states (B*T, D)."""
-        query, key, value = self._split_heads(self.qkv(x), length)
-        if self.config.qk_norm:
-            query, key = self.query_norm(query), self.key_norm(key)
-        if self.config.positions == "rotary":
-            query = rotate(query, positions, self.config.rotary_base)
-            key = rotate(key, positions, self.config.rotary_base)
-        return query, key, value
-
-    def _split_heads(self, x, length):
-        """Rows (B*T, heads * H) to (B, heads, T, H) for queries, keys and values."""
-        head_dim, (*edges, count) = self.config.head_dim, self.head_ends
+        config, (*edges, count) = self.config, self.head_ends
+        x, head_dim = self.qkv(x), config.head_dim  # (B*T, count * H)
         if is_one(length):  # (B, heads, 1, H) is the same numbers in the same order
-            return ops.split(ops.reshape(x, (-1, count, 1, head_dim)), edges, axis=1)
-        # Cut before heads and tokens change places: XLA does that inside of what comes next.
-        parts = ops.split(x, [edge * head_dim for edge in edges], axis=-1)
-        return [
-            ops.transpose(
-                ops.reshape(part, (-1, length, part.shape[-1] // head_dim, head_dim)), (0, 2, 1, 3)
-            )
-            for part in parts
-        ]
+            parts = ops.split(ops.reshape(x, (-1, count, 1, head_dim)), edges, axis=1)
+        else:
+            # Cut before heads and tokens change places: XLA does that inside of what comes next.
+            parts = ops.split(x, [edge * head_dim for edge in edges], axis=-1)
+            parts = [ops.reshape(x, (-1, length, x.shape[-1] // head_dim, head_dim)) for x in parts]
+            parts = [ops.transpose(part, (0, 2, 1, 3)) for part in parts]
+        query, key, value = parts
+        if config.qk_norm:
+            query, key = self.query_norm(query), self.key_norm(key)
+        if config.positions == "rotary":
+            query = rotate(query, positions, config.rotary_base)
+            key = rotate(key, positions, config.rotary_base)
+        return query, key, value
 
 
 def _merge_heads(x):
@@ -165,10 +150,7 @@ def _merge_heads(x):
 
 
 def rotate(x, positions, base: float):
-    """Rotary position embedding (Su et al., 2021) of (B, heads, T, H) at `positions` (B, T).
-
-    Channel i is paired with channel i + H/2; wavelengths run from 2 pi to 2 pi x base.
-    """
+    """Rotary position embedding (Su et al., 2021) of (B, heads, T, H), by pairs of channels."""
     half = x.shape[-1] // 2
     frequencies = base ** (-ops.arange(half, dtype="float32") / half)  # (H/2,)
     angles = ops.cast(positions, "float32")[:, None, :, None] * frequencies  # (B, 1, T, H/2)

@@ -14,9 +14,17 @@ class Backbone(keras.Model):
 
     config_class: type[ModelConfig]
 
-    def __init__(self, config: ModelConfig, **kwargs):
+    def __init__(self, config: ModelConfig, token_dim: int, **kwargs):
         super().__init__(**kwargs)
         self.config = config
+        self.token_embedding = keras.layers.ReversibleEmbedding(
+            config.vocabulary_size,
+            token_dim,
+            tie_weights=getattr(config, "tie_embeddings", True),
+            embeddings_initializer=keras.initializers.RandomNormal(stddev=config.initializer_range),
+            reverse_dtype="float32",
+            name="token_embedding",
+        )
 
     @property
     def output_dim(self) -> int:
@@ -47,22 +55,11 @@ class Backbone(keras.Model):
 
 
 class TransformerBackbone(Backbone):
-    """Embeddings of tokens and learned positions, and a stack of blocks.
-
-    A subclass adds its other layers and calls `add_blocks`, all in the order of its weights.
-    """
+    """Embeddings and blocks; a subclass adds layers and `add_blocks`, in its weights' order."""
 
     def __init__(self, config: TransformerConfig, **kwargs):
-        super().__init__(config, **kwargs)
+        super().__init__(config, config.hidden_dim, **kwargs)
         self.remat = False
-        self.token_embedding = keras.layers.ReversibleEmbedding(
-            config.vocabulary_size,
-            config.hidden_dim,
-            tie_weights=getattr(config, "tie_embeddings", True),
-            embeddings_initializer=keras.initializers.RandomNormal(stddev=config.initializer_range),
-            reverse_dtype="float32",
-            name="token_embedding",
-        )
         if config.positions == "learned":
             self.position_embedding = self.table(config.context_length, "position_embedding")
 
@@ -106,12 +103,9 @@ class TransformerBackbone(Backbone):
 
 
 def rematerialized(block: keras.layers.Layer, x, **arguments):
-    """`block(x, **arguments)`, whose inside is computed again for the gradient.
-
-    Less memory in training, for more time (Chen et al., 2016, arXiv:1604.06174). `keras.remat`
-    alone loses gradients on TensorFlow, may not change a variable on JAX, and would draw other
-    dropout the second time. So weights and seeds go in as arguments, and new seeds come out.
-    """
+    """`block(x, **arguments)`, computed again for the gradient (Chen et al., arXiv:1604.06174)."""
+    # `keras.remat` alone loses gradients on TensorFlow, may not change a variable on JAX, and draws
+    # other dropout the second time: weights and seeds go in as arguments, and new seeds come out.
     variables = block.variables
     state = [variable for variable in variables if not variable.trainable]
 

@@ -19,7 +19,6 @@ class BertBackbone(TransformerBackbone):
     options; `BertConfig` lists them.
 
     Attributes:
-        config: BertConfig, the argument.
         remat: bool, as in `GPTBackbone`.
 
     Example:
@@ -42,9 +41,7 @@ class BertBackbone(TransformerBackbone):
         else:
             self.final_norm = make_norm(config, "final_norm")
         self.add_blocks(EncoderBlock)
-        self.pooler = None
-        if config.use_pooler:
-            self.pooler = make_dense(config, config.hidden_dim, "pooler")
+        self.pooler = make_dense(config, config.hidden_dim, "pooler") if config.use_pooler else None
 
     def build(self, input_shape):
         if self.pooler is not None:
@@ -54,9 +51,8 @@ class BertBackbone(TransformerBackbone):
     def call(self, token_ids, padding_mask=None, segment_ids=None, training=None):
         """Hidden states (B, T, D) of token ids (B, T) int32.
 
-        `padding_mask` (B, T) is bool or int32, True or 1 at real tokens. Without it all are real:
-        padding is then read as text, and the hidden states of a padded row change. `segment_ids`
-        (B, T) int32, by default 0, are ignored by a model with fewer than two segments.
+        `padding_mask` (B, T) is True or 1 at real tokens; without it padding is read as text.
+        `segment_ids` (B, T) int32, by default 0, are ignored by a model of fewer than two segments.
         """
         config, length = self.config, token_ids.shape[1]
         # Unknown lengths are None on TensorFlow and symbols, which do not compare, on JAX.
@@ -86,10 +82,7 @@ class BertBackbone(TransformerBackbone):
 
 
 class EncoderBlock(TransformerLayer):
-    """One transformer block that sees the whole text: attention, then feed-forward.
-
-    `norm_placement` "post" is norm(x + sublayer(x)), "pre" is x + sublayer(norm(x)).
-    """
+    """One transformer block: norm(x + sublayer(x)) ("post"), or x + sublayer(norm(x)) ("pre")."""
 
     def __init__(self, config: BertConfig, **kwargs):
         super().__init__(config, **kwargs)

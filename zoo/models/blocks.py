@@ -15,7 +15,7 @@ ACTIVATIONS = {
     "gelu_tanh": lambda x: ops.gelu(x, approximate=True),
     "squared_relu": lambda x: ops.square(ops.relu(x)),
 }
-# Those that multiply one half of the channels by a function of the other.
+# These multiply one half of the channels by a function of the other.
 GATED_ACTIVATIONS = {"swiglu": ops.silu}
 
 
@@ -96,10 +96,9 @@ class FeedForward(TransformerLayer):
 
 
 def shift_tokens(x, shift: int, positions=None):
-    """Part i of the channels of `x` (B, T, D) from i tokens before, for i from 0 to `shift`.
+    """Part i of the channels of `x` (B, T, D) from i tokens before, of the same document.
 
-    A feed-forward network then sees a few tokens at once (Peng et al., 2023, arXiv:2305.13048), but
-    none from before the start of its document, by `positions` (B, T).
+    A feed-forward network then sees a few tokens at once (Peng et al., 2023, arXiv:2305.13048).
     """
     shifted = []
     for distance, (start, end) in enumerate(_parts(x.shape[-1], shift)):

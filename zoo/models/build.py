@@ -40,13 +40,12 @@ def build(
 
     Args:
         preset_or_config: preset name, or a GPTConfig / BertConfig / LSTMConfig.
-        task: a key of `HEADS`: "lm", "mlm", "classify", "pair", "tag", "span", "embed", "regress".
-        head: the head's own options, such as {"num_classes": 4}; its class lists them.
+        task: "lm", "mlm", "classify", "pair", "tag", "span", "embed" or "regress".
+        head: options of the head, such as {"num_classes": 4}; the classes in `HEADS` list them.
         **overrides: config fields to replace; a preset needs `vocabulary_size`.
 
     Raises:
-        ConfigError: an unknown preset, field, task or head option, a missing one, or a task that
-            the family cannot do.
+        ConfigError: a preset, field, task or head option is unknown, missing, or does not fit.
 
     Example:
         >>> import zoo
@@ -64,10 +63,9 @@ def build(
             )
     else:
         config = dataclasses.replace(preset_or_config, **overrides)
-    head = head or {}
-    check_task(config, task, head)
+    check_task(config, task, head or {})
     backbone = BACKBONES[config.family](config, name="backbone")
-    return HEADS[task](backbone, name=config.family, **head)
+    return HEADS[task](backbone, name=config.family, **(head or {}))
 
 
 def check_task(config: ModelConfig, task: str, head: dict[str, Any]):
@@ -91,11 +89,7 @@ def check_task(config: ModelConfig, task: str, head: dict[str, Any]):
 
 
 def count_weights(config: ModelConfig, task: str = "lm", head: dict[str, Any] | None = None) -> int:
-    """The number of weights of `zoo.build(config, task, head)`, as its `count_params()` says.
-
-    At no cost, to be compared with the number in a file: a config from elsewhere may ask for any.
-    ConfigError for a size of the head that is no whole number.
-    """
+    """`zoo.build(config, task, head).count_params()` at no cost: a file may ask for any size."""
     head = head or {}
     width = config.output_dim if isinstance(config, LSTMConfig) else config.hidden_dim
     count = count_backbone_weights(config)
@@ -118,7 +112,13 @@ def count_weights(config: ModelConfig, task: str = "lm", head: dict[str, Any] | 
 def count_backbone_weights(config: ModelConfig) -> int:
     """`count_weights` of the backbone alone."""
     if isinstance(config, LSTMConfig):
-        return _count_lstm_weights(config)
+        width, units = config.token_dim, config.hidden_dim
+        directions = 2 if config.bidirectional else 1
+        inputs = [width, *[directions * units] * (config.num_layers - 1)]  # of each layer
+        count = (1 if config.tie_embeddings else 2) * config.vocabulary_size * width
+        count += sum(directions * 4 * units * (size + units + 1) for size in inputs)
+        projected = not config.bidirectional and width != units
+        return count + (_dense(units, width) if projected else 0)
     width, bias = config.hidden_dim, config.use_bias
     query_dim = config.num_heads * config.head_dim
     kv_dim = config.key_value_heads * config.head_dim
@@ -140,19 +140,6 @@ def count_backbone_weights(config: ModelConfig) -> int:
     elif not config.tie_embeddings:
         rows += config.vocabulary_size
     return rows * width + count
-
-
-def _count_lstm_weights(config: LSTMConfig) -> int:
-    width, units = config.token_dim, config.hidden_dim
-    directions = 2 if config.bidirectional else 1
-
-    def layer(inputs: int) -> int:
-        return directions * 4 * units * (inputs + units + 1)
-
-    count = (1 if config.tie_embeddings else 2) * config.vocabulary_size * width
-    count += layer(width) + (config.num_layers - 1) * layer(directions * units)
-    projected = not config.bidirectional and width != units
-    return count + (_dense(units, width) if projected else 0)
 
 
 def _dense(inputs: int, outputs: int, bias: bool = True) -> int:

@@ -14,26 +14,19 @@ class TransformerConfig:
     """What GPTConfig and BertConfig share; the defaults are GPTConfig's.
 
     Attributes:
-        vocabulary_size: number of token ids.
         context_length: longest sequence of tokens the model attends over, special tokens
             included; with learned positions a hard limit.
-        num_layers: transformer blocks.
-        num_heads: query heads; must divide `hidden_dim`.
-        hidden_dim: width of the residual stream.
+        num_heads: query heads; must divide `hidden_dim`, the width of the residual stream.
         intermediate_dim: width inside the feed-forward block; `None` means 4 x `hidden_dim`.
         positions: "learned" (GPT-2, BERT) or "rotary" (Su et al., 2021).
         rotary_base: longest rotary wavelength over 2 pi.
         norm: "layer_norm" or "rms_norm" (Zhang & Sennrich, 2019).
-        norm_epsilon: added to the variance.
         qk_norm: RMS-normalise queries and keys per head (Henry et al., 2020).
         activation: "gelu", "gelu_tanh" (GPT-2's approximation), "squared_relu" (So et al., 2021)
             or "swiglu" (Shazeer, 2020).
         use_bias: bias in dense layers and layer norms.
-        dropout: in [0, 1), on embeddings, attention and residuals.
+        dropout: on embeddings, attention and residuals.
         initializer_range: standard deviation of the initial weights.
-
-    Raises:
-        ConfigError: a value is out of range; the message names the field.
     """
 
     vocabulary_size: Size
@@ -71,8 +64,8 @@ class TransformerConfig:
 
     @property
     def key_value_heads(self) -> int:
-        """Key/value heads, with `None` resolved."""
-        return self.num_heads
+        """Key/value heads: as many as query heads, or fewer in a GPT."""
+        return getattr(self, "num_kv_heads", None) or self.num_heads
 
     @property
     def feedforward_dim(self) -> int:
@@ -90,15 +83,12 @@ class TransformerConfig:
 class GPTConfig(TransformerConfig):
     """A GPT-style decoder: the options of `TransformerConfig`, and these.
 
-    The defaults are today's choices, which train faster than GPT-2's own. GPT-2 itself is
-    `positions="learned", norm="layer_norm", activation="gelu_tanh", qk_norm=False,
-    use_bias=True, tie_embeddings=True` (preset `gpt2_small`).
+    The defaults are today's choices, which train faster than GPT-2's own (preset `gpt2_small`).
 
     Attributes:
         num_kv_heads: key/value heads: `None` means `num_heads` (multi-head), 1 is multi-query, a
             divisor of `num_heads` is grouped-query attention.
-        token_shift: how many tokens before each one its feed-forward network reads beside it,
-            each with its part of the channels.
+        token_shift: how many tokens before each one its feed-forward network reads beside it.
         tie_embeddings: output projection shares the token embedding.
     """
 
@@ -113,9 +103,8 @@ class GPTConfig(TransformerConfig):
         super().__post_init__()
         if not 0 <= self.token_shift < self.hidden_dim:
             raise ConfigError(
-                "token_shift must be at least 0, and below hidden_dim: each of its tokens has a "
-                f"part of the channels. Received: token_shift={self.token_shift}, "
-                f"hidden_dim={self.hidden_dim}"
+                "token_shift must be at least 0, and below hidden_dim: they share the channels. "
+                f"Received: token_shift={self.token_shift}, hidden_dim={self.hidden_dim}"
             )
         if self.num_heads % self.key_value_heads:
             raise ConfigError(
@@ -123,19 +112,12 @@ class GPTConfig(TransformerConfig):
                 f"Received: num_heads={self.num_heads}, num_kv_heads={self.num_kv_heads}"
             )
 
-    @property
-    def key_value_heads(self) -> int:
-        """Key/value heads, with `None` resolved."""
-        return self.num_kv_heads or self.num_heads
-
 
 @config_dataclass
 class BertConfig(TransformerConfig):
     """A BERT-style encoder: the options of `TransformerConfig`, and these.
 
-    The defaults are BERT's own but for size (Devlin et al., 2018). A modern encoder is
-    `norm_placement="pre", norm="rms_norm", positions="rotary", activation="swiglu",
-    qk_norm=True, use_bias=False` (preset `bert_small_cpu`).
+    The defaults are BERT's own but for size; preset `bert_small_cpu` is a modern encoder.
 
     Attributes:
         num_segments: kinds of segment ids, 2 for text pairs. With 1 (RoBERTa) every token has
@@ -178,15 +160,13 @@ class LSTMConfig:
     """A stacked LSTM: a language model, or an encoder of whole texts.
 
     Attributes:
-        vocabulary_size: number of token ids.
         context_length: how many tokens one training window holds, and how many of the last tokens
             of a prompt are read. The state itself has no length limit.
-        num_layers: stacked LSTM layers.
         hidden_dim: units of each layer and direction.
         embedding_dim: width of the token embedding; `None` means `hidden_dim`.
         tie_embeddings: output projection shares the token embedding (Press & Wolf, 2017); where
             `embedding_dim` differs from `hidden_dim` a projection stands between.
-        dropout: in [0, 1), on embeddings and on each layer's output.
+        dropout: on embeddings and on each layer's output.
         forget_bias: initial bias of the forget gate.
         initializer_range: standard deviation of the initial embedding.
         bidirectional: each layer reads the text in both directions (Schuster & Paliwal, 1997): an

@@ -26,9 +26,8 @@ class GPTBackbone(TransformerBackbone):
     options; `GPTConfig` lists them.
 
     Attributes:
-        config: GPTConfig, the argument.
         remat: bool, computes the inside of each block twice in training, to hold less in memory.
-            Set it before `compile`. Defaults to False.
+            Set it before `compile`.
 
     Example:
         >>> import numpy as np
@@ -50,8 +49,8 @@ class GPTBackbone(TransformerBackbone):
     def call(self, token_ids, document_ids=None, training=None):
         """Hidden states (B, T, D) of token ids (B, T) int32.
 
-        `document_ids` (B, T) int32, ascending in each row: tokens of different documents that were
-        packed into one row do not see each other, and each document's positions count from 0.
+        Tokens of different documents in a row, by `document_ids` (B, T) int32, ascending, do not
+        see each other, and each document's positions count from 0.
         """
         steps = ops.arange(ops.shape(token_ids)[1], dtype="int32")
         visible = steps[:, None] >= steps  # (T, T)
@@ -85,10 +84,9 @@ class GPTBackbone(TransformerBackbone):
     def decode(self, token_ids, cache, position, lengths=None, write=ops.scatter_update):
         """Hidden states (B, T, D) of T new tokens after what the cache holds, and the new cache.
 
-        `position` (B,) int32 is the number of tokens of each row already in the cache; the new ones
-        must fit. `lengths` (B,) int32 says how many of them are real; `None` means all. Slots past
-        a row's real tokens are masked until overwritten, so only token shift asks. `write` puts
-        keys and values into the cache, as `keras.ops.scatter_update`.
+        `position` (B,) is the number of tokens of each row in the cache, `lengths` (B,) how many of
+        the new ones are real, `None` for all: only token shift asks, as slots past them are masked
+        until overwritten. `write` puts keys and values in, as `keras.ops.scatter_update`.
         """
         steps = ops.arange(ops.shape(token_ids)[1], dtype="int32")
         positions = position[:, None] + steps  # (B, T)

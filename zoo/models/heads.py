@@ -1,9 +1,7 @@
 """What stands on a backbone: one class a task, from token ids to logits, numbers or vectors.
 
-`CausalLM` takes token ids, the heads of encoders a dict, which `model.fit` reads by name:
-`token_ids` (B, T) int32, `padding_mask` (B, T) bool or int32, True or 1 at real tokens, and for
-encoders with segments `segment_ids` (B, T) int32. Without a mask every token counts as real, pad
-ids too. Logits are float32 whatever the precision of the model.
+`CausalLM` takes token ids, the heads of encoders a dict: `token_ids` (B, T) int32, `padding_mask`
+(B, T) bool or int32, without which pad ids count as real, and `segment_ids` (B, T) int32.
 """
 
 from __future__ import annotations
@@ -15,23 +13,16 @@ from zoo.config import ConfigError
 from zoo.models.blocks import GATED_ACTIVATIONS, activate, make_norm
 from zoo.models.token_model import TokenModel
 
-POOLINGS = ("cls", "mean", "max")
-
 
 @keras.saving.register_keras_serializable(package="zoo")
 class CausalLM(TokenModel):
     """Next-token language model: token ids (B, T) to logits (B, T, V), float32.
 
-    `logits[:, t]` predicts token t + 1. Train it with
-    `keras.losses.SparseCategoricalCrossentropy(from_logits=True)` on ids shifted by one.
-    `zoo.generation` uses its cache protocol: `initial_cache`, `extend_cache`, `decode`,
-    `decode_token`, `context_length`, `cache_is_bounded`.
+    `logits[:, t]` predicts token t + 1: it learns from ids shifted by one. `zoo.generation` uses
+    `initial_cache`, `extend_cache`, `decode`, `decode_token`, `context_length`, `cache_is_bounded`.
 
     Args:
-        backbone: GPTBackbone or LSTMBackbone.
-
-    Raises:
-        ConfigError: the backbone sees the future.
+        backbone: GPTBackbone or LSTMBackbone; one that sees the future raises ConfigError.
 
     Example:
         >>> import numpy, zoo
@@ -76,16 +67,14 @@ class CausalLM(TokenModel):
     def decode(self, token_ids, cache, position, lengths=None):
         """Logits (B, V) for the token after each row's last new one, and the new cache.
 
-        Token ids (B, T) int32 are padded on the right; `position` (B,) int32 is the number of
-        tokens each row's cache already holds, `lengths` (B,) int32 how many of the T tokens are
-        real, at least 1; `None` means all.
+        Token ids (B, T) are padded on the right; `position` (B,) is the number of tokens that each
+        row's cache holds, `lengths` (B,) how many of the T are real, at least 1; `None` means all.
         """
         hidden, cache = self.backbone.decode(token_ids, cache, position, lengths)
         if lengths is None:
-            last = hidden[:, -1]
-        else:
-            # Before the vocabulary projection: it is the widest product, and needed once a row.
-            last = ops.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
+            return self.backbone.logits(hidden[:, -1]), cache
+        # Before the vocabulary projection: it is the widest product, and needed once a row.
+        last = ops.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
         return self.backbone.logits(last), cache
 
     def decode_token(self, token_ids, cache, position, write=ops.scatter_update):
@@ -171,8 +160,8 @@ def pool(hidden, padding_mask, pooling: str):
 def _checked_pooling(pooling: str | None, backbone: keras.Model) -> str:
     if pooling is None:  # Conneau et al., 2017, for the LSTM
         return "cls" if backbone.config.family == "bert" else "max"
-    if pooling not in POOLINGS:
-        raise ConfigError(f"pooling must be one of {', '.join(POOLINGS)}. Received: {pooling!r}")
+    if pooling not in ("cls", "mean", "max"):
+        raise ConfigError(f"pooling must be one of cls, mean, max. Received: {pooling!r}")
     if pooling == "cls" and backbone.is_causal:
         raise ConfigError(
             "pooling='cls' takes the first token, which in a model that reads forwards only has "
@@ -192,8 +181,7 @@ def require_at_least(name: str, value: int, least: int) -> int:
 class MaskedLM(EncoderHead):
     """Which token stands at a masked place: logits (B, P, V) or, of every place, (B, T, V).
 
-    BERT's own: a transform, then the token embedding's transpose and a bias. An input
-    "masked_positions" (B, P) int32 picks the places before that, the widest product.
+    An input "masked_positions" (B, P) int32 picks the places before the widest product.
 
     Args:
         backbone: BertBackbone; another one raises ConfigError.
@@ -223,10 +211,7 @@ class MaskedLM(EncoderHead):
         self._activation = "gelu" if gated else config.activation
         self.transform_norm = make_norm(config, "transform_norm")
         self.output_bias = self.add_weight(
-            shape=(config.vocabulary_size,),
-            initializer="zeros",
-            autocast=False,
-            name="output_bias",
+            name="output_bias", shape=(config.vocabulary_size,), initializer="zeros", autocast=False
         )
         self.finish(masked_positions="int32")
 
@@ -249,9 +234,7 @@ class MaskedLM(EncoderHead):
 class _DenseHead(EncoderHead):
     """Dropout and a dense layer, on the pooled vector or, without `pooling`, on each token."""
 
-    def __init__(
-        self, backbone: keras.Model, outputs: int, dropout: float, pooling: str | None, **kwargs
-    ):
+    def __init__(self, backbone, outputs: int, dropout: float, pooling: str | None, **kwargs):
         super().__init__(backbone, pooling, **kwargs)
         if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
             raise ConfigError(f"dropout must be in [0, 1). Received: {dropout!r}")
@@ -281,13 +264,10 @@ class Classifier(_DenseHead):
 
     Args:
         backbone: BertBackbone or LSTMBackbone.
-        num_classes: int, at least 2.
+        num_classes: at least 2.
         pooling: "cls" (the first token, through the backbone's pooler if it has one), "mean" or
             "max" over real tokens. `None` means "cls" for BERT and "max" for LSTM.
-        dropout: float in [0, 1), before the output layer.
-
-    Raises:
-        ConfigError: an option is out of range.
+        dropout: in [0, 1), before the output layer.
 
     Example:
         >>> import zoo
@@ -299,12 +279,7 @@ class Classifier(_DenseHead):
     task = "classify"
 
     def __init__(
-        self,
-        backbone: keras.Model,
-        num_classes: int,
-        pooling: str | None = None,
-        dropout: float = 0.1,
-        **kwargs,
+        self, backbone, num_classes: int, pooling: str | None = None, dropout: float = 0.1, **kwargs
     ):
         self.num_classes = require_at_least("num_classes", num_classes, 2)
         pooling = _checked_pooling(pooling, backbone)
@@ -343,10 +318,7 @@ class Tagger(_DenseHead):
 
 @keras.saving.register_keras_serializable(package="zoo")
 class SpanPredictor(_DenseHead):
-    """Where an answer starts and ends: logits (B, T, 2), [..., 0] of the start, 1 of the end.
-
-    Padding and question tokens get logits too. Arguments as in `Classifier`.
-    """
+    """Where an answer starts and ends: logits (B, T, 2); arguments as in `Classifier`."""
 
     task = "span"
 

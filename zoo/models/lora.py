@@ -1,7 +1,4 @@
-"""Low-rank adaptation: train small factors beside frozen matrices, then add them in.
-
-LoRA (Hu et al., 2021, arXiv:2106.09685) by Keras' own `keras.layers.Dense.enable_lora`.
-"""
+"""LoRA (Hu et al., 2021, arXiv:2106.09685): small factors beside frozen matrices, and added in."""
 
 from __future__ import annotations
 
@@ -14,8 +11,7 @@ from zoo.config import ConfigError
 def enable_lora(model: keras.Model, rank: int, alpha: float | None = None) -> int:
     """Freezes the backbone and puts low-rank factors on each of its dense layers; returns how many.
 
-    After the initial weights are in and before `compile`. The head stays trainable, and the pooler
-    with it: masked-LM training leaves a pooler as it began.
+    Before `compile`. The pooler stays trainable, as masked-LM training leaves it as it began.
     """
     backbone = model.backbone
     pooler = getattr(backbone, "pooler", None)
@@ -35,10 +31,7 @@ def enable_lora(model: keras.Model, rank: int, alpha: float | None = None) -> in
 
 
 def merge_lora(model: keras.Model) -> int:
-    """Adds the factors into the kernels and takes them away; returns how many layers had some.
-
-    What was frozen stays frozen. To train on, compile again: the optimizer knows the factors.
-    """
+    """Adds the factors into the kernels and takes them away; returns how many layers had some."""
     layers = [layer for layer in _dense_layers(model) if layer.lora_enabled]
     for layer in layers:
         # Not `layer.kernel`: that is already rounded to the compute dtype.

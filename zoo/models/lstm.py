@@ -19,9 +19,6 @@ class LSTMBackbone(Backbone):
     Hochreiter & Schmidhuber (1997). The cache is the state `(h, c)` of each layer, without a length
     limit. With `config.bidirectional` it is an encoder without a cache.
 
-    Args:
-        config: LSTMConfig.
-
     Example:
         >>> import numpy as np
         >>> backbone = LSTMBackbone(LSTMConfig(vocabulary_size=65, hidden_dim=32))
@@ -33,28 +30,15 @@ class LSTMBackbone(Backbone):
     cache_is_bounded = False
 
     def __init__(self, config: LSTMConfig, **kwargs):
-        super().__init__(config, **kwargs)
-        self.token_embedding = keras.layers.ReversibleEmbedding(
-            config.vocabulary_size,
-            config.token_dim,
-            tie_weights=config.tie_embeddings,
-            embeddings_initializer=keras.initializers.RandomNormal(stddev=config.initializer_range),
-            reverse_dtype="float32",
-            name="token_embedding",
-        )
+        super().__init__(config, config.token_dim, **kwargs)
         self.dropout = keras.layers.Dropout(config.dropout)
-        self.recurrent_layers = self._layers_named("lstm")
-        self.backward_layers = self._layers_named("backward_lstm") if config.bidirectional else []
+        options, layers = (config.hidden_dim, config.forget_bias), range(config.num_layers)
+        self.recurrent_layers = [LSTM(*options, name=f"lstm_{i}") for i in layers]
+        backward = layers if config.bidirectional else ()
+        self.backward_layers = [LSTM(*options, name=f"backward_lstm_{i}") for i in backward]
         self.projection = None
         if config.token_dim != config.hidden_dim and not config.bidirectional:
             self.projection = keras.layers.Dense(config.token_dim, name="projection")
-
-    def _layers_named(self, name: str) -> list[LSTM]:
-        config = self.config
-        return [
-            LSTM(config.hidden_dim, config.forget_bias, name=f"{name}_{i}")
-            for i in range(config.num_layers)
-        ]
 
     def build(self, input_shape):
         # With shapes, layer by layer, so that `summary()` knows them.
@@ -80,23 +64,12 @@ class LSTMBackbone(Backbone):
         return self.config.output_dim
 
     def call(self, token_ids, padding_mask=None, segment_ids=None, training=None):
-        """Hidden states (B, T, output_dim) of token ids (B, T) int32.
-
-        `padding_mask` (B, T) is bool or int32, True or 1 at real tokens: at padding the state of
-        either direction stands still. Without it padding is read as text, and in a bidirectional
-        model the hidden states of the whole row change. An LSTM knows no segments.
-        """
-        del segment_ids
-        if padding_mask is not None:
-            padding_mask = ops.cast(padding_mask, "bool")
-        return self.call_with_state(token_ids, mask=padding_mask, training=training)[0]
+        """Hidden states (B, T, output_dim); at padding, 0 in `padding_mask`, the state stays."""
+        mask = None if padding_mask is None else ops.cast(padding_mask, "bool")
+        return self.call_with_state(token_ids, mask=mask, training=training)[0]
 
     def call_with_state(self, token_ids, state=None, mask=None, training=None):
-        """Hidden states (B, T, output_dim) and the state after the last token.
-
-        `state` is `(h, c)`, each (B, units), for each layer, by default zeros, as the backward
-        direction begins. Where `mask` (B, T) is False a state stands still.
-        """
+        """Hidden states (B, T, output_dim) and the state, (h, c) of (B, units) for each layer."""
         inputs, rows = self._inputs(token_ids, training)
         mask = None if mask is None else ops.transpose(mask)  # (T, B)
         next_state = []
@@ -129,28 +102,22 @@ class LSTMBackbone(Backbone):
         return self.dropout(self.token_embedding(token_ids), training=training), None
 
     def initial_cache(self, batch_size, slots=None):
-        """The zero state, `(h, c)` of (B, units) for each layer: it holds any number of tokens."""
-        del slots
+        """The state as `decode` begins with it: zeros."""
         zeros = ops.zeros((batch_size, self.config.hidden_dim), self.compute_dtype)
         return tuple((zeros, zeros) for _ in self.recurrent_layers)
 
     def extend_cache(self, cache, slots):
         """The state itself."""
-        del slots
         return cache
 
     def decode(self, token_ids, cache, position, lengths=None, write=None):
         """`GPTBackbone.decode`; the state knows no positions and stops after the real tokens."""
-        del position, write
-        if lengths is None and token_ids.shape[1] == 1:
-            return self._decode_token(token_ids, cache)
-        mask = None
         if lengths is not None:
             steps = ops.arange(ops.shape(token_ids)[1], dtype="int32")
             mask = steps[None] < lengths[:, None]  # (B, T)
-        return self.call_with_state(token_ids, cache, mask=mask, training=False)
-
-    def _decode_token(self, token_ids, cache):
+            return self.call_with_state(token_ids, cache, mask=mask, training=False)
+        if token_ids.shape[1] != 1:
+            return self.call_with_state(token_ids, cache, training=False)
         # One token needs no loop over time.
         x = self.token_embedding(token_ids)[:, 0]  # (B, D)
         next_state = []

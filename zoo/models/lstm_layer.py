@@ -1,7 +1,6 @@
-"""An LSTM layer with Keras' weights and numbers, and few large matrix products.
+"""An LSTM layer with Keras' weights and numbers, and but one matrix product in its loop.
 
-All that does not wait for the step before is done for all steps at once; in the loop stays one
-product of the state. Shape letters: T steps, first, B rows, E width of the inputs, U units.
+Shapes: T steps, first, B rows, E width of the inputs, U units.
 """
 
 from __future__ import annotations
@@ -20,13 +19,8 @@ class LSTM(keras.layers.Layer):
 
     def __init__(self, units: int, forget_bias: float = 1.0, **kwargs):
         super().__init__(**kwargs)
-        self.cell = keras.layers.LSTMCell(
-            units,
-            bias_initializer=_GateBias(forget_bias),
-            unit_forget_bias=False,
-            dtype=self.dtype_policy,
-            name="lstm_cell",
-        )
+        bias = {"bias_initializer": _GateBias(forget_bias), "unit_forget_bias": False}
+        self.cell = keras.layers.LSTMCell(units, dtype=self.dtype_policy, name="lstm_cell", **bias)
 
     def build(self, inputs_shape):
         self.cell.build((None, inputs_shape[-1]))
@@ -39,8 +33,7 @@ class LSTM(keras.layers.Layer):
     def call(self, inputs, state=None, padding_mask=None, rows=None, training=None):
         """Hidden states (T, B, U), and h and c (B, U) after the last step.
 
-        `inputs` are (T, B, E), or a table (V, E) of which `rows` (T, B) int32 are read. Where
-        `padding_mask` (T, B) is False the state stands still.
+        `inputs` are (T, B, E), or a table (V, E) of which `rows` (T, B) int32 are read.
         """
         if state is None:
             batch_size = ops.shape(inputs if rows is None else rows)[1]
@@ -66,9 +59,7 @@ class LSTM(keras.layers.Layer):
 
 def real_steps(padding_mask, dtype: str):
     """(T, B, 1), 1 at real steps and 0 at padding, of a mask (T, B); None of None."""
-    if padding_mask is None:
-        return None
-    return ops.expand_dims(ops.cast(padding_mask, dtype), -1)
+    return None if padding_mask is None else ops.expand_dims(ops.cast(padding_mask, dtype), -1)
 
 
 def _reader(kernel, keep: int):
@@ -143,15 +134,9 @@ def _gradient(upstream, saved, kernel, first_h, first_c, real):
         tanh_c = ops.tanh(c)
         dh = dh + d_hidden
         d_cell = dc + dh * o * (1 - tanh_c * tanh_c)
-        d_gates = ops.concatenate(
-            [
-                d_cell * g * i * (1 - i),
-                d_cell * c_before * f * (1 - f),
-                d_cell * i * (1 - g * g),
-                dh * tanh_c * o * (1 - o),
-            ],
-            axis=-1,
-        )
+        d_i, d_f = d_cell * g * i * (1 - i), d_cell * c_before * f * (1 - f)
+        d_g, d_o = d_cell * i * (1 - g * g), dh * tanh_c * o * (1 - o)
+        d_gates = ops.concatenate([d_i, d_f, d_g, d_o], axis=-1)
         dc_before = d_cell * f
         if real is None:
             return d_gates, ops.matmul(d_gates, transposed), dc_before

@@ -38,12 +38,8 @@ class TokenModel(keras.Model):
     @classmethod
     def head_options(cls) -> dict[str, inspect.Parameter]:
         """The head's own options, besides the backbone: those of `__init__`."""
-        parameters = inspect.signature(cls).parameters
-        return {
-            name: parameter
-            for name, parameter in parameters.items()
-            if name != "backbone" and parameter.kind != parameter.VAR_KEYWORD
-        }
+        parameters = inspect.signature(cls).parameters.items()
+        return {k: v for k, v in parameters if k != "backbone" and v.kind != v.VAR_KEYWORD}
 
     def head_config(self) -> dict[str, Any]:
         """The values of `head_options`: JSON-able, `zoo.build(head=...)`."""
@@ -84,10 +80,7 @@ class TokenModel(keras.Model):
         return super().evaluate(x, *args, **kwargs)
 
     def _refuse_strings(self, inputs) -> None:
-        """Raises TypeError for strings, and for lists that are no arrays.
-
-        Keras alone says "Invalid dtype: str32" or "Unrecognized data type".
-        """
+        """Raises TypeError for strings and lists: Keras alone says "Invalid dtype: str32"."""
         for value in inputs.values() if isinstance(inputs, dict) else [inputs]:
             if isinstance(value, str | bytes | list | tuple) or _holds_strings(value):
                 kind = "strings" if _holds_strings(value) else type(value).__name__
@@ -98,11 +91,9 @@ class TokenModel(keras.Model):
 
     def require_ids(self, token_ids) -> None:
         """Raises TypeError for what is no tensor, ValueError unless its shape is (B, T)."""
-        name = type(self).__name__
+        name, kind = type(self).__name__, type(token_ids).__name__
         if not hasattr(token_ids, "shape"):
-            raise TypeError(
-                f"{name} takes {self.inputs_text}. Received: {type(token_ids).__name__}"
-            )
+            raise TypeError(f"{name} takes {self.inputs_text}. Received: {kind}")
         if len(token_ids.shape) != 2:
             raise ValueError(
                 f"{name} takes token_ids of shape (B, T), one row for each text; for one text give "
@@ -119,10 +110,8 @@ def _holds_strings(value) -> bool:
 
 
 def quantization_config(model: keras.Model) -> dict[str, Any]:
-    """How `model.quantize` left each layer that it changed, by the layer's path in the model.
-
-    Keras rebuilds with it only layers from their own config; ours are made from the model's.
-    """
+    """How `model.quantize` left each layer that it changed, by the layer's path in the model."""
+    # Keras rebuilds with it only layers from their own config; ours are made from the model's.
     return {
         path: {
             "policy": keras.saving.serialize_keras_object(layer.dtype_policy),
@@ -155,8 +144,7 @@ def _quantizable_layers(holder: keras.layers.Layer, path: str = "") -> dict[str,
     """The layers that can be quantized, by names that do not depend on the model's own."""
     layers = {}
     for layer in holder._layers:
-        inner = f"{path}{layer.name}"
         if hasattr(layer, "quantization_config"):
-            layers[inner] = layer
-        layers |= _quantizable_layers(layer, f"{inner}/")
+            layers[path + layer.name] = layer
+        layers |= _quantizable_layers(layer, f"{path}{layer.name}/")
     return layers

@@ -26,10 +26,7 @@ class QuestionWindows(NamedTuple):
 def question_windows(
     tokenizer: Tokenizer, config: TextConfig, question: tf.Tensor, context: tf.Tensor
 ) -> QuestionWindows:
-    """Cuts contexts [B] so that each window fits behind its question [B], in training and serving.
-
-    Windows overlap by half or begin every `config.stride` tokens, fewer behind a long question.
-    """
+    """Cuts contexts [B] so that each window fits behind its question [B], in training, too."""
     available = config.window_size(pairs=True, separators=tokenizer.pair_separators)
     asked = truncate(tokenizer.encode(question), min(config.max_question_length, available // 2))
     encoded = tokenizer.encode_with_offsets(context)
@@ -50,13 +47,10 @@ class TextAnswerer(TextEncoder):
 
     @signature
     def answer(self, question, context):
-        """`question`, `context` [B] to `answer` [B] string, `start`, `end` [B] int32 byte offsets
-        with `context[start:end] == answer`, and `score` [B] float32.
+        """To `answer` [B] string, `start`, `end` [B] int32 byte offsets, and `score` [B] float32.
 
-        A span begins and ends with whole words and has at most `config.max_answer_length` tokens;
-        its score is the probability of start times that of end within its window. Of all windows of
-        a long context the likeliest span wins. No answer (an empty context, or where
-        `config.no_answer` allows it and it is likelier): "", -1, -1 and its score.
+        A span has whole words; its score is the probability of start times that of end within its
+        window, and the likeliest of all windows wins. No answer is "", -1, -1 and its score.
         """
         cut = question_windows(self.tokenizer, self.config, question, context)
         packed = self.pack(cut.question, cut.context)
@@ -64,7 +58,6 @@ class TextAnswerer(TextEncoder):
         first = cut.question.row_lengths() + 1 + self.tokenizer.pair_separators
         start, end, nothing = self._log_probabilities(packed, cut, first)
         score, start_place, end_place = _best_span(start, end, self.config.max_answer_length)
-
         # The best window of each text.
         rows = cut.windows.rows
         by_text = tf.RaggedTensor.from_value_rowids(score, rows, tf.shape(context, tf.int64)[0])
@@ -79,14 +72,9 @@ class TextAnswerer(TextEncoder):
             score = tf.where(found, score, _IMPOSSIBLE)
         start_byte = _at(cut.encoded.starts, tf.gather(start_place, best) + offset, found)
         end_byte = _at(cut.encoded.ends, tf.gather(end_place, best) + offset, found)
-        return {
-            "answer": tf.strings.substr(
-                context, tf.maximum(start_byte, 0), tf.where(found, end_byte - start_byte, 0)
-            ),
-            "start": start_byte,
-            "end": end_byte,
-            "score": tf.exp(score),
-        }
+        length = tf.where(found, end_byte - start_byte, 0)
+        answer = tf.strings.substr(context, tf.maximum(start_byte, 0), length)
+        return {"answer": answer, "start": start_byte, "end": end_byte, "score": tf.exp(score)}
 
     def _log_probabilities(self, packed: Outputs, cut: QuestionWindows, first: tf.Tensor):
         """Start and end (W, T), impossible outside the context's words, and no answer (W,)."""
@@ -95,9 +83,8 @@ class TextAnswerer(TextEncoder):
         position = positions[None] - first[:, None]  # in the window's context
         inside = (position >= 0) & (position < cut.windows.lengths[:, None])  # (W, T)
         candidates = inside | (positions == 0)  # [CLS] stands for "not in this window"
-        log_probability = tf.nn.log_softmax(
-            tf.where(candidates[..., None], logits, _IMPOSSIBLE), axis=1
-        )
+        logits = tf.where(candidates[..., None], logits, _IMPOSSIBLE)
+        log_probability = tf.nn.log_softmax(logits, axis=1)
         nothing = tf.reduce_sum(log_probability[:, 0], axis=-1)
         begins = cut.encoded.word_starts
         # A word ends where the next one begins, or the text ends.

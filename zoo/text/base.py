@@ -24,16 +24,17 @@ from zoo.tokenizers.base import require_roles, string_vector
 Outputs = dict[str, tf.Tensor]
 _NAMED = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
+# For a mask or the next token, or the whole vocabulary where it is smaller.
+CANDIDATES = 10
 # Backends that compile for fixed shapes get token axes in multiples of this.
 _LENGTH_STEP = 32
 
 
 def signature(body: Callable[..., Outputs]) -> Callable[..., Outputs]:
-    """A method as a signature of its class: from Python it takes lists of strings.
+    """A method from string vectors [B] to outputs of B rows, as a signature of its class.
 
-    Its parameters are the inputs, string vectors [B], and what it returns are the outputs, each
-    with B rows. A parameter with a default is an input of models of pairs alone; `**options` are
-    those of `zoo.generation.options`, with one value a row.
+    From Python it takes lists of strings. A parameter with a default is an input of models of pairs
+    alone; `**options` are those of `zoo.generation.options`, with one value a row.
     """
 
     @functools.wraps(body)
@@ -63,9 +64,7 @@ def _has_options(body: Callable[..., Outputs]) -> bool:
 
 def _string_batch(name: str, value) -> tf.Tensor:
     if isinstance(value, str | bytes):
-        raise ValueError(
-            f"{name} takes a list of strings. Received one string: pass [{value!r:.80}]"
-        )
+        raise ValueError(f"{name} takes a list of strings, not one: pass [{value!r:.80}]")
     try:
         return string_vector(value)
     except (TypeError, ValueError) as error:
@@ -83,14 +82,10 @@ def _graph_function(body: Callable[..., Outputs], names: Sequence[str], options:
     def answer(*inputs):
         texts, values = inputs[: len(names)], inputs[len(names) :]
         rows = tf.shape(texts[0])[0]
-        same_rows = [
-            tf.debugging.assert_equal(
-                rows,
-                tf.shape(text)[0],
-                message=f"{names[0]} and {name} must have the same number of rows",
-            )
-            for name, text in zip(names[1:], texts[1:])
-        ]
+        same_rows = []
+        for name, text in zip(names[1:], texts[1:]):
+            message = f"{names[0]} and {name} must have the same number of rows"
+            same_rows.append(tf.debugging.assert_equal(rows, tf.shape(text)[0], message))
         with tf.control_dependencies(same_rows):
             # One empty text in place of none: not every operation takes an empty batch.
             missing = tf.fill([tf.cast(tf.equal(rows, 0), tf.int32)], "")
@@ -117,11 +112,9 @@ def on_backend(function: Callable, *arguments):
     """`function(*arguments)` on Keras' backend: TensorFlow tensors in, TensorFlow tensors out."""
     if keras.backend.backend() == "tensorflow":
         return function(*arguments)
-    arguments = keras.tree.map_structure(lambda x: ops.convert_to_tensor(x.numpy()), arguments)
-    outputs = function(*arguments)
-    return keras.tree.map_structure(
-        lambda x: tf.convert_to_tensor(ops.convert_to_numpy(x)), outputs
-    )
+    each = keras.tree.map_structure
+    outputs = function(*each(lambda x: ops.convert_to_tensor(x.numpy()), arguments))
+    return each(lambda x: tf.convert_to_tensor(ops.convert_to_numpy(x)), outputs)
 
 
 class TextModel(tf.Module):
@@ -144,12 +137,11 @@ class TextModel(tf.Module):
         """Signature name -> graph function; the first one is the default signature."""
         methods = {k: v for kind in reversed(type(self).__mro__) for k, v in vars(kind).items()}
         bodies = {name: method.body for name, method in methods.items() if hasattr(method, "body")}
-        return {
-            name: _graph_function(
-                functools.partial(body, self), self._input_names(body), _has_options(body)
-            )
-            for name, body in bodies.items()
-        }
+        functions = {}
+        for name, body in bodies.items():
+            bound = functools.partial(body, self)
+            functions[name] = _graph_function(bound, self._input_names(body), _has_options(body))
+        return functions
 
     def _input_names(self, body: Callable[..., Outputs]) -> list[str]:
         parameters = [*inspect.signature(body).parameters.values()][1:]
@@ -203,9 +195,8 @@ class TextEncoder(TextModel):
         length = None
         if keras.backend.backend() != "tensorflow":
             lengths = first.row_lengths() + (0 if second is None else second.row_lengths())
-            longest = int(tf.reduce_max(lengths)) + special_count(
-                second is not None, self.tokenizer.pair_separators
-            )
+            specials = special_count(second is not None, self.tokenizer.pair_separators)
+            longest = int(tf.reduce_max(lengths)) + specials
             length = min(-(-longest // _LENGTH_STEP) * _LENGTH_STEP, self.model.context_length)
         return pack(self.tokenizer, first, second, length)
 

@@ -19,9 +19,8 @@ from zoo.text.config import CleaningConfig
 def clean(strings: Any, config: CleaningConfig) -> tf.Tensor:
     """Cleans a string tensor or list of any shape, also in `tf.data` and in a SavedModel.
 
-    Where anything is switched on, bytes that are no UTF-8 become U+FFFD first, so that no input
-    raises; else the very same bytes come back. Cleaning twice is cleaning once, but for `html`:
-    "&amp;lt;" is "&lt;", then "<". Not for tasks whose answers are byte offsets into the text.
+    Where anything is switched on, bytes that are no UTF-8 become U+FFFD first; else the very same
+    bytes come back. Cleaning twice is cleaning once, but for `html`: "&amp;lt;" is "&lt;" first.
 
     Example:
         >>> config = CleaningConfig(html=True, whitespace=True)
@@ -34,11 +33,17 @@ def clean(strings: Any, config: CleaningConfig) -> tf.Tensor:
         return strings
     text = tf.strings.unicode_transcode(strings, "UTF-8", "UTF-8", errors="replace")
     if config.html:
-        text = _without_html(text)
+        text = _replace(text, _UNSEEN_HTML, "")
+        text = _replace(text, _BLOCK_TAG, " ")
+        text = _replace(text, _OTHER_TAG, "")
+        text = tf.reshape(_decode_entities(tf.reshape(text, [-1])), tf.shape(text))
     if config.control_characters:
         text = _replace(text, _LINE_CONTROLS, " ")
         text = _replace(text, _INVISIBLE, "")
-    text = _normalized(text, config)
+    text = _in_unicode_form(text, config.unicode)
+    if config.lowercase:
+        # "J" with a caron has no single character, "j" with a caron has: compose again.
+        text = _in_unicode_form(tf.strings.lower(text, encoding="utf-8"), config.unicode)
     text = _treated(text, _URL, r"\1", config.urls, config.url_mask)
     text = _treated(text, _EMAIL, "", config.emails, config.email_mask)
     if config.stop_words:
@@ -76,22 +81,6 @@ _BLOCK_TAG = (
 _OTHER_TAG = rf"(?is)</?[a-z]{_REST_OF_TAG}"
 
 
-def _without_html(text: tf.Tensor) -> tf.Tensor:
-    text = _replace(text, _UNSEEN_HTML, "")
-    text = _replace(text, _BLOCK_TAG, " ")
-    text = _replace(text, _OTHER_TAG, "")
-    return tf.reshape(_decode_entities(tf.reshape(text, [-1])), tf.shape(text))
-
-
-def _normalized(text: tf.Tensor, config: CleaningConfig) -> tf.Tensor:
-    """Unicode form and lower case, which may each undo the other's work."""
-    text = _in_unicode_form(text, config.unicode)
-    if config.lowercase:
-        # "J" with a caron has no single character, "j" with a caron has: compose again.
-        text = _in_unicode_form(tf.strings.lower(text, encoding="utf-8"), config.unicode)
-    return text
-
-
 def _in_unicode_form(text: tf.Tensor, form: str) -> tf.Tensor:
     if form == "none":
         return text
@@ -120,10 +109,8 @@ def _treated(text: tf.Tensor, pattern: str, before: str, treatment: str, mask: s
 
 
 def _stop_word_pattern(stop_words: tuple[str, ...]) -> str:
-    """Matches one stop word between (1) and (2), its neighbours that are no part of a word.
-
-    An apostrophe belongs to a word between two letters ("don't") and not at an end ("'the'").
-    """
+    """Matches one stop word between (1) and (2), its neighbours that are no part of a word."""
+    # An apostrophe belongs to a word between two letters ("don't") and not at an end ("'the'").
     inside = r"[\p{L}\p{M}\p{N}_]"
     outside = r"[^\p{L}\p{M}\p{N}_'’]"
     words = "|".join(word.replace("'", "['’]") for word in sorted(set(stop_words)))
@@ -139,20 +126,15 @@ _REFERENCE = r"(&(?:#[0-9]+;?|#[xX][0-9a-fA-F]+;?|[a-zA-Z][a-zA-Z0-9]*;))"
 _DIVIDER = b"\xff"
 _HASH_BUCKETS = 2**62
 _DIGITS = 8  # enough for every code point, few enough for int64
-_LAST_CODE_POINT = 0x10FFFF
 # Below it, HTML has rules for single code points: control codes, and windows-1252 in disguise.
 _SPECIAL_RULES = 0xA0
 
 
 def _decode_entities(strings: tf.Tensor) -> tf.Tensor:
-    """HTML character references of [B] decoded once, as `html.unescape` does but for two rules.
-
-    TensorFlow has no such operation, and a lookup table would be a resource to restore: every
-    reference of a batch is cut out by one regular expression, looked up in constants by the hash of
-    its spelling, or read as arithmetic on bytes, and put back. Names without a semicolon stay as
-    they are: in text from the web `?lang=en&copy=2` is an address far more often than a copyright
-    sign. Numbers beyond Unicode and surrogates become U+FFFD; those HTML forbids vanish.
-    """
+    """HTML character references of [B] decoded once, as `html.unescape` does but for two rules."""
+    # A lookup table would be a resource to restore: names are looked up in constants, by hash.
+    # Names without a semicolon stay: in text from the web `?lang=en&copy=2` is an address far more
+    # often than a copyright sign. Numbers that HTML forbids vanish.
     marked = tf.strings.regex_replace(strings, _REFERENCE, _DIVIDER + rb"\1" + _DIVIDER)
     parts = tf.strings.split(marked, _DIVIDER)  # text, reference, text, reference, ..., text
     index = tf.range(tf.size(parts.values, tf.int64)) - tf.gather(
@@ -178,18 +160,16 @@ def _numbers(references: tf.Tensor) -> tf.Tensor:
     # "0" is 48, "A" 65, "a" 97: the low four bits, and nine more for letters.
     values = codes % 16 + tf.where(codes >= 64, tf.constant(9, tf.int64), 0)
     powers = np.arange(_DIGITS - 1, -1, -1, dtype=np.int64)
-    numbers = tf.where(
-        is_hexadecimal,
-        tf.reduce_sum(values * 16**powers, axis=1),
-        tf.reduce_sum(values * 10**powers, axis=1),
-    )
-    is_too_long = tf.strings.length(digits) > _DIGITS
+    sums = [tf.reduce_sum(values * base**powers, axis=1) for base in (16, 10)]
+    numbers = tf.where(is_hexadecimal, *sums)
     is_surrogate = (numbers >= 0xD800) & (numbers <= 0xDFFF)
-    unknown = is_too_long | (numbers > _LAST_CODE_POINT) | is_surrogate
+    is_too_large = (tf.strings.length(digits) > _DIGITS) | (numbers > 0x10FFFF)
+    unknown = is_too_large | is_surrogate
     numbers = tf.where(unknown, tf.constant(0xFFFD, tf.int64), numbers)
     is_noncharacter = ((numbers & 0xFFFE) == 0xFFFE) | ((numbers >= 0xFDD0) & (numbers <= 0xFDEF))
     characters = tf.strings.unicode_encode(tf.cast(numbers, tf.int32)[:, None], "UTF-8")
-    ruled = tf.gather(tf.constant(_ruled_characters()), tf.minimum(numbers, _SPECIAL_RULES - 1))
+    ruled = tf.constant([html.unescape(f"&#{code};") for code in range(_SPECIAL_RULES)])
+    ruled = tf.gather(ruled, tf.minimum(numbers, _SPECIAL_RULES - 1))
     characters = tf.where(numbers < _SPECIAL_RULES, ruled, characters)
     return tf.where(is_noncharacter, "", characters)
 
@@ -201,11 +181,6 @@ def _names(references: tf.Tensor) -> tf.Tensor:
     index = tf.minimum(tf.searchsorted(tf.constant(hashes), hashed), len(hashes) - 1)
     found = tf.gather(tf.constant(names), index) == references
     return tf.where(found, tf.gather(tf.constant(characters), index), references)
-
-
-@functools.cache
-def _ruled_characters() -> list[str]:
-    return [html.unescape(f"&#{code};") for code in range(_SPECIAL_RULES)]
 
 
 @functools.cache

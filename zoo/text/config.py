@@ -31,28 +31,18 @@ class CleaningConfig:
 
     Attributes:
         html: tags, comments, scripts and styles are removed and character references decoded,
-            once. Tags that begin a new line in a browser leave a space. "<" before anything but a
-            letter, "/", "!" or "?" is text. It is no protection against hostile HTML.
+            once. It is no protection against hostile HTML.
         control_characters: control characters, byte order marks, soft hyphens and marks of writing
-            direction are removed; tabs and line ends become spaces. Zero-width joiners stay:
-            Persian and emoji need them.
+            direction are removed; tabs and line ends become spaces. Zero-width joiners stay.
         unicode: "none", "nfc" (one spelling for each accented letter) or "nfkc" (one also for
             full-width letters, ligatures and the like).
-        lowercase: all letters lower case.
-        urls: "keep", "mask" (`url_mask` instead) or "remove" (a space instead). Addresses that
+        urls: "keep", "mask" (`url_mask` instead) or "remove" (a space instead), for addresses that
             begin with http://, https://, ftp:// or www.
         emails: the same for e-mail addresses, with `email_mask`.
-        url_mask: what stands for an address: "link", a plain word like "email", because WordPiece
-            cuts "<url>" into three pieces, while these two are one piece each in the vocabularies
-            of BERT, English and Chinese ("url" is two in the English one).
-        email_mask: what stands for an e-mail address.
-        stop_words: words that are removed, in any case and only as whole words; such as
-            `ENGLISH_STOP_WORDS`. A word ends where letters, digits, "_" and inner apostrophes
-            do; Chinese must come with spaces between its words.
+        url_mask: a word that is one piece in the vocabularies of BERT, as "<url>" is not.
+        stop_words: removed in any case, only as whole words; such as `ENGLISH_STOP_WORDS`. A word
+            ends where letters, digits, "_" and inner apostrophes do.
         whitespace: runs of spaces of any kind become one space; none at the ends.
-
-    Raises:
-        ConfigError: a stop word is none, or a mask is empty or has spaces.
     """
 
     html: bool = False
@@ -72,8 +62,7 @@ class CleaningConfig:
             if mask.split() != [mask]:
                 raise ConfigError(f"{name} must be text without spaces. Received: {mask!r}")
         for word in self.stop_words:
-            parts = word.split("'")
-            if not all(part and all(map(_is_word_character, part)) for part in parts):
+            if not all(part and all(map(_is_word_character, part)) for part in word.split("'")):
                 raise ConfigError(
                     "stop_words must be words of letters and digits (inner ' and _ allowed), "
                     f"one each. Received: {word!r}"

@@ -5,24 +5,24 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from zoo.generation.loop import SamplingOptions, generate
-from zoo.generation.scoring import log_likelihood, next_token_probabilities
-from zoo.text.base import TextModel, on_backend, signature
+from zoo.generation.loop import (
+    SamplingOptions,
+    generate,
+    log_likelihood,
+    next_token_probabilities,
+)
+from zoo.text.base import CANDIDATES, TextModel, on_backend, signature
 from zoo.tokenizers import Tokenizer
 from zoo.tokenizers.base import cut_character_bytes
-
-# `next_token` gives this many candidates, or the whole vocabulary where it is smaller.
-CANDIDATES = 10
 
 
 class TextLM(TextModel):
     """Generates, scores and predicts the next token of strings.
 
     Args:
-        tokenizer: zoo.tokenizers.Tokenizer.
-        model: zoo.CausalLM.
-        start_id: int. What an empty text reads. Defaults to the tokenizer's `end_id`, which stands
-            before every document.
+        tokenizer, model: a zoo.CausalLM, and the tokenizer of its ids.
+        start_id: what an empty text reads; by default the tokenizer's `end_id`, which stands before
+            every document.
 
     Example:
         >>> import zoo
@@ -47,11 +47,9 @@ class TextLM(TextModel):
         Args:
             text: [B] strings, any bytes. "" starts from `start_id`. Of a text longer than
                 `model.context_length` tokens the last ones are read.
-            max_new_tokens: [B] or [1] int, at least 0; clamped to 4096. Defaults to 64.
-            temperature: [B] or [1] float, finite, at least 0; 0 is greedy. Defaults to 0.
-            top_k: [B] or [1] int, at least 0; 0 is off. Defaults to 0.
-            top_p: [B] or [1] float in (0, 1]; 1 is off. Defaults to 1.
-            seed: [B] or [1] int; negative draws afresh each time. Defaults to -1.
+            **options: [B] or [1] each, as `zoo.generation.options.OPTIONS` lists them:
+                `max_new_tokens` (64; clamped to 4096), `temperature` (0 is greedy), `top_k` (0 is
+                off), `top_p` (1 is off), `seed` (-1 draws afresh each time).
 
         Returns:
             dict of [B] tensors: `text` (the text given, byte for byte, and its completion),
@@ -61,8 +59,7 @@ class TextLM(TextModel):
             `text` and `completion`; its tokens count.
 
         Raises:
-            tf.errors.InvalidArgumentError: an option is out of range; the message names it.
-            TypeError: unknown option.
+            tf.errors.InvalidArgumentError, TypeError: an option is out of range, or unknown.
         """
         on_tensorflow = keras.backend.backend() == "tensorflow"
         steps = tf.maximum(tf.reduce_max(options["max_new_tokens"]), 0)
@@ -143,9 +140,7 @@ class TextLM(TextModel):
 
 
 def write_in_place(cache, indices, rows):
-    """`tf.tensor_scatter_nd_update` without the copy that its kernel always makes.
-
-    This one writes into its input where nobody else holds that, but can only add.
-    """
+    """`tf.tensor_scatter_nd_update` without the copy that its kernel always makes."""
+    # This one writes into its input where nobody else holds that, but can only add.
     updates = rows - tf.gather_nd(cache, indices)
     return tf.raw_ops.ScatterNdNonAliasingAdd(input=cache, indices=indices, updates=updates)

@@ -1,7 +1,4 @@
-"""Token ids of texts to what an encoder reads: [CLS] a [SEP], or [CLS] a [SEP] b [SEP].
-
-Texts that are too long are cut into overlapping windows or truncated.
-"""
+"""Token ids of texts, cut into windows, to what an encoder reads: [CLS] a [SEP] (b [SEP])."""
 
 from __future__ import annotations
 
@@ -32,7 +29,7 @@ def pack(
     """Adds the special tokens and pads on the right, to `length` or as long as the longest row.
 
     (B, T) each: `token_ids` int32, `padding_mask` bool, True where there is a token, `segment_ids`
-    int32, 1 for the second text and the [SEP] after it. What is longer than `length` is cut.
+    int32, 1 for the second text and the [SEP] after it.
     """
     require_roles(tokenizer, "cls", "sep", "pad")
     rows = first.nrows(out_type=tf.int32)
@@ -69,9 +66,7 @@ def row_windows(ids: tf.RaggedTensor, starts: tf.Tensor, size) -> Windows:
     return Windows(tf.range(ids.nrows()), starts, size, zeros, zeros + 1)
 
 
-def truncate_pair(
-    first: tf.RaggedTensor, second: tf.RaggedTensor, size: int
-) -> tuple[tf.RaggedTensor, tf.RaggedTensor]:
+def truncate_pair(first: tf.RaggedTensor, second: tf.RaggedTensor, size: int):
     """Both texts together in `size` tokens: the longer one loses first, then both alike."""
     a, b = first.row_lengths(), second.row_lengths()
     half = size // 2
@@ -93,13 +88,8 @@ def cut_windows(lengths: tf.Tensor, size, stride) -> Windows:
     rows, ordinal = ordinals.value_rowids(), ordinals.flat_values
     starts = ordinal * tf.gather(stride, rows)
     remaining = tf.gather(lengths, rows) - starts
-    return Windows(
-        rows,
-        starts,
-        tf.minimum(remaining, tf.gather(size, rows)),
-        ordinal,
-        tf.gather(counts, rows),
-    )
+    lengths = tf.minimum(remaining, tf.gather(size, rows))
+    return Windows(rows, starts, lengths, ordinal, tf.gather(counts, rows))
 
 
 def take_windows(values: tf.RaggedTensor, windows: Windows) -> tf.RaggedTensor:
@@ -110,8 +100,7 @@ def take_windows(values: tf.RaggedTensor, windows: Windows) -> tf.RaggedTensor:
 
 
 def central(windows: Windows, stride: int, size: int) -> tf.RaggedTensor:
-    """Which tokens of each window (bool ragged [W, None]) are nearer its middle than its
-    neighbours': every token of a text is so in exactly one window, where most context is seen."""
+    """Which tokens (bool ragged [W, None]) no other window has nearer its middle: one of each."""
     position = tf.ragged.range(windows.lengths)
     window = position.value_rowids()
     margin = (size - stride) // 2

@@ -6,7 +6,6 @@ overlap. Operations on all code points or bytes of a batch, `N` in all.
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -14,14 +13,6 @@ import tensorflow as tf
 from zoo.tokenizers.ragged import mark
 
 _CODE_BITS = 21  # of a code point
-
-
-class Found(NamedTuple):
-    """Names in a batch, in order."""
-
-    starts: tf.Tensor  # (S,) int64
-    ends: tf.Tensor  # (S,) int64
-    which: tf.Tensor  # (S,) int32, index of the name
 
 
 class NameFinder:
@@ -42,10 +33,11 @@ class NameFinder:
         self._names = np.array([ends.get(i, -1) for i in range(self._dead + 1)], np.int32)
         self._firsts = [key for key in sorted(steps) if key < 1 << _CODE_BITS]
 
-    def find(self, values: tf.Tensor, row_splits: tf.Tensor) -> Found:
-        """The names in code points or bytes (N,), those within a row (B + 1,)."""
+    def find(self, values: tf.Tensor, row_splits: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """The names in code points or bytes (N,), within rows (B + 1,), in order: where they start
+        and end, int64 (S,), and their indices, int32 (S,)."""
         nowhere = tf.zeros([0], tf.int64)
-        none = Found(nowhere, nowhere, tf.zeros([0], tf.int32))
+        none = nowhere, nowhere, tf.zeros([0], tf.int32)
         if not self._firsts:
             return none
         opens = functools.reduce(tf.logical_or, (values == first for first in self._firsts))
@@ -54,7 +46,7 @@ class NameFinder:
             tf.size(starts) > 0, lambda: self._find(values, row_splits, starts), lambda: none
         )
 
-    def _find(self, values, row_splits, starts) -> Found:
+    def _find(self, values, row_splits, starts) -> tuple[tf.Tensor, ...]:
         last = tf.size(values, tf.int64) - 1
         row_ends = tf.gather(row_splits, tf.searchsorted(row_splits, starts, side="right"))
         keys, states, names = map(tf.constant, (self._keys, self._states, self._names))
@@ -79,7 +71,7 @@ class NameFinder:
         found = tf.where(which >= 0)[:, 0]
         starts, ends, which = (tf.gather(part, found) for part in (starts, ends, which))
         kept = tf.where(_without_overlaps(starts, ends))[:, 0]
-        return Found(*(tf.gather(part, kept) for part in (starts, ends, which)))
+        return tuple(tf.gather(part, kept) for part in (starts, ends, which))
 
 
 def _without_overlaps(starts: tf.Tensor, ends: tf.Tensor) -> tf.Tensor:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import h5py
 import keras
 import numpy as np
 
+from zoo.config import Fields
 from zoo.files import BundleError, blaming
 from zoo.weights.family import Tensors
 
@@ -31,25 +31,27 @@ def sources_of(
 
 
 def assign_weights(model: keras.Model, sources: Mapping[str, Source], where: object) -> None:
-    """Gives every variable of a model its value, with one array in memory at a time.
-
-    `sources` has a function for each name in `model_weights`. A BundleError names what is missing,
-    too much or of a wrong shape; then the model holds some values and not others.
-    """
+    """Gives the variables in `model_weights` their values; a BundleError says which do not fit."""
     variables = model_weights(model)
     problems = [f"{name} is missing there" for name in variables if name not in sources]
     problems += [f"this model has no {name}" for name in sources if name not in variables]
     if not problems:
         for name, variable in variables.items():
             value = sources[name]()
-            if value.shape == tuple(variable.shape):
-                _assign(variable, value)
-            else:
+            if value.shape != tuple(variable.shape):
                 problems.append(f"{name} is {value.shape} there and {tuple(variable.shape)} here")
+            elif keras.backend.backend() != "tensorflow" or value.nbytes <= _SLICE_BYTES:
+                variable.assign(value)
+            else:
+                # TensorFlow copies an array twice on its way into a variable, and keeps the memory:
+                # done in slices, an embedding costs no more than a slice on top.
+                rows = max(_SLICE_BYTES * len(value) // value.nbytes, 1)
+                for start in range(0, len(value), rows):
+                    part = keras.ops.convert_to_tensor(value[start : start + rows], variable.dtype)
+                    variable.value[start : start + rows].assign(part)
     if problems:
-        raise BundleError(
-            f"{where}: weights do not fit the model that is built: {listed(problems, '; ')}"
-        )
+        problem = listed(problems, "; ")
+        raise BundleError(f"{where}: weights do not fit the model that is built: {problem}")
 
 
 def listed(items: list[str], separator: str = ", ") -> str:
@@ -58,48 +60,25 @@ def listed(items: list[str], separator: str = ", ") -> str:
     return separator.join(items[:8]) + more
 
 
-def _assign(variable: keras.Variable, value: np.ndarray) -> None:
-    if keras.backend.backend() != "tensorflow" or value.nbytes <= _SLICE_BYTES:
-        variable.assign(value)
-        return
-    # TensorFlow copies an array twice on its way into a variable, and keeps the memory: done in
-    # slices, an embedding costs no more than a slice on top.
-    rows = max(_SLICE_BYTES * len(value) // value.nbytes, 1)
-    for start in range(0, len(value), rows):
-        part = keras.ops.convert_to_tensor(value[start : start + rows], dtype=variable.dtype)
-        variable.value[start : start + rows].assign(part)
-
-
-def check_size(
-    weights: Path, stored: int, config_file: str | Path, fields: Mapping[str, Any], needed: int
-) -> None:
-    """Raises BundleError, before a model is built, if its config asks for more than a file has.
-
-    `stored` weights are in the file `weights`, and the model of the config with these fields, by
-    the file's own names, has `needed`.
-    """
+def check_size(weights: Path, stored: int, fields: Fields, needed: int) -> None:
+    """Raises BundleError if a config with these fields needs more weights than a file stores."""
     if needed > stored:
-        sizes = {name: value for name, value in fields.items() if type(value) is int}
+        sizes = {name: value for name, value in fields.values.items() if type(value) is int}
         raise BundleError(
-            f"{config_file}: the model that it describes has {needed:,} weights, and {weights} "
+            f"{fields.where}: the model that it describes has {needed:,} weights, and {weights} "
             f"has {stored:,}: one of {sizes!r:.500} is wrong, or they do not belong together"
         )
 
 
 def count_stored(paths: Iterable[Path]) -> int:
-    """The number of weights in HDF5 files, each of which really holds what it says it holds.
-
-    An HDF5 file can have any size once it is read: compressed, or never written and filled with
-    zeros by the reader, or taken from other files by name. Keras writes none of these, and they
-    are refused by a BundleError.
-    """
+    """The number of weights in HDF5 files; a BundleError names what Keras would not write."""
+    # Compressed, never written, or taken from other files, weights have any size once read.
     count = 0
     for path in paths:
         links, items, size = [], [], 0
         why = f"{path}: not a whole HDF5 file; restore it, or write it anew"
         # What h5py raises for a damaged file depends on where the damage is.
-        kinds = (OSError, KeyError, TypeError, RuntimeError)
-        with blaming(why, *kinds), h5py.File(path, "r") as file:
+        with blaming(why, OSError, KeyError, TypeError, RuntimeError), h5py.File(path) as file:
             file.visititems_links(lambda *link, links=links: links.append(link))
             if len(links) > _MAX_ENTRIES:
                 raise BundleError(f"{path}: more than {_MAX_ENTRIES:,} groups and weights")
@@ -110,36 +89,28 @@ def count_stored(paths: Iterable[Path]) -> int:
             if len(items) != len(links):  # Keras could take one for another
                 raise BundleError(f"{path}: a group or weight is in the file under two names")
             for name, item in items:
-                if not isinstance(item, h5py.Group):
-                    _check_dataset(f"{path}: /{name}", item)
-                    count, size = count + item.size, size + item.nbytes
-        if size > path.stat().st_size:
+                if isinstance(item, h5py.Group):
+                    continue
+                if not isinstance(item, h5py.Dataset) or item.dtype.kind in "OSU":
+                    raise BundleError(f"{path}: /{name} is no array of numbers")
+                if item.external or item.is_virtual:
+                    raise BundleError(f"{path}: /{name} has its data in other files, never read")
+                if (stored := item.id.get_storage_size()) < item.nbytes:
+                    raise BundleError(
+                        f"{path}: /{name} has {item.nbytes:,} bytes, {stored:,} of them in the "
+                        f"file: compressed or unwritten weights are not read"
+                    )
+                count, size = count + item.size, size + item.nbytes
+        if size > (stored := path.stat().st_size):
             raise BundleError(
-                f"{path}: weights of {size:,} bytes share their data, in a file of "
-                f"{path.stat().st_size:,} bytes"
+                f"{path}: weights of {size:,} bytes share their data, in a file of {stored:,} bytes"
             )
     return count
 
 
-def _check_dataset(where: str, item: h5py.Dataset) -> None:
-    if not isinstance(item, h5py.Dataset) or item.dtype.kind in "OSU":
-        raise BundleError(f"{where} is no array of numbers")
-    if item.external or item.is_virtual:
-        raise BundleError(f"{where} takes its data from other files, which is not read")
-    stored = item.id.get_storage_size()
-    if stored < item.nbytes:
-        raise BundleError(
-            f"{where} has the shape {item.shape}, {item.nbytes:,} bytes, and the file holds "
-            f"{stored:,} bytes of it: compressed or unwritten weights are not read"
-        )
-
-
 def backbone_weights(backbone: keras.Model) -> dict[str, keras.Variable]:
-    """Weights by name within the backbone, such as "block_0/attention/qkv/kernel".
-
-    A variable's own path also holds the names of the models around, which differ between tasks.
-    """
-    weights = {}
+    """Weights by name within the backbone, such as "block_0/attention/qkv/kernel"."""
+    weights = {}  # a variable's path begins with names of the models around, which differ
     for child in backbone.layers:
         for weight in child.weights:
             parts = weight.path.split("/")
@@ -148,11 +119,7 @@ def backbone_weights(backbone: keras.Model) -> dict[str, keras.Variable]:
 
 
 def model_weights(model: keras.Model) -> dict[str, keras.Variable]:
-    """The backbone's weights as `backbone_weights` names them, and the head's.
-
-    The head's are called by layer, such as "output/kernel", or by their own name where the head
-    itself holds them.
-    """
+    """`backbone_weights`, and the head's: "output/kernel", or its own such as "output_bias"."""
     weights = backbone_weights(model.backbone)
     known = {id(weight) for weight in weights.values()}
     owners = {id(weight): layer.name for layer in model.layers for weight in layer.weights}

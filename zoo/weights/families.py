@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
-from zoo.models.configs import BertConfig, GPTConfig
+from zoo.models.configs import BertConfig, GPTConfig, ModelConfig
 from zoo.weights.family import KERAS, Family, Option
 
 
@@ -21,13 +22,7 @@ def _classes(name: str) -> dict[str, str]:
 _OF_2018 = {"norm": "layer_norm", "positions": "learned", "qk_norm": False}
 _LIKE_BERT = {**_OF_2018, "use_bias": True, "norm_placement": "post"}
 _LIKE_GPT2 = {**_OF_2018, "token_shift": 0}
-_WORDPIECE_NAMES = {
-    "unk_token": "[UNK]",
-    "sep_token": "[SEP]",
-    "pad_token": "[PAD]",
-    "cls_token": "[CLS]",
-    "mask_token": "[MASK]",
-}
+_MLM = ("transform", "transform_norm", "output_bias")
 _BERT = Family(
     config=BertConfig,
     options={
@@ -77,16 +72,14 @@ _BERT = Family(
         "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
         "cls.predictions.decoder.bias": "cls.predictions.bias",
     },
-    # What the last has more than the others, next-sentence prediction, is not read.
+    # The last one's next-sentence prediction is not read.
     classes={**_classes("Bert"), "BertForPreTraining": "mlm"},
     bare="BertModel",
-    required=(
-        ("position_embedding_type", ("absolute",), "positions here are learned and absolute"),
-    ),
+    required=(("position_embedding_type", ("absolute",), "positions are learned and absolute"),),
     written={"tie_word_embeddings": True},
     head_dropout={"classify": ("classifier_dropout", None), "tag": ("classifier_dropout", None)},
     tokenizer=("wordpiece", "BertTokenizer"),
-    special_tokens=_WORDPIECE_NAMES,
+    special_tokens={f"{n}_token": f"[{n.upper()}]" for n in ("unk", "sep", "pad", "cls", "mask")},
 )
 _ROBERTA = dataclasses.replace(
     _BERT,
@@ -99,11 +92,7 @@ _ROBERTA = dataclasses.replace(
     heads={
         **_BERT.heads,
         "classify": {"pooler": "classifier.dense", "output": "classifier.out_proj"},
-        "mlm": {
-            "transform": "lm_head.dense",
-            "transform_norm": "lm_head.layer_norm",
-            "output_bias": "lm_head",
-        },
+        "mlm": dict(zip(_MLM, ("lm_head.dense", "lm_head.layer_norm", "lm_head"))),
     },
     twins={
         "lm_head.decoder.weight": "embeddings.word_embeddings.weight",
@@ -115,13 +104,8 @@ _ROBERTA = dataclasses.replace(
     mlm_activation="gelu",
     offset_positions=True,
     tokenizer=("bytepair", "RobertaTokenizer"),
-    special_tokens={
-        "cls_token": "<s>",
-        "pad_token": "<pad>",
-        "sep_token": "</s>",
-        "unk_token": "<unk>",
-        "mask_token": "<mask>",
-    },
+    special_tokens={"cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>"}
+    | {"unk_token": "<unk>", "mask_token": "<mask>"},
 )
 _DISTILBERT = dataclasses.replace(
     _BERT,
@@ -150,11 +134,7 @@ _DISTILBERT = dataclasses.replace(
     heads={
         **_BERT.heads,
         "classify": {"pooler": "pre_classifier", "output": "classifier"},
-        "mlm": {
-            "transform": "vocab_transform",
-            "transform_norm": "vocab_layer_norm",
-            "output_bias": "vocab_projector",
-        },
+        "mlm": dict(zip(_MLM, ("vocab_transform", "vocab_layer_norm", "vocab_projector"))),
     },
     twins={"vocab_projector.weight": "embeddings.word_embeddings.weight"},
     classes=_classes("DistilBert"),
@@ -229,64 +209,48 @@ NANOGPT = dataclasses.replace(
     twins={},
 )
 
-_KERAS_OPTIONS = {
-    "vocabulary_size": Option("vocabulary_size"),
-    "num_layers": Option("num_layers"),
-    "num_heads": Option("num_heads"),
-    "hidden_dim": Option("hidden_dim"),
-    "intermediate_dim": Option("intermediate_dim"),
-    "dropout": Option("dropout", 0.1),
-}
-_KERAS_BLOCK = {
-    "attention_norm": "self_attention_layer_norm",
-    "feedforward/expand": "feedforward_intermediate_dense",
-    "feedforward/contract": "feedforward_output_dense",
-    "feedforward_norm": "feedforward_layer_norm",
-}
 
-
-def _keras_attention(name: str) -> dict[str, str]:
-    return {
-        "attention/qkv": f"{name}/query {name}/key {name}/value",
-        "attention/output": f"{name}/attention_output",
+def _keras_hub(config: type[ModelConfig], length: int, attention: str, **own: Any) -> Family:
+    names = ("vocabulary_size", "num_layers", "num_heads", "hidden_dim", "intermediate_dim")
+    own["options"] = {
+        **{name: Option(name) for name in names},
+        "dropout": Option("dropout", 0.1),
+        "context_length": Option("max_sequence_length", length),
+        **own.get("options", {}),
     }
+    block_layers = {
+        "attention/qkv": f"{attention}/query {attention}/key {attention}/value",
+        "attention/output": f"{attention}/attention_output",
+        "attention_norm": "self_attention_layer_norm",
+        "feedforward/expand": "feedforward_intermediate_dense",
+        "feedforward/contract": "feedforward_output_dense",
+        "feedforward_norm": "feedforward_layer_norm",
+    }
+    own["layers"] |= {name: name for name in ("token_embedding", "position_embedding")}
+    form = {"block": "transformer_layer_{}/", "dense": "split_heads", "weights": KERAS}
+    return Family(config=config, block_layers=block_layers, **form, **own)
 
 
 # By KerasHub's class.
 KERAS_HUB = {
-    "BertBackbone": Family(
-        config=BertConfig,
-        options={
-            **_KERAS_OPTIONS,
-            "context_length": Option("max_sequence_length", 512),
-            "num_segments": Option("num_segments", 2),
-        },
+    "BertBackbone": _keras_hub(
+        BertConfig,
+        512,
+        "self_attention_layer",
+        options={"num_segments": Option("num_segments", 2)},
         # The published BERT has exact GELU; KerasHub computes its approximation.
         fixed={"activation": "gelu_tanh", "norm_epsilon": 1e-12},
         layers={
-            "token_embedding": "token_embedding",
-            "position_embedding": "position_embedding",
             "segment_embedding": "segment_embedding",
             "embedding_norm": "embeddings_layer_norm",
             "pooler": "pooled_dense",
         },
-        block="transformer_layer_{}/",
-        block_layers={**_keras_attention("self_attention_layer"), **_KERAS_BLOCK},
-        dense="split_heads",
-        weights=KERAS,
     ),
-    "GPT2Backbone": Family(
-        config=GPTConfig,
-        options={**_KERAS_OPTIONS, "context_length": Option("max_sequence_length", 1024)},
+    "GPT2Backbone": _keras_hub(
+        GPTConfig,
+        1024,
+        "self_attention",
         fixed={**_LIKE_GPT2, "use_bias": True, "activation": "gelu_tanh", "norm_epsilon": 1e-5},
-        layers={
-            "token_embedding": "token_embedding",
-            "position_embedding": "position_embedding",
-            "final_norm": "layer_norm",
-        },
-        block="transformer_layer_{}/",
-        block_layers={**_keras_attention("self_attention"), **_KERAS_BLOCK},
-        dense="split_heads",
-        weights=KERAS,
+        layers={"final_norm": "layer_norm"},
     ),
 }

@@ -124,10 +124,7 @@ class Family:
         return fields.whole("pad_token_id", 1, least=0) + 1 if self.offset_positions else 0
 
     def backbone_tensors(self, config: ModelConfig, skipped: int = 0) -> dict[str, Tensors]:
-        """Variable name within our backbone -> its tensors, whose names have no `prefix`.
-
-        `skipped` rows stand before the first position's.
-        """
+        """Variable in our backbone -> tensors without `prefix`; `skipped` rows of positions."""
         layers = dict(self.layers)
         if not getattr(config, "num_segments", 0):
             layers.pop("segment_embedding", None)
@@ -136,8 +133,7 @@ class Family:
         for index in range(config.num_layers):
             start = self.block.format(index)
             for ours, theirs in self.block_layers.items():
-                names = " ".join(start + name for name in theirs.split())
-                layers[f"block_{index}/{ours}"] = names
+                layers[f"block_{index}/{ours}"] = start + theirs.replace(" ", " " + start)
         tables = self._tensors(layers, config.use_bias)
         if skipped:
             position = tables["position_embedding/embeddings"]
@@ -148,17 +144,12 @@ class Family:
         return tables
 
     def head_tensors(self, task: str, kept: bool, pooler: bool) -> dict[str, Tensors]:
-        """Variable name -> tensors of a task's head if it is `kept`, and of the bare `pooler`.
-
-        A classifier of RoBERTa or DistilBERT has a dense layer of its own in the pooler's place.
-        """
-        layers = dict(self.heads.get(SAME_HEAD.get(task, task), {}))
-        name = layers.get("pooler", "pooler.dense")
-        if not kept:
-            layers = {}
-        if pooler and name == "pooler.dense":
-            layers["pooler"] = name
-        return self._tensors(layers)
+        """Variable name -> tensors of a task's head if it is `kept`, and of the bare `pooler`."""
+        layers = self.heads.get(SAME_HEAD.get(task, task), {})
+        # A classifier of RoBERTa or DistilBERT has a dense layer of its own in the pooler's place.
+        bare = pooler and layers.get("pooler", "pooler.dense") == "pooler.dense"
+        bare_layers = {"pooler": "pooler.dense"} if bare else {}
+        return self._tensors((layers if kept else {}) | bare_layers)
 
     def stored_names(self, names: Iterable[str], where: Path) -> dict[str, str]:
         """Tensor names as in this table -> as in the file `where`, without buffers."""
@@ -167,8 +158,8 @@ class Family:
             # torch.compile wraps a model, and its name stands before all others.
             today = name.removeprefix("_orig_mod.").removeprefix(self.prefix)
             # Files from before 2019 call a norm's weights as TensorFlow does.
-            today = re.sub(r"(LayerNorm|layer_norm)\.gamma$", r"\1.weight", today)
-            today = re.sub(r"(LayerNorm|layer_norm)\.beta$", r"\1.bias", today)
+            norm = re.fullmatch(r"(.*(?:LayerNorm|layer_norm))\.(gamma|beta)", today)
+            today = norm[1] + TORCH[norm[2]] if norm else today
             if self.buffers and re.fullmatch(self.buffers, today):
                 continue
             if today in found:
@@ -185,22 +176,17 @@ class Family:
             if ours == "output_bias":  # the head's own
                 tables[ours] = Tensors((theirs + self.weights["bias"],))
                 continue
-            for weight in _weights_of(ours, use_bias):
+            weights = ("gamma", "beta") if ours.endswith("norm") else ("kernel", "bias")
+            weights = ("embeddings",) if ours.endswith("_embedding") else weights[: 1 + use_bias]
+            for weight in weights:
                 names = tuple(name + self.weights[weight] for name in theirs.split())
                 tables[f"{ours}/{weight}"] = Tensors(names, self._layout(ours, weight))
         return tables
 
     def _layout(self, layer: str, weight: str) -> Layout:
-        if self.dense == "split_heads":
-            if layer.endswith("attention/qkv"):
-                return "split_heads"
-            is_mixing = layer.endswith("attention/output") and weight == "kernel"
-            return "merged_heads" if is_mixing else "same"
-        return self.dense if weight in ("kernel", "bias") else "same"
-
-
-def _weights_of(layer: str, use_bias: bool) -> tuple[str, ...]:
-    if layer.endswith("_embedding"):
-        return ("embeddings",)
-    names = ("gamma", "beta") if layer.endswith("norm") else ("kernel", "bias")
-    return names if use_bias else names[:1]
+        if self.dense != "split_heads":
+            return self.dense if weight in ("kernel", "bias") else "same"
+        if layer.endswith("attention/qkv"):
+            return "split_heads"
+        is_mixing = layer.endswith("attention/output") and weight == "kernel"
+        return "merged_heads" if is_mixing else "same"

@@ -13,12 +13,13 @@ from absl import logging
 
 from zoo.bundle import Bundle, bundle_in_memory
 from zoo.config import Fields
-from zoo.files import BundleError, blaming, check_links, inside
+from zoo.files import BundleError, blaming, check_links, existing, inside
 from zoo.models.build import build, count_backbone_weights
 from zoo.tokenizers import BytePairTokenizer, Tokenizer, WordPieceTokenizer
 from zoo.tokenizers.bytepair.tokenizer import END_OF_TEXT
 from zoo.weights.assign import assign_weights, check_size, count_stored, listed, sources_of
 from zoo.weights.families import KERAS_HUB
+from zoo.weights.safetensors_files import indexed_files
 
 PREFIX = "kerashub://"
 # Keras' own, without a meaning for the numbers. A dtype is checked weight by weight.
@@ -35,25 +36,17 @@ _TOKENIZERS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "GPT2Tokenizer": (("vocabulary.json", "merges.txt"), {"add_prefix_space": False}),
 }
 # For damaged files KerasHub raises what Keras, h5py and its downloaders raise.
-_ERRORS = (
-    *(OSError, TypeError, LookupError, ArithmeticError, RuntimeError, ImportError),
-    AttributeError,
-)
+_ERRORS = (OSError, TypeError, LookupError, ArithmeticError, RuntimeError, ImportError)
+_ERRORS += (AttributeError,)
 _HOW = "backbone.save_to_preset(folder) and tokenizer.save_to_preset(folder)"
+_WRITE = f"Write the preset anew with {_HOW}"
 
 
 def load_kerashub(preset: str | os.PathLike[str]) -> Bundle:
-    """A bundle of a preset with a BERT or GPT-2 backbone and its tokenizer.
+    """A language model of a GPT-2 preset, a sentence encoder of a BERT's: a folder, name or handle.
 
-    A preset is a folder as `save_to_preset` of backbone and tokenizer write it, a name such as
-    "gpt2_base_en", or a handle such as "kaggle://keras/gpt2/keras/gpt2_base_en"; each also after
-    "kerashub://". GPT-2 becomes a language model, BERT a sentence encoder, with the pooling of the
-    preset's BertTextEmbedder, or mean and unit length. A trained head is not read: KerasHub's
-    masked-LM head, say, computes otherwise than BERT's own.
-
-    KerasHub itself reads the weights, so that all versions of its format load; while this runs,
-    they are in memory twice. Its loaders make whatever registered class a file names, of any size,
-    and read whatever file one names: so all is checked before, and the tokenizer is read here.
+    KerasHub reads the weights, so that all versions of its format load. It would make whatever
+    registered class a file names, and read whatever file one names: so all is checked before.
     """
     name = os.fspath(preset).removeprefix(PREFIX)
     folder = Path(name) if Path(name).is_dir() else _download(name)
@@ -69,11 +62,11 @@ def load_kerashub(preset: str | os.PathLike[str]) -> Bundle:
     with blaming(fields.where):
         config = family.config(**values)
     tokenizer = _read_tokenizer(folder)
-    weights, needed = _weight_files(folder), count_backbone_weights(config)
-    check_size(weights[0], count_stored(weights), fields.where, fields.values, needed)
-    if (folder / "task.weights.h5").is_file():
+    weights = _weight_files(folder)
+    check_size(weights[0], count_stored(weights), fields, count_backbone_weights(config))
+    if (folder / "task.weights.h5").is_file():  # its masked-LM head, say, differs from BERT's own
         logging.warning("%s: the trained head in task.weights.h5 is not read", folder)
-    with blaming(f"{name}: KerasHub cannot read this preset; write it anew with {_HOW}", *_ERRORS):
+    with blaming(f"{name}: KerasHub cannot read this preset. {_WRITE}", *_ERRORS):
         import keras_hub  # takes seconds
 
         backbone = keras_hub.models.Backbone.from_preset(str(folder))
@@ -130,30 +123,26 @@ def _download(name: str) -> Path:
     with blaming(why, *_ERRORS):
         folder = fetch("config.json", optional=False).parent
         _checked(folder, "config.json", KERAS_HUB)  # before anything large
-        for files, _ in _TOKENIZERS.values():
-            for file in files:
-                fetch(f"assets/tokenizer/{file}")
-        for file in ("tokenizer.json", "task.json"):
+        assets = [f"assets/tokenizer/{file}" for files, _ in _TOKENIZERS.values() for file in files]
+        for file in (*assets, "tokenizer.json", "task.json"):
             fetch(file)
         if fetch("model.weights.h5") is None:
-            for shard in _shards(fetch("model.weights.json", optional=False)):
+            index = fetch("model.weights.json", optional=False)
+            for shard in {file.name for files in indexed_files(index).values() for file in files}:
                 fetch(shard, optional=False)
     return folder
 
 
 def _checked(folder: Path, file: str, known: Collection[str]) -> tuple[str, Fields]:
     """Class and settings of a serialized object, which is exactly what it says it is."""
-    path = inside(folder, file)
-    if not path.is_file():
-        raise BundleError(f"{path}: no such file; KerasHub's {_HOW} write a preset")
+    path = existing(folder, file, advice=_WRITE)
     content = Fields.read(path)
     if "model_type" in content.values:
         raise BundleError(f"{path}: a Hugging Face model, no KerasHub preset: load it as hf://")
     kind = content.text("class_name")
     if kind not in known:
-        raise BundleError(
-            f"{path}: class {kind!r:.80} is not known here; known are {', '.join(known)}"
-        )
+        names = ", ".join(known)
+        raise BundleError(f"{path}: class {kind!r:.80} is not known here; known are {names}")
     names = tuple(f"{package}>{kind}" for package in _PACKAGES)
     content.require("registered_name", names, "Keras would make another class of it")
     if content.text("module", "keras_hub").partition(".")[0] not in _PACKAGES:
@@ -161,14 +150,13 @@ def _checked(folder: Path, file: str, known: Collection[str]) -> tuple[str, Fiel
     content.only(_PARTS)
     options = content.part("config")
     for name, value in options.values.items():
-        if name == "dtype":
-            if value is not None and not isinstance(value, str):
-                policy = options.part("dtype")
-                plain = {"class_name": "DTypePolicy", "module": "keras", "registered_name": None}
-                for field, expected in plain.items():
-                    policy.require(field, (expected,), "take the preset without quantisation")
-                policy.part("config").only(["name"])
-                policy.part("config").text("name")
+        if name == "dtype" and value is not None and not isinstance(value, str):
+            policy = options.part("dtype")
+            plain = {"class_name": "DTypePolicy", "module": "keras", "registered_name": None}
+            for field, expected in plain.items():
+                policy.require(field, (expected,), "take the preset without quantisation")
+            policy.part("config").only(["name"])
+            policy.part("config").text("name")
         elif isinstance(value, dict):
             raise BundleError(f"{path}: {name!r:.80} is an object, where KerasHub has a value")
     return kind, options
@@ -184,29 +172,11 @@ def _pooling(folder: Path) -> dict[str, Any]:
     return {"pooling": pooling, "normalize": options.flag("normalize", True)}
 
 
-def _shards(index: Path) -> list[str]:
-    """Names of the files that a `model.weights.json` names."""
-    names = set()
-    for value in Fields.read(index).part("weight_map").values.values():
-        for name in value if isinstance(value, list) and value else [value]:
-            if not isinstance(name, str) or Path(name).name != name:
-                raise BundleError(
-                    f"{index}: weight_map must give the names of files beside it. "
-                    f"Received: {name!r:.80}"
-                )
-            names.add(name)
-    return sorted(names)
-
-
 def _weight_files(folder: Path) -> list[Path]:
-    files = [inside(folder, "model.weights.h5")]
-    index = inside(folder, "model.weights.json")
-    if not files[0].is_file() and index.is_file():
-        files = [inside(folder, name, where=index) for name in _shards(index)] or files
-    for file in files:
-        if not file.is_file():
-            raise BundleError(f"{file}: no such file. Write the preset anew with {_HOW}")
-    return files
+    names, index = {"model.weights.h5"}, inside(folder, "model.weights.json")
+    if not inside(folder, *names).is_file() and index.is_file():
+        names = {f.name for files in indexed_files(index).values() for f in files} or names
+    return [existing(folder, name, advice=_WRITE) for name in sorted(names)]
 
 
 def _read_tokenizer(folder: Path) -> Tokenizer:
@@ -218,10 +188,7 @@ def _read_tokenizer(folder: Path) -> Tokenizer:
     options.require("config_file", ("tokenizer.json",), "there is one tokenizer")
     for field, value in settings.items():
         options.require(field, (value,), f"{kind} has no other rules here")
-    files = [inside(folder, "assets", "tokenizer", name) for name in names]
-    for file in files:
-        if not file.is_file():
-            raise BundleError(f"{file}: no such file. Write the preset anew with {_HOW}")
+    files = [existing(folder, "assets", "tokenizer", name, advice=_WRITE) for name in names]
     with blaming(files[-1], TypeError):
         with open(files[-1], encoding="utf-8") as text:
             lines = [line.rstrip() for line in text]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from zoo.config import read_json
+from zoo.config import Fields
 from zoo.files import BundleError, inside
 from zoo.weights.safetensors_files import OTHER_FORMATS
 
@@ -38,25 +38,18 @@ _FILES = [
 def writer_of(folder: Path) -> str | None:
     """Whose model a folder holds by its config.json: "zoo", "transformers", "kerashub" or None."""
     try:
-        content = read_json(inside(folder, "config.json"))
+        content = Fields.read(inside(folder, "config.json")).values
     except BundleError:
         return None
-    if not isinstance(content, dict) or "format_version" in content:
-        return "zoo" if isinstance(content, dict) else None
+    if "format_version" in content:
+        return "zoo"
     if "model_type" in content or "architectures" in content:
         return "transformers"
     return "kerashub" if {"class_name", "registered_name"} <= content.keys() else None
 
 
 def locate(name: str | os.PathLike[str]) -> Path:
-    """The local folder that a name stands for, after a download where it is elsewhere.
-
-    A name is a folder, "hf://owner/name", "hf://owner/name@revision" (branch, tag or commit),
-    "package://module/folder" inside an installed Python package, or a folder in an object store,
-    such as "gs://bucket/folder". The Hub is asked for the files that are not in its cache;
-    HF_HUB_OFFLINE=1 asks for none, HF_TOKEN or `hf auth login` opens what is not public. A
-    BundleError says what is not there, not allowed or not to be reached.
-    """
+    """The local folder of a name as `zoo.load` takes it, after a download if it is elsewhere."""
     text = os.fspath(name)
     if text.startswith(HUB):
         return _from_hub(text)
@@ -86,12 +79,9 @@ def _from_hub(name: str) -> Path:
         errors.LocalEntryNotFoundError: offline,
         errors.OfflineModeIsEnabled: offline,
     }
+    at = {"revision": revision or None}
     try:
-        folder = Path(
-            huggingface_hub.snapshot_download(
-                repository, revision=revision or None, allow_patterns=_FILES
-            )
-        )
+        folder = Path(huggingface_hub.snapshot_download(repository, allow_patterns=_FILES, **at))
     except (*meanings, OSError, errors.HTTPError) as error:
         text = next((t for kind, t in meanings.items() if isinstance(error, kind)), None)
         reason = " ".join(str(error).split())
@@ -99,7 +89,7 @@ def _from_hub(name: str) -> Path:
     if any(folder.glob("*.safetensors")):
         return folder
     try:
-        files = huggingface_hub.HfApi().list_repo_files(repository, revision=revision or None)
+        files = huggingface_hub.HfApi().list_repo_files(repository, **at)
     except (OSError, errors.HTTPError):  # offline: what is here is all that is known
         files = sorted(path.name for path in folder.iterdir())
     suffixes = (*OTHER_FORMATS, ".gguf", ".onnx")
@@ -154,11 +144,7 @@ def temporary_folder() -> Path:
 
 
 def download(remote: str, folder: Path, skip: tuple[str, ...] = ()) -> Iterator[tuple[str, Path]]:
-    """Copies the files below a folder of an object store, and gives name and copy of each.
-
-    Names that begin with one of `skip` are left out; nothing is copied if there is no such folder.
-    A tf.errors.OpError is no such file system, no access, no network.
-    """
+    """Copies the files below a folder, if there is one; gives name and copy of each."""
     remote = remote.rstrip("/")
     # Not isdir, to which a folder that cannot be reached is none.
     if not tf.io.gfile.exists(remote):

@@ -1,9 +1,6 @@
-"""nanoGPT and minGPT checkpoints in safetensors format as our models.
-
-Karpathy's two repositories share their weights' names. They differ in GELU (minGPT: the tanh
-approximation, nanoGPT: exact), in biases (nanoGPT may have none) and in the head (nanoGPT ties it
-to the token embedding).
-"""
+"""nanoGPT and minGPT checkpoints in safetensors format as our models. The two share names, and
+differ in GELU (minGPT: the tanh approximation), biases and the head (nanoGPT: may have no biases,
+and ties the head to the token embedding)."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ import keras
 import numpy as np
 
 from zoo.bundle import Bundle, bundle_in_memory
-from zoo.config import Fields, from_dict
+from zoo.config import Fields
 from zoo.files import BundleError, blaming, inside
 from zoo.models.build import build
 from zoo.models.configs import GPTConfig
@@ -27,7 +24,6 @@ from zoo.weights.assign import assign_weights, listed, model_weights, sources_of
 from zoo.weights.families import NANOGPT
 from zoo.weights.safetensors_files import WeightFiles
 
-Activation = Literal["gelu", "gelu_tanh"]
 _BLOCK = re.compile(r"h\.(\d+)\.")
 # nanoGPT's name, and minGPT's; a model has one dropout here, and predictions do not depend on it.
 _DROPOUTS = ("dropout", "embd_pdrop", "resid_pdrop", "attn_pdrop")
@@ -41,37 +37,29 @@ def load(
     characters: str | None = None,
     config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
     n_head: int | None = None,
-    activation: Activation = "gelu",
+    activation: Literal["gelu", "gelu_tanh"] = "gelu",
     start_text: str | None = None,
 ) -> Bundle:
     """A checkpoint of nanoGPT or minGPT and its tokenizer, ready to serve.
 
-    A model of characters has no ids for "unknown" and "end of text": it gets two more rows, which
-    it never predicts, so that our CharacterTokenizer fits it; see `add_special_ids`.
+    nanoGPT's own files are pickles, which run code when they are read: docs/weights.md says how to
+    turn yours into safetensors.
 
-    nanoGPT keeps its weights in `ckpt.pt`, and its characters in `meta.pkl`. Both are pickles,
-    which run code when they are read. Turn your own into safetensors, where PyTorch is installed:
-
-        checkpoint = torch.load("ckpt.pt", map_location="cpu")
-        weights = {k: v.clone() for k, v in checkpoint["model"].items()}
-        safetensors.torch.save_file(weights, "model.safetensors")
-        json.dump(checkpoint["model_args"], open("config.json", "w"))
-        itos = pickle.load(open("meta.pkl", "rb"))["itos"]
-        characters = "".join(itos[i] for i in range(len(itos)))
-
-    `path` is a safetensors file or the folder of a `model.safetensors`. Pass the `tokenizer` whose
-    ids are the checkpoint's (it may have fewer: nanoGPT rounds GPT-2's 50257 up to 50304), or the
-    `characters` in the order of ids. `config` is the checkpoint's `model_args`, as a dict or a
-    JSON file; by default it is the `config.json` beside the weights, and what that lacks is read
-    off their shapes, but for the number of heads, `n_head`. The activation is "gelu", nanoGPT's
-    `nn.GELU()`, or "gelu_tanh" for minGPT, and for nanoGPT before it took that. `start_text` is one
-    character, what an empty text reads, such as "\\n", in place of the tokenizer's end of text,
-    which tells a model of characters nothing.
+    Args:
+        path: a safetensors file, or the folder of a `model.safetensors`.
+        tokenizer: whose ids are the checkpoint's; it may have fewer, since nanoGPT pads.
+        characters: in place of a tokenizer, in the order of ids. The model gets two more rows, for
+            "unknown" and "end of text", which it never predicts.
+        config: the checkpoint's `model_args`, a dict or a JSON file. Defaults to the `config.json`
+            beside the weights; what that lacks is read off their shapes, but for `n_head`.
+        n_head: number of attention heads.
+        activation: "gelu", nanoGPT's, or "gelu_tanh", minGPT's and that of older nanoGPTs.
+        start_text: one character, what an empty text reads. Defaults to the tokenizer's end of
+            text, which tells a model of characters nothing.
 
     Raises:
-        BundleError: no such file, not safetensors, a tensor that is missing, unknown or of a wrong
-            shape, a config that does not fit, or no `n_head`; the message names it.
-        ValueError: tokenizer or characters do not fit the model, or `start_text` is not one token.
+        BundleError: files that are missing or do not fit together; the message says what.
+        ValueError: tokenizer, characters or `start_text` do not fit the model.
     """
     if (tokenizer is None) == (characters is None):
         raise ValueError("pass either tokenizer= or characters=, whose ids are the checkpoint's")
@@ -98,24 +86,21 @@ def load_model(
     path: str | os.PathLike[str],
     config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
     n_head: int | None = None,
-    activation: Activation = "gelu",
+    activation: Literal["gelu", "gelu_tanh"] = "gelu",
 ) -> keras.Model:
-    """The CausalLM of a checkpoint with its own ids; arguments and errors as `load` has them.
-
-    Its embeddings are tied if the file has no `lm_head.weight`, or one that equals the token
-    embedding.
-    """
-    fields = _read_config(Path(path), config)
-    if n_head is not None and fields.whole("n_head", n_head) != n_head:
-        raise BundleError(f"{path}: n_head={n_head}, but the config says {fields.values['n_head']}")
+    """The CausalLM of a checkpoint with its own ids; arguments and errors as `load` has them."""
+    if isinstance(config, Mapping):
+        fields = Fields(dict(config), "config")
+    else:
+        folder = Path(path) if Path(path).is_dir() else Path(path).parent
+        file = inside(folder, "config.json") if config is None else Path(config)
+        fields = Fields.read(file, optional=config is None)
     weights = WeightFiles(path)
-    names = NANOGPT.stored_names(weights.names(), weights.path)
+    where, names = weights.path, NANOGPT.stored_names(weights.names(), weights.path)
     shapes = {name: weights.shape(stored) for name, stored in names.items()}
     for name in ("wte.weight", "wpe.weight"):
         if len(shapes.get(name, ())) != 2:
-            raise BundleError(
-                f"{weights.path}: no matrix {name!r}, so this is no minGPT or nanoGPT model"
-            )
+            raise BundleError(f"{where}: no matrix {name!r}, so this is no minGPT or nanoGPT model")
 
     def read(name: str) -> np.ndarray:
         return weights.read(names[name])
@@ -124,7 +109,7 @@ def load_model(
     tied = shapes.get(head, shapes["wte.weight"]) == shapes["wte.weight"] and (
         head not in names or np.array_equal(read(head), read("wte.weight"))
     )
-    built = _model_config(fields, shapes, n_head, weights.path)
+    built = _model_config(fields, shapes, n_head, where)
     built = dataclasses.replace(built, activation=activation, tie_embeddings=tied)
     tables = NANOGPT.backbone_tensors(built)
     expected = {name for table in tables.values() for name in table.names}
@@ -138,33 +123,18 @@ def load_model(
         if name.endswith("attn.c_attn.weight") and shape == turned
     ]
     if problems:
-        raise BundleError(f"{weights.path}: {listed(problems, '; ')}")
+        raise BundleError(f"{where}: {listed(problems, '; ')}")
     model = build(built)
-    assign_weights(model, sources_of(tables, read), where=weights.path)
+    assign_weights(model, sources_of(tables, read), where)
     return model
-
-
-def _read_config(path: Path, config: Mapping[str, Any] | str | os.PathLike[str] | None) -> Fields:
-    if isinstance(config, Mapping):
-        fields = Fields(dict(config), "config")
-    else:
-        beside = inside(path if path.is_dir() else path.parent, "config.json")
-        file = beside if config is None else Path(config)
-        fields = Fields.read(file, optional=config is None)
-    options = [option.name for option in NANOGPT.options.values()]
-    fields.only([*options, *_DROPOUTS, "model_type"], f"known are {', '.join(options)}")
-    if len({fields.number(name) for name in _DROPOUTS} - {None}) > 1:
-        raise BundleError(
-            f"{fields.where}: {', '.join(_DROPOUTS)} differ. Give them the same number: "
-            "predictions do not depend on it"
-        )
-    return fields
 
 
 def _model_config(
     fields: Fields, shapes: dict[str, tuple[int, ...]], n_head: int | None, where: Path
 ) -> GPTConfig:
     """What the shapes say; the config may say it, too, and says how many heads there are."""
+    options = [option.name for option in NANOGPT.options.values()]
+    fields.only([*options, *_DROPOUTS, "model_type"], f"known are {', '.join(options)}")
     found = {
         "vocab_size": shapes["wte.weight"][0],
         "block_size": shapes["wpe.weight"][0],
@@ -178,16 +148,23 @@ def _model_config(
             raise BundleError(
                 f"{where}: {key} is {value} by the weights, but the config says {stated!r:.80}"
             )
-    found["n_head"] = fields.whole("n_head", n_head)
-    if found["n_head"] is None:
+    found["n_head"] = heads = fields.whole("n_head", n_head)
+    if heads is None:
         raise BundleError(
             f"{where}: the number of attention heads cannot be read off the weights: pass "
             "n_head=..., or a config that has it"
         )
+    if n_head not in (None, heads):
+        raise BundleError(f"{where}: n_head={n_head}, but the config says {heads}")
+    dropouts = {fields.number(name) for name in _DROPOUTS} - {None}
+    if len(dropouts) > 1:
+        raise BundleError(
+            f"{fields.where}: {', '.join(_DROPOUTS)} differ. Give them the same number: "
+            "predictions do not depend on it"
+        )
     values = {ours: found[option.name] for ours, option in NANOGPT.options.items()}
-    dropout = next((fields.number(n) for n in _DROPOUTS if n in fields.values), None)
     with blaming(where):
-        return from_dict(GPTConfig, {**values, **NANOGPT.fixed, "dropout": dropout or 0.0})
+        return GPTConfig(**values, **NANOGPT.fixed, dropout=max(dropouts, default=0.0))
 
 
 def add_special_ids(
@@ -196,21 +173,15 @@ def add_special_ids(
     """The same model with `count` more ids before its own, which it never predicts.
 
     In the new model, id i + `count` is id i (or order[i]) of the old one. The new ids read as the
-    mean of all tokens, and their logit is -10,000 everywhere, so that their probability is 0 and
-    all others are what they were. The new model has biases and untied embeddings.
-
-    A linear head without a bias has that constant in it, because a final layer norm comes before
-    it: x = g * z + b, and the entries of z sum to 0 whatever the text is. So with S = sum(b / g)
-    and u = 1 / (S g), u . x = 1 always, and u is the direction in which a head's rows can have a
-    bias. To keep S away from 0, b becomes b + s g with s = sign(S), which adds s w . g to the logit
-    of a row w; taking s (w . g) u off that row undoes it.
+    mean of all tokens, and their logit is -10,000 everywhere: all others stay what they were.
     """
+    # A linear head after a layer norm can have a constant in it: x = g * z + b, and the entries of
+    # z sum to 0. So with S = sum(b / g) and u = 1 / (S g), u . x = 1 always. To keep S away from 0,
+    # b becomes b + s g with s = sign(S), which adds s w . g to the logit of a row w; taking
+    # s (w . g) u off that row undoes it.
     config = model.backbone.config
-    if config.family != "gpt" or config.norm != "layer_norm":
-        raise BundleError(
-            "only a GPT with norm='layer_norm' can take special ids. "
-            f"Received: family {config.family!r}, norm {getattr(config, 'norm', None)!r}"
-        )
+    if (kind := (config.family, getattr(config, "norm", None))) != ("gpt", "layer_norm"):
+        raise BundleError(f"only a GPT with norm='layer_norm' can take special ids, and not {kind}")
     values = {n: keras.ops.convert_to_numpy(w) for n, w in model_weights(model).items()}
     gamma = values["final_norm/gamma"].astype(np.float64)
     beta = values.get("final_norm/beta", np.zeros_like(gamma)).astype(np.float64)
@@ -226,9 +197,7 @@ def add_special_ids(
     order = list(range(len(head))) if order is None else list(order)
     special = np.tile(embeddings.mean(axis=0), (count, 1))
     size = count + len(order)
-    grown = build(
-        dataclasses.replace(config, vocabulary_size=size, tie_embeddings=False, use_bias=True)
-    )
+    grown = build(config, vocabulary_size=size, tie_embeddings=False, use_bias=True)
     values |= {
         "final_norm/beta": beta,
         "token_embedding/embeddings": np.concatenate([special, embeddings[order]]),

@@ -31,25 +31,23 @@ _FLOATS = ("BF16", "F16", "F32", "F64")
 class WeightFiles:
     """Tensors by name, from a safetensors file, its index of several, or the folder of either.
 
-    Nothing is held in memory: each `read` maps its file, copies one tensor and lets go. `path` is
-    what to blame in a message: the file, or the index. A BundleError names what is missing,
-    damaged, truncated, or no safetensors file.
+    `path` is what to blame: the file, or the index.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = path = _weights_in(Path(path))
-        named = _parts(path) if path.name.endswith(".index.json") else None
-        self._files: dict[str, Path] = {}
-        self._specs: dict[str, tuple[str, tuple[int, ...]]] = {}
-        for file in sorted({path} if named is None else set(named.values())):
+        named: dict[str, Path] | None = None
+        if path.name.endswith(".index.json"):
+            named = {tensor: files[0] for tensor, files in indexed_files(path).items()}
+        self._tensors: dict[str, tuple[Path, str, tuple[int, ...]]] = {}  # file, dtype, shape
+        for file in sorted({path} if named is None else {*named.values()}):
             with _opened(file) as handle:
                 for name in handle.keys():  # noqa: SIM118  no mapping
                     if named is None or named.get(name) == file:
                         part = handle.get_slice(name)
-                        self._files[name] = file
-                        self._specs[name] = (part.get_dtype(), tuple(part.get_shape()))
+                        self._tensors[name] = (file, part.get_dtype(), tuple(part.get_shape()))
         for name, file in (named or {}).items():
-            if name not in self._specs:
+            if name not in self._tensors:
                 raise BundleError(
                     f"{file}: no tensor {name!r}, though {path.name} says it is there. "
                     "Download the files again, all of one revision."
@@ -57,21 +55,21 @@ class WeightFiles:
 
     def names(self) -> list[str]:
         """The names of all tensors, sorted."""
-        return sorted(self._specs)
+        return sorted(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, without reading it."""
-        if name not in self._specs:
+        if name not in self._tensors:
             raise BundleError(f"{self.path}: no tensor {name!r}")
-        return self._specs[name][1]
+        return self._tensors[name][2]
 
     def count(self) -> int:
         """The number of weights in all tensors; a file holds them all, or it is not opened."""
-        return sum(math.prod(shape) for _, shape in self._specs.values())
+        return sum(math.prod(shape) for _, _, shape in self._tensors.values())
 
     def read(self, name: str) -> np.ndarray:
         """One tensor as float32, whatever floats the file has; whole numbers are no weights."""
-        shape, dtype, file = self.shape(name), self._specs[name][0], self._files[name]
+        shape, (file, dtype, _) = self.shape(name), self._tensors[name]
         if dtype not in _FLOATS:
             raise BundleError(
                 f"{file}: tensor {name!r} has dtype {dtype}; read are {', '.join(_FLOATS)}"
@@ -90,11 +88,8 @@ class WeightFiles:
 def write_weights(
     folder: str | os.PathLike[str], tensors: Iterable[tuple[str, np.ndarray]]
 ) -> Path:
-    """Writes `folder/model.safetensors`, whole or not at all; dtypes are kept.
-
-    All tensors are in memory until then: the file's header, which comes first, has every shape.
-    """
-    arrays: dict[str, np.ndarray] = {}
+    """Writes `folder/model.safetensors`, whole or not at all; dtypes are kept."""
+    arrays: dict[str, np.ndarray] = {}  # all in memory: the file begins with every shape
     for name, array in tensors:
         if name in arrays:
             raise ValueError(f"two tensors are named {name!r}")
@@ -118,17 +113,18 @@ def _opened(file: Path):
         return safetensors.safe_open(file, framework="np")
 
 
-def _parts(index: Path) -> dict[str, Path]:
-    """Tensor name -> file, from an index."""
-    files = Fields.read(index).part("weight_map").values
-    # A name with folders in it could point anywhere on the disk.
-    if not all(isinstance(file, str) and Path(file).name == file for file in files.values()):
-        raise BundleError(
-            f"{index}: not an index of safetensors files: 'weight_map' must give each tensor the "
-            "name of a file beside it. Fetch it again."
-        )
-    parts = {file: inside(index.parent, file, where=index) for file in set(files.values())}
-    return {name: parts[file] for name, file in files.items()}
+def indexed_files(index: Path) -> dict[str, list[Path]]:
+    """Tensor name -> files, from an index, which may name files beside it only."""
+    files = {}
+    for tensor, value in Fields.read(index).part("weight_map").values.items():
+        names = value if isinstance(value, list) and value else [value]
+        if not all(isinstance(name, str) and Path(name).name == name for name in names):
+            raise BundleError(
+                f"{index}: not an index of weights: 'weight_map' must give each tensor the names "
+                f"of files beside it. Received: {value!r:.80}. Fetch it again."
+            )
+        files[tensor] = [inside(index.parent, name, where=index) for name in names]
+    return files
 
 
 def _weights_in(path: Path) -> Path:

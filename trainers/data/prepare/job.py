@@ -94,7 +94,7 @@ def prepare(
             _refuse_other(folder, _read_plan(folder), plan)
         _write_json(folder / PLAN_FILE, to_dict(plan))
         numbers = range(len(plan.units))
-        todo = [number for number in numbers if not _is_finished(folder, number)]
+        todo = [number for number in numbers if _finished_shards(folder, number) is None]
         if (folder / INDEX_FILE).is_file() and not todo:
             logging.info("%s: this job is finished; nothing to do", folder)
             return read_index(folder)
@@ -173,23 +173,22 @@ def _unit_file(folder: Path, number: int) -> Path:
     return folder / "units" / f"{number:05d}.json"
 
 
-def _shards(folder: Path, number: int) -> list[Shard]:
+def _finished_shards(folder: Path, number: int) -> list[Shard] | None:
+    """The shards of a unit, None if they are not noted as whole, or gone."""
     path = _unit_file(folder, number)
+    if not path.is_file():
+        return None
     values = json.loads(path.read_text(encoding="utf-8"))
-    return [from_dict(Shard, value, where=str(path)) for value in values]
-
-
-def _is_finished(folder: Path, number: int) -> bool:
-    """Whether the shards of a unit are noted as whole, and still there."""
-    if not _unit_file(folder, number).is_file():
-        return False
-    shards = [(folder / shard.file, shard.bytes) for shard in _shards(folder, number)]
-    return all(path.is_file() and path.stat().st_size == size for path, size in shards)
+    shards = [from_dict(Shard, value, where=str(path)) for value in values]
+    sizes = {folder / shard.file: shard.bytes for shard in shards}
+    whole = all(path.is_file() and path.stat().st_size == size for path, size in sizes.items())
+    return shards if whole else None
 
 
 def _finish(folder: Path, plan: Plan, tokenizer: Tokenizer) -> Index:
     """Writes the index of a job whose units are all finished, and says what is there."""
-    shards = [shard for number in range(len(plan.units)) for shard in _shards(folder, number)]
+    units = range(len(plan.units))
+    shards = [shard for unit in units for shard in _finished_shards(folder, unit) or ()]
     shards.sort(key=lambda shard: (shard.split, shard.unit))
     index = Index(
         tokenizer=tokenizer.kind,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import math
 import os
 from collections.abc import Iterator
@@ -78,7 +79,7 @@ def make_plan(config: PrepareConfig, data_dir: str | None = None) -> Plan:
     files, reading = _find(data.train, data, data_dir, validates=False)
     last_stop = None
     if data.max_bytes is not None:
-        before = [sum(file.size for file in files[:count]) for count in range(len(files))]
+        before = [0, *itertools.accumulate(file.size for file in files)]
         files = [file for file, size in zip(files, before) if size < data.max_bytes]
         if _has_seams(files[-1], reading):  # it is left at a line
             stop = line_start(files[-1].path, data.max_bytes - before[len(files) - 1])

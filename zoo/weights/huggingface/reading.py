@@ -4,7 +4,7 @@ is either translated or refused by name."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from zoo.models.configs import BertConfig, ModelConfig
 from zoo.text.config import TextConfig
 from zoo.weights.assign import assign_weights, check_size, listed, model_weights, sources_of
 from zoo.weights.families import HUGGINGFACE
-from zoo.weights.family import SAME_HEAD, Family, Tensors
+from zoo.weights.family import SAME_HEAD, Family
 from zoo.weights.huggingface.sentence_modules import SentenceModules, read_sentence_modules
 from zoo.weights.huggingface.tokenizer_files import read_tokenizer
 from zoo.weights.safetensors_files import WeightFiles
@@ -53,13 +53,7 @@ class _Description:
 
 
 def read_huggingface(folder: Path, task: str | None = None) -> Bundle:
-    """A bundle of the model in a folder with `config.json`, safetensors and a tokenizer.
-
-    A `task` of None is what the file's architecture does; a bare encoder embeds texts. Another
-    task has a new head. New weights, and what the file has and the task does not use, are logged
-    by name. One tensor is in memory at a time beside the model. A BundleError names the file and
-    the field or tensor.
-    """
+    """A bundle of the model in a folder; a `task` of None is what its architecture does."""
     fields = Fields.read(inside(folder, "config.json"))
     with blaming(fields.where):
         described = _describe(fields, task)
@@ -71,12 +65,10 @@ def read_huggingface(folder: Path, task: str | None = None) -> Bundle:
     if tokenizer.vocabulary_size > config.vocabulary_size:
         raise BundleError(
             f"{folder}: the tokenizer has {tokenizer.vocabulary_size} ids, and the embedding only "
-            f"{config.vocabulary_size} rows (vocab_size in {fields.where}): they do not belong "
-            "together"
+            f"{config.vocabulary_size} rows (vocab_size in {fields.where}): they are of two models"
         )
     files = WeightFiles(folder)
-    needed = count_backbone_weights(config)
-    check_size(files.path, files.count(), fields.where, fields.values, needed)
+    check_size(files.path, files.count(), fields, count_backbone_weights(config))
     text, length = None, modules and modules.max_length
     with blaming(fields.where):
         if described.task != "lm":
@@ -87,30 +79,39 @@ def read_huggingface(folder: Path, task: str | None = None) -> Bundle:
 
 
 def _describe(fields: Fields, task: str | None) -> _Description:
-    """Translates a `config.json`; a `task` of None is what its architecture does."""
-    model_type = fields.text("model_type", "")
-    family = HUGGINGFACE.get(model_type)
-    if family is None:
+    model_type, where = fields.text("model_type", ""), fields.where
+    if model_type not in HUGGINGFACE:
+        known = ", ".join(HUGGINGFACE)
         raise BundleError(
-            f"{fields.where}: model_type {model_type!r} is not supported; supported are "
-            f"{', '.join(HUGGINGFACE)}"
+            f"{where}: model_type {model_type!r} is not supported; supported are {known}"
         )
+    family = HUGGINGFACE[model_type]
     names = fields.values.get("architectures") or [family.bare]
     if not isinstance(names, list) or not isinstance(names[0], str):
-        raise BundleError(
-            f"{fields.where}: architectures must be a list of names. Received: {names!r:.80}"
-        )
+        raise BundleError(f"{where}: architectures must be a list. Received: {names!r:.80}")
     stored = family.classes.get(names[0], "")
     if not stored and task is None:
         raise BundleError(
-            f"{fields.where}: architecture {names[0]!r} is not supported; supported for model_type "
+            f"{where}: architecture {names[0]!r} is not supported; supported for model_type "
             f"{model_type!r} are {', '.join(family.classes)}. If only its backbone matters, load "
             "it with task='embed' or another task."
         )
     for name, allowed, why in (*_REFUSED, *family.required):
         fields.require(name, allowed, why)
     labels = _read_labels(fields)
-    task = task or (_kind_of_classifier(fields, labels) if stored == "classify" else stored)
+    if task is None and stored == "classify":
+        why = (
+            "a classifier here has one answer, and not, as with multi_label_classification, a "
+            "probability of its own for each label. Load it with task='embed' for its backbone"
+        )
+        kinds = ("single_label_classification", "regression")
+        if fields.require("problem_type", kinds, why) == "regression" and len(labels) > 1:
+            raise BundleError(
+                f"{where}: problem_type is 'regression' with {len(labels)} outputs; a regression "
+                "here has one"
+            )
+        task = "regress" if len(labels) == 1 else "classify"
+    task = task or stored
     values = family.read_options(fields)
     if "tie_embeddings" in values:
         values["tie_embeddings"] |= names[0] == family.bare
@@ -121,19 +122,21 @@ def _describe(fields: Fields, task: str | None) -> _Description:
         fields.require("tie_word_embeddings", (True,), "the output is the token embedding here")
         if family.mlm_activation not in (None, config.activation):
             raise BundleError(
-                f"{fields.where}: hidden_act must be {family.mlm_activation!r} for a masked "
-                f"language model: {model_type}'s head has that one whatever its layers have"
+                f"{where}: hidden_act must be {family.mlm_activation!r} for a masked language "
+                f"model: {model_type}'s head has that one whatever its layers have"
             )
-    return _Description(
-        family,
-        names[0],
-        stored == SAME_HEAD.get(task, task),
-        task,
-        config,
-        _head_options(fields, family, task, len(labels), config.dropout),
-        labels if task in _LABELLED else (),
-        family.skipped_positions(fields),
-    )
+    same = SAME_HEAD.get(task, task)
+    head: dict[str, Any] = {}
+    if same in ("classify", "tag", "span"):
+        field, default = family.head_dropout.get(same, (None, 0.0))
+        dropout = config.dropout if default is None else default
+        head["dropout"] = dropout if field is None else fields.number(field, dropout)
+    if same == "classify":
+        head["pooling"] = "cls"
+    if task in _LABELLED:
+        head["num_tags" if task == "tag" else "num_classes"] = len(labels)
+    labels, skipped = labels if task in _LABELLED else (), family.skipped_positions(fields)
+    return _Description(family, names[0], stored == same, task, config, head, labels, skipped)
 
 
 def _read_labels(fields: Fields) -> tuple[str, ...]:
@@ -151,39 +154,6 @@ def _read_labels(fields: Fields) -> tuple[str, ...]:
     return labels
 
 
-def _kind_of_classifier(fields: Fields, labels: tuple[str, ...]) -> str:
-    problem = fields.require(
-        "problem_type",
-        ("single_label_classification", "regression"),
-        "a classifier here has one answer, and not, as with multi_label_classification, a "
-        "probability of its own for each label. Load it with task='embed' for its backbone",
-    )
-    if len(labels) > 1 and problem == "regression":
-        raise BundleError(
-            f"{fields.where}: problem_type is 'regression' with {len(labels)} outputs; a "
-            "regression here has one"
-        )
-    return "regress" if len(labels) == 1 else "classify"
-
-
-def _head_options(
-    fields: Fields, family: Family, task: str, count: int, dropout: float
-) -> dict[str, Any]:
-    if task not in (*_LABELLED, "regress", "span"):
-        return {}
-    field, default = family.head_dropout.get(SAME_HEAD.get(task, task), (None, 0.0))
-    head: dict[str, Any] = {"dropout": dropout if default is None else default}
-    if field is not None:
-        head["dropout"] = fields.number(field, head["dropout"])
-    if task == "tag":
-        head["num_tags"] = count
-    elif task != "span":
-        head["pooling"] = "cls"
-        if task != "regress":
-            head["num_classes"] = count
-    return head
-
-
 def _read_model(
     files: WeightFiles, described: _Description, modules: SentenceModules | None
 ) -> keras.Model:
@@ -191,12 +161,13 @@ def _read_model(
     names = family.stored_names(files.names(), files.path)
     # "cls" is the first token's own state to sentence-transformers, and through the pooler here.
     has_pooler = "pooler.dense.weight" in names
-    first_token = modules is not None and modules.head["pooling"] == "cls"
     if isinstance(config, BertConfig):
+        first_token = modules is not None and modules.head["pooling"] == "cls"
         classifies = SAME_HEAD.get(task, task) == "classify"
-        pooler = classifies or (has_pooler and not first_token)
-        config = dataclasses.replace(config, use_pooler=pooler)
-        has_pooler &= pooler
+        config = dataclasses.replace(
+            config, use_pooler=classifies or (has_pooler and not first_token)
+        )
+        has_pooler &= config.use_pooler
     tables = family.backbone_tensors(config, described.skipped)
     tables |= family.head_tensors(task, described.keeps_head, has_pooler)
     missing = [name for table in tables.values() for name in table.names if name not in names]
@@ -204,11 +175,12 @@ def _read_model(
         raise BundleError(
             f"{files.path}: missing tensors, which {described.architecture} has: {listed(missing)}"
         )
-    _check_unused(files, names, described, tables)
+    _check_unused(files, names, described, {n for table in tables.values() for n in table.names})
     model = build(config, task, described.head if modules is None else modules.head)
     sources = sources_of(tables, lambda name: files.read(names[name]))
     if modules is not None and modules.dense is not None:
-        sources["projection/kernel"] = modules.projection
+        dense = modules.dense
+        sources["projection/kernel"] = lambda: dense.read("linear.weight").T  # (D, E)
     # What has no value in the file keeps the random one that it has.
     new = {name: w for name, w in model_weights(model).items() if name not in sources}
     if new:
@@ -219,15 +191,11 @@ def _read_model(
 
 
 def _check_unused(
-    files: WeightFiles,
-    names: dict[str, str],
-    described: _Description,
-    tables: Mapping[str, Tensors],
+    files: WeightFiles, names: dict[str, str], described: _Description, used: Collection[str]
 ) -> None:
     """Tensors that no variable takes: they belong to another head, are copies, or are an error."""
-    used = {name for table in tables.values() for name in table.names}
-    unused = [name for name in names if name not in used]
-    for copy, original in described.family.twins.items():
+    family, unused = described.family, [name for name in names if name not in used]
+    for copy, original in family.twins.items():
         if copy in unused and described.keeps_head:
             if not np.array_equal(files.read(names[copy]), files.read(names[original])):
                 raise BundleError(
@@ -235,15 +203,10 @@ def _check_unused(
                     "are one weight here (tie_word_embeddings)"
                 )
             unused.remove(copy)
-    family = described.family
     layers = (*family.layers.values(), family.block)
     backbone = tuple({name.split(".")[0] + "." for name in layers})
-    unknown = [
-        names[name]
-        for name in unused
-        if not name.startswith(family.optional)
-        and (described.keeps_head or name.startswith(backbone))
-    ]
+    refused = [name for name in unused if described.keeps_head or name.startswith(backbone)]
+    unknown = [names[name] for name in refused if not name.startswith(family.optional)]
     if unknown:
         raise BundleError(
             f"{files.path}: tensors that {described.architecture} does not have: {listed(unknown)}"

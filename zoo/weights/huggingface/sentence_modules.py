@@ -6,8 +6,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from zoo.config import Fields, read_json
 from zoo.files import BundleError, inside
 from zoo.weights.safetensors_files import WeightFiles
@@ -19,20 +17,12 @@ _NO_LIMIT = 1e9
 
 @dataclasses.dataclass(frozen=True)
 class SentenceModules:
-    """What stands in `modules.json` and the folders it names.
+    """What stands in `modules.json` and the folders it names."""
 
-    `head` are options of our `SentenceEncoder`; at most `max_length` tokens of a text are read,
-    lowercased first if `lowercase`; `dense` has a projection's weights.
-    """
-
-    head: dict[str, Any]
-    max_length: int | None
+    head: dict[str, Any]  # options of our `SentenceEncoder`
+    max_length: int | None  # tokens that are read of a text
     lowercase: bool
-    dense: WeightFiles | None
-
-    def projection(self) -> np.ndarray:
-        """The projection's kernel (D, E)."""
-        return self.dense.read("linear.weight").T
+    dense: WeightFiles | None  # a projection's weights
 
 
 def read_sentence_modules(folder: Path) -> SentenceModules | None:
@@ -72,10 +62,10 @@ def read_sentence_modules(folder: Path) -> SentenceModules | None:
         fields.require("activation_function", (identity,), "a projection here has no activation")
         dense = WeightFiles(Path(fields.where).parent)
         width = head["embedding_dim"] = fields.whole("out_features")
-        if dense.shape("linear.weight")[:1] != (width,):
+        shape = dense.shape("linear.weight")
+        if shape[:1] != (width,):
             raise BundleError(
-                f"{fields.where}: out_features is {width}, and linear.weight in {dense.path} is "
-                f"{dense.shape('linear.weight')}"
+                f"{fields.where}: out_features is {width}; linear.weight in {dense.path} is {shape}"
             )
     length = settings.whole("max_seq_length")
     if length is None:  # then the tokenizer's counts
@@ -94,30 +84,21 @@ def sentence_module_files(head: dict[str, Any], width: int, max_length: int) -> 
         "1_Pooling/config.json": {"word_embedding_dimension": width, **flags},
         "sentence_bert_config.json": {"max_seq_length": max_length, "do_lower_case": False},
         "modules.json": [
-            {
-                "idx": index,
-                "name": str(index),
-                "path": path,
-                "type": f"sentence_transformers.models.{kind}",
-            }
-            for index, (kind, path) in enumerate(modules)
+            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+            for i, (kind, path) in enumerate(modules)
         ],
     }
 
 
 def _pooling(fields: Fields) -> str:
-    modes = [
-        name.removeprefix("pooling_mode_")
-        for name, value in fields.values.items()
-        if name.startswith("pooling_mode_") and value is True
-    ]
-    if not modes:  # newer files have one name in place of the flags
-        modes = [fields.text("pooling_mode", "mean")]
-        if modes[0] in _SUPPORTED.values():
-            return modes[0]
-    if len(modes) != 1 or modes[0] not in _SUPPORTED:
+    flags = [name for name, value in fields.values.items() if value is True]
+    modes = [n.removeprefix("pooling_mode_") for n in flags if n.startswith("pooling_mode_")]
+    # Newer files have one name in place of the flags.
+    modes = modes or [fields.text("pooling_mode", "mean")]
+    known = _SUPPORTED | {ours: ours for ours in _SUPPORTED.values()}
+    if len(modes) != 1 or modes[0] not in known:
         raise BundleError(
             f"{fields.where}: pooling_mode {' and '.join(modes)}; supported is one of "
             f"{', '.join(_SUPPORTED)}"
         )
-    return _SUPPORTED[modes[0]]
+    return known[modes[0]]

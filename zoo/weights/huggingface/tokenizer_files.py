@@ -33,15 +33,13 @@ class _AddedToken:
 
 
 def read_tokenizer(folder: Path, model_type: str, lowercase: bool = False) -> Tokenizer:
-    """The tokenizer in a folder of transformers; a BundleError names the file.
-
-    Which rules hold is decided as transformers 5 decides it: a class of the model's own, such as
-    BertTokenizer, takes them from `tokenizer_config.json`, and from `tokenizer.json` only the
-    vocabulary; the class PreTrainedTokenizerFast takes all from `tokenizer.json`. With `lowercase`
-    texts are lowercased first, as sentence-transformers may.
-    """
+    """The tokenizer in a folder; with `lowercase`, sentence-transformers', of lowercased texts."""
+    # As in transformers 5, a class of the model's own takes from tokenizer.json the vocabulary
+    # only, and its rules from tokenizer_config.json; PreTrainedTokenizerFast takes all from the
+    # former.
     config = Fields.read(inside(folder, "tokenizer_config.json"), optional=True)
-    kind, own_class = HUGGINGFACE[model_type].tokenizer
+    family = HUGGINGFACE[model_type]
+    kind, own_class = family.tokenizer
     name = config.text("tokenizer_class", own_class)
     allowed = (own_class, *_GENERICS)
     # A BERT may say DistilBertTokenizer and the other way round: they are the same.
@@ -53,20 +51,15 @@ def read_tokenizer(folder: Path, model_type: str, lowercase: bool = False) -> To
             f"{', '.join(dict.fromkeys(allowed))}"
         )
     if lowercase and kind != "wordpiece":
-        raise BundleError(
-            f"{folder / 'sentence_bert_config.json'}: do_lower_case is supported for WordPiece "
-            "tokenizers alone"
-        )
-    for field, expected in HUGGINGFACE[model_type].special_tokens.items():
-        value = _content(config.values.get(field))
-        if value not in (None, expected):
-            raise BundleError(
-                f"{config.where}: {field} is {value!r:.80}, and only {expected!r} is supported"
-            )
+        where = folder / "sentence_bert_config.json"
+        raise BundleError(f"{where}: do_lower_case is supported for WordPiece tokenizers alone")
+    found = Fields({k: _content(v) for k, v in config.values.items()}, config.where)
+    for field, expected in family.special_tokens.items():
+        found.require(field, (expected,), f"that is its name in {model_type}")
     with blaming(folder, TypeError):
         if kind == "wordpiece":
             return _wordpiece(folder, config, name in _GENERICS, lowercase)
-        return _bytepair(folder, config, model_type, name in _GENERICS)
+        return _bytepair(folder, config, family.special_tokens, name in _GENERICS)
 
 
 def _wordpiece(folder: Path, config: Fields, generic: bool, lowercase: bool) -> WordPieceTokenizer:
@@ -84,11 +77,8 @@ def _wordpiece(folder: Path, config: Fields, generic: bool, lowercase: bool) -> 
         if generic:
             options = found
         elif any(found[key] != options[key] for key in options):
-            logging.warning(
-                "%s: its normalizer is not what %s says; the latter counts, as in transformers",
-                path,
-                config.where,
-            )
+            why = "%s: its normalizer is not what %s says; the latter counts, as in transformers"
+            logging.warning(why, path, config.where)
     elif generic or not vocab.is_file():
         raise BundleError(f"{folder}: no tokenizer.json{'' if generic else ' and no vocab.txt'}")
     else:
@@ -106,7 +96,7 @@ def _wordpiece(folder: Path, config: Fields, generic: bool, lowercase: bool) -> 
         return WordPieceTokenizer(pieces, **options, added_tokens=names)
 
 
-def _read_wordpiece_json(path: Path) -> tuple[dict[str, int], list[_AddedToken], dict[str, Any]]:
+def _read_wordpiece_json(path: Path) -> tuple[dict[str, Any], list[_AddedToken], dict[str, Any]]:
     """The pieces and their ids, the added tokens, and the options of `WordPieceTokenizer`."""
     content = Fields.read(path)
     model, normalizer = content.part("model"), content.part("normalizer")
@@ -127,15 +117,16 @@ def _read_wordpiece_json(path: Path) -> tuple[dict[str, int], list[_AddedToken],
         "max_word_characters": model.whole("max_input_chars_per_word", 100),
     }
     added = [_read_token(token) for token in content.parts("added_tokens")]
-    return _checked_ids(model.part("vocab").values, path), added, options
+    return model.part("vocab").values, added, options
 
 
-def _bytepair(folder: Path, config: Fields, model_type: str, generic: bool) -> BytePairTokenizer:
+def _bytepair(
+    folder: Path, config: Fields, special: dict[str, str], generic: bool
+) -> BytePairTokenizer:
     options: dict[str, Any] = {}
-    special = HUGGINGFACE[model_type].special_tokens
     if special:
         roles = {field.removesuffix("_token"): name for field, name in special.items()}
-        roles = {{"unk": "unknown"}.get(role, role): name for role, name in roles.items()}
+        roles["unknown"] = roles.pop("unk")
         options = {"roles": roles, "end": special["sep_token"], "parse_special": True}
     if not generic:
         options["add_prefix_space"] = config.flag("add_prefix_space", False)
@@ -153,13 +144,12 @@ def _bytepair(folder: Path, config: Fields, model_type: str, generic: bool) -> B
         if not token.special:
             raise BundleError(
                 f"{token.where}: {token.name!r:.80} is not special, and only special tokens may be "
-                "added to byte pairs: name it in additional_special_tokens of "
-                "special_tokens_map.json"
+                "added to byte pairs: name it in special_tokens_map.json: additional_special_tokens"
             )
     if added:
         # transformers finds them in any text, and what is added is there to be found.
         options["parse_special"] = True
-        ids = _checked_ids(Fields.read(files[0]).values, files[0])
+        ids = Fields.read(files[0]).values
         more = [_AddedToken(n, None, True, False, str(files[0])) for n in names if n not in ids]
         pieces = _with_added(ids, [*added, *more], files[0])
         known = {*names, *(token.name for token in added)}
@@ -167,17 +157,9 @@ def _bytepair(folder: Path, config: Fields, model_type: str, generic: bool) -> B
     return BytePairTokenizer.from_files(*files, special_tokens=names, **options)
 
 
-def _checked_ids(ids: dict[str, Any], path: Path) -> dict[str, int]:
-    if not all(type(index) is int for index in ids.values()):
-        raise BundleError(f"{path}: model.vocab: ids must be whole numbers")
-    return ids
-
-
 def _read_token(token: Fields, index: int | None = None) -> _AddedToken:
-    """An entry of `added_tokens` in a `tokenizer.json`, or, with its id, of `added_tokens_decoder`.
-
-    Blanks around it, which it may take in, have no ids in WordPiece, and byte pairs check that.
-    """
+    """An entry of a `tokenizer.json`'s `added_tokens`, or, by its id, `added_tokens_decoder`."""
+    # Blanks around it, which it may take in, have no ids in WordPiece, and byte pairs check that.
     name = token.text("content")
     index = token.whole("id", least=0) if index is None else index
     if not name or index is None:
@@ -188,12 +170,7 @@ def _read_token(token: Fields, index: int | None = None) -> _AddedToken:
 
 
 def _read_added_tokens(folder: Path, config: Fields) -> list[_AddedToken]:
-    """The added tokens in the files beside a vocabulary, as transformers gathers them.
-
-    These are `added_tokens_decoder` in `tokenizer_config.json`, which is `config`, or, in folders
-    of before 2023, `added_tokens.json`; then the special tokens without a role, which two more
-    files may name.
-    """
+    """The added tokens in the files beside a vocabulary, as transformers gathers them."""
     sources, added = [config], []
     if config.values.get("added_tokens_decoder") is not None:
         decoder = config.part("added_tokens_decoder")
@@ -201,7 +178,7 @@ def _read_added_tokens(folder: Path, config: Fields) -> list[_AddedToken]:
             if not key.isdecimal() or len(key) > 10:
                 raise BundleError(f"{decoder.where}: {key!r:.80} is no id")
             added.append(_read_token(decoder.part(key), int(key)))
-    else:
+    else:  # a folder of before 2023
         sources.append(Fields.read(inside(folder, "special_tokens_map.json"), optional=True))
         fields = [item for source in sources for item in source.values.items()]
         special = [_content(value) for field, value in fields if field.endswith("_token")]
@@ -237,8 +214,10 @@ def _content(token: Any) -> Any:
     return token.get("content") if isinstance(token, dict) else token
 
 
-def _with_added(ids: dict[str, int], added: list[_AddedToken], where: Path) -> list[str]:
+def _with_added(ids: dict[str, Any], added: list[_AddedToken], where: Path) -> list[str]:
     """The pieces of a vocabulary and the added tokens in the order of their ids, 0, 1, 2..."""
+    if not all(type(index) is int for index in ids.values()):
+        raise BundleError(f"{where}: model.vocab: ids must be whole numbers")
     ids = dict(ids)
     for token in added:
         # What the vocabulary has keeps its id.

@@ -28,13 +28,9 @@ def write_huggingface(
     labels: Sequence[str],
     text: TextConfig | None,
 ) -> None:
-    """Writes a model for transformers' `from_pretrained`; see `Bundle.save_huggingface`.
-
-    `config.json` is written last, so that a folder whose writing was interrupted does not load.
-    """
+    """Writes a model for transformers' `from_pretrained`; see `Bundle.save_huggingface`."""
     model_type = _model_type(model, tokenizer)
-    offset = HUGGINGFACE[model_type].offset_positions
-    skipped = tokenizer.pad_id + 1 if offset else 0
+    skipped = tokenizer.pad_id + 1 if HUGGINGFACE[model_type].offset_positions else 0
     if text is not None and text.cleaning != CleaningConfig():
         logging.warning(
             "%s: the texts' cleaning (%s) is no part of transformers' files", folder, text.cleaning
@@ -45,6 +41,7 @@ def write_huggingface(
     if model.task == "embed":
         width = model.backbone.output_dim
         files = sentence_module_files(model.head_config(), width, text.max_length)
+    # Last, so that a folder whose writing was interrupted does not load.
     files["config.json"] = _config(model, tokenizer, labels, model_type, skipped)
     for name, content in files.items():
         write_json(folder / name, content, indent=2)
@@ -53,25 +50,22 @@ def write_huggingface(
 def _model_type(model: keras.Model, tokenizer: Tokenizer) -> str:
     """Which model of transformers a model is; a ValueError names the fields if none."""
     config = model.backbone.config
-    if config.family == "gpt":
-        model_type = "gpt2"
-    elif config.family == "bert":
-        one_segment = "bert" if tokenizer.kind == "wordpiece" else "roberta"
-        model_type = {0: "distilbert", 1: one_segment}.get(config.num_segments, "bert")
-    else:
+    if config.family not in ("gpt", "bert"):
         raise ValueError(
             f"model.family is {config.family!r}: transformers has no such model; only gpt and bert "
             "can be saved for it"
         )
+    one_segment = "bert" if tokenizer.kind == "wordpiece" else "roberta"
+    types = {0: "distilbert", 1: one_segment}
+    model_type = "gpt2" if config.family == "gpt" else types.get(config.num_segments, "bert")
     problems = [
         f"{name} is {value!r}, not {' or '.join(map(repr, allowed))}"
         for name, value, allowed in _conditions(model, tokenizer, model_type)
         if value not in allowed
     ]
     if problems:
-        raise ValueError(
-            f"transformers' {model_type} cannot express this model: {'; '.join(problems)}"
-        )
+        reasons = "; ".join(problems)
+        raise ValueError(f"transformers' {model_type} cannot express this model: {reasons}")
     return model_type
 
 
@@ -110,11 +104,7 @@ def _architecture(model_type: str, task: str) -> str:
 
 
 def _config(
-    model: keras.Model,
-    tokenizer: Tokenizer,
-    labels: Sequence[str],
-    model_type: str,
-    skipped: int,
+    model: keras.Model, tokenizer: Tokenizer, labels: Sequence[str], model_type: str, skipped: int
 ) -> dict[str, Any]:
     """The content of `config.json`."""
     config, family = model.backbone.config, HUGGINGFACE[model_type]
@@ -162,10 +152,9 @@ def _tensors(model: keras.Model, model_type: str, skipped: int) -> Iterator[tupl
             continue
         value = np.asarray(keras.ops.convert_to_numpy(variable))
         for tensor, array in tables[name].to_tensors(value):
-            of_base = (name in backbone or tensor.startswith("pooler.")) and (
-                tensor != family.untied_head
-            )
-            yield (family.prefix if of_base and not bare else "") + tensor, array
+            in_base = name in backbone or tensor.startswith("pooler.")
+            prefixed = in_base and not bare and tensor != family.untied_head
+            yield family.prefix * prefixed + tensor, array
     if left_out:
         logging.info("transformers' %s has no %s: left out", config.family, ", ".join(left_out))
 
@@ -212,13 +201,11 @@ def _wordpiece_json(tokenizer: WordPieceTokenizer) -> dict[str, Any]:
         if piece not in added:
             break
         del words[piece]
+    found = {name: added.get(name, False) for name in vocabulary if name in ids or name in added}
     return tokenizer_json(
         [
-            added_token(
-                name, index, normalized=added.get(name, False), special=not added.get(name, False)
-            )
-            for name, index in vocabulary.items()
-            if name in ids or name in added
+            added_token(name, vocabulary[name], normalized=normal, special=not normal)
+            for name, normal in found.items()
         ],
         normalizer={
             "type": "BertNormalizer",

@@ -1,4 +1,4 @@
-"""Tasks "classify" and "pair" (labels) and "regress" (numbers) of texts."""
+"""Tasks on tables of texts: "classify" and "pair" (labels), "regress" (numbers), "embed"."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 from absl import logging
+from keras import ops
 
+from trainers.config import TrainConfig
 from trainers.data.augment import augment_texts
 from trainers.data.examples import (
     class_weights,
@@ -17,13 +19,23 @@ from trainers.data.examples import (
     label_numbers,
     stratified_split,
 )
-from trainers.optim.losses import SparseCrossentropy
-from trainers.report.baselines import MOST_CLASSES, ridge_baseline, tfidf_baseline
-from trainers.report.scores import Predictions, classification_scores, regression_scores
-from trainers.report.sections import classification_sections, regression_sections
+from trainers.optim.losses import InBatchContrastiveLoss, SparseCrossentropy
+from trainers.report.baselines import MOST_CLASSES, ridge_baseline, tfidf_baseline, tfidf_vectors
+from trainers.report.scores import (
+    Predictions,
+    classification_scores,
+    rank_partners,
+    regression_scores,
+    retrieval_scores,
+)
+from trainers.report.sections import (
+    classification_sections,
+    regression_sections,
+    retrieval_sections,
+)
 from trainers.tasks.encoder import EncoderTask, clean_all, predict_all, token_counts
 from zoo.text.config import special_count
-from zoo.text.packing import pack, truncate_pair
+from zoo.text.packing import pack, truncate, truncate_pair
 
 # Probabilities are clipped here for the validation loss.
 _SMALLEST = 1e-7
@@ -87,11 +99,8 @@ class TableTask(EncoderTask):
 class ClassifyTask(TableTask):
     """One label for each text, or pair of texts; chosen by accuracy."""
 
-    metrics = {  # noqa: RUF012
-        "val_accuracy": "max",
-        "val_macro_f1": "max",
-        "val_mcc": "max",
-        "val_loss": "min",
+    metrics = dict.fromkeys(("val_accuracy", "val_macro_f1", "val_mcc"), "max") | {
+        "val_loss": "min"
     }
     loss_unit = "nats an example"
     baseline_method = "logistic regression on TF-IDF"
@@ -141,9 +150,8 @@ class ClassifyTask(TableTask):
     def baseline(self, examples):
         train, classes, pairs = self.train, self.labels, self.pairs(examples)
         if len(classes) > MOST_CLASSES:
-            logging.warning(
-                "no baseline: logistic regression of %d classes needs too much memory", len(classes)
-            )
+            message = "no baseline: logistic regression of %d classes needs too much memory"
+            logging.warning(message, len(classes))
             return None
         guesses = tfidf_baseline(train.text, train.label, examples.text, classes, pairs)
         ids = self.ids(examples)
@@ -155,7 +163,7 @@ class ClassifyTask(TableTask):
 
 
 class RegressTask(TableTask):
-    """A number for each text, or pair of texts; chosen by Spearman's rank correlation. Trains on
+    """A number for each text, or pair of texts; chosen by Spearman's rank correlation. Trained on
     targets of mean 0 and variance 1; the saved model answers in the data's own unit."""
 
     metrics = {"val_spearman": "max", "val_pearson": "max", "val_loss": "min"}  # noqa: RUF012
@@ -195,6 +203,82 @@ class RegressTask(TableTask):
 
     def sections(self, comparison, examples, answers, folder):
         return regression_sections(comparison, examples, _numbers(examples), answers)
+
+
+class EmbedTask(EncoderTask):
+    """Pairs of texts, such as question and answer, get vectors that are near, told from the other
+    rows of the batch; chosen by how often the partner is found first in all of validation."""
+
+    metrics = {"val_mrr": "max", "val_accuracy@1": "max", "val_loss": "min"}  # noqa: RUF012
+    unit = "pairs"
+    fingerprint_columns = ("text", "text_pair")
+    baseline_method = "cosine of TF-IDF"
+
+    def __init__(self, config: TrainConfig, data_dir: str | None = None):
+        super().__init__(config, data_dir)
+        self.trained_model = PairedEmbeddings(self.model)
+
+    def vocabulary_texts(self):
+        return [*self.train.text, *self.train.text_pair]
+
+    def encode(self):
+        columns = [clean_all(self.text_model, column) for column in _columns(self.train)]
+        self.columns = [tf.constant(column, tf.string) for column in columns]
+        longest = np.maximum(*(token_counts(self.tokenizer, column) for column in columns))
+        return np.minimum(longest + special_count(pairs=False), self.config.text.max_length)
+
+    def make_batch(self, step, rows, length):
+        pair = tf.stack([tf.gather(column, rows) for column in self.columns], axis=1)  # (B, 2)
+        # Partners lie side by side, so that a batch may be cut between pairs for several devices.
+        ids = self.tokenizer.encode(tf.reshape(pair, [-1]))
+        ids = truncate(ids, length - special_count(pairs=False))
+        packed = pack(self.tokenizer, ids, length=length)
+        inputs = {
+            name: tf.reshape(value, tf.stack([-1, 2, length])) for name, value in packed.items()
+        }
+        ones = tf.ones_like(rows, tf.float32)
+        return inputs, tf.zeros_like(ones), ones
+
+    def losses(self):
+        temperature = self.config.temperature
+        return {"loss": InBatchContrastiveLoss(temperature, reduction="mean_with_sample_weight")}
+
+    def answers(self, examples) -> list[np.ndarray]:
+        """Vectors (N, D) of the texts and of their partners."""
+        return [
+            np.stack(predict_all(self.text_model.embed, column)["embedding"])
+            for column in _columns(examples)
+        ]
+
+    def scores(self, examples, answers):
+        return retrieval_scores(rank_partners(*answers)[0])
+
+    def validation_scores(self, answers, scores):
+        each = InBatchContrastiveLoss(self.config.temperature, reduction=None)
+        losses = each(np.zeros(len(answers[0])), np.stack(answers, axis=1))
+        return {"loss": float(np.mean(ops.convert_to_numpy(losses))), **scores}
+
+    def baseline(self, examples):
+        known = self.vocabulary_texts()
+        vectors = tfidf_vectors(known, examples.text, examples.text_pair)
+        return retrieval_scores(rank_partners(*vectors)[0])
+
+    def sections(self, comparison, examples, answers, folder):
+        return retrieval_sections(comparison, examples, *rank_partners(*answers))
+
+
+class PairedEmbeddings(keras.Model):
+    """A SentenceEncoder over pairs: inputs (B, 2, T) to vectors (B, 2, D)."""
+
+    def __init__(self, model: keras.Model, **kwargs):
+        super().__init__(name="paired_embeddings", **kwargs)
+        self.model = model
+        self.built = True
+
+    def call(self, inputs, training=None):
+        flat = {name: ops.reshape(v, (-1, ops.shape(v)[-1])) for name, v in inputs.items()}
+        vectors = self.model(flat, training=training)  # (2B, D)
+        return ops.reshape(vectors, (-1, 2, vectors.shape[-1]))
 
 
 def _columns(examples) -> list[list[str]]:
