@@ -180,11 +180,8 @@ def add_special_ids(
     # b becomes b + s g with s = sign(S), which adds s w . g to the logit of a row w; taking
     # s (w . g) u off that row undoes it.
     config = model.backbone.config
-    if config.family != "gpt" or config.norm != "layer_norm":
-        raise BundleError(
-            "only a GPT with norm='layer_norm' can take special ids. "
-            f"Received: family {config.family!r}, norm {getattr(config, 'norm', None)!r}"
-        )
+    if (kind := (config.family, getattr(config, "norm", None))) != ("gpt", "layer_norm"):
+        raise BundleError(f"only a GPT with norm='layer_norm' can take special ids, and not {kind}")
     values = {n: keras.ops.convert_to_numpy(w) for n, w in model_weights(model).items()}
     gamma = values["final_norm/gamma"].astype(np.float64)
     beta = values.get("final_norm/beta", np.zeros_like(gamma)).astype(np.float64)
