@@ -347,7 +347,7 @@ class DataConfig:
 
 
 def block_counts(weights: Mapping[str, float]) -> dict[str, int]:
-    """Name -> examples in the smallest block with these shares, exactly, else within 0.5 %."""
+    """Name -> examples in the smallest block with these shares, or within 0.5 % of each."""
     values = np.array([*weights.values()], np.float64)
     shares = values / values.max()  # no sum of large weights overflows
     shares = shares / shares.sum()

@@ -223,10 +223,7 @@ def split_documents(
 
 
 def held_out(sizes: Sequence[int], fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Which documents train and validate, shuffled: the last that hold at most the share do.
-
-    At least one validates: the shortest if all exceed the share.
-    """
+    """Which documents train and which validate: shuffled, the last that fit into the share."""
     order = np.random.default_rng(seed).permutation(len(sizes)).tolist()
     room = fraction * sum(sizes)
     chosen: list[int] = []
@@ -237,6 +234,7 @@ def held_out(sizes: Sequence[int], fraction: float, seed: int) -> tuple[list[int
         elif chosen:
             break
         # Else a document over the whole allowance came last: it trains, the next one may fit.
+    # At least one validates: the shortest if all exceed the share.
     kept_out = set(chosen or [min(order, key=lambda index: sizes[index])])
     train = [index for index in order if index not in kept_out]
     return train, [index for index in order if index in kept_out]

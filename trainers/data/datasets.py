@@ -91,7 +91,7 @@ def _polarity(part: str) -> Callable[[str | None], LabeledTexts]:
     return read
 
 
-_XQUAD = "google-deepmind/xquad/7d30520c717524000f0d9d2f9c10a069acd9d285"
+_XQUAD = ("xquad", "google-deepmind/xquad/7d30520c717524000f0d9d2f9c10a069acd9d285")
 # Files read alike: options, kind, about, licence, folder, and REPOSITORY/COMMIT/PATH on GitHub.
 _COLLECTIONS: dict[str, tuple[dict[str, Any], str, str, str, str, str]] = {
     "banking77": (
@@ -126,15 +126,8 @@ _COLLECTIONS: dict[str, tuple[dict[str, Any], str, str, str, str, str]] = {
         "drcd",
         "DRCKnowledgeTeam/DRCD/b944790de5af02c5fbb7cd9cb1473d27d169eebf",
     ),
-    "xquad_en": ({}, "span", "answers in Wikipedia, English", "CC BY-SA 4.0", "xquad", _XQUAD),
-    "xquad_zh": (
-        {},
-        "span",
-        "the same questions, Simplified Chinese",
-        "CC BY-SA 4.0",
-        "xquad",
-        _XQUAD,
-    ),
+    "xquad_en": ({}, "span", "answers in Wikipedia, English", "CC BY-SA 4.0", *_XQUAD),
+    "xquad_zh": ({}, "span", "the same questions, Simplified Chinese", "CC BY-SA 4.0", *_XQUAD),
 }
 # name, file, examples, sha256
 _FILES = """
