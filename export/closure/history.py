@@ -1,8 +1,4 @@
-"""The ops that each TensorFlow Serving release links, from `op_history.json`.
-
-`tools/op_history.py` writes the file: all ops of the first release, and for each later one what
-changed.
-"""
+"""The ops that each TensorFlow Serving release links; `tools/op_history.py` writes the file."""
 
 from __future__ import annotations
 

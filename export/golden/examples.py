@@ -45,7 +45,7 @@ class Examples:
 
 
 def read_examples(path: str | os.PathLike[str], bundle: Bundle) -> Examples:
-    """Reads JSON lines with the texts that the model reads and, if it is known, what is right.
+    """Reads JSON lines of texts and, if known, what is right; ValueError names line and field.
 
     | task | texts | right, optional | metric |
     |---|---|---|---|
@@ -56,9 +56,6 @@ def read_examples(path: str | os.PathLike[str], bundle: Bundle) -> Examples:
     | span | `question`, `context` | `answer`, or a list of them | exact match, ignoring case |
     | mlm | `text` with masks | `tokens`, one for each mask | share of right first candidates |
     | embed | `text` | | cosine to the float32 model's vectors |
-
-    Whatever is known, the share of answers equal to the float32 model's is measured as well. A
-    ValueError names file, line and field.
     """
     task, functions = bundle.config.task, functions_of(bundle)
     signature = "score" if task == "lm" else next(iter(functions))
@@ -130,7 +127,7 @@ def _outputs(examples: Examples, send: Send, progress: keras.utils.Progbar) -> l
     for first in range(0, len(examples), BATCH_SIZE):
         batch = {name: value[first : first + BATCH_SIZE] for name, value in examples.inputs.items()}
         outputs = send(examples.signature, batch)
-        size = len(next(iter(batch.values())))
+        size = min(BATCH_SIZE, len(examples) - first)
         rows += [{name: value[row] for name, value in outputs.items()} for row in range(size)]
         progress.add(size)
     return rows

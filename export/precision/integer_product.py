@@ -24,10 +24,8 @@ _SMALLEST_STEP = 1e-30  # of a row of zeros
 
 
 def column_offsets(weights: tf.Tensor, outputs_first: bool) -> tf.Tensor:
-    """What the products of `integer_product` need as `offsets`: (outputs,) float32.
-
-    Digits are stored as 0 to 126, and each output has 63 times the sum of its weights too many.
-    """
+    """What the products of `integer_product` need as `offsets`: (outputs,) float32."""
+    # Digits are stored as 0 to 126: each output has 63 times the sum of its weights too many.
     sums = tf.reduce_sum(tf.cast(weights, tf.int32), axis=1 if outputs_first else 0)
     return tf.cast(-_LARGEST_DIGIT * sums, tf.float32)
 
@@ -37,9 +35,8 @@ def integer_product(
 ) -> tf.Tensor:
     """`x` (N, inputs) float32 times int8 weights, with `column_offsets`: (N, outputs) float32.
 
-    The kernel keeps a copy of the weights, which must never change, in the order in which it reads
-    them: as many bytes again for each product of a graph that runs. What it computes takes several
-    times the memory of its answer: it is for few rows.
+    It is for few rows: it takes several times the memory of its answer. The kernel keeps a copy of
+    the weights, which must never change.
     """
     largest = tf.reduce_max(tf.abs(x), axis=1, keepdims=True)
     steps = tf.maximum(largest / _LARGEST_DIGIT, _SMALLEST_STEP)  # (N, 1)
@@ -68,7 +65,7 @@ def _multiply(
     inputs = [tf.bitcast(digits, tf.quint8), tf.bitcast(weights, tf.qint8), offsets, *ranges]
     outputs = [tf.qint32, tf.float32, tf.float32]
     types = {"T1": tf.quint8, "T2": tf.qint8, "Tbias": tf.float32, "U": tf.float32}
-    types["Tout"] = tf.qint32
+    types |= {"Tout": tf.qint32}
     lists = {"Tdevice_inputs": [one.dtype for one in inputs], "Tdevice_outputs": outputs}
     lists |= {"Thost_inputs": [], "Thost_outputs": []}
     flags = {"transpose_b": outputs_first, "is_weight_const": True, "is_bias_const": True}

@@ -1,10 +1,7 @@
-"""Weights held in fewer bits than float32, and the two things a model does with them.
+"""Weights held in fewer bits than float32: a float32 copy lives for one product, at most.
 
-A model multiplies by a matrix, or looks up rows of a table. `Int8Weight` (with a float32 scale for
-each output) and `Bfloat16Weight` are made of operations that every TensorFlow Serving links: Cast,
-MatMul, Mul, Gather. They widen nothing ahead of time: a float32 copy lives for one product.
-`IntegerWeight` and `Bfloat16Product` multiply the small numbers themselves, where the CPU and the
-release can.
+Every TensorFlow Serving links the operations of `Int8Weight` and `Bfloat16Weight`; `IntegerWeight`
+and `Bfloat16Product` multiply the small numbers themselves, where the CPU and the release can.
 """
 
 from __future__ import annotations
@@ -20,10 +17,7 @@ _PIECE = 1 << 21
 
 
 class ReducedWeight(keras.layers.Layer):
-    """A matrix (inputs, outputs) that a layer multiplies by, or a table whose rows it looks up.
-
-    With `outputs_first` it is (outputs, inputs), as tables are.
-    """
+    """A matrix (inputs, outputs), or a table (outputs, inputs) if `outputs_first`."""
 
     def __init__(self, name: str, outputs_first: bool):
         super().__init__(name=name)
@@ -35,7 +29,7 @@ class ReducedWeight(keras.layers.Layer):
         return self
 
     def rows(self, indices: tf.Tensor) -> tf.Tensor:
-        """`indices` (...) int to those rows of a table, (..., inputs) float32."""
+        # (...) int to (..., inputs) float32
         raise NotImplementedError(f"{type(self).__name__} is no table")
 
     def product(self, x: tf.Tensor) -> tf.Tensor:
@@ -103,11 +97,10 @@ class Bfloat16Weight(ReducedWeight):
 
 
 class Bfloat16Product(Bfloat16Weight):
-    """A weight of bfloat16 whose inputs and outputs are rounded to bfloat16, too; sums are float32.
+    """A weight of bfloat16 whose inputs and outputs are rounded to it, too; sums are float32."""
 
-    Fast where the CPU multiplies bfloat16 (AVX-512 BF16, AMX), some times slower than float32 where
-    it does not.
-    """
+    # Fast where the CPU multiplies bfloat16 (AVX-512 BF16, AMX), some times slower than float32
+    # where it does not.
 
     def __init__(self, name: str, matrix: np.ndarray, outputs_first: bool = False):
         # oneDNN reads it faster with the outputs first.
@@ -119,10 +112,7 @@ class Bfloat16Product(Bfloat16Weight):
 
 
 class Int8Weight(ReducedWeight):
-    """A weight of int8 with a float32 scale for each output: max |its weights| / 127, or 1.
-
-    The scale is the same along what a product sums over: it is applied to the sum.
-    """
+    """A weight of int8 with a float32 scale for each output: max |its weights| / 127, or 1."""
 
     def __init__(self, name: str, matrix: np.ndarray, outputs_first: bool = False):
         super().__init__(name, outputs_first)
@@ -146,8 +136,7 @@ class Int8Weight(ReducedWeight):
 class IntegerWeight(ReducedWeight):
     """An `Int8Weight` in products of integers, for few rows: where one token is read at a time.
 
-    Such a product waits for its weights to come from memory. Widening them first takes longer than
-    fewer bytes save; with many rows, those of a prompt or of a text to score, it costs little.
+    There, widening the weights first takes longer than reading fewer bytes saves.
     """
 
     def __init__(self, weight: Int8Weight):
