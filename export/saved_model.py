@@ -65,7 +65,7 @@ def export_saved_model(
         serving_version: the release that is to run it, as "2.19.1" or "2.21".
         precision: "float32", or "bfloat16" or "int8" for its large weights; for those two
             `assets.extra/precision_report.md` tells size, speed and what it does to the answers.
-        eval_data: JSONL file of examples (`export.golden.examples`) for that report.
+        eval_data: JSONL file of examples (`docs/export.md`) for that report.
         accept_deviation: whether golden answers may move past the tolerance.
 
     Returns:

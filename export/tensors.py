@@ -5,6 +5,7 @@ Reading is as lenient as TensorFlow's reader in C++, against which the tests hol
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import ml_dtypes
@@ -170,8 +171,5 @@ def _split_strings(content: bytes, count: int) -> list[bytes]:
         raise ValueError(
             f"tensor_content has {len(content) - position} bytes for strings of {sum(lengths)}"
         )
-    strings = []
-    for length in lengths:
-        strings.append(content[position : position + length])
-        position += length
-    return strings
+    places = itertools.accumulate(lengths, initial=position)
+    return [content[begin:end] for begin, end in itertools.pairwise(places)]

@@ -177,13 +177,11 @@ def _compilation(node: node_def_pb2.NodeDef, compiled: set[str]) -> Iterator[Pro
 def _placement(function: str, node: node_def_pb2.NodeDef) -> Iterator[Problem]:
     kind = next((kind for kind in ("GPU", "TPU") if kind in node.device.upper()), "")
     fix = f"build what is exported outside of tf.device({node.device!r})"
-    if kind and function:
+    if kind:
         # Functions are placed softly: where there is no such device, a CPU takes its place.
-        message = f"it asks for {node.device}; a server without a {kind} runs it on a CPU"
-        yield Problem(message, fix, blocks=False)
-    elif kind:
-        message = f"it is bound to {node.device}: a server without a {kind} refuses the requests"
-        yield Problem(message, fix)
+        soft = f"it asks for {node.device}; a server without a {kind} runs it on a CPU"
+        hard = f"it is bound to {node.device}: a server without a {kind} refuses the requests"
+        yield Problem(soft if function else hard, fix, blocks=not function)
 
 
 def _touches_files(node: node_def_pb2.NodeDef, in_signature: bool) -> bool:

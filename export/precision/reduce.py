@@ -10,8 +10,8 @@ import numpy as np
 from keras import ops
 
 from export.closure.history import DEFAULT_SERVING_VERSION, registry_of
-from export.precision.integer_product import OP as INTEGER_PRODUCT
 from export.precision.weights import (
+    INTEGER_PRODUCT,
     Bfloat16Product,
     Bfloat16Weight,
     Float32Weight,
