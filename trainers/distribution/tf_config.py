@@ -66,18 +66,15 @@ class Cluster:
         return list(self.addresses).index(self.name)
 
     def title(self, name: str) -> str:
-        """Name and address of a worker, for messages."""
         return f"{name} ({self.addresses[name]})"
 
     def others_in(self, message: str) -> list[str]:
-        """Titles of the other workers that a message of TensorFlow names."""
         named = {f"{job} {number}" for job, number in _TASK.findall(message)} - {self.name}
         return [self.title(name) for name in self.addresses if name in named]
 
 
 def read_cluster(environ: Mapping[str, str]) -> Cluster | None:
-    """The cluster that TF_CONFIG describes; None if it is not set, empty, or has no cluster, as
-    some platforms set it for a single machine. ConfigError says what is wrong in it, and where."""
+    """The cluster of TF_CONFIG; None without one, as some platforms set it for a single machine."""
     text = environ.get("TF_CONFIG", "")
     if not text.strip():
         return None
@@ -108,8 +105,7 @@ def read_cluster(environ: Mapping[str, str]) -> Cluster | None:
 
 
 def join_cluster(cluster: Cluster) -> tf.distribute.Strategy:
-    """Waits until all workers are there, then makes the strategy; ConfigError names who is missing
-    after `ZOO_JOIN_SECONDS` (600)."""
+    """Waits for all workers, then makes the strategy; ConfigError names who is missing."""
     jobs = collections.Counter(name.split()[0] for name in cluster.addresses)
     chief = next(iter(cluster.addresses))
     seconds = _seconds(_JOIN_VARIABLE, _JOIN_SECONDS)
@@ -141,7 +137,6 @@ def _seconds(variable: str, default: int) -> int:
 
 
 def join_failure(cluster: Cluster, seconds: int, error: tf.errors.OpError) -> ConfigError:
-    """What TensorFlow says where the workers did not come together, in words, and what to do."""
     advice = f"another time to wait: the environment variable {_JOIN_VARIABLE}"
     if not isinstance(error, tf.errors.DeadlineExceededError):
         return ConfigError(
@@ -168,7 +163,6 @@ class WorkerLost(ConnectionError):
 
 
 def lost_worker(cluster: Cluster, error: tf.errors.OpError) -> WorkerLost:
-    """The error of a collective operation, in words: who is gone and what to do."""
     return WorkerLost(
         f"{cluster.name} cannot go on: "
         f"{', '.join(cluster.others_in(error.message)) or 'another worker'} stopped or cannot be "

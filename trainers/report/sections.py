@@ -95,8 +95,7 @@ def classification_sections(
     classes: Sequence[str],
     folder: Path,
 ) -> list[str]:
-    """Scores, confusion, calibration, weak classes and the surest mistakes of a classifier; the
-    pictures are drawn into `folder`."""
+    """Scores, confusion, calibration, weak classes, surest mistakes; pictures go into `folder`."""
     predicted, confidence, _ = predictions
     error = calibration_error(labels, predictions)
     draw_calibration(predicted == labels, confidence, folder / _CALIBRATION_FILE)
@@ -125,10 +124,7 @@ def tagging_sections(
     predicted: Sequence[Sequence[str]],
     labels: Collection[str],
 ) -> list[str]:
-    """Scores of entities, or of tags that are none; each type's; the sentences with most mistakes.
-
-    `labels` are all tags of the data, which decide whether they are entities.
-    """
+    """Scores, each type's or tag's, the worst sentences; `labels` are all tags of the data."""
     entities = are_entities(labels)
     spans = [
         tuple(map(entity_spans, tags)) if entities else _wrong_words(*tags)

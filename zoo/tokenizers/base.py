@@ -308,8 +308,7 @@ def string_vector(strings: Any) -> tf.Tensor:
 
 
 def cut_character_bytes(strings: tf.Tensor) -> tf.Tensor:
-    """How many bytes (B,) int32 at the end of each string (B,) begin a UTF-8 character that does
-    not end there: 0 to 3."""
+    """How many bytes (B,) int32 at the ends of strings (B,) begin a character not ended there."""
     # Three bytes before, so that each string has three last ones.
     padded = tf.strings.join(["\0\0\0", strings])
     last = tf.strings.substr(padded, tf.strings.length(strings), tf.fill(tf.shape(strings), 3))

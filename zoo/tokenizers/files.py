@@ -44,10 +44,8 @@ def read_merges(path: str | os.PathLike[str]) -> tuple[list[str], int]:
 
 
 def read_byte_pairs(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The arguments of `BytePairTokenizer` that a `tokenizer.json` asks for.
-
-    Raises BundleError, naming the file and the field, for what `BytePairTokenizer` does not do.
-    """
+    """`BytePairTokenizer`'s arguments in a `tokenizer.json`; BundleError names what it cannot
+    do."""
     content = Fields.read(Path(path))
     model = content.part("model")
     model.require("type", ("BPE",), "only BPE models are byte-pair tokenizers")

@@ -38,10 +38,7 @@ _MIX = 0x1E3779B97F4A7C15  # odd and large: products wrap around and seldom meet
 
 
 def last_merges(pairs: Sequence[tuple[int, int]], texts: Sequence[bytes | None]) -> dict[int, int]:
-    """Which tokens come out when their own text is merged: token -> rank of its last merge.
-
-    `pairs` are the ids of the two tokens of each merge, best first; `texts` the bytes of each id.
-    """
+    """Token -> rank of its last merge, of those that come out when their own text is merged."""
     ids = {text: index for index, text in enumerate(texts)}
     products = np.array([ids[texts[left] + texts[right]] for left, right in pairs], np.int64)
     rank_of = {left * len(texts) + right: rank for rank, (left, right) in enumerate(pairs)}
@@ -74,8 +71,7 @@ def last_merges(pairs: Sequence[tuple[int, int]], texts: Sequence[bytes | None])
 
 
 class WordEncoder:
-    """The ids of words, by the bytes of each id, None for special tokens, and the ids of the two
-    tokens of each merge, best first."""
+    """Ids of words, by the bytes of each id (None if special) and the pairs of ids that merge."""
 
     def __init__(self, texts: Sequence[bytes | None], pairs: Sequence[tuple[int, int]]):
         ranks = last_merges(pairs, texts)
@@ -109,10 +105,7 @@ class WordEncoder:
         self._joined[(data[:-1] * 256 + data[1:])[inside[1:]]] = True
 
     def cut(self, data: tf.Tensor, starts: tf.Tensor) -> tf.Tensor:
-        """Bool (N,), `starts` of words in bytes uint8 (N,), and where merging never crosses.
-
-        Only bytes outside ASCII are looked at; nearly all pairs of ASCII stand in some token.
-        """
+        """`starts` (N,), and where merging never crosses; ASCII's pairs nearly all do."""
         high = data >= 0x80
 
         def with_cuts():
@@ -127,10 +120,7 @@ class WordEncoder:
     def encode(
         self, data: tf.Tensor, starts: tf.Tensor, known: tf.Tensor, known_ids: tf.Tensor
     ) -> tf.RaggedTensor:
-        """The ids int32 [W, None] of words in bytes (N,), which start at int64 (W,).
-
-        Those of the words `known` int64 (S,), special tokens, are given: int32 (S,).
-        """
+        """Ids [W, None] of words in bytes (N,) at `starts` int64 (W,); some are `known` (S,)."""
         ends = tf.concat([starts[1:], tf.size(data, tf.int64)[None]], 0)[: tf.size(starts)]
         lengths = ends - starts
         as_number = (lengths <= 2 * _BYTES) & (tf.gather(data, ends - 1) != 0)

@@ -40,10 +40,7 @@ class Words(NamedTuple):
 
 
 class Splitter:
-    """Splits texts into words, some of which are the special tokens given: name -> id.
-
-    Whitespace before the `mask` belongs to it. ValueError if a name begins or ends with a blank.
-    """
+    """Splits texts into words and special tokens; whitespace before `mask` belongs to it."""
 
     def __init__(self, special_tokens: Mapping[str, int], mask: str | None, add_prefix_space: bool):
         for name in special_tokens:

@@ -34,10 +34,7 @@ Pieces = tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]
 
 
 def cut(model: np.ndarray, texts: tf.Tensor) -> Pieces:
-    """Cuts words (W,) from the left, always the longest piece; one unknown piece where none fits.
-
-    A model that splits cuts whole texts.
-    """
+    """Cuts words (W,) or texts from the left, always the longest piece; unknown if none fits."""
     operation = tf_text.FastWordpieceTokenizer(
         model_buffer=tf.constant(model), token_out_type=tf.int32
     )
@@ -81,8 +78,8 @@ def pieces_of_texts(
     cut_any: Callable[[tf.Tensor], Pieces],
     offsets: bool,
 ) -> list[tf.Tensor]:
-    """Ids (P,) and row splits (B + 1,) of texts (B,): `cut_plain` cuts those that match the
-    pattern, `cut_any` the rest. With `offsets` also where pieces start and end, int64 (P,)."""
+    """Ids (P,) and row splits (B + 1,) of texts (B,), with `offsets` also starts and ends (P,);
+    `cut_plain` cuts those that match the pattern, `cut_any` the rest."""
     plain = tf.strings.regex_full_match(texts, pattern)
 
     def all_plain():

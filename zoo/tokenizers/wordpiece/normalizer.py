@@ -98,10 +98,7 @@ def rules(lowercase: bool, strip_accents: bool, split_cjk: bool) -> Rules:
 
 
 def hangul(points: np.ndarray) -> np.ndarray:
-    """The letters (n, 3) of Korean syllables (n,), as canonical decomposition computes them.
-
-    The last one is U+11A7 for a syllable of two letters.
-    """
+    """Letters (n, 3) of Korean syllables (n,); the last is U+11A7 where there are two."""
     index = points - _SYLLABLES[0]
     vowels = 0x1161 + index % 588 // 28
     return np.stack([0x1100 + index // 588, vowels, _NO_FINAL + index % 28], 1)
@@ -109,7 +106,6 @@ def hangul(points: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def stored_table() -> dict[str, Any]:
-    """The stored table, unpacked."""
     return unpack(json.loads(TABLE.read_text(encoding="utf-8")))
 
 
@@ -136,8 +132,7 @@ def _shift(entries: tf.Tensor) -> tf.Tensor:
 def normalized(
     points: tf.Tensor, changes: tf.Tensor, row_splits: tf.Tensor, rules: Rules
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """What is left of code points (N,), by their entries: characters (M,), their kinds (M,), the
-    index int64 (M,) of the code point that each came from, and the row splits int64 (B + 1,)."""
+    """What is left of points (N,): characters, kinds, sources (M,), row splits (B + 1,)."""
     kinds = changes & KIND_MASK
     same = tf.range(tf.size(points, tf.int64))
     return tf.cond(

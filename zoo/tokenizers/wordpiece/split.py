@@ -42,11 +42,8 @@ class Words(NamedTuple):
 
 
 class Splitter:
-    """Splits texts into normalised words, by the rules for code points.
-
-    `names`, of special tokens and the like, come out as words, unchanged; `normalized_names`, whose
-    indices are after theirs, are looked for in what is left, once it is normalised.
-    """
+    """Splits texts into normalised words. `names` come out as words, unchanged; `normalized_names`,
+    whose indices follow, are looked for in what is left, once it is normalised."""
 
     def __init__(self, rules: Rules, names: Sequence[str], normalized_names: Sequence[str] = ()):
         self._rules = rules
@@ -105,8 +102,7 @@ class Splitter:
 
 
 def _marked(finder: NameFinder, points: tf.Tensor, row_splits: tf.Tensor):
-    """1 + the index of the name that begins at each point or 0, int32 (N,); bool (N,), True within
-    a name after its first point."""
+    """1 + the index of the name that begins at each point or 0; bool, True within it. Both (N,)."""
     starts, ends, which = finder.find(points, row_splits)
     begins = tf.tensor_scatter_nd_update(tf.zeros_like(points), starts[:, None], 1 + which)
     return begins, mark(tf.ragged.range(starts + 1, ends).flat_values, tf.size(points, tf.int64))
@@ -118,10 +114,7 @@ def _with_names(kinds: tf.Tensor, begins: tf.Tensor, inner: tf.Tensor) -> tf.Ten
 
 
 def spans_of(words: Words, piece_splits, starts, ends) -> tuple[tf.Tensor, tf.Tensor]:
-    """Offsets int64 (P,) of pieces in the strings, from those in their normalised words.
-
-    The pieces of each word begin at piece_splits int64 (W + 1,).
-    """
+    """Offsets (P,) in the strings of the pieces of words, split at piece_splits (W + 1,)."""
     points = words.characters
     widths = 1 + sum(tf.cast(points >= limit, tf.int64) for limit in (0x80, 0x800, 0x10000))
     before = splits_of(widths)  # (S + 1,) bytes of all words before

@@ -271,7 +271,6 @@ class WordPieceTokenizer(SubwordTokenizer):
 
 
 def _check_pieces(ids: Mapping[str, int]) -> None:
-    """Raises ValueError for a vocabulary that the operation or BERT's rules cannot work with."""
     for piece, index in ids.items():
         size = len(piece.removeprefix(CONTINUATION).encode(errors="surrogatepass"))
         if not 1 <= size <= _LONGEST_PIECE or re.search("[\0\ud800-\udfff]", piece):
@@ -290,7 +289,7 @@ def _check_pieces(ids: Mapping[str, int]) -> None:
 def _checked_names(
     added_tokens: Mapping[str, bool] | Sequence[str], ids: Mapping[str, int]
 ) -> dict[str, bool]:
-    """The added tokens beside the special ones: name -> whether the text is normalised before."""
+    """Name -> whether the text is normalised before, without the special ones."""
     if isinstance(added_tokens, str | bytes) or not isinstance(added_tokens, Iterable):
         raise TypeError(f"added_tokens must be a dict or a list, found {added_tokens!r:.80}.")
     if not isinstance(added_tokens, Mapping):
