@@ -17,9 +17,7 @@ from keras import ops
 from trainers.distribution.rows import replica_index
 from trainers.distribution.strategies import Distribution
 
-# Between the seeds of two replicas: any large number will do.
-_SEED_STRIDE = 1_000_003
-_SEED_STATE = "seed_generator_state"
+_SEED_STRIDE = 1_000_003  # between the seeds of two replicas: any large number will do
 
 
 def build_metrics(model: keras.Model, batch: tuple) -> None:
@@ -94,8 +92,7 @@ class StrategyLoop:
                 logs |= {f"val_{metric}{suffix}": value for metric, value in found.items()}
             callbacks.on_epoch_end(epoch, logs)
             # The chief alone evaluates what `fit` does not, and may have had enough.
-            leaving = self.distribution.any_worker(model.stop_training)
-            if leaving:
+            if leaving := self.distribution.any_worker(model.stop_training):
                 break
         model.stop_training = leaving
         callbacks.on_train_end(logs)
@@ -226,7 +223,7 @@ class StrategyLoop:
         # The random numbers of each replica are others than those of the first.
         offsets = [
             tf.cast([replica_index() * _SEED_STRIDE, 0], variable.dtype)
-            if variable.name == _SEED_STATE
+            if variable.name == "seed_generator_state"
             else None
             for variable in variables
         ]

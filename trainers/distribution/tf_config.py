@@ -28,8 +28,6 @@ _MISSING = re.compile(r"timed out task names:\n((?:/job:\S+\s*)+)")
 _JOIN_VARIABLE, _JOIN_SECONDS = "ZOO_JOIN_SECONDS", 600
 # How long a worker may be silent before the others stop.
 _HEARTBEAT_VARIABLE, _HEARTBEAT_SECONDS = "ZOO_HEARTBEAT_SECONDS", 60
-# At the end a worker waits so long for the others to say that they end, too.
-_SHUTDOWN_SECONDS = 10
 
 
 def _checked_address(text: str) -> str:
@@ -115,7 +113,7 @@ def join_cluster(cluster: Cluster) -> tf.distribute.Strategy:
         service_leader=f"/job:{chief.split()[0]}/replica:0/task:0",
         cluster_register_timeout_in_ms=seconds * 1000,
         heartbeat_timeout_in_ms=_seconds(_HEARTBEAT_VARIABLE, _HEARTBEAT_SECONDS) * 1000,
-        shutdown_barrier_timeout_in_ms=_SHUTDOWN_SECONDS * 1000,
+        shutdown_barrier_timeout_in_ms=10_000,  # until the others say that they end, too
         coordinated_jobs=[
             coordination_config_pb2.CoordinatedJob(name=job, num_tasks=count)
             for job, count in jobs.items()

@@ -76,8 +76,7 @@ def load_initial(model: keras.Model, source: keras.Model, drop_layers: int = 0) 
         else:
             fits = shape == source
         if not fits:
-            found = f"{source or 'missing'} there and {shape or 'missing'} here"
-            problems[name] = f"{name} is {found}"
+            problems[name] = f"{name} is {source or 'missing'} there and {shape or 'missing'} here"
     if problems:
         positions_fit = not any(name.startswith("position_embedding/") for name in problems)
         keys = _SHAPES - {"context_length"} if positions_fit else _SHAPES

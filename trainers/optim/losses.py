@@ -39,8 +39,7 @@ class SparseCrossentropy(keras.losses.Loss):
 
 @keras.saving.register_keras_serializable(package="trainers")
 class SpanLoss(keras.losses.Loss):
-    """Mean cross entropy of first and last token (Devlin et al., 2018), (B, 2); logits (B, T,
-    2)."""
+    """Mean cross entropy of first and last token (Devlin et al., 2018): (B, 2); (B, T, 2)."""
 
     def call(self, y_true, y_pred):
         y_true, logits = ops.cast(y_true, "int32"), ops.transpose(y_pred, (0, 2, 1))  # (B, 2, T)

@@ -21,9 +21,7 @@ _NOT_MUON = r"^(?!.*(?:(?:block|lstm)_\d|backbone/projection/)|projection/)"
 # Parts of a variable's path: the names that zoo's backbones give their layers.
 _BLOCK = re.compile(r"(?:\w+_)?(?:block|lstm)_(\d+)(?:_\w+)?")
 _EMBEDDING = re.compile(r"(?:token|position|segment)_embedding|embedding_norm")
-# From this ratio of a matrix's sides on, two of Muon's iterations from one Gram matrix are fewer
-# operations.
-_LONG = 2
+_LONG = 2  # ratio of a matrix's sides: from here on two iterations of one Gram matrix cost less
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> keras.optimizers.Optimizer:
@@ -162,8 +160,7 @@ class _LayerwiseRates:
         super().update_step(gradient, variable, learning_rate)
 
     def _clip_gradients(self, grads):
-        """XLA makes three passes of Keras' sum of squares, one of a vector's product with
-        itself."""
+        """XLA makes three passes of Keras' sum of squares, one of a product."""
         clipnorm = self.global_clipnorm
         if not clipnorm or self.clipnorm:
             return super()._clip_gradients(grads)

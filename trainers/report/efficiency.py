@@ -36,8 +36,7 @@ _PIPELINE_SECONDS = 1.0
 
 
 def efficiency(task: Task, records: list[dict[str, float]]) -> dict[str, str]:
-    """Rows of the report: speed, use of the machine, memory, and the input pipeline for a
-    second."""
+    """Rows of the report: speed, use of the machine, memory, the input pipeline for a second."""
     speeds = [record["tokens_per_second"] for record in records if record["tokens_per_second"]]
     rows = {"memory": f"{peak_memory() / 1e6:,.0f} MB at most"}
     if not speeds:

@@ -28,8 +28,7 @@ REPORT_FILE = "report.md"
 def write_report(
     bundle: Bundle, task: Task, records: list[dict[str, float]], progress: Progress
 ) -> Path:
-    """Writes `loss.png`, `scores.json` and `report.md`; `records` (metrics.jsonl's) has one or
-    more."""
+    """Writes `loss.png`, `scores.json` and `report.md`; there is at least one record."""
     config = task.config
     save(progress_figure(records, *task.monitor), bundle.folder / "loss.png")
     chosen = progress.best_step if config.select == "best" else records[-1]["step"]

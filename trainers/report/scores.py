@@ -16,7 +16,6 @@ from sklearn import metrics
 _SUM_TOLERANCE = 1e-2  # half-precision softmax is off by about 1e-3
 _SIMILARITIES = 2**22  # products kept at a time: 32 MB
 _ENTITY_TAG = re.compile(r"[BIES]-.+", re.DOTALL)
-_CONTINUES, _CAN_CONTINUE = ("I", "E"), ("B", "I")  # letters inside an entity, and before them
 # Han with its extensions and compatibility forms, kana: scripts written without spaces.
 CJK = re.compile(
     "[\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
@@ -146,7 +145,7 @@ def entity_spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
             raise ValueError(
                 f"tag {position} is {tag!r}; expected O or B-TYPE, I-TYPE (also E-TYPE, S-TYPE)"
             )
-        if not (letter_before in _CAN_CONTINUE and letter in _CONTINUES and kind_here == kind):
+        if not (letter_before in ("B", "I") and letter in ("I", "E") and kind_here == kind):
             if letter_before != "O":
                 spans.append((kind, start, position))
             kind, start = kind_here, position

@@ -11,9 +11,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-# Of the ids of WordPiece, the single characters get at most this share; the rest is for longer
-# pieces.
-_CHARACTER_SHARE = 0.9
+_CHARACTER_SHARE = 0.9  # at most, of WordPiece's ids: the rest is for longer pieces
 _BATCH = 1024
 _WORDS_PER_LINE = 1000
 

@@ -104,7 +104,6 @@ def _word_starts(data, kinds, inner, breaks) -> tf.Tensor:
     for _ in range(2):  # For the first of up to three bytes of one whitespace character.
         apart = tf.where(following(inner, False), following(apart, False), apart)
     starts = (breaks | of_word | (white & (~same | apart))) & ~inner
-
     opens = starts & (data == ord("'"))
     first, second = following(data, 0), following(following(data, 0), 0)
     goes_on = following(~breaks, False)

@@ -69,7 +69,6 @@ class Splitter:
             keeps |= mark(row_splits, tf.size(points, tf.int64))
             after = tf.concat([tf.boolean_mask(starts + base, keeps), row_starts[-1:]], 0)
             ends = tf.gather(after, tf.cumsum(tf.cast(keeps, tf.int64))) - base
-
         characters, kinds, sources, row_splits = normalized(
             points, changes, row_splits, self._rules
         )
@@ -81,7 +80,6 @@ class Splitter:
             )
             kinds = _with_names(kinds, more, inner)
             names = tf.where(more > 0, more + self._num_names, names)
-
         size = tf.size(kinds, tf.int64)
         begins = previous(kinds != LETTER, True) | mark(row_splits, size)
         begins = (begins | (kinds == ALONE) | (kinds == _OPENS)) & (kinds != _CONTINUES)
