@@ -15,11 +15,8 @@ _UNUSED = ("IPython", "jax", "matplotlib", "narwhals", "pandas", "scipy", "sklea
 
 
 def leave_out_unused() -> None:
-    """Call it first in a program of its own, before TensorFlow or Keras is imported.
-
-    The user's Keras backend may be JAX; what is exported and served is TensorFlow's all the same.
-    """
+    """Call it first in a program of its own, before TensorFlow or Keras is imported."""
     for name in _UNUSED:
         sys.modules.setdefault(name, None)
-    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # of what is served, though the user's may be JAX
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # notes on oneDNN and missing GPUs

@@ -32,7 +32,6 @@ _SERVING_VERSION = flags.DEFINE_string(
     DEFAULT_SERVING_VERSION,
     "Release of TensorFlow Serving that is to run the model; its ops are checked.",
 )
-
 _PRECISION = flags.DEFINE_enum(
     "precision",
     "float32",

@@ -20,10 +20,7 @@ _MAX_VERSION = 2**63 - 1
 
 
 def find_versions(base_path: str | os.PathLike[str]) -> dict[int, str] | None:
-    """Version number -> folder, of all that are named by digits; None when there is no such path.
-
-    tf.errors.OpError where the storage cannot be read.
-    """
+    """Version number -> folder; None for no such path, tf.errors.OpError for an unreadable one."""
     if not tf.io.gfile.isdir(base_path):
         return None
     found: dict[int, str] = {}

@@ -21,7 +21,7 @@ from export.closure.history import DEFAULT_SERVING_VERSION, registry_of
 from export.golden.examples import read_examples
 from export.golden.pairs import write_golden_pairs
 from export.golden.replay import problems_of, replay_locally
-from export.golden.requests import make_golden_pairs
+from export.golden.requests import make_golden_pairs, warmup_requests, write_warmup
 from export.model_card import write_model_card
 from export.model_folder import (
     BATCHING_FILE,
@@ -33,7 +33,6 @@ from export.model_folder import (
 from export.precision.reduce import reduce_bundle
 from export.precision.report import compare_answers, write_report
 from export.signatures import ServedModule, declare
-from export.warmup import warmup_requests, write_warmup
 from zoo.bundle import Bundle
 
 _PARTIAL = ".partial-"
@@ -66,7 +65,7 @@ def export_saved_model(
         serving_version: the release that is to run it, as "2.19.1" or "2.21".
         precision: "float32", or "bfloat16" or "int8" for its large weights; for those two
             `assets.extra/precision_report.md` tells size, speed and what it does to the answers.
-        eval_data: JSONL file of examples (`export.golden.examples`) for that report.
+        eval_data: JSONL file of examples (`docs/export.md`) for that report.
         accept_deviation: whether golden answers may move past the tolerance.
 
     Returns:
@@ -103,11 +102,10 @@ def export_saved_model(
             write_golden_pairs(pairs, partial / GOLDEN_FILE)
             write_warmup(warmup_requests(served, pairs), module.methods, partial / WARMUP_FILE)
             shutil.copyfile(Path(__file__).with_name(BATCHING_FILE), partial / BATCHING_FILE)
-            problems = problems_of(replay_locally(partial))
+            problems = "\n  ".join(problems_of(replay_locally(partial)))
             if problems:
-                lines = "\n  ".join(problems)
                 raise ExportError(
-                    f"the SavedModel does not answer as the Keras model does:\n  {lines}"
+                    f"the SavedModel does not answer as the Keras model does:\n  {problems}"
                 )
             if not is_float32:
                 with _unfinished(model_folder, f"{_PARTIAL}float32-") as float32:
@@ -120,8 +118,7 @@ def export_saved_model(
                     os.rename(partial, target)
                     break
                 except OSError as error:
-                    taken = error.errno in (errno.ENOTEMPTY, errno.EEXIST)
-                    if version is not None or not taken:
+                    if version is not None or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                         raise
                     # Another export took that number.
                     target = model_folder / str(_next_version(model_folder))
@@ -211,11 +208,10 @@ def _require_closure(folder: Path, serving_version: str) -> None:
     findings = check(folder, serving_version)
     # It told the check where the nodes come from; a server has no use for it.
     shutil.rmtree((folder / DEBUG_INFO_FILE).parent)
-    blocking = [str(finding) for finding in findings if finding.blocks]
+    blocking = "\n  ".join(str(finding) for finding in findings if finding.blocks)
     if blocking:
         raise ExportError(
-            f"TensorFlow Serving {serving_version} cannot run the model:\n  "
-            + "\n  ".join(blocking)
+            f"TensorFlow Serving {serving_version} cannot run the model:\n  {blocking}"
         )
     for finding in findings:
         logging.warning("%s", finding)

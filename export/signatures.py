@@ -1,9 +1,7 @@
 """What a SavedModel serves: the signatures of each task, strings in and named outputs out.
 
-`docs/serve.md` has a table of them; `zoo.text` documents each input and output. The first signature
-of a task is `serving_default`, too. `classify` and `regress` answer the requests of these names:
-their input `inputs` holds serialized tf.Examples whose bytes features are named as the text inputs
-are (a missing feature is an empty text).
+`docs/serve.md` has a table of them; `zoo.text` documents each input and output. The first one of a
+task is `serving_default`, too.
 """
 
 from __future__ import annotations
@@ -24,11 +22,7 @@ _METHODS = {"classify": CLASSIFY_METHOD, "regress": REGRESS_METHOD}
 
 
 class ServedModule(tf.Module):
-    """The object that is written as a SavedModel: weights and signatures, nothing of Keras.
-
-    `functions` are by signature name, `methods` the method names of those that read tf.Examples;
-    `aliases` has the signature that "serving_default" is another name of.
-    """
+    """The object that is written as a SavedModel: weights and signatures, nothing of Keras."""
 
     def __init__(self, bundle: Bundle):
         super().__init__()
@@ -38,8 +32,8 @@ class ServedModule(tf.Module):
         default, function = next(iter(functions.items()))
         examples = _example_signatures(bundle)
         self.functions = {DEFAULT_SIGNATURE: function, **functions, **examples}
-        self.methods = {name: _METHODS[name] for name in examples}
-        self.aliases = {DEFAULT_SIGNATURE: default}
+        self.methods = {name: _METHODS[name] for name in examples}  # of all but Predict
+        self.aliases = {DEFAULT_SIGNATURE: default}  # second name -> first name
 
 
 def functions_of(bundle: Bundle) -> _Functions:
@@ -53,14 +47,11 @@ def input_names(function: tf.types.experimental.PolymorphicFunction) -> list[str
 
 
 def _example_signatures(bundle: Bundle) -> _Functions:
-    """The signatures that read tf.Examples: for classes `classify`, for a number `regress`.
-
-    A model of two classes has both, as TensorFlow's binary classifiers always had: `regress` is the
-    probability of the second class.
-    """
+    """The signatures that read tf.Examples: for classes `classify`, for a number `regress`."""
     predict = functions_of(bundle).get("predict")
     if predict is None:
         return {}
+    # Bytes named as the text inputs are; a missing one is an empty text.
     features = {
         name: tf.io.FixedLenFeature([], tf.string, default_value="")
         for name in input_names(predict)
@@ -79,31 +70,26 @@ def _example_signatures(bundle: Bundle) -> _Functions:
     signatures = {
         "classify": read(lambda outputs: {name: outputs[name] for name in ("classes", "scores")})
     }
-    if len(bundle.config.labels) == 2:
+    if len(bundle.config.labels) == 2:  # as TensorFlow's binary classifiers always had it
         signatures["regress"] = read(lambda outputs: {"outputs": outputs["scores"][:, 1]})
     return signatures
 
 
 def declare(folder: Path, methods: Mapping[str, str], aliases: Mapping[str, str]) -> None:
-    """Writes into a SavedModel what TensorFlow's writer cannot say about signatures.
-
-    The method name of those that are not for Predict (`methods`): it is always `predict` there. One
-    placeholder for all these, in place of one for each: several signatures of one MultiInference
-    must read one in older releases and in TFX's batch inference. And the tensors of one signature
-    for its second name (`aliases`): a session prepares each set of fed and fetched tensors by
-    itself, which for `generate` takes seconds.
-    """
+    """Writes into a SavedModel what TensorFlow's writer cannot say about signatures."""
     model = read_saved_model(folder)
     for meta_graph in model.meta_graphs:
         signatures, graph = meta_graph.signature_def, meta_graph.graph_def
         for name, method in methods.items():
             signatures[name].method_name = method
         inputs = [info for name in methods for info in signatures[name].inputs.values()]
-        # Placeholder -> the one that is read in its place.
+        # Placeholder -> the one that is read in its place: older releases and TFX's batch inference
+        # want a single one for all signatures of a MultiInference.
         replaced = {node_name(info.name): node_name(inputs[0].name) for info in inputs[1:]}
         for info in inputs[1:]:
             info.name = inputs[0].name
         unused = {*replaced}
+        # A session prepares each set of tensors by itself, which for `generate` takes seconds.
         for alias, name in aliases.items():
             unused |= _nodes_of(signatures[alias]) - _nodes_of(signatures[name])
             signatures[alias].CopyFrom(signatures[name])

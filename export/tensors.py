@@ -1,11 +1,11 @@
-"""TensorProto to numpy and back, for client and server, without TensorFlow.
+"""TensorProto (TensorFlow's, or `export.client.messages`') to numpy and back, without TensorFlow.
 
-The messages may be TensorFlow's or those of `export.client.messages`. Reading is as lenient as
-TensorFlow's reader in C++, against which the tests hold it.
+Reading is as lenient as TensorFlow's reader in C++, against which the tests hold it.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import ml_dtypes
@@ -50,13 +50,7 @@ _MAX_FILLED = 2**28
 
 
 def decode_tensor(proto: message.Message, max_filled: int = _MAX_FILLED) -> np.ndarray:
-    """Reads a TensorProto, strings as `bytes` objects; it may be a read-only view of the message.
-
-    Values may be missing, up to `max_filled`: the last one is repeated, zero where there is none.
-    Values beyond the shape are dropped. A missing shape is a scalar. Integers that the dtype cannot
-    hold wrap around. ValueError for a dtype that is none of `DTYPES`, a shape that is negative or
-    too large, and `tensor_content` that does not fit to them.
-    """
+    """A TensorProto's array, maybe a read-only view of it; ValueError where it cannot be read."""
     dtype = DTYPES.get(proto.dtype)
     if dtype is None:
         raise ValueError(f"dtype {proto.dtype} cannot be read")
@@ -86,7 +80,7 @@ def decode_tensor(proto: message.Message, max_filled: int = _MAX_FILLED) -> np.n
         if dtype.kind == "c":
             values = values[: len(values) // 2 * 2]
         values = values.view(dtype)[:count]
-    if len(values) < count:
+    if len(values) < count:  # the last one is repeated, zero where there is none
         if count - len(values) > max_filled:
             raise ValueError(f"shape {shape} needs more memory than a message may claim")
         missing = b"" if dtype.kind == "O" else 0
@@ -96,8 +90,7 @@ def decode_tensor(proto: message.Message, max_filled: int = _MAX_FILLED) -> np.n
 
 
 def encode_tensor(array: np.ndarray, proto: message.Message, as_content: bool = False) -> None:
-    """Writes numbers, or an object array of `bytes`, into an empty TensorProto: into the field of
-    the dtype, or `tensor_content`. ValueError for a dtype that is none of `DTYPES`."""
+    """Writes an array into an empty TensorProto; ValueError for a dtype not in `DTYPES`."""
     array = np.asarray(array, array.dtype.newbyteorder("="))
     number = _NUMBERS.get(array.dtype)
     if number is None:
@@ -121,12 +114,7 @@ def encode_tensor(array: np.ndarray, proto: message.Message, as_content: bool = 
 
 
 def as_array(value: object) -> np.ndarray:
-    """What a user gives for a tensor, as an array that `encode_tensor` takes.
-
-    Python's integers become int32 where they fit, its floats float32, as TensorFlow has it; arrays
-    keep their dtype. str becomes UTF-8. ValueError for lists of unequal lengths and for elements
-    that no tensor can hold.
-    """
+    """What a user gives for a tensor, as an array for `encode_tensor`; ValueError if it is none."""
     leaf = value
     while isinstance(leaf, list | tuple) and leaf:
         leaf = leaf[0]
@@ -138,7 +126,7 @@ def as_array(value: object) -> np.ndarray:
         strings = np.empty(array.size, object)
         strings[:] = [_to_bytes(element) for element in array.astype(object).ravel().tolist()]
         return strings.reshape(array.shape)
-    if isinstance(value, int | float | list | tuple):
+    if isinstance(value, int | float | list | tuple):  # as TensorFlow has it
         if array.dtype == np.float64 and not isinstance(value, np.generic):
             return array.astype(np.float32)
         if array.dtype == np.int64 and (array == array.astype(np.int32)).all():
@@ -183,8 +171,5 @@ def _split_strings(content: bytes, count: int) -> list[bytes]:
         raise ValueError(
             f"tensor_content has {len(content) - position} bytes for strings of {sum(lengths)}"
         )
-    strings = []
-    for length in lengths:
-        strings.append(content[position : position + length])
-        position += length
-    return strings
+    places = itertools.accumulate(lengths, initial=position)
+    return [content[begin:end] for begin, end in itertools.pairwise(places)]

@@ -1,8 +1,6 @@
-"""TensorFlow Serving's messages and methods, without TensorFlow, and what requests are made of.
+"""TensorFlow Serving's messages and methods, without the seconds that importing TensorFlow takes.
 
-The modules that define them import all of TensorFlow, which takes seconds. Here they come from
-`serving.binpb`, which `tools.client_descriptors` makes. They live in a pool of their own, so that
-TensorFlow may be imported, before or after, with its messages of the same names.
+They come from `serving.binpb`, which `tools.client_descriptors` makes.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,6 +13,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message, message_fa
 DESCRIPTORS_FILE = Path(__file__).with_name("serving.binpb")
 SERVICES = ("tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
 
+# Its own: TensorFlow may be imported, before or after, with its messages of the same names.
 POOL = descriptor_pool.DescriptorPool()
 for _file in descriptor_pb2.FileDescriptorSet.FromString(DESCRIPTORS_FILE.read_bytes()).file:
     POOL.AddSerializedFile(_file.SerializeToString())
@@ -80,11 +79,7 @@ def add_examples(request_input: message.Message, examples: Iterable[Row]) -> Non
 
 
 def build_example(row: Row) -> message.Message:
-    """A row as a tf.Example.
-
-    Strings become a bytes_list (str as UTF-8), integers and truth values an int64_list, other
-    numbers a float_list; ValueError for anything else.
-    """
+    """A row as a tf.Example; ValueError for values that are neither strings nor numbers."""
     if isinstance(row, message.Message):
         row = row.SerializeToString()  # TensorFlow's too
     if isinstance(row, bytes):

@@ -11,11 +11,7 @@ _NUMBERS = 8  # of a vector
 
 
 def rows(outputs: Mapping[str, np.ndarray]) -> list[dict[str, object]]:
-    """Splits a batch into rows of plain Python values, strings decoded.
-
-    Bytes that are not UTF-8 are shown as escapes. An output without a batch dimension is repeated
-    in each row.
-    """
+    """Splits a batch into rows of plain Python values; what has no batch dimension is in each."""
     batch = max((len(array) for array in outputs.values() if array.ndim), default=1)
     return [
         {
@@ -35,14 +31,7 @@ def _plain(value: object) -> object:
 
 
 def readable(row: Mapping[str, object]) -> str:
-    """One of the `rows`, in the form that suits its outputs.
-
-    Example:
-        >>> print(readable({"label": "good", "classes": ["bad", "good"], "scores": [0.1, 0.9]}))
-        good
-          0.900  good
-          0.100  bad
-    """
+    """One of the `rows`, in the form that suits its outputs."""
     form = next((form for needed, form in _FORMS.items() if {*needed} <= {*row}), None)
     return form(row) if form else "\n".join(f"{name}: {value}" for name, value in row.items())
 

@@ -94,8 +94,7 @@ class RequestError(grpc.RpcError):
 
     def __init__(self, code: grpc.StatusCode, details: str, server: str):
         super().__init__(code, details, server)
-        self._code, self._details = code, details
-        self.server = server
+        self._code, self._details, self.server = code, details, server
 
     def code(self) -> grpc.StatusCode:
         """Why it failed, in gRPC's terms."""
@@ -182,7 +181,5 @@ def _tensor_info(info: message.Message) -> TensorInfo:
     if not info.tensor_shape.unknown_rank:
         shape = tuple(None if dim.size < 0 else dim.size for dim in info.tensor_shape.dim)
     dtype, named = DTYPES.get(info.dtype), DATA_TYPE.values_by_number.get(info.dtype)
-    if dtype is not None and dtype.kind != "O":
-        return TensorInfo(info.name, dtype.name, shape)
     name = named.name.removeprefix("DT_").lower() if named else f"dtype {info.dtype}"
-    return TensorInfo(info.name, name, shape)
+    return TensorInfo(info.name, name if dtype is None or dtype.kind == "O" else dtype.name, shape)

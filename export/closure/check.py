@@ -1,8 +1,6 @@
-"""Checks a SavedModel against the ops that a TensorFlow Serving release links, before it is served.
+"""Checks a SavedModel, every node of it, against the ops that a TensorFlow Serving release links.
 
-A model with an op that the server lacks is loaded, told to be available, and fails at its first
-request. This runs nothing: it looks at every node of the graph and of every function in
-`saved_model.pb`, also of those that no request reaches today.
+A model with an op that the server lacks is loaded, and fails at its first request.
 """
 
 from __future__ import annotations
@@ -57,10 +55,7 @@ class Finding:
 
 
 def check(folder: Path, serving_version: str = DEFAULT_SERVING_VERSION) -> list[Finding]:
-    """What keeps a release, "2.19.1" or "2.19", from running a SavedModel, in the graph's order.
-
-    ValueError where no such release is known, or the folder holds no SavedModel for servers.
-    """
+    """What keeps a release, "2.19.1" or "2.19", from running a SavedModel, in the graph's order."""
     registry = registry_of(serving_version)
     meta_graph = _read(Path(folder))
     origins = Origins(meta_graph, Path(folder))
@@ -182,13 +177,11 @@ def _compilation(node: node_def_pb2.NodeDef, compiled: set[str]) -> Iterator[Pro
 def _placement(function: str, node: node_def_pb2.NodeDef) -> Iterator[Problem]:
     kind = next((kind for kind in ("GPU", "TPU") if kind in node.device.upper()), "")
     fix = f"build what is exported outside of tf.device({node.device!r})"
-    if kind and function:
+    if kind:
         # Functions are placed softly: where there is no such device, a CPU takes its place.
-        message = f"it asks for {node.device}; a server without a {kind} runs it on a CPU"
-        yield Problem(message, fix, blocks=False)
-    elif kind:
-        message = f"it is bound to {node.device}: a server without a {kind} refuses the requests"
-        yield Problem(message, fix)
+        soft = f"it asks for {node.device}; a server without a {kind} runs it on a CPU"
+        hard = f"it is bound to {node.device}: a server without a {kind} refuses the requests"
+        yield Problem(soft if function else hard, fix, blocks=not function)
 
 
 def _touches_files(node: node_def_pb2.NodeDef, in_signature: bool) -> bool:
@@ -314,10 +307,8 @@ def _signature_problems(
         if name.startswith("__"):  # for TensorFlow, as INIT_OP
             continue
         for key, info in sorted(signature.outputs.items()):
-            place, shape = (
-                f"output {key!r} of signature {name!r}",
-                tf.TensorShape(info.tensor_shape),
-            )
+            place = f"output {key!r} of signature {name!r}"
+            shape = tf.TensorShape(info.tensor_shape)
             if shape.rank == 0:
                 yield place, _SCALAR_OUTPUT
             elif shape.rank and shape[0] is not None:

@@ -1,9 +1,4 @@
-"""A served graph: the functions that its nodes call, and where a node came from.
-
-A GraphDef has a library of functions. Its nodes call them by name, in any attribute:
-`PartitionedCall`, `If`, `While` and others each have attributes of their own for it, and old graphs
-call a function by an op of its name.
-"""
+"""A served graph: the functions that its nodes call, and where a node came from."""
 
 from __future__ import annotations
 
@@ -22,7 +17,7 @@ _LIBRARIES = ("site-packages/", "dist-packages/", "/lib/python3")
 
 def called(node: node_def_pb2.NodeDef) -> list[str]:
     """Names of functions that a node may call; its op is among them, function or not."""
-    names = [node.op]
+    names = [node.op]  # old graphs call a function by an op of its name
     for value in node.attr.values():
         names.extend(f.name for f in (value.func, *value.list.func) if f.name)
     return names
@@ -50,12 +45,7 @@ def compiled_functions(functions: dict[str, function_pb2.FunctionDef]) -> set[st
 
 
 class Origins:
-    """Where the nodes of a MetaGraph came from: the way to them, the layer, the source line.
-
-    Keras opens a name scope of the layer's name around a layer's `call`, so that a node's name
-    begins with the layers that it lies in. Tokenizers have no scope, but a SavedModel written with
-    `save_debug_info=True` tells the Python lines of every node.
-    """
+    """Where the nodes of a MetaGraph came from: the way to them, the layer, the source line."""
 
     def __init__(self, meta_graph: meta_graph_pb2.MetaGraphDef, folder: Path):
         graph = meta_graph.graph_def
@@ -79,10 +69,7 @@ class Origins:
                 raise ValueError(f"{path}: not readable as debug information: {error}") from error
 
     def chain(self, function: str, node: str) -> str:
-        """How a node is reached, "signature score > __inference_score_3 > while_body_7".
-
-        `function` is the one that holds the node, empty for the graph itself.
-        """
+        """How a node is reached, "signature score > __inference_score_3 > while_body_7"."""
         if not function:
             return self._to_node.get(node, "no signature reaches it, but the server loads it")
         return " > ".join(self._to_function.get(function, ["no signature reaches it"]))
@@ -90,7 +77,7 @@ class Origins:
     def of(self, function: str, node: str) -> str:
         """One line: the chain, then layer, tokenizer and source line as far as they are known."""
         parts = [self.chain(function, node)]
-        scope = node.rpartition("/")[0]
+        scope = node.rpartition("/")[0]  # Keras opens one around a layer's `call`
         if scope:
             parts.append(f"layer scope {scope}")
         tokenizer, own = "", ""
@@ -118,7 +105,7 @@ class Origins:
                 calls += [(way, callee) for node in nodes for callee in called(node)]
 
     def _frames(self, key: str) -> Iterator[tuple[str, int, str]]:
-        """The Python calls that made a node, outermost first; none if they are not recorded."""
+        """The Python calls that made a node, outermost first, if `save_debug_info` kept them."""
         frames = []
         if key in self._info.traces:
             frames = self._info.traces[key].file_line_cols

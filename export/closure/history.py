@@ -1,8 +1,4 @@
-"""The ops that each TensorFlow Serving release links, from `op_history.json`.
-
-`tools/op_history.py` writes the file: all ops of the first release, and for each later one what
-changed.
-"""
+"""The ops that each TensorFlow Serving release links; `tools/op_history.py` writes the file."""
 
 from __future__ import annotations
 
@@ -36,6 +32,7 @@ class Registry:
     releases_with: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # for all ops
 
 
+@functools.cache
 def registry_of(serving_version: str) -> Registry:
     """The registry of a release, "2.19.1" or "2.19"; ValueError for one that is not known."""
     releases = {version: version.rpartition(".")[0] for version in SERVING_VERSIONS}
@@ -45,21 +42,6 @@ def registry_of(serving_version: str) -> Registry:
             f"serving_version must be one of {', '.join(SERVING_VERSIONS)}, or the first two "
             f"numbers of one. Received: {serving_version!r}"
         )
-    return _registry(release)
-
-
-def newest_release() -> str:
-    """The newest release whose ops are known."""
-    return [*_history()][-1]
-
-
-@functools.cache
-def _history() -> dict[str, dict]:
-    return json.loads(HISTORY_FILE.read_text(encoding="utf-8"))
-
-
-@functools.cache
-def _registry(release: str) -> Registry:
     known = ("tensorflow", "tensorflow_text", "graph_def_version")
     found = Registry(release, *(_history()[release][name] for name in known))
     ops: set[str] = set()
@@ -85,3 +67,13 @@ def _registry(release: str) -> Registry:
             found.without_cpu_kernel -= {*record["with_cpu_kernel"]}
         later = later or number == release
     return found
+
+
+def newest_release() -> str:
+    """The newest release whose ops are known."""
+    return [*_history()][-1]
+
+
+@functools.cache
+def _history() -> dict[str, dict]:
+    return json.loads(HISTORY_FILE.read_text(encoding="utf-8"))

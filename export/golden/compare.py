@@ -1,9 +1,4 @@
-"""How far answers are from golden ones: of the same model elsewhere, or of a reduced model.
-
-The same model must give the same strings and integers, and floats up to rounding. Of a reduced
-model, texts and labels are all or nothing, and near a tie a rounding decides: how many agree is
-reported, but the tolerances are for the numbers behind them.
-"""
+"""How far answers are from golden ones: of the same model elsewhere, or of a reduced model."""
 
 from __future__ import annotations
 
@@ -19,7 +14,9 @@ Arrays = Mapping[str, np.ndarray]
 # Floats pass if |answer - golden| <= ATOL + RTOL * |golden|: other machines sum in another order.
 RTOL = 1e-4
 ATOL = 1e-5
-_TOLERANCES = {  # of a reduced model, by what is measured
+# Of a reduced model, by what is measured. Texts and labels are all or nothing, and near a tie a
+# rounding decides: how many agree is reported, the tolerances are for the numbers behind them.
+_TOLERANCES = {
     "probability": 0.05,
     "of itself": 0.02,  # a log-likelihood
     "of itself, of equal texts": 0.02,
@@ -37,12 +34,7 @@ _CHOICES = {
 def differences(
     pair: GoldenPair, answer: Arrays, cut_padding: bool = False
 ) -> tuple[list[str], float]:
-    """What in `answer` departs from the pair, a readable line each, and how near the rest comes.
-
-    The number is the largest |answer - golden| of a float over what is tolerated there: 1 is the
-    limit, and 0 stands beside lines. With `cut_padding` one of the two may be narrower where the
-    other has padding alone, "", 0 or -1: a row is as wide as the widest of its batch.
-    """
+    """Lines on what departs from the pair, and how near the rest comes: 1 is the limit."""
     lines, largest = [], 0.0
     for name in sorted({*pair.outputs, *answer}):
         output = f"{pair.signature}.{name}"
@@ -50,7 +42,7 @@ def differences(
             lines.append(f"{output}: output {'not expected' if name in answer else 'missing'}")
             continue
         golden, got = pair.outputs[name], np.asarray(answer[name])
-        if cut_padding and golden.ndim > 1 and got.ndim > 1:
+        if cut_padding and golden.ndim > 1 and got.ndim > 1:  # each as wide as its widest row
             golden = _without_padding(golden, got.shape[1])
             got = _without_padding(got, golden.shape[1])
         if golden.shape != got.shape:
@@ -101,12 +93,7 @@ class Deviation:
 
 
 def deviations(before: Sequence[GoldenPair], after: Sequence[GoldenPair]) -> list[Deviation]:
-    """Compares a reduced model's answers to those `before`, to the same requests.
-
-    One for each output and measure, the worst over all requests. Probabilities are compared by
-    difference, log-likelihoods by their size (or a nat for each token, if that is more), vectors by
-    cosine, regressions by the range of the answers.
-    """
+    """The worst deviation of each output and measure, over all requests of a reduced model."""
     found: dict[tuple[str, str], float] = {}
     for old, new in zip(before, after, strict=True):
         for output, measure, value in _deviations(old, new):
@@ -163,22 +150,16 @@ def _candidate_deviations(before: Arrays, after: Arrays) -> Iterator[tuple[str, 
     for tokens, new_tokens, probabilities, new_probabilities in zip(*lists):
         now = dict(zip(new_tokens, new_probabilities))
         for token, probability in zip(tokens, probabilities):
-            if token in now:
-                moved.append(abs(now[token] - probability))
-            else:  # one that left the list has at most the last one's probability
-                moved.append(max(probability - new_probabilities[-1], 0.0))
+            # One that left the list has at most the last one's probability.
+            left = max(probability - new_probabilities[-1], 0.0)
+            moved.append(abs(now[token] - probability) if token in now else left)
         other_first.append(tokens[0] != new_tokens[0])
     yield "probabilities", "probability", _largest(moved)
     yield "tokens", "share with another first", _share(other_first)
 
 
 def loosened(before: Sequence[GoldenPair], after: Sequence[GoldenPair]) -> list[GoldenPair]:
-    """The pairs `after`, allowing as much as two faithful roundings of `before` may differ by.
-
-    For bfloat16 products: another machine, or another batch size, rounds otherwise. Its answers are
-    about as far from the float32 model's as ours, so at most twice that far from ours; likewise
-    counts of other strings and integers, and one more near a tie.
-    """
+    """The pairs `after`, allowing as much as two faithful roundings of `before` may differ by."""
     moved: dict[tuple[str, str], float] = {}
     for old, new in zip(before, after, strict=True):
         for name, value in old.outputs.items():
@@ -192,11 +173,13 @@ def loosened(before: Sequence[GoldenPair], after: Sequence[GoldenPair]) -> list[
     for pair in after:
         atol, changes = {}, {}
         for name, value in sorted(pair.outputs.items()):
+            # Products of bfloat16 are rounded otherwise on another machine or in another batch: the
+            # answers are about as far from float32's as ours, so at most twice that far from ours.
             limit = 2 * moved[pair.signature, name]
             if value.dtype.kind == "f":
                 atol[name] = limit
             else:
-                changes[name] = int(limit) + 1
+                changes[name] = int(limit) + 1  # one more near a tie
         pairs.append(dataclasses.replace(pair, atol=atol, changes=changes))
     return pairs
 
@@ -211,8 +194,7 @@ def _largest(values: Sequence[float] | np.ndarray) -> float:
 
 
 def _likelihood_changes(before: Arrays, after: Arrays, name: str) -> np.ndarray:
-    """How far each moved. A text that says nothing to the model has a huge one, whose share it is;
-    one that it knows by heart has next to none, and there it is nats for each token."""
+    """How far each moved: the share of it, or nats for each token of a text known by heart."""
     old = before[name]
     return np.abs(after[name] - old) / np.maximum(np.abs(old), before["token_count"] + 1)
 

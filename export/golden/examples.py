@@ -45,21 +45,7 @@ class Examples:
 
 
 def read_examples(path: str | os.PathLike[str], bundle: Bundle) -> Examples:
-    """Reads JSON lines with the texts that the model reads and, if it is known, what is right.
-
-    | task | texts | right, optional | metric |
-    |---|---|---|---|
-    | lm | `text` | | perplexity |
-    | classify, pair | `text` (`text_pair`) | `label` | accuracy |
-    | regress | `text` (`text_pair`) | `target`, a number | mean squared error, Pearson's r |
-    | tag | `text` | `tags`, one for each word | share of right tags |
-    | span | `question`, `context` | `answer`, or a list of them | exact match, ignoring case |
-    | mlm | `text` with masks | `tokens`, one for each mask | share of right first candidates |
-    | embed | `text` | | cosine to the float32 model's vectors |
-
-    Whatever is known, the share of answers equal to the float32 model's is measured as well. A
-    ValueError names file, line and field.
-    """
+    """Reads the JSON lines of `docs/export.md`; ValueError names file, line and field."""
     task, functions = bundle.config.task, functions_of(bundle)
     signature = "score" if task == "lm" else next(iter(functions))
     names = input_names(functions[signature])
@@ -113,10 +99,8 @@ def evaluate(examples: Examples, send: Send, send_float32: Send) -> dict[str, tu
             errors = [float(np.mean(np.subtract(one, expected) ** 2)) for one in (old, new)]
             metrics["mean squared error"] = tuple(errors)
             metrics["Pearson correlation"] = (_pearson(old, expected), _pearson(new, expected))
-        return {
-            **metrics,
-            "mean distance to float32": (0.0, float(np.mean(np.abs(np.subtract(new, old))))),
-        }
+        metrics["mean distance to float32"] = (0.0, float(np.mean(np.abs(np.subtract(new, old)))))
+        return metrics
     old, new = ([_chosen(row[_TASKS[task][2]]) for row in rows] for rows in both)
     if expected is not None:
         metrics[_TASKS[task][3]] = tuple(_share_right(task, one, expected) for one in (old, new))
@@ -130,7 +114,7 @@ def _outputs(examples: Examples, send: Send, progress: keras.utils.Progbar) -> l
     for first in range(0, len(examples), BATCH_SIZE):
         batch = {name: value[first : first + BATCH_SIZE] for name, value in examples.inputs.items()}
         outputs = send(examples.signature, batch)
-        size = len(next(iter(batch.values())))
+        size = min(BATCH_SIZE, len(examples) - first)
         rows += [{name: value[row] for name, value in outputs.items()} for row in range(size)]
         progress.add(size)
     return rows

@@ -1,8 +1,4 @@
-"""Golden pairs: requests, and what the Keras model answered when it was exported.
-
-A version's `golden_pairs.jsonl` holds one pair a line. Whoever runs the model, on whatever server,
-can send its requests and compare.
-"""
+"""Golden pairs: requests, and what the Keras model answered; one a line of `golden_pairs.jsonl`."""
 
 from __future__ import annotations
 
@@ -31,11 +27,9 @@ class GoldenPair:
 
     @property
     def rows(self) -> int:
-        """Size of the batch."""
         return len(next(iter(self.inputs.values())))
 
     def part(self, begin: int, end: int) -> GoldenPair:
-        """The rows from `begin` to before `end` as a request of their own."""
         inputs, outputs = (
             {name: value[begin:end] for name, value in arrays.items()}
             for arrays in (self.inputs, self.outputs)

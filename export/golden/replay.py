@@ -66,10 +66,7 @@ def ask_servable(
 def replay_remotely(
     version_folder: Path, client: Client, model: str, clients: int = 0
 ) -> list[Replay]:
-    """`replay` against a server that speaks TensorFlow Serving's gRPC, ours or the official one.
-
-    Signatures of tf.Examples are sent as Classify and Regress, as their clients do.
-    """
+    """`replay` against a server that speaks TensorFlow Serving's gRPC, ours or the official one."""
     known = client.signatures(model)
     calls = {CLASSIFY_METHOD: client.classify, REGRESS_METHOD: client.regress}
 
@@ -83,12 +80,7 @@ def replay_remotely(
 
 
 def replay(pairs: Sequence[GoldenPair], send: Send, clients: int = 0) -> list[Replay]:
-    """Sends every golden request: cold, row by row, warm, and by several clients at once.
-
-    An answer must not depend on what was sent before, on its batch, nor on who sends at the same
-    time: a server that batches mixes the rows of those clients. A request of more rows than the
-    server's `max_batch_size` is sent in parts. With no `clients` only the first two are done.
-    """
+    """Sends every request cold, row by row and, with `clients`, warm and by several at once."""
     rows = [row for pair in pairs for row in pair.split()]
     replays = [
         _whole("cold", pairs, send),
@@ -96,7 +88,7 @@ def replay(pairs: Sequence[GoldenPair], send: Send, clients: int = 0) -> list[Re
     ]
     if clients:
         replays.append(_whole("warm", pairs, send))
-        # Neighbours of different requests, in an order that is the same each time.
+        # Neighbours of different requests, which a batching server mixes; always the same order.
         order = np.random.default_rng(0).permutation(len(rows))
         with concurrent.futures.ThreadPoolExecutor(clients) as pool:
             answers = pool.map(lambda index: _timed(rows[index], send, alone=True), order)

@@ -1,16 +1,30 @@
-"""The requests of golden pairs: every kind of text that a model may meet."""
+"""The requests of golden pairs, every kind of text that a model may meet, and of the warm-up."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
 import numpy as np
 import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
 
+from export import CLASSIFY_METHOD, REGRESS_METHOD
 from export.golden.pairs import GoldenPair, strings
 from export.signatures import functions_of, input_names
 from zoo.bundle import Bundle
 from zoo.generation.options import OPTIONS
 
 Arrays = dict[str, np.ndarray]
+
+# The first run of a signature prepares its graph, which takes seconds; the first one at a size
+# lets oneDNN choose its kernels. These are parts of the longest text that is read in one piece.
+_LENGTHS = (0.125, 0.5, 1.0)
+_NEW_TOKENS = 2
+# Floating-point operations of all these requests together: some 10 s of one core. A large model is
+# warmed up at its smaller sizes alone, rather than for minutes at each load.
+_BUDGET = 3e11
+_WORDS = b"It was the best of times, it was the worst of times. " * 4
 
 
 def make_golden_pairs(bundle: Bundle) -> list[GoldenPair]:
@@ -19,8 +33,7 @@ def make_golden_pairs(bundle: Bundle) -> list[GoldenPair]:
 
 
 def _lm_pairs(bundle: Bundle) -> list[GoldenPair]:
-    """Short, empty, longer than the context, several scripts, bytes that are no UTF-8; alone and in
-    one batch with mixed options; greedy and sampled with a seed."""
+    """Texts alone, and in one batch with mixed options: greedy, and sampled with a seed."""
     long = b"To be, or not to be\n" * (1 + bundle.model.context_length // 10)
     chinese = "\u6625\u7720\u4e0d\u89c9\u6653".encode()
     batch = strings([b"The ", b"", long, chinese, b"\xff\x00 not UTF-8"])
@@ -48,10 +61,7 @@ def _lm_pairs(bundle: Bundle) -> list[GoldenPair]:
 
 
 def _text_pairs(bundle: Bundle) -> list[GoldenPair]:
-    """Each signature of an understanding task with one row, and with a batch of mixed lengths.
-
-    Signatures of tf.Examples get the same texts, and their answers from `predict`.
-    """
+    """Each signature of an understanding task with one row, and with a batch of mixed lengths."""
     prompts, pairs = _prompts(bundle), []
     for signature, function in functions_of(bundle).items():
         # Several inputs meet in other combinations: each list begins elsewhere.
@@ -116,3 +126,52 @@ def _prompts(bundle: Bundle) -> list[bytes]:
 
 def _arrays(outputs: dict[str, tf.Tensor]) -> Arrays:
     return {name: value.numpy() for name, value in outputs.items()}
+
+
+def warmup_requests(bundle: Bundle, pairs: Sequence[GoldenPair]) -> list[GoldenPair]:
+    """The golden requests row by row, then each signature of texts at three lengths."""
+    functions = functions_of(bundle)
+    longest = bundle.config.text.max_length if bundle.config.text else bundle.model.context_length
+    tokens_of_words = max(bundle.tokenizer.encode([_WORDS]).flat_values.shape[0], 1)
+    # All of them: a server that batches puts no defaults beside several texts.
+    options = {
+        name: np.array([option.default], option.dtype.as_numpy_dtype)
+        for name, option in OPTIONS.items()
+    }
+    options["max_new_tokens"] = np.array([_NEW_TOKENS], np.int32)
+    budget = _BUDGET / (2 * bundle.config.parameters * len(functions))  # tokens of each signature
+    # Row by row: a warm-up request of more rows than `max_batch_size`, which may be 1, is refused,
+    # and that keeps a server from loading the model.
+    requests = [row for pair in pairs for row in pair.split()]
+    sizes = sorted({max(int(part * longest), 1) for part in _LENGTHS})
+    for number, tokens in enumerate(sizes):
+        budget -= tokens
+        if budget < 0 and number:
+            break
+        length = max(len(_WORDS) * tokens // tokens_of_words, 1)
+        text = (_WORDS * (1 + length // len(_WORDS)))[:length]
+        for signature, function in functions.items():
+            inputs = {name: strings([text]) for name in input_names(function)}
+            inputs |= options if signature == "generate" else {}
+            requests.append(GoldenPair(signature, inputs, {}))
+    return requests
+
+
+def write_warmup(requests: Sequence[GoldenPair], methods: Mapping[str, str], path: Path) -> None:
+    """Writes requests as a TFRecord file of PredictionLog, which TensorFlow Serving replays."""
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for pair in requests:
+            log = prediction_log_pb2.PredictionLog()
+            method = methods.get(pair.signature)
+            if method in (CLASSIFY_METHOD, REGRESS_METHOD):
+                kind = log.classify_log if method == CLASSIFY_METHOD else log.regress_log
+                request = kind.request
+                for serialized in pair.inputs["inputs"]:
+                    request.input.example_list.examples.add().MergeFromString(serialized)
+            else:
+                request = log.predict_log.request
+                for name, value in pair.inputs.items():
+                    request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+            request.model_spec.name = "default"  # a server ignores the name in a warm-up record
+            request.model_spec.signature_name = pair.signature
+            writer.write(log.SerializeToString())

@@ -1,8 +1,4 @@
-"""A bundle with its large weights in fewer bits: what `python -m export --precision` serves.
-
-The reduced model is a Keras model like the one it was made from, with other layers in the places of
-some; whatever asks a bundle (golden pairs, signatures, Python) asks it in the same way.
-"""
+"""A bundle with its large weights in fewer bits: what `python -m export --precision` serves."""
 
 from __future__ import annotations
 
@@ -14,8 +10,8 @@ import numpy as np
 from keras import ops
 
 from export.closure.history import DEFAULT_SERVING_VERSION, registry_of
-from export.precision.integer_product import OP as INTEGER_PRODUCT
 from export.precision.weights import (
+    INTEGER_PRODUCT,
     Bfloat16Product,
     Bfloat16Weight,
     Float32Weight,
@@ -27,10 +23,8 @@ from zoo.models.heads import CausalLM
 from zoo.models.lstm_layer import LSTM, read_steps, real_steps
 
 PRECISIONS = ("float32", "bfloat16", "int8")
-
 # Smaller matrices stay float32: they weigh nothing, and what they are rounded by shows most.
 SMALLEST = 4096  # values
-
 Kind = type[ReducedWeight]
 Layer = keras.layers.Layer
 
@@ -38,13 +32,7 @@ Layer = keras.layers.Layer
 def reduce_bundle(
     bundle: Bundle, precision: str, serving_version: str = DEFAULT_SERVING_VERSION
 ) -> Bundle:
-    """The same bundle around a copy of its model that holds its large weights in `precision`.
-
-    Large matrices of dense layers and LSTM cells and large tables of embeddings become bfloat16, or
-    int8 with a float32 scale for each output. All is computed in float32 as before, but with
-    "bfloat16" the dense layers of an encoder's backbone, and with "int8" a language model's writing
-    of tokens, where the release has products of integers (from 2.17 on): as exact, and faster.
-    """
+    """The same bundle around a copy of its model that holds its large weights in `precision`."""
     if precision not in PRECISIONS:
         raise ValueError(
             f"--precision must be one of {', '.join(PRECISIONS)}. Received: {precision}"
@@ -64,6 +52,7 @@ def reduce_bundle(
     dense = Bfloat16Product if may_depend_on_batch(bundle, precision) else kind
     _replace(model.backbone, model.backbone, lambda layer: _reduced(layer, dense, kind))
     _replace(model, model, lambda layer: _reduced(layer, kind, kind))
+    # Writing tokens is as exact with products of integers, and faster.
     has_integers = INTEGER_PRODUCT in registry_of(serving_version).ops
     if precision == "int8" and has_integers and bundle.config.task == "lm":
         model = StepLM(model.backbone)
@@ -71,10 +60,7 @@ def reduce_bundle(
 
 
 def may_depend_on_batch(bundle: Bundle, precision: str) -> bool:
-    """Whether answers differ from batch to batch by as much as bfloat16 is rounded.
-
-    Sums of float32 products differ in their last bits: seldom, but then it shows once rounded.
-    """
+    """Whether answers differ from batch to batch by as much as bfloat16 is rounded."""
     return precision == "bfloat16" and not bundle.model.backbone.is_causal
 
 
@@ -102,7 +88,6 @@ class ReducedLayer(Layer):
         self.built = True
 
     def for_one_token(self) -> ReducedLayer:
-        """The same layer for a model that reads one token at a time."""
         raise NotImplementedError
 
 
@@ -160,7 +145,7 @@ class ReducedLSTM(ReducedLayer):
         return hidden, h, c
 
     def step(self, x, h, c):
-        """h and c (B, U) after one more step, of inputs (B, E)."""
+        # x (B, E); h, c (B, U)
         gates = ops.add(self.kernel.product(x) + self.recurrent.product(h), self.bias)
         i, f, new, o = ops.split(gates, 4, axis=1)
         c = ops.sigmoid(f) * c + ops.sigmoid(i) * ops.tanh(new)
@@ -192,8 +177,7 @@ def _reduced(layer: Layer, dense: Kind, kind: Kind) -> Layer | None:
 
 
 def _for_one_token(layer: Layer) -> Layer | None:
-    """As `_reduced`, for a model that reads single tokens: layers with reduced ones in a new form,
-    others shared."""
+    """As `_reduced`, for a model that reads single tokens; other layers are shared."""
     if isinstance(layer, ReducedLayer):
         return layer.for_one_token()
     is_reduced = any(isinstance(part, ReducedLayer) for part in layer._flatten_layers())

@@ -26,17 +26,13 @@ from zoo.output import table
 
 _RUNS = 9
 _SECONDS = 10.0  # for each request, after which three runs must do
-
 _TEMPLATE = Path(__file__).with_name("report_template.md")
 
 
 def compare_answers(
     bundle: Bundle, reduced: Bundle, precision: str, accept_deviation: bool
 ) -> tuple[list[GoldenPair], list[Deviation]]:
-    """The golden pairs of a reduced bundle, and how far they are from those of `bundle`.
-
-    Raises ValueError where answers move past the tolerance and that is not accepted.
-    """
+    """The reduced bundle's golden pairs, and how far off they are; ValueError where too far."""
     before, pairs = make_golden_pairs(bundle), make_golden_pairs(reduced)
     found = deviations(before, pairs)
     beyond = [
@@ -61,10 +57,7 @@ def write_report(
     found: Sequence[Deviation],
     examples: Examples | None,
 ) -> None:
-    """Compares the SavedModel in `folder` with its float32 form: size, speed, the task's metric.
-
-    Writes `assets.extra/precision_report.md` and `.json` into `folder`.
-    """
+    """Compares a SavedModel with its float32 form, in `precision_report.md` and `.json`."""
     folders, load_seconds, servables = (float32, folder), [], []
     try:
         for one in folders:
@@ -94,7 +87,7 @@ def write_report(
 
 def _markdown(record: dict) -> str:
     name = record["precision"]
-    costs = {
+    costs = {  # of float32 first
         "weights, MB": [size / 1e6 for size in record["variable_bytes"]],
         "SavedModel, MB": [size / 1e6 for size in record["total_bytes"]],
         "loading, s": record["load_seconds"],

@@ -1,8 +1,4 @@
-"""The server's configuration files, protos in text form, and the TLS credentials in one of them.
-
-Messages that the tensorflow-serving-api package lacks are declared here, with the names and numbers
-of TensorFlow Serving's protos.
-"""
+"""The server's configuration files, protos in text form, and the TLS credentials in one of them."""
 
 from typing import TypeVar
 
@@ -17,6 +13,7 @@ _Message = TypeVar("_Message", bound=message.Message)
 _PACKAGE = "tensorflow.serving"
 _Field = descriptor_pb2.FieldDescriptorProto
 _KEY_MARK, _CERTIFICATE_MARK = "PRIVATE KEY-----", "-----BEGIN CERTIFICATE-----"
+# What the tensorflow-serving-api package lacks of TensorFlow Serving's protos.
 # Message -> field -> (number, type): a scalar, or another of these messages.
 _DECLARED = {
     "BatchingParameters": {
@@ -66,15 +63,10 @@ def _declare() -> descriptor_pool.DescriptorPool:
 
 
 _POOL = _declare()
-
-
-def _message_class(name: str) -> type[message.Message]:
-    return message_factory.GetMessageClass(_POOL.FindMessageTypeByName(f"{_PACKAGE}.{name}"))
-
-
-BatchingParametersProto = _message_class("BatchingParameters")
-SSLConfigProto = _message_class("SSLConfig")
-MonitoringConfigProto = _message_class("MonitoringConfig")
+BatchingParametersProto, SSLConfigProto, MonitoringConfigProto = (
+    message_factory.GetMessageClass(_POOL.FindMessageTypeByName(f"{_PACKAGE}.{name}"))
+    for name in ("BatchingParameters", "SSLConfig", "MonitoringConfig")
+)
 
 
 def read_text_proto(path: str, kind: type[_Message]) -> _Message:
@@ -94,10 +86,7 @@ def read_text_proto(path: str, kind: type[_Message]) -> _Message:
 
 
 def read_credentials(path: str) -> grpc.ServerCredentials:
-    """Reads the file of `--ssl_config_file`, whose fields hold PEM text, not paths.
-
-    `custom_ca` signs the certificates of clients, which `client_verify` asks for.
-    """
+    """Reads the file of `--ssl_config_file`, whose fields hold PEM text, not paths."""
     config = read_text_proto(path, SSLConfigProto)
     for field, mark in (("server_key", _KEY_MARK), ("server_cert", _CERTIFICATE_MARK)):
         if mark not in getattr(config, field):

@@ -4,14 +4,13 @@ import functools
 import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
-from typing import NamedTuple
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
-from tensorflow_serving.apis import model_service_pb2, prediction_service_pb2
+from tensorflow_serving.apis import model_pb2, model_service_pb2, prediction_service_pb2
 
 from export.server.api import requests
 from export.server.metrics import Metrics
@@ -42,11 +41,15 @@ _MAX_MESSAGE = 1024  # bytes; TensorFlow Serving cuts longer ones, HTTP/2 header
 def add_services(server: grpc.Server, manager: Manager, metrics: Metrics, reloads: bool) -> None:
     """Adds PredictionService and ModelService to a gRPC server that is not started yet."""
 
-    def predict(api: str, request, clock: RequestClock, _):
-        asked = request.tasks if api == "MultiInference" else [request]
-        name = asked[0].model_spec.name if asked else ""
-        with metrics.counting(name, "GRPC", api, clock):
-            return requests.infer(api, manager, request, clock)
+    def infer(api: str, request, clock: RequestClock, _):
+        several = api == "MultiInference"  # signatures on one input
+        asked = request.tasks if several else [request]
+        spec = asked[0].model_spec if asked else model_pb2.ModelSpec()
+        with metrics.counting(spec.name, "GRPC", api, clock):
+            if not several:
+                requests.required_spec(request)
+            with requests.acquire(manager, spec) as servable:
+                return requests.INFERENCE[api](servable, request, clock)
 
     def reload(request, _, context: grpc.ServicerContext):
         if not reloads:
@@ -57,7 +60,7 @@ def add_services(server: grpc.Server, manager: Manager, metrics: Metrics, reload
         return requests.reload_config(manager, request, lambda: not context.is_active())
 
     calls = {
-        **{api: functools.partial(predict, api) for api in requests.INFERENCE},
+        **{api: functools.partial(infer, api) for api in requests.INFERENCE},
         "GetModelMetadata": lambda request, *_: requests.model_metadata(
             manager, requests.required_spec(request), request.metadata_field
         ),
@@ -67,7 +70,11 @@ def add_services(server: grpc.Server, manager: Manager, metrics: Metrics, reload
         "HandleReloadConfigRequest": reload,
     }
     for service in _SERVICES:
-        _add(server, service, {m.name: _unary(calls[m.name]) for m in service.methods})
+        _add(
+            server,
+            service,
+            {m.name: functools.partial(answer, calls[m.name]) for m in service.methods},
+        )
 
 
 # Not that of grpc_health: it sends to watches while it holds a lock that gRPC's own thread needs
@@ -78,7 +85,9 @@ class Health:
     def __init__(self, server: grpc.Server):
         self._status = health_pb2.HealthCheckResponse.SERVING
         self._watches: set[Callable] = set()
-        _add(server, _HEALTH, {"Check": _unary(self._check), "Watch": self._watch})
+        _add(
+            server, _HEALTH, {"Check": functools.partial(answer, self._check), "Watch": self._watch}
+        )
 
     def shut_down(self) -> None:
         """Says NOT_SERVING, also to those that watch; returns soon, whatever they do."""
@@ -97,8 +106,8 @@ class Health:
         return health_pb2.HealthCheckResponse(status=self._status)
 
     def _watch(self, request, context, send_response_callback):
-        if isinstance(request, _Unreadable):
-            context.abort(grpc.StatusCode.INTERNAL, request.reason)
+        if isinstance(request, DecodeError):
+            context.abort(grpc.StatusCode.INTERNAL, str(request))
         if request.service not in ("", *SERVICES):
             unknown = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
             send_response_callback(health_pb2.HealthCheckResponse(status=unknown))
@@ -116,8 +125,8 @@ def add_reflection(server: grpc.Server, services: list[str]) -> None:
 
     def readable(received: Iterator) -> Iterator:
         for request in received:
-            if isinstance(request, _Unreadable):
-                raise ServingError(grpc.StatusCode.INTERNAL, request.reason)
+            if isinstance(request, DecodeError):
+                raise ServingError(grpc.StatusCode.INTERNAL, str(request))
             yield request
 
     def reflect(received, context):
@@ -157,21 +166,11 @@ def _add(server: grpc.Server, service, behaviors: dict[str, Callable]) -> None:
     server.add_generic_rpc_handlers((handler,))
 
 
-class _Unreadable(NamedTuple):
-    """Stands for bytes that are no message of the kind that was expected."""
-
-    reason: str
-
-
-def _read(kind: type[Message], message: bytes) -> Message | _Unreadable:
+def _read(kind: type[Message], message: bytes) -> Message | DecodeError:
     try:
         return kind.FromString(message)
-    except DecodeError as error:
-        return _Unreadable(f"the message is no {kind.DESCRIPTOR.full_name}: {error}")
-
-
-def _unary(call: Callable) -> Callable:
-    return lambda request, context: answer(call, request, context)
+    except DecodeError as error:  # returned: `_add` says why nothing may be raised here
+        return DecodeError(f"the message is no {kind.DESCRIPTOR.full_name}: {error}")
 
 
 def answer(call: Callable, request, context: grpc.ServicerContext):
@@ -180,8 +179,8 @@ def answer(call: Callable, request, context: grpc.ServicerContext):
     if not context.is_active() or (remaining is not None and remaining <= 0):
         # The client gave up while the request was waiting for a thread: nobody reads the answer.
         context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
-    if isinstance(request, _Unreadable):
-        context.abort(grpc.StatusCode.INTERNAL, request.reason)
+    if isinstance(request, DecodeError):
+        context.abort(grpc.StatusCode.INTERNAL, str(request))
     try:
         return call(request, RequestClock(remaining), context)
     except ServingError as error:

@@ -30,16 +30,7 @@ class _Histogram:
 
 
 class Metrics:
-    """Counts requests, from any thread; memory grows with the models served, not with requests.
-
-    Models that never gave an answer are counted under one name, unless they are served.
-
-    Example:
-        >>> metrics = Metrics()
-        >>> metrics.record("writer", "OK", "GRPC", "Predict", 0.002)
-        >>> print(metrics.text().splitlines()[1])
-        :tensorflow:serving:request_count{model_name="writer",status="OK"} 1
-    """
+    """Counts requests, from any thread; memory grows with the models served, not with requests."""
 
     def __init__(self, is_served: Callable[[str], bool] = lambda name: False):
         self._is_served = is_served

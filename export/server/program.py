@@ -124,7 +124,21 @@ def make_server(values: flags.FlagValues) -> Server:
     """The server that a command line asks for; it is not started. ServingError or ValueError."""
     models, rest = models_of(_model_config(values)), _rest(values)
     reloads, tls = values.allow_reload_over_grpc, bool(values.ssl_config_file)
-    _warn_of_risks(tls=tls, rest=rest is not None, reloads=reloads)
+    LOG.warning(
+        "a SavedModel is a program: its ops, ReadFile and WriteFile among them, run with the "
+        "rights of this server. Serve only models that you trust; python -m export.closure "
+        "names such ops"
+    )
+    if reloads:
+        LOG.warning(
+            "whoever reaches the gRPC port may have any folder that this server can read served; "
+            "--noallow_reload_over_grpc refuses it"
+        )
+    if tls and rest is not None:
+        LOG.warning(
+            "--ssl_config_file is for gRPC alone: the REST API has no TLS and asks for no "
+            "certificate. Leave --rest_api_port out, or put a proxy with TLS before it"
+        )
     return Server(
         models,
         host=values.host,
@@ -232,25 +246,6 @@ def _rest(values: flags.FlagValues) -> RestOptions | None:
         cors=values.rest_api_enable_cors_support,
         metrics_path=metrics_path,
     )
-
-
-def _warn_of_risks(*, tls: bool, rest: bool, reloads: bool) -> None:
-    """Says at every start what an operator should know."""
-    LOG.warning(
-        "a SavedModel is a program: its ops, ReadFile and WriteFile among them, run with the "
-        "rights of this server. Serve only models that you trust; python -m export.closure "
-        "names such ops"
-    )
-    if reloads:
-        LOG.warning(
-            "whoever reaches the gRPC port may have any folder that this server can read served; "
-            "--noallow_reload_over_grpc refuses it"
-        )
-    if tls and rest:
-        LOG.warning(
-            "--ssl_config_file is for gRPC alone: the REST API has no TLS and asks for no "
-            "certificate. Leave --rest_api_port out, or put a proxy with TLS before it"
-        )
 
 
 # --- freed memory

@@ -144,7 +144,10 @@ class Server:
                 "any that is free"
             ) from error
         if self._socket_path:
-            _remove_socket(self._socket_path)
+            if os.path.lexists(self._socket_path):  # a socket goes, as in TensorFlow Serving
+                if not stat.S_ISSOCK(os.lstat(self._socket_path).st_mode):
+                    raise OSError(f"cannot listen at {self._socket_path}: there is something else")
+                os.unlink(self._socket_path)
             try:
                 server.add_insecure_port(f"unix:{self._socket_path}")
             except RuntimeError as error:
@@ -182,12 +185,3 @@ def _usual_threads(loader: Loader) -> int:
         return usual
     rows = _USUAL_ROWS if loader.per_model_batching else loader.batching.max_batch_size
     return max(usual, min(2 * rows, _MAX_BATCHING_THREADS))
-
-
-def _remove_socket(path: str) -> None:
-    """Removes a socket that is there, as TensorFlow Serving does, and nothing else."""
-    if not os.path.lexists(path):
-        return
-    if not stat.S_ISSOCK(os.lstat(path).st_mode):
-        raise OSError(f"cannot listen at {path}: there is something else")
-    os.unlink(path)

@@ -1,11 +1,9 @@
 """What every request has: a time limit, and a status code and a message when it fails."""
 
-import contextlib
 import logging
 import re
 import time
 import traceback
-from collections.abc import Iterator
 
 import grpc
 import tensorflow as tf
@@ -33,13 +31,11 @@ class ServingError(Exception):
 
     @classmethod
     def from_tensorflow(cls, error: tf.errors.OpError | UnicodeDecodeError) -> "ServingError":
-        """Keeps the code and message of an error that a graph raised.
-
-        TensorFlow's Python layer fails on an error text with bytes that are not UTF-8, and loses
-        the code. Such texts quote a request, which is at fault, or the name of a file.
-        """
+        """Keeps the code and message of an error that a graph raised."""
         if isinstance(error, tf.errors.OpError):
             return cls(_CODES.get(error.error_code, grpc.StatusCode.UNKNOWN), error.message)
+        # TensorFlow's Python layer loses the code of a text that is not UTF-8. Such texts quote a
+        # request, which is at fault, or the name of a file.
         text = bytes(error.object).decode("utf-8", "replace")
         for end, code in _FILE_ERRORS.items():
             if text.split("\n")[0].endswith(end):
@@ -80,15 +76,6 @@ class RequestClock:
         """Raises ServingError, DEADLINE_EXCEEDED, when the time is over."""
         if self._end is not None and time.monotonic() > self._end:
             raise timed_out()
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        """Counts what is inside as a run of the graph."""
-        begin = time.monotonic()
-        try:
-            yield
-        finally:
-            self.run_seconds += time.monotonic() - begin
 
 
 class OneLine(logging.Filter):

@@ -6,7 +6,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.precision.integer_product import OP, column_offsets, integer_product
+from export.precision.weights import INTEGER_PRODUCT, column_offsets, integer_product
 
 pytestmark = pytest.mark.tensorflow_only
 
@@ -78,6 +78,7 @@ def test_shape_and_op_in_a_graph():
         assert outputs.shape.as_list() == [None, 5]
         return outputs
 
-    assert OP in {node.type for node in multiply.get_concrete_function().graph.get_operations()}
+    operations = multiply.get_concrete_function().graph.get_operations()
+    assert INTEGER_PRODUCT in {node.type for node in operations}
     np.testing.assert_allclose(multiply(tf.ones((2, 3))), np.full((2, 5), 3), rtol=1e-6)
     assert multiply(tf.ones((0, 3))).shape == (0, 5)

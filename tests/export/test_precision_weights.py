@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 import zoo
 from export.precision import weights
-from export.precision.integer_product import OP
 from export.precision.reduce import SMALLEST, may_depend_on_batch, reduce_bundle
-from export.precision.weights import Bfloat16Product, Bfloat16Weight, Int8Weight
+from export.precision.weights import INTEGER_PRODUCT, Bfloat16Product, Bfloat16Weight, Int8Weight
 from zoo.bundle import bundle_in_memory
 from zoo.models.build import build
 from zoo.models.lora import enable_lora, merge_lora
@@ -107,7 +106,8 @@ def test_int8_for_a_release_without_products_of_integers_widens_the_weights():
     bundle = lm_bundle()
     ids = np.random.default_rng(0).integers(5, 60, (3, 7)).astype("int32")
     widened = reduce_bundle(bundle, "int8", serving_version="2.16.1")
-    assert OP not in op_types(widened) and OP in op_types(reduce_bundle(bundle, "int8"))
+    assert INTEGER_PRODUCT not in op_types(widened)
+    assert INTEGER_PRODUCT in op_types(reduce_bundle(bundle, "int8"))
     for variable in bundle.model.weights:
         variable.assign(rounded(variable.numpy(), variable.name, "int8"))
     np.testing.assert_allclose(logits(widened, ids), logits(bundle, ids), rtol=2e-5, atol=2e-5)
@@ -124,7 +124,8 @@ def op_types(bundle):
 
 def test_products_are_of_integers_where_single_tokens_are_read():
     """In the loop alone, where the weights are packed: elsewhere that would be a second copy."""
-    products = [node for node in nodes(reduce_bundle(lm_bundle(), "int8")) if node.op == OP]
+    reduced = nodes(reduce_bundle(lm_bundle(), "int8"))
+    products = [node for node in reduced if node.op == INTEGER_PRODUCT]
     assert len(products) == 5  # four of the block, and the vocabulary
     assert all(node.attr["is_weight_const"].b for node in products)
 

@@ -27,6 +27,7 @@ from export.golden.replay import (
     replay_locally,
     replay_remotely,
 )
+from export.golden.requests import warmup_requests
 from export.model_folder import (
     BATCHING_FILE,
     CARD_FILE,
@@ -45,7 +46,6 @@ from export.server import (
     ServingError,
 )
 from export.server.run.batching import read_batching_parameters
-from export.warmup import warmup_requests
 
 WRONG = Replay("cold", ["generate.text[0]: wrong"], [1.0], 0.0)
 PROMPTS = [b"To be", b"", b"question " * 9, "\u4f60".encode(), b"\xff\x00"]

@@ -268,7 +268,7 @@ def test_malformed_requests_get_their_codes(base, batching, count):
         assert after["megabytes"] <= before["megabytes"] + 64
 
 
-@pytest.mark.parametrize("count", [40, pytest.param(2000, marks=MANY.marks)])
+@pytest.mark.parametrize("count", [60, pytest.param(2000, marks=MANY.marks)])
 def test_malformed_reloads_get_their_codes(base, count):
     rng, seen, left = random.Random(count), set(), count
     while left:

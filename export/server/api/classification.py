@@ -115,8 +115,8 @@ def _printed(signature: meta_graph_pb2.SignatureDef) -> str:
     return text_format.MessageToString(signature)  # str() would leave the maps in any order
 
 
-def _serialized_examples(request_input: input_pb2.Input) -> np.ndarray:
-    """The examples, (B,) serialized, each behind the context: parsers take the last value."""
+def _run(servable: Servable, request_input: input_pb2.Input, tasks: Sequence[_Task], clock) -> None:
+    """Runs the graph once for all tasks, and writes their results."""
     kind = request_input.WhichOneof("kind")
     chosen = getattr(request_input, kind) if kind else None
     if chosen is None or not chosen.examples:
@@ -124,14 +124,9 @@ def _serialized_examples(request_input: input_pb2.Input) -> np.ndarray:
     context = b""
     if kind == "example_list_with_context":
         context = chosen.context.SerializeToString()
-    rows = np.empty(len(chosen.examples), dtype=object)
-    rows[:] = [context + example.SerializeToString() for example in chosen.examples]
-    return rows
-
-
-def _run(servable: Servable, request_input: input_pb2.Input, tasks: Sequence[_Task], clock) -> None:
-    """Runs the graph once for all tasks, and writes their results."""
-    examples = _serialized_examples(request_input)
+    # Each example, (B,) serialized, is behind the context: parsers take the last value.
+    examples = np.empty(len(chosen.examples), dtype=object)
+    examples[:] = [context + example.SerializeToString() for example in chosen.examples]
     # A SavedModel of TensorFlow 2 has an input tensor for each signature: each is fed.
     given = {task.input: (types_pb2.DT_STRING, examples) for task in tasks}
     names = sorted({tensor for task in tasks for tensor in task.tensors.values()})

@@ -1,8 +1,4 @@
-"""Predict on a servable: a proto in, a proto out, or a ServingError. No transport here.
-
-The rules, and the wording of the errors, are those of TensorFlow Serving, so that a client cannot
-tell this server from that one.
-"""
+"""Predict on a servable, by the rules and with the error texts of TensorFlow Serving."""
 
 from collections.abc import Mapping, Sequence
 

@@ -13,7 +13,7 @@ from export.server.api.inference import predict
 from export.server.models.config import models_of
 from export.server.models.manager import Manager, State
 from export.server.run.servable import Servable
-from export.server.status import RequestClock, ServingError, invalid
+from export.server.status import ServingError, invalid
 
 INFERENCE = {
     "Predict": predict,
@@ -21,16 +21,6 @@ INFERENCE = {
     "Regress": regress,
     "MultiInference": multi_inference,
 }
-
-
-def infer(api: str, manager: Manager, request, clock: RequestClock | None = None):
-    """Answers a request of INFERENCE on the servable that it asks for."""
-    if api == "MultiInference":  # several signatures on one input
-        spec = request.tasks[0].model_spec if request.tasks else ModelSpec()
-    else:
-        spec = required_spec(request)
-    with acquire(manager, spec) as servable:
-        return INFERENCE[api](servable, request, clock)
 
 
 def acquire(manager: Manager, spec: ModelSpec) -> AbstractContextManager[Servable]:
@@ -81,15 +71,9 @@ def model_status(manager: Manager, spec: ModelSpec):
 
 
 def reload_config(
-    manager: Manager,
-    request: ReloadConfigRequest,
-    is_cancelled: Callable[[], bool] = lambda: False,
+    manager: Manager, request: ReloadConfigRequest, is_cancelled: Callable[[], bool] = lambda: False
 ) -> ReloadConfigResponse:
-    """Answers HandleReloadConfigRequest, once the new models can be asked.
-
-    The increase of a metric that was asked for is 0, as it is in TensorFlow Serving for all that a
-    reload does not count; this server has no metric that a reload changes.
-    """
+    """Answers HandleReloadConfigRequest, once the new models can be asked."""
     if request.config.WhichOneof("config") != "model_config_list":
         raise invalid(
             "ServerModelConfig type not supported by HandleReloadConfigRequest. Only "
@@ -98,7 +82,7 @@ def reload_config(
     manager.reload(models_of(request.config), is_cancelled)
     response = ReloadConfigResponse()
     response.status.SetInParent()
-    for name in request.metric_names:
+    for name in request.metric_names:  # a reload changes none of this server's
         response.metric.add(name=name, int64_value_increase=0)
     return response
 

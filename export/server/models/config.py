@@ -72,18 +72,16 @@ def models_of(config: ModelServerConfig) -> list[ServedModel]:
             models[entry.name] = ServedModel(entry.name, entry.base_path, choice, labels)
         except ValueError as error:  # a base path
             raise invalid(str(error)) from error
-    for entry in config.model_config_list.config:
-        _check_platform(entry)
-    return list(models.values())
-
-
-def _check_platform(entry: model_server_config_pb2.ModelConfig) -> None:
     kind, platform = (f"ModelServerConfig::model_{w}" for w in ("type (deprecated)", "platform"))
-    setting = f"{kind} to OTHER" if entry.model_type == model_server_config_pb2.OTHER else ""
-    if bool(entry.model_type) == bool(entry.model_platform):
-        both = bool(entry.model_type)
-        setting = f"both {kind} and {platform}" if both else f"neither {kind} nor {platform}"
-    if setting:
-        raise invalid(f"Illegal setting {setting}, model name is {entry.name}")
-    if entry.model_platform not in ("", PLATFORM):
-        raise invalid(f"Model {entry.name} requests unsupported platform {entry.model_platform}")
+    for entry in config.model_config_list.config:
+        setting = f"{kind} to OTHER" if entry.model_type == model_server_config_pb2.OTHER else ""
+        if bool(entry.model_type) == bool(entry.model_platform):
+            both = bool(entry.model_type)
+            setting = f"both {kind} and {platform}" if both else f"neither {kind} nor {platform}"
+        if setting:
+            raise invalid(f"Illegal setting {setting}, model name is {entry.name}")
+        if entry.model_platform not in ("", PLATFORM):
+            raise invalid(
+                f"Model {entry.name} requests unsupported platform {entry.model_platform}"
+            )
+    return list(models.values())

@@ -62,11 +62,7 @@ class Loader(ServableOptions):
 
 
 def warm_up(servable: Servable, iterations: int = 1) -> int:
-    """Runs every request of the warm-up file, a TFRecord file of PredictionLog; counts them.
-
-    Where requests are batched, those of one row are run at each larger size of a batch, too, for
-    some 10 s at most. Raises ServingError when the file is at fault, or a request in it fails.
-    """
+    """Runs every request of the warm-up file, also at each size of a batch; counts them."""
     path = os.path.join(servable.path, WARMUP_FILE)
     if not iterations or not tf.io.gfile.exists(path):
         return 0

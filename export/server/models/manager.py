@@ -1,8 +1,4 @@
-"""Which versions of which models are served: polls, loads, swaps, unloads, lends.
-
-A new version is loaded and warmed beside the old one and takes its place; only then is the old one
-let go, once the requests that hold it are done. So a swap fails no request.
-"""
+"""Which versions of which models are served: a swap of versions fails no request."""
 
 import contextlib
 import dataclasses
@@ -132,10 +128,9 @@ class Manager:
     ) -> None:
         """Serves these models from now on, and no others; waits until the new ones answer.
 
-        A new model that has no version yet is waited for until `is_cancelled`, or another reload
-        takes the place of this one. Raises ServingError: FAILED_PRECONDITION when a label may not
-        be given (nothing is changed); UNKNOWN when a new model does not load (the others are
-        served); DEADLINE_EXCEEDED, ABORTED or UNAVAILABLE when it was waited for in vain.
+        Raises ServingError: FAILED_PRECONDITION when a label may not be given (nothing is changed);
+        UNKNOWN when a new model does not load (the others are served); DEADLINE_EXCEEDED, ABORTED
+        or UNAVAILABLE when it was waited for in vain.
         """
         awaited, configuration = self._configure(_by_name(models))
         self._wake.set()

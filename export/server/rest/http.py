@@ -1,8 +1,4 @@
-"""The HTTP server in front of `routes`: Tornado in a thread, requests in a pool.
-
-One thread speaks HTTP with all clients, so that a slow one holds no other up; the work is done by
-a bounded number of threads. What a client may take of memory, time and connections is bounded, too.
-"""
+"""The HTTP server in front of `routes`: one thread speaks HTTP with all clients, a pool works."""
 
 import asyncio
 import errno

@@ -29,14 +29,9 @@ class JsonError(ValueError):
 
 
 def read_json(body: bytes, admit: Callable[[int], None] | None = None) -> object:
-    """Reads one JSON value; raises JsonError.
-
-    Beyond the standard: `NaN`, `Infinity`, `-Infinity`; bytes in strings that are not UTF-8, which
-    become lone surrogates (`text_bytes` gives them back); a byte order mark; anything after a NUL.
-    Of a repeated name the first value counts. `admit` is called with the number of elements of a
-    large body (commas and opening brackets) before it is parsed, and may raise. Numbers must fit a
-    double, surrogates be in pairs, and no more than 256 levels be nested.
-    """
+    """Reads one JSON value; `admit` may refuse a large body by its number of elements."""
+    # As TensorFlow Serving, beyond the standard: NaN and infinities, bytes that are not UTF-8 (as
+    # lone surrogates), a byte order mark, anything after a NUL; the first of a repeated name.
     body = body.removeprefix(b"\xef\xbb\xbf").partition(b"\0")[0]
     if not body:
         raise JsonError("The document is empty")

@@ -294,11 +294,7 @@ def _base64_bytes(value: dict) -> bytes:
 
 
 def fill_examples(body: Mapping[str, object], request_input: input_pb2.Input) -> None:
-    """Fills the input of a ClassificationRequest or a RegressionRequest.
-
-    A feature is what its JSON values are: an int64 list from integers and booleans, a float list
-    from decimals, a bytes list from strings and base64. So `1` and `1.0` are not the same.
-    """
+    """Fills the input of a Classification- or RegressionRequest; `1` and `1.0` are not the same."""
     chosen = request_input.example_list
     if "context" in body:
         chosen = request_input.example_list_with_context

@@ -1,5 +1,4 @@
-"""Answers as JSON, in the layout of TensorFlow Serving: four blanks a level, some arrays on one
-line. Strings hold the bytes of the model as they are, UTF-8 or not."""
+"""Answers as JSON, laid out as TensorFlow Serving does; strings may hold bytes, not UTF-8."""
 
 import base64
 import json
@@ -33,12 +32,7 @@ def quoted(text: str) -> str:
 
 
 def decimals(values: np.ndarray) -> list[str]:
-    """Numbers, (N,) float32 or float64, as JSON: six digits when they say it all, else as many as
-    the type may need.
-
-    >>> decimals(np.float32([2, 0.1, 1 / 3, 1e20]))
-    ['2.0', '0.1', '0.333333343', '1e+20']
-    """
+    """Numbers, (N,), as JSON: six digits when they say it all, else what the type may need."""
     full, texts = "%.9g " if values.dtype == np.float32 else "%.17g ", []
     for begin in range(0, len(values), _AT_ONCE):
         part = values[begin : begin + _AT_ONCE]

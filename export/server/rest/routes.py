@@ -1,8 +1,4 @@
-"""What each REST request means: method, path and body in, an answer out. No sockets here.
-
-Paths, answers and errors are those of TensorFlow Serving, whose core answers them behind gRPC:
-so here, where `export.server.api` does all the work.
-"""
+"""What each REST request means: method, path and body in, an answer out, as TensorFlow Serving."""
 
 import re
 import urllib.parse
@@ -152,20 +148,18 @@ class RestApi:
         if label:
             spec.version_label = _decoded(label)
         if request.method == "GET":
-            text = self._describe(spec, what == "metadata")
+            if not spec.name:
+                raise invalid("Missing model name in request.")
+            if what == "metadata":
+                text = json_writing.metadata_json(model_metadata(self._manager, spec))
+            else:
+                text = json_writing.proto_json(model_status(self._manager, spec))
         elif what not in _REQUESTS:  # in capitals
             raise malformed
         else:
             with self._metrics.counting(spec.name, "REST", what, request.clock):
                 text = self._infer(what, spec, request)
         return Answer(200, text.encode("utf-8", "surrogateescape"))
-
-    def _describe(self, spec: model_pb2.ModelSpec, metadata: bool) -> str:
-        if not spec.name:
-            raise invalid("Missing model name in request.")
-        if metadata:
-            return json_writing.metadata_json(model_metadata(self._manager, spec))
-        return json_writing.proto_json(model_status(self._manager, spec))
 
     def _infer(self, method: str, spec: model_pb2.ModelSpec, sent: Request) -> str:
         limits, body = self._options.limits, sent.body

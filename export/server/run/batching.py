@@ -1,12 +1,4 @@
-"""Batching: its parameters, as TensorFlow Serving has them, and runs that share batches.
-
-TensorFlow Serving batches in C++, around the session. Its scheduler is also in the TensorFlow
-package, inside the op BatchFunction: calls that meet there are concatenated along dimension 0, the
-function runs once for all, and the outputs are split again. So the nodes between the fed and the
-fetched tensors are copied into a function, and a BatchFunction node that calls it joins the graph.
-What holds the weights (resource handles, and the values of variables of the old kind) is not
-copied: the function captures it.
-"""
+"""Batching: its parameters, as TensorFlow Serving has them, and runs that share batches."""
 
 import dataclasses
 import itertools
@@ -155,12 +147,11 @@ class _NotBatchable(Exception):
     """A node between the fed and the fetched tensors changes a variable of the old kind."""
 
 
+# TensorFlow Serving's scheduler is in the op BatchFunction, which joins calls along dimension 0. So
+# the nodes between the fed and the fetched tensors are copied into a function, which captures what
+# holds the weights, and a BatchFunction node that calls it joins the graph.
 class _BatchedGraph:
-    """Nodes that batch the runs from some tensors to others; `queue` is their own name.
-
-    `ranks` has the number of dimensions of each feed where inputs of different lengths are padded;
-    it is None where they are not. Raises _NotBatchable.
-    """
+    """Nodes that batch the runs from some tensors to others; `ranks` of feeds that are padded."""
 
     def __init__(self, runs: "BatchedRuns", feeds: _Names, fetches: _Names, ranks, queue: str):
         graph, parameters = runs.graph, runs.parameters
@@ -292,11 +283,7 @@ def _padded(rows: tf.Tensor, shapes: tf.Tensor, fills: tf.Tensor) -> tf.Tensor:
 
 
 class BatchedRuns:
-    """Runs that wait for each other, as `parameters` say, and run as one.
-
-    Batching adds nodes to `graph`. `run` runs the session (names and values of the fed tensors,
-    names of the fetched ones) and raises what TensorFlow raises.
-    """
+    """Runs that wait for each other, as `parameters` say, and run as one, by nodes in `graph`."""
 
     def __init__(self, graph: tf.Graph, run: Run, parameters: BatchingParameters):
         self.graph, self._run, self.parameters = graph, run, parameters
@@ -307,12 +294,7 @@ class BatchedRuns:
     def run(
         self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], clock: RequestClock
     ) -> Sequence | None:
-        """Runs once, most likely with others; dimension 0 of each feed must be the batch.
-
-        None when this run has to go by itself: a request of no rows (it would wait for others),
-        tensors that no function can compute, or a batch whose run failed: by themselves the
-        requests that were at fault fail, and no others. Raises ServingError.
-        """
+        """Runs once, most likely with others; None when this run has to go by itself."""
         named = dict(sorted(feeds.items()))
         if any(value.ndim == 0 for value in named.values()):
             raise invalid("Batching Run() input tensors must have at least one dimension")
@@ -321,6 +303,7 @@ class BatchedRuns:
         rows = len(next(iter(named.values())))
         padding = self.parameters.pad_variable_length_inputs
         ranks = tuple(value.ndim for value in named.values()) if padding else None
+        # No rows would wait for others.
         queue = self._queue(tuple(named), tuple(fetches), ranks) if rows else None
         if queue is None:
             return None
@@ -333,7 +316,7 @@ class BatchedRuns:
             found = self._run(queue.feeds, values, queue.fetches)
         except tf.errors.OpError as error:
             if _INSIDE in error.message and _LATE not in error.message:
-                return None
+                return None  # by themselves those at fault fail, and no others
             raise _translated(error, named) from error
         except UnicodeDecodeError:  # a run failed: its message quotes bytes of a request
             return None

@@ -1,12 +1,8 @@
-"""One loaded SavedModel: its signatures, and a session that runs them.
-
-TensorFlow Serving does not call Python functions: it restores the graph tagged `serve` into a
-session and runs from the tensors a signature names as inputs to those it names as outputs. So does
-this module, and a SavedModel that works here works there.
-"""
+"""One loaded SavedModel: its signatures, and a session that runs them, as in TensorFlow Serving."""
 
 import dataclasses
 import threading
+import time
 from collections.abc import Mapping, Sequence
 
 import grpc
@@ -115,9 +111,7 @@ class Servable:
     ) -> list[np.ndarray]:
         """Runs the graph once: one array per name in `fetches`; strings are `bytes` objects.
 
-        The deadline of `clock` ends the run, which is counted there. Raises ServingError: code and
-        message are the graph's own, or INTERNAL `XLA compilation disabled`, as TensorFlow Serving
-        says of a graph that must be compiled.
+        The deadline of `clock` ends the run. Raises ServingError with the graph's code and message.
         """
         clock = clock or RequestClock()
         way = self._way(feeds, fetches)
@@ -125,17 +119,18 @@ class Servable:
             if name in self._compiled:
                 where = f"\n\t [[{self._compiled[name]}]]"
                 raise ServingError(grpc.StatusCode.INTERNAL, f"XLA compilation disabled{where}")
-        values = None
+        values, begin = None, time.monotonic()
         # One of another rank than declared would fail its batch.
         fits = all(v.ndim in (0, self._ranks.get(name, v.ndim)) for name, v in feeds.items())
         try:
-            with clock.running():
-                if self._batched is not None and feeds and fits:
-                    values = self._batched.run(feeds, way.fetches, clock)
-                if values is None:
-                    values = self._run_alone(way, [feeds[name] for name in way.feeds], clock)
+            if self._batched is not None and feeds and fits:
+                values = self._batched.run(feeds, way.fetches, clock)
+            if values is None:
+                values = self._run_alone(way, [feeds[name] for name in way.feeds], clock)
         except (tf.errors.OpError, UnicodeDecodeError) as error:
             raise ServingError.from_tensorflow(error) from error
+        finally:
+            clock.run_seconds += time.monotonic() - begin
         by_name = dict(zip(way.fetches, values, strict=True))
         # A scalar string arrives as bytes; numpy would give it a fixed width and cut trailing NULs.
         return [
