@@ -135,6 +135,7 @@ def _seconds(variable: str, default: int) -> int:
 
 
 def join_failure(cluster: Cluster, seconds: int, error: tf.errors.OpError) -> ConfigError:
+    """What TensorFlow says where workers did not come together, in words, and what to do."""
     advice = f"another time to wait: the environment variable {_JOIN_VARIABLE}"
     if not isinstance(error, tf.errors.DeadlineExceededError):
         return ConfigError(
@@ -161,6 +162,7 @@ class WorkerLost(ConnectionError):
 
 
 def lost_worker(cluster: Cluster, error: tf.errors.OpError) -> WorkerLost:
+    """The error of a collective operation, in words."""
     return WorkerLost(
         f"{cluster.name} cannot go on: "
         f"{', '.join(cluster.others_in(error.message)) or 'another worker'} stopped or cannot be "

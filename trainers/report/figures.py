@@ -58,6 +58,7 @@ def progress_figure(records: list[dict[str, float]], metric: str, mode: str) -> 
 
 
 def title(metric: str) -> str:
+    """ "val_loss" is "validation loss"."""
     return metric.replace("val_", "validation ").replace("_", " ")
 
 

@@ -106,6 +106,7 @@ def hangul(points: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def stored_table() -> dict[str, Any]:
+    """The stored table, unpacked."""
     return unpack(json.loads(TABLE.read_text(encoding="utf-8")))
 
 
