@@ -107,9 +107,6 @@ def _stop(server: Server) -> None:
         os._exit(1)  # a plain exit would wait for the threads of what was abandoned
 
 
-# --- from flags to a server, with the errors of tensorflow_model_server
-
-
 def version_text() -> str:
     """What `--version` prints: this server, and the TensorFlow it runs on."""
     version = "from source"  # run from a checkout
@@ -188,9 +185,8 @@ def _model_config(values: flags.FlagValues) -> ModelServerConfig:
 
 def _batching(values: flags.FlagValues) -> BatchingParameters | None:
     if values.enable_batching:
-        if values.batching_parameters_file:
-            return read_batching_parameters(values.batching_parameters_file)
-        return BatchingParameters()
+        path = values.batching_parameters_file
+        return read_batching_parameters(path) if path else BatchingParameters()
     flag = "batching_parameters_file" if values.batching_parameters_file else ""
     if values.enable_per_model_batching_parameters:
         flag = flag or "enable_per_model_batching_params"
@@ -246,9 +242,6 @@ def _rest(values: flags.FlagValues) -> RestOptions | None:
         cors=values.rest_api_enable_cors_support,
         metrics_path=metrics_path,
     )
-
-
-# --- freed memory
 
 
 def trimmer() -> Callable[[int], int] | None:

@@ -106,8 +106,6 @@ class Manager:
         self._stopping, self._wake = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._keep_polling, name="versions", daemon=True)
 
-    # --- the life of the manager
-
     def start(self) -> None:
         """Begins to look for versions, in a thread; raises ServingError for labels too early."""
         self._configure(self._first)
@@ -167,8 +165,6 @@ class Manager:
             self._unload_pool.shutdown(wait=False)
         return done
 
-    # --- questions of requests
-
     @contextlib.contextmanager
     def acquire(
         self, name: str, version: int | None = None, label: str | None = None
@@ -208,8 +204,6 @@ class Manager:
         """Name and version of all that answers requests."""
         every = self._every_version()
         return sorted((name, v.number) for name, v in every if v.state == State.AVAILABLE)
-
-    # --- configurations
 
     def _configure(self, models: Mapping[str, ServedModel]) -> tuple[set[str], int]:
         """Takes other models as the wanted ones; returns the names to wait for, and a number."""
@@ -289,8 +283,6 @@ class Manager:
             for field, value in changes.items():
                 setattr(version, field, value)
             self._changed.notify_all()
-
-    # --- the polling thread
 
     def _keep_polling(self) -> None:
         next_look = 0.0
@@ -380,8 +372,6 @@ class Manager:
             ]
             for name in gone[: max(0, len(gone) - _MAX_ENDED)]:
                 del self._versions[name]
-
-    # --- loading and unloading
 
     def _load(self, name: str, version: Version, path: str) -> None:
         begin, number = time.monotonic(), version.number

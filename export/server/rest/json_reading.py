@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from export.server.status import invalid
+
 MAX_NESTING = 256
 # The C parser holds the GIL until it is done, some 10 ms for so much. Larger bodies are parsed with
 # functions of Python for numbers and objects, at each of which other threads may get their turn;
@@ -20,21 +22,13 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _ESCAPE = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F])|.)", re.DOTALL)
 
 
-class JsonError(ValueError):
-    """The text is not JSON, or is nested too deeply; says what is wrong, and at which byte."""
-
-    def __init__(self, problem: str, offset: int | None = None):
-        where = "" if offset is None else f" at offset: {offset}"
-        super().__init__(f"JSON Parse error: {problem}{where}")
-
-
 def read_json(body: bytes, admit: Callable[[int], None] | None = None) -> object:
     """Reads one JSON value; `admit` may refuse a large body by its number of elements."""
     # As TensorFlow Serving, beyond the standard: NaN and infinities, bytes that are not UTF-8 (as
     # lone surrogates), a byte order mark, anything after a NUL; the first of a repeated name.
     body = body.removeprefix(b"\xef\xbb\xbf").partition(b"\0")[0]
     if not body:
-        raise JsonError("The document is empty")
+        raise invalid("JSON Parse error: The document is empty")
     large = len(body) > LARGE_BYTES
     if large or body.count(b"[") + body.count(b"{") > MAX_NESTING:
         elements = _survey(body)
@@ -49,9 +43,10 @@ def read_json(body: bytes, admit: Callable[[int], None] | None = None) -> object
         return (_LARGE if large else _SMALL).decode(text)
     except json.JSONDecodeError as error:
         place = len(text_bytes(text[: error.pos]))
-        raise JsonError(error.msg.removesuffix(" at"), place) from error
+        problem = f"{error.msg.removesuffix(' at')} at offset: {place}"
     except ValueError as error:  # from _finite, or an integer of more digits than Python takes
-        raise JsonError(f"Number too big to be stored in double: {error}") from error
+        problem = f"Number too big to be stored in double: {error}"
+    raise invalid(f"JSON Parse error: {problem}")
 
 
 def text_bytes(text: str) -> bytes:
@@ -78,7 +73,7 @@ def _survey(body: bytes) -> int:
         steps = _LEVELS[codes[(quoted == 0) & ~quotes]]
         levels = level + np.cumsum(steps, dtype=np.int32)
         if levels.max(initial=0) > MAX_NESTING:
-            raise JsonError(f"Nested more than {MAX_NESTING} levels deep")
+            raise invalid(f"JSON Parse error: Nested more than {MAX_NESTING} levels deep")
         elements += np.count_nonzero(steps >= 0)
         inside, level = (int(quoted[-1]) if len(codes) else inside), level + int(steps.sum())
     return elements

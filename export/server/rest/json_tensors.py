@@ -168,9 +168,6 @@ def _is_named(element: object) -> bool:
     return isinstance(element, dict) and not _is_base64(element)
 
 
-# --- nested lists to tensors
-
-
 def _shape(item: object) -> list[int]:
     """The shape that a nested list has by its first elements."""
     shape = []
@@ -288,9 +285,6 @@ def _base64_bytes(value: dict) -> bytes:
     if over == 1 or len(parts[2]) not in (0, -over % 4):
         raise invalid("Unable to base64 decode")
     return base64.b64decode(parts[1] + "=" * (-over % 4))
-
-
-# --- objects to tf.Examples
 
 
 def fill_examples(body: Mapping[str, object], request_input: input_pb2.Input) -> None:

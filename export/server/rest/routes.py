@@ -13,7 +13,7 @@ from export.server.api.requests import INFERENCE, acquire, model_metadata, model
 from export.server.metrics import Metrics
 from export.server.models.manager import Manager
 from export.server.rest import json_writing
-from export.server.rest.json_reading import JsonError, read_json
+from export.server.rest.json_reading import read_json
 from export.server.rest.json_tensors import fill_examples, fill_tensors, signature_name
 from export.server.rest.options import MemoryShare, RestOptions, TooLarge
 from export.server.status import RequestClock, ServingError, invalid, unexpected
@@ -174,10 +174,7 @@ class RestApi:
         sent.clock.check()  # it may have waited for long
         if "gzip" in sent.encoding:
             body = _unpacked(body, limits.unpacked_bytes, sent.memory)
-        try:
-            parsed = read_json(body, admit)
-        except JsonError as error:
-            raise invalid(str(error)) from error
+        parsed = read_json(body, admit)
         spec.signature_name = signature_name(parsed)
         request = _REQUESTS[method](model_spec=spec)
         if method != "predict":  # the body says all, so its errors come before the model's

@@ -140,9 +140,6 @@ def parameters_of_model(folder: str, shared: BatchingParameters) -> BatchingPara
     return read_batching_parameters(path, num_batch_threads=shared.num_batch_threads)
 
 
-# --- runs that share batches
-
-
 class _NotBatchable(Exception):
     """A node between the fed and the fetched tensors changes a variable of the old kind."""
 
