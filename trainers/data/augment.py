@@ -39,15 +39,12 @@ def augment_texts(strings: Any, config: AugmentConfig, seed: Any) -> tf.Tensor:
 def augment_tagged(
     words: tf.RaggedTensor, tags: tf.RaggedTensor, config: AugmentConfig, seed: Any, outside_id=0
 ) -> tuple[tf.RaggedTensor, tf.RaggedTensor]:
-    """Changes words (B, None) outside entities at random, with their tags (B, None) int32.
-
-    Entities stay whole, in order and unchanged, and two never become one.
-    """
+    """Changes words (B, None) outside entities at random, with their tags (B, None) int32."""
     if config.is_off:
         return words, tags
     outside = tags.values == outside_id
     rows = words.value_rowids()
-    # The word before, in the same row, is part of an entity.
+    # The word before, in the same row, is part of an entity: two must never become one.
     after_entity = tf.concat([[False], (~outside[:-1]) & (rows[:-1] == rows[1:])], axis=0)
     after_entity = after_entity[: tf.size(outside)]  # a batch without words has no first one
     changed = _change(words, outside, outside & ~after_entity, config, seed)
@@ -78,14 +75,12 @@ def _change(units, may_change, may_delete, config: AugmentConfig, seed) -> _Chan
     may_change &= tf.gather(row_is_chosen, rows)
     may_delete &= may_change
     count = tf.size(words, tf.int64)
-
     sources = tf.range(count)
     if config.swap:
         swapped = may_change & (_uniform([count], seeds[1]) < config.swap)
         sources = _swapped(sources, swapped, rows, seeds[2])
     happened = sources != tf.range(count)
     words = tf.gather(words, sources)
-
     # One draw decides between deletion, replacement and mask.
     draw = _uniform([count], seeds[3])
     deleted = may_delete & (draw < config.delete)
@@ -96,7 +91,6 @@ def _change(units, may_change, may_delete, config: AugmentConfig, seed) -> _Chan
     words = tf.where(replaced, _drawn(pool, count, seeds[4]), words)
     words = tf.where(masked, config.mask_token, words)
     happened |= deleted | replaced | masked
-
     # Two places for each word, itself and an inserted one, in either order.
     inserted = may_change & (_uniform([count], seeds[5]) < config.insert)
     happened |= inserted
@@ -171,11 +165,7 @@ def mask_tokens(
     config: MaskingConfig,
     max_predictions: int,
 ) -> Masked:
-    """Chooses `round(rate x candidates)` tokens of a row to predict, at least one, and hides them.
-
-    Whole words are taken in random order while they fit into that number, as BERT does; where no
-    word fits, the row's shortest is taken. Special ids are never chosen and never put in.
-    """
+    """Hides `round(rate x candidates)` tokens of a row, at least one, for the model to predict."""
     ordinary = np.setdiff1d(np.arange(vocabulary_size, dtype=np.int32), np.array(special_ids))
     if not len(ordinary):
         raise ValueError(f"all {vocabulary_size} ids are special: none is left to put in")
@@ -191,7 +181,6 @@ def mask_tokens(
     choose = _choose_words if config.whole_words else _choose_tokens
     places = choose(candidates, word_starts, budget, max_predictions, choice_seed)
     places = tf.ensure_shape(places, [token_ids.shape[0], max_predictions])  # (B, P)
-
     length = tf.shape(token_ids)[1]
     is_chosen = places < length
     positions = tf.where(is_chosen, places, 0)
@@ -221,7 +210,7 @@ def _choose_tokens(candidates, word_starts, budget, slots, seed):
 
 
 def _choose_words(candidates, word_starts, budget, slots, seed):
-    """As `_choose_tokens`, but words are chosen whole."""
+    """As `_choose_tokens`, of whole words in random order while they fit, else the shortest."""
     length = tf.shape(candidates)[1]
     before = tf.pad(candidates, [[0, 0], [1, 0]])[:, :-1]
     starts = word_starts | (candidates & ~before)
@@ -229,7 +218,6 @@ def _choose_words(candidates, word_starts, budget, slots, seed):
     sizes = _sum_by_number(candidates, word)  # (B, T), word n's size at place n
     smallest = tf.reduce_min(tf.where(sizes > 0, sizes, slots + 1), axis=1)  # (B,)
     budget = tf.maximum(budget, tf.where(smallest <= slots, smallest, 0))
-
     order = tf.argsort(_uniform(tf.shape(candidates), seed), axis=1)  # (B, T) word numbers
     sizes = tf.gather(sizes, order, batch_dims=1)
 

@@ -306,29 +306,22 @@ class DataConfig:
             self._check_mixture()
         else:
             require(bool(self.train), "data.train must name a text", self.train)
-        ascending = (
-            list(self.buckets) == sorted(set(self.buckets)) and min(self.buckets, default=4) >= 4
-        )
+        ascending = [*self.buckets] == sorted({*self.buckets})
+        ascending = ascending and min(self.buckets, default=4) >= 4
         require(ascending, "data.buckets must ascend from at least 4", self.buckets)
 
     def _check_mixture(self) -> None:
         titles = [corpus.title for corpus in self.mixture]
-        require(
-            len(set(titles)) == len(titles),
-            "data.mixture: two corpora have one name; set `name` of one of them",
-            titles,
-        )
+        rule = "data.mixture: two corpora have one name; set `name` of one of them"
+        require(len(set(titles)) == len(titles), rule, titles)
         require(
             self.train in ("", *(corpus.train for corpus in self.mixture)),
             "data.mixture is read in place of data.train, which is none of its corpora: set "
             "--set=data.train= as well",
             self.train,
         )
-        require(
-            self.validation is None,
-            "data.validation cannot be set with data.mixture: set `validation` of its corpora",
-            self.validation,
-        )
+        rule = "data.validation cannot be set with data.mixture: set `validation` of its corpora"
+        require(self.validation is None, rule, self.validation)
         try:
             self.block()
         except ValueError as error:
@@ -354,18 +347,13 @@ class DataConfig:
 
 
 def block_counts(weights: Mapping[str, float]) -> dict[str, int]:
-    """How many examples of each stream make a block whose shares are those of the weights.
-
-    The smallest block that has them exactly; where none of up to `MAX_BLOCK` has, the smallest with
-    every share within 0.5 % of what its weight asks for, or one of `MAX_BLOCK`. What does not
-    divide goes to the largest remainders. Raises ValueError, naming it, for a share too small.
-    """
+    """Name -> examples in the smallest block with these shares, or within 0.5 % of each."""
     values = np.array([*weights.values()], np.float64)
     shares = values / values.max()  # no sum of large weights overflows
     shares = shares / shares.sum()
     sizes = np.arange(len(shares), max(MAX_BLOCK, len(shares)) + 1)
     wanted = sizes[:, None] * shares
-    # Rounded first, so that 0.7 x 10 is 7 and not a little less.
+    # Rounded first, so that 0.7 x 10 is 7 and not a little less; the largest remainders go up.
     counts = np.floor(np.round(wanted, 9)).astype(np.int64)
     order = np.argsort(counts - wanted, axis=1, kind="stable")
     ranks = np.argsort(order, axis=1, kind="stable")
@@ -410,9 +398,7 @@ class PrepareConfig:
     def __post_init__(self) -> None:
         alone = not self.data.mixture
         require(alone, "data.mixture: prepare each corpus by itself", self.data.named)
-        fits = tokenizers_for(self.task)
-        require(
-            self.tokenizer_from is not None or self.data.tokenizer in fits,
-            f"task {self.task!r} needs a tokenizer of kind {' or '.join(fits)}",
-            self.data.tokenizer,
-        )
+        kinds = tokenizers_for(self.task)
+        fits = self.tokenizer_from is not None or self.data.tokenizer in kinds
+        rule = f"task {self.task!r} needs a tokenizer of kind {' or '.join(kinds)}"
+        require(fits, rule, self.data.tokenizer)

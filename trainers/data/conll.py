@@ -31,12 +31,7 @@ Word = tuple[str, str, int]  # word, tag, line
 
 
 def read_tagged(source: str, data: DataConfig, data_dir: str | None = None) -> TaggedTexts:
-    """Reads sentences of words with one tag each from a file, folder or glob.
-
-    Lines of -DOCSTART- and, in CoNLL-U, surface forms of several words ("2-3") are skipped. The
-    separator "auto" is "tab" where all lines have one (words may then hold spaces), "space" where
-    none has; a file with both is split so that all lines have as many columns.
-    """
+    """Reads sentences of words with one tag each from a file, folder or glob."""
     if data.separator not in ("auto", "tab", "space"):
         raise ValueError(f"data.separator={data.separator!r}: use 'auto', 'tab' or 'space'.")
     sentences, places, where = [], [], []  # Of (word, tag, line); paths; names with lines.
@@ -58,14 +53,13 @@ def read_tagged(source: str, data: DataConfig, data_dir: str | None = None) -> T
         scheme = _detect(tags)
         logging.info("%s: tag scheme %r", source, scheme)
         if scheme == "raw" and any("O" in sentence for sentence in tags):
-            logging.warning(
+            message = (
                 "%s: tags without B- and I- are kept as they are, so there are no entities to "
-                "score; write them as B-type and I-type if they are meant as entities",
-                source,
+                "score; write them as B-type and I-type if they are meant as entities"
             )
+            logging.warning(message, source)
     if scheme == "raw":
         return TaggedTexts(words, tags, where)
-
     repaired = []  # places of the tags
     for index, sentence in enumerate(sentences):
         for _, tag, line in sentence:
@@ -87,12 +81,9 @@ def read_tagged(source: str, data: DataConfig, data_dir: str | None = None) -> T
 
 
 def to_bio(tags: Sequence[str], scheme: str) -> tuple[list[str], list[int]]:
-    """The tags of one sentence as BIO, repaired, and the positions that break its scheme.
-
-    Of "bioes", an entity without its end breaks it at its last word.
-    """
+    """The tags of one sentence as BIO, repaired, and the positions that break its scheme."""
     bio, problems = [], set()
-    open_kind, last_kind = "", ""  # Type of the entity that may go on; of the word before.
+    open_kind = last_kind = ""  # Type of the entity that may go on; of the word before.
     for index, tag in enumerate([*tags, "O"]):  # The last one closes what is open.
         prefix, kind = _parse(tag, scheme)
         starts = bool(kind) and (prefix in "BS" or kind != open_kind)
@@ -102,7 +93,7 @@ def to_bio(tags: Sequence[str], scheme: str) -> tuple[list[str], list[int]]:
             is_broken = starts and prefix in "IE"
         problems |= {index} if is_broken else set()
         if scheme == "bioes" and open_kind and (starts or not kind):
-            problems.add(index - 1)
+            problems.add(index - 1)  # the last word of an entity without its end
         open_kind, last_kind = kind if prefix in "BI" else "", kind
         bio.append(f"{'B' if starts else 'I'}-{kind}" if kind else "O")
     return bio[:-1], sorted(problems)

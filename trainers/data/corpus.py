@@ -45,12 +45,7 @@ class Document(NamedTuple):
 
 
 def read_documents(source: str, data: DataConfig, data_dir: str | None = None) -> list[Document]:
-    """Reads the documents of a source as `data` says, always in the same order (sorted by path).
-
-    The source is a file, folder, glob (`**` recurses), a key of `NAMED_SOURCES`, an address
-    `https://...#sha256=HEX`, or a Hugging Face data set `hfds://OWNER/NAME?split=train`. A
-    character, under "lines" a line, that `max_bytes` cuts is left out.
-    """
+    """Reads the documents of a source as `data` says, always in the same order (sorted by path)."""
     files, data = find_source(source, data, data_dir)
     documents, empty, total = [], [], 0
 
@@ -212,12 +207,7 @@ def split_documents(
     validation_documents: Sequence[Document] | None = None,
     seed: int = 0,
 ) -> SplitTexts:
-    """What trains and what validates: `validation_documents`, or a share.
-
-    One document is cut at that share of its characters. Of several, shuffled by `seed`, the last
-    ones that together hold at most the share validate (at least one: the shortest if all exceed
-    it), and the end-of-text token follows each.
-    """
+    """What trains and what validates: `validation_documents`, or a share; one document is cut."""
     texts = [document.text for document in documents if document.text]
     if not texts:
         raise ValueError("no text in the training documents; pass a source that is not empty.")
@@ -233,7 +223,7 @@ def split_documents(
 
 
 def held_out(sizes: Sequence[int], fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Which documents train and which validate, in shuffled order; see `split_documents`."""
+    """Which documents train and which validate: shuffled, the last that fit into the share."""
     order = np.random.default_rng(seed).permutation(len(sizes)).tolist()
     room = fraction * sum(sizes)
     chosen: list[int] = []
@@ -244,6 +234,7 @@ def held_out(sizes: Sequence[int], fraction: float, seed: int) -> tuple[list[int
         elif chosen:
             break
         # Else a document over the whole allowance came last: it trains, the next one may fit.
+    # At least one validates: the shortest if all exceed the share.
     kept_out = set(chosen or [min(order, key=lambda index: sizes[index])])
     train = [index for index in order if index not in kept_out]
     return train, [index for index in order if index in kept_out]

@@ -1,7 +1,6 @@
-"""Labelled data sets known by name, each read as it is published.
+"""Labelled data sets known by name, which stands wherever a path may; read as published.
 
-A name stands wherever a path may: `--set=data.train=banking77/train` or `=my/train.csv`. Files are
-looked for under data_dir (or ZOO_DATA), then downloaded once, with their checksum.
+Files are looked for under data_dir (or ZOO_DATA), then downloaded once, with their checksum.
 """
 
 from __future__ import annotations
@@ -70,10 +69,7 @@ def describe_datasets() -> str:
 
 
 def _polarity(part: str) -> Callable[[str | None], LabeledTexts]:
-    """Lines of two files, one per label: every tenth line of each tests, the others train.
-
-    One fixed fold of the ten of published scores, which are of cross-validation.
-    """
+    """Lines of two files, one per label: every tenth tests, one fold of the published ten."""
 
     def read(data_dir: str | None) -> LabeledTexts:
         how = (
@@ -95,20 +91,10 @@ def _polarity(part: str) -> Callable[[str | None], LabeledTexts]:
     return read
 
 
-class _Collection(NamedTuple):
-    """Files on GitHub, at REPOSITORY/COMMIT/PATH, that are read alike."""
-
-    options: dict[str, Any]
-    kind: str
-    about: str
-    licence: str
-    folder: str
-    address: str
-
-
-_XQUAD = "google-deepmind/xquad/7d30520c717524000f0d9d2f9c10a069acd9d285"
-_COLLECTIONS = {
-    "banking77": _Collection(
+_XQUAD = ("xquad", "google-deepmind/xquad/7d30520c717524000f0d9d2f9c10a069acd9d285")
+# Files read alike: options, kind, about, licence, folder, and REPOSITORY/COMMIT/PATH on GitHub.
+_COLLECTIONS: dict[str, tuple[dict[str, Any], str, str, str, str, str]] = {
+    "banking77": (
         {"label_column": "category"},
         "classify",
         "questions to a bank in 77 intents, English",
@@ -116,7 +102,7 @@ _COLLECTIONS = {
         "banking77",
         "PolyAI-LDN/task-specific-datasets/57ec275d8078af65b7731c2a98be812d844a6d6b/banking_data",
     ),
-    "csl": _Collection(
+    "csl": (
         {"text_column": 1, "label_column": 2, "header": "none"},
         "classify",
         "titles of papers in 13 fields, Chinese",
@@ -124,7 +110,7 @@ _COLLECTIONS = {
         "csl_zh",
         "ydli-ai/CSL/0f1ac0626d584cd3c72f8be26d329eb4f967cfd0/benchmark/cls_ctg",
     ),
-    "wnut17": _Collection(
+    "wnut17": (
         {"scheme": "bio"},
         "tag",
         "rare entities of 6 types in posts, English",
@@ -132,7 +118,7 @@ _COLLECTIONS = {
         "wnut17",
         "leondz/emerging_entities_17/e52a2d2a71ac1a051ca2d532eef28653c5c02603",
     ),
-    "drcd": _Collection(
+    "drcd": (
         {},
         "span",
         "answers in Wikipedia, Traditional Chinese",
@@ -140,12 +126,8 @@ _COLLECTIONS = {
         "drcd",
         "DRCKnowledgeTeam/DRCD/b944790de5af02c5fbb7cd9cb1473d27d169eebf",
     ),
-    "xquad_en": _Collection(
-        {}, "span", "answers in Wikipedia, English", "CC BY-SA 4.0", "xquad", _XQUAD
-    ),
-    "xquad_zh": _Collection(
-        {}, "span", "the same questions, Simplified Chinese", "CC BY-SA 4.0", "xquad", _XQUAD
-    ),
+    "xquad_en": ({}, "span", "answers in Wikipedia, English", "CC BY-SA 4.0", *_XQUAD),
+    "xquad_zh": ({}, "span", "the same questions, Simplified Chinese", "CC BY-SA 4.0", *_XQUAD),
 }
 # name, file, examples, sha256
 _FILES = """

@@ -161,10 +161,7 @@ def random_split(count: int, fraction: float, seed: int) -> Parts:
 
 
 def stratified_split(labels: Sequence[str], fraction: float, seed: int) -> Parts:
-    """As `random_split` within every class; a class of two or more is in both parts.
-
-    So small classes may make the validation part larger; the only example of a class trains.
-    """
+    """As `random_split` within every class, of which an only example trains."""
     # scikit-learn's train_test_split refuses classes of one, and may leave rare ones out.
     number = _numbered(labels)
     members = np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])

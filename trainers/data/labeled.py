@@ -41,11 +41,7 @@ _FORM = "SQuAD is {data: [{paragraphs: [{context, qas: [{id, question, answers}]
 def read_labeled(
     source: str, data: DataConfig, data_dir: str | None = None, task: str = "classify"
 ) -> LabeledTexts:
-    """Reads texts, or pairs of texts, from a file, folder, glob or hfds://OWNER/NAME.
-
-    The format "auto" goes by the extension; files of other extensions in folders are "folders",
-    labelled by the name of their folder. Task "embed" reads no labels, "regress" finite numbers.
-    """
+    """Reads texts, or pairs of texts, from a file, folder, glob or hfds://OWNER/NAME."""
     names = ["text_column", "pair_column", "label_column", "id_column"]
     columns = {name: str(getattr(data, name)) for name in names if getattr(data, name) is not None}
     if task == "embed":
@@ -57,7 +53,6 @@ def read_labeled(
         format = _format(source, files, data.format)
     if format == "folders":
         _check_folders(source, files, columns)
-
     values: dict[str, list[str]] = {option: [] for option in columns}
     where, without_rows, size = [], [], 0
     for file, rows in _rows_of_files(files, format, columns, data):
@@ -187,11 +182,7 @@ def _check_folders(source: str, files: list[File], columns: dict[str, str]) -> N
 
 
 def read_questions(source: str, data: DataConfig, data_dir: str | None = None) -> Questions:
-    """Reads questions, their texts and their answers from a file, folder or glob of SQuAD's JSON.
-
-    Offsets are in characters (code points) of the context, as in SQuAD, DRCD and XQuAD. A question
-    that "is_impossible", or whose list of answers is empty, has no answer.
-    """
+    """Reads SQuAD's JSON from a file, folder or glob; offsets are in characters (code points)."""
     rows, problems, seen, left_out = [], [], {}, 0
     files = find_files(source, data_dir, data.pattern)
     for file, text in read_files(files, data):

@@ -151,12 +151,7 @@ def training_windows(
     host: int = 0,
     num_hosts: int = 1,
 ) -> tf.data.Dataset:
-    """`(inputs (B, T), targets (B, T))` int32 of the steps from `start_step` up to `steps`.
-
-    In the order of `WindowOrder`; targets are one token ahead. Segments are for a model that
-    carries its state from step to step, and forgets it where `step % segment == 0`. Each of
-    `num_hosts` hosts gets its rows of every batch.
-    """
+    """`(inputs (B, T), targets (B, T))` int32 of a host's rows of steps `start_step` to `steps`."""
     rows = host_rows(batch_size, host, num_hosts)
     order = WindowOrder(ids, batch_size, length, seed, segment)
     places = tf.data.Dataset.range(start_step, steps).map(lambda step: order.places(step, rows))
@@ -220,11 +215,7 @@ def _inputs_and_targets(window: tf.Tensor):
 
 
 class ValidationSet(NamedTuple):
-    """Batches that cover a token stream once.
-
-    Padding weighs 0 and a real token `slots / tokens`: Keras divides a batch's loss by its slots,
-    so that its mean over the batches comes out as the exact mean over the tokens.
-    """
+    """Batches that cover a token stream once."""
 
     dataset: tf.data.Dataset  # of (inputs (R, T), targets (R, T), weights (R, T))
     tokens: int  # targets predicted
@@ -265,6 +256,7 @@ def _validation_set(
         inputs, targets = _inputs_and_targets(window)
         places = row_starts[:, None] + tf.range(length, dtype=tf.int64)
         real = tf.cast(places < tf.constant(ends)[:, None], tf.float32)
+        # Keras divides a batch's loss by its slots: so its mean is the exact one over the tokens.
         return inputs, targets, real * (slots / tokens)
 
     first = tf.data.Dataset.from_tensor_slices(np.minimum(starts, tokens))
@@ -279,11 +271,9 @@ def mapped(dataset: tf.data.Dataset, make_batch: Callable) -> tf.data.Dataset:
 
 
 def fixed_schedule(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Prefetches a little and switches autotuning off.
-
-    With autotuning on, the end of an iterator waits for the tuning thread, which sleeps
-    10 ms x (2^n - 1): `fit` stood still for 10 and 20 seconds at the ends of epochs.
-    """
+    """Prefetches a little and switches autotuning off."""
+    # With it, the end of an iterator waits for the tuning thread, which sleeps 10 ms x (2^n - 1):
+    # `fit` stood still for 10 and 20 seconds at the ends of epochs.
     options = tf.data.Options()
     options.autotune.enabled = False
     return dataset.prefetch(8).with_options(options)

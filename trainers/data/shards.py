@@ -197,11 +197,10 @@ def writing_shard(
 
 
 class TokenShards:
-    """The token stream of a split. `len()` is its tokens.
+    """The token stream of a split, `len()` tokens, read in TensorFlow's graph."""
 
-    Reading happens in TensorFlow's graph: a Python function in a pipeline would wait for the
-    interpreter's lock, and hang a process that ends while a batch is under way.
-    """
+    # A Python function in a pipeline would wait for the interpreter's lock, and hang a process
+    # that ends while a batch is under way.
 
     def __init__(self, folder: Path, index: Index, split: Split):
         self._folder, self._shards = folder, index.split(split)

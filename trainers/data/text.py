@@ -101,12 +101,7 @@ def open_bytes(path: str) -> Iterator[BinaryIO]:
 def decode(
     content: bytes | bytearray, is_cut: bool, path: str, encoding: str, invalid: str, offset=0
 ) -> str:
-    """The text of a file's `content`, or of a block of it that begins at `offset`.
-
-    A byte order mark is removed; CRLF and lone CR become LF. A NUL byte (unless UTF-16 or UTF-32),
-    or more than 1 % invalid characters, is refused: it is binary, or in another encoding, and would
-    only teach noise. If the file goes on (`is_cut`), a character cut in two is left out.
-    """
+    """The text of a file's `content`, or of a block at `offset`; noise to learn from is refused."""
 
     def decoded(errors: str) -> str:
         # Incremental, because final=False leaves out a character that max_bytes cut in two.
@@ -203,8 +198,7 @@ def read_blocks(
             # A short file stays one block: only a read that gets nothing tells that it ended.
             if len(buffer) < BLOCK_BYTES:
                 continue
-            cut = 0 if whole else _last_line_end(buffer)
-            if cut:
+            if cut := 0 if whole else _last_line_end(buffer):
                 yield Block(bytes(buffer[:cut]), offset, False, False)
                 offset += cut
                 del buffer[:cut]

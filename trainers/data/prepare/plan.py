@@ -95,7 +95,6 @@ def make_plan(config: PrepareConfig, data_dir: str | None = None) -> Plan:
         sizes = [file.size for file in files]
         for index in held_out(sizes, data.validation_fraction, config.seed)[1]:
             splits[index] = "validation"
-
     target = max(int(config.shard_mb * 1e6), 1)
     stretches = []
     for number, (file, split) in enumerate(zip(files, splits)):
