@@ -78,8 +78,7 @@ class Tokenizer(abc.ABC):
                 f"{cls.__name__} reads kind {cls.kind!r}, the config says "
                 f"{config.get('kind')!r}. Use load_tokenizer, which picks the class."
             )
-        missing = [name for name in cls.config_names if name not in config]
-        if missing:
+        if missing := [name for name in cls.config_names if name not in config]:
             raise ValueError(f"{', '.join(missing)}: missing; save the tokenizer again.")
         return cls(*(config[name] for name in cls.config_names))
 

@@ -1,10 +1,8 @@
 """Cuts words into the longest pieces of a vocabulary, with tensorflow_text's operation.
 
-The operation can also split texts at spaces and punctuation and around Chinese characters, much
-faster than `split.py`, but by the Unicode version that it was built with, counting bytes, and
-without BERT's cleaning. Most texts have nothing in which that shows. A text with something is cut
-at its spaces, and only the units that have it take the slow path. Both paths give the same ids.
-"""
+It can also split texts, much faster than `split.py`, but by the Unicode version that it was built
+with, counting bytes, without BERT's cleaning. Only the units of a text in which that shows take the
+slow path. Both give the same ids."""
 
 from collections.abc import Callable, Mapping
 
