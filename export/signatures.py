@@ -1,8 +1,4 @@
-"""What a SavedModel serves: the signatures of each task, strings in and named outputs out.
-
-`docs/serve.md` has a table of them; `zoo.text` documents each input and output. The first one of a
-task is `serving_default`, too.
-"""
+"""What a SavedModel serves: the signatures of each task, as in the table of `docs/serve.md`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""TensorProto (TensorFlow's, or `export.client.messages`') to numpy and back, without TensorFlow.
-
-Reading is as lenient as TensorFlow's reader in C++, against which the tests hold it.
-"""
+"""TensorProto to numpy and back, without TensorFlow; as lenient as TensorFlow's reader in C++."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""TensorFlow Serving's messages and methods, without the seconds that importing TensorFlow takes.
-
-They come from `serving.binpb`, which `tools.client_descriptors` makes.
-"""
+"""TensorFlow Serving's messages and methods, without the seconds of importing TensorFlow."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,7 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
-DESCRIPTORS_FILE = Path(__file__).with_name("serving.binpb")
+DESCRIPTORS_FILE = Path(__file__).with_name("serving.binpb")  # by tools.client_descriptors
 SERVICES = ("tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
 
 # Its own: TensorFlow may be imported, before or after, with its messages of the same names.
@@ -32,13 +29,10 @@ class Method(NamedTuple):
     response: type[message.Message]
 
 
-def _message_class(name: str) -> type[message.Message]:
-    return message_factory.GetMessageClass(POOL.FindMessageTypeByName(name))
-
-
-Example = _message_class("tensorflow.Example")
-SignatureDefMap = _message_class("tensorflow.serving.SignatureDefMap")
-TensorProto = _message_class("tensorflow.TensorProto")
+Example, SignatureDefMap, TensorProto = (
+    message_factory.GetMessageClass(POOL.FindMessageTypeByName(f"tensorflow.{name}"))
+    for name in ("Example", "serving.SignatureDefMap", "TensorProto")
+)
 DATA_TYPE = POOL.FindEnumTypeByName("tensorflow.DataType")
 MODEL_STATE = POOL.FindEnumTypeByName("tensorflow.serving.ModelVersionStatus.State")
 METHODS = {

@@ -20,7 +20,6 @@ Arrays = dict[str, np.ndarray]
 # The first run of a signature prepares its graph, which takes seconds; the first one at a size
 # lets oneDNN choose its kernels. These are parts of the longest text that is read in one piece.
 _LENGTHS = (0.125, 0.5, 1.0)
-_NEW_TOKENS = 2
 # Floating-point operations of all these requests together: some 10 s of one core. A large model is
 # warmed up at its smaller sizes alone, rather than for minutes at each load.
 _BUDGET = 3e11
@@ -138,7 +137,7 @@ def warmup_requests(bundle: Bundle, pairs: Sequence[GoldenPair]) -> list[GoldenP
         name: np.array([option.default], option.dtype.as_numpy_dtype)
         for name, option in OPTIONS.items()
     }
-    options["max_new_tokens"] = np.array([_NEW_TOKENS], np.int32)
+    options["max_new_tokens"] = np.array([2], np.int32)
     budget = _BUDGET / (2 * bundle.config.parameters * len(functions))  # tokens of each signature
     # Row by row: a warm-up request of more rows than `max_batch_size`, which may be 1, is refused,
     # and that keeps a server from loading the model.

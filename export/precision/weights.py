@@ -148,10 +148,7 @@ class Int8Weight(ReducedWeight):
 
 
 class IntegerWeight(ReducedWeight):
-    """An `Int8Weight` in products of integers, for few rows: where one token is read at a time.
-
-    There, widening the weights first takes longer than reading fewer bytes saves.
-    """
+    """An `Int8Weight` in products of integers: of few rows, where widening it would take longer."""
 
     def __init__(self, weight: Int8Weight):
         super().__init__(weight.name, weight.outputs_first)
@@ -183,11 +180,9 @@ def column_offsets(weights: tf.Tensor, outputs_first: bool) -> tf.Tensor:
 def integer_product(
     x: tf.Tensor, weights: tf.Tensor, offsets: tf.Tensor, outputs_first: bool
 ) -> tf.Tensor:
-    """`x` (N, inputs) float32 times int8 weights, with `column_offsets`: (N, outputs) float32.
-
-    It is for few rows: it takes several times the memory of its answer. The kernel keeps a copy of
-    the weights, which must never change.
-    """
+    """`x` (N, inputs) float32 times int8 weights, with `column_offsets`: (N, outputs) float32."""
+    # For few rows: it takes several times the memory of its answer. The kernel keeps a copy of the
+    # weights, which must never change.
     largest = tf.reduce_max(tf.abs(x), axis=1, keepdims=True)
     steps = tf.maximum(largest / _LARGEST_DIGIT, _SMALLEST_STEP)  # (N, 1)
     rest, digits = x / steps, []

@@ -53,10 +53,7 @@ def _gpu_details() -> list[dict]:
 
 
 def precision_policy(precision: str, kind: str) -> str:
-    """The Keras dtype policy that `config.precision` stands for.
-
-    "auto" is "mixed_bfloat16" on TPUs and on GPUs that multiply it fast, else "float32".
-    """
+    """The Keras dtype policy for `config.precision`; "auto" takes bfloat16 where it is fast."""
     if precision != "auto":
         return precision
     fast = kind == "tpu" or (kind == "gpu" and _gpu_multiplies_bfloat16())
@@ -74,12 +71,9 @@ def _gpu_multiplies_bfloat16() -> bool:
 
 
 def compiles(jit_compile: bool) -> bool:
-    """Whether XLA compiles the training step.
-
-    As the recipe says on a CPU, where compiling pays for some models and not for others; always
-    on GPUs and TPUs; always off TensorFlow, where "not compiled" means one operation at a time:
-    seconds a step.
-    """
+    """Whether XLA compiles the training step: on a CPU as the recipe says, for it does not always
+    pay; always off TensorFlow, where "not compiled" means one operation at a time: seconds a
+    step."""
     return jit_compile or keras.backend.backend() != "tensorflow" or hardware() != "cpu"
 
 
@@ -92,8 +86,7 @@ def tpu_is_there(environ: Mapping[str, str]) -> bool:
 
 
 def tpu_address(environ: Mapping[str, str]) -> str:
-    """What `TPUClusterResolver` takes as `tpu`: the old Colab gives an address, a TPU node has a
-    name; on TPU VMs, which today's Colab and Kaggle run on, the chips are "local"."""
+    """What `TPUClusterResolver` takes: old Colab's address, a node's name; TPU VMs are "local"."""
     if environ.get("COLAB_TPU_ADDR"):
         return "grpc://" + environ["COLAB_TPU_ADDR"].removeprefix("grpc://")
     return environ.get("TPU_NAME") or "local"

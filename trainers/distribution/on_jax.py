@@ -1,9 +1,7 @@
 """JAX: the batch over the devices, or also the weights (tensor parallelism).
 
-Megatron's cut (Shoeybi et al., 2019, arXiv:1909.08053): the first product of a pair by its
-columns, the second by its rows, so that one sum over the devices follows each pair; embeddings by
-their hidden axis. XLA adds the communication; results do not depend on the cut but for rounding.
-"""
+Megatron's cut (Shoeybi et al., 2019, arXiv:1909.08053): of a pair of products the first by columns,
+the second by rows, so that one sum over the devices follows. Results differ by rounding only."""
 
 from __future__ import annotations
 

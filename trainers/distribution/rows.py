@@ -9,12 +9,9 @@ import tensorflow as tf
 def own_rows(
     batches: tf.data.Dataset, replicas: int, worker: int = 0, workers: int = 1
 ) -> tf.data.Dataset:
-    """Rows of a worker of each batch `(inputs, targets (R, ...), weights (R, ...))`, with empty
-    rows of weight 0 added, so that the whole batch divides by all `replicas`.
-
-    Weights grow by as much as rows are added: Keras divides a batch's loss by its slots, and the
-    mean over the batches stays what it was.
-    """
+    """A worker's rows of each batch `(inputs, targets (R, ...), weights (R, ...))`, with empty rows
+    of weight 0 added, so that the whole divides by all `replicas`; weights grow as much, for Keras
+    divides a batch's loss by its slots."""
     rows = batches.element_spec[2].shape[0]
     added = -rows % replicas
     if workers == 1 and not added:
@@ -40,8 +37,7 @@ def replica_index() -> tf.Tensor | int:
 
 
 def of_all_replicas(value):
-    """The rows (B / replicas, ...) of all replicas, in order: (B, ...); `value` itself outside of
-    a step of several replicas. Gradients flow to each replica's rows."""
+    """The rows (B / replicas, ...) of all replicas, in order: (B, ...). Gradients flow back."""
     if not _among_replicas():
         return value
     return tf.distribute.get_replica_context().all_gather(value, axis=0)

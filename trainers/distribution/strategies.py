@@ -104,7 +104,6 @@ class Distribution:
         return self.sum_of_workers(int(flag)) > 0
 
     def barrier(self) -> None:
-        """Waits for all workers."""
         self.sum_of_workers(0)
 
     def sum_of_workers(self, value: int) -> int:
@@ -176,10 +175,7 @@ def make_distribution(name: str = "auto", model_shards: int | None = None) -> Di
 
 
 def mirrored_strategy(replicas: int | None = None) -> tf.distribute.MirroredStrategy:
-    """On so many GPUs (None: all), or without any on logical CPUs: one, unless somebody split it.
-
-    TensorFlow's own choice of sums for CPUs ties a process to one number of devices.
-    """
+    """On so many GPUs (None: all), or without any on logical CPUs."""
     gpus = tf.config.list_logical_devices("GPU")
     devices = [device.name for device in gpus or tf.config.list_logical_devices("CPU")][:replicas]
     sums = None if gpus else tf.distribute.ReductionToOneDevice()

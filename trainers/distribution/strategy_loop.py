@@ -1,10 +1,9 @@
 """`fit` for several replicas of a `tf.distribute` strategy: same callbacks, logs and metrics.
 
-Keras' own cannot run under MultiWorkerMirroredStrategy, and elsewhere it clips gradients before
-they are summed over the replicas, gives every replica the same dropout masks and divides weighted
-losses by the weights of one replica. Here a step is the one that one device makes of the whole
-batch. Private names of Keras are used in `build_metrics`, `_train_step` and `_apply`.
-"""
+Keras' own cannot run under MultiWorkerMirroredStrategy, clips gradients before they are summed over
+replicas, gives all the same dropout masks and divides losses by the weights of one replica. Here a
+step is the one that one device makes. `build_metrics`, `_train_step`, `_apply` use private
+names."""
 
 from __future__ import annotations
 
@@ -18,9 +17,7 @@ from keras import ops
 from trainers.distribution.rows import replica_index
 from trainers.distribution.strategies import Distribution
 
-# Between the seeds of two replicas: any large number will do.
-_SEED_STRIDE = 1_000_003
-_SEED_STATE = "seed_generator_state"
+_SEED_STRIDE = 1_000_003  # between the seeds of two replicas: any large number will do
 
 
 def build_metrics(model: keras.Model, batch: tuple) -> None:
@@ -29,8 +26,7 @@ def build_metrics(model: keras.Model, batch: tuple) -> None:
 
 
 class StrategyLoop:
-    """Trains a compiled model on the replicas of a strategy; the model and its optimizer are made
-    under `distribution.scope()`, and compiled outside of it."""
+    """Trains a model that was made under `distribution.scope()` and compiled outside of it."""
 
     def __init__(self, model: keras.Model, distribution: Distribution):
         self.model = model
@@ -60,12 +56,10 @@ class StrategyLoop:
         callbacks: Sequence[keras.callbacks.Callback] = (),
         verbose: int = 0,
     ) -> None:
-        """As `KerasLoop.fit`, over this worker's rows of the global batches, which must divide by
-        its replicas.
+        """As `KerasLoop.fit`, over this worker's rows, which must divide by its replicas.
 
-        A callback that sets `model.stop_training` at a step, on whichever worker, ends training
-        on all workers after the step that follows, without the evaluation that `fit` would do.
-        """
+        A callback that sets `model.stop_training` at a step, on whichever worker, ends training on
+        all after the step that follows, without the evaluation that `fit` would do."""
         model = self.model
         iterator = iter(batches) if steps_per_epoch else iter(())
         callbacks = keras.callbacks.CallbackList(
@@ -98,8 +92,7 @@ class StrategyLoop:
                 logs |= {f"val_{metric}{suffix}": value for metric, value in found.items()}
             callbacks.on_epoch_end(epoch, logs)
             # The chief alone evaluates what `fit` does not, and may have had enough.
-            leaving = self.distribution.any_worker(model.stop_training)
-            if leaving:
+            if leaving := self.distribution.any_worker(model.stop_training):
                 break
         model.stop_training = leaving
         callbacks.on_train_end(logs)
@@ -163,13 +156,10 @@ class StrategyLoop:
         return {name: float(np.asarray(value)) for name, value in results.items()}
 
     def _step(self, batch, leaving: tf.Tensor, is_update: bool | None) -> list[tf.Tensor]:
-        """Forward and backward pass on each replica, then one update of all; or validation.
-
-        Over a PerReplica `(inputs, targets[, weights])`. The passes are functions of the variables'
-        values, so XLA can compile them. `is_update` is False where gradients are only gathered,
-        None in validation. Returns what to add to each metric variable; last, the sum of `leaving`,
-        above 0 where a worker wants to stop.
-        """
+        """One step over a PerReplica `(inputs, targets[, weights])`: what to add to each metric
+        variable; last, the sum of `leaving`. `is_update` is False where gradients are only
+        gathered, None in validation. The passes are functions of the variables' values, so XLA can
+        compile them."""
         model = self.model
 
         def run(*arguments):
@@ -233,7 +223,7 @@ class StrategyLoop:
         # The random numbers of each replica are others than those of the first.
         offsets = [
             tf.cast([replica_index() * _SEED_STRIDE, 0], variable.dtype)
-            if variable.name == _SEED_STATE
+            if variable.name == "seed_generator_state"
             else None
             for variable in variables
         ]

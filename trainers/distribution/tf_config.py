@@ -28,8 +28,6 @@ _MISSING = re.compile(r"timed out task names:\n((?:/job:\S+\s*)+)")
 _JOIN_VARIABLE, _JOIN_SECONDS = "ZOO_JOIN_SECONDS", 600
 # How long a worker may be silent before the others stop.
 _HEARTBEAT_VARIABLE, _HEARTBEAT_SECONDS = "ZOO_HEARTBEAT_SECONDS", 60
-# At the end a worker waits so long for the others to say that they end, too.
-_SHUTDOWN_SECONDS = 10
 
 
 def _checked_address(text: str) -> str:
@@ -66,18 +64,15 @@ class Cluster:
         return list(self.addresses).index(self.name)
 
     def title(self, name: str) -> str:
-        """Name and address of a worker, for messages."""
         return f"{name} ({self.addresses[name]})"
 
     def others_in(self, message: str) -> list[str]:
-        """Titles of the other workers that a message of TensorFlow names."""
         named = {f"{job} {number}" for job, number in _TASK.findall(message)} - {self.name}
         return [self.title(name) for name in self.addresses if name in named]
 
 
 def read_cluster(environ: Mapping[str, str]) -> Cluster | None:
-    """The cluster that TF_CONFIG describes; None if it is not set, empty, or has no cluster, as
-    some platforms set it for a single machine. ConfigError says what is wrong in it, and where."""
+    """The cluster of TF_CONFIG; None without one, as some platforms set it for a single machine."""
     text = environ.get("TF_CONFIG", "")
     if not text.strip():
         return None
@@ -108,8 +103,7 @@ def read_cluster(environ: Mapping[str, str]) -> Cluster | None:
 
 
 def join_cluster(cluster: Cluster) -> tf.distribute.Strategy:
-    """Waits until all workers are there, then makes the strategy; ConfigError names who is missing
-    after `ZOO_JOIN_SECONDS` (600)."""
+    """Waits for all workers, then makes the strategy; ConfigError names who is missing."""
     jobs = collections.Counter(name.split()[0] for name in cluster.addresses)
     chief = next(iter(cluster.addresses))
     seconds = _seconds(_JOIN_VARIABLE, _JOIN_SECONDS)
@@ -119,7 +113,7 @@ def join_cluster(cluster: Cluster) -> tf.distribute.Strategy:
         service_leader=f"/job:{chief.split()[0]}/replica:0/task:0",
         cluster_register_timeout_in_ms=seconds * 1000,
         heartbeat_timeout_in_ms=_seconds(_HEARTBEAT_VARIABLE, _HEARTBEAT_SECONDS) * 1000,
-        shutdown_barrier_timeout_in_ms=_SHUTDOWN_SECONDS * 1000,
+        shutdown_barrier_timeout_in_ms=10_000,  # until the others say that they end, too
         coordinated_jobs=[
             coordination_config_pb2.CoordinatedJob(name=job, num_tasks=count)
             for job, count in jobs.items()
@@ -141,7 +135,7 @@ def _seconds(variable: str, default: int) -> int:
 
 
 def join_failure(cluster: Cluster, seconds: int, error: tf.errors.OpError) -> ConfigError:
-    """What TensorFlow says where the workers did not come together, in words, and what to do."""
+    """What TensorFlow says where workers did not come together, in words, and what to do."""
     advice = f"another time to wait: the environment variable {_JOIN_VARIABLE}"
     if not isinstance(error, tf.errors.DeadlineExceededError):
         return ConfigError(
@@ -149,8 +143,7 @@ def join_failure(cluster: Cluster, seconds: int, error: tf.errors.OpError) -> Co
             "another process has its port, stop that one, or take another port in TF_CONFIG"
         )
     chief = next(iter(cluster.addresses))
-    found = _MISSING.search(error.message)
-    if found is None:
+    if not (found := _MISSING.search(error.message)):
         return ConfigError(
             f"{cluster.title(chief)}, the chief, did not answer in {seconds} s. Start it, or "
             f"correct its address in TF_CONFIG; {advice}"
@@ -168,7 +161,7 @@ class WorkerLost(ConnectionError):
 
 
 def lost_worker(cluster: Cluster, error: tf.errors.OpError) -> WorkerLost:
-    """The error of a collective operation, in words: who is gone and what to do."""
+    """The error of a collective operation, in words."""
     return WorkerLost(
         f"{cluster.name} cannot go on: "
         f"{', '.join(cluster.others_in(error.message)) or 'another worker'} stopped or cannot be "

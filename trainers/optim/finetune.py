@@ -35,12 +35,11 @@ _SHAPES = {
 
 
 def load_initial(model: keras.Model, source: keras.Model, drop_layers: int = 0) -> int:
-    """Copies the backbone's weights of `source` into the backbone of `model`; returns how many.
+    """Copies `source`'s backbone, less its top `drop_layers`, into `model`'s; returns how many
+    numbers.
 
-    Any head can start from any head's backbone: a classifier from a masked LM. The old head and the
-    top `drop_layers` blocks, which `model` has fewer, stay behind. Learned positions may become
-    fewer; a pooler or an untied output projection that `source` lacks begins anew.
-    """
+    Heads stay behind. Learned positions may become fewer; a pooler or an untied output projection
+    that `source` lacks begins anew."""
     ours, theirs = model.backbone.config, source.backbone.config
     if ours.family != theirs.family:
         raise ConfigError(
@@ -77,8 +76,7 @@ def load_initial(model: keras.Model, source: keras.Model, drop_layers: int = 0) 
         else:
             fits = shape == source
         if not fits:
-            found = f"{source or 'missing'} there and {shape or 'missing'} here"
-            problems[name] = f"{name} is {found}"
+            problems[name] = f"{name} is {source or 'missing'} there and {shape or 'missing'} here"
     if problems:
         positions_fit = not any(name.startswith("position_embedding/") for name in problems)
         keys = _SHAPES - {"context_length"} if positions_fit else _SHAPES
@@ -94,8 +92,7 @@ def load_initial(model: keras.Model, source: keras.Model, drop_layers: int = 0) 
 
 
 def apply_freezing(model: keras.Model, config: FineTuneConfig) -> int:
-    """Makes the weights that `config` freezes, or LoRA replaces, non-trainable, before `compile`;
-    returns how many weights (numbers) stay trainable."""
+    """Freezes weights, or adds LoRA, before `compile`; returns how many numbers stay trainable."""
     if config.lora_rank is not None:
         enable_lora(model, config.lora_rank, config.lora_alpha)
     num_layers = model.backbone.config.num_layers

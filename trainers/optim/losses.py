@@ -1,8 +1,7 @@
-"""Losses that Keras has not: smoothed integer labels, answer spans, contrast within a batch.
+"""Losses that Keras has not; all read logits in float32, compile with XLA, and give one number an
+example.
 
-All read logits in float32, compile with XLA, and give one number an example. Where padding has
-weight 0 take `reduction="mean_with_sample_weight"`: the default divides by the padding too.
-"""
+Where padding has weight 0 take `reduction="mean_with_sample_weight"`: the default counts it."""
 
 from __future__ import annotations
 
@@ -15,11 +14,8 @@ from zoo.config import ConfigError
 
 @keras.saving.register_keras_serializable(package="trainers")
 class SparseCrossentropy(keras.losses.Loss):
-    """Cross entropy of integer labels (...) and logits (..., C), with label smoothing.
-
-    The target gives `label_smoothing` to all C classes alike and the rest to the label (Szegedy
-    et al., 2016, arXiv:1512.00567). At 0 it is Keras' `SparseCategoricalCrossentropy`.
-    """
+    """Cross entropy of integer labels (...) and logits (..., C); `label_smoothing` goes to all C
+    classes alike (Szegedy et al., 2016, arXiv:1512.00567)."""
 
     def __init__(self, label_smoothing: float = 0.0, name: str = "sparse_crossentropy", **kwargs):
         super().__init__(name=name, **kwargs)
@@ -42,10 +38,7 @@ class SparseCrossentropy(keras.losses.Loss):
 
 @keras.saving.register_keras_serializable(package="trainers")
 class SpanLoss(keras.losses.Loss):
-    """Mean cross entropy of an answer's first and last token (Devlin et al., 2018).
-
-    Labels (B, 2) int, token indices of start and end; logits (B, T, 2).
-    """
+    """Mean cross entropy of first and last token (Devlin et al., 2018): (B, 2); (B, T, 2)."""
 
     def call(self, y_true, y_pred):
         y_true, logits = ops.cast(y_true, "int32"), ops.transpose(y_pred, (0, 2, 1))  # (B, 2, T)
@@ -55,13 +48,10 @@ class SpanLoss(keras.losses.Loss):
 
 @keras.saving.register_keras_serializable(package="trainers")
 class InBatchContrastiveLoss(keras.losses.Loss):
-    """Symmetric InfoNCE (van den Oord et al., 2018, arXiv:1807.03748) of unit vectors (B, 2, D):
-    each anchor finds its positive among the batch's, and the reverse.
+    """Symmetric InfoNCE (van den Oord et al., 2018, arXiv:1807.03748) of unit vectors (B, 2, D).
 
-    The temperature is SimCSE's. The other rows of the batch are the negatives, so two rows of one
-    meaning work against it. Replicas show each other their rows: the batch is the global one.
-    `y_true` is not read.
-    """
+    The other rows of the global batch are the negatives, so two rows of one meaning work against
+    it. The temperature is SimCSE's. `y_true` is not read."""
 
     # For the training loop: XLA cannot compile a part of a step in which replicas meet.
     reads_other_replicas = True

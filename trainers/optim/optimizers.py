@@ -21,9 +21,7 @@ _NOT_MUON = r"^(?!.*(?:(?:block|lstm)_\d|backbone/projection/)|projection/)"
 # Parts of a variable's path: the names that zoo's backbones give their layers.
 _BLOCK = re.compile(r"(?:\w+_)?(?:block|lstm)_(\d+)(?:_\w+)?")
 _EMBEDDING = re.compile(r"(?:token|position|segment)_embedding|embedding_norm")
-# From this ratio of a matrix's sides on, two of Muon's iterations from one Gram matrix are fewer
-# operations.
-_LONG = 2
+_LONG = 2  # ratio of a matrix's sides: from here on two iterations of one Gram matrix cost less
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> keras.optimizers.Optimizer:
@@ -63,10 +61,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> keras.optimizers.Opti
 @keras.saving.register_keras_serializable(package="trainers")
 @dataclasses.dataclass(eq=False)
 class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear rise from 0, a plateau, then a decay to `final_fraction` of the peak.
-
-    `decay_fraction` is the share of `steps` that decays, less if the warm-up reaches into it.
-    """
+    """A rise from 0, a plateau, in the last `decay_fraction` a fall to `final_fraction`."""
 
     peak: float
     steps: int
@@ -109,12 +104,10 @@ def schedule_of(config: OptimizerConfig, steps: int) -> WarmupDecay:
 
 
 def stack_index(path: str) -> float:
-    """Where in the stack of a backbone the variable at `path` is: -1 for the embeddings, i for
-    block or LSTM layer i, infinity for what is above (final norm, pooler, head)."""
+    """-1 for embeddings, i for block or LSTM layer i, infinity for what is above."""
     parts = path.split("/")
     for part in parts:
-        block = _BLOCK.fullmatch(part)
-        if block:
+        if block := _BLOCK.fullmatch(part):
             return int(block[1])
         # An output projection that is not tied to the embedding is kept in the same layer.
         if _EMBEDDING.fullmatch(part) and not parts[-1].startswith("reverse"):
@@ -123,17 +116,15 @@ def stack_index(path: str) -> float:
 
 
 def rate_scales(paths: Sequence[str], layer_decay: float) -> list[float]:
-    """What layer-wise decay multiplies each learning rate with: 1 above the blocks, `layer_decay`
-    for the top block, one factor more for each block below and for the embeddings (the exponents
-    of BEiT, Bao et al., 2021, arXiv:2106.08254)."""
+    """Factors of learning rates: 1 above the blocks, `layer_decay` for the top block, one factor
+    more for each below and for the embeddings (BEiT's; Bao et al., 2021, arXiv:2106.08254)."""
     indices = [stack_index(path) for path in paths]
     top = max((index for index in indices if index != math.inf), default=-1)
     return [1.0 if index == math.inf else layer_decay ** (top + 1 - index) for index in indices]
 
 
 class _LayerwiseRates:
-    """Scales learning rate and weight decay of each variable in `update_step`, which Keras calls
-    for every variable on every backend. Adds no variable: checkpoints are the plain optimizer's."""
+    """Scales rate and decay of each variable; adds none: checkpoints are the plain optimizer's."""
 
     weight_decay: float | None
 
@@ -168,8 +159,7 @@ class _LayerwiseRates:
         super().update_step(gradient, variable, learning_rate)
 
     def _clip_gradients(self, grads):
-        """Keras writes the squares of each gradient to memory and adds them up in three passes when
-        XLA compiles them; a product of a vector with itself is one pass. Same but for rounding."""
+        """XLA makes three passes of Keras' sum of squares, one of a product."""
         clipnorm = self.global_clipnorm
         if not clipnorm or self.clipnorm:
             return super()._clip_gradients(grads)
@@ -195,10 +185,8 @@ class AdamW(_LayerwiseRates, keras.optimizers.AdamW):
 class Muon(_LayerwiseRates, keras.optimizers.Muon):
     """`keras.optimizers.Muon` that orthogonalises all matrices together, and with `layer_decay`.
 
-    Jordan et al., 2024; Liu et al., arXiv:2502.16982. The same update as Keras' but for rounding,
-    and the same variables. Not for Keras' own `fit` under a `tf.distribute` strategy of several
-    replicas, which sums gradients later.
-    """
+    Jordan et al., 2024; Liu et al., arXiv:2502.16982. The same update and variables but for
+    rounding. Not for Keras' own `fit` on several replicas, which sums gradients later."""
 
     # Whether the training loop gives gradients that are summed over the replicas.
     gradients_are_summed = False
@@ -242,11 +230,9 @@ def orthogonalized(
 ) -> list:
     """Matrices with the same singular vectors, whose singular values are all about 1.
 
-    Muon's Newton-Schulz iteration x <- p(g) x with g = x x', p(g) = a + b g + c g g; matrices of
-    one shape are one batch. For long matrices two iterations share a g: that of the second is
-    p(g) g p(g), and 224 x 896 takes 0.78 of the operations. More of that (Amsel et al., 2025,
-    arXiv:2505.16932) loses in g what is small in x: losses on several devices then differed.
-    """
+    Muon's Newton-Schulz iteration x <- p(g) x with g = x x'. For long matrices two iterations share
+    a g: that of the second is p(g) g p(g), and 224 x 896 takes 0.78 of the operations. More of that
+    (Amsel et al., 2025, arXiv:2505.16932) loses in g what is small in x: devices then differed."""
     a, b, c = coefficients
 
     def gram_of(x):  # (N, S, L) -> (N, S, S)

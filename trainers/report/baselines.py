@@ -41,11 +41,8 @@ def tfidf_baseline(
     classes: Sequence[str],
     pairs: tuple[Sequence[str], Sequence[str]] | None = None,
 ) -> np.ndarray:
-    """Logistic regression on TF-IDF: words and pairs of words, or 1-3 characters for CJK texts.
-
-    `pairs` are the second texts of the training and of the test rows. Returns probabilities (N, C)
-    float64 of the test texts; a class that training lacks has the probability 0.
-    """
+    """Probabilities (N, C) float64 of the test texts, by logistic regression on TF-IDF; `pairs` are
+    the second texts of training and test rows. A class that training lacks has probability 0."""
     seen, targets = np.unique(np.asarray(train_labels, object), return_inverse=True)
     train, test = _text_features(train_texts, test_texts, pairs)
     probabilities = np.zeros((len(test_texts), len(classes)))
@@ -60,7 +57,7 @@ def ridge_baseline(
     test_texts: Sequence[str],
     pairs: tuple[Sequence[str], Sequence[str]] | None = None,
 ) -> np.ndarray:
-    """Ridge regression on the same features as `tfidf_baseline`: (N,) values of the test texts."""
+    """(N,) values of the test texts, by ridge regression on `tfidf_baseline`'s features."""
     train, test = _text_features(train_texts, test_texts, pairs)
     return Ridge(alpha=1.0).fit(train, np.asarray(train_targets, np.float64)).predict(test)
 
@@ -95,9 +92,7 @@ def tagging_baseline(
 
 
 def question_baseline(questions: Sequence[str], contexts: Sequence[str]) -> list[str]:
-    """Answers by shared words alone, untrained: of the sentence that shares the rarest words with
-    the question, the stretch between commas and shared or common words that lies nearest to the
-    shared ones."""
+    """Answers by shared words alone, untrained: the stretch nearest to the rarest ones."""
     sentences = {context: _SENTENCE_END.split(context) for context in contexts}
     number = sum(map(len, sentences.values()))
     counts = Counter(t for parts in sentences.values() for part in parts for t in _terms(part))
@@ -142,8 +137,7 @@ def _nearest_stretch(
         has_number = wants_number and bool(_NUMBER.search(text_of(stretch)))
         return has_number, nearness(stretch[0], stretch[-1])
 
-    found = max(filter(None, stretches), key=worth, default=[])
-    if not found:
+    if not (found := max(filter(None, stretches), key=worth, default=[])):
         return ""
     from_left = nearness(found[0]) >= nearness(found[-1])
     return text_of(found[:_LONGEST_ANSWER] if from_left else found[-_LONGEST_ANSWER:])

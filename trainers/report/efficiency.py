@@ -36,10 +36,7 @@ _PIPELINE_SECONDS = 1.0
 
 
 def efficiency(task: Task, records: list[dict[str, float]]) -> dict[str, str]:
-    """Rows of the report: speed, use of the machine, memory, and input pipeline, run for a second.
-
-    `records` are the lines of `metrics.jsonl`.
-    """
+    """Rows of the report: speed, use of the machine, memory, the input pipeline for a second."""
     speeds = [record["tokens_per_second"] for record in records if record["tokens_per_second"]]
     rows = {"memory": f"{peak_memory() / 1e6:,.0f} MB at most"}
     if not speeds:
@@ -60,12 +57,8 @@ def efficiency(task: Task, records: list[dict[str, float]]) -> dict[str, str]:
 
 
 def training_flops_per_token(model: keras.Model, length: float) -> float:
-    """Operations that a token costs in training, of which attention sees `length` at the mean.
-
-    6 for each weight of a matrix product (2 forward, 4 backward), and 12 x layers x width x length
-    for attention, whether causal or not (Chowdhery et al., 2022, arXiv:2204.02311, appendix B).
-    Embeddings are looked up and cost nothing, unless they are the output projection too.
-    """
+    """6 for each weight of a matrix product (2 forward, 4 backward), 12 x layers x width x `length`
+    for attention, causal or not (Chowdhery et al., 2022, arXiv:2204.02311, appendix B)."""
     weights = sum(
         math.prod(weight.shape)
         for weight in model.weights
@@ -80,8 +73,7 @@ def training_flops_per_token(model: keras.Model, length: float) -> float:
 
 
 def peak_flops() -> tuple[float, str]:
-    """What the devices could do at best, in FLOP/s, and where the number is from: a known
-    accelerator's maker for bfloat16, else a measured float32 matrix product."""
+    """The devices' best FLOP/s, of their maker for bfloat16 or as measured, and its source."""
     names = device_names()
     reduced = keras.config.dtype_policy().compute_dtype != "float32"
     for part, flops in _PEAKS.items():

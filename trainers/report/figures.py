@@ -31,8 +31,7 @@ _CJK_FONTS = re.compile(
 
 
 def progress_figure(records: list[dict[str, float]], metric: str, mode: str) -> Figure:
-    """Training loss and validation over steps; a `metric` other than the validation loss, that
-    chose the best evaluation ("min" or "max" of it, by `mode`), has a scale at the right."""
+    """Losses over steps, and at the right the `metric` that chose the best by `mode`."""
     steps = [record["step"] for record in records]
     figure = Figure(figsize=(7, 4.6), layout="constrained")
     axes = figure.subplots()
@@ -59,15 +58,15 @@ def progress_figure(records: list[dict[str, float]], metric: str, mode: str) -> 
 
 
 def title(metric: str) -> str:
-    """ "val_bits_per_character" as people write it."""
+    """ "val_loss" is "validation loss"."""
     return metric.replace("val_", "validation ").replace("_", " ")
 
 
 def confusion_counts(
     labels: np.ndarray, predicted: np.ndarray, num_classes: int
 ) -> tuple[np.ndarray, list[int]]:
-    """Counts (label, prediction) and the classes that they are of: of more than 40 the 20 with the
-    most errors; a last row and column have all others."""
+    """Counts (label, prediction) and their classes: of more than 40 the 20 with the most errors,
+    and a last row and column of all others."""
     if num_classes <= _MOST_CLASSES:
         shown = list(range(num_classes))
         return confusion_matrix(labels, predicted, labels=shown), shown
@@ -81,9 +80,7 @@ def confusion_counts(
 
 
 def draw_confusion(counts: np.ndarray, names: Sequence[str], path: Path) -> bool:
-    """Draws what each class is taken for: rows are labels, columns predictions; colour is the
-    share of a row. Returns whether classes are named: else no font has their names, and the axes
-    carry numbers from 0."""
+    """Draws what each class is taken for. False: no font has the names, numbers stand there."""
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = float(np.clip(2.5 + 0.38 * len(names), 4, 16))
     small = 9 if len(names) <= 12 else 7

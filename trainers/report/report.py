@@ -28,8 +28,7 @@ REPORT_FILE = "report.md"
 def write_report(
     bundle: Bundle, task: Task, records: list[dict[str, float]], progress: Progress
 ) -> Path:
-    """Writes `loss.png`, `scores.json` and `report.md` into the bundle's folder; `records` are the
-    lines of `metrics.jsonl`, at least one."""
+    """Writes `loss.png`, `scores.json` and `report.md`; there is at least one record."""
     config = task.config
     save(progress_figure(records, *task.monitor), bundle.folder / "loss.png")
     chosen = progress.best_step if config.select == "best" else records[-1]["step"]
@@ -57,8 +56,7 @@ def write_report(
         "## Config",
         f"```json\n{json.dumps(to_dict(config), indent=2, ensure_ascii=False)}\n```",
     ]
-    path = bundle.folder / REPORT_FILE
-    with replacing(path) as temporary:
+    with replacing(path := bundle.folder / REPORT_FILE) as temporary:
         temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return path
 

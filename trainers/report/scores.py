@@ -16,7 +16,6 @@ from sklearn import metrics
 _SUM_TOLERANCE = 1e-2  # half-precision softmax is off by about 1e-3
 _SIMILARITIES = 2**22  # products kept at a time: 32 MB
 _ENTITY_TAG = re.compile(r"[BIES]-.+", re.DOTALL)
-_CONTINUES, _CAN_CONTINUE = ("I", "E"), ("B", "I")  # letters inside an entity, and before them
 # Han with its extensions and compatibility forms, kana: scripts written without spaces.
 CJK = re.compile(
     "[\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
@@ -34,7 +33,7 @@ class Predictions(NamedTuple):
 
     @classmethod
     def of(cls, labels: np.ndarray, probabilities: np.ndarray) -> Predictions:
-        """Of labels (N,) int and probabilities (N, C); ValueError names a row of logits or NaN."""
+        """ValueError names a row of logits or NaN."""
         probabilities = np.asarray(probabilities, np.float64)
         sums = probabilities.sum(axis=1)
         # The comparison is false for NaN, so `not` catches that too.
@@ -50,8 +49,7 @@ class Predictions(NamedTuple):
 
 
 def classification_scores(labels: np.ndarray, predictions: Predictions) -> dict[str, float]:
-    """Accuracy, macro F1 over classes that occur, Matthews correlation (0.0 where it is undefined:
-    one class only in labels or in predictions), and negative log-likelihood in nats."""
+    """Accuracy, F1 of classes that occur, Matthews correlation (0.0 if undefined), nats."""
     predicted = predictions.predicted
     # scikit-learn's Matthews correlation makes a table of classes x classes; counts are enough.
     size, rows = int(max(labels.max(), predicted.max())) + 1, float(len(labels))
@@ -69,8 +67,7 @@ def classification_scores(labels: np.ndarray, predictions: Predictions) -> dict[
 
 
 def calibration_error(labels: np.ndarray, predictions: Predictions, bins: int = 10) -> float:
-    """Expected calibration error, 0..1: the gap of confidence and accuracy in bins of equal width
-    of the highest probability (the upper edge belongs to a bin), mean over the rows."""
+    """Expected calibration error, 0..1, over equal bins; an upper edge belongs to its bin."""
     confidence = np.minimum(predictions.confidence, 1.0)
     bin_of_row = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence)
     gaps = np.bincount(bin_of_row, (predictions.predicted == labels) - confidence)
@@ -78,11 +75,8 @@ def calibration_error(labels: np.ndarray, predictions: Predictions, bins: int = 
 
 
 def regression_scores(targets: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
-    """Correlations and mean errors of (N,) or (N, 1) predictions; ValueError for NaN or infinity.
-
-    A correlation is 0.0, not NaN, if targets or predictions are constant (one row is): such
-    predictions order nothing, and a NaN would end training.
-    """
+    """Scores of (N,) or (N, 1) predictions; ValueError for NaN or infinity. A correlation with what
+    is constant is 0.0: a NaN would end training."""
     targets = np.asarray(targets, np.float64).reshape(-1)
     predictions = np.asarray(predictions, np.float64).reshape(-1)
     finite = np.isfinite(predictions)
@@ -107,15 +101,11 @@ def retrieval_scores(ranks: np.ndarray) -> dict[str, float]:
 
 
 def rank_partners(texts, partners) -> tuple[np.ndarray, np.ndarray]:
-    """Where the partner i stands among all partners for text i, 1 the best, and which is first.
+    """The rank (N,) of partner i among all partners for text i, 1 the best, and which is first
+    (N,).
 
-    Both are vectors (N, D), numpy or scipy.sparse; their products are made for as many rows at a
-    time as have 4 million. Ties count against the partner: an encoder that gives all texts one
-    vector scores near 0.
-
-    Returns:
-        ranks (N,) and best (N,), both int.
-    """
+    Of vectors (N, D), numpy or scipy.sparse. Ties count against the partner: an encoder that gives
+    all texts one vector scores near 0."""
     count = partners.shape[0]
     ranks, best = np.empty(count, np.int64), np.empty(count, np.int64)
     step = max(1, _SIMILARITIES // count)
@@ -135,8 +125,7 @@ def rank_partners(texts, partners) -> tuple[np.ndarray, np.ndarray]:
 
 
 def are_entities(labels: Collection[str]) -> bool:
-    """Whether tags mark spans of words (BIO, IOB1, BIOES) and are not a class of each word: all are
-    "O" or B, I, E, S with "-" and a type; or such letters alone with "B" among them (chunks)."""
+    """Whether tags mark spans: BIO, IOB1, BIOES, or such letters alone with "B" among them."""
     marked = set(labels) - {"O"}
     if "B" in marked:
         return marked <= {"B", "I", "E", "S"}
@@ -144,12 +133,10 @@ def are_entities(labels: Collection[str]) -> bool:
 
 
 def entity_spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
-    """(type, start, end) of each entity of a sentence; words start..end-1, as Python slices.
+    """(type, start, end) of each entity, words start..end-1; a letter alone has the type "_".
 
-    Reads BIO, IOB1 and BIOES, and forgives as conlleval and seqeval's default mode do: `I-` or `E-`
-    after `O`, after the end of an entity or after another type starts an entity. A letter alone has
-    the type "_". ValueError for a tag that starts with another letter.
-    """
+    Forgives as conlleval and seqeval do: `I-` or `E-` after `O`, after the end of an entity or
+    after another type starts an entity. ValueError for a tag that starts with another letter."""
     spans = []
     kind, start, letter_before = "", -1, "O"
     for position, tag in enumerate([*tags, "O"]):
@@ -158,7 +145,7 @@ def entity_spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
             raise ValueError(
                 f"tag {position} is {tag!r}; expected O or B-TYPE, I-TYPE (also E-TYPE, S-TYPE)"
             )
-        if not (letter_before in _CAN_CONTINUE and letter in _CONTINUES and kind_here == kind):
+        if not (letter_before in ("B", "I") and letter in ("I", "E") and kind_here == kind):
             if letter_before != "O":
                 spans.append((kind, start, position))
             kind, start = kind_here, position
@@ -169,12 +156,9 @@ def entity_spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
 def tag_scores(
     gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], labels: Collection[str]
 ) -> dict:
-    """What a tagger of these labels is judged by, the score that matters most first.
-
-    Where `are_entities(labels)` F1, precision and recall of entities, as seqeval has them, and the
-    accuracy of single tags; else accuracy and the mean F1 of the tags that occur. Also "types":
-    type of entity, or tag -> "precision", "recall", "f1" and "support", its number.
-    """
+    """F1, precision and recall of entities as seqeval has them, and accuracy; for tags that are
+    none accuracy and mean F1. The score that matters most is first; "types" has those of each type
+    or tag."""
     entities = are_entities(labels)
     right, made, wanted = Counter(), Counter(), Counter()
     words = right_words = 0
@@ -210,8 +194,7 @@ def _ratios(right: int, made: int, wanted: int) -> dict[str, float]:
 def question_scores(
     answers: Sequence[Sequence[str]], predictions: Sequence[str], language: str = "english"
 ) -> dict[str, float]:
-    """Mean "f1" and "exact_match" of `answer_scores` over questions, as fractions 0..1 (the papers
-    print percent)."""
+    """Means of `answer_scores` over questions, as fractions 0..1 (the papers print percent)."""
     pairs = zip(answers, predictions, strict=True)
     scores = np.array([answer_scores(*pair, language) for pair in pairs])  # (N, 2)
     return {"f1": float(scores[:, 1].mean()), "exact_match": float(scores[:, 0].mean())}
@@ -222,10 +205,9 @@ def answer_scores(
 ) -> tuple[float, float]:
     """Exact match and F1 of one question: the best over its gold answers.
 
-    As the official script of SQuAD v1.1 has them; of v2.0 for a question without an answer (no gold
-    answers, or blank ones only). Chinese scores do the same on characters, as usual for DRCD and
-    XQuAD. CMRC 2018's own script counts a longest common substring, which is stricter.
-    """
+    As the official scripts of SQuAD v1.1, and v2.0 for questions without an answer; Chinese scores
+    on characters, as usual for DRCD and XQuAD (CMRC 2018's longest common substring is
+    stricter)."""
     made = answer_tokens(prediction, language)
     if not any(answer.strip() for answer in answers):
         return float(not made), float(not made)
@@ -240,13 +222,10 @@ def answer_scores(
 
 
 def answer_tokens(text: str, language: str = "english") -> list[str]:
-    """What of an answer counts: lower-case words, or characters for "chinese".
+    """What of an answer counts: lower-case words, or for "chinese" characters and runs of others.
 
-    English, and every language with spaces, loses ASCII punctuation (nothing in its place: "U.S."
-    is one word, "us"), then the articles a, an, the. Chinese loses ASCII and Unicode punctuation;
-    each CJK character is a token and so is each run of others ("2017"). It keeps articles: the A
-    of 維生素A is none.
-    """
+    English, and every language with spaces, loses ASCII punctuation ("U.S." is "us"), then
+    articles. Chinese loses Unicode's too, and keeps articles: the A of 維生素A is none."""
     text = text.lower()
     if language == "english":
         return _ARTICLE.sub(" ", text.translate(_NO_PUNCTUATION)).split()

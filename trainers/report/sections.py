@@ -76,8 +76,7 @@ class Comparison:
             rows.append([_NAMES.get(name, name), f"{value:.4f}", *beside])
         header = ["", "model", *(["baseline"] if other else [])]
         text = table(header, rows, numbers=(1, 2)) + f"\n\nOver {self.rows}."
-        behind = [name for name in numbers if name in other and not self._model_is_ahead(name)]
-        if behind:
+        if behind := [n for n in numbers if n in other and not self._model_is_ahead(n)]:
             names = ", ".join(_NAMES.get(name, name) for name in behind)
             text += f" **The baseline is as good or better in: {names}.**"
         return f"## Scores{about}, {self.split}\n\n{text}"
@@ -95,8 +94,7 @@ def classification_sections(
     classes: Sequence[str],
     folder: Path,
 ) -> list[str]:
-    """Scores, confusion, calibration, weak classes and the surest mistakes of a classifier; the
-    pictures are drawn into `folder`."""
+    """Scores, confusion, calibration, weak classes, surest mistakes; pictures go into `folder`."""
     predicted, confidence, _ = predictions
     error = calibration_error(labels, predictions)
     draw_calibration(predicted == labels, confidence, folder / _CALIBRATION_FILE)
@@ -125,10 +123,7 @@ def tagging_sections(
     predicted: Sequence[Sequence[str]],
     labels: Collection[str],
 ) -> list[str]:
-    """Scores of entities, or of tags that are none; each type's; the sentences with most mistakes.
-
-    `labels` are all tags of the data, which decide whether they are entities.
-    """
+    """Scores, each type's or tag's, the worst sentences; `labels` are all tags of the data."""
     entities = are_entities(labels)
     spans = [
         tuple(map(entity_spans, tags)) if entities else _wrong_words(*tags)

@@ -78,8 +78,7 @@ class Tokenizer(abc.ABC):
                 f"{cls.__name__} reads kind {cls.kind!r}, the config says "
                 f"{config.get('kind')!r}. Use load_tokenizer, which picks the class."
             )
-        missing = [name for name in cls.config_names if name not in config]
-        if missing:
+        if missing := [name for name in cls.config_names if name not in config]:
             raise ValueError(f"{', '.join(missing)}: missing; save the tokenizer again.")
         return cls(*(config[name] for name in cls.config_names))
 
@@ -308,8 +307,7 @@ def string_vector(strings: Any) -> tf.Tensor:
 
 
 def cut_character_bytes(strings: tf.Tensor) -> tf.Tensor:
-    """How many bytes (B,) int32 at the end of each string (B,) begin a UTF-8 character that does
-    not end there: 0 to 3."""
+    """How many bytes (B,) int32 at the ends of strings (B,) begin a character not ended there."""
     # Three bytes before, so that each string has three last ones.
     padded = tf.strings.join(["\0\0\0", strings])
     last = tf.strings.substr(padded, tf.strings.length(strings), tf.fill(tf.shape(strings), 3))

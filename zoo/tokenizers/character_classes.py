@@ -1,10 +1,8 @@
-"""The class of each Unicode character in GPT-2's pattern: letter, number, whitespace or other.
+"""The class of each Unicode character in GPT-2's pattern, which asks for `\\p{L}`, `\\p{N}`, `\\s`.
 
-The pattern asks for `\\p{L}`, `\\p{N}` and `\\s`. The answers are frozen in
-`character_classes.json`, measured from Hugging Face `tokenizers` by `tools/make_unicode_tables.py`
-and equal to tiktoken's, so that ids never depend on which Unicode version Python, ICU or TensorFlow
-happen to carry.
-"""
+Frozen in `character_classes.json`, measured from Hugging Face `tokenizers` by
+`tools/make_unicode_tables.py` and equal to tiktoken's: ids depend on no library's Unicode
+version."""
 
 import functools
 import json
@@ -52,10 +50,8 @@ def _table() -> PagedTable:
 
 def classes_of(data: tf.Tensor, breaks: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The class uint8 (N,) of the character of each byte uint8 (N,), OTHER where UTF-8 is not
-    valid; and bool (N,), True for all but the first byte of a character.
-
-    `breaks` bool (N,) is True where a string begins.
-    """
+    valid; and bool (N,), True but for its first byte. `breaks` (N,) is True where a string
+    begins."""
     letters = (data | 0x20) - ord("a") < 26  # Below "a" the difference wraps around.
     numbers = data - ord("0") < 10
     spaces = (data - 9 < 5) | (data == 0x20)

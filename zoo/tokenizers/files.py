@@ -11,7 +11,7 @@ from typing import Any
 from zoo.config import Fields
 from zoo.files import BundleError, blaming, replacing
 
-_VERSION = "#version: 0.2"
+VERSION = "#version: 0.2"  # the first line of a `merges.txt`
 # The special tokens of RoBERTa and its kin, by what they are for.
 _NAMES = {"cls": "<s>", "sep": "</s>", "pad": "<pad>", "mask": "<mask>", "unknown": "<unk>"}
 _ENDS = ("<|endoftext|>", "</s>")
@@ -32,22 +32,8 @@ def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> None:
         file.writelines(line + "\n" for line in lines)
 
 
-def read_merges(path: str | os.PathLike[str]) -> tuple[list[str], int]:
-    """The lines of a `merges.txt`, and the number of the line with the first merge."""
-    lines = read_lines(path)
-    has_version = bool(lines) and lines[0].startswith("#version")
-    if has_version and lines[0].rstrip() != _VERSION:
-        raise ValueError(
-            f"{os.fspath(path)}, line 1: {lines[0]!r:.80}, but only {_VERSION!r} is known here."
-        )
-    return lines[has_version:], 1 + has_version
-
-
 def read_byte_pairs(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The arguments of `BytePairTokenizer` that a `tokenizer.json` asks for.
-
-    Raises BundleError, naming the file and the field, for what `BytePairTokenizer` does not do.
-    """
+    """`BytePairTokenizer`'s arguments; BundleError names the field of what it does not do."""
     content = Fields.read(Path(path))
     model = content.part("model")
     model.require("type", ("BPE",), "only BPE models are byte-pair tokenizers")
@@ -106,7 +92,7 @@ def write_byte_pairs(config: Mapping[str, Any], folder: str | os.PathLike[str]) 
     ids = {piece: index for index, piece in enumerate(config["vocabulary"])}
     folder = Path(folder)
     write_json(folder / "vocab.json", ids)
-    write_lines(folder / "merges.txt", [_VERSION, *config["merges"]])
+    write_lines(folder / "merges.txt", [VERSION, *config["merges"]])
     special, roles = config["special_tokens"], config["roles"]
     prefix = {"add_prefix_space": config["add_prefix_space"]}
     byte_level = {"type": "ByteLevel", **prefix, "trim_offsets": True, "use_regex": True}

@@ -99,7 +99,7 @@ def read_pieces(content: bytes) -> PieceList:
 
 
 def write_merging_model(pieces: Iterable[tuple[str, float, int]], unknown_id: int) -> bytes:
-    """A serialized model that merges characters by the scores of pieces (text, score, kind)."""
+    """A model that merges characters by the scores of pieces (text, score, kind)."""
     model = _Model()
     add = model.pieces.add
     for text, score, kind in pieces:
@@ -120,8 +120,7 @@ def _resource(model: bytes) -> tf.Tensor:
 
 
 def tokenize(model: bytes, texts: tf.Tensor, offsets: bool = False) -> tuple[tf.Tensor, ...]:
-    """Ids int32 (P,) and row splits int64 (B + 1,) of strings (B,); with `offsets` also the starts
-    and ends of the pieces, int32 (P,) bytes."""
+    """Ids int32 (P,), row splits int64 (B + 1,); `offsets` adds starts and ends, int32 (P,)."""
     operations = gen_sentencepiece_tokenizer
     operation = (
         operations.sentencepiece_tokenize_with_offsets_op

@@ -1,8 +1,5 @@
-"""Special tokens and added tokens, found in texts before these are split into words.
-
-As the `tokenizers` library does it: from the left, the longest name at each place, and no two
-overlap. Operations on all code points or bytes of a batch, `N` in all.
-"""
+"""Special and added tokens, found in texts before these are split into words: from the left, the
+longest name at each place, as the `tokenizers` library does it. `N` counts points or bytes."""
 
 import functools
 from collections.abc import Sequence
@@ -34,8 +31,7 @@ class NameFinder:
         self._firsts = [key for key in sorted(steps) if key < 1 << _CODE_BITS]
 
     def find(self, values: tf.Tensor, row_splits: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        """The names in code points or bytes (N,), within rows (B + 1,), in order: where they start
-        and end, int64 (S,), and their indices, int32 (S,)."""
+        """Names in values (N,), within rows (B + 1,): starts, ends and indices (S,)."""
         nowhere = tf.zeros([0], tf.int64)
         none = nowhere, nowhere, tf.zeros([0], tf.int32)
         if not self._firsts:

@@ -11,9 +11,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-# Of the ids of WordPiece, the single characters get at most this share; the rest is for longer
-# pieces.
-_CHARACTER_SHARE = 0.9
+_CHARACTER_SHARE = 0.9  # at most, of WordPiece's ids: the rest is for longer pieces
 _BATCH = 1024
 _WORDS_PER_LINE = 1000
 
@@ -46,12 +44,10 @@ def learn_pieces(
     continuation: str,
     min_count: int,
 ) -> list[str]:
-    """Learns WordPiece's pieces from word counts: special tokens, characters, longer pieces.
+    """WordPiece's pieces from word counts: special tokens, characters, longer pieces.
 
-    The characters that occur `min_count` times are kept, the most frequent first, as long as they
-    fit into nine tenths of the vocabulary. Words with any other character would be unknown
-    anyway and teach nothing.
-    """
+    The most frequent characters that fit into nine tenths of the vocabulary are kept. Words with
+    any other would be unknown anyway and teach nothing."""
     from tokenizers import models, trainers
 
     of_characters: collections.Counter[str] = collections.Counter()
@@ -86,11 +82,7 @@ def learn_pieces(
 def learn_merges(
     counts: Mapping[str, int], vocabulary_size: int, alphabet: Sequence[str], min_count: int
 ) -> list[tuple[str, str]]:
-    """Learns byte-pair merges from word counts, the most frequent pair first.
-
-    Words are written in an alphabet of 256 bytes, which counts to the vocabulary. Pairs seen less
-    than `min_count` times are left.
-    """
+    """Byte-pair merges from counts of words in an alphabet of 256 bytes, best first."""
     from tokenizers import models, trainers
 
     trainer = trainers.BpeTrainer(

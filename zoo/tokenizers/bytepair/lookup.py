@@ -1,22 +1,15 @@
-"""Words to ids: those that are one token are looked up as numbers, the others are merged.
+"""Words to ids: those that are one token are looked up as 64-bit numbers, the others merged once.
 
-Most words of a text are in the vocabulary as they are. Comparing them as 64-bit numbers is much
-faster than handling strings. What is left is merged once for each distinct word. Words of writing
-systems without spaces, of which few are equal, are first cut where merging never joins bytes.
+Words of writing systems without spaces, of which few are equal, are first cut where merging never
+joins bytes.
 
-Merging is left to tensorflow_text's SentencePiece operation, exactly. Byte-pair encoding joins,
-again and again, the neighbouring pair of symbols that is earliest in the list of merges (the
-leftmost one of equal pairs). SentencePiece joins the neighbours whose text together is the piece
-with the best score: it looks at the joined text, not at the pair. The two are the same if exactly
-those pieces are known that come out when their own text is merged:
-
-Take two neighbours x and y of a text under way, and let t = xy. No merge has crossed the borders of
-t, so those inside it went as they would go if t were the whole text. Merging the text t therefore
-passes through the state (x, y). It has only one state of two symbols. If t merges into itself, that
-state is its last merge, which is in the list and whose rank is the score of t. If it does not, no
-pair of the list makes t here, and the operation does not know t. (A piece that can be made from
-several pairs of the list is covered: only one of them is ever the last state.)
-"""
+Merging is left to tensorflow_text's SentencePiece operation, exactly. Byte-pair encoding joins the
+neighbouring pair that is earliest in the list of merges (the leftmost of equals), SentencePiece the
+neighbours whose text together is the piece with the best score. The two are the same if exactly
+those pieces are known that come out when their own text is merged. For neighbours x and y let
+t = xy: no merge has crossed the borders of t, so merging the text t passes through (x, y), its only
+state of two symbols. If t merges into itself, that is its last merge, whose rank is the score of t.
+If it does not, no pair of the list makes t here, and the operation does not know t."""
 
 import collections
 from collections.abc import Sequence
@@ -38,10 +31,7 @@ _MIX = 0x1E3779B97F4A7C15  # odd and large: products wrap around and seldom meet
 
 
 def last_merges(pairs: Sequence[tuple[int, int]], texts: Sequence[bytes | None]) -> dict[int, int]:
-    """Which tokens come out when their own text is merged: token -> rank of its last merge.
-
-    `pairs` are the ids of the two tokens of each merge, best first; `texts` the bytes of each id.
-    """
+    """Token -> rank of its last merge, of those that come out when their own text is merged."""
     ids = {text: index for index, text in enumerate(texts)}
     products = np.array([ids[texts[left] + texts[right]] for left, right in pairs], np.int64)
     rank_of = {left * len(texts) + right: rank for rank, (left, right) in enumerate(pairs)}
@@ -74,8 +64,7 @@ def last_merges(pairs: Sequence[tuple[int, int]], texts: Sequence[bytes | None])
 
 
 class WordEncoder:
-    """The ids of words, by the bytes of each id, None for special tokens, and the ids of the two
-    tokens of each merge, best first."""
+    """Ids of words, by the bytes of each id (None if special) and the pairs of ids that merge."""
 
     def __init__(self, texts: Sequence[bytes | None], pairs: Sequence[tuple[int, int]]):
         ranks = last_merges(pairs, texts)
@@ -109,10 +98,7 @@ class WordEncoder:
         self._joined[(data[:-1] * 256 + data[1:])[inside[1:]]] = True
 
     def cut(self, data: tf.Tensor, starts: tf.Tensor) -> tf.Tensor:
-        """Bool (N,), `starts` of words in bytes uint8 (N,), and where merging never crosses.
-
-        Only bytes outside ASCII are looked at; nearly all pairs of ASCII stand in some token.
-        """
+        """`starts` (N,), and where merging never crosses; ASCII's pairs nearly all do."""
         high = data >= 0x80
 
         def with_cuts():
@@ -127,10 +113,7 @@ class WordEncoder:
     def encode(
         self, data: tf.Tensor, starts: tf.Tensor, known: tf.Tensor, known_ids: tf.Tensor
     ) -> tf.RaggedTensor:
-        """The ids int32 [W, None] of words in bytes (N,), which start at int64 (W,).
-
-        Those of the words `known` int64 (S,), special tokens, are given: int32 (S,).
-        """
+        """Ids [W, None] of words in bytes (N,) at `starts` int64 (W,); some are `known` (S,)."""
         ends = tf.concat([starts[1:], tf.size(data, tf.int64)[None]], 0)[: tf.size(starts)]
         lengths = ends - starts
         as_number = (lengths <= 2 * _BYTES) & (tf.gather(data, ends - 1) != 0)

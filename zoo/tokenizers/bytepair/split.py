@@ -40,10 +40,7 @@ class Words(NamedTuple):
 
 
 class Splitter:
-    """Splits texts into words, some of which are the special tokens given: name -> id.
-
-    Whitespace before the `mask` belongs to it. ValueError if a name begins or ends with a blank.
-    """
+    """Splits texts into words and special tokens; whitespace before `mask` belongs to it."""
 
     def __init__(self, special_tokens: Mapping[str, int], mask: str | None, add_prefix_space: bool):
         for name in special_tokens:
@@ -107,7 +104,6 @@ def _word_starts(data, kinds, inner, breaks) -> tf.Tensor:
     for _ in range(2):  # For the first of up to three bytes of one whitespace character.
         apart = tf.where(following(inner, False), following(apart, False), apart)
     starts = (breaks | of_word | (white & (~same | apart))) & ~inner
-
     opens = starts & (data == ord("'"))
     first, second = following(data, 0), following(following(data, 0), 0)
     goes_on = following(~breaks, False)

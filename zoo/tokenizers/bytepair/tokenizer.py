@@ -144,12 +144,16 @@ class BytePairTokenizer(SubwordTokenizer):
             **options: the constructor's; the files do not name the special tokens.
         """
         vocabulary = Fields.read(Path(vocab_json)).values
-        merges, first_line = files.read_merges(merges_txt)
+        merges, path = files.read_lines(merges_txt), os.fspath(merges_txt)
+        has_version = bool(merges) and merges[0].startswith("#version")
+        if has_version and merges[0].rstrip() != files.VERSION:
+            found = f"{merges[0]!r:.80}, but only {files.VERSION!r} is known here."
+            raise ValueError(f"{path}, line 1: {found}")
         with blaming(vocab_json):
             try:
-                return cls(vocabulary, merges, **options)
+                return cls(vocabulary, merges[has_version:], **options)
             except MergeError as error:
-                place = f"{os.fspath(merges_txt)}, line {error.index + first_line}"
+                place = f"{path}, line {error.index + 1 + has_version}"
                 raise BundleError(f"{place}: {error.reason}") from error
 
     @classmethod

@@ -1,9 +1,7 @@
 """GPT-2's byte alphabet; checks that a vocabulary and its merges belong together.
 
-In vocabularies and merges, bytes are written as visible characters. A byte that is a visible
-character of Latin-1 stands for itself, the others are U+0100 and after: a space is "Ġ", a line feed
-"Ċ".
-"""
+Bytes that are visible in Latin-1 stand for themselves, others are U+0100 and after: a space is
+"Ġ"."""
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,10 +21,7 @@ _KNOWN = frozenset(ALPHABET)
 
 
 def to_bytes(piece: str) -> bytes:
-    """The bytes that a piece stands for: "Ġé" is b" \\xe9".
-
-    A piece with a character that stands for no byte stands for its own UTF-8, as in `tokenizers`.
-    """
+    """ "Ġé" is b" \\xe9"; UTF-8 if a character stands for no byte, as in `tokenizers`."""
     return (
         piece.translate(_TO_LATIN).encode("latin-1") if _KNOWN.issuperset(piece) else piece.encode()
     )
@@ -48,10 +43,7 @@ class MergeError(ValueError):
 def numbered(
     vocabulary: Mapping[str, int] | Sequence[str], special_tokens: Mapping[str, int] | Sequence[str]
 ) -> tuple[list[str], dict[str, int]]:
-    """The pieces in the order of their ids, and the ids of the special ones.
-
-    Special tokens that are only named, and that the vocabulary lacks, come after it.
-    """
+    """The pieces by id, and the ids of the special ones; named ones that it lacks come after it."""
     ids = numbered_pieces(vocabulary, "vocabulary")
     special = numbered_pieces(special_tokens, "special_tokens")
     if not isinstance(special_tokens, Mapping):
@@ -82,11 +74,7 @@ def numbered(
 def merge_pairs(
     pieces: Sequence[str], special: Mapping[str, int], merges: Iterable[Any]
 ) -> tuple[list[str], list[tuple[int, int]]]:
-    """The merges, pairs of pieces or strings "a b", as strings and as pairs of ids.
-
-    Raises MergeError for a merge of or into something that is no piece or a special one, or that is
-    no pair.
-    """
+    """The merges as strings and pairs of ids; MergeError for what is not in the vocabulary."""
     ids = {piece: index for index, piece in enumerate(pieces) if piece not in special}
     if isinstance(merges, str | bytes | Mapping) or not isinstance(merges, Iterable):
         raise TypeError(f"merges must be a list, found {merges!r:.80}.")

@@ -1,10 +1,8 @@
 """Cuts words into the longest pieces of a vocabulary, with tensorflow_text's operation.
 
-The operation can also split texts at spaces and punctuation and around Chinese characters, much
-faster than `split.py`, but by the Unicode version that it was built with, counting bytes, and
-without BERT's cleaning. Most texts have nothing in which that shows. A text with something is cut
-at its spaces, and only the units that have it take the slow path. Both paths give the same ids.
-"""
+It can also split texts, much faster than `split.py`, but by the Unicode version that it was built
+with, counting bytes, without BERT's cleaning. Only the units of a text in which that shows take the
+slow path. Both give the same ids."""
 
 from collections.abc import Callable, Mapping
 
@@ -34,10 +32,7 @@ Pieces = tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]
 
 
 def cut(model: np.ndarray, texts: tf.Tensor) -> Pieces:
-    """Cuts words (W,) from the left, always the longest piece; one unknown piece where none fits.
-
-    A model that splits cuts whole texts.
-    """
+    """Cuts words (W,) or texts from the left, always the longest piece; unknown if none fits."""
     operation = tf_text.FastWordpieceTokenizer(
         model_buffer=tf.constant(model), token_out_type=tf.int32
     )
@@ -81,8 +76,8 @@ def pieces_of_texts(
     cut_any: Callable[[tf.Tensor], Pieces],
     offsets: bool,
 ) -> list[tf.Tensor]:
-    """Ids (P,) and row splits (B + 1,) of texts (B,): `cut_plain` cuts those that match the
-    pattern, `cut_any` the rest. With `offsets` also where pieces start and end, int64 (P,)."""
+    """Ids (P,) and row splits (B + 1,) of texts (B,), with `offsets` also starts and ends (P,);
+    `cut_plain` cuts those that match the pattern, `cut_any` the rest."""
     plain = tf.strings.regex_full_match(texts, pattern)
 
     def all_plain():

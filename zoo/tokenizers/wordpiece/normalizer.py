@@ -1,10 +1,8 @@
 """BERT's normalizer: what becomes of each code point, as tables and as graph operations.
 
-The rules are frozen in `normalizer.json`, measured from Hugging Face `tokenizers` by
-`tools/make_unicode_tables.py`, so that ids never depend on which Unicode version Python, ICU or
-TensorFlow happen to carry. BERT's own rules mix several versions: characters younger than Unicode 8
-count as letters, younger accents are not stripped.
-"""
+Frozen in `normalizer.json`, measured from Hugging Face `tokenizers` by
+`tools/make_unicode_tables.py`: BERT's rules mix Unicode versions. Characters younger than Unicode 8
+count as letters, younger accents stay."""
 
 import functools
 import json
@@ -98,10 +96,7 @@ def rules(lowercase: bool, strip_accents: bool, split_cjk: bool) -> Rules:
 
 
 def hangul(points: np.ndarray) -> np.ndarray:
-    """The letters (n, 3) of Korean syllables (n,), as canonical decomposition computes them.
-
-    The last one is U+11A7 for a syllable of two letters.
-    """
+    """Letters (n, 3) of Korean syllables (n,); the last is U+11A7 where there are two."""
     index = points - _SYLLABLES[0]
     vowels = 0x1161 + index % 588 // 28
     return np.stack([0x1100 + index // 588, vowels, _NO_FINAL + index % 28], 1)
@@ -114,12 +109,9 @@ def stored_table() -> dict[str, Any]:
 
 
 def unpack(raw: dict[str, Any]) -> dict[str, Any]:
-    """The table without its differences and runs.
-
-    Returns `classes`, uint8, PLAIN to REMOVED for every code point, and dicts from code points to
-    the code points they become: `decompose` (accents gone; Korean is left to `hangul`), `lower`; to
-    a rank: `order`; to nothing: `walls`.
-    """
+    """The table without its differences and runs: `classes`, uint8, PLAIN to REMOVED for every code
+    point, and dicts of code points to code points: `decompose` (without accents; no Korean) and
+    `lower`; to a rank: `order`; to nothing: `walls`."""
     data: dict[str, Any] = {"classes": from_runs(raw["classes"])}
     for name in ("decompose", "lower", "order", "walls"):
         data[name], point = {}, 0
@@ -136,8 +128,7 @@ def _shift(entries: tf.Tensor) -> tf.Tensor:
 def normalized(
     points: tf.Tensor, changes: tf.Tensor, row_splits: tf.Tensor, rules: Rules
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """What is left of code points (N,), by their entries: characters (M,), their kinds (M,), the
-    index int64 (M,) of the code point that each came from, and the row splits int64 (B + 1,)."""
+    """What is left of points (N,): characters, kinds, sources (M,), row splits (B + 1,)."""
     kinds = changes & KIND_MASK
     same = tf.range(tf.size(points, tf.int64))
     return tf.cond(

@@ -1,9 +1,7 @@
 """BERT's way from texts to normalised words, in stateless TensorFlow operations on code points.
 
-All strings of a batch are worked on as one run of code points, row after row. `N` counts the code
-points of the texts, `M` those left after normalisation, `S` those of them that stand in words
-(no whitespace), `W` the words.
-"""
+Of a batch `N` counts the code points, `M` those left after normalisation, `S` those of them that
+stand in words (no whitespace), `W` the words."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -42,11 +40,8 @@ class Words(NamedTuple):
 
 
 class Splitter:
-    """Splits texts into normalised words, by the rules for code points.
-
-    `names`, of special tokens and the like, come out as words, unchanged; `normalized_names`, whose
-    indices are after theirs, are looked for in what is left, once it is normalised.
-    """
+    """Splits texts into normalised words. `names` come out as words, unchanged; `normalized_names`,
+    whose indices follow, are looked for in what is left, once it is normalised."""
 
     def __init__(self, rules: Rules, names: Sequence[str], normalized_names: Sequence[str] = ()):
         self._rules = rules
@@ -72,7 +67,6 @@ class Splitter:
             keeps |= mark(row_splits, tf.size(points, tf.int64))
             after = tf.concat([tf.boolean_mask(starts + base, keeps), row_starts[-1:]], 0)
             ends = tf.gather(after, tf.cumsum(tf.cast(keeps, tf.int64))) - base
-
         characters, kinds, sources, row_splits = normalized(
             points, changes, row_splits, self._rules
         )
@@ -84,7 +78,6 @@ class Splitter:
             )
             kinds = _with_names(kinds, more, inner)
             names = tf.where(more > 0, more + self._num_names, names)
-
         size = tf.size(kinds, tf.int64)
         begins = previous(kinds != LETTER, True) | mark(row_splits, size)
         begins = (begins | (kinds == ALONE) | (kinds == _OPENS)) & (kinds != _CONTINUES)
@@ -105,8 +98,7 @@ class Splitter:
 
 
 def _marked(finder: NameFinder, points: tf.Tensor, row_splits: tf.Tensor):
-    """1 + the index of the name that begins at each point or 0, int32 (N,); bool (N,), True within
-    a name after its first point."""
+    """1 + the index of the name that begins at each point or 0; bool, True within it. Both (N,)."""
     starts, ends, which = finder.find(points, row_splits)
     begins = tf.tensor_scatter_nd_update(tf.zeros_like(points), starts[:, None], 1 + which)
     return begins, mark(tf.ragged.range(starts + 1, ends).flat_values, tf.size(points, tf.int64))
@@ -118,10 +110,7 @@ def _with_names(kinds: tf.Tensor, begins: tf.Tensor, inner: tf.Tensor) -> tf.Ten
 
 
 def spans_of(words: Words, piece_splits, starts, ends) -> tuple[tf.Tensor, tf.Tensor]:
-    """Offsets int64 (P,) of pieces in the strings, from those in their normalised words.
-
-    The pieces of each word begin at piece_splits int64 (W + 1,).
-    """
+    """Offsets (P,) in the strings of the pieces of words, split at piece_splits (W + 1,)."""
     points = words.characters
     widths = 1 + sum(tf.cast(points >= limit, tf.int64) for limit in (0x80, 0x800, 0x10000))
     before = splits_of(widths)  # (S + 1,) bytes of all words before

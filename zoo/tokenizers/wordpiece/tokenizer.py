@@ -180,10 +180,8 @@ class WordPieceTokenizer(SubwordTokenizer):
 
     @functools.cached_property
     def _names(self) -> tuple[dict[str, str], dict[str, str]]:
-        """What names look like in a text -> the name, and in a normalised text.
-
-        Of two names that are one once they are normalised, the last one counts.
-        """
+        """What names look like in a text, and in a normalised text -> the name; the last of equals
+        counts."""
         normal = [name for name, normalized in self.added_tokens.items() if normalized]
         raw = {name: name for name in (*SPECIAL, *self.added_tokens) if name not in normal}
         if not normal:
@@ -271,7 +269,6 @@ class WordPieceTokenizer(SubwordTokenizer):
 
 
 def _check_pieces(ids: Mapping[str, int]) -> None:
-    """Raises ValueError for a vocabulary that the operation or BERT's rules cannot work with."""
     for piece, index in ids.items():
         size = len(piece.removeprefix(CONTINUATION).encode(errors="surrogatepass"))
         if not 1 <= size <= _LONGEST_PIECE or re.search("[\0\ud800-\udfff]", piece):
@@ -280,8 +277,7 @@ def _check_pieces(ids: Mapping[str, int]) -> None:
                 "bytes, no U+0000 and no surrogate; put an unused name such as [unused0] in its "
                 "place."
             )
-    missing = [name for name in SPECIAL if name not in ids]
-    if missing:
+    if missing := [name for name in SPECIAL if name not in ids]:
         raise ValueError(
             f"vocabulary: {', '.join(missing)} missing; BERT's special tokens must be in it."
         )
@@ -290,7 +286,7 @@ def _check_pieces(ids: Mapping[str, int]) -> None:
 def _checked_names(
     added_tokens: Mapping[str, bool] | Sequence[str], ids: Mapping[str, int]
 ) -> dict[str, bool]:
-    """The added tokens beside the special ones: name -> whether the text is normalised before."""
+    """Name -> whether the text is normalised before, without the special ones."""
     if isinstance(added_tokens, str | bytes) or not isinstance(added_tokens, Iterable):
         raise TypeError(f"added_tokens must be a dict or a list, found {added_tokens!r:.80}.")
     if not isinstance(added_tokens, Mapping):
