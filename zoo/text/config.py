@@ -36,10 +36,12 @@ class CleaningConfig:
             direction are removed; tabs and line ends become spaces. Zero-width joiners stay.
         unicode: "none", "nfc" (one spelling for each accented letter) or "nfkc" (one also for
             full-width letters, ligatures and the like).
+        lowercase: capital letters become small ones, in every script.
         urls: "keep", "mask" (`url_mask` instead) or "remove" (a space instead), for addresses that
             begin with http://, https://, ftp:// or www.
         emails: the same for e-mail addresses, with `email_mask`.
         url_mask: a word that is one piece in the vocabularies of BERT, as "<url>" is not.
+        email_mask: the same in place of an e-mail address.
         stop_words: removed in any case, only as whole words; such as `ENGLISH_STOP_WORDS`. A word
             ends where letters, digits, "_" and inner apostrophes do.
         whitespace: runs of spaces of any kind become one space; none at the ends.
