@@ -43,12 +43,9 @@ def cut(model: np.ndarray, texts: tf.Tensor) -> Pieces:
 def plain_pattern(
     rules: Rules, lowercase: bool, max_word_characters: int, names: Mapping[str, bool]
 ) -> str:
-    """A regular expression that matches the texts that can take the fast path.
-
-    These have only ASCII letters and what stands alone and stays as it is: then words have as
-    many bytes as characters, and lowercasing is all that changes. They have none of `names` (name
-    -> whether it is in either case): the character of it that is rarest in texts is missing.
-    """
+    """A regular expression for texts of ASCII letters and what stands alone and stays as it is:
+    words have as many bytes as characters. Of each of `names` (-> whether in either case) the
+    character that is rarest in texts is missing."""
     missing = set()
     for name, either_case in names.items():
         rarest = max(name, key=lambda c: _COMMONEST.find(c.lower()) % 99)
