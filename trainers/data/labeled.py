@@ -82,7 +82,7 @@ def read_labeled(
     if task == "regress":
         label_numbers(labels, where)
     by_number = format in ("csv", "tsv") and all(map(is_number, columns.values()))
-    _warn(source, values, where, may_have_header=by_number and data.header == "auto")
+    _warn(source, values, where, no_header=by_number and data.header == "auto")
     texts, pairs = values["text_column"], values.get("pair_column")
     return LabeledTexts(texts, pairs, labels if "label_column" in values else None, where)
 
@@ -117,13 +117,11 @@ def _check_label(label: str, column: str | int, place: str) -> None:
         )
 
 
-def _warn(
-    source: str, values: dict[str, list[str]], where: list[str], may_have_header: bool
-) -> None:
+def _warn(source: str, values: dict[str, list[str]], where: list[str], no_header: bool) -> None:
     """Of what is kept, and perhaps should not be."""
     first, *others = values.get("label_column") or [""]
     # An example of a class that no other has: the names of columns that were given by number?
-    if may_have_header and first and first not in others and len(set(others)) < len(others):
+    if no_header and first and first not in others and len(set(others)) < len(others):
         message = (
             "%s: no other row has the label %r. If this line names the columns, set "
             "--set=data.header=first (columns by number: it is read as an example)"

@@ -42,12 +42,7 @@ class WindowOrder:
     """
 
     def __init__(
-        self,
-        ids: TokenStream | MixedStream,
-        batch_size: int,
-        length: int,
-        seed: int,
-        segment: int = 1,
+        self, ids: TokenStream | MixedStream, batch_size: int, length: int, seed: int, segment=1
     ):
         self.batch_size, self.length, self.seed, self.segment = batch_size, length, seed, segment
         mixed = ids if isinstance(ids, MixedStream) else MixedStream((ids,), (1,))

@@ -113,11 +113,8 @@ def text_rows(
 ) -> Iterator[Row]:
     """The rows of a text of one of the `FORMATS` that are no `STORED` ones."""
     if format in ("jsonl", "json"):
-        return _json_rows(path, text, format, columns, data.limits)
-    return _delimited_rows(path, text, format, columns, data)
-
-
-def _delimited_rows(path, text, format, columns, data) -> Iterator[Row]:
+        yield from _json_rows(path, text, format, columns, data.limits)
+        return
     # Fields of TSV are in no quotes unless `quotes` says so: real ones hold lone quotes.
     header, quotes, separator = data.header, data.quotes, data.separator
     if header == "auto":

@@ -229,12 +229,9 @@ class TokenShards:
         def one(starts):
             return tf.data.Dataset.from_tensor_slices(tf.reshape(starts, [-1]))
 
-        def window(start):
-            return self.window(start, length)
-
         # Some batches at once: making a dataset of the places of each costs as much as reading it.
         several = starts.batch(_BATCHES_AT_ONCE)
-        single = several.flat_map(plain(one)).flat_map(plain(window))
+        single = several.flat_map(plain(one)).flat_map(plain(lambda s: self.window(s, length)))
         windows = single.batch(rows, drop_remainder=True)
         return windows.apply(tf.data.experimental.assert_cardinality(starts.cardinality()))
 
@@ -246,8 +243,10 @@ class TokenShards:
         first = place - tf.gather(tf.constant(self._begins), shard)
         left = tf.gather(tf.constant(self._ends), shard) - place
         record, skipped = first // size, first % size
+        ends = np.minimum(self._ends - 1 + length, len(self)) - 1
+        reached = np.searchsorted(self._ends, ends, side="right")
+        shards = int(max(reached - np.arange(len(self._ends)))) + 1  # of any window, at most
         # Behind the last shard comes the last again, whose ids are cut off below.
-        shards = self._max_shards_per_window(length)
         files = tf.minimum(shard + tf.range(shards), last)
         offset = record * record_bytes(size * self._dtype.size)
         records = (skipped + length - 1) // size + 1
@@ -269,11 +268,6 @@ class TokenShards:
             return tf.ensure_shape(tf.where(real, ids, 0), [length])
 
         return data.take(count).batch(count).map(plain(stretch))
-
-    def _max_shards_per_window(self, length: int) -> int:
-        ends = np.minimum(self._ends - 1 + length, len(self)) - 1
-        reached = np.searchsorted(self._ends, ends, side="right")
-        return int(max(reached - np.arange(len(self._ends)))) + 1
 
     def _ids(self, stored: tf.Tensor) -> tf.Tensor:
         """The ids of records, int32, one after another."""

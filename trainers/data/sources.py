@@ -203,10 +203,8 @@ def _published(folder: str, address: str, **files: str) -> Callable[[str | None]
 
 
 def _wikitext2(**files: str) -> NamedSource:
-    address = (
-        "pytorch/examples/77f55b912142e11fcfdf5b530231fb9c52f181e8/word_language_model/data/"
-        "wikitext-2"
-    )
+    repository = "pytorch/examples/77f55b912142e11fcfdf5b530231fb9c52f181e8"
+    address = f"{repository}/word_language_model/data/wikitext-2"
     # Articles, not lines: a held-out document then shares no article with the training text.
     return NamedSource(_published("wikitext2", address, **files), "articles")
 

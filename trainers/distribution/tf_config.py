@@ -143,8 +143,7 @@ def join_failure(cluster: Cluster, seconds: int, error: tf.errors.OpError) -> Co
             "another process has its port, stop that one, or take another port in TF_CONFIG"
         )
     chief = next(iter(cluster.addresses))
-    found = _MISSING.search(error.message)
-    if found is None:
+    if not (found := _MISSING.search(error.message)):
         return ConfigError(
             f"{cluster.title(chief)}, the chief, did not answer in {seconds} s. Start it, or "
             f"correct its address in TF_CONFIG; {advice}"

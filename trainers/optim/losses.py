@@ -1,8 +1,7 @@
-"""Losses that Keras has not: smoothed integer labels, answer spans, contrast within a batch.
+"""Losses that Keras has not; all read logits in float32, compile with XLA, and give one number an
+example.
 
-All read logits in float32, compile with XLA, and give one number an example. Where padding has
-weight 0 take `reduction="mean_with_sample_weight"`: the default divides by the padding too.
-"""
+Where padding has weight 0 take `reduction="mean_with_sample_weight"`: the default counts it."""
 
 from __future__ import annotations
 

@@ -107,8 +107,7 @@ def stack_index(path: str) -> float:
     """-1 for embeddings, i for block or LSTM layer i, infinity for what is above."""
     parts = path.split("/")
     for part in parts:
-        block = _BLOCK.fullmatch(part)
-        if block:
+        if block := _BLOCK.fullmatch(part):
             return int(block[1])
         # An output projection that is not tied to the embedding is kept in the same layer.
         if _EMBEDDING.fullmatch(part) and not parts[-1].startswith("reverse"):

@@ -137,8 +137,7 @@ def _nearest_stretch(
         has_number = wants_number and bool(_NUMBER.search(text_of(stretch)))
         return has_number, nearness(stretch[0], stretch[-1])
 
-    found = max(filter(None, stretches), key=worth, default=[])
-    if not found:
+    if not (found := max(filter(None, stretches), key=worth, default=[])):
         return ""
     from_left = nearness(found[0]) >= nearness(found[-1])
     return text_of(found[:_LONGEST_ANSWER] if from_left else found[-_LONGEST_ANSWER:])

@@ -56,8 +56,7 @@ def write_report(
         "## Config",
         f"```json\n{json.dumps(to_dict(config), indent=2, ensure_ascii=False)}\n```",
     ]
-    path = bundle.folder / REPORT_FILE
-    with replacing(path) as temporary:
+    with replacing(path := bundle.folder / REPORT_FILE) as temporary:
         temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return path
 

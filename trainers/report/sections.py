@@ -76,8 +76,7 @@ class Comparison:
             rows.append([_NAMES.get(name, name), f"{value:.4f}", *beside])
         header = ["", "model", *(["baseline"] if other else [])]
         text = table(header, rows, numbers=(1, 2)) + f"\n\nOver {self.rows}."
-        behind = [name for name in numbers if name in other and not self._model_is_ahead(name)]
-        if behind:
+        if behind := [n for n in numbers if n in other and not self._model_is_ahead(n)]:
             names = ", ".join(_NAMES.get(name, name) for name in behind)
             text += f" **The baseline is as good or better in: {names}.**"
         return f"## Scores{about}, {self.split}\n\n{text}"

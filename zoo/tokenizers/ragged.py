@@ -1,8 +1,5 @@
-"""Row splits and marks in time and memory that follow the number of values.
-
-`tf.repeat`, and with it `RaggedTensor.value_rowids`, first makes a table of the number of rows
-times the longest row: a gigabyte for one long text among many short ones.
-"""
+"""Row splits and marks in time and memory that follow the number of values; `tf.repeat`, and with
+it `value_rowids`, makes a table of all rows times the longest: a gigabyte for one long text."""
 
 from typing import Any
 

@@ -99,7 +99,7 @@ def read_pieces(content: bytes) -> PieceList:
 
 
 def write_merging_model(pieces: Iterable[tuple[str, float, int]], unknown_id: int) -> bytes:
-    """A serialized model that merges characters by the scores of pieces (text, score, kind)."""
+    """A model that merges characters by the scores of pieces (text, score, kind)."""
     model = _Model()
     add = model.pieces.add
     for text, score, kind in pieces:

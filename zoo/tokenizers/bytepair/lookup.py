@@ -1,22 +1,15 @@
-"""Words to ids: those that are one token are looked up as numbers, the others are merged.
+"""Words to ids: those that are one token are looked up as 64-bit numbers, the others merged once.
 
-Most words of a text are in the vocabulary as they are. Comparing them as 64-bit numbers is much
-faster than handling strings. What is left is merged once for each distinct word. Words of writing
-systems without spaces, of which few are equal, are first cut where merging never joins bytes.
+Words of writing systems without spaces, of which few are equal, are first cut where merging never
+joins bytes.
 
-Merging is left to tensorflow_text's SentencePiece operation, exactly. Byte-pair encoding joins,
-again and again, the neighbouring pair of symbols that is earliest in the list of merges (the
-leftmost one of equal pairs). SentencePiece joins the neighbours whose text together is the piece
-with the best score: it looks at the joined text, not at the pair. The two are the same if exactly
-those pieces are known that come out when their own text is merged:
-
-Take two neighbours x and y of a text under way, and let t = xy. No merge has crossed the borders of
-t, so those inside it went as they would go if t were the whole text. Merging the text t therefore
-passes through the state (x, y). It has only one state of two symbols. If t merges into itself, that
-state is its last merge, which is in the list and whose rank is the score of t. If it does not, no
-pair of the list makes t here, and the operation does not know t. (A piece that can be made from
-several pairs of the list is covered: only one of them is ever the last state.)
-"""
+Merging is left to tensorflow_text's SentencePiece operation, exactly. Byte-pair encoding joins the
+neighbouring pair that is earliest in the list of merges (the leftmost of equals), SentencePiece the
+neighbours whose text together is the piece with the best score. The two are the same if exactly
+those pieces are known that come out when their own text is merged. For neighbours x and y let
+t = xy: no merge has crossed the borders of t, so merging the text t passes through (x, y), its only
+state of two symbols. If t merges into itself, that is its last merge, whose rank is the score of t.
+If it does not, no pair of the list makes t here, and the operation does not know t."""
 
 import collections
 from collections.abc import Sequence

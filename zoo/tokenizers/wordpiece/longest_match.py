@@ -1,10 +1,8 @@
 """Cuts words into the longest pieces of a vocabulary, with tensorflow_text's operation.
 
-The operation can also split texts at spaces and punctuation and around Chinese characters, much
-faster than `split.py`, but by the Unicode version that it was built with, counting bytes, and
-without BERT's cleaning. Most texts have nothing in which that shows. A text with something is cut
-at its spaces, and only the units that have it take the slow path. Both paths give the same ids.
-"""
+It can also split texts, much faster than `split.py`, but by the Unicode version that it was built
+with, counting bytes, without BERT's cleaning. Only the units of a text in which that shows take the
+slow path. Both give the same ids."""
 
 from collections.abc import Callable, Mapping
 
@@ -45,12 +43,9 @@ def cut(model: np.ndarray, texts: tf.Tensor) -> Pieces:
 def plain_pattern(
     rules: Rules, lowercase: bool, max_word_characters: int, names: Mapping[str, bool]
 ) -> str:
-    """A regular expression that matches the texts that can take the fast path.
-
-    These have only ASCII letters and what stands alone and stays as it is: then words have as
-    many bytes as characters, and lowercasing is all that changes. They have none of `names` (name
-    -> whether it is in either case): the character of it that is rarest in texts is missing.
-    """
+    """A regular expression for texts of ASCII letters and what stands alone and stays as it is:
+    words have as many bytes as characters. Of each of `names` (-> whether in either case) the
+    character that is rarest in texts is missing."""
     missing = set()
     for name, either_case in names.items():
         rarest = max(name, key=lambda c: _COMMONEST.find(c.lower()) % 99)

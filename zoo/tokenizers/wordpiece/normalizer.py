@@ -1,10 +1,8 @@
 """BERT's normalizer: what becomes of each code point, as tables and as graph operations.
 
-The rules are frozen in `normalizer.json`, measured from Hugging Face `tokenizers` by
-`tools/make_unicode_tables.py`, so that ids never depend on which Unicode version Python, ICU or
-TensorFlow happen to carry. BERT's own rules mix several versions: characters younger than Unicode 8
-count as letters, younger accents are not stripped.
-"""
+Frozen in `normalizer.json`, measured from Hugging Face `tokenizers` by
+`tools/make_unicode_tables.py`: BERT's rules mix Unicode versions. Characters younger than Unicode 8
+count as letters, younger accents stay."""
 
 import functools
 import json
@@ -111,12 +109,9 @@ def stored_table() -> dict[str, Any]:
 
 
 def unpack(raw: dict[str, Any]) -> dict[str, Any]:
-    """The table without its differences and runs.
-
-    Returns `classes`, uint8, PLAIN to REMOVED for every code point, and dicts from code points to
-    the code points they become: `decompose` (accents gone; Korean is left to `hangul`), `lower`; to
-    a rank: `order`; to nothing: `walls`.
-    """
+    """The table without its differences and runs: `classes`, uint8, PLAIN to REMOVED for every code
+    point, and dicts of code points to code points: `decompose` (without accents; no Korean) and
+    `lower`; to a rank: `order`; to nothing: `walls`."""
     data: dict[str, Any] = {"classes": from_runs(raw["classes"])}
     for name in ("decompose", "lower", "order", "walls"):
         data[name], point = {}, 0

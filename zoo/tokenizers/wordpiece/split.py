@@ -1,9 +1,7 @@
 """BERT's way from texts to normalised words, in stateless TensorFlow operations on code points.
 
-All strings of a batch are worked on as one run of code points, row after row. `N` counts the code
-points of the texts, `M` those left after normalisation, `S` those of them that stand in words
-(no whitespace), `W` the words.
-"""
+Of a batch `N` counts the code points, `M` those left after normalisation, `S` those of them that
+stand in words (no whitespace), `W` the words."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

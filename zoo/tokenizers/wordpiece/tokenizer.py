@@ -180,10 +180,7 @@ class WordPieceTokenizer(SubwordTokenizer):
 
     @functools.cached_property
     def _names(self) -> tuple[dict[str, str], dict[str, str]]:
-        """What names look like in a text -> the name, and in a normalised text.
-
-        Of two names that are one once they are normalised, the last one counts.
-        """
+        """Names in a text, and in a normalised text (the last of equal ones counts) -> the name."""
         normal = [name for name, normalized in self.added_tokens.items() if normalized]
         raw = {name: name for name in (*SPECIAL, *self.added_tokens) if name not in normal}
         if not normal:
@@ -279,8 +276,7 @@ def _check_pieces(ids: Mapping[str, int]) -> None:
                 "bytes, no U+0000 and no surrogate; put an unused name such as [unused0] in its "
                 "place."
             )
-    missing = [name for name in SPECIAL if name not in ids]
-    if missing:
+    if missing := [name for name in SPECIAL if name not in ids]:
         raise ValueError(
             f"vocabulary: {', '.join(missing)} missing; BERT's special tokens must be in it."
         )
