@@ -27,10 +27,9 @@ ROLES = ("cls", "sep", "pad", "mask", "unknown")
 class Tokenizer(abc.ABC):
     """Maps a batch of strings to ragged token ids and back, in TensorFlow operations only.
 
-    The operations have no lookup table, no Python function and nothing to track or initialise, so
-    the same code runs eagerly, in a `tf.function`, in a `tf.data` pipeline and in TensorFlow
-    Serving. A subclass sets the attributes and implements `encode` and `_texts`.
-    """
+    Without lookup tables, Python functions, or anything to track or initialise, the same code runs
+    eagerly, in `tf.function`, `tf.data` and TensorFlow Serving. A subclass sets the attributes and
+    implements `encode` and `_texts`."""
 
     kind: ClassVar[str]  # name of the subclass in `tokenizer.json`
     config_names: ClassVar[tuple[str, ...]] = ()  # the constructor's arguments, all attributes
@@ -133,11 +132,9 @@ class Tokenizer(abc.ABC):
         )
 
     def tokens(self, ids: Any) -> tf.Tensor | tf.RaggedTensor:
-        """The text of every single id of integers of any shape, special ids by name.
-
-        A prompt and a token that is not special, put together, are the prompt's continuation by
-        that token. Ids outside [0, vocabulary_size) are "<|unknown|>".
-        """
+        """The text of every single id of integers of any shape, special ids by name; "<|unknown|>"
+        outside [0, vocabulary_size). A prompt and a token that is not special, put together, are
+        its continuation."""
         ids = _integers(ids)
         if isinstance(ids, tf.RaggedTensor):
             return ids.with_flat_values(_lookup(self._token_table, ids.flat_values))
@@ -151,8 +148,7 @@ class Tokenizer(abc.ABC):
     def save(self, folder: str | os.PathLike[str]) -> str:
         """Writes `folder/tokenizer.json`, which `load_tokenizer(folder)` reads; returns its path.
 
-        Creates the folder if needed, replaces an older file; a reader never sees half of it.
-        """
+        Creates the folder, replaces an older file; a reader never sees half of it."""
         path = os.path.join(folder, FILE_NAME)
         own = {"format_version": FORMAT_VERSION, "fingerprint": self.fingerprint}
         with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
@@ -179,10 +175,9 @@ class Tokenizer(abc.ABC):
 class Encoding(NamedTuple):
     """Ids and where they come from; four RaggedTensors [B, None] of the same row splits.
 
-    `string[start:end]` are the bytes that a piece comes from, the accents stripped after its
-    last letter included. Spans are in order and do not overlap, but two pieces of one character
-    (a Korean syllable, say, cut between its letters) both have the span of that character.
-    """
+    `string[start:end]` are the bytes of a piece, with the accents stripped after its last letter.
+    Spans are in order and do not overlap, but pieces of one character (a Korean syllable) have
+    the same one."""
 
     ids: tf.RaggedTensor  # int32
     starts: tf.RaggedTensor  # int32, offset of the first byte of the piece in its string
@@ -203,10 +198,8 @@ class SubwordTokenizer(Tokenizer):
 
     @abc.abstractmethod
     def _encode(self, texts: tf.Tensor, offsets: bool) -> tuple[tf.Tensor, ...]:
-        """Ids int32 (P,) and row splits int64 (B + 1,) of strings (B,).
-
-        With `offsets` also `starts` and `ends` int64 and `word_starts`, (P,), of an `Encoding`.
-        """
+        """Ids int32 (P,) and row splits int64 (B + 1,) of strings (B,); with `offsets` also
+        `starts` and `ends` int64 and `word_starts`, (P,), of an `Encoding`."""
 
     def encode(self, strings: Any) -> tf.RaggedTensor:
         ids, splits = self._encode_ids(string_vector(strings))

@@ -44,10 +44,8 @@ def learn_pieces(
     continuation: str,
     min_count: int,
 ) -> list[str]:
-    """WordPiece's pieces from word counts: special tokens, characters, longer pieces.
-
-    The most frequent characters that fit into nine tenths of the vocabulary are kept. Words with
-    any other would be unknown anyway and teach nothing."""
+    """WordPiece's pieces from word counts: special tokens, the most frequent characters that fit
+    into nine tenths of the vocabulary, longer pieces. Words with other characters teach nothing."""
     from tokenizers import models, trainers
 
     of_characters: collections.Counter[str] = collections.Counter()

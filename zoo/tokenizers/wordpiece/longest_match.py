@@ -43,12 +43,9 @@ def cut(model: np.ndarray, texts: tf.Tensor) -> Pieces:
 def plain_pattern(
     rules: Rules, lowercase: bool, max_word_characters: int, names: Mapping[str, bool]
 ) -> str:
-    """A regular expression that matches the texts that can take the fast path.
-
-    These have only ASCII letters and what stands alone and stays as it is: then words have as
-    many bytes as characters, and lowercasing is all that changes. They have none of `names` (name
-    -> whether it is in either case): the character of it that is rarest in texts is missing.
-    """
+    """A regular expression for texts of ASCII letters and what stands alone and stays as it is:
+    words have as many bytes as characters. Of each of `names` (-> whether in either case) the
+    character that is rarest in texts is missing."""
     missing = set()
     for name, either_case in names.items():
         rarest = max(name, key=lambda c: _COMMONEST.find(c.lower()) % 99)
@@ -86,17 +83,19 @@ def pieces_of_texts(
 
     def both_ways():
         # A unit is a plain text or a part, without spaces, of another text. No word and no special
-        # token has a space in it, and nothing acts across one. Equal units are cut once.
+        # token has a space in it, and nothing acts across one. Equal parts are cut once.
+        plain_texts = tf.boolean_mask(texts, plain)
+        num_plain = tf.size(plain_texts, tf.int64)
         parted = tf.strings.split(tf.where(plain, "", texts), " ")
-        places = tf.gather(parted.row_splits, tf.where(plain))
-        units = tf.tensor_scatter_nd_update(parted.values, places, tf.boolean_mask(texts, plain))
-        distinct, unit_of = tf.unique(units, tf.int64)
-        is_plain = tf.strings.regex_full_match(distinct, pattern)
-        fast = cut_plain(tf.boolean_mask(distinct, is_plain))
-        slow = cut_any(tf.boolean_mask(distinct, ~is_plain))
+        parts, part_of = tf.unique(parted.values, tf.int64)
+        is_plain = tf.strings.regex_full_match(parts, pattern)
+        fast = cut_plain(tf.concat([plain_texts, tf.boolean_mask(parts, is_plain)], 0))
+        slow = cut_any(tf.boolean_mask(parts, ~is_plain))
         # Where each unit is among the fast ones followed by the slow ones; where its pieces are.
         order = tf.concat([tf.where(is_plain), tf.where(~is_plain)], 0)[:, 0]
-        place = tf.gather(tf.math.invert_permutation(order), unit_of)
+        place = tf.gather(tf.math.invert_permutation(order), part_of) + num_plain
+        rows = tf.gather(parted.row_splits, tf.where(plain))
+        place = tf.tensor_scatter_nd_update(place, rows, tf.range(num_plain))
         splits = tf.concat(
             [fast[0].row_splits[:-1], slow[0].row_splits + fast[0].row_splits[-1]], 0
         )
@@ -108,7 +107,7 @@ def pieces_of_texts(
         )
         if offsets:
             # A part begins after the parts before it, and a space each.
-            ends = splits_of(tf.cast(tf.strings.length(units), tf.int64) + 1)
+            ends = splits_of(tf.cast(tf.strings.length(parted.values), tf.int64) + 1)
             row_begins = tf.gather(tf.gather(ends, parted.row_splits), rows_of(parted.row_splits))
             begins = tf.gather(ends[:-1] - row_begins, rows_of(pieces.row_splits))
             spans = [part + begins for part in spans]

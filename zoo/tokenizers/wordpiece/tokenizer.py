@@ -180,8 +180,7 @@ class WordPieceTokenizer(SubwordTokenizer):
 
     @functools.cached_property
     def _names(self) -> tuple[dict[str, str], dict[str, str]]:
-        """What names look like in a text, and in a normalised text -> the name; the last of equals
-        counts."""
+        """Names in a text, and in a normalised text (the last of equal ones counts) -> the name."""
         normal = [name for name, normalized in self.added_tokens.items() if normalized]
         raw = {name: name for name in (*SPECIAL, *self.added_tokens) if name not in normal}
         if not normal:
