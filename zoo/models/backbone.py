@@ -80,7 +80,7 @@ class TransformerBackbone(Backbone):
         for layer in self.layers:
             if isinstance(layer, keras.layers.Embedding):
                 layer.build(input_shape)
-            elif not layer.built:
+            elif not (layer.built and layer.weights):  # Keras makes dropout as built
                 layer.build(self.compute_output_shape(input_shape))
 
     def embed(self, token_ids, positions=None):
