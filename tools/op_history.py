@@ -67,7 +67,8 @@ class Release:
 
 def read_release(site: Path, text_site: Path) -> Release:
     """Reads one release from two site-packages: of TensorFlow, and of TF-Text with the TensorFlow
-    that it was built for."""
+    that it was built for.
+    """
     ops, kernels = _dumped(site, text=False)
     before, _ = _dumped(text_site, text=False)
     after, text_kernels = _dumped(text_site, text=True)

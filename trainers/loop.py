@@ -218,7 +218,8 @@ def _fit(
 
 def _stretches(config: TrainConfig, progress: Progress) -> Iterator[tuple[int, int, range]]:
     """First step, steps an epoch and epochs of what is left of a run: the rest of an epoch that
-    was interrupted, which may be its evaluation alone, and then whole ones."""
+    was interrupted, which may be its evaluation alone, and then whole ones.
+    """
     every, step = config.evaluate_every, progress.step
     if progress.training_logs:
         yield step, 0, range(step // every - 1, step // every)
@@ -261,7 +262,8 @@ class KerasLoop:
         verbose: int = 0,
     ) -> None:
         """`keras.Model.fit` with one iterator for all epochs; with 0 steps they are evaluations
-        alone. Several `validation_data` are logged as "val_loss/NAME"."""
+        alone. Several `validation_data` are logged as "val_loss/NAME".
+        """
         callbacks = list(callbacks)
         if isinstance(validation_data, dict):
             callbacks, validation_data = [_EvaluateEach(validation_data), *callbacks], None

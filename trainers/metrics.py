@@ -18,7 +18,8 @@ SCORES_FILE = "scores.json"
 
 def write_scores(folder: Path, **scores: Any) -> None:
     """Adds to `scores.json`: "validation" (of the kept weights "step", "scores"); of labelled data
-    also "split", what "model" and "baseline" reach on it, and how many questions are "left_out"."""
+    also "split", what "model" and "baseline" reach on it, and how many questions are "left_out".
+    """
     path = folder / SCORES_FILE
     there = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     with replacing(path) as temporary:

@@ -56,7 +56,8 @@ class Interruption:
 
 class Follower(keras.callbacks.Callback):
     """What a worker that is not the chief does: it writes nothing, and stops where the chief's
-    `Recorder` stops, because all workers see the same loss."""
+    `Recorder` stops, because all workers see the same loss.
+    """
 
     def __init__(self, progress: Progress, interruption: Interruption):
         super().__init__()

@@ -39,7 +39,8 @@ def claimed(
 ) -> Iterator[TrainConfig | None]:
     """The workdir, made and locked while the block runs, with this config in it; yields the config
     that was there before. With `extend` a finished run may become one of more steps under way: its
-    report goes, its bundle stays until the longer run has a new one."""
+    report goes, its bundle stays until the longer run has a new one.
+    """
     holds_run = (workdir / CONFIG_FILE).is_file()
     # A process killed before its config was written leaves no files of its own.
     if workdir.is_dir() and not holds_run and (foreign := own_files(workdir)):
@@ -100,7 +101,8 @@ def is_remote(workdir: str | Path) -> bool:
 
 class RemoteWorkdir:
     """A remote folder, such as "gs://bucket/run", and its local copy, an empty folder at first. One
-    process at a time may train there: an object store has no locks."""
+    process at a time may train there: an object store has no locks.
+    """
 
     def __init__(self, remote: str, local: Path):
         self.remote = remote.rstrip("/")

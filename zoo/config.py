@@ -1,5 +1,6 @@
 """Configs as strict dataclasses, and JSON of unknown origin: every value checked, and an error
-that names the field."""
+that names the field.
+"""
 
 from __future__ import annotations
 

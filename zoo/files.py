@@ -1,5 +1,6 @@
 """Files and folders of a model or a run: written whole or not at all, hashed, locked, and never
-outside of their folder."""
+outside of their folder.
+"""
 
 from __future__ import annotations
 

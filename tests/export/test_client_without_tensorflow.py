@@ -57,7 +57,8 @@ def test_no_module_of_the_client_imports_anything_heavy():
 
 def test_questions_are_asked_where_tensorflow_is_not_installed(address):
     """By the class and by the command, and the common pool of messages is left alone: TensorFlow
-    puts files of the same names there, which would clash with others."""
+    puts files of the same names there, which would clash with others.
+    """
     code = f"""
 import runpy, sys
 for name in {HEAVY}:

@@ -1,5 +1,6 @@
 """Schedules at their corners; weight decay, rates by layer, gathered gradients; Muon and clipping
-against Keras' own."""
+against Keras' own.
+"""
 
 import itertools
 

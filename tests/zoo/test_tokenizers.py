@@ -1,5 +1,6 @@
 """What every tokenizer keeps: the same ids everywhere TensorFlow runs, clear errors, safe on disk;
-and characters and bytes, whose ids are exact."""
+and characters and bytes, whose ids are exact.
+"""
 
 import functools
 import json

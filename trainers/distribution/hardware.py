@@ -73,7 +73,8 @@ def _gpu_multiplies_bfloat16() -> bool:
 def compiles(jit_compile: bool) -> bool:
     """Whether XLA compiles the training step: on a CPU as the recipe says, for it does not always
     pay; always off TensorFlow, where "not compiled" means one operation at a time: seconds a
-    step."""
+    step.
+    """
     return jit_compile or keras.backend.backend() != "tensorflow" or hardware() != "cpu"
 
 

@@ -1,7 +1,8 @@
 """JAX: the batch over the devices, or also the weights (tensor parallelism).
 
 Megatron's cut (Shoeybi et al., 2019, arXiv:1909.08053): of a pair of products the first by columns,
-the second by rows, so that one sum over the devices follows. Results differ by rounding only."""
+the second by rows, so that one sum over the devices follows. Results differ by rounding only.
+"""
 
 from __future__ import annotations
 

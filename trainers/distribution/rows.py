@@ -11,7 +11,8 @@ def own_rows(
 ) -> tf.data.Dataset:
     """A worker's rows of each batch `(inputs, targets (R, ...), weights (R, ...))`, with empty rows
     of weight 0 added, so that the whole divides by all `replicas`; weights grow as much, for Keras
-    divides a batch's loss by its slots."""
+    divides a batch's loss by its slots.
+    """
     rows = batches.element_spec[2].shape[0]
     added = -rows % replicas
     if workers == 1 and not added:

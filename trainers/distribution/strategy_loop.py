@@ -3,7 +3,8 @@
 Keras' own cannot run under MultiWorkerMirroredStrategy, clips gradients before they are summed over
 replicas, gives all the same dropout masks and divides losses by the weights of one replica. Here a
 step is the one that one device makes. `build_metrics`, `_train_step`, `_apply` use private
-names."""
+names.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +60,8 @@ class StrategyLoop:
         """As `KerasLoop.fit`, over this worker's rows, which must divide by its replicas.
 
         A callback that sets `model.stop_training` at a step, on whichever worker, ends training on
-        all after the step that follows, without the evaluation that `fit` would do."""
+        all after the step that follows, without the evaluation that `fit` would do.
+        """
         model = self.model
         iterator = iter(batches) if steps_per_epoch else iter(())
         callbacks = keras.callbacks.CallbackList(
@@ -159,7 +161,8 @@ class StrategyLoop:
         """One step over a PerReplica `(inputs, targets[, weights])`: what to add to each metric
         variable; last, the sum of `leaving`. `is_update` is False where gradients are only
         gathered, None in validation. The passes are functions of the variables' values, so XLA can
-        compile them."""
+        compile them.
+        """
         model = self.model
 
         def run(*arguments):

@@ -39,7 +39,8 @@ def load_initial(model: keras.Model, source: keras.Model, drop_layers: int = 0) 
     numbers.
 
     Heads stay behind. Learned positions may become fewer; a pooler or an untied output projection
-    that `source` lacks begins anew."""
+    that `source` lacks begins anew.
+    """
     ours, theirs = model.backbone.config, source.backbone.config
     if ours.family != theirs.family:
         raise ConfigError(

@@ -1,7 +1,8 @@
 """Losses that Keras has not; all read logits in float32, compile with XLA, and give one number an
 example.
 
-Where padding has weight 0 take `reduction="mean_with_sample_weight"`: the default counts it."""
+Where padding has weight 0 take `reduction="mean_with_sample_weight"`: the default counts it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from zoo.config import ConfigError
 @keras.saving.register_keras_serializable(package="trainers")
 class SparseCrossentropy(keras.losses.Loss):
     """Cross entropy of integer labels (...) and logits (..., C); `label_smoothing` goes to all C
-    classes alike (Szegedy et al., 2016, arXiv:1512.00567)."""
+    classes alike (Szegedy et al., 2016, arXiv:1512.00567).
+    """
 
     def __init__(self, label_smoothing: float = 0.0, name: str = "sparse_crossentropy", **kwargs):
         super().__init__(name=name, **kwargs)
@@ -51,7 +53,8 @@ class InBatchContrastiveLoss(keras.losses.Loss):
     """Symmetric InfoNCE (van den Oord et al., 2018, arXiv:1807.03748) of unit vectors (B, 2, D).
 
     The other rows of the global batch are the negatives, so two rows of one meaning work against
-    it. The temperature is SimCSE's. `y_true` is not read."""
+    it. The temperature is SimCSE's. `y_true` is not read.
+    """
 
     # For the training loop: XLA cannot compile a part of a step in which replicas meet.
     reads_other_replicas = True

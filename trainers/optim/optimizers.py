@@ -117,7 +117,8 @@ def stack_index(path: str) -> float:
 
 def rate_scales(paths: Sequence[str], layer_decay: float) -> list[float]:
     """Factors of learning rates: 1 above the blocks, `layer_decay` for the top block, one factor
-    more for each below and for the embeddings (BEiT's; Bao et al., 2021, arXiv:2106.08254)."""
+    more for each below and for the embeddings (BEiT's; Bao et al., 2021, arXiv:2106.08254).
+    """
     indices = [stack_index(path) for path in paths]
     top = max((index for index in indices if index != math.inf), default=-1)
     return [1.0 if index == math.inf else layer_decay ** (top + 1 - index) for index in indices]
@@ -186,7 +187,8 @@ class Muon(_LayerwiseRates, keras.optimizers.Muon):
     """`keras.optimizers.Muon` that orthogonalises all matrices together, and with `layer_decay`.
 
     Jordan et al., 2024; Liu et al., arXiv:2502.16982. The same update and variables but for
-    rounding. Not for Keras' own `fit` on several replicas, which sums gradients later."""
+    rounding. Not for Keras' own `fit` on several replicas, which sums gradients later.
+    """
 
     # Whether the training loop gives gradients that are summed over the replicas.
     gradients_are_summed = False
@@ -232,7 +234,8 @@ def orthogonalized(
 
     Muon's Newton-Schulz iteration x <- p(g) x with g = x x'. For long matrices two iterations share
     a g: that of the second is p(g) g p(g), and 224 x 896 takes 0.78 of the operations. More of that
-    (Amsel et al., 2025, arXiv:2505.16932) loses in g what is small in x: devices then differed."""
+    (Amsel et al., 2025, arXiv:2505.16932) loses in g what is small in x: devices then differed.
+    """
     a, b, c = coefficients
 
     def gram_of(x):  # (N, S, L) -> (N, S, S)

@@ -42,7 +42,8 @@ def tfidf_baseline(
     pairs: tuple[Sequence[str], Sequence[str]] | None = None,
 ) -> np.ndarray:
     """Probabilities (N, C) float64 of the test texts, by logistic regression on TF-IDF; `pairs` are
-    the second texts of training and test rows. A class that training lacks has probability 0."""
+    the second texts of training and test rows. A class that training lacks has probability 0.
+    """
     seen, targets = np.unique(np.asarray(train_labels, object), return_inverse=True)
     train, test = _text_features(train_texts, test_texts, pairs)
     probabilities = np.zeros((len(test_texts), len(classes)))

@@ -58,7 +58,8 @@ def efficiency(task: Task, records: list[dict[str, float]]) -> dict[str, str]:
 
 def training_flops_per_token(model: keras.Model, length: float) -> float:
     """6 for each weight of a matrix product (2 forward, 4 backward), 12 x layers x width x `length`
-    for attention, causal or not (Chowdhery et al., 2022, arXiv:2204.02311, appendix B)."""
+    for attention, causal or not (Chowdhery et al., 2022, arXiv:2204.02311, appendix B).
+    """
     weights = sum(
         math.prod(weight.shape)
         for weight in model.weights

@@ -66,7 +66,8 @@ def confusion_counts(
     labels: np.ndarray, predicted: np.ndarray, num_classes: int
 ) -> tuple[np.ndarray, list[int]]:
     """Counts (label, prediction) and their classes: of more than 40 the 20 with the most errors,
-    and a last row and column of all others."""
+    and a last row and column of all others.
+    """
     if num_classes <= _MOST_CLASSES:
         shown = list(range(num_classes))
         return confusion_matrix(labels, predicted, labels=shown), shown

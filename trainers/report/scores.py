@@ -76,7 +76,8 @@ def calibration_error(labels: np.ndarray, predictions: Predictions, bins: int = 
 
 def regression_scores(targets: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
     """Scores of (N,) or (N, 1) predictions; ValueError for NaN or infinity. A correlation with what
-    is constant is 0.0: a NaN would end training."""
+    is constant is 0.0: a NaN would end training.
+    """
     targets = np.asarray(targets, np.float64).reshape(-1)
     predictions = np.asarray(predictions, np.float64).reshape(-1)
     finite = np.isfinite(predictions)
@@ -105,7 +106,8 @@ def rank_partners(texts, partners) -> tuple[np.ndarray, np.ndarray]:
     (N,).
 
     Of vectors (N, D), numpy or scipy.sparse. Ties count against the partner: an encoder that gives
-    all texts one vector scores near 0."""
+    all texts one vector scores near 0.
+    """
     count = partners.shape[0]
     ranks, best = np.empty(count, np.int64), np.empty(count, np.int64)
     step = max(1, _SIMILARITIES // count)
@@ -136,7 +138,8 @@ def entity_spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
     """(type, start, end) of each entity, words start..end-1; a letter alone has the type "_".
 
     Forgives as conlleval and seqeval do: `I-` or `E-` after `O`, after the end of an entity or
-    after another type starts an entity. ValueError for a tag that starts with another letter."""
+    after another type starts an entity. ValueError for a tag that starts with another letter.
+    """
     spans = []
     kind, start, letter_before = "", -1, "O"
     for position, tag in enumerate([*tags, "O"]):
@@ -158,7 +161,8 @@ def tag_scores(
 ) -> dict:
     """F1, precision and recall of entities as seqeval has them, and accuracy; for tags that are
     none accuracy and mean F1. The score that matters most is first; "types" has those of each type
-    or tag."""
+    or tag.
+    """
     entities = are_entities(labels)
     right, made, wanted = Counter(), Counter(), Counter()
     words = right_words = 0
@@ -207,7 +211,8 @@ def answer_scores(
 
     As the official scripts of SQuAD v1.1, and v2.0 for questions without an answer; Chinese scores
     on characters, as usual for DRCD and XQuAD (CMRC 2018's longest common substring is
-    stricter)."""
+    stricter).
+    """
     made = answer_tokens(prediction, language)
     if not any(answer.strip() for answer in answers):
         return float(not made), float(not made)
@@ -225,7 +230,8 @@ def answer_tokens(text: str, language: str = "english") -> list[str]:
     """What of an answer counts: lower-case words, or for "chinese" characters and runs of others.
 
     English, and every language with spaces, loses ASCII punctuation ("U.S." is "us"), then
-    articles. Chinese loses Unicode's too, and keeps articles: the A of 維生素A is none."""
+    articles. Chinese loses Unicode's too, and keeps articles: the A of 維生素A is none.
+    """
     text = text.lower()
     if language == "english":
         return _ARTICLE.sub(" ", text.translate(_NO_PUNCTUATION)).split()

@@ -69,7 +69,8 @@ class Task(abc.ABC):
         self, saved: bundle.Bundle, validation: dict[str, float], steps: int
     ) -> tuple[Comparison, list[str]]:
         """Model against baseline, and Markdown sections, after `steps`; `validation` has the scores
-        of the saved weights. May write pictures into the folder."""
+        of the saved weights. May write pictures into the folder.
+        """
 
     def compile(self, optimizer: keras.optimizers.Optimizer) -> None:
         """Sets optimizer, loss and metrics on `trained_model`."""

@@ -38,7 +38,8 @@ _ENCODE_BATCH = 4096
 
 class EncoderTask(Task):
     """A task on labelled examples; evaluation asks `text_model`, the strings-in functions around
-    the model: what is served."""
+    the model: what is served.
+    """
 
     fingerprint_columns: ClassVar[tuple[str, ...]]  # of the examples
     unit: ClassVar[str]  # what the examples are called
@@ -252,7 +253,8 @@ def predict_all(
     function, *columns: list[str], batch_size: int = 64, keep=None
 ) -> dict[str, list[np.ndarray]]:
     """Output name -> its N values, from a strings-in function such as `TextClassifier.predict`, or
-    what `keep` makes of (row numbers, outputs) of each batch. Texts of like length go together."""
+    what `keep` makes of (row numbers, outputs) of each batch. Texts of like length go together.
+    """
     order = np.argsort([sum(map(len, row)) for row in zip(*columns)], kind="stable")
     answers: dict[str, list] = {}
     for start in range(0, len(order), batch_size):

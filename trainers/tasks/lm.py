@@ -96,7 +96,8 @@ class LanguageModelTask(RunningTextTask):
 
 class MaskedLanguageModelTask(RunningTextTask):
     """Says what the masked tokens of [CLS], running text with [SEP] between documents, [SEP] are;
-    masks are drawn anew at every step, and for validation once."""
+    masks are drawn anew at every step, and for validation once.
+    """
 
     loss_unit = "nats a masked token"
 
@@ -210,7 +211,8 @@ class MaskedLanguageModelTask(RunningTextTask):
 class CarriedState(keras.Model):
     """A recurrent language model that goes on from the state of the batch before (truncated
     back-propagation through time); in training it starts anew at every segment. The states are
-    variables of a checkpoint, but not of the model that is exported."""
+    variables of a checkpoint, but not of the model that is exported.
+    """
 
     def __init__(self, model: CausalLM, batch_size: int, segment: int, **kwargs):
         super().__init__(name="carried_state", **kwargs)
@@ -262,7 +264,8 @@ class ResetValidationState(keras.callbacks.Callback):
 
 class PackedDocuments(keras.Model):
     """A language model whose tokens see their own document only; an end-of-text token, `end_id`,
-    begins the document that follows it, as it does in generation from an empty text."""
+    begins the document that follows it, as it does in generation from an empty text.
+    """
 
     def __init__(self, model: CausalLM, end_id: int, **kwargs):
         super().__init__(name="packed_documents", **kwargs)

@@ -43,7 +43,8 @@ _VALIDATION_TOKENS = 8192
 
 class RunningTextTask(Task):
     """A task over token streams. Several corpora are validated one by one, `val_loss/NAME`, and
-    `val_loss` and `val_accuracy` are the means, each corpus with its share of what is read."""
+    `val_loss` and `val_accuracy` are the means, each corpus with its share of what is read.
+    """
 
     corpus: Mixture
     length: int  # tokens of a window
@@ -98,7 +99,8 @@ class RunningTextTask(Task):
 
     def validation_windows(self, ids: TokenStream) -> tf.data.Dataset:
         """Batches of as many rows for all corpora of a mixture, however small one of them is, so
-        that the graph is compiled once."""
+        that the graph is compiled once.
+        """
         streams = [part.validation_ids for part in self.corpus.corpora.values()]
         windows = max(math.ceil((len(stream) - 1) / self.length) for stream in streams)
         rows = min(max(_VALIDATION_TOKENS // self.length, 1), windows)
@@ -193,7 +195,8 @@ def read_corpus(
     length: int,
 ) -> Mixture:
     """The text of a run, encoded for windows of `length`, or opened where the same tokenizer
-    prepared it before. A function makes a tokenizer of texts, if none was prepared."""
+    prepared it before. A function makes a tokenizer of texts, if none was prepared.
+    """
     parts, known = _read_parts(config, data_dir, tokenizer)
     corpora = {}
     for name in [*parts]:
@@ -232,7 +235,8 @@ def _read_parts(config, data_dir, tokenizer) -> tuple[dict[str, Prepared | Split
 
 def read_running_text(data: DataConfig, source: str, data_dir: str | None) -> list[Document]:
     """The documents of a source of running text, or the texts of a labelled data set by name, which
-    a model gets used to before it sees labels (Gururangan et al., 2020, arXiv:2004.10964)."""
+    a model gets used to before it sees labels (Gururangan et al., 2020, arXiv:2004.10964).
+    """
     if source in NAMED_DATASETS:
         texts = texts_of(NAMED_DATASETS[source].read(find_data_dir(data_dir)))
         return [Document(f"{source}:{number}", text) for number, text in enumerate(texts, 1)]

@@ -164,7 +164,8 @@ class ClassifyTask(TableTask):
 
 class RegressTask(TableTask):
     """A number for each text, or pair of texts; chosen by Spearman's rank correlation. Trained on
-    targets of mean 0 and variance 1; the saved model answers in the data's own unit."""
+    targets of mean 0 and variance 1; the saved model answers in the data's own unit.
+    """
 
     metrics = {"val_spearman": "max", "val_pearson": "max", "val_loss": "min"}  # noqa: RUF012
     baseline_method = "ridge regression on TF-IDF"
@@ -207,7 +208,8 @@ class RegressTask(TableTask):
 
 class EmbedTask(EncoderTask):
     """Pairs of texts, such as question and answer, get vectors that are near, told from the other
-    rows of the batch; chosen by how often the partner is found first in all of validation."""
+    rows of the batch; chosen by how often the partner is found first in all of validation.
+    """
 
     metrics = {"val_mrr": "max", "val_accuracy@1": "max", "val_loss": "min"}  # noqa: RUF012
     unit = "pairs"

@@ -27,7 +27,8 @@ _QUESTIONS = 256
 class TagTask(EncoderTask):
     """Tags words of sentences; chosen by the F1 of whole entities, as seqeval counts it, or, where
     the tags are no entities (parts of speech), by the share of right tags. Of the tokens of a word
-    the first carries its tag, and gives it in an answer; the others continue it (I-X after B-X)."""
+    the first carries its tag, and gives it in an answer; the others continue it (I-X after B-X).
+    """
 
     unit = "sentences"
     fingerprint_columns = ("words", "tags")
@@ -156,7 +157,8 @@ def tag_words(text_model, examples: TaggedTexts) -> list[list[str]]:
 
 class SpanTask(EncoderTask):
     """Finds the answer to a question in a text, whose windows without it are taught to say so;
-    chosen by F1 over the answers' tokens."""
+    chosen by F1 over the answers' tokens.
+    """
 
     metrics = {"val_f1": "max", "val_exact_match": "max"}  # noqa: RUF012
     unit = "questions"
@@ -193,7 +195,8 @@ class SpanTask(EncoderTask):
 
     def _windows(self, rows) -> tuple[tf.RaggedTensor, tf.RaggedTensor, np.ndarray]:
         """All windows of some questions, ragged [W, None], and int32 (W, 2): the packed places of
-        the first right answer's first and last token; 0, 0 ([CLS]) where it is not inside."""
+        the first right answer's first and last token; 0, 0 ([CLS]) where it is not inside.
+        """
         texts = tf.constant(rows.question), tf.constant(rows.context)
         cut = question_windows(self.tokenizer, self.config.text, *texts)
         starts, ends = cut.encoded.starts.to_list(), cut.encoded.ends.to_list()

@@ -36,7 +36,8 @@ def penalize_repetition(logits, seen, penalty):
 
 def filter_logits(logits, top_k, top_p):
     """Logits (B, V), -1e9 where ruled out: `top_k` (B,) keeps the k likeliest, 0 all, and of those
-    `top_p` (B,) the fewest whose probability reaches p (Holtzman et al., 2020)."""
+    `top_p` (B,) the fewest whose probability reaches p (Holtzman et al., 2020).
+    """
     vocabulary_size = logits.shape[-1]
     descending = -ops.sort(-logits, axis=-1)  # (B, V)
     rank = ops.arange(vocabulary_size, dtype="int32")

@@ -68,7 +68,8 @@ class TextTagger(TextEncoder):
     @signature
     def tag(self, text):
         """To `tokens`, `tags` [B, W] string, `start`, `end` [B, W] int32 byte offsets, and `scores`
-        [B, W] float32 of the tags that the model chose; the first piece of a word decides."""
+        [B, W] float32 of the tags that the model chose; the first piece of a word decides.
+        """
         encoded = self.tokenizer.encode_with_offsets(text)
         is_first = encoded.word_starts.flat_values  # (N,) over the pieces of all texts
         probabilities = tf.nn.softmax(self._piece_logits(encoded.ids))  # (N, C)
@@ -130,7 +131,8 @@ class MaskFiller(TextEncoder):
     @signature
     def fill_mask(self, text):
         """To `tokens` [B, M, K] string and `probabilities` [B, M, K] float32 of the likeliest for
-        each of M masks, padded with "" and 0, and `text` [B] with them in it."""
+        each of M masks, padded with "" and 0, and `text` [B] with them in it.
+        """
         encoded = self.tokenizer.encode_with_offsets(text)
         is_mask = tf.equal(encoded.ids, self.tokenizer.mask_id)  # ragged [B, None]
         special = list(self.tokenizer.special_tokens.values())

@@ -29,7 +29,8 @@ class Tokenizer(abc.ABC):
 
     Without lookup tables, Python functions, or anything to track or initialise, the same code runs
     eagerly, in `tf.function`, `tf.data` and TensorFlow Serving. A subclass sets the attributes and
-    implements `encode` and `_texts`."""
+    implements `encode` and `_texts`.
+    """
 
     kind: ClassVar[str]  # name of the subclass in `tokenizer.json`
     config_names: ClassVar[tuple[str, ...]] = ()  # the constructor's arguments, all attributes
@@ -134,7 +135,8 @@ class Tokenizer(abc.ABC):
     def tokens(self, ids: Any) -> tf.Tensor | tf.RaggedTensor:
         """The text of every single id of integers of any shape, special ids by name; "<|unknown|>"
         outside [0, vocabulary_size). A prompt and a token that is not special, put together, are
-        its continuation."""
+        its continuation.
+        """
         ids = _integers(ids)
         if isinstance(ids, tf.RaggedTensor):
             return ids.with_flat_values(_lookup(self._token_table, ids.flat_values))
@@ -142,13 +144,15 @@ class Tokenizer(abc.ABC):
 
     def whole_characters(self, ids: tf.RaggedTensor) -> tf.RaggedTensor:
         """Ids [B, None] without the last ones where `decode` could not give back the bytes of a
-        character that they begin; here it always can."""
+        character that they begin; here it always can.
+        """
         return ids
 
     def save(self, folder: str | os.PathLike[str]) -> str:
         """Writes `folder/tokenizer.json`, which `load_tokenizer(folder)` reads; returns its path.
 
-        Creates the folder, replaces an older file; a reader never sees half of it."""
+        Creates the folder, replaces an older file; a reader never sees half of it.
+        """
         path = os.path.join(folder, FILE_NAME)
         own = {"format_version": FORMAT_VERSION, "fingerprint": self.fingerprint}
         with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
@@ -177,7 +181,8 @@ class Encoding(NamedTuple):
 
     `string[start:end]` are the bytes of a piece, with the accents stripped after its last letter.
     Spans are in order and do not overlap, but pieces of one character (a Korean syllable) have
-    the same one."""
+    the same one.
+    """
 
     ids: tf.RaggedTensor  # int32
     starts: tf.RaggedTensor  # int32, offset of the first byte of the piece in its string
@@ -199,7 +204,8 @@ class SubwordTokenizer(Tokenizer):
     @abc.abstractmethod
     def _encode(self, texts: tf.Tensor, offsets: bool) -> tuple[tf.Tensor, ...]:
         """Ids int32 (P,) and row splits int64 (B + 1,) of strings (B,); with `offsets` also
-        `starts` and `ends` int64 and `word_starts`, (P,), of an `Encoding`."""
+        `starts` and `ends` int64 and `word_starts`, (P,), of an `Encoding`.
+        """
 
     def encode(self, strings: Any) -> tf.RaggedTensor:
         ids, splits = self._encode_ids(string_vector(strings))

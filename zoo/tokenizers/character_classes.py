@@ -2,7 +2,8 @@
 
 Frozen in `character_classes.json`, measured from Hugging Face `tokenizers` by
 `tools/make_unicode_tables.py` and equal to tiktoken's: ids depend on no library's Unicode
-version."""
+version.
+"""
 
 import functools
 import json
@@ -51,7 +52,8 @@ def _table() -> PagedTable:
 def classes_of(data: tf.Tensor, breaks: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The class uint8 (N,) of the character of each byte uint8 (N,), OTHER where UTF-8 is not
     valid; and bool (N,), True but for its first byte. `breaks` (N,) is True where a string
-    begins."""
+    begins.
+    """
     letters = (data | 0x20) - ord("a") < 26  # Below "a" the difference wraps around.
     numbers = data - ord("0") < 10
     spaces = (data - 9 < 5) | (data == 0x20)

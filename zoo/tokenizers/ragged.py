@@ -1,5 +1,6 @@
 """Row splits and marks in time and memory that follow the number of values; `tf.repeat`, and with
-it `value_rowids`, makes a table of all rows times the longest: a gigabyte for one long text."""
+it `value_rowids`, makes a table of all rows times the longest: a gigabyte for one long text.
+"""
 
 from typing import Any
 

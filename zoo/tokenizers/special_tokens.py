@@ -1,5 +1,6 @@
 """Special and added tokens, found in texts before these are split into words: from the left, the
-longest name at each place, as the `tokenizers` library does it. `N` counts points or bytes."""
+longest name at each place, as the `tokenizers` library does it. `N` counts points or bytes.
+"""
 
 import functools
 from collections.abc import Sequence

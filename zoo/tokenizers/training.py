@@ -45,7 +45,8 @@ def learn_pieces(
     min_count: int,
 ) -> list[str]:
     """WordPiece's pieces from word counts: special tokens, the most frequent characters that fit
-    into nine tenths of the vocabulary, longer pieces. Words with other characters teach nothing."""
+    into nine tenths of the vocabulary, longer pieces. Words with other characters teach nothing.
+    """
     from tokenizers import models, trainers
 
     of_characters: collections.Counter[str] = collections.Counter()

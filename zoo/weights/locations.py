@@ -1,5 +1,6 @@
 """Where a model is: a folder, the Hugging Face Hub, an installed package, an object store; and
-which program wrote it."""
+which program wrote it.
+"""
 
 from __future__ import annotations
 

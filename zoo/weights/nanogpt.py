@@ -1,6 +1,7 @@
 """nanoGPT and minGPT checkpoints in safetensors format as our models. The two share names, and
 differ in GELU (minGPT: the tanh approximation), biases and the head (nanoGPT: may have no biases,
-and ties the head to the token embedding)."""
+and ties the head to the token embedding).
+"""
 
 from __future__ import annotations
 

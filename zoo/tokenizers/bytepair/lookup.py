@@ -9,7 +9,8 @@ neighbours whose text together is the piece with the best score. The two are the
 those pieces are known that come out when their own text is merged. For neighbours x and y let
 t = xy: no merge has crossed the borders of t, so merging the text t passes through (x, y), its only
 state of two symbols. If t merges into itself, that is its last merge, whose rank is the score of t.
-If it does not, no pair of the list makes t here, and the operation does not know t."""
+If it does not, no pair of the list makes t here, and the operation does not know t.
+"""
 
 import collections
 from collections.abc import Sequence

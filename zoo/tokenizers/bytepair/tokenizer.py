@@ -171,7 +171,8 @@ class BytePairTokenizer(SubwordTokenizer):
 
     def write_files(self, folder: _Path) -> None:
         """Writes `vocab.json`, `merges.txt` and `tokenizer.json` as Hugging Face's libraries read
-        them; `load_tokenizer` does not, it reads what `save` writes."""
+        them; `load_tokenizer` does not, it reads what `save` writes.
+        """
         files.write_byte_pairs(self.get_config(), folder)
 
     def _texts(self) -> list[bytes]:

@@ -1,7 +1,8 @@
 """GPT-2's byte alphabet; checks that a vocabulary and its merges belong together.
 
 Bytes that are visible in Latin-1 stand for themselves, others are U+0100 and after: a space is
-"Ġ"."""
+"Ġ".
+"""
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence

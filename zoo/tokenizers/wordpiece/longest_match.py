@@ -2,7 +2,8 @@
 
 It can also split texts, much faster than `split.py`, but by the Unicode version that it was built
 with, counting bytes, without BERT's cleaning. Only the units of a text in which that shows take the
-slow path. Both give the same ids."""
+slow path. Both give the same ids.
+"""
 
 from collections.abc import Callable, Mapping
 
@@ -45,7 +46,8 @@ def plain_pattern(
 ) -> str:
     """A regular expression for texts of ASCII letters and what stands alone and stays as it is:
     words have as many bytes as characters. Of each of `names` (-> whether in either case) the
-    character that is rarest in texts is missing."""
+    character that is rarest in texts is missing.
+    """
     missing = set()
     for name, either_case in names.items():
         rarest = max(name, key=lambda c: _COMMONEST.find(c.lower()) % 99)
@@ -74,7 +76,8 @@ def pieces_of_texts(
     offsets: bool,
 ) -> list[tf.Tensor]:
     """Ids (P,) and row splits (B + 1,) of texts (B,), with `offsets` also starts and ends (P,);
-    `cut_plain` cuts those that match the pattern, `cut_any` the rest."""
+    `cut_plain` cuts those that match the pattern, `cut_any` the rest.
+    """
     plain = tf.strings.regex_full_match(texts, pattern)
 
     def all_plain():

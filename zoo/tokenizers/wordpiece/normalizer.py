@@ -2,7 +2,8 @@
 
 Frozen in `normalizer.json`, measured from Hugging Face `tokenizers` by
 `tools/make_unicode_tables.py`: BERT's rules mix Unicode versions. Characters younger than Unicode 8
-count as letters, younger accents stay."""
+count as letters, younger accents stay.
+"""
 
 import functools
 import json
@@ -111,7 +112,8 @@ def stored_table() -> dict[str, Any]:
 def unpack(raw: dict[str, Any]) -> dict[str, Any]:
     """The table without its differences and runs: `classes`, uint8, PLAIN to REMOVED for every code
     point, and dicts of code points to code points: `decompose` (without accents; no Korean) and
-    `lower`; to a rank: `order`; to nothing: `walls`."""
+    `lower`; to a rank: `order`; to nothing: `walls`.
+    """
     data: dict[str, Any] = {"classes": from_runs(raw["classes"])}
     for name in ("decompose", "lower", "order", "walls"):
         data[name], point = {}, 0

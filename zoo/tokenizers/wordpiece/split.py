@@ -1,7 +1,8 @@
 """BERT's way from texts to normalised words, in stateless TensorFlow operations on code points.
 
 Of a batch `N` counts the code points, `M` those left after normalisation, `S` those of them that
-stand in words (no whitespace), `W` the words."""
+stand in words (no whitespace), `W` the words.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -41,7 +42,8 @@ class Words(NamedTuple):
 
 class Splitter:
     """Splits texts into normalised words. `names` come out as words, unchanged; `normalized_names`,
-    whose indices follow, are looked for in what is left, once it is normalised."""
+    whose indices follow, are looked for in what is left, once it is normalised.
+    """
 
     def __init__(self, rules: Rules, names: Sequence[str], normalized_names: Sequence[str] = ()):
         self._rules = rules

@@ -1,5 +1,6 @@
 """A folder of transformers becomes a bundle: every field of its `config.json` that changes a number
-is either translated or refused by name."""
+is either translated or refused by name.
+"""
 
 from __future__ import annotations
 
