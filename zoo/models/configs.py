@@ -90,6 +90,9 @@ class GPTConfig(TransformerConfig):
             divisor of `num_heads` is grouped-query attention.
         token_shift: how many tokens before each one its feed-forward network reads beside it.
         tie_embeddings: output projection shares the token embedding.
+
+    Raises:
+        ConfigError: a value is out of range; the message names the field.
     """
 
     family: ClassVar[str] = "gpt"
@@ -126,6 +129,9 @@ class BertConfig(TransformerConfig):
             once at the end; Xiong et al., 2020).
         use_pooler: a dense layer on the first token, for classifiers.
         pooler_activation: "tanh" (BERT) or "relu" (DistilBERT).
+
+    Raises:
+        ConfigError: a value is out of range; the message names the field.
 
     Example:
         >>> BertConfig(vocabulary_size=8000, num_layers=2).feedforward_dim
@@ -171,6 +177,9 @@ class LSTMConfig:
         initializer_range: standard deviation of the initial embedding.
         bidirectional: each layer reads the text in both directions (Schuster & Paliwal, 1997): an
             encoder, not a language model; hidden states are 2 x `hidden_dim` wide.
+
+    Raises:
+        ConfigError: a value is out of range; the message names the field.
     """
 
     family: ClassVar[str] = "lstm"

@@ -269,6 +269,9 @@ class Classifier(_DenseHead):
             "max" over real tokens. `None` means "cls" for BERT and "max" for LSTM.
         dropout: in [0, 1), before the output layer.
 
+    Raises:
+        ConfigError: an option is out of range.
+
     Example:
         >>> import zoo
         >>> model = zoo.build("bert_tiny", "classify", {"num_classes": 4}, vocabulary_size=100)
