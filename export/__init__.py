@@ -19,4 +19,6 @@ def leave_out_unused() -> None:
     for name in _UNUSED:
         sys.modules.setdefault(name, None)
     os.environ["KERAS_BACKEND"] = "tensorflow"  # of what is served, though the user's may be JAX
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # notes on oneDNN and missing GPUs
+    # What fails raises an exception; what TensorFlow logs as errors besides is about GPUs that are
+    # not there, oneDNN, and the costs of operations that batching's optimizer guesses.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -153,6 +153,8 @@ def _train(config: TrainConfig, workdir: str) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported
+    # Read when TensorFlow is imported. Errors of its C++ side come as exceptions, too; what it logs
+    # as errors besides is about GPUs that are not there and oneDNN.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     outlive_readers()
     app.run(main)

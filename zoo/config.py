@@ -114,7 +114,9 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     """The content of a JSON file, or a BundleError: not there, no JSON, too large or too deep."""
     path, problem = Path(path), f"nested too deep; at most {_MAX_DEPTH} levels are read"
     try:
-        if path.is_file() and (size := path.stat().st_size) > _MAX_BYTES:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            problem = "a pipe, socket or device, and no file"
+        elif path.is_file() and (size := path.stat().st_size) > _MAX_BYTES:
             problem = f"{size:,} bytes; at most {_MAX_BYTES:,} are read"
         else:
             content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)

@@ -86,6 +86,8 @@ def inside(folder: str | os.PathLike[str], *names: str, where: str | Path | None
         root, target = folder.resolve(), path.resolve()
     except (OSError, RuntimeError, ValueError) as error:  # links in a circle, U+0000 in a name
         raise BundleError(f"{where or path}: {names[-1]!r:.80} is no path ({error})") from None
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        raise BundleError(f"{path}: a pipe, socket or device; a model is read from files")
     # Files in the Hub's cache are links from repository/snapshots/revision/ to repository/blobs/.
     caches = (above.parent for above in root.parents if above.name == "snapshots")
     if target.is_relative_to(root) or target.parent in [cache / "blobs" for cache in caches]:

@@ -31,9 +31,10 @@ _THREADS = {
     "Check": _STATUS_THREADS,
     # A reload waits until its models answer, and ends when the next one comes.
     "HandleReloadConfigRequest": futures.ThreadPoolExecutor(4, thread_name_prefix="reload"),
-    # A stream may stay idle.
-    "ServerReflectionInfo": futures.ThreadPoolExecutor(16, thread_name_prefix="reflection"),
+    # One more than may be open: it refuses the others at once, before they count as requests.
+    "ServerReflectionInfo": futures.ThreadPoolExecutor(17, thread_name_prefix="reflection"),
 }
+_MAX_REFLECTIONS = 16  # a stream may stay idle
 _NOTIFY_SECONDS = 1.0
 _MAX_MESSAGE = 1024  # bytes; TensorFlow Serving cuts longer ones, HTTP/2 headers being bounded
 
@@ -122,6 +123,7 @@ class Health:
 def add_reflection(server: grpc.Server, services: list[str]) -> None:
     """Adds gRPC reflection, by which clients can list these services and itself."""
     servicer = reflection.ReflectionServicer([*services, reflection.SERVICE_NAME])
+    free = threading.BoundedSemaphore(_MAX_REFLECTIONS)
 
     def readable(received: Iterator) -> Iterator:
         for request in received:
@@ -130,6 +132,9 @@ def add_reflection(server: grpc.Server, services: list[str]) -> None:
             yield request
 
     def reflect(received, context):
+        if not free.acquire(blocking=False):
+            message = f"{_MAX_REFLECTIONS} reflection streams are open, and no more are served"
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
         try:
             yield from servicer.ServerReflectionInfo(readable(received), context)
             return
@@ -139,6 +144,8 @@ def add_reflection(server: grpc.Server, services: list[str]) -> None:
             if not context.is_active():  # the client left
                 raise
             failure = unexpected("a reflection request failed")
+        finally:
+            free.release()
         context.abort(failure.code, failure.message)
 
     _add(server, _REFLECTION, {"ServerReflectionInfo": reflect})

@@ -26,6 +26,8 @@ _CHANNEL_ARGUMENTS = {
     "grpc.max_receive_message_length": 2**31 - 1,  # what protobuf can read, as TensorFlow Serving
     "grpc.max_send_message_length": -1,
     "grpc.max_metadata_size": 2**14,
+    # A connection that says nothing keeps a file open for so long: gRPC's own limit is 2 minutes.
+    "grpc.server_handshake_timeout_ms": 10_000,
 }
 _GRACE_SECONDS = 60.0
 _UNLOAD_SECONDS = 10.0

@@ -279,6 +279,52 @@ def test_a_new_configuration_takes_the_place_of_one_that_waits(versions, tmp_pat
         assert ("other", 3) in manager.available_versions()
 
 
+def test_reloads_that_wait_never_block_a_later_one(versions, tmp_path):
+    """Equal ones, too: clients that try again."""
+    with serving(versions) as (server, _):
+        channel = grpc.insecure_channel(f"localhost:{server.port}")
+        reload = model_service_pb2_grpc.ModelServiceStub(channel).HandleReloadConfigRequest
+        good, mistyped = ReloadConfigRequest(), ReloadConfigRequest()
+        for config, paths in {
+            "good": (good, {"m": versions}),
+            "mistyped": (mistyped, {"m": versions, "other": tmp_path / "mistyped"}),
+        }.values():
+            for name, path in paths.items():
+                config.config.model_config_list.config.add(
+                    name=name, base_path=str(path), model_platform="tensorflow"
+                )
+        waiting = [reload.future(mistyped) for _ in range(6)]  # more than there are threads
+        until(lambda: sum(call.done() for call in waiting) == 5)
+        assert reload(good, timeout=60).status.error_code == 0
+        codes = [call.code() for call in waiting]
+        assert codes == [grpc.StatusCode.ABORTED] * 6
+        channel.close()
+
+
+def test_reflection_streams_are_no_requests_beyond_the_first(versions):
+    with serving(versions, max_threads=1, max_queued=8, reflection=True) as (server, client):
+        channel = grpc.insecure_channel(f"localhost:{server.port}")
+        stopped = threading.Event()
+
+        def idle():
+            yield reflection_pb2.ServerReflectionRequest(list_services="")
+            stopped.wait(60)
+
+        reflect = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo
+        codes, streams = [], []
+        for _ in range(40):
+            streams.append(reflect(idle()))
+            try:
+                next(streams[-1])
+            except grpc.RpcError as error:
+                codes.append(error.code())
+        assert codes == [grpc.StatusCode.RESOURCE_EXHAUSTED] * len(codes)
+        assert len(codes) >= 40 - 16
+        stopped.set()
+        channel.close()
+        until(lambda: client.added() == 3)
+
+
 def test_streams_reloads_and_health_hold_no_thread_of_requests(versions, tmp_path):
     options = {"max_threads": 1, "health": True, "reflection": True}
     with serving(versions, **options) as (server, client):

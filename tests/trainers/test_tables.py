@@ -221,8 +221,10 @@ def test_half_a_pair_is_replaced(warnings):
         ('{"text": NaN, "label": "a"}', ["/a.jsonl:2: NaN in field 'text'"]),
         ('{"text": -Infinity, "label": "a"}', ["/a.jsonl:2: -Infinity in field 'text'"]),
         ('{"text": "a", "label": Infinity}', ["/a.jsonl:2: Infinity in field 'label'"]),
+        ('{"text": "a", "label": 1e999}', ["/a.jsonl:2: Infinity in field 'label'"]),
+        ('{"text": -1e999, "label": "a"}', ["/a.jsonl:2: -Infinity in field 'text'"]),
     ],
-    ids=range(14),
+    ids=range(16),
 )
 def test_bad_json_lines_are_refused(tmp_path, line, expected):
     message = error(tmp_path, '{"text": "a", "label": "b"}\n' + line + "\n", "a.jsonl")

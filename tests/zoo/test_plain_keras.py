@@ -94,6 +94,11 @@ def test_wrong_inputs_say_what_is_expected():
     for predict, inputs in ((model, ids[0]), (encoder, {"token_ids": ids[0]})):
         with pytest.raises(ValueError, match=r"token_ids of shape \(B, T\)"):
             predict(inputs)
+    mask = np.ones((2, 5), "int32")
+    with pytest.raises(
+        ValueError, match=r"padding_mask must have the shape of token_ids, \(2, 4\)"
+    ):
+        encoder({"token_ids": ids, "padding_mask": mask})
     lm = TextLM(zoo.CharacterTokenizer("abc"), model)
     for ask in (lm.generate, lm.score, lm.next_token):
         with pytest.raises(ValueError, match="text takes a list of strings"):

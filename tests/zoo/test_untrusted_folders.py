@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import resource
 import shutil
 
@@ -359,6 +360,16 @@ def test_links_stay_in_their_folder(kind, files, folders, tmp_path):
         os.symlink(folder / f"inner{index}", folder / file)
     # Within the folder a link is as good as a file.
     assert not isinstance(load(folder), str)
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer/tokenizer.json", "model.weights.h5"])
+def test_pipes_are_no_files(file, folders, tmp_path):
+    """Opening one waits for ever for whoever writes to it."""
+    folder = copied(folders, "gpt", tmp_path)
+    (folder / file).unlink()
+    os.mkfifo(folder / file)
+    with pytest.raises(zoo.BundleError, match=re.escape(file)):
+        zoo.load(folder)
 
 
 def test_index_names_stay_in_their_folder(folders, tmp_path):

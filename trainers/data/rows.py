@@ -45,8 +45,15 @@ _EXTENSIONS = {
 }
 _NUMBER = re.compile(r"-?[0-9]{1,6}")
 _BLANK = re.compile(r"\s*")
-# Numbers keep the spelling of the file.
-_JSON = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=float)
+
+
+def _spelled(number: str) -> str | float:
+    """A number as the file spells it; 1e999, which no float holds, is infinite."""
+    value = float(number)
+    return number if math.isfinite(value) else value
+
+
+_JSON = json.JSONDecoder(parse_int=str, parse_float=_spelled, parse_constant=float)
 _ROWS_AT_ONCE = 1000
 # Of a TFRecord: the length (8 bytes) and its checksum, then the content, then its checksum.
 _RECORD_HEADER, _RECORD_FOOTER = 12, 4

@@ -124,9 +124,19 @@ class EncoderHead(TokenModel):
         if not isinstance(inputs, dict) or "token_ids" not in inputs:
             received = sorted(inputs) if isinstance(inputs, dict) else type(inputs).__name__
             raise TypeError(f"{type(self).__name__} takes {self.inputs_text}. Received: {received}")
-        self.require_ids(inputs["token_ids"])
+        token_ids = inputs["token_ids"]
+        self.require_ids(token_ids)
+        for name in ("padding_mask", "segment_ids"):
+            # Of a graph a size may not be known yet, and a mask of one row may stand for all.
+            shape = tuple(getattr(inputs.get(name), "shape", ()))
+            known = [pair for pair in zip(shape, token_ids.shape) if None not in pair]
+            if any(size not in (1, wanted) for size, wanted in known):
+                raise ValueError(
+                    f"{name} must have the shape of token_ids, {tuple(token_ids.shape)}. "
+                    f"Received: shape {shape}"
+                )
         return self.backbone(
-            inputs["token_ids"],
+            token_ids,
             padding_mask=inputs.get("padding_mask"),
             segment_ids=inputs.get("segment_ids"),
             training=training,

@@ -91,7 +91,7 @@ def count_stored(paths: Iterable[Path]) -> int:
             for name, item in items:
                 if isinstance(item, h5py.Group):
                     continue
-                if not isinstance(item, h5py.Dataset) or item.dtype.kind in "OSU":
+                if not isinstance(item, h5py.Dataset) or item.dtype.kind in "OSUc":
                     raise BundleError(f"{path}: /{name} is no array of numbers")
                 if item.external or item.is_virtual:
                     raise BundleError(f"{path}: /{name} has its data in other files, never read")

@@ -130,7 +130,7 @@ class Manager:
         UNKNOWN when a new model does not load (the others are served); DEADLINE_EXCEEDED, ABORTED
         or UNAVAILABLE when it was waited for in vain.
         """
-        awaited, configuration = self._configure(_by_name(models))
+        awaited, configuration = self._configure(_by_name(models), replaces=wait)
         self._wake.set()
         while wait and not self._wait_until_settled(_LOOK_SECONDS, configuration):
             if self._stopping.is_set():
@@ -205,13 +205,19 @@ class Manager:
         every = self._every_version()
         return sorted((name, v.number) for name, v in every if v.state == State.AVAILABLE)
 
-    def _configure(self, models: Mapping[str, ServedModel]) -> tuple[set[str], int]:
-        """Takes other models as the wanted ones; returns the names to wait for, and a number."""
+    def _configure(
+        self, models: Mapping[str, ServedModel], replaces: bool = False
+    ) -> tuple[set[str], int]:
+        """Takes other models as the wanted ones; returns the names to wait for, and a number.
+
+        What `replaces` ends the wait for an earlier configuration, also for an equal one: each that
+        waits holds a thread.
+        """
         with self._changed:
             self._check_labels(models)
             pending = {name for name in self._awaited if not self._is_settled(name)}
             self._awaited = {n for n in models if n not in self._models or n in pending}
-            if self._models != models:
+            if replaces or self._models != models:
                 self._configuration += 1
                 self._changed.notify_all()
             self._models = models
