@@ -66,10 +66,10 @@ def classification_scores(labels: np.ndarray, predictions: Predictions) -> dict[
     }
 
 
-def calibration_error(labels: np.ndarray, predictions: Predictions, bins: int = 10) -> float:
-    """Expected calibration error, 0..1, over equal bins; an upper edge belongs to its bin."""
+def calibration_error(labels: np.ndarray, predictions: Predictions) -> float:
+    """Expected calibration error, 0..1, over ten equal bins; an upper edge belongs to its bin."""
     confidence = np.minimum(predictions.confidence, 1.0)
-    bin_of_row = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence)
+    bin_of_row = np.searchsorted(np.linspace(0, 1, 11)[1:-1], confidence)
     gaps = np.bincount(bin_of_row, (predictions.predicted == labels) - confidence)
     return float(np.abs(gaps).sum() / len(labels))
 
@@ -138,16 +138,12 @@ def entity_spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
     """(type, start, end) of each entity, words start..end-1; a letter alone has the type "_".
 
     Forgives as conlleval and seqeval do: `I-` or `E-` after `O`, after the end of an entity or
-    after another type starts an entity. ValueError for a tag that starts with another letter.
+    after another type starts an entity. All tags are such as `are_entities` knows.
     """
     spans = []
     kind, start, letter_before = "", -1, "O"
     for position, tag in enumerate([*tags, "O"]):
         letter, kind_here = tag[:1], tag[1:].removeprefix("-") or "_"
-        if letter not in ("O", "B", "I", "E", "S"):
-            raise ValueError(
-                f"tag {position} is {tag!r}; expected O or B-TYPE, I-TYPE (also E-TYPE, S-TYPE)"
-            )
         if not (letter_before in ("B", "I") and letter in ("I", "E") and kind_here == kind):
             if letter_before != "O":
                 spans.append((kind, start, position))

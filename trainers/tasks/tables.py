@@ -19,7 +19,7 @@ from trainers.data.examples import (
     label_numbers,
     stratified_split,
 )
-from trainers.optim.losses import InBatchContrastiveLoss, SparseCrossentropy
+from trainers.optim.losses import InBatchContrastiveLoss
 from trainers.report.baselines import MOST_CLASSES, ridge_baseline, tfidf_baseline, tfidf_vectors
 from trainers.report.scores import (
     Predictions,
@@ -125,10 +125,6 @@ class ClassifyTask(TableTask):
         if how == "none":
             return ids, np.ones(len(ids), np.float32)
         return ids, class_weights(ids, len(self.labels), how)[ids]
-
-    def losses(self):
-        smoothing = self.config.label_smoothing
-        return {"loss": SparseCrossentropy(smoothing, reduction="mean_with_sample_weight")}
 
     def answers(self, examples) -> Predictions:
         """What is served for every example, of which little is kept: classes may be many."""
