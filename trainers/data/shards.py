@@ -211,7 +211,6 @@ class TokenShards:
         self._begins = self._ends - tokens
         # Absolute: the process may change its working directory.
         self._paths = [str(folder.absolute() / shard.file) for shard in self._shards]
-        self.documents = sum(shard.documents for shard in self._shards)
         self.characters = sum(shard.characters for shard in self._shards)
         digest = hashlib.sha256(index.fingerprint.encode())
         for shard in self._shards:

@@ -34,7 +34,7 @@ from tqdm import tqdm
 from trainers.config import differing_keys
 from trainers.data.config import PrepareConfig
 from trainers.data.corpus import StreamEncoder, read_pieces
-from trainers.data.prepare.plan import Plan, make_plan, unchanged
+from trainers.data.prepare.plan import Plan, make_plan, reading_of_file, unchanged
 from trainers.data.shards import (
     INDEX_FILE,
     TOKENIZER_FOLDER,
@@ -287,8 +287,9 @@ def _unit_pieces(plan: Plan, number: int) -> Iterator[tuple[Split, str, bool]]:
     """The text of a unit: split, text and whether its document ends; empty ones are left out."""
     for stretch in plan.units[number]:
         file = plan.files[stretch.file]
+        reading = reading_of_file(file, plan.config.data)
         has_text, place = stretch.start > 0, {"start": stretch.start, "stop": stretch.stop}
-        for piece in read_pieces(unchanged(file), plan.reading(file), **place):
+        for piece in read_pieces(unchanged(file), reading, **place):
             has_text = has_text or bool(piece.text)
             if has_text:
                 split = plan.split_of(stretch, piece.text)
