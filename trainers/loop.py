@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -231,15 +231,10 @@ def _stretches(config: TrainConfig, progress: Progress) -> Iterator[tuple[int, i
         yield step, every, range(step // every, config.steps // every)
 
 
-def validation_batches(
-    task: Task, distribution: Distribution
-) -> tf.data.Dataset | dict[str, tf.data.Dataset] | None:
+def validation_batches(task: Task, distribution: Distribution) -> dict[str, tf.data.Dataset]:
     """This worker's rows of what `fit` validates on, with empty rows so that they divide."""
-    data = task.validation_data
     share = distribution.replicas, distribution.worker, distribution.workers
-    if isinstance(data, dict):
-        return {name: own_rows(batches, *share) for name, batches in data.items()}
-    return None if data is None else own_rows(data, *share)
+    return {name: own_rows(batches, *share) for name, batches in task.validation_data.items()}
 
 
 class KerasLoop:
@@ -257,24 +252,23 @@ class KerasLoop:
         batches: tf.data.Dataset,
         steps_per_epoch: int,
         epochs: range,
-        validation_data: tf.data.Dataset | dict[str, tf.data.Dataset] | None = None,
+        validation_data: Mapping[str, tf.data.Dataset] | None = None,
         callbacks: Sequence[keras.callbacks.Callback] = (),
         verbose: int = 0,
     ) -> None:
         """`keras.Model.fit` with one iterator for all epochs; with 0 steps they are evaluations
-        alone. Several `validation_data` are logged as "val_loss/NAME".
+        alone. `validation_data` with a name are logged as "val_loss/NAME".
         """
-        callbacks = list(callbacks)
-        if isinstance(validation_data, dict):
-            callbacks, validation_data = [_EvaluateEach(validation_data), *callbacks], None
-        model = self.model
+        model, several = self.model, dict(validation_data or {})
+        single = several.pop("", None)  # by Keras itself, which shows its progress
+        callbacks = [_EvaluateEach(several), *callbacks]
         if steps_per_epoch:
             model.fit(
                 batches,
                 steps_per_epoch=steps_per_epoch,
                 initial_epoch=epochs.start,
                 epochs=epochs.stop,
-                validation_data=validation_data,
+                validation_data=single,
                 callbacks=callbacks,
                 shuffle=False,  # the dataset has its own order
                 verbose=verbose,
@@ -285,8 +279,8 @@ class KerasLoop:
         called.on_train_begin()
         for epoch in epochs:
             found, options = {}, {"callbacks": callbacks, "verbose": 0, "return_dict": True}
-            if validation_data is not None:
-                found = model.evaluate(validation_data, **options)
+            if single is not None:
+                found = model.evaluate(single, **options)
             called.on_epoch_end(epoch, {f"val_{name}": value for name, value in found.items()})
         called.on_train_end()
 

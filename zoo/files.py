@@ -69,6 +69,28 @@ def locked_folder(folder: Path) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def claimed_folder(
+    folder: Path, marker: str, holds: str, option: str, doing: str, error: type[ValueError]
+) -> Iterator[None]:
+    """`locked_folder` for a command that is `doing` something; an `error` names the `option` whose
+    folder is in use, cannot be written, or has files but for those beside a `marker`.
+    """
+    where = f"{option}={folder}"
+    # A process killed before its marker was written leaves no files of its own.
+    if folder.is_dir() and not (folder / marker).is_file() and (foreign := own_files(folder)):
+        shown = ", ".join(foreign[:3]) + (", ..." if foreign[3:] else "")
+        raise error(f"{where} is not empty ({shown}) and holds no {holds}: choose another")
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked_folder(folder))
+        except BlockingIOError:
+            raise error(f"{where}: another process is {doing} there") from None
+        except OSError as cause:
+            raise error(f"{where} cannot be written: {cause.strerror}; choose another") from cause
+        yield
+
+
 def own_files(folder: Path) -> list[str]:
     """Sorted names in a folder, but for those that `replacing` and `locked_folder` make."""
     return sorted(n for n in os.listdir(folder) if n != _LOCK_FILE and not n.startswith(_PARTIAL))

@@ -66,10 +66,10 @@ def classification_scores(labels: np.ndarray, predictions: Predictions) -> dict[
     }
 
 
-def calibration_error(labels: np.ndarray, predictions: Predictions) -> float:
-    """Expected calibration error, 0..1, over ten equal bins; an upper edge belongs to its bin."""
+def calibration_error(labels: np.ndarray, predictions: Predictions, bins: int = 10) -> float:
+    """Expected calibration error, 0..1, over equal bins; an upper edge belongs to its bin."""
     confidence = np.minimum(predictions.confidence, 1.0)
-    bin_of_row = np.searchsorted(np.linspace(0, 1, 11)[1:-1], confidence)
+    bin_of_row = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence)
     gaps = np.bincount(bin_of_row, (predictions.predicted == labels) - confidence)
     return float(np.abs(gaps).sum() / len(labels))
 

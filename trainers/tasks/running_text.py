@@ -64,10 +64,9 @@ class RunningTextTask(Task):
         return {"val_loss": "min", "val_accuracy": "max", **corpora}
 
     @property
-    def validation_data(self) -> tf.data.Dataset | dict[str, tf.data.Dataset]:
+    def validation_data(self) -> dict[str, tf.data.Dataset]:
         parts = self.corpus.corpora.items()
-        sets = {name: self.validation_set(part.validation_ids) for name, part in parts}
-        return sets.get("", sets)
+        return {name: self.validation_set(part.validation_ids) for name, part in parts}
 
     def losses(self) -> dict[str, Any]:
         return {

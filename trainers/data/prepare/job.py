@@ -48,7 +48,7 @@ from trainers.data.shards import (
 )
 from trainers.tokenizers import encoder_tokenizer, language_model_tokenizer
 from zoo.config import ConfigError, from_dict, to_dict
-from zoo.files import locked_folder, own_files, replacing
+from zoo.files import claimed_folder, replacing
 from zoo.tokenizers import Tokenizer, load_tokenizer
 
 PLAN_FILE = "plan.json"
@@ -116,24 +116,10 @@ def prepare(
         return _finish(folder, plan, tokenizer)
 
 
-@contextlib.contextmanager
-def claimed(folder: Path) -> Iterator[None]:
+def claimed(folder: Path) -> contextlib.AbstractContextManager[None]:
     """The folder, made and locked while the block runs."""
-    if folder.is_dir() and not (folder / PLAN_FILE).is_file() and (foreign := own_files(folder)):
-        raise PrepareError(
-            f"--out={folder} is not empty ({', '.join(foreign[:3])}) and holds no prepared data: "
-            "choose another"
-        )
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(locked_folder(folder))
-        except BlockingIOError:
-            raise PrepareError(f"--out={folder}: another process is preparing there") from None
-        except OSError as error:
-            raise PrepareError(
-                f"--out={folder} cannot be written: {error.strerror}; choose another"
-            ) from error
-        yield
+    labels = "prepared data", "--out", "preparing"
+    return claimed_folder(folder, PLAN_FILE, *labels, PrepareError)
 
 
 def _read_plan(folder: Path) -> Plan:
