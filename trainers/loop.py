@@ -77,7 +77,7 @@ def train(
             publish = remote.upload
     workdir = Path(workdir)
     claim = claimed(workdir, config, extend) if is_chief else contextlib.nullcontext()
-    with claim as before, distribution.active():
+    with claim, distribution.active():
         finished = _finished(workdir) if is_chief else None
         if distribution.from_chief(int(finished is not None)):
             _check_data_of_finished(config, workdir, data_dir, distribution)
@@ -87,7 +87,7 @@ def train(
         summary = workdir, config.recipe, task.model.count_params(), task.data_summary()
         logging.info("%s: %s, %d parameters; %s", *summary)
         logging.info("%s, %s", distribution.describe(config), keras.config.dtype_policy().name)
-        progress = _train(task, workdir, checkpoints, distribution, profile_steps, before)
+        progress = _train(task, workdir, checkpoints, distribution, profile_steps)
         if is_chief:
             if config.select == "best":
                 checkpoints.restore_best(task.model, progress.best_step)
@@ -154,12 +154,11 @@ def _train(
     checkpoints: Checkpoints,
     distribution: Distribution,
     profile_steps: int,
-    before: TrainConfig | None,
 ) -> Progress:
     """Does the steps and evaluations that are left; gives the progress at the end."""
     config, log = task.config, MetricsLog(workdir)
     with distribution.scope():
-        progress = _resume(task, checkpoints, log, distribution, before)
+        progress = _resume(task, checkpoints, log, distribution)
     with Interruption(together=distribution.workers > 1) as interruption:
         callbacks: list[keras.callbacks.Callback] = [ResetValidationState()]
         if distribution.is_chief:
@@ -300,11 +299,7 @@ class _EvaluateEach(keras.callbacks.Callback):
 
 
 def _resume(
-    task: Task,
-    checkpoints: Checkpoints,
-    log: MetricsLog,
-    distribution: Distribution,
-    before: TrainConfig | None,
+    task: Task, checkpoints: Checkpoints, log: MetricsLog, distribution: Distribution
 ) -> Progress:
     fingerprint = task.fingerprint()
     progress = checkpoints.latest()
@@ -326,7 +321,7 @@ def _resume(
     if not progress.records and progress.evaluated_step:  # of an older release
         records = tuple(log.read(progress.evaluated_step))
         progress = dataclasses.replace(progress, records=records)
-    progress = _extended(progress, task.config, before)
+    progress = _extended(progress, task.config)
     if distribution.is_chief:
         log.restore(progress.records)
         checkpoints.drop_after(step)
@@ -338,10 +333,10 @@ def _resume(
     return progress
 
 
-def _extended(progress: Progress, config: TrainConfig, before: TrainConfig | None) -> Progress:
+def _extended(progress: Progress, config: TrainConfig) -> Progress:
     """Notes where a run was made longer, and logs what becomes of the learning rate."""
-    planned = progress.planned_steps or (config.steps if before is None else before.steps)
-    if not progress.step or planned == config.steps:
+    planned = progress.planned_steps
+    if planned in (0, config.steps):
         return progress
     both = planned, config.steps
     rates = [float(schedule_of(config.optimizer, steps)(progress.step)) for steps in both]

@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import logging
 
-from zoo.files import replacing
+from zoo.files import replacing, write_json
 
 SCORES_FILE = "scores.json"
 
@@ -21,8 +21,7 @@ def write_scores(folder: Path, **scores: Any) -> None:
     """
     path = folder / SCORES_FILE
     there = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps({**there, **scores}, indent=2) + "\n", encoding="utf-8")
+    write_json(path, {**there, **scores}, indent=2)
 
 
 class MetricsLog:

@@ -7,10 +7,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 _PARTIAL = ".partial-"
 _LOCK_FILE = ".lock"
@@ -49,6 +51,15 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(
+    path: str | os.PathLike[str], content: Any, indent: int | None = None, ensure_ascii: bool = True
+) -> None:
+    """Writes a file of JSON; a reader never sees half of it."""
+    with replacing(path) as temporary:
+        text = json.dumps(content, indent=indent, ensure_ascii=ensure_ascii)
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:

@@ -29,7 +29,7 @@ import tensorflow as tf
 
 from trainers.data.sources import find_data_dir
 from zoo.config import ConfigError, config_dataclass, from_dict, to_dict
-from zoo.files import file_sha256, replacing
+from zoo.files import file_sha256, replacing, write_json
 from zoo.tokenizers import Tokenizer, load_tokenizer
 
 INDEX_FILE = "index.json"
@@ -108,9 +108,7 @@ def _example_prefix(id_bytes: int) -> bytes:
 def write_index(folder: Path, index: Index) -> None:
     """Writes `index.json` with its own checksum; a reader never sees half of it."""
     values = to_dict(index)
-    with replacing(folder / INDEX_FILE) as temporary:
-        text = json.dumps({**values, "checksum": _checksum(values)}, indent=1)
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_json(folder / INDEX_FILE, {**values, "checksum": _checksum(values)}, indent=1)
 
 
 def read_index(folder: Path) -> Index:

@@ -20,7 +20,12 @@ from trainers.data.examples import (
     stratified_split,
 )
 from trainers.optim.losses import InBatchContrastiveLoss
-from trainers.report.baselines import MOST_CLASSES, ridge_baseline, tfidf_baseline, tfidf_vectors
+from trainers.report.baselines import (
+    MOST_CLASSES,
+    fitted_vectorizer,
+    ridge_baseline,
+    tfidf_baseline,
+)
 from trainers.report.scores import (
     Predictions,
     classification_scores,
@@ -257,8 +262,7 @@ class EmbedTask(EncoderTask):
         return {"loss": float(np.mean(ops.convert_to_numpy(losses))), **scores}
 
     def baseline(self, examples):
-        known = self.vocabulary_texts()
-        vectors = tfidf_vectors(known, examples.text, examples.text_pair)
+        vectors = map(fitted_vectorizer(self.vocabulary_texts()).transform, _columns(examples))
         return retrieval_scores(rank_partners(*vectors)[0])
 
     def sections(self, comparison, examples, answers, folder):

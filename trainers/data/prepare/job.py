@@ -48,7 +48,7 @@ from trainers.data.shards import (
 )
 from trainers.tokenizers import encoder_tokenizer, language_model_tokenizer
 from zoo.config import ConfigError, from_dict, to_dict
-from zoo.files import claimed_folder, replacing
+from zoo.files import claimed_folder, write_json
 from zoo.tokenizers import Tokenizer, load_tokenizer
 
 PLAN_FILE = "plan.json"
@@ -92,7 +92,7 @@ def prepare(
         plan = make_plan(config, data_dir)
         if (folder / PLAN_FILE).is_file():
             _refuse_other(folder, _read_plan(folder), plan)
-        _write_json(folder / PLAN_FILE, to_dict(plan))
+        write_json(folder / PLAN_FILE, to_dict(plan))
         numbers = range(len(plan.units))
         todo = [number for number in numbers if _finished_shards(folder, number) is None]
         if (folder / INDEX_FILE).is_file() and not todo:
@@ -206,11 +206,6 @@ def _finish(folder: Path, plan: Plan, tokenizer: Tokenizer) -> Index:
     return read_index(folder)
 
 
-def _write_json(path: Path, values: object) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(values) + "\n", encoding="utf-8")
-
-
 def read_tokenizer(place: str | Path) -> Tokenizer:
     """The tokenizer in a folder, or in a bundle's folder."""
     inner = Path(place) / TOKENIZER_FOLDER
@@ -265,7 +260,7 @@ def write_unit(folder: Path, plan: Plan, tokenizer: Tokenizer, number: int) -> i
         for encoder in encoders.values():
             encoder.flush()
     shards = [writer.shard for writer in writers if writer.shard is not None]
-    _write_json(_unit_file(folder, number), [to_dict(shard) for shard in shards])
+    write_json(_unit_file(folder, number), [to_dict(shard) for shard in shards])
     return number
 
 
