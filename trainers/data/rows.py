@@ -428,11 +428,7 @@ def _features(record: bytes, where: str, columns: Columns) -> dict[str, str]:
         raise ValueError(f"{where}: no tf.train.Example ({error})") from error
     values = {}
     for option, name in columns.items():
-        if name not in features:
-            raise ValueError(
-                f"{where}: no column {name!r} ({option}). Features have names only, which are "
-                f"{_quoted(sorted(features))}. Choose one with --set=data.{option}=..."
-            )
+        find_column(name, sorted(features), 0, option, where)  # by name only
         kind = features[name].WhichOneof("kind")
         kinds = ("bytes_list",) if option == "text_column" else ("bytes_list", "int64_list")
         found = getattr(features[name], kind).value if kind in kinds else ()
