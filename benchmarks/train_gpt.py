@@ -137,7 +137,7 @@ def measure_runs(table: Table) -> str:
     peer = torch_run(ours.task, "torch")
     cpu = {}
     curve = list(training_runs.in_turns({"ours": ours, "torch": peer}, cpu))
-    theirs = peer.evaluate(ours.task.validation_data.as_numpy_iterator())
+    theirs = peer.evaluate(ours.task.validation_data[""].as_numpy_iterator())
     target = max(TARGET, theirs)
     table.add(
         "validation loss after 1.536 M tokens",

@@ -100,7 +100,7 @@ def measure_runs(table: Table) -> str:
     peer = torch_run(ours.task, tied=False)
     cpu = {}
     curve = list(training_runs.in_turns({"ours": ours, "torch": peer}, cpu))
-    streams = list(ours.task.validation_data.as_numpy_iterator())
+    streams = list(ours.task.validation_data[""].as_numpy_iterator())
     theirs = {"windows": peer.evaluate(streams), "carried": peer.evaluate_carried(streams)}
     best = min(theirs.values())
     table.add(

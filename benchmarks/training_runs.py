@@ -59,7 +59,7 @@ class KerasRun:
         """Validation loss."""
         from trainers.tasks.lm import ResetValidationState
 
-        data, callbacks = self.task.validation_data, [ResetValidationState()]
+        data, callbacks = self.task.validation_data[""], [ResetValidationState()]
         return self.model.evaluate(data, callbacks=callbacks, verbose=0)[0]
 
 

@@ -125,7 +125,8 @@ class Checkpoints:
         self.keep = keep
         self._publish = publish
         self._pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
-        self._last: concurrent.futures.Future | None = None
+        self._last: concurrent.futures.Future = concurrent.futures.Future()
+        self._last.set_result(None)
         self._digests: dict[Path, str] = {}  # of what this process wrote
 
     def path(self, step: int) -> Path:
@@ -151,8 +152,7 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when all is written; OSError if something could not be."""
-        if self._last is not None:
-            self._last.result()
+        self._last.result()
 
     def latest(self) -> Progress | None:
         """The newest checkpoint that is whole, None without any; ValueError if all are damaged."""
@@ -207,12 +207,11 @@ class Checkpoints:
     def _in_order(self, write: Callable[[], None]) -> None:
         """Runs `write` after all that came before; an error there ends what was to come."""
         before = self._last
-        if before is not None and before.done():
+        if before.done():
             before.result()  # raises its error
 
         def after_others():
-            if before is not None:
-                before.result()
+            before.result()
             write()
 
         self._last = self._pool.submit(after_others)

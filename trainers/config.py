@@ -313,13 +313,11 @@ def read_config(workdir: Path) -> TrainConfig | None:
     if not path.is_file():
         return None
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        values = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
         raise ConfigError(
-            f"{path}: not valid JSON ({error}); restore it or take another --workdir"
+            f"{path}: not a JSON object ({error}); restore it or take another --workdir"
         ) from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} must hold a JSON object. Received: {values!r:.80}")
     return from_dict(TrainConfig, values, where=str(path))
 
 
@@ -388,14 +386,10 @@ def _meanings(kind: type) -> dict[str, str]:
     block = re.search(r"^Attributes:\n((?:[ ]{4,}.*\n?|\n)*)", doc, re.MULTILINE)
     if block is None:
         return {}
-    text = block[1]
-    names = "|".join(field.name for field in dataclasses.fields(kind))
-    # Several may share a line, "first: int. second: int", or a meaning, "first, second: int".
-    start = re.compile(rf"(?:^[ ]{{4}}|\. |; )((?:{names})(?:, (?:{names}))*):[ ]", re.MULTILINE)
-    found = list(start.finditer(text))
     meanings: dict[str, str] = {}
-    for number, match in enumerate(found):
-        end = found[number + 1].start() if number + 1 < len(found) else len(text)
-        meaning = " ".join(text[match.end() : end].split())
-        meanings |= dict.fromkeys(match[1].split(", "), meaning)
+    # A line begins with the field, or with several that share a meaning: "first, second: int".
+    for field, meaning in re.findall(
+        r"^ {4}(\w[\w, ]*): (.*(?:\n {5,}.*)*)", block[1], re.MULTILINE
+    ):
+        meanings |= dict.fromkeys(field.split(", "), " ".join(meaning.split()))
     return meanings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -77,7 +77,7 @@ def train(
             publish = remote.upload
     workdir = Path(workdir)
     claim = claimed(workdir, config, extend) if is_chief else contextlib.nullcontext()
-    with claim as before, distribution.active():
+    with claim, distribution.active():
         finished = _finished(workdir) if is_chief else None
         if distribution.from_chief(int(finished is not None)):
             _check_data_of_finished(config, workdir, data_dir, distribution)
@@ -87,7 +87,7 @@ def train(
         summary = workdir, config.recipe, task.model.count_params(), task.data_summary()
         logging.info("%s: %s, %d parameters; %s", *summary)
         logging.info("%s, %s", distribution.describe(config), keras.config.dtype_policy().name)
-        progress = _train(task, workdir, checkpoints, distribution, profile_steps, before)
+        progress = _train(task, workdir, checkpoints, distribution, profile_steps)
         if is_chief:
             if config.select == "best":
                 checkpoints.restore_best(task.model, progress.best_step)
@@ -154,12 +154,11 @@ def _train(
     checkpoints: Checkpoints,
     distribution: Distribution,
     profile_steps: int,
-    before: TrainConfig | None,
 ) -> Progress:
     """Does the steps and evaluations that are left; gives the progress at the end."""
     config, log = task.config, MetricsLog(workdir)
     with distribution.scope():
-        progress = _resume(task, checkpoints, log, distribution, before)
+        progress = _resume(task, checkpoints, log, distribution)
     with Interruption(together=distribution.workers > 1) as interruption:
         callbacks: list[keras.callbacks.Callback] = [ResetValidationState()]
         if distribution.is_chief:
@@ -231,15 +230,10 @@ def _stretches(config: TrainConfig, progress: Progress) -> Iterator[tuple[int, i
         yield step, every, range(step // every, config.steps // every)
 
 
-def validation_batches(
-    task: Task, distribution: Distribution
-) -> tf.data.Dataset | dict[str, tf.data.Dataset] | None:
+def validation_batches(task: Task, distribution: Distribution) -> dict[str, tf.data.Dataset]:
     """This worker's rows of what `fit` validates on, with empty rows so that they divide."""
-    data = task.validation_data
     share = distribution.replicas, distribution.worker, distribution.workers
-    if isinstance(data, dict):
-        return {name: own_rows(batches, *share) for name, batches in data.items()}
-    return None if data is None else own_rows(data, *share)
+    return {name: own_rows(batches, *share) for name, batches in task.validation_data.items()}
 
 
 class KerasLoop:
@@ -257,24 +251,23 @@ class KerasLoop:
         batches: tf.data.Dataset,
         steps_per_epoch: int,
         epochs: range,
-        validation_data: tf.data.Dataset | dict[str, tf.data.Dataset] | None = None,
+        validation_data: Mapping[str, tf.data.Dataset] | None = None,
         callbacks: Sequence[keras.callbacks.Callback] = (),
         verbose: int = 0,
     ) -> None:
         """`keras.Model.fit` with one iterator for all epochs; with 0 steps they are evaluations
-        alone. Several `validation_data` are logged as "val_loss/NAME".
+        alone. `validation_data` with a name are logged as "val_loss/NAME".
         """
-        callbacks = list(callbacks)
-        if isinstance(validation_data, dict):
-            callbacks, validation_data = [_EvaluateEach(validation_data), *callbacks], None
-        model = self.model
+        model, several = self.model, dict(validation_data or {})
+        single = several.pop("", None)  # by Keras itself, which shows its progress
+        callbacks = [_EvaluateEach(several), *callbacks]
         if steps_per_epoch:
             model.fit(
                 batches,
                 steps_per_epoch=steps_per_epoch,
                 initial_epoch=epochs.start,
                 epochs=epochs.stop,
-                validation_data=validation_data,
+                validation_data=single,
                 callbacks=callbacks,
                 shuffle=False,  # the dataset has its own order
                 verbose=verbose,
@@ -285,8 +278,8 @@ class KerasLoop:
         called.on_train_begin()
         for epoch in epochs:
             found, options = {}, {"callbacks": callbacks, "verbose": 0, "return_dict": True}
-            if validation_data is not None:
-                found = model.evaluate(validation_data, **options)
+            if single is not None:
+                found = model.evaluate(single, **options)
             called.on_epoch_end(epoch, {f"val_{name}": value for name, value in found.items()})
         called.on_train_end()
 
@@ -306,11 +299,7 @@ class _EvaluateEach(keras.callbacks.Callback):
 
 
 def _resume(
-    task: Task,
-    checkpoints: Checkpoints,
-    log: MetricsLog,
-    distribution: Distribution,
-    before: TrainConfig | None,
+    task: Task, checkpoints: Checkpoints, log: MetricsLog, distribution: Distribution
 ) -> Progress:
     fingerprint = task.fingerprint()
     progress = checkpoints.latest()
@@ -332,7 +321,7 @@ def _resume(
     if not progress.records and progress.evaluated_step:  # of an older release
         records = tuple(log.read(progress.evaluated_step))
         progress = dataclasses.replace(progress, records=records)
-    progress = _extended(progress, task.config, before)
+    progress = _extended(progress, task.config)
     if distribution.is_chief:
         log.restore(progress.records)
         checkpoints.drop_after(step)
@@ -344,10 +333,10 @@ def _resume(
     return progress
 
 
-def _extended(progress: Progress, config: TrainConfig, before: TrainConfig | None) -> Progress:
+def _extended(progress: Progress, config: TrainConfig) -> Progress:
     """Notes where a run was made longer, and logs what becomes of the learning rate."""
-    planned = progress.planned_steps or (config.steps if before is None else before.steps)
-    if not progress.step or planned == config.steps:
+    planned = progress.planned_steps
+    if planned in (0, config.steps):
         return progress
     both = planned, config.steps
     rates = [float(schedule_of(config.optimizer, steps)(progress.step)) for steps in both]

@@ -10,8 +10,7 @@ from typing import Any
 
 from absl import logging
 
-from zoo.config import ConfigError
-from zoo.files import replacing
+from zoo.files import replacing, write_json
 
 SCORES_FILE = "scores.json"
 
@@ -22,8 +21,7 @@ def write_scores(folder: Path, **scores: Any) -> None:
     """
     path = folder / SCORES_FILE
     there = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps({**there, **scores}, indent=2) + "\n", encoding="utf-8")
+    write_json(path, {**there, **scores}, indent=2)
 
 
 class MetricsLog:
@@ -92,10 +90,6 @@ def should_stop(
     """Whether the last `patience` evaluations brought nothing better than the best before them."""
     if patience is None:
         return False
-    for record in records:
-        if metric not in record:
-            known = ", ".join(sorted(record))
-            raise ConfigError(f"no metric {metric!r} was measured; known: {known}")
     sign = 1 if mode == "min" else -1
     values = [sign * record[metric] for record in records]
     return len(values) > patience and min(values[-patience:]) >= min(values[:-patience])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import glob
 import math
 import re
@@ -283,7 +282,7 @@ def _columns(task, path, layout, given) -> tuple[dict[str, str], str]:
                 f"{path}: no column of {kind}s found among {', '.join(layout.columns)}; name it "
                 f"with --label_column=...{other}"
             )
-        found["label_column"] = _known(path, label, layout, "label_column")
+        found["label_column"] = label
         reading += f", {label!r} as {kind}"
     ways = " ".join(f"--{name}=..." for name in found)
     return found, f"reading column{plural} {reading}; change with {ways}"
@@ -306,19 +305,7 @@ def _text_columns(task, path, layout: TableLayout, given) -> tuple[str, ...]:
             f"{', '.join(layout.columns) or 'its lines'} there are {len(names)}; name them with "
             "--text_column=..." + (" --pair_column=..." if needed > 1 else "")
         )
-    options = ("text_column", "pair_column")
-    return tuple(_known(path, name, layout, option) for name, option in zip(names, options))
-
-
-def _known(path: str, name: str, layout: TableLayout, option: str) -> str:
-    numbers = {str(n) for n in range(-len(layout.columns), len(layout.columns))}
-    if name in layout.columns or name in numbers or not layout.columns:
-        return name
-    close = difflib.get_close_matches(name, layout.columns, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise ValueError(
-        f"{path}: no column {name!r} (--{option}).{hint} It has {', '.join(layout.columns)}"
-    )
+    return tuple(names)
 
 
 def _check_classes(path: str, column: str, labels: list[str]) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from trainers.checkpoints import Checkpoints
 from trainers.config import CONFIG_FILE, TrainConfig, differing_keys, read_config
 from trainers.report.report import REPORT_FILE
 from zoo.config import to_dict
-from zoo.files import locked_folder, own_files, replacing
+from zoo.files import claimed_folder, own_files, write_json
 from zoo.weights.locations import download
 
 # What may change where a run is made longer.
@@ -34,37 +33,20 @@ class WorkdirError(ValueError):
 
 
 @contextlib.contextmanager
-def claimed(
-    workdir: Path, config: TrainConfig, extend: bool = False
-) -> Iterator[TrainConfig | None]:
-    """The workdir, made and locked while the block runs, with this config in it; yields the config
-    that was there before. With `extend` a finished run may become one of more steps under way: its
-    report goes, its bundle stays until the longer run has a new one.
+def claimed(workdir: Path, config: TrainConfig, extend: bool = False) -> Iterator[None]:
+    """The workdir, made and locked while the block runs, with this config in it. With `extend` a
+    finished run may become one of more steps under way: its report goes, its bundle stays until the
+    longer run has a new one.
     """
-    holds_run = (workdir / CONFIG_FILE).is_file()
-    # A process killed before its config was written leaves no files of its own.
-    if workdir.is_dir() and not holds_run and (foreign := own_files(workdir)):
-        shown = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
-        raise WorkdirError(
-            f"--workdir={workdir} is not empty ({shown}) and holds no training run: choose another"
-        )
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(locked_folder(workdir))
-            before = read_config(workdir)
-            if before is not None:
-                _refuse_other_config(workdir, before, config, extend)
-                if _longer(before, config):
-                    (workdir / REPORT_FILE).unlink(missing_ok=True)
-            with replacing(workdir / CONFIG_FILE) as temporary:
-                temporary.write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
-        except BlockingIOError:
-            raise WorkdirError(f"--workdir={workdir}: another process is training there") from None
-        except OSError as error:
-            raise WorkdirError(
-                f"--workdir={workdir} cannot be written: {error.strerror}; choose another"
-            ) from error
-        yield before
+    labels = "training run", "--workdir", "training"
+    with claimed_folder(workdir, CONFIG_FILE, *labels, WorkdirError):
+        before = read_config(workdir)
+        if before is not None:
+            _refuse_other_config(workdir, before, config, extend)
+            if _longer(before, config):
+                (workdir / REPORT_FILE).unlink(missing_ok=True)
+        write_json(workdir / CONFIG_FILE, to_dict(config), indent=2)
+        yield
 
 
 def _refuse_other_config(

@@ -11,7 +11,6 @@ import dataclasses
 import errno
 import functools
 import importlib.metadata
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from typing import Any
 import keras
 
 from zoo.config import Fields, config_dataclass, from_dict, to_dict
-from zoo.files import BundleError, blaming, file_sha256, inside, replacing
+from zoo.files import BundleError, blaming, file_sha256, inside, replacing, write_json
 from zoo.models.token_model import quantization_config
 from zoo.text.base import TextEncoder
 from zoo.text.config import TextConfig
@@ -197,8 +196,7 @@ def save(
         twin.set_weights(values)
         twin.save_weights(temporary)
         config = dataclasses.replace(config, weights_sha256=file_sha256(temporary))
-    with replacing(folder / CONFIG_FILE) as temporary:
-        temporary.write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
+    write_json(folder / CONFIG_FILE, to_dict(config), indent=2)
     return Bundle(folder, config, tokenizer, model)
 
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 _PARTIAL = ".partial-"
 _LOCK_FILE = ".lock"
@@ -51,6 +53,15 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_json(
+    path: str | os.PathLike[str], content: Any, indent: int | None = None, ensure_ascii: bool = True
+) -> None:
+    """Writes a file of JSON; a reader never sees half of it."""
+    with replacing(path) as temporary:
+        text = json.dumps(content, indent=indent, ensure_ascii=ensure_ascii)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
 def file_sha256(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's content, hex."""
     with open(path, "rb") as file:
@@ -66,6 +77,28 @@ def locked_folder(folder: Path) -> Iterator[None]:
         for path in folder.rglob(f"{_PARTIAL}*"):  # of a killed process: nobody else writes here
             if path.is_file():
                 path.unlink(missing_ok=True)
+        yield
+
+
+@contextlib.contextmanager
+def claimed_folder(
+    folder: Path, marker: str, holds: str, option: str, doing: str, error: type[ValueError]
+) -> Iterator[None]:
+    """`locked_folder` for a command that is `doing` something; an `error` names the `option` whose
+    folder is in use, cannot be written, or has files but for those beside a `marker`.
+    """
+    where = f"{option}={folder}"
+    # A process killed before its marker was written leaves no files of its own.
+    if folder.is_dir() and not (folder / marker).is_file() and (foreign := own_files(folder)):
+        shown = ", ".join(foreign[:3]) + (", ..." if foreign[3:] else "")
+        raise error(f"{where} is not empty ({shown}) and holds no {holds}: choose another")
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked_folder(folder))
+        except BlockingIOError:
+            raise error(f"{where}: another process is {doing} there") from None
+        except OSError as cause:
+            raise error(f"{where} cannot be written: {cause.strerror}; choose another") from cause
         yield
 
 

@@ -7,11 +7,11 @@ import pytest
 
 from trainers.report import baselines
 from trainers.report.baselines import (
+    fitted_vectorizer,
     question_baseline,
     ridge_baseline,
     tagging_baseline,
     tfidf_baseline,
-    tfidf_vectors,
 )
 from trainers.report.scores import rank_partners
 
@@ -58,12 +58,13 @@ def test_tfidf_at_the_edges():
     # Blank texts teach only how frequent classes are.
     assert probabilities[0, 1] == pytest.approx(2 / 3, abs=0.05)
     assert classify(["x"], ["only"], ["y"]) == ["only"]
-    assert rank_partners(*tfidf_vectors([""], ["x"], ["y"]))[0].tolist() == [1]
+    vectors = map(fitted_vectorizer([""]).transform, (["x"], ["y"]))
+    assert rank_partners(*vectors)[0].tolist() == [1]
 
 
 def test_tfidf_finds_partners_by_shared_words():
     texts, partners = ["red house", "blue car"], ["the car", "a house"]
-    vectors = tfidf_vectors(texts + partners, texts, partners)
+    vectors = map(fitted_vectorizer(texts + partners).transform, (texts, partners))
     assert rank_partners(*vectors)[1].tolist() == [1, 0]
 
 

@@ -119,29 +119,20 @@ def test_a_pooler_and_dropout_may_differ_and_positions_may_be_fewer():
 @pytest.mark.parametrize(
     ("there", "drop", "message"),
     [
-        (
-            {"vocabulary_size": 8},
-            0,
-            r"token_embedding/embeddings is \(8, 4\) there and \(9, 4\) here.*its tokenizer",
-        ),
-        ({"hidden_dim": 8}, 0, r"qkv/kernel is \(8, 24\) there.*--set=model.hidden_dim=8"),
-        ({"num_segments": 0}, 0, r"missing there and \(2, 4\) here.*--set=model.num_segments=0"),
-        ({"context_length": 5}, 0, r"position_embedding.*--set=model.context_length=5"),
+        ({"vocabulary_size": 8}, 0, "vocabulary_size is 8 there and 9 here"),
+        ({"hidden_dim": 8}, 0, "hidden_dim is 8 there and 4 here. Use --set=model.hidden_dim=8"),
+        ({"num_segments": 0}, 0, "is 0 there and 2 here. Use --set=model.num_segments=0"),
+        ({"context_length": 5}, 0, "is 5 there and 6 here. Use --set=model.context_length=5"),
         ({"num_heads": 1}, 0, "num_heads is 1 there and 2 here. Use --set=model.num_heads=1"),
         ({"positions": "rotary", "qk_norm": True}, 0, 'positions="rotary" --set=model.qk_norm=tr'),
-        ({"num_layers": 3}, 0, "has 3 layers.*--set=model.num_layers=3"),
-        ({}, 1, "drop_layers=1 of them 1; this model has 2. Use --set=model.num_layers=1"),
+        ({"num_layers": 3}, 0, "is 3 there and 2 here. Use --set=model.num_layers=3"),
+        ({}, 1, "without 1 layers,.* is 1 there and 2 here. Use --set=model.num_layers=1"),
         ({}, 2, "drop_layers must be below 2"),
     ],
 )
 def test_models_that_do_not_fit_say_what_to_set(untouched, there, drop, message):
     with pytest.raises(ConfigError, match=message):
         load_initial(untouched, build(BERT, "mlm", **there), drop)
-
-
-def test_another_family_is_refused(untouched):
-    with pytest.raises(ConfigError, match="is a lstm model and this one is bert"):
-        load_initial(untouched, build(LSTM))
 
 
 BELOW = ("token_embedding", "position_embedding", "segment_embedding", "embedding_norm")
@@ -291,5 +282,3 @@ def test_early_stopping():
     assert decisions("val_loss", "min", 1) == [False] * 3 + [True, True, False, True, True]
     assert decisions("val_loss", "min", 3) == [False] * 8
     assert decisions("val_f1", "max", 2) == decisions("val_loss", "min", 2)
-    with pytest.raises(ConfigError, match="no metric 'accuracy' was measured; known: step, val_f1"):
-        should_stop(log, "accuracy", "max", 1)

@@ -116,7 +116,7 @@ def test_the_bundle_has_the_logged_loss(finished, tiny, family):
     task = make_task(tiny(family))
     task.compile("sgd")
     task.model.set_weights(bundle.model.get_weights())
-    found = task.trained_model.evaluate(task.validation_data, verbose=0, return_dict=True)
+    found = task.trained_model.evaluate(task.validation_data[""], verbose=0, return_dict=True)
     best = min(line["val_loss"] for line in records(finished[family]))
     assert found["loss"] == pytest.approx(best, rel=1e-6)
     assert bundle.lm.generate(["the "], max_new_tokens=[3])["text"].numpy()[0].startswith(b"the ")

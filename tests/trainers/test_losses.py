@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from trainers.optim.losses import InBatchContrastiveLoss, SpanLoss, SparseCrossentropy
-from zoo.config import ConfigError
 
 RANDOM = np.random.default_rng(0)
 
@@ -103,10 +102,3 @@ def test_losses_train_under_xla(loss, labels, shape):
     reported = model.fit(inputs, labels, epochs=3, verbose=0).history["loss"]
     assert reported[0] == pytest.approx(before, rel=1e-5)
     assert float(loss(labels, model(inputs))) < reported[2] < before
-
-
-def test_bad_options():
-    with pytest.raises(ConfigError, match="label_smoothing"):
-        SparseCrossentropy(1.0)
-    with pytest.raises(ConfigError, match="temperature"):
-        InBatchContrastiveLoss(0)

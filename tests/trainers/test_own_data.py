@@ -112,7 +112,12 @@ def test_running_text_tags_and_questions(tmp_path):
         ("classify", "", {}, "empty"),
         ("classify", "text,label\n" + "a b,x\n" * 9, {"label_column": "label"}, "--label_column="),
         ("classify", "text,label\na b,x\nc d,y\n", {"text_column": "txt"}, "Did you mean 'text'"),
-        ("classify", "text,label\na b,x\nc d,y\n", {"label_column": "stars"}, "It has text, label"),
+        (
+            "classify",
+            "text,label\na b,x\nc d,y\n",
+            {"label_column": "stars"},
+            "are 'text', 'label'",
+        ),
         (
             "classify",
             "text,price\n" + "".join(f"a b {i},{i * 1.5}\n" for i in range(60)),

@@ -119,14 +119,14 @@ def test_text_shorter_than_a_segment_is_refused():
 def test_validation_predicts_every_token_but_the_first_once(tokens, rows, length, streams):
     make = pipeline.validation_streams if streams else pipeline.validation_windows
     validation = make(ids(tokens), rows, length)
-    batches = read(validation.dataset)
+    batches = read(validation)
     shapes = {part.shape for batch in batches for part in batch}
     assert len(shapes) == 1, "every batch has one shape: the graph is traced once"
     inputs, targets, weights = (np.stack(parts) for parts in zip(*batches))
     real = weights > 0
     assert np.array_equal(np.sort(targets[real]), np.arange(1, tokens))
     assert np.array_equal(targets[real], inputs[real] + 1)
-    assert validation.tokens == tokens - 1 == real.sum()
+    assert tokens - 1 == real.sum()
     assert np.mean(weights) == pytest.approx(1, rel=1e-5)
     assert len(np.unique(weights[real])) == 1
     if streams:
@@ -150,7 +150,7 @@ def test_keras_evaluate_gives_the_exact_token_mean(make, tokens, rows, length):
         weighted_metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         jit_compile=False,
     )
-    found = model.evaluate(make(stream, rows, length).dataset, verbose=0, return_dict=True)
+    found = model.evaluate(make(stream, rows, length), verbose=0, return_dict=True)
     chosen = logits[stream[:-1]].astype(np.float64)
     losses = np.log(np.exp(chosen).sum(-1)) - chosen[np.arange(tokens - 1), stream[1:]]
     assert found["loss"] == pytest.approx(losses.mean(), rel=1e-6)
@@ -162,8 +162,8 @@ def test_autotuning_is_off():
     for dataset in (
         pipeline.training_windows(ids(50), 2, 4, 0, 0, 3),
         pipeline.training_windows(ids(50), 2, 4, 0, 0, 3, segment=2),
-        pipeline.validation_windows(ids(50), 2, 4).dataset,
-        pipeline.validation_streams(ids(50), 2, 4).dataset,
+        pipeline.validation_windows(ids(50), 2, 4),
+        pipeline.validation_streams(ids(50), 2, 4),
     ):
         assert dataset.options().autotune.enabled is False
         assert dataset.element_spec[0].shape == tf.TensorShape([2, 4])

@@ -254,11 +254,7 @@ def test_same_words_in_another_sentence_do_not_count():
     assert scores["types"]["a"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 1}
 
 
-def test_bad_tags_say_where():
-    with pytest.raises(ValueError, match=r"tag 1 is 'X-a'; expected O or B-TYPE"):
-        entity_spans(["O", "X-a"])
-    with pytest.raises(ValueError, match="tag 0 is ''"):
-        entity_spans([""])
+def test_as_many_tags_as_words():
     with pytest.raises(ValueError, match="shorter"):
         tag_scores([["O"], ["O", "O"]], [["O"], ["O"]], ["B-a"])
 

@@ -180,9 +180,6 @@ def test_batches_are_those_of_the_stream_in_memory(prepared, segment):
             halves = [np.split(part, 2) for part in (first, second)]
             together = [np.concatenate(parts) for parts in zip(*halves)]
             np.testing.assert_array_equal(whole, np.concatenate(together))
-    for host, hosts in ((0, 3), (2, 2), (-1, 2)):
-        with pytest.raises(ValueError, match=rf"batch_size=4 cannot be shared by {hosts} hosts"):
-            read(train, host=host, num_hosts=hosts)
 
 
 @pytest.mark.parametrize("make", [pipeline.validation_windows, pipeline.validation_streams])
@@ -191,8 +188,7 @@ def test_validation_is_that_of_the_stream_in_memory(prepared, make):
         make(ids, 3, 4)
         for ids in (open_prepared(prepared).validation, np.arange(9, dtype=np.int32))
     )
-    assert from_shards.tokens == from_memory.tokens == 8
-    for one, other in zip(from_shards.dataset, from_memory.dataset, strict=True):
+    for one, other in zip(from_shards, from_memory, strict=True):
         for part, expected in zip(one, other):
             np.testing.assert_array_equal(part, expected)
 

@@ -31,8 +31,7 @@ def augment_texts(strings: Any, config: AugmentConfig, seed: Any) -> tf.Tensor:
         units, separator = tf.strings.unicode_split(strings, "UTF-8", errors="replace"), ""
         may_change = ~tf.strings.regex_full_match(units.values, _SPACE)
     changed = _change(units, may_change, may_change, config, seed)
-    rows = tf.RaggedTensor.from_value_rowids(changed.words, changed.rows, units.nrows())
-    joined = tf.strings.reduce_join(rows, axis=-1, separator=separator)
+    joined = tf.strings.reduce_join(changed.words, axis=-1, separator=separator)
     return tf.where(changed.row_changed, joined, strings)
 
 
@@ -49,15 +48,13 @@ def augment_tagged(
     after_entity = after_entity[: tf.size(outside)]  # a batch without words has no first one
     changed = _change(words, outside, outside & ~after_entity, config, seed)
     new_tags = tf.where(changed.is_new, outside_id, tf.gather(tags.values, changed.sources))
-    ragged = tf.RaggedTensor.from_value_rowids(changed.words, changed.rows, words.nrows())
-    return ragged, ragged.with_values(new_tags)
+    return changed.words, changed.words.with_values(new_tags)
 
 
 class _Changed(NamedTuple):
     """The M words that N words became."""
 
-    words: tf.Tensor  # (M,) string
-    rows: tf.Tensor  # (M,) int64
+    words: tf.RaggedTensor  # [B, None] string
     sources: tf.Tensor  # (M,) int64 into the N words
     is_new: tf.Tensor  # (M,) bool, inserted: its source is but a neighbour
     row_changed: tf.Tensor  # (B,) bool
@@ -97,9 +94,10 @@ def _change(units, may_change, may_delete, config: AugmentConfig, seed) -> _Chan
     is_first = _uniform([count], seeds[6]) < 0.5  # the inserted one
     new_words = _drawn(pool, count, seeds[7])
     stays = _in_pairs(inserted, ~deleted, is_first)  # (2N,)
+    new_rows = tf.boolean_mask(tf.repeat(rows, 2), stays)
+    words = tf.boolean_mask(_in_pairs(new_words, words, is_first), stays)
     return _Changed(
-        words=tf.boolean_mask(_in_pairs(new_words, words, is_first), stays),
-        rows=tf.boolean_mask(tf.repeat(rows, 2), stays),
+        words=tf.RaggedTensor.from_value_rowids(words, new_rows, row_count),
         sources=tf.boolean_mask(tf.repeat(sources, 2), stays),
         is_new=tf.boolean_mask(_in_pairs(inserted, tf.zeros_like(inserted), is_first), stays),
         row_changed=_count(happened, rows, row_count) > 0,

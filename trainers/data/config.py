@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import codecs
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from zoo.config import ConfigError, Fraction, config_dataclass
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+# Known by one spelling: 1 and "1" are the same setting of a run.
+Column = Annotated[str | int, AfterValidator(str)]
 # The longest block of a mixture: a share below one in so many cannot be kept.
 MAX_BLOCK = 10_000
 _EXACT, _CLOSE = 1e-9, 5e-3
-_COLUMNS = ["text_column", "pair_column", "label_column", "id_column", "token_column", "tag_column"]
 _TOO_LARGE = {
     "source_bytes": "more than {:,} bytes of text, unpacked, are to be held in memory. Read a part "
     "of running text with --set=data.max_bytes=..., or prepare it in pieces with "
@@ -42,13 +42,6 @@ def tokenizers_for(task: str) -> tuple[str, ...]:
     """What `data.tokenizer` may be for a task."""
     own = ("character", "byte") if task == "lm" else ("wordpiece",)
     return (*own, "bytepair", "sentencepiece")
-
-
-def _columns_as_text(config: Any, *names: str) -> None:
-    """A column is known by one spelling: 1 and "1" are the same setting of a run."""
-    for name in names:
-        if getattr(config, name) is not None:
-            object.__setattr__(config, name, str(getattr(config, name)))
 
 
 @config_dataclass
@@ -159,7 +152,7 @@ class MixedCorpus:
     """
 
     train: str
-    weight: float = 1.0
+    weight: Annotated[float, Field(gt=0)] = 1.0
     name: str = ""
     validation: str | None = None
     encoding: str | None = None
@@ -167,14 +160,10 @@ class MixedCorpus:
     pattern: str | None = None
     max_bytes: int | None = None
     format: Literal["auto", "csv", "tsv", "jsonl", "json", "parquet", "tfrecord"] | None = None
-    text_column: str | int | None = None
+    text_column: Column | None = None
 
     def __post_init__(self) -> None:
-        _columns_as_text(self, "text_column")
         require(bool(self.train), "data.mixture: `train` of each corpus must name a text", "")
-        usable = math.isfinite(self.weight) and self.weight > 0
-        rule = f"data.mixture: the weight of {self.title!r} must be a number above 0, such as 2"
-        require(usable, f"{rule} (leave the corpus out to read nothing of it)", self.weight)
 
     @property
     def title(self) -> str:
@@ -274,14 +263,14 @@ class DataConfig:
     format: Literal["auto", "csv", "tsv", "jsonl", "json", "folders", "parquet", "tfrecord"] = (
         "auto"
     )
-    text_column: str | int = "text"
-    pair_column: str | int | None = None
-    label_column: str | int = "label"
-    id_column: str | int | None = None
+    text_column: Column = "text"
+    pair_column: Column | None = None
+    label_column: Column = "label"
+    id_column: Column | None = None
     header: Literal["auto", "first", "none"] = "auto"
     quotes: bool | None = None
-    token_column: str | int = 0
-    tag_column: str | int = -1
+    token_column: Column = "0"
+    tag_column: Column = "-1"
     separator: Literal["auto", "tab", "space", "comma", "semicolon", "pipe"] = "auto"
     scheme: Literal["auto", "bio", "iob1", "iob2", "bioes", "raw"] = "auto"
     mismatched: Literal["error", "skip"] = "error"
@@ -293,7 +282,6 @@ class DataConfig:
     limits: Limits = dataclasses.field(default_factory=Limits)
 
     def __post_init__(self) -> None:
-        _columns_as_text(self, *_COLUMNS)
         try:
             codecs.getincrementaldecoder(self.encoding)
             b"a".decode(self.encoding, "replace")  # also refuses codecs not of text, such as hex

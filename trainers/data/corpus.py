@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -46,7 +46,7 @@ class Document(NamedTuple):
 
 def read_documents(source: str, data: DataConfig, data_dir: str | None = None) -> list[Document]:
     """Reads the documents of a source as `data` says, always in the same order (sorted by path)."""
-    files, data = find_source(source, data, data_dir)
+    files, data = find_source(source, data, data_dir), reading_of(source, data)
     documents, empty, total = [], [], 0
 
     def count(size: int) -> None:
@@ -85,13 +85,11 @@ def reading_of(source: str, data: DataConfig) -> DataConfig:
     return dataclasses.replace(data, encoding="utf-8", split=named.split or data.split)
 
 
-def find_source(
-    source: str, data: DataConfig, data_dir: str | None
-) -> tuple[list[File], DataConfig]:
-    """The files of a source, and how they are read."""
-    data_dir, reading = find_data_dir(data_dir), reading_of(source, data)
+def find_source(source: str, data: DataConfig, data_dir: str | None) -> list[File]:
+    """The files of a source."""
+    data_dir = find_data_dir(data_dir)
     if source in NAMED_SOURCES:
-        return NAMED_SOURCES[source].find(data_dir), reading
+        return NAMED_SOURCES[source].find(data_dir)
     if source.startswith(("https://", "http://")):
         files = [find_address(source, data_dir, data.limits)]
     elif source.startswith(HUGGING_FACE):
@@ -104,7 +102,7 @@ def find_source(
                 f"{file.path}: holds rows, not text. Read one column of them with "
                 "--set=data.split=rows and --set=data.text_column=NAME."
             )
-    return files, data
+    return files
 
 
 def read_pieces(
@@ -209,8 +207,6 @@ def split_documents(
 ) -> SplitTexts:
     """What trains and what validates: `validation_documents`, or a share; one document is cut."""
     texts = [document.text for document in documents if document.text]
-    if not texts:
-        raise ValueError("no text in the training documents; pass a source that is not empty.")
     # A model that trains on one text never sees the end token, so it is not asked to predict it.
     ends = len(texts) > 1
     if validation_documents is not None:
@@ -246,19 +242,14 @@ class Corpus:
 
     train_ids: TokenStream
     validation_ids: TokenStream
-    tokenizer: Tokenizer
-    train_characters: int
     validation_characters: int
-    num_documents: tuple[int, int]
 
 
 def encode_texts(texts: SplitTexts, tokenizer: Tokenizer, context_length: int) -> Corpus:
     """Encodes both parts."""
     end_id = tokenizer.end_id if texts.ends else None
     streams = [_encode(tokenizer, part, end_id) for part in texts[:2]]
-    train, validation = (sum(map(len, part)) for part in texts[:2])
-    numbers = len(texts.train), len(texts.validation)
-    corpus = Corpus(streams[0], streams[1], tokenizer, train, validation, numbers)
+    corpus = Corpus(*streams, sum(map(len, texts.validation)))
     _check_length(corpus, context_length, "")
     for part, ids in zip(("training", "validation"), streams):
         unknown = 0 if tokenizer.unknown_id is None else np.sum(ids == tokenizer.unknown_id)
@@ -270,24 +261,18 @@ def encode_texts(texts: SplitTexts, tokenizer: Tokenizer, context_length: int) -
 
 def prepared_corpus(prepared: Prepared, context_length: int) -> Corpus:
     """The corpus of a prepared folder, read from its shards while it is used."""
-    train, validation = prepared.train, prepared.validation
-    characters = train.characters, validation.characters
-    numbers = train.documents, validation.documents
-    corpus = Corpus(train, validation, prepared.tokenizer, *characters, numbers)
+    corpus = Corpus(prepared.train, prepared.validation, prepared.validation.characters)
     _check_length(corpus, context_length, f"{prepared.folder}: ")
     return corpus
 
 
 def _check_length(corpus: Corpus, context_length: int, where: str) -> None:
-    streams = corpus.train_ids, corpus.validation_ids
-    sizes = corpus.train_characters, corpus.validation_characters
-    named = zip(("training", "validation"), streams, sizes, corpus.num_documents)
-    for part, ids, characters, documents in named:
+    for part, ids in (("training", corpus.train_ids), ("validation", corpus.validation_ids)):
         if len(ids) < context_length + 1:
             raise ValueError(
-                f"{where}the {part} text has {len(ids)} tokens ({characters} characters in "
-                f"{documents} document(s)), fewer than context_length + 1 = {context_length + 1}. "
-                "Use more text, a smaller context_length, or another validation_fraction."
+                f"{where}the {part} text has {len(ids)} tokens, fewer than context_length + 1 = "
+                f"{context_length + 1}. Use more text, a smaller context_length, or another "
+                "validation_fraction."
             )
 
 
@@ -342,11 +327,7 @@ class Mixture:
 
     corpora: dict[str, Corpus]
     block: dict[str, int]
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """What encoded all of them."""
-        return next(iter(self.corpora.values())).tokenizer
+    tokenizer: Tokenizer  # what encoded all of them
 
     @property
     def train_ids(self) -> TokenStream | MixedStream:
@@ -362,9 +343,10 @@ class Mixture:
         size = sum(self.block.values())
         return {name: self.block[name] / size for name in self.corpora}
 
-    def mean(self, values: Mapping[str, float]) -> float:
+    def mean(self, of_corpus: Callable[[Corpus], Any]) -> Any:
         """The mean over the mixture of something known of each corpus."""
-        return sum(share * values[name] for name, share in self.shares.items())
+        shares = self.shares.items()
+        return sum(share * of_corpus(self.corpora[name]) for name, share in shares)
 
     def _streams(self) -> Iterator[TokenStream]:
         for part in self.corpora.values():

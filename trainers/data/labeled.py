@@ -43,7 +43,7 @@ def read_labeled(
 ) -> LabeledTexts:
     """Reads texts, or pairs of texts, from a file, folder, glob or hfds://OWNER/NAME."""
     names = ["text_column", "pair_column", "label_column", "id_column"]
-    columns = {name: str(getattr(data, name)) for name in names if getattr(data, name) is not None}
+    columns = {name: getattr(data, name) for name in names if getattr(data, name) is not None}
     if task == "embed":
         del columns["label_column"]
     if source.startswith(HUGGING_FACE):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -125,12 +124,7 @@ class WindowOrder:
 
 
 def host_rows(batch_size: int, host: int, num_hosts: int) -> slice:
-    """The rows of each batch that a host reads."""
-    if batch_size % num_hosts or not 0 <= host < num_hosts:
-        raise ValueError(
-            f"batch_size={batch_size} cannot be shared by {num_hosts} hosts, of which this is "
-            f"{host}: use a multiple of the hosts, which count from 0"
-        )
+    """The rows of each batch that a host reads: `Distribution.check` saw that they divide."""
     rows = batch_size // num_hosts
     return slice(host * rows, (host + 1) * rows)
 
@@ -209,17 +203,12 @@ def _inputs_and_targets(window: tf.Tensor):
     return window[:, :-1], window[:, 1:]
 
 
-class ValidationSet(NamedTuple):
-    """Batches that cover a token stream once."""
-
-    dataset: tf.data.Dataset  # of (inputs (R, T), targets (R, T), weights (R, T))
-    tokens: int  # targets predicted
-
-
 def validation_windows(
     ids: TokenStream, batch_size: int, length: int, at_least: int = 1
-) -> ValidationSet:
-    """Non-overlapping windows in order: every token but the first is predicted once."""
+) -> tf.data.Dataset:
+    """Non-overlapping windows in order: every token but the first is predicted once. Batches are
+    (inputs (R, T), targets (R, T), weights (R, T)).
+    """
     tokens = len(ids) - 1
     starts = np.arange(0, tokens, length, dtype=np.int64)
     batch_size = max(min(batch_size, len(starts)), at_least)
@@ -229,8 +218,8 @@ def validation_windows(
     return _validation_set(ids, starts.reshape(batches, batch_size), length)
 
 
-def validation_streams(ids: TokenStream, batch_size: int, length: int) -> ValidationSet:
-    """Contiguous streams, for a model that carries its state from batch to batch."""
+def validation_streams(ids: TokenStream, batch_size: int, length: int) -> tf.data.Dataset:
+    """As `validation_windows`, of contiguous streams, for a model that carries its state on."""
     tokens = len(ids) - 1
     row_length = math.ceil(tokens / batch_size)
     rows = np.arange(batch_size, dtype=np.int64) * row_length
@@ -241,7 +230,7 @@ def validation_streams(ids: TokenStream, batch_size: int, length: int) -> Valida
 
 def _validation_set(
     ids: TokenStream, starts: np.ndarray, length: int, ends: np.ndarray | None = None
-) -> ValidationSet:
+) -> tf.data.Dataset:
     """`starts` (batches, R); a slot is real below `ends` (R,) and below the end of the ids."""
     tokens = len(ids) - 1
     slots = starts.size * length
@@ -257,7 +246,7 @@ def _validation_set(
     first = tf.data.Dataset.from_tensor_slices(np.minimum(starts, tokens))
     windows = _windows(ids, first, starts.shape[1], length + 1, padding=length + 1)
     both = tf.data.Dataset.zip(tf.data.Dataset.from_tensor_slices(starts), windows)
-    return ValidationSet(fixed_schedule(both.map(batch)), tokens)
+    return fixed_schedule(both.map(batch))
 
 
 def mapped(dataset: tf.data.Dataset, make_batch: Callable) -> tf.data.Dataset:

@@ -8,6 +8,7 @@ size. The packages for Parquet (`pyarrow`) and data sets (`datasets`) are not in
 from __future__ import annotations
 
 import csv
+import difflib
 import importlib
 import io
 import json
@@ -105,10 +106,12 @@ def find_column(
     if not count and is_number(column) and -width <= int(column) < width:
         return int(column) % width
     have = _quoted(names) if names is not None else f"0 to {width - 1} (no names)"
+    close = difflib.get_close_matches(column, names or (), n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
     raise ValueError(
-        f"{place}: {count or 'no'} column{'s' if count else ''} {column!r} ({option}). The columns "
-        f"are {have}. Choose one with --set=data.{option}=..., by name or by number from 0; a file "
-        "without a line of names is read if all columns are given by number."
+        f"{place}: {count or 'no'} column{'s' if count else ''} {column!r} ({option}).{hint} The "
+        f"columns are {have}. Choose one with --set=data.{option}=..., by name or number from 0; a "
+        "file without a line of names is read if all columns are given by number."
     )
 
 
@@ -432,11 +435,7 @@ def _features(record: bytes, where: str, columns: Columns) -> dict[str, str]:
         raise ValueError(f"{where}: no tf.train.Example ({error})") from error
     values = {}
     for option, name in columns.items():
-        if name not in features:
-            raise ValueError(
-                f"{where}: no column {name!r} ({option}). Features have names only, which are "
-                f"{_quoted(sorted(features))}. Choose one with --set=data.{option}=..."
-            )
+        find_column(name, sorted(features), 0, option, where)  # by name only
         kind = features[name].WhichOneof("kind")
         kinds = ("bytes_list",) if option == "text_column" else ("bytes_list", "int64_list")
         found = getattr(features[name], kind).value if kind in kinds else ()

@@ -29,7 +29,7 @@ import tensorflow as tf
 
 from trainers.data.sources import find_data_dir
 from zoo.config import ConfigError, config_dataclass, from_dict, to_dict
-from zoo.files import file_sha256, replacing
+from zoo.files import file_sha256, replacing, write_json
 from zoo.tokenizers import Tokenizer, load_tokenizer
 
 INDEX_FILE = "index.json"
@@ -108,9 +108,7 @@ def _example_prefix(id_bytes: int) -> bytes:
 def write_index(folder: Path, index: Index) -> None:
     """Writes `index.json` with its own checksum; a reader never sees half of it."""
     values = to_dict(index)
-    with replacing(folder / INDEX_FILE) as temporary:
-        text = json.dumps({**values, "checksum": _checksum(values)}, indent=1)
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_json(folder / INDEX_FILE, {**values, "checksum": _checksum(values)}, indent=1)
 
 
 def read_index(folder: Path) -> Index:
@@ -211,7 +209,6 @@ class TokenShards:
         self._begins = self._ends - tokens
         # Absolute: the process may change its working directory.
         self._paths = [str(folder.absolute() / shard.file) for shard in self._shards]
-        self.documents = sum(shard.documents for shard in self._shards)
         self.characters = sum(shard.characters for shard in self._shards)
         digest = hashlib.sha256(index.fingerprint.encode())
         for shard in self._shards:

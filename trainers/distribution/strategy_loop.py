@@ -8,7 +8,7 @@ names.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
@@ -53,7 +53,7 @@ class StrategyLoop:
         batches: tf.data.Dataset,
         steps_per_epoch: int,
         epochs: range,
-        validation_data: tf.data.Dataset | dict[str, tf.data.Dataset] | None = None,
+        validation_data: Mapping[str, tf.data.Dataset] | None = None,
         callbacks: Sequence[keras.callbacks.Callback] = (),
         verbose: int = 0,
     ) -> None:
@@ -72,7 +72,6 @@ class StrategyLoop:
             steps=steps_per_epoch,
             model=model,
         )
-        sets = validation_data if isinstance(validation_data, dict) else {"": validation_data}
         model.stop_training = False
         callbacks.on_train_begin()
         logs, leaving = {}, False
@@ -88,9 +87,8 @@ class StrategyLoop:
             if leaving:
                 break
             logs = dict(logs)
-            for name, data in sets.items():
-                found = {} if data is None else self._evaluate(data, callbacks)
-                suffix = f"/{name}" if name else ""
+            for name, data in (validation_data or {}).items():
+                found, suffix = self._evaluate(data, callbacks), f"/{name}" if name else ""
                 logs |= {f"val_{metric}{suffix}": value for metric, value in found.items()}
             callbacks.on_epoch_end(epoch, logs)
             # The chief alone evaluates what `fit` does not, and may have had enough.

@@ -13,24 +13,14 @@ from zoo.config import ConfigError, to_dict
 from zoo.models.lora import enable_lora
 from zoo.weights.assign import backbone_weights
 
-# Settings that two models may differ in and still share weights.
+# Settings that two models may differ in and still share weights; positions may become fewer.
 _MAY_DIFFER = {
     "dropout",
     "initializer_range",
     "forget_bias",
-    "num_layers",
     "use_pooler",
     "tie_embeddings",
-}
-# Settings that say nothing but the shape of weights: the shapes themselves are compared.
-_SHAPES = {
-    "vocabulary_size",
     "context_length",
-    "hidden_dim",
-    "intermediate_dim",
-    "embedding_dim",
-    "num_kv_heads",
-    "num_segments",
 }
 
 
@@ -42,49 +32,26 @@ def load_initial(model: keras.Model, source: keras.Model, drop_layers: int = 0) 
     that `source` lacks begins anew.
     """
     ours, theirs = model.backbone.config, source.backbone.config
-    if ours.family != theirs.family:
-        raise ConfigError(
-            f"finetune.init_from is a {theirs.family} model and this one is {ours.family}: take a "
-            f"preset of family {theirs.family}, or another bundle"
-        )
-    expected = theirs.num_layers - drop_layers
-    if expected < 1:
+    layers_left = theirs.num_layers - drop_layers
+    if layers_left < 1:
         raise ConfigError(
             f"finetune.drop_layers must be below {theirs.num_layers}, the layers of the model in "
             f"finetune.init_from. Received: {drop_layers}"
         )
-    if ours.num_layers != expected:
-        raise ConfigError(
-            f"finetune.init_from has {theirs.num_layers} layers, and without "
-            f"finetune.drop_layers={drop_layers} of them {expected}; this model has "
-            f"{ours.num_layers}. Use --set=model.num_layers={expected}, or another drop_layers"
+    wanted, settings = to_dict(theirs) | {"num_layers": layers_left}, to_dict(ours)
+    differing = [key for key in wanted if key not in _MAY_DIFFER and settings[key] != wanted[key]]
+    if settings.get("positions") == "learned" and ours.context_length > theirs.context_length:
+        differing.append("context_length")
+    if differing:
+        found = (
+            f"model.{key} is {wanted[key]} there and {settings[key]} here" for key in differing
         )
-    settings = to_dict(ours), to_dict(theirs)
-    others = set(settings[0]) - _MAY_DIFFER - _SHAPES
-    if any(settings[0][key] != settings[1][key] for key in others):
+        advice = (f"--set=model.{key}={json.dumps(wanted[key])}" for key in differing)
         raise ConfigError(
-            "finetune.init_from is a model of another kind. " + _advice(*settings, others)
+            f"finetune.init_from, without {drop_layers} layers, is a model of another kind or "
+            f"shape: {', '.join(found)}. Use {' '.join(advice)}"
         )
     here, there = backbone_weights(model.backbone), backbone_weights(source.backbone)
-    there = {k: w for k, w in there.items() if not expected <= stack_index(k) < math.inf}
-    problems = {}
-    for name in sorted(here.keys() | there.keys()):
-        shape, source = (tuple(w[name].shape) if name in w else None for w in (here, there))
-        if None in (shape, source):
-            fits = _of_head(name)
-        elif name.startswith("position_embedding/"):
-            fits = shape[0] <= source[0] and shape[1:] == source[1:]
-        else:
-            fits = shape == source
-        if not fits:
-            problems[name] = f"{name} is {source or 'missing'} there and {shape or 'missing'} here"
-    if problems:
-        positions_fit = not any(name.startswith("position_embedding/") for name in problems)
-        keys = _SHAPES - {"context_length"} if positions_fit else _SHAPES
-        raise ConfigError(
-            f"finetune.init_from is a model of another shape: {'; '.join(problems.values())}. "
-            + _advice(*settings, keys)
-        )
     shared = [name for name in here if name in there]
     for name in shared:
         rows = here[name].shape[0]  # all of them, or the first of the learned positions
@@ -119,19 +86,3 @@ def apply_freezing(model: keras.Model, config: FineTuneConfig) -> int:
 def _of_head(name: str) -> bool:
     """What is kept in a backbone and serves a head alone: pooler, untied output projection."""
     return name.startswith("pooler/") or name.endswith("/reverse_embeddings")
-
-
-def _advice(here: dict, there: dict, keys: set[str]) -> str:
-    """Which settings differ, and the command line that makes them agree."""
-    differing = [key for key in here if key in keys and here[key] != there[key]]
-    found = ", ".join(
-        f"model.{key} is {there[key]} there and {here[key]} here" for key in differing
-    )
-    advice = [
-        f"--set=model.{key}={json.dumps(there[key])}"
-        for key in differing
-        if key != "vocabulary_size"
-    ]
-    if "vocabulary_size" in differing:
-        advice.append("its tokenizer, which decides the vocabulary")
-    return f"{found}. Use {' '.join(advice)}"

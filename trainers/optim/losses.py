@@ -10,7 +10,6 @@ import keras
 from keras import ops
 
 from trainers.distribution.rows import of_all_replicas
-from zoo.config import ConfigError
 
 
 @keras.saving.register_keras_serializable(package="trainers")
@@ -21,8 +20,6 @@ class SparseCrossentropy(keras.losses.Loss):
 
     def __init__(self, label_smoothing: float = 0.0, name: str = "sparse_crossentropy", **kwargs):
         super().__init__(name=name, **kwargs)
-        if not 0 <= label_smoothing < 1:
-            raise ConfigError(f"label_smoothing must be in [0, 1). Received: {label_smoothing}")
         self.label_smoothing = label_smoothing
 
     def call(self, y_true, y_pred):
@@ -61,8 +58,6 @@ class InBatchContrastiveLoss(keras.losses.Loss):
 
     def __init__(self, temperature: float = 0.05, name: str = "in_batch_contrastive", **kwargs):
         super().__init__(name=name, **kwargs)
-        if temperature <= 0:
-            raise ConfigError(f"temperature must be above 0. Received: {temperature}")
         self.temperature = temperature
 
     def call(self, y_true, y_pred):

@@ -63,11 +63,6 @@ def ridge_baseline(
     return Ridge(alpha=1.0).fit(train, np.asarray(train_targets, np.float64)).predict(test)
 
 
-def tfidf_vectors(train_texts: Sequence[str], *columns: Sequence[str]) -> list:
-    """TF-IDF vectors (N, terms) of each column of texts, sparse."""
-    return list(map(_fitted(train_texts).transform, columns))
-
-
 def tagging_baseline(
     train_words: Sequence[Sequence[str]],
     train_tags: Sequence[Sequence[str]],
@@ -159,8 +154,8 @@ def _terms(text: str) -> set[str]:
     return {*words, *pairs}
 
 
-def _fitted(texts: Sequence[str]) -> TfidfVectorizer:
-    """A vectorizer that knows the terms of some texts."""
+def fitted_vectorizer(texts: Sequence[str]) -> TfidfVectorizer:
+    """TF-IDF over the terms of some texts; its `transform` gives sparse vectors (N, terms)."""
     letters = Counter(bool(CJK.match(c)) for text in texts for c in text if c.isalnum())
     # Terms that occur once cost time and teach little, once there are many texts.
     options = {"sublinear_tf": True, "min_df": 2 if len(texts) >= 1000 else 1}
@@ -176,7 +171,7 @@ def _fitted(texts: Sequence[str]) -> TfidfVectorizer:
 
 
 def _text_features(train_texts, test_texts, pairs) -> list:
-    vectorizer = _fitted([*train_texts, *(pairs[0] if pairs else ())])
+    vectorizer = fitted_vectorizer([*train_texts, *(pairs[0] if pairs else ())])
     features = []
     for texts, seconds in zip((train_texts, test_texts), pairs or (None, None)):
         of_text = vectorizer.transform(texts)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import keras
@@ -33,9 +35,9 @@ class Task(abc.ABC):
     model: keras.Model  # what the bundle will hold
     bundle_options: dict[str, Any]  # what else it holds, see `bundle.save`
     trained_model: keras.Model  # what `fit` runs: `model`, or `model` with something around it
-    # What `fit` validates on, or several such by name, each by itself ("val_loss/NAME"); None where
-    # `evaluate` does it all.
-    validation_data: tf.data.Dataset | dict[str, tf.data.Dataset] | None = None
+    # What `fit` validates on by name, each by itself ("val_loss/NAME"), a single one without a
+    # name; none where `evaluate` does it all.
+    validation_data: Mapping[str, tf.data.Dataset] = MappingProxyType({})
 
     @abc.abstractmethod
     def training_data(self, start_step: int, host: int = 0, num_hosts: int = 1) -> tf.data.Dataset:

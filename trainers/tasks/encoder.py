@@ -19,6 +19,7 @@ from trainers.data.datasets import read_examples
 from trainers.data.examples import random_split
 from trainers.data.pipeline import BucketPlan, default_buckets, host_rows, mapped
 from trainers.metrics import write_scores
+from trainers.optim.losses import SparseCrossentropy
 from trainers.report.sections import Comparison
 from trainers.tasks.base import Task, build_model, read_initial
 from trainers.tokenizers import encoder_tokenizer
@@ -82,6 +83,10 @@ class EncoderTask(Task):
     @abc.abstractmethod
     def make_batch(self, step: tf.Tensor, rows: tf.Tensor, length: tf.Tensor) -> tuple:
         """`(inputs (B, T), targets, weights (B, ...))` of training rows (B,)."""
+
+    def losses(self) -> dict[str, Any]:
+        smoothing = self.config.label_smoothing
+        return {"loss": SparseCrossentropy(smoothing, reduction="mean_with_sample_weight")}
 
     @abc.abstractmethod
     def answers(self, examples: Any) -> Any:

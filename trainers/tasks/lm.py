@@ -61,13 +61,13 @@ class LanguageModelTask(RunningTextTask):
 
     def validation_set(self, ids: TokenStream) -> tf.data.Dataset:
         if self.carries_state:
-            return pipeline.validation_streams(ids, self.config.batch_size, self.length).dataset
+            return pipeline.validation_streams(ids, self.config.batch_size, self.length)
         return self.validation_windows(ids)
 
     def evaluate(self, logs):
         """As `RunningTextTask`, and bits a character of validation, which compares tokenizers."""
         found = super().evaluate(logs)
-        per_token = self.mean_over_corpora(
+        per_token = self.corpus.mean(
             lambda part: part.validation_characters / (len(part.validation_ids) - 1)
         )
         found["val_bits_per_character"] = found["val_loss"] / math.log(2) / per_token

@@ -17,7 +17,6 @@ from trainers.config import TrainConfig
 from trainers.data import pipeline
 from trainers.data.config import DataConfig
 from trainers.data.corpus import (
-    Corpus,
     Document,
     Mixture,
     SplitTexts,
@@ -65,10 +64,9 @@ class RunningTextTask(Task):
         return {"val_loss": "min", "val_accuracy": "max", **corpora}
 
     @property
-    def validation_data(self) -> tf.data.Dataset | dict[str, tf.data.Dataset]:
+    def validation_data(self) -> dict[str, tf.data.Dataset]:
         parts = self.corpus.corpora.items()
-        sets = {name: self.validation_set(part.validation_ids) for name, part in parts}
-        return sets.get("", sets)
+        return {name: self.validation_set(part.validation_ids) for name, part in parts}
 
     def losses(self) -> dict[str, Any]:
         return {
@@ -104,21 +102,16 @@ class RunningTextTask(Task):
         streams = [part.validation_ids for part in self.corpus.corpora.values()]
         windows = max(math.ceil((len(stream) - 1) / self.length) for stream in streams)
         rows = min(max(_VALIDATION_TOKENS // self.length, 1), windows)
-        return pipeline.validation_windows(ids, rows, self.length, at_least=rows).dataset
+        return pipeline.validation_windows(ids, rows, self.length, at_least=rows)
 
     def evaluate(self, logs: Mapping[str, float]) -> dict[str, float]:
         """Loss, accuracy and perplexity; of several corpora the loss of each."""
         found, names = {}, {name: f"/{name}" if name else "" for name in self.corpus.corpora}
         for metric in ("val_loss", "val_accuracy"):
-            each = {name: logs[metric + suffix] for name, suffix in names.items()}
-            found[metric] = float(self.corpus.mean(each))
+            shares = self.corpus.shares.items()
+            found[metric] = float(sum(share * logs[metric + names[name]] for name, share in shares))
         found["val_perplexity"] = math.exp(min(found["val_loss"], 700.0))
         return found | {f"val_loss{s}": float(logs[f"val_loss{s}"]) for s in names.values() if s}
-
-    def mean_over_corpora(self, of_corpus: Callable[[Corpus], Any]) -> Any:
-        """The mean of something known of each corpus."""
-        parts = self.corpus.corpora.items()
-        return self.corpus.mean({name: of_corpus(part) for name, part in parts})
 
     def token_frequencies(self) -> np.ndarray:
         """Share of each token in training, (V,), half a token added for those that never come."""
@@ -128,7 +121,7 @@ class RunningTextTask(Task):
             counts = _counts(part.train_ids, self.tokenizer.vocabulary_size)
             return tokens * counts / counts.sum()
 
-        smoothed = self.mean_over_corpora(count) + 0.5
+        smoothed = self.corpus.mean(count) + 0.5
         return smoothed / smoothed.sum()
 
     def report(self, saved, validation, steps):
@@ -140,7 +133,7 @@ class RunningTextTask(Task):
                 counts = _counts(part.validation_ids, len(logs))
                 return float(-counts @ logs / counts.sum())
 
-            baseline = {"loss": self.mean_over_corpora(loss)}
+            baseline = {"loss": self.corpus.mean(loss)}
         tokens = sum(len(part.validation_ids) for part in self.corpus.corpora.values())
         comparison = Comparison(
             "validation",
@@ -206,7 +199,8 @@ def read_corpus(
                 corpora[name] = prepared_corpus(part, length)
             else:
                 corpora[name] = encode_texts(part, known, length)
-    return Mixture(corpora, config.data.block() if config.data.mixture else {"": 1})
+    block = config.data.block() if config.data.mixture else {"": 1}
+    return Mixture(corpora, block, known)
 
 
 def _read_parts(config, data_dir, tokenizer) -> tuple[dict[str, Prepared | SplitTexts], Tokenizer]:

@@ -19,8 +19,13 @@ from trainers.data.examples import (
     label_numbers,
     stratified_split,
 )
-from trainers.optim.losses import InBatchContrastiveLoss, SparseCrossentropy
-from trainers.report.baselines import MOST_CLASSES, ridge_baseline, tfidf_baseline, tfidf_vectors
+from trainers.optim.losses import InBatchContrastiveLoss
+from trainers.report.baselines import (
+    MOST_CLASSES,
+    fitted_vectorizer,
+    ridge_baseline,
+    tfidf_baseline,
+)
 from trainers.report.scores import (
     Predictions,
     classification_scores,
@@ -125,10 +130,6 @@ class ClassifyTask(TableTask):
         if how == "none":
             return ids, np.ones(len(ids), np.float32)
         return ids, class_weights(ids, len(self.labels), how)[ids]
-
-    def losses(self):
-        smoothing = self.config.label_smoothing
-        return {"loss": SparseCrossentropy(smoothing, reduction="mean_with_sample_weight")}
 
     def answers(self, examples) -> Predictions:
         """What is served for every example, of which little is kept: classes may be many."""
@@ -261,8 +262,7 @@ class EmbedTask(EncoderTask):
         return {"loss": float(np.mean(ops.convert_to_numpy(losses))), **scores}
 
     def baseline(self, examples):
-        known = self.vocabulary_texts()
-        vectors = tfidf_vectors(known, examples.text, examples.text_pair)
+        vectors = map(fitted_vectorizer(self.vocabulary_texts()).transform, _columns(examples))
         return retrieval_scores(rank_partners(*vectors)[0])
 
     def sections(self, comparison, examples, answers, folder):

@@ -10,7 +10,7 @@ from absl import logging
 
 from trainers.data.augment import augment_tagged
 from trainers.data.examples import TaggedTexts, check_tags, grouped_split
-from trainers.optim.losses import SpanLoss, SparseCrossentropy
+from trainers.optim.losses import SpanLoss
 from trainers.report.baselines import question_baseline, tagging_baseline
 from trainers.report.scores import question_scores, tag_scores
 from trainers.report.sections import question_sections, tagging_sections
@@ -80,10 +80,6 @@ class TagTask(EncoderTask):
         # [CLS] has no tag.
         dense = (tf.pad(values.to_tensor(shape=shape), [[0, 0], [1, 0]]) for values in along)
         return packed, *dense
-
-    def losses(self):
-        smoothing = self.config.label_smoothing
-        return {"loss": SparseCrossentropy(smoothing, reduction="mean_with_sample_weight")}
 
     def answers(self, examples):
         return tag_words(self.text_model, examples)

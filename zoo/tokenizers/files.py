@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from zoo.config import Fields
-from zoo.files import BundleError, blaming, replacing
+from zoo.files import BundleError, blaming, replacing, write_json
 
 VERSION = "#version: 0.2"  # the first line of a `merges.txt`
 # The special tokens of RoBERTa and its kin, by what they are for.
@@ -91,7 +90,7 @@ def write_byte_pairs(config: Mapping[str, Any], folder: str | os.PathLike[str]) 
     """Writes `vocab.json`, `merges.txt` and `tokenizer.json` of a tokenizer's `get_config()`."""
     ids = {piece: index for index, piece in enumerate(config["vocabulary"])}
     folder = Path(folder)
-    write_json(folder / "vocab.json", ids)
+    write_json(folder / "vocab.json", ids, ensure_ascii=False)
     write_lines(folder / "merges.txt", [VERSION, *config["merges"]])
     special, roles = config["special_tokens"], config["roles"]
     prefix = {"add_prefix_space": config["add_prefix_space"]}
@@ -117,12 +116,7 @@ def write_byte_pairs(config: Mapping[str, Any], folder: str | os.PathLike[str]) 
         decoder=byte_level,
         model=model | {"merges": [merge.split(" ") for merge in config["merges"]]},
     )
-    write_json(folder / "tokenizer.json", content)
-
-
-def write_json(path: Path, content: Any, indent: int | None = None) -> None:
-    """Writes a file of JSON; a reader never sees half of it."""
-    write_lines(path, [json.dumps(content, indent=indent, ensure_ascii=False)])
+    write_json(folder / "tokenizer.json", content, ensure_ascii=False)
 
 
 def tokenizer_json(added_tokens: Iterable[dict[str, Any]], **parts: Any) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from tqdm import tqdm
 from trainers.config import differing_keys
 from trainers.data.config import PrepareConfig
 from trainers.data.corpus import StreamEncoder, read_pieces
-from trainers.data.prepare.plan import Plan, make_plan, unchanged
+from trainers.data.prepare.plan import Plan, make_plan, reading_of_file, unchanged
 from trainers.data.shards import (
     INDEX_FILE,
     TOKENIZER_FOLDER,
@@ -48,7 +48,7 @@ from trainers.data.shards import (
 )
 from trainers.tokenizers import encoder_tokenizer, language_model_tokenizer
 from zoo.config import ConfigError, from_dict, to_dict
-from zoo.files import locked_folder, own_files, replacing
+from zoo.files import claimed_folder, write_json
 from zoo.tokenizers import Tokenizer, load_tokenizer
 
 PLAN_FILE = "plan.json"
@@ -92,7 +92,7 @@ def prepare(
         plan = make_plan(config, data_dir)
         if (folder / PLAN_FILE).is_file():
             _refuse_other(folder, _read_plan(folder), plan)
-        _write_json(folder / PLAN_FILE, to_dict(plan))
+        write_json(folder / PLAN_FILE, to_dict(plan))
         numbers = range(len(plan.units))
         todo = [number for number in numbers if _finished_shards(folder, number) is None]
         if (folder / INDEX_FILE).is_file() and not todo:
@@ -116,24 +116,10 @@ def prepare(
         return _finish(folder, plan, tokenizer)
 
 
-@contextlib.contextmanager
-def claimed(folder: Path) -> Iterator[None]:
+def claimed(folder: Path) -> contextlib.AbstractContextManager[None]:
     """The folder, made and locked while the block runs."""
-    if folder.is_dir() and not (folder / PLAN_FILE).is_file() and (foreign := own_files(folder)):
-        raise PrepareError(
-            f"--out={folder} is not empty ({', '.join(foreign[:3])}) and holds no prepared data: "
-            "choose another"
-        )
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(locked_folder(folder))
-        except BlockingIOError:
-            raise PrepareError(f"--out={folder}: another process is preparing there") from None
-        except OSError as error:
-            raise PrepareError(
-                f"--out={folder} cannot be written: {error.strerror}; choose another"
-            ) from error
-        yield
+    labels = "prepared data", "--out", "preparing"
+    return claimed_folder(folder, PLAN_FILE, *labels, PrepareError)
 
 
 def _read_plan(folder: Path) -> Plan:
@@ -220,11 +206,6 @@ def _finish(folder: Path, plan: Plan, tokenizer: Tokenizer) -> Index:
     return read_index(folder)
 
 
-def _write_json(path: Path, values: object) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(values) + "\n", encoding="utf-8")
-
-
 def read_tokenizer(place: str | Path) -> Tokenizer:
     """The tokenizer in a folder, or in a bundle's folder."""
     inner = Path(place) / TOKENIZER_FOLDER
@@ -279,7 +260,7 @@ def write_unit(folder: Path, plan: Plan, tokenizer: Tokenizer, number: int) -> i
         for encoder in encoders.values():
             encoder.flush()
     shards = [writer.shard for writer in writers if writer.shard is not None]
-    _write_json(_unit_file(folder, number), [to_dict(shard) for shard in shards])
+    write_json(_unit_file(folder, number), [to_dict(shard) for shard in shards])
     return number
 
 
@@ -287,8 +268,9 @@ def _unit_pieces(plan: Plan, number: int) -> Iterator[tuple[Split, str, bool]]:
     """The text of a unit: split, text and whether its document ends; empty ones are left out."""
     for stretch in plan.units[number]:
         file = plan.files[stretch.file]
+        reading = reading_of_file(file, plan.config.data)
         has_text, place = stretch.start > 0, {"start": stretch.start, "stop": stretch.stop}
-        for piece in read_pieces(unchanged(file), plan.reading(file), **place):
+        for piece in read_pieces(unchanged(file), reading, **place):
             has_text = has_text or bool(piece.text)
             if has_text:
                 split = plan.split_of(stretch, piece.text)

@@ -63,20 +63,21 @@ class Plan:
         share = int.from_bytes(digest, "little") / 2**64
         return "validation" if share < self.config.data.validation_fraction else "train"
 
-    def reading(self, file: SourceFile) -> DataConfig:
-        """How a file is read."""
-        data = self.config.data
-        return reading_of((file.validates and data.validation) or data.train, data)
-
     def unit_bytes(self, number: int) -> int:
         """About how much a unit reads."""
         return sum(stretch.bytes for stretch in self.units[number])
 
 
+def reading_of_file(file: SourceFile, data: DataConfig) -> DataConfig:
+    """How a file is read."""
+    return reading_of((file.validates and data.validation) or data.train, data)
+
+
 def make_plan(config: PrepareConfig, data_dir: str | None = None) -> Plan:
     """Finds the files of a job and parts them into units of about `shard_mb`."""
     data = config.data
-    files, reading = _find(data.train, data, data_dir, validates=False)
+    files = _find(data.train, data, data_dir, validates=False)
+    reading = reading_of(data.train, data)
     last_stop = None
     if data.max_bytes is not None:
         before = [0, *itertools.accumulate(file.size for file in files)]
@@ -84,11 +85,11 @@ def make_plan(config: PrepareConfig, data_dir: str | None = None) -> Plan:
         if _has_seams(files[-1], reading):  # it is left at a line
             stop = line_start(files[-1].path, data.max_bytes - before[len(files) - 1])
             last_stop = stop if stop < files[-1].size else None
-    last, validation_reading = len(files) - 1, reading
+    last = len(files) - 1
     single = reading.split == "files" and last == 0
     splits: list[Split | None] = ["train" if reading.split == "files" else None] * len(files)
     if data.validation is not None:
-        further, validation_reading = _find(data.validation, data, data_dir, validates=True)
+        further = _find(data.validation, data, data_dir, validates=True)
         splits = ["train"] * len(files) + ["validation"] * len(further)
         files += further
     elif reading.split == "files" and not single:
@@ -98,7 +99,7 @@ def make_plan(config: PrepareConfig, data_dir: str | None = None) -> Plan:
     target = max(int(config.shard_mb * 1e6), 1)
     stretches = []
     for number, (file, split) in enumerate(zip(files, splits)):
-        own = validation_reading if file.validates else reading
+        own = reading_of_file(file, data)
         stop = last_stop if number == last else None
         parts = [(0, stop, split)]
         if single and data.validation is None:
@@ -112,15 +113,13 @@ def make_plan(config: PrepareConfig, data_dir: str | None = None) -> Plan:
     return Plan(config, tuple(files), single, units)
 
 
-def _find(
-    source: str, data: DataConfig, data_dir: str | None, validates: bool
-) -> tuple[list[SourceFile], DataConfig]:
-    found, reading = find_source(source, data, data_dir)
+def _find(source: str, data: DataConfig, data_dir: str | None, validates: bool) -> list[SourceFile]:
+    found = find_source(source, data, data_dir)
     files = [_source_file(*file, validates) for file in found]
     files = [file for file in files if file.size]
     if not files:
         raise ValueError(f"{source}: no text in {len(found)} file(s), such as {found[0].path}")
-    return files, reading
+    return files
 
 
 def _source_file(name: str, path: str, validates: bool) -> SourceFile:

@@ -10,9 +10,10 @@ import keras
 import numpy as np
 from absl import logging
 
+from zoo.files import write_json
 from zoo.text.config import CleaningConfig, TextConfig
 from zoo.tokenizers import Tokenizer, WordPieceTokenizer
-from zoo.tokenizers.files import added_token, cls_sep_template, tokenizer_json, write_json
+from zoo.tokenizers.files import added_token, cls_sep_template, tokenizer_json
 from zoo.weights.assign import model_weights
 from zoo.weights.families import HUGGINGFACE
 from zoo.weights.family import ACTIVATIONS, SAME_HEAD
@@ -44,7 +45,7 @@ def write_huggingface(
     # Last, so that a folder whose writing was interrupted does not load.
     files["config.json"] = _config(model, tokenizer, labels, model_type, skipped)
     for name, content in files.items():
-        write_json(folder / name, content, indent=2)
+        write_json(folder / name, content, indent=2, ensure_ascii=False)
 
 
 def _model_type(model: keras.Model, tokenizer: Tokenizer) -> str:
@@ -164,7 +165,9 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, model_type: str, max_len
     family = HUGGINGFACE[model_type]
     if isinstance(tokenizer, WordPieceTokenizer):
         tokenizer.write_vocabulary(folder / "vocab.txt")
-        write_json(folder / "tokenizer.json", _wordpiece_json(tokenizer), indent=2)
+        write_json(
+            folder / "tokenizer.json", _wordpiece_json(tokenizer), indent=2, ensure_ascii=False
+        )
         plain = tokenizer.max_word_characters == 100  # what BertTokenizer has, whatever is written
         config: dict[str, Any] = {
             **family.special_tokens,
@@ -188,7 +191,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, model_type: str, max_len
     config["model_max_length"] = max_length
     if model_type != "bert":
         config["model_input_names"] = ["input_ids", "attention_mask"]
-    write_json(folder / "tokenizer_config.json", config, indent=2)
+    write_json(folder / "tokenizer_config.json", config, indent=2, ensure_ascii=False)
 
 
 def _wordpiece_json(tokenizer: WordPieceTokenizer) -> dict[str, Any]:
