@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import glob
 import math
+import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +26,9 @@ from trainers.config import (
 from trainers.data.config import DataConfig
 from trainers.data.datasets import read_examples
 from trainers.data.examples import LabeledTexts, Questions, TaggedTexts
-from trainers.data.rows import table_format
+from trainers.data.rows import HUGGING_FACE, table_format
 from trainers.data.shards import find_prepared, open_prepared
+from trainers.data.sources import ADDRESSES, find_address
 from trainers.data.tables import TableLayout, inspect_table
 from trainers.data.text import read_bytes
 from trainers.tasks.running_text import read_running_text
@@ -130,18 +133,24 @@ def own_config(
     ]
 
 
-def _find(data: str, data_dir: str | None) -> Path | None:
-    """The file or folder, of a glob the first file; None if there is none."""
-    for place in (Path(data), Path(data_dir or "", data)):
-        if place.exists():
+def _find(data: str, settings: Sequence[str], data_dir: str | None) -> str | None:
+    """What is looked at: a file or folder, of a glob the first file; None if there is none."""
+    if data.startswith(HUGGING_FACE):
+        return data
+    if data.startswith(ADDRESSES):
+        limits = [setting for setting in settings if setting.startswith("data.limits.")]
+        return find_address(data, data_dir, _data_config("lm", limits, train=data).limits).path
+    for place in (data, os.path.join(data_dir or "", data)):
+        if os.path.exists(place):
             return place
-        if found := sorted(glob.glob(str(place), recursive=True)):
-            return Path(found[0])
+        if found := sorted(glob.glob(place, recursive=True)):
+            return found[0]
     return None
 
 
 def _data_config(task: str, settings: Sequence[str], **options: Any) -> DataConfig:
     """How the data are read, as the settings change it: they are looked at that way."""
+    options.setdefault("tokenizer", "character" if task == "lm" else "wordpiece")
     text = TextConfig(pairs=task == "regress" and "pair_column" in options)
     preset = _PRESET.get(task, _SMALL_BERT)
     run = TrainConfig(f"own_{task}", DataConfig(**options), preset, task, text=text)
@@ -161,7 +170,7 @@ def _dividing(config: TrainConfig, settings: Sequence[str]) -> list[str]:
 
 def _running_text(task, source, text_column, settings, data_dir):
     """How running text is read, about how many tokens there are, and what was found."""
-    path, prepared = _find(source, data_dir), find_prepared(source, data_dir)
+    path, prepared = _find(source, settings, data_dir), find_prepared(source, data_dir)
     if prepared is not None:
         opened = open_prepared(prepared)
         data = _data_config(task, settings, train=source, tokenizer=opened.index.tokenizer)
@@ -169,19 +178,18 @@ def _running_text(task, source, text_column, settings, data_dir):
         return data, tokens, [f"{source}: prepared, {tokens:,} training tokens"]
     options: dict[str, Any] = {"split": "files"}
     lines = [f"{source}: running text"]
-    if table_format(str(path or source)) or text_column is not None:
+    if table_format(path or source) or text_column is not None:
         column = text_column or "text"
         if path is not None:
-            layout = inspect_table(str(path), task)
+            layout = inspect_table(path, task)
             (column,) = _text_columns(task, source, layout, {"text": text_column, "pair": None})
             options, line = _reading(source, layout)
             lines = [line]
         options |= {"split": "rows", "text_column": column}
         lines.append(f"reading column {column!r} as text; change with --text_column=...")
-    elif path is not None and path.is_file():
-        options["encoding"] = inspect_table(str(path), task).encoding
+    elif path is not None and os.path.isfile(path):
+        options["encoding"] = inspect_table(path, task).encoding
         lines = [f"{source}: running text, {options['encoding']}"]
-    options["tokenizer"] = "character" if task == "lm" else "wordpiece"
     data = _data_config(task, settings, train=source, **options)
     documents = read_running_text(data, source, data_dir)
     characters = sum(len(document.text) for document in documents)
@@ -199,15 +207,15 @@ def _running_text(task, source, text_column, settings, data_dir):
 
 def _labelled(task, source, given, settings, data_dir):
     """How labelled data are read, the examples, and what was found."""
-    path = _find(source, data_dir)
+    path = _find(source, settings, data_dir)
     if path is None:
         raise FileNotFoundError(f"--data={source}: no such file")
-    if path.is_dir() and task != "classify":
+    if os.path.isdir(path) and task != "classify":
         raise ValueError(f"--data={source} is a folder; give the file with the examples")
     options: dict[str, Any] = {"format": "folders"}
     lines = [f"{source}: a folder of texts for each label"]
-    if path.is_file():
-        layout = inspect_table(str(path), task)
+    if not os.path.isdir(path):
+        layout = inspect_table(path, task)
         if (layout.format == "squad") != (task == "span"):
             reads = "questions in SQuAD's JSON" if task == "span" else "no SQuAD: use --task=span"
             raise ValueError(f"{source}: task {task} reads {reads}")
@@ -215,15 +223,17 @@ def _labelled(task, source, given, settings, data_dir):
         lines = [line]
         if task != "span":
             choose = _tag_columns if task == "tag" else _columns
-            columns, line = choose(task, str(path), layout, given)
+            columns, line = choose(task, path, layout, given)
             options |= columns
             lines.append(line)
-    options |= {"tokenizer": "wordpiece", "mismatched": "skip", "lowercase": task != "tag"}
+    options |= {"mismatched": "skip", "lowercase": task != "tag"}
     data = _data_config(task, settings, train=source, **options)
     examples = read_examples(task, source, data, data_dir)
     if task in _LABELLED:
         lines.append(_check_classes(source, data.label_column, examples.label))
-    test = 0.1 if len(examples) >= _FEW_ROWS else 0.0
+    most = max(Counter(examples.label).values()) if task in _LABELLED else len(examples)
+    # Of each class one validates and one trains before any tests.
+    test = 0.1 if len(examples) >= _FEW_ROWS and most > 2 else 0.0
     tested = "a tenth tests" if test else "too few for a test as well"
     lines.append(f"{len(examples):,} examples: a tenth validates, {tested}")
     return dataclasses.replace(data, test_fraction=test), examples, lines

@@ -207,7 +207,7 @@ def read_config(folder: Path) -> BundleConfig:
         if (folder / "train_config.json").is_file():
             raise BundleError(
                 f"{folder}: the training run in it has not finished, so there is no {CONFIG_FILE} "
-                "yet. Run `python -m trainers` with the same --recipe and --workdir to finish it."
+                "yet. Run `python -m trainers` with the same arguments to finish it."
             )
         missing = f"{path}: no such file" if folder.is_dir() else f"{folder}: no such folder"
         raise BundleError(f"{missing}. Give the --workdir of a training run.")

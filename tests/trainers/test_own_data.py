@@ -1,6 +1,8 @@
 """One's own file: what it holds is found and told, and mistakes say what to do."""
 
+import hashlib
 import json
+from pathlib import Path
 
 import pytest
 
@@ -156,3 +158,25 @@ def test_a_file_that_is_not_there(tmp_path):
         own_config("classify", str(tmp_path / "none.csv"))
     with pytest.raises(ValueError, match="is a folder"):
         own_config("tag", str(tmp_path))
+
+
+def test_an_address_is_read_as_a_file_is(reviews, tmp_path, monkeypatch):
+    """For every task: `find_files` knows addresses, and so does the look at the file."""
+    path = Path(reviews())
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    address = f"{path.as_uri()}#sha256={hashlib.sha256(path.read_bytes()).hexdigest()}"
+    monkeypatch.setattr("trainers.own_data.ADDRESSES", ("file://",))
+    monkeypatch.setattr("trainers.data.sources.ADDRESSES", ("file://",))
+    for task in ("classify", "regress", "pair", "embed", "lm"):
+        config, lines = own_config(task, address)
+        assert config.data.train == address and config.data.text_column in ("review", "note")
+        assert "separated by comma" in lines[0]
+
+
+def test_two_of_each_class_leave_none_for_a_test(tmp_path):
+    path = tmp_path / "pairs.csv"
+    rows = [f"text {number},class {number % 100}" for number in range(200)]
+    path.write_text("\n".join(["text,label", *rows]))
+    config, lines = own_config("classify", str(path))
+    assert config.data.test_fraction == 0
+    assert "200 examples: a tenth validates, too few for a test as well" in lines

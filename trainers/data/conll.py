@@ -35,7 +35,7 @@ def read_tagged(source: str, data: DataConfig, data_dir: str | None = None) -> T
     if data.separator not in ("auto", "tab", "space"):
         raise ValueError(f"data.separator={data.separator!r}: use 'auto', 'tab' or 'space'.")
     sentences, places, where = [], [], []  # Of (word, tag, line); paths; names with lines.
-    files = find_files(source, data_dir, data.pattern)
+    files = find_files(source, data, data_dir)
     for file, text in read_files(files, data):
         for sentence in _Lines(file.path, text, data).sentences():
             sentences.append(sentence)

@@ -23,7 +23,7 @@ from trainers.data.rows import (
     text_rows,
 )
 from trainers.data.shards import Prepared, TokenShards, TokenStream
-from trainers.data.sources import NAMED_SOURCES, File, find_address, find_data_dir, find_files
+from trainers.data.sources import NAMED_SOURCES, File, find_data_dir, find_files
 from trainers.data.text import Block, decode, keeps_lines, read_blocks
 from zoo.tokenizers import Tokenizer
 
@@ -87,15 +87,12 @@ def reading_of(source: str, data: DataConfig) -> DataConfig:
 
 def find_source(source: str, data: DataConfig, data_dir: str | None) -> list[File]:
     """The files of a source."""
-    data_dir = find_data_dir(data_dir)
     if source in NAMED_SOURCES:
-        return NAMED_SOURCES[source].find(data_dir)
-    if source.startswith(("https://", "http://")):
-        files = [find_address(source, data_dir, data.limits)]
-    elif source.startswith(HUGGING_FACE):
+        return NAMED_SOURCES[source].find(find_data_dir(data_dir))
+    if source.startswith(HUGGING_FACE):
         files = [File(source, source)]
     else:
-        files = find_files(source, data_dir, data.pattern, NAMED_SOURCES)
+        files = find_files(source, data, data_dir, NAMED_SOURCES)
     for file in files:
         if data.split != "rows" and table_format(file.path) in STORED:
             raise ValueError(

@@ -192,8 +192,9 @@ def _numbered(values: Sequence[Hashable]) -> np.ndarray:
 
 def _no_split(count: int, why: str) -> ValueError:
     return ValueError(
-        f"cannot split {count} example(s) into training and validation: {why}. Give more, or a "
-        "file of its own with --set=data.validation=..."
+        f"cannot split {count} example(s) into training and validation: {why}. Give more, "
+        "a file of its own with --set=data.validation=..., or leave the test out with "
+        "--set=data.test_fraction=0"
     )
 
 

@@ -49,7 +49,7 @@ def read_labeled(
     if source.startswith(HUGGING_FACE):
         files, format = [File(source, source)], "hfds"
     else:
-        files = find_files(source, data_dir, data.pattern)
+        files = find_files(source, data, data_dir)
         format = _format(source, files, data.format)
     if format == "folders":
         _check_folders(source, files, columns)
@@ -182,7 +182,7 @@ def _check_folders(source: str, files: list[File], columns: dict[str, str]) -> N
 def read_questions(source: str, data: DataConfig, data_dir: str | None = None) -> Questions:
     """Reads SQuAD's JSON from a file, folder or glob; offsets are in characters (code points)."""
     rows, problems, seen, left_out = [], [], {}, 0
-    files = find_files(source, data_dir, data.pattern)
+    files = find_files(source, data, data_dir)
     for file, text in read_files(files, data):
         for path, context, entry in _entries(file.path, text):
             place = f"{file.path}: {path}"

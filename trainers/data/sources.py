@@ -21,6 +21,7 @@ from trainers.data.config import DataConfig, Limits
 from trainers.data.text import decode, plain_name, read_bytes
 from zoo.files import file_sha256, replacing
 
+ADDRESSES = ("https://", "http://")
 GITHUB = "https://raw.githubusercontent.com/"
 _NOT_LIBRARY = frozenset(
     ["test", "tests", "idlelib", "lib2to3", "turtledemo", "site-packages", "dist-packages"]
@@ -41,10 +42,14 @@ def find_data_dir(data_dir: str | None) -> str | None:
 
 
 def find_files(
-    source: str, data_dir: str | None, pattern: str | None = None, names: Iterable[str] = ()
+    source: str, data: DataConfig, data_dir: str | None, names: Iterable[str] = ()
 ) -> list[File]:
-    """The files of a path, folder (not hidden ones) or glob, sorted; `names` for the message."""
-    data_dir = find_data_dir(data_dir)
+    """The files of an address, path, folder (not hidden ones) or glob, sorted; `names` are those of
+    corpora, for the message.
+    """
+    if source.startswith(ADDRESSES):
+        return [find_address(source, data_dir, data.limits)]
+    data_dir, pattern = find_data_dir(data_dir), data.pattern
     source = os.path.expanduser(source)
     tried = []
     for base in [".", data_dir] if data_dir and not os.path.isabs(source) else ["."]:
