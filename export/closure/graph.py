@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 
 from google.protobuf.message import DecodeError
@@ -39,18 +39,41 @@ def is_xla(node: node_def_pb2.NodeDef) -> bool:
     return node.op.startswith("Xla") or is_set(node, "_XlaMustCompile")
 
 
-def compiled_functions(functions: dict[str, function_pb2.FunctionDef]) -> set[str]:
-    """Names of the functions that must be compiled, from `tf.function(jit_compile=True)`."""
-    return {name for name, f in functions.items() if is_set(f, "_XlaMustCompile")}
+class Graph:
+    """The nodes and functions of a MetaGraph."""
+
+    def __init__(self, meta_graph: meta_graph_pb2.MetaGraphDef):
+        self.functions = {f.signature.name: f for f in meta_graph.graph_def.library.function}
+        self.nodes = {node.name: node for node in meta_graph.graph_def.node}
+        # Those that must be compiled, from `tf.function(jit_compile=True)`.
+        self.compiled = {name for name, f in self.functions.items() if is_set(f, "_XlaMustCompile")}
+
+    def reached(
+        self, tensors: Iterable[str]
+    ) -> Iterator[tuple[tuple[str, ...], node_def_pb2.NodeDef]]:
+        """(functions that lead to it, node): those of the graph, then functions breadth first."""
+        pending, calls, seen = [node_name(tensor) for tensor in tensors], [], set()
+        while pending:
+            node = self.nodes.get(pending.pop())
+            if node is not None and node.name not in seen:
+                seen.add(node.name)
+                yield (), node
+                calls += [((name,), name) for name in called(node)]
+                pending += map(node_name, node.input)
+        entered = set()
+        for way, name in calls:  # which grows meanwhile
+            if name in self.functions and name not in entered:
+                entered.add(name)
+                for node in self.functions[name].node_def:
+                    yield way, node
+                    calls += [((*way, callee), callee) for callee in called(node)]
 
 
-class Origins:
+class Origins(Graph):
     """Where the nodes of a MetaGraph came from: the way to them, the layer, the source line."""
 
     def __init__(self, meta_graph: meta_graph_pb2.MetaGraphDef, folder: Path):
-        graph = meta_graph.graph_def
-        self.functions = {f.signature.name: f for f in graph.library.function}
-        self._nodes = {node.name: node for node in graph.node}
+        super().__init__(meta_graph)
         self._to_node: dict[str, str] = {}
         self._to_function: dict[str, tuple[str, ...]] = {}
         names = sorted(meta_graph.signature_def, key=lambda name: (name == DEFAULT_SIGNATURE, name))
@@ -90,19 +113,12 @@ class Origins:
         return "; ".join(dict.fromkeys([*parts, *filter(None, (tokenizer, own))]))
 
     def _walk(self, label: str, tensors: list[str]) -> None:
-        """Functions breadth first, so that chains are short; the first label counts."""
-        pending, calls = [node_name(tensor) for tensor in tensors], []
-        while pending:
-            node = self._nodes.get(pending.pop())
-            if node is not None and node.name not in self._to_node:
-                self._to_node[node.name] = label
-                calls += [((label,), name) for name in called(node)]
-                pending += map(node_name, node.input)
-        for chain, name in calls:  # which grows meanwhile
-            if name in self.functions and name not in self._to_function:
-                self._to_function[name] = way = (*chain, name)
-                nodes = self.functions[name].node_def
-                calls += [(way, callee) for node in nodes for callee in called(node)]
+        """The first label that reaches a node, or a function, counts."""
+        for way, node in self.reached(tensors):
+            if way:
+                self._to_function.setdefault(way[-1], (label, *way))
+            else:
+                self._to_node.setdefault(node.name, label)
 
     def _frames(self, key: str) -> Iterator[tuple[str, int, str]]:
         """The Python calls that made a node, outermost first, if `save_debug_info` kept them."""
