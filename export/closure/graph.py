@@ -51,7 +51,7 @@ class Graph:
     def reached(
         self, tensors: Iterable[str]
     ) -> Iterator[tuple[tuple[str, ...], node_def_pb2.NodeDef]]:
-        """(functions that lead to it, node): those of the graph, then functions breadth first."""
+        """(functions that lead to it, node): the graph's own, then functions, nearest first."""
         pending, calls, seen = [node_name(tensor) for tensor in tensors], [], set()
         while pending:
             node = self.nodes.get(pending.pop())
@@ -74,8 +74,7 @@ class Origins(Graph):
 
     def __init__(self, meta_graph: meta_graph_pb2.MetaGraphDef, folder: Path):
         super().__init__(meta_graph)
-        self._to_node: dict[str, str] = {}
-        self._to_function: dict[str, tuple[str, ...]] = {}
+        self._chains: dict[tuple[str, str], str] = {}  # (function, node) -> how it is reached
         names = sorted(meta_graph.signature_def, key=lambda name: (name == DEFAULT_SIGNATURE, name))
         for name in names:
             outputs = meta_graph.signature_def[name].outputs.values()
@@ -93,9 +92,8 @@ class Origins(Graph):
 
     def chain(self, function: str, node: str) -> str:
         """How a node is reached, "signature score > __inference_score_3 > while_body_7"."""
-        if not function:
-            return self._to_node.get(node, "no signature reaches it, but the server loads it")
-        return " > ".join(self._to_function.get(function, ["no signature reaches it"]))
+        loaded = "" if function else ", but the server loads it"
+        return self._chains.get((function, node), f"no signature reaches it{loaded}")
 
     def of(self, function: str, node: str) -> str:
         """One line: the chain, then layer, tokenizer and source line as far as they are known."""
@@ -115,10 +113,8 @@ class Origins(Graph):
     def _walk(self, label: str, tensors: list[str]) -> None:
         """The first label that reaches a node, or a function, counts."""
         for way, node in self.reached(tensors):
-            if way:
-                self._to_function.setdefault(way[-1], (label, *way))
-            else:
-                self._to_node.setdefault(node.name, label)
+            function = way[-1] if way else ""
+            self._chains.setdefault((function, node.name), " > ".join((label, *way)))
 
     def _frames(self, key: str) -> Iterator[tuple[str, int, str]]:
         """The Python calls that made a node, outermost first, if `save_debug_info` kept them."""
