@@ -1,7 +1,5 @@
 """A page about an exported version: what it is, how to send requests."""
 
-from __future__ import annotations
-
 import datetime
 import importlib.metadata
 import json

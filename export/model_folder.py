@@ -1,7 +1,5 @@
 """The folder of a served model, `MODEL/VERSION/`: its versions, and what lies in one."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A bundle becomes `MODEL/VERSION/`, a SavedModel that TensorFlow Serving runs."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl

@@ -1,7 +1,5 @@
 """What a SavedModel serves: the signatures of each task, as in the table of `docs/serve.md`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any

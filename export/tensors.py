@@ -1,7 +1,5 @@
 """TensorProto to numpy and back, without TensorFlow; as lenient as TensorFlow's reader in C++."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

@@ -3,8 +3,6 @@
 A model with an op that the server lacks is loaded, and fails at its first request.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """A served graph: the functions that its nodes call, and where a node came from."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 

@@ -1,7 +1,5 @@
 """The ops that each TensorFlow Serving release links; `tools/op_history.py` writes the file."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import json

@@ -1,7 +1,5 @@
 """Golden requests sent again, in the ways that real clients send them, and what differs."""
 
-from __future__ import annotations
-
 import concurrent.futures
 import contextlib
 import dataclasses

@@ -1,7 +1,5 @@
 """The requests of golden pairs, every kind of text that a model may meet, and of the warm-up."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What a model exported with `--precision` costs and gives, beside its float32 form."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import datetime
