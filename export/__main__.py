@@ -4,8 +4,6 @@ python -m export --workdir=runs/shakespeare --out=served/shakespeare [--version=
     [--serving_version=2.19.1]
 """
 
-from __future__ import annotations
-
 import sys
 import time
 

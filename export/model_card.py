@@ -1,7 +1,5 @@
 """A page about an exported version: what it is, how to send requests."""
 
-from __future__ import annotations
-
 import datetime
 import importlib.metadata
 import json
@@ -12,9 +10,9 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2
 
-from export import CLASSIFY_METHOD, DEFAULT_SIGNATURE, INIT_OP, REGRESS_METHOD
+from export import DEFAULT_SIGNATURE, INIT_OP
 from export.golden.compare import ATOL, RTOL
-from export.model_folder import CARD_FILE, read_saved_model
+from export.model_folder import CARD_FILE, read_saved_model, size_of
 from zoo.bundle import Bundle
 from zoo.output import cell, table
 
@@ -41,7 +39,6 @@ _ABOUT = {
 }
 _SAMPLES = {"question": "Who wrote it?", "context": "Ada Lovelace wrote it."}
 _LABELS_SHOWN = 20
-_METHODS = {CLASSIFY_METHOD: "classify", REGRESS_METHOD: "regress"}
 _LIBRARIES = {"keras": "Keras", "tensorflow": "TensorFlow", "tensorflow-text": "TF-Text"}
 
 
@@ -100,8 +97,7 @@ def _facts(bundle: Bundle, folder: Path, precision: str) -> Iterator[tuple[str, 
     yield from _training(bundle.folder)
     yield "weights", f"{config.weights_sha256[:16]} (SHA-256)" if config.weights_sha256 else ""
     yield "large weights", precision
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    yield "size", f"{size / 1e6:.1f} MB"
+    yield "size", f"{size_of(folder) / 1e6:.1f} MB"
     yield "exported", datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     made_with = [f"{name} {importlib.metadata.version(key)}" for key, name in _LIBRARIES.items()]
     yield "made with", ", ".join(made_with)
@@ -148,7 +144,7 @@ def _signature_row(name: str, signature: meta_graph_pb2.SignatureDef) -> list[st
                 line += f", default {_default(signature, key)}"
             lines.append(line)
         columns.append("<br>".join(lines))
-    return [f"`{name}`", _METHODS.get(signature.method_name, "predict"), *columns]
+    return [f"`{name}`", signature.method_name.rpartition("/")[2], *columns]  # predict, ...
 
 
 def _default(signature: meta_graph_pb2.SignatureDef, name: str) -> object:

@@ -1,7 +1,5 @@
 """The folder of a served model, `MODEL/VERSION/`: its versions, and what lies in one."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 
@@ -50,3 +48,8 @@ def newest_version(model_folder: Path) -> Path:
 def read_saved_model(folder: Path) -> saved_model_pb2.SavedModel:
     """The graphs of a SavedModel; OSError where there is no file, DecodeError for a damaged one."""
     return saved_model_pb2.SavedModel.FromString((folder / SAVED_MODEL_FILE).read_bytes())
+
+
+def size_of(folder: Path) -> int:
+    """The bytes of all files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,7 +1,5 @@
 """A bundle becomes `MODEL/VERSION/`, a SavedModel that TensorFlow Serving runs."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl
@@ -97,10 +95,10 @@ def export_saved_model(
         model_folder.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(model_folder)
         with _unfinished(model_folder, f"{_PARTIAL}{target.name}-") as partial:
-            module = _save(served, partial)
+            _save(served, partial)
             _require_closure(partial, serving_version)
             write_golden_pairs(pairs, partial / GOLDEN_FILE)
-            write_warmup(warmup_requests(served, pairs), module.methods, partial / WARMUP_FILE)
+            write_warmup(warmup_requests(served, pairs), partial / WARMUP_FILE)
             shutil.copyfile(Path(__file__).with_name(BATCHING_FILE), partial / BATCHING_FILE)
             problems = "\n  ".join(problems_of(replay_locally(partial)))
             if problems:
@@ -192,7 +190,7 @@ def _remove_abandoned(folder: Path) -> None:
                 os.close(handle)
 
 
-def _save(bundle: Bundle, folder: Path) -> ServedModule:
+def _save(bundle: Bundle, folder: Path) -> None:
     module = ServedModule(bundle)
     # Nobody differentiates a served model; without the first option the graph doubles.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False, save_debug_info=True)
@@ -201,7 +199,6 @@ def _save(bundle: Bundle, folder: Path) -> ServedModule:
     except tf.errors.OpError as error:  # as TensorFlow tells of a full disk
         raise ExportError(f"cannot write {folder}: {error.message}") from error
     declare(folder, module.methods, module.aliases)
-    return module
 
 
 def _require_closure(folder: Path, serving_version: str) -> None:

@@ -1,9 +1,8 @@
 """What a SavedModel serves: the signatures of each task, as in the table of `docs/serve.md`."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2
@@ -14,6 +13,7 @@ from export.model_folder import SAVED_MODEL_FILE, read_saved_model
 from zoo.bundle import Bundle
 
 _Functions = dict[str, tf.types.experimental.PolymorphicFunction]
+_Outputs = dict[str, Any]  # of a function, or its arrays
 _METHODS = {"classify": CLASSIFY_METHOD, "regress": REGRESS_METHOD}
 
 
@@ -42,18 +42,26 @@ def input_names(function: tf.types.experimental.PolymorphicFunction) -> list[str
     return [spec.name for spec in function.input_signature if spec.dtype == tf.string]
 
 
-def _example_signatures(bundle: Bundle) -> _Functions:
-    """The signatures that read tf.Examples: for classes `classify`, for a number `regress`."""
-    predict = functions_of(bundle).get("predict")
-    if predict is None:
+def example_answers(bundle: Bundle) -> dict[str, Callable[[_Outputs], _Outputs]]:
+    """Name of a signature that reads tf.Examples -> its answer, from the outputs of `predict`."""
+    labels = bundle.config.labels
+    if "predict" not in functions_of(bundle):
         return {}
-    # Bytes named as the text inputs are; a missing one is an empty text.
-    features = {
-        name: tf.io.FixedLenFeature([], tf.string, default_value="")
-        for name in input_names(predict)
-    }
+    if not labels:  # a number
+        return {"regress": lambda outputs: {"outputs": outputs["outputs"]}}
+    answers = {"classify": lambda outputs: {name: outputs[name] for name in ("classes", "scores")}}
+    if len(labels) == 2:  # as TensorFlow's binary classifiers always had it
+        answers["regress"] = lambda outputs: {"outputs": outputs["scores"][:, 1]}
+    return answers
 
+
+def _example_signatures(bundle: Bundle) -> _Functions:
     def read(outputs_of):
+        predict = functions_of(bundle)["predict"]
+        # Bytes named as the text inputs are; a missing one is an empty text.
+        feature = tf.io.FixedLenFeature([], tf.string, default_value="")
+        features = dict.fromkeys(input_names(predict), feature)
+
         def answer(inputs):
             parsed = tf.io.parse_example(inputs, features)
             return outputs_of(predict(*(parsed[name] for name in features)))
@@ -61,14 +69,7 @@ def _example_signatures(bundle: Bundle) -> _Functions:
         inputs = tf.TensorSpec([None], tf.string, name="inputs")
         return tf.function(answer, input_signature=[inputs], autograph=False)
 
-    if not bundle.config.labels:  # a number
-        return {"regress": read(lambda outputs: {"outputs": outputs["outputs"]})}
-    signatures = {
-        "classify": read(lambda outputs: {name: outputs[name] for name in ("classes", "scores")})
-    }
-    if len(bundle.config.labels) == 2:  # as TensorFlow's binary classifiers always had it
-        signatures["regress"] = read(lambda outputs: {"outputs": outputs["scores"][:, 1]})
-    return signatures
+    return {name: read(answer) for name, answer in example_answers(bundle).items()}
 
 
 def declare(folder: Path, methods: Mapping[str, str], aliases: Mapping[str, str]) -> None:

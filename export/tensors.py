@@ -1,13 +1,12 @@
 """TensorProto to numpy and back, without TensorFlow; as lenient as TensorFlow's reader in C++."""
 
-from __future__ import annotations
-
 import itertools
 import math
 
 import ml_dtypes
 import numpy as np
 from google.protobuf import message
+from google.protobuf.internal import decoder, encoder
 
 # By the numbers of TensorFlow's enum DataType: numpy's dtype, and the field of a TensorProto that
 # has the values one by one. `tensor_content` is in the order of this machine's bytes: TensorFlow
@@ -105,7 +104,8 @@ def encode_tensor(array: np.ndarray, proto: message.Message, as_content: bool = 
             getattr(proto, field).extend(items[start : start + _WRITTEN_AT_ONCE].tolist())
     elif array.dtype.kind == "O":
         strings = array.reshape(-1).tolist()
-        proto.tensor_content = b"".join([*(_varint(len(s)) for s in strings), *strings])
+        lengths = map(encoder._VarintBytes, map(len, strings))
+        proto.tensor_content = b"".join([*lengths, *strings])
     else:
         proto.tensor_content = array.tobytes()
 
@@ -141,28 +141,14 @@ def _to_bytes(element: object) -> bytes:
     raise ValueError(f"a tensor cannot hold {element!r}: {type(element).__name__}")
 
 
-def _varint(number: int) -> bytes:
-    """Seven bits a byte, the lowest first; all but the last byte are above 127."""
-    groups = bytearray()
-    while number > 0x7F:
-        groups.append(number & 0x7F | 0x80)
-        number >>= 7
-    groups.append(number)
-    return bytes(groups)
-
-
 def _split_strings(content: bytes, count: int) -> list[bytes]:
     """Strings from `tensor_content`: all lengths as varints, then all bytes."""
     lengths, position = [], 0
     try:
         for _ in range(count):
-            length = shift = 0
-            while content[position] > 0x7F:
-                length |= (content[position] & 0x7F) << shift
-                shift, position = shift + 7, position + 1
-            lengths.append(length | content[position] << shift)
-            position += 1
-    except IndexError:
+            length, position = decoder._DecodeVarint(content, position)
+            lengths.append(length)
+    except (IndexError, message.DecodeError):
         raise ValueError(f"tensor_content ends within the lengths of {count} strings") from None
     if len(content) - position != sum(lengths):
         raise ValueError(

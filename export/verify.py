@@ -10,8 +10,6 @@ says. Exit code 0 if every answer agrees (strings and integers exactly, floats t
 if one does not (the differences are printed), 2 if the replay could not run.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import tensorflow as tf

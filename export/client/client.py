@@ -1,7 +1,5 @@
 """The two clients, one for threads and one for asyncio; TLS, retries and deadlines are gRPC's."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import json

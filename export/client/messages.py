@@ -45,10 +45,10 @@ METHODS = {
     for method in POOL.FindServiceByName(service).methods
 }
 
-_FEATURES = {  # list of a tf.train.Feature -> what goes there
-    "bytes_list": str | bytes,
-    "int64_list": bool | int | np.integer | np.bool_,
-    "float_list": float | np.floating,
+_FEATURES: dict[str, tuple[Any, Any]] = {  # list of a tf.train.Feature -> types, how written
+    "bytes_list": (str | bytes, lambda one: one.encode() if isinstance(one, str) else one),
+    "float_list": (float | np.floating, float),  # of integers, too, that are beside floats
+    "int64_list": (bool | int | np.integer | np.bool_, int),
 }
 
 
@@ -91,17 +91,13 @@ def build_example(row: Row) -> message.Message:
         values = [value] if isinstance(value, str | bytes) else np.asarray(value, object).ravel()
         kinds = set()
         for one in values:
-            kind = next((kind for kind, types in _FEATURES.items() if isinstance(one, types)), None)
+            kind = next((kind for kind in _FEATURES if isinstance(one, _FEATURES[kind][0])), None)
             if kind is None:
                 raise ValueError(f"feature {name}: {one!r} is neither a string nor a number")
             kinds.add(kind)
         if "bytes_list" in kinds and len(kinds) > 1:
             raise ValueError(f"feature {name}: strings and numbers are mixed")
-        if "bytes_list" in kinds:
-            encoded = (one.encode() if isinstance(one, str) else one for one in values)
-            feature.bytes_list.value.extend(encoded)
-        elif "float_list" in kinds:
-            feature.float_list.value.extend(map(float, values))
-        elif kinds:
-            feature.int64_list.value.extend(map(int, values))
+        if kinds:
+            kind = next(kind for kind in _FEATURES if kind in kinds)
+            getattr(feature, kind).value.extend(map(_FEATURES[kind][1], values))
     return example

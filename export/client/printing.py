@@ -1,7 +1,5 @@
 """Outputs for people: a row as a few lines of text."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

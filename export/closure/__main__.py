@@ -6,8 +6,6 @@ Exit code 0 if the release can run the model, 1 if it cannot (each finding is pr
 fix), 2 if the check could not run. Warnings are printed and leave the exit code at 0.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

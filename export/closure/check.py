@@ -3,13 +3,10 @@
 A model with an op that the server lacks is loaded, and fails at its first request.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import tensorflow as tf
 from google.protobuf.message import DecodeError
@@ -17,30 +14,22 @@ from tensorflow.core.framework import attr_value_pb2, node_def_pb2, types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow.python.framework import op_def_registry
 
-from export.closure.graph import Origins, called, compiled_functions, is_set
+from export.closure.graph import Origins, called, is_set
 from export.closure.history import DEFAULT_SERVING_VERSION, Registry, newest_release, registry_of
 from export.model_folder import SAVED_MODEL_FILE, read_saved_model
 
 
-class Problem(NamedTuple):
-    """What is wrong, what to do, and whether it blocks: if not, the model runs with a limit."""
-
-    message: str
-    fix: str
-    blocks: bool = True
-
-
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """A problem and its place."""
+    """What is wrong, what to do, and where it is."""
 
-    op: str  # empty if it is about a signature or the model as a whole
-    function: str  # that holds the node; empty for the graph itself
-    node: str  # its name (of the first of `count`), or what else it is about
-    origin: str  # how a signature comes to it, and layer, tokenizer and source line if known
     message: str
     fix: str
-    blocks: bool = True
+    blocks: bool = True  # if not, the model runs with a limit
+    node: str = ""  # its name (of the first of `count`), or what else it is about
+    op: str = ""  # empty if it is about a signature or the model as a whole
+    function: str = ""  # that holds the node; empty for the graph itself
+    origin: str = ""  # how a signature comes to it, and layer, tokenizer and source line if known
     count: int = 1  # nodes of the same layer to which the same applies
 
     def __str__(self) -> str:
@@ -59,16 +48,15 @@ def check(folder: Path, serving_version: str = DEFAULT_SERVING_VERSION) -> list[
     registry = registry_of(serving_version)
     meta_graph = _read(Path(folder))
     origins = Origins(meta_graph, Path(folder))
-    problems = (*_graph_problems(meta_graph, registry), *_signature_problems(meta_graph))
-    findings = {(place, one.message): Finding("", "", place, "", *one) for place, one in problems}
-    compiled = compiled_functions(origins.functions)
+    general = (*_graph_problems(meta_graph, registry), *_signature_problems(meta_graph))
+    findings = {(one.node, one.message): one for one in general}
     stripped = meta_graph.meta_info_def.stripped_default_attrs
     library = meta_graph.graph_def.library.function
     nodes = [("", node) for node in meta_graph.graph_def.node]
     nodes += [(f.signature.name, node) for f in library for node in f.node_def]
     for function, node in nodes:
         way = origins.chain(function, node.name)
-        found = [*_compilation(node, compiled), *_placement(function, node)]
+        found = [*_compilation(node, origins.compiled), *_placement(function, node)]
         if node.op not in origins.functions:
             if _touches_files(node, in_signature=way.startswith("signature ")):
                 found.append(_TOUCHES_FILES)
@@ -76,11 +64,12 @@ def check(folder: Path, serving_version: str = DEFAULT_SERVING_VERSION) -> list[
         for problem in found:
             key = (node.op, function, node.name.rpartition("/")[0], problem.message)
             if key in findings:
-                known = findings[key]
-                findings[key] = dataclasses.replace(known, count=known.count + 1)
+                changes = {"count": findings[key].count + 1}
             else:
-                origin = origins.of(function, node.name)
-                findings[key] = Finding(node.op, function, node.name, origin, *problem)
+                findings[key] = problem
+                changes = {"node": node.name, "op": node.op, "function": function}
+                changes["origin"] = origins.of(function, node.name)
+            findings[key] = dataclasses.replace(findings[key], **changes)
     return [*findings.values()]
 
 
@@ -110,29 +99,29 @@ _XLA = (
     'with "XLA compilation disabled"'
 )
 _TRAPS = {  # pattern of the whole name of an op that fails or misleads on every server
-    r"Xla.*": Problem(
+    r"Xla.*": Finding(
         _XLA,
         "write the step without it: keras.ops.slice_update becomes XlaDynamicUpdateSlice, "
         "keras.ops.scatter_update or tf.tensor_scatter_nd_update do the same",
     ),
-    r"CudnnRNN.*": Problem(
+    r"CudnnRNN.*": Finding(
         "it has a kernel for NVIDIA GPUs alone: on the usual server, of CPUs, every request that "
         "comes by fails",
         "export on a machine without a GPU, or build the layer with use_cudnn=False",
     ),
-    r"(Eager)?PyFunc(Stateless)?": Problem(
+    r"(Eager)?PyFunc(Stateless)?": Finding(
         "it calls a Python function of the process that made it, and the server has no Python",
         "write the step in TensorFlow operations instead of tf.py_function or tf.numpy_function, "
         "or do it in the client",
     ),
-    r"(Anonymous)?Mutable(Dense)?HashTable(OfTensors)?(V2)?": Problem(
+    r"(Anonymous)?Mutable(Dense)?HashTable(OfTensors)?(V2)?": Finding(
         "a table that is filled while it runs is no part of the graph: a server begins with what "
         "the checkpoint holds of it, nothing if it was not tracked, and what requests insert is in "
         "one server alone and gone when that stops",
         "use tf.lookup.StaticHashTable, whose content is in the graph or in an asset",
     ),
 }
-_TOUCHES_FILES = Problem(
+_TOUCHES_FILES = Finding(
     "it reads or writes files, with the rights of the server: a SavedModel is a program",
     "serve it only if you trust who made it, from an account that may read and write little else; "
     "or do the step in the client",
@@ -163,25 +152,25 @@ _NEW_TEXT_OPS = {
 }
 
 
-def _compilation(node: node_def_pb2.NodeDef, compiled: set[str]) -> Iterator[Problem]:
+def _compilation(node: node_def_pb2.NodeDef, compiled: set[str]) -> Iterator[Finding]:
     callees = sorted(compiled.intersection(called(node)))
     if callees or is_set(node, "_XlaMustCompile") or is_set(node, "_XlaCompile"):
         what = f"it calls {', '.join(callees)}, which" if callees else "it"
-        yield Problem(
+        yield Finding(
             f"{what} is to be compiled by XLA (jit_compile=True). {_XLA}",
             "leave out jit_compile=True, in tf.function and in model.compile, of the model that "
             "is exported",
         )
 
 
-def _placement(function: str, node: node_def_pb2.NodeDef) -> Iterator[Problem]:
+def _placement(function: str, node: node_def_pb2.NodeDef) -> Iterator[Finding]:
     kind = next((kind for kind in ("GPU", "TPU") if kind in node.device.upper()), "")
     fix = f"build what is exported outside of tf.device({node.device!r})"
     if kind:
         # Functions are placed softly: where there is no such device, a CPU takes its place.
         soft = f"it asks for {node.device}; a server without a {kind} runs it on a CPU"
         hard = f"it is bound to {node.device}: a server without a {kind} refuses the requests"
-        yield Problem(soft if function else hard, fix, blocks=not function)
+        yield Finding(soft if function else hard, fix, blocks=not function)
 
 
 def _touches_files(node: node_def_pb2.NodeDef, in_signature: bool) -> bool:
@@ -194,7 +183,7 @@ def _touches_files(node: node_def_pb2.NodeDef, in_signature: bool) -> bool:
 
 def _op_problems(
     node: node_def_pb2.NodeDef, registry: Registry, stripped: bool
-) -> Iterator[Problem]:
+) -> Iterator[Finding]:
     """Of a node that calls no function: its op, then its attributes."""
     op = node.op
     trap = next((one for name, one in _TRAPS.items() if re.fullmatch(name, op)), None)
@@ -203,7 +192,7 @@ def _op_problems(
         yield trap
     elif op in registry.ops:
         if op in registry.without_cpu_kernel:
-            yield Problem(
+            yield Finding(
                 f"TensorFlow {registry.tensorflow} has no kernel of it for CPUs: on a server of "
                 "CPUs every request that comes by fails",
                 "write the step with operations that run on CPUs",
@@ -211,19 +200,19 @@ def _op_problems(
         yield from _attribute_problems(node, registry, stripped)
     elif op in _NEW_TEXT_OPS:
         source, instead = _NEW_TEXT_OPS[op]
-        yield Problem(
+        yield Finding(
             f"it comes from tensorflow_text.{source}, and is not in TF-Text "
             f"{registry.tensorflow_text}, which this release links",
             f"serve with TensorFlow Serving {others[0]} or newer, or {instead}",
         )
     elif others:
         span = others[0] if len(others) == 1 else f"{others[0]} to {others[-1]}"
-        yield Problem(
+        yield Finding(
             f"it is not in TensorFlow Serving {registry.release}, only in {span}",
             f"serve with one of these, or write the step without {op}",
         )
     else:
-        yield Problem(
+        yield Finding(
             "no release of TensorFlow Serving links it: it comes from a library of its own, or "
             "from a newer TensorFlow",
             "write the step in TensorFlow or TF-Text operations, or build a model server that "
@@ -233,25 +222,25 @@ def _op_problems(
 
 def _attribute_problems(
     node: node_def_pb2.NodeDef, registry: Registry, stripped: bool
-) -> Iterator[Problem]:
+) -> Iterator[Finding]:
     release = f"TensorFlow Serving {registry.release}"
-    unknown = registry.unknown_attributes.get(node.op, {})
-    for name in sorted(unknown.keys() & node.attr.keys()):
-        if stripped or not _is_default(node, name):
-            text = ", ".join(sorted(_values(node.attr[name])))
-            text = text or str(node.attr[name]).strip().partition(": ")[2]
-            yield Problem(
-                f"{release} does not know its attribute {name}={text}, a change of "
-                f"{unknown[name]}: it ignores it, and the answers may be others",
+    attributes = {name: sorted(_values(node.attr[name])) for name in sorted(node.attr)}
+    for name, values in attributes.items():
+        change = registry.unknown_attributes.get((node.op, name))
+        if change and (stripped or not _is_default(node, name)):
+            text = ", ".join(values) or str(node.attr[name]).strip().partition(": ")[2]
+            yield Finding(
+                f"{release} does not know its attribute {name}={text}, a change of {change}: it "
+                "ignores it, and the answers may be others",
                 f"serve with another release, or leave {name} at its default",
             )
-    for name, values in registry.unknown_values.get(node.op, {}).items():
-        found = _values(node.attr[name]) if name in node.attr else set()
-        for value in sorted(values.keys() & found):
-            yield Problem(
-                f"{release} cannot run it with {name}={value}, a change of {values[value]}",
-                f"serve with another release, or cast to another type than {value} before it",
-            )
+    for name, values in attributes.items():
+        for value in values:
+            if change := registry.unknown_values.get((node.op, name, value)):
+                yield Finding(
+                    f"{release} cannot run it with {name}={value}, a change of {change}",
+                    f"serve with another release, or cast to another type than {value} before it",
+                )
 
 
 def _is_default(node: node_def_pb2.NodeDef, name: str) -> bool:
@@ -266,7 +255,8 @@ def _values(value: attr_value_pb2.AttrValue) -> set[str]:
     if kind == "s":
         return {value.s.decode("utf-8", "replace")}
     types = {"type": [value.type], "list": value.list.type}.get(kind, [])
-    return {types_pb2.DataType.Name(number) for number in types}
+    known = types_pb2.DataType.DESCRIPTOR.values_by_number
+    return {known[number].name for number in types if number in known}
 
 
 # --- The graph as a whole, and its signatures
@@ -274,8 +264,7 @@ def _values(value: attr_value_pb2.AttrValue) -> set[str]:
 
 def _graph_problems(
     meta_graph: meta_graph_pb2.MetaGraphDef, registry: Registry
-) -> Iterator[tuple[str, Problem]]:
-    """(place, problem)."""
+) -> Iterator[Finding]:
     needed = meta_graph.graph_def.versions.min_consumer
     if needed > registry.graph_def_version:
         message = (
@@ -284,7 +273,7 @@ def _graph_problems(
             "load it"
         )
         fix = "serve with a newer release, or write the model with an older TensorFlow"
-        yield "the graph", Problem(message, fix)
+        yield Finding(message, fix, node="the graph")
     writer, newest = meta_graph.meta_info_def.tensorflow_version, newest_release()
     if _number(writer) > _number(newest):
         message = (
@@ -292,17 +281,15 @@ def _graph_problems(
             "attributes that are new since then were not checked"
         )
         fix = "add the release to op_history.json, see tools/op_history.py"
-        yield "the graph", Problem(message, fix, blocks=False)
+        yield Finding(message, fix, blocks=False, node="the graph")
 
 
 def _number(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
 
 
-def _signature_problems(
-    meta_graph: meta_graph_pb2.MetaGraphDef,
-) -> Iterator[tuple[str, Problem]]:
-    """(place, problem) for what keeps a signature from being served, in batches or at all."""
+def _signature_problems(meta_graph: meta_graph_pb2.MetaGraphDef) -> Iterator[Finding]:
+    """What keeps a signature from being served, in batches or at all."""
     for name, signature in sorted(meta_graph.signature_def.items()):
         if name.startswith("__"):  # for TensorFlow, as INIT_OP
             continue
@@ -310,29 +297,31 @@ def _signature_problems(
             place = f"output {key!r} of signature {name!r}"
             shape = tf.TensorShape(info.tensor_shape)
             if shape.rank == 0:
-                yield place, _SCALAR_OUTPUT
+                yield dataclasses.replace(_SCALAR_OUTPUT, node=place)
             elif shape.rank and shape[0] is not None:
                 message = (
                     f"its first dimension is always {shape[0]}, not the number of rows asked for: "
                     "a server that batches refuses it, and so do REST requests of rows"
                 )
-                yield place, Problem(message, _BATCH_FIRST)
+                yield Finding(message, _BATCH_FIRST, node=place)
         for key, info in sorted(signature.inputs.items()):
             is_scalar = tf.TensorShape(info.tensor_shape).rank == 0
             if is_scalar and info.WhichOneof("encoding") == "name":
-                yield f"input {key!r} of signature {name!r}", _SCALAR_INPUT
+                place = f"input {key!r} of signature {name!r}"
+                yield dataclasses.replace(_SCALAR_INPUT, node=place)
         for key in sorted(signature.defaults):
             for message in _default_problems(signature, key):
-                yield f"default of input {key!r} of signature {name!r}", Problem(message, _DEFAULT)
+                place = f"default of input {key!r} of signature {name!r}"
+                yield Finding(message, _DEFAULT, node=place)
 
 
-_SCALAR_OUTPUT = Problem(
+_SCALAR_OUTPUT = Finding(
     "it is a scalar: the answers of a batch cannot be told apart, so a server that batches refuses "
     "it, and so do REST requests of rows",
     "return one value for each row, [batch], for instance with tf.fill or without the reduction "
     "over the batch",
 )
-_SCALAR_INPUT = Problem(
+_SCALAR_INPUT = Finding(
     "it is a scalar: a server that batches refuses every request of this signature, one that does "
     "not batch answers",
     "give it the batch as first dimension, [None], as the other inputs",

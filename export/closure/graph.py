@@ -1,8 +1,6 @@
 """A served graph: the functions that its nodes call, and where a node came from."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 
 from google.protobuf.message import DecodeError
@@ -39,20 +37,42 @@ def is_xla(node: node_def_pb2.NodeDef) -> bool:
     return node.op.startswith("Xla") or is_set(node, "_XlaMustCompile")
 
 
-def compiled_functions(functions: dict[str, function_pb2.FunctionDef]) -> set[str]:
-    """Names of the functions that must be compiled, from `tf.function(jit_compile=True)`."""
-    return {name for name, f in functions.items() if is_set(f, "_XlaMustCompile")}
+class Graph:
+    """The nodes and functions of a MetaGraph."""
+
+    def __init__(self, meta_graph: meta_graph_pb2.MetaGraphDef):
+        self.functions = {f.signature.name: f for f in meta_graph.graph_def.library.function}
+        self.nodes = {node.name: node for node in meta_graph.graph_def.node}
+        # Those that must be compiled, from `tf.function(jit_compile=True)`.
+        self.compiled = {name for name, f in self.functions.items() if is_set(f, "_XlaMustCompile")}
+
+    def reached(
+        self, tensors: Iterable[str]
+    ) -> Iterator[tuple[tuple[str, ...], node_def_pb2.NodeDef]]:
+        """(functions that lead to it, node): the graph's own, then functions, nearest first."""
+        pending, calls, seen = [node_name(tensor) for tensor in tensors], [], set()
+        while pending:
+            node = self.nodes.get(pending.pop())
+            if node is not None and node.name not in seen:
+                seen.add(node.name)
+                yield (), node
+                calls += [((name,), name) for name in called(node)]
+                pending += map(node_name, node.input)
+        entered = set()
+        for way, name in calls:  # which grows meanwhile
+            if name in self.functions and name not in entered:
+                entered.add(name)
+                for node in self.functions[name].node_def:
+                    yield way, node
+                    calls += [((*way, callee), callee) for callee in called(node)]
 
 
-class Origins:
+class Origins(Graph):
     """Where the nodes of a MetaGraph came from: the way to them, the layer, the source line."""
 
     def __init__(self, meta_graph: meta_graph_pb2.MetaGraphDef, folder: Path):
-        graph = meta_graph.graph_def
-        self.functions = {f.signature.name: f for f in graph.library.function}
-        self._nodes = {node.name: node for node in graph.node}
-        self._to_node: dict[str, str] = {}
-        self._to_function: dict[str, tuple[str, ...]] = {}
+        super().__init__(meta_graph)
+        self._chains: dict[tuple[str, str], str] = {}  # (function, node) -> how it is reached
         names = sorted(meta_graph.signature_def, key=lambda name: (name == DEFAULT_SIGNATURE, name))
         for name in names:
             outputs = meta_graph.signature_def[name].outputs.values()
@@ -70,9 +90,8 @@ class Origins:
 
     def chain(self, function: str, node: str) -> str:
         """How a node is reached, "signature score > __inference_score_3 > while_body_7"."""
-        if not function:
-            return self._to_node.get(node, "no signature reaches it, but the server loads it")
-        return " > ".join(self._to_function.get(function, ["no signature reaches it"]))
+        loaded = "" if function else ", but the server loads it"
+        return self._chains.get((function, node), f"no signature reaches it{loaded}")
 
     def of(self, function: str, node: str) -> str:
         """One line: the chain, then layer, tokenizer and source line as far as they are known."""
@@ -90,19 +109,10 @@ class Origins:
         return "; ".join(dict.fromkeys([*parts, *filter(None, (tokenizer, own))]))
 
     def _walk(self, label: str, tensors: list[str]) -> None:
-        """Functions breadth first, so that chains are short; the first label counts."""
-        pending, calls = [node_name(tensor) for tensor in tensors], []
-        while pending:
-            node = self._nodes.get(pending.pop())
-            if node is not None and node.name not in self._to_node:
-                self._to_node[node.name] = label
-                calls += [((label,), name) for name in called(node)]
-                pending += map(node_name, node.input)
-        for chain, name in calls:  # which grows meanwhile
-            if name in self.functions and name not in self._to_function:
-                self._to_function[name] = way = (*chain, name)
-                nodes = self.functions[name].node_def
-                calls += [(way, callee) for node in nodes for callee in called(node)]
+        """The first label that reaches a node, or a function, counts."""
+        for way, node in self.reached(tensors):
+            function = way[-1] if way else ""
+            self._chains.setdefault((function, node.name), " > ".join((label, *way)))
 
     def _frames(self, key: str) -> Iterator[tuple[str, int, str]]:
         """The Python calls that made a node, outermost first, if `save_debug_info` kept them."""

@@ -1,7 +1,5 @@
 """The ops that each TensorFlow Serving release links; `tools/op_history.py` writes the file."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import json
@@ -26,9 +24,9 @@ class Registry:
     graph_def_version: int  # the newest form of graphs that it reads
     ops: set[str] = dataclasses.field(default_factory=set)
     without_cpu_kernel: set[str] = dataclasses.field(default_factory=set)
-    # op -> attribute (-> value) -> the release that brought it, or took it away.
-    unknown_attributes: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
-    unknown_values: dict[str, dict[str, dict[str, str]]] = dataclasses.field(default_factory=dict)
+    # (op, attribute) or (op, attribute, value) -> the release that brought it, or took it away.
+    unknown_attributes: dict[tuple[str, str], str] = dataclasses.field(default_factory=dict)
+    unknown_values: dict[tuple[str, str, str], str] = dataclasses.field(default_factory=dict)
     releases_with: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # for all ops
 
 
@@ -52,14 +50,13 @@ def registry_of(serving_version: str) -> Registry:
             found.releases_with.setdefault(name, []).append(number)
         # What came later is unknown to the release, and so is what was gone before.
         change = "added" if later else "removed"
-        for name, changed in record[f"attributes_{change}"].items():
-            for attr in changed:
-                found.unknown_attributes.setdefault(name, {}).setdefault(attr, number)
+        for name, attributes in record[f"attributes_{change}"].items():
+            for attribute in attributes:
+                found.unknown_attributes.setdefault((name, attribute), number)
         for name, changed in record[f"values_{change}"].items():
-            for attr, values in changed.items():
+            for attribute, values in changed.items():
                 for value in values:
-                    of_attr = found.unknown_values.setdefault(name, {}).setdefault(attr, {})
-                    of_attr.setdefault(value, number)
+                    found.unknown_values.setdefault((name, attribute, value), number)
         if not later:
             found.ops = ops
             found.without_cpu_kernel |= {*record["without_cpu_kernel"]}

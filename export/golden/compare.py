@@ -1,7 +1,5 @@
 """How far answers are from golden ones: of the same model elsewhere, or of a reduced model."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 

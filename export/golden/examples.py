@@ -1,7 +1,5 @@
 """A user's own examples: what a reduced model does to the task's metric."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from collections.abc import Callable, Sequence

@@ -1,9 +1,9 @@
 """Golden requests sent again, in the ways that real clients send them, and what differs."""
 
-from __future__ import annotations
-
 import concurrent.futures
+import contextlib
 import dataclasses
+import functools
 import re
 import statistics
 import time
@@ -43,10 +43,8 @@ def replay_locally(
     """`replay` of one SavedModel through a session, as TensorFlow Serving runs it."""
     pairs = read_golden_pairs(version_folder / GOLDEN_FILE)
     servable = Servable("verify", 0, str(version_folder), batching=batching)
-    try:
-        return replay(pairs, lambda *request: ask_servable(servable, *request), clients)
-    finally:
-        servable.close()
+    with contextlib.closing(servable):
+        return replay(pairs, functools.partial(ask_servable, servable), clients)
 
 
 def ask_servable(
@@ -58,9 +56,8 @@ def ask_servable(
     for name, default in definition.defaults.items():
         if name not in inputs:
             feeds[definition.inputs[name].name] = tf.make_ndarray(default)
-    names = sorted(definition.outputs)
-    values = servable.run(feeds, [definition.outputs[name].name for name in names])
-    return dict(zip(names, values))
+    outputs = definition.outputs.values()
+    return dict(zip(definition.outputs, servable.run(feeds, [info.name for info in outputs])))
 
 
 def replay_remotely(

@@ -1,17 +1,14 @@
 """The requests of golden pairs, every kind of text that a model may meet, and of the warm-up."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
-from export import CLASSIFY_METHOD, REGRESS_METHOD
 from export.golden.pairs import GoldenPair, strings
-from export.signatures import functions_of, input_names
+from export.signatures import example_answers, functions_of, input_names
 from zoo.bundle import Bundle
 from zoo.generation.options import OPTIONS
 
@@ -72,15 +69,10 @@ def _text_pairs(bundle: Bundle) -> list[GoldenPair]:
             inputs = {name: values[:rows] for name, values in batch.items()}
             outputs = _arrays(function(*map(tf.constant, inputs.values())))
             pairs.append(GoldenPair(signature, inputs, outputs))
-            examples = {"inputs": strings(to_examples(inputs))}
-            if signature == "predict" and "outputs" in outputs:
-                pairs.append(GoldenPair("regress", examples, outputs))
-            elif signature == "predict":
-                answers = {name: outputs[name] for name in ("classes", "scores")}
-                pairs.append(GoldenPair("classify", examples, answers))
-                if len(bundle.config.labels) == 2:
-                    second = {"outputs": outputs["scores"][:, 1]}
-                    pairs.append(GoldenPair("regress", examples, second))
+            if signature == "predict":
+                examples = {"inputs": strings(to_examples(inputs))}
+                for name, answer in example_answers(bundle).items():
+                    pairs.append(GoldenPair(name, examples, answer(outputs)))
     return pairs
 
 
@@ -156,15 +148,13 @@ def warmup_requests(bundle: Bundle, pairs: Sequence[GoldenPair]) -> list[GoldenP
     return requests
 
 
-def write_warmup(requests: Sequence[GoldenPair], methods: Mapping[str, str], path: Path) -> None:
+def write_warmup(requests: Sequence[GoldenPair], path: Path) -> None:
     """Writes requests as a TFRecord file of PredictionLog, which TensorFlow Serving replays."""
     with tf.io.TFRecordWriter(str(path)) as writer:
         for pair in requests:
             log = prediction_log_pb2.PredictionLog()
-            method = methods.get(pair.signature)
-            if method in (CLASSIFY_METHOD, REGRESS_METHOD):
-                kind = log.classify_log if method == CLASSIFY_METHOD else log.regress_log
-                request = kind.request
+            if pair.signature in ("classify", "regress"):  # the signatures of tf.Examples
+                request = getattr(log, f"{pair.signature}_log").request
                 for serialized in pair.inputs["inputs"]:
                     request.input.example_list.examples.add().MergeFromString(serialized)
             else:

@@ -1,7 +1,6 @@
 """What a model exported with `--precision` costs and gives, beside its float32 form."""
 
-from __future__ import annotations
-
+import contextlib
 import dataclasses
 import datetime
 import functools
@@ -18,7 +17,7 @@ from export.golden.examples import Examples, Send, evaluate
 from export.golden.pairs import GoldenPair
 from export.golden.replay import ask_servable
 from export.golden.requests import make_golden_pairs
-from export.model_folder import PRECISION_REPORT_FILE
+from export.model_folder import PRECISION_REPORT_FILE, size_of
 from export.precision.reduce import may_depend_on_batch
 from export.server.run.servable import Servable
 from zoo.bundle import Bundle
@@ -58,17 +57,18 @@ def write_report(
     examples: Examples | None,
 ) -> None:
     """Compares a SavedModel with its float32 form, in `precision_report.md` and `.json`."""
-    folders, load_seconds, servables = (float32, folder), [], []
-    try:
+    folders, load_seconds, sends = (float32, folder), [], []
+    with contextlib.ExitStack() as stack:
         for one in folders:
             started = time.perf_counter()
-            servables.append(Servable("precision", 0, str(one)))
+            servable = Servable("precision", 0, str(one))
             load_seconds.append(time.perf_counter() - started)
-        sends = [functools.partial(ask_servable, servable) for servable in servables]
+            stack.callback(servable.close)
+            sends.append(functools.partial(ask_servable, servable))
         record = {  # pairs of numbers have that of float32 first
             "precision": precision,
-            "variable_bytes": [_size(one / "variables") for one in folders],
-            "total_bytes": [_size(one) for one in folders],
+            "variable_bytes": [size_of(one / "variables") for one in folders],
+            "total_bytes": [size_of(one) for one in folders],
             "load_seconds": load_seconds,
             "milliseconds": _milliseconds(pairs, sends),
             "metrics": evaluate(examples, sends[1], sends[0]) if examples else {},
@@ -77,9 +77,6 @@ def write_report(
             "machine": _machine(),
             "accepted": all(one.passed for one in found),
         }
-    finally:
-        for servable in servables:
-            servable.close()
     path = folder / PRECISION_REPORT_FILE
     path.write_text(_markdown(record), encoding="utf-8")
     path.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -123,10 +120,6 @@ def _markdown(record: dict) -> str:
         deviations=table(["output", "measure", "largest", "tolerance"], found, numbers=[2, 3]),
         verdict="Within the tolerance." if record["accepted"] else beyond,
     )
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _milliseconds(pairs: Sequence[GoldenPair], sends: Sequence[Send]) -> dict[str, list[float]]:

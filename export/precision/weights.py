@@ -160,9 +160,6 @@ class IntegerWeight(ReducedWeight):
         values, offsets = map(tf.convert_to_tensor, (self.weight.values.value, self.offsets.value))
         return integer_product(x, values, offsets, self.outputs_first) * self.weight.scale.value
 
-    def rows(self, indices):
-        return self.weight.rows(indices)
-
 
 def _gather(table: keras.Variable, indices: tf.Tensor) -> tf.Tensor:
     # Read first: gathering from the variable itself would make TensorFlow copy it at every later

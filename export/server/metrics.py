@@ -1,6 +1,7 @@
 """Counts and latencies of requests for Prometheus, with TensorFlow Serving's names and buckets."""
 
 import bisect
+import collections
 import contextlib
 import threading
 import time
@@ -35,13 +36,13 @@ class Metrics:
     def __init__(self, is_served: Callable[[str], bool] = lambda name: False):
         self._is_served = is_served
         self._lock = threading.Lock()
-        self._counts: dict[tuple[str, str], int] = {}
-        self._histograms: dict[str, dict[tuple, _Histogram]] = {name: {} for name in _HISTOGRAMS}
+        self._counts: collections.Counter[tuple[str, str]] = collections.Counter()
+        self._histograms = {name: collections.defaultdict(_Histogram) for name in _HISTOGRAMS}
         self._served: set[str] = set()
 
     @contextlib.contextmanager
     def counting(self, model: str, entrypoint: str, api: str, clock: RequestClock) -> Iterator:
-        """Counts the request that is answered inside, and its run of the graph."""
+        """Counts the request that is answered inside; its times only if it was answered."""
         status = "INTERNAL"
         try:
             yield
@@ -50,30 +51,15 @@ class Metrics:
             status = error.code.name
             raise
         finally:
-            seconds = time.monotonic() - clock.begin
-            self.record(model, status, entrypoint, api, seconds, clock.run_seconds)
-
-    def record(
-        self,
-        model: str,
-        status: str,
-        entrypoint: str,
-        api: str,
-        seconds: float,
-        run_seconds: float = 0.0,
-    ) -> None:
-        """Counts a request; its times only if it was answered, as TensorFlow Serving does."""
-        answered = status == "OK"
-        with self._lock:
-            if answered or self._is_served(model):
-                self._served.add(model)
-            model = model if model in self._served else _OTHERS
-            self._counts[model, status] = self._counts.get((model, status), 0) + 1
-            if answered:
-                latencies, runtimes = self._histograms.values()
-                latencies.setdefault((model, api, entrypoint), _Histogram()).add(seconds)
-                api = api[:1].upper() + api[1:]
-                runtimes.setdefault((model, api, "TF1"), _Histogram()).add(run_seconds)
+            with self._lock:
+                if status == "OK" or self._is_served(model):
+                    self._served.add(model)
+                model = model if model in self._served else _OTHERS
+                self._counts[model, status] += 1
+                if status == "OK":
+                    latencies, runtimes = self._histograms.values()
+                    latencies[model, api, entrypoint].add(time.monotonic() - clock.begin)
+                    runtimes[model, api[:1].upper() + api[1:], "TF1"].add(clock.run_seconds)
 
     def text(self) -> str:
         """The page: the text format of Prometheus, version 0.0.4."""

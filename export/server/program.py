@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import tensorflow as tf
 from absl import flags, logging
@@ -28,6 +28,7 @@ _METRICS_PATH = "/monitoring/prometheus/metrics"
 _FAILED = 255  # what tensorflow_model_server exits with
 # What a process may keep unused; each look above it costs about 0.1 s for a gigabyte.
 _MOVED_BYTES = 128 * 2**20
+_LOOK_SECONDS = 1.0
 
 
 def main(argv: Sequence[str], usage: str) -> None:
@@ -67,8 +68,7 @@ def main(argv: Sequence[str], usage: str) -> None:
         arguments = (values.model_config_file, server.manager, seconds, stopping)
         poller = threading.Thread(target=poll_config_file, args=arguments, daemon=True)
         poller.start()
-    if (trim := trimmer()) is not None:
-        threading.Thread(target=give_memory_back, args=(trim,), daemon=True).start()
+    threading.Thread(target=give_memory_back, daemon=True).start()
     models = [f"{name} version {version}" for name, version in server.manager.available_versions()]
     rest = f", REST at localhost:{server.rest_port}" if server.rest_port else ""
     at = f"localhost:{server.port}{rest}"
@@ -244,33 +244,27 @@ def _rest(values: flags.FlagValues) -> RestOptions | None:
     )
 
 
-def trimmer() -> Callable[[int], int] | None:
-    """glibc's malloc_trim; None where the C library has none."""
-    return getattr(ctypes.CDLL(None), "malloc_trim", None)
-
-
 def resident_bytes() -> int:
     """Memory of this process that is in RAM (Linux)."""
     with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def give_memory_back(
-    trim: Callable[[int], int],
-    resident: Callable[[], int] = resident_bytes,
-    pause_seconds: float = 1.0,
-) -> None:
+def give_memory_back() -> None:
     """Gives freed memory back to the machine: glibc keeps 1.5 GB after a request of one."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is None:  # another C library
+        return
     # After it shrank, too: a large request is still worked on when the growth is seen, and what it
     # leaves behind lies between blocks that are in use.
-    last = resident()
+    last = resident_bytes()
     while True:
         try:
-            if abs(resident() - last) > _MOVED_BYTES:
+            if abs(resident_bytes() - last) > _MOVED_BYTES:
                 trim(0)
-                last = resident()
+                last = resident_bytes()
         except OSError as error:  # clients may have taken all the files this process may open
             logging.log_every_n_seconds(
                 logging.WARNING, "cannot tell how large the process is: %s", 60, error
             )
-        time.sleep(pause_seconds)
+        time.sleep(_LOOK_SECONDS)

@@ -1,12 +1,24 @@
 """The page for Prometheus."""
 
+import contextlib
 import re
 import threading
 
+import grpc
 from hypothesis import given
 from hypothesis import strategies as st
 
 from export.server.metrics import Metrics
+from export.server.status import RequestClock, ServingError
+
+
+def count(metrics, model, status, entrypoint, api, seconds=0.0, run_seconds=0.0):
+    """A request that began `seconds` ago, and what moments this takes."""
+    clock = RequestClock()
+    clock.begin, clock.run_seconds = clock.begin - seconds, run_seconds
+    with contextlib.suppress(ServingError), metrics.counting(model, entrypoint, api, clock):
+        if status != "OK":
+            raise ServingError(grpc.StatusCode[status], "refused")
 
 
 def sample(text, name, **labels):
@@ -16,10 +28,10 @@ def sample(text, name, **labels):
 
 def test_names_labels_and_buckets_are_those_of_tensorflow_serving():
     metrics = Metrics()
-    metrics.record("m", "OK", "GRPC", "Predict", 15e-6, run_seconds=10e-6)
-    metrics.record("m", "OK", "REST", "predict", 100e-6)
-    metrics.record("m", "OK", "REST", "classify", 3600)
-    metrics.record("m", "INVALID_ARGUMENT", "REST", "predict", 1)
+    count(metrics, "m", "OK", "GRPC", "Predict", 3, run_seconds=2)
+    count(metrics, "m", "OK", "REST", "predict", 100)
+    count(metrics, "m", "OK", "REST", "classify", 3600)
+    count(metrics, "m", "INVALID_ARGUMENT", "REST", "predict", 1)
     text = metrics.text()
     assert text.splitlines()[:3] == [
         "# TYPE :tensorflow:serving:request_count counter",
@@ -28,25 +40,26 @@ def test_names_labels_and_buckets_are_those_of_tensorflow_serving():
     ]
     latency, grpc = ":tensorflow:serving:request_latency", {"API": "Predict", "entrypoint": "GRPC"}
     # Microseconds; each bucket counts what is in the ones before, too.
-    assert sample(text, latency + "_bucket", model_name="m", **grpc, le="10") == 0
-    assert sample(text, latency + "_bucket", model_name="m", **grpc, le="18") == 1
+    assert sample(text, latency + "_bucket", model_name="m", **grpc, le="2.29468e+06") == 0
+    assert sample(text, latency + "_bucket", model_name="m", **grpc, le="4.13043e+06") == 1
     assert sample(text, latency + "_bucket", model_name="m", **grpc, le="+Inf") == 1
     rest = {"API": "predict", "entrypoint": "REST"}
     # A request that failed counts, but its time does not.
     assert sample(text, latency + "_count", model_name="m", **rest) == 1
-    assert abs(sample(text, latency + "_sum", model_name="m", **rest) - 100) < 1e-6
+    assert 100e6 <= sample(text, latency + "_sum", model_name="m", **rest) < 101e6
     classify = {"API": "classify", "entrypoint": "REST"}
     assert sample(text, latency + "_bucket", model_name="m", **classify, le="1.47476e+09") == 0
     assert sample(text, latency + "_count", model_name="m", **classify) == 1
     runtime = {"API": "Predict", "runtime": "TF1"}
     assert sample(text, ":tensorflow:serving:runtime_latency_count", model_name="m", **runtime) == 2
+    assert sample(text, ":tensorflow:serving:runtime_latency_sum", model_name="m", **runtime) == 2e6
     assert text.count("le=") == 5 * 34
 
 
 @given(st.text())
 def test_no_name_breaks_a_line(name):
     metrics = Metrics()
-    metrics.record(name, "OK", "REST", "predict", 0.1)
+    count(metrics, name, "OK", "REST", "predict", 0.1)
     line = metrics.text().split("\n")[1]
     value = r'(?:[^"\\\n]|\\\\|\\"|\\n)*'
     assert re.fullmatch(rf'\S+{{model_name="({value})",status="OK"}} 1', line)
@@ -56,14 +69,14 @@ def test_no_name_breaks_a_line(name):
 def test_names_that_nobody_serves_are_counted_under_one():
     metrics = Metrics()
     for number in range(10):
-        metrics.record(f"none{number}" * 1000, "NOT_FOUND", "REST", "predict", 0)
-    metrics.record("late", "OK", "REST", "predict", 0)
-    metrics.record("late", "INVALID_ARGUMENT", "REST", "predict", 0)
+        count(metrics, f"none{number}" * 1000, "NOT_FOUND", "REST", "predict", 0)
+    count(metrics, "late", "OK", "REST", "predict", 0)
+    count(metrics, "late", "INVALID_ARGUMENT", "REST", "predict", 0)
     text = metrics.text()
-    count = ":tensorflow:serving:request_count"
-    assert sample(text, count, model_name="(other)", status="NOT_FOUND") == 10
-    assert sample(text, count, model_name="late", status="OK") == 1
-    assert sample(text, count, model_name="late", status="INVALID_ARGUMENT") == 1
+    name = ":tensorflow:serving:request_count"
+    assert sample(text, name, model_name="(other)", status="NOT_FOUND") == 10
+    assert sample(text, name, model_name="late", status="OK") == 1
+    assert sample(text, name, model_name="late", status="INVALID_ARGUMENT") == 1
     assert "none" not in text
 
 
@@ -72,7 +85,7 @@ def test_threads_lose_no_count():
 
     def work():
         for _ in range(500):
-            metrics.record("m", "OK", "GRPC", "Predict", 1e-3)
+            count(metrics, "m", "OK", "GRPC", "Predict", 1e-3)
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:

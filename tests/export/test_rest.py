@@ -93,17 +93,17 @@ def manager(tmp_path_factory):
 
 
 def rest_options(**options):
-    return RestOptions(**{"port": 0, "metrics_path": METRICS, **options})
+    return RestOptions(**{"port": 0, "max_threads": 16, "metrics_path": METRICS, **options})
 
 
 @contextlib.contextmanager
 def serving(manager, metrics=None, **options):
-    server = RestServer(manager, rest_options(**options), "localhost", metrics or Metrics())
+    server = RestServer(manager, rest_options(**options), "127.0.0.1", metrics or Metrics())
     server.start()
     try:
         yield server
     finally:
-        assert server.stop()
+        assert server.stop(60)
 
 
 @pytest.fixture(scope="module")
@@ -569,7 +569,7 @@ def test_a_full_queue_is_answered_so(manager, hold):
 
 
 def test_a_stop_lets_requests_finish_and_takes_no_more(manager, hold):
-    server = RestServer(manager, rest_options(), "localhost", Metrics())
+    server = RestServer(manager, rest_options(), "127.0.0.1", Metrics())
     server.start()
     idle = http.client.HTTPConnection("localhost", server.port, timeout=30)
     idle.request("GET", "/v1/models/toy")
@@ -586,7 +586,7 @@ def test_a_stop_lets_requests_finish_and_takes_no_more(manager, hold):
 
 
 def test_a_stop_does_not_wait_longer_than_its_grace(manager, hold):
-    server = RestServer(manager, rest_options(), "localhost", Metrics())
+    server = RestServer(manager, rest_options(), "127.0.0.1", Metrics())
     server.start()
     thread, answers = in_thread(lambda: predict(server, GOOD))
     assert hold.entered.wait(20)
@@ -598,7 +598,7 @@ def test_a_stop_does_not_wait_longer_than_its_grace(manager, hold):
 
 
 def test_a_port_that_is_taken_is_named(manager, server):
-    other = RestServer(manager, RestOptions(port=server.port), "localhost", Metrics())
+    other = RestServer(manager, rest_options(port=server.port), "127.0.0.1", Metrics())
     with pytest.raises(OSError, match=rf"cannot listen on .*: port {server.port} is in use"):
         other.start()
 

@@ -105,10 +105,10 @@ def in_state(manager, done):
 
 @pytest.fixture(scope="module")
 def port(manager):
-    server = RestServer(manager, RestOptions(port=0), "localhost", Metrics())
+    server = RestServer(manager, RestOptions(port=0, max_threads=16), "127.0.0.1", Metrics())
     server.start()
     yield server.port
-    server.stop()
+    server.stop(60)
 
 
 def replay(port, exchange):

@@ -91,12 +91,9 @@ def wrong_shapes(inputs: Mapping[str, TensorInfo], shapes: Mapping[str, Sequence
     """Says which shapes are not those that the inputs of a signature declare; empty for none."""
     wrong = []
     for alias in sorted({*inputs} & {*shapes}):
-        declared = inputs[alias].tensor_shape
-        needed, shape = [dim.size for dim in declared.dim], [*shapes[alias]]
-        fits = len(needed) == len(shape) and all(
-            need in (-1, size) for need, size in zip(needed, shape)
-        )
-        if not (declared.unknown_rank or fits):
+        declared, shape = inputs[alias].tensor_shape, [*shapes[alias]]
+        if not tf.TensorShape(declared).is_compatible_with(shape):
+            needed = [dim.size for dim in declared.dim]
             wrong.append(
                 f'input "{alias}" has shape {shape}, but the model needs {needed} (-1 is any size)'
             )

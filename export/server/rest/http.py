@@ -20,8 +20,6 @@ from export.server.rest.options import Memory, MemoryShare, RestOptions, TooLarg
 from export.server.rest.routes import PHRASES, Answer, Request, RestApi, error_answer, page
 from export.server.status import RequestClock, ServingError, timed_out, unexpected
 
-_THREADS = 16
-_GRACE_SECONDS = 60.0
 _BACKLOG = 1024
 _SWEEP_SECONDS = 0.1
 _OVERDUE_SECONDS = 0.25
@@ -41,9 +39,9 @@ class RestServer:
         self.memory = Memory(options.limits.memory_bytes)
         self._api = RestApi(manager, options, metrics)
         # One address, as the gRPC server takes: localhost may stand for two.
-        self._host = "127.0.0.1" if host == "localhost" else host.strip("[]")
+        self._host = host.strip("[]")
         self.timeout = options.timeout_ms / 1000 if options.timeout_ms > 0 else None
-        self._threads = options.max_threads or _THREADS
+        self._threads = options.max_threads
         self._lock = threading.Lock()  # guards the number of admitted requests
         self._admitted = 0
         # Of the thread that serves: requests that are open, and connections without one, the
@@ -51,10 +49,8 @@ class RestServer:
         self.exchanges: set[_Exchange] = set()
         self.idle: dict[iostream.IOStream, None] = {}
         self.stopping = False  # connections end with their next answer
-        self._max_connections = options.limits.connections
         self._thread: threading.Thread | None = None
         self._executor = futures.ThreadPoolExecutor(self._threads, thread_name_prefix="rest")
-        self._grace = _GRACE_SECONDS
 
     def start(self) -> None:
         """Listens; raises OSError when the port is in use, or may not be listened on."""
@@ -75,7 +71,7 @@ class RestServer:
         )
         self._thread.start()
 
-    def stop(self, grace: float = _GRACE_SECONDS) -> bool:
+    def stop(self, grace: float) -> bool:
         """Takes no more requests; whether those that run finished within `grace` seconds."""
         if self._thread is None:
             return True

@@ -139,7 +139,8 @@ def outputs_json(outputs: Mapping[str, tensor_pb2.TensorProto]) -> str:
 
 def _nested(name: str, tensor: tensor_pb2.TensorProto) -> object:
     """The JSON of every value, in lists as nested as the tensor."""
-    values = decode_tensor(tensor).ravel()
+    array = decode_tensor(tensor)
+    values = array.ravel()
     if tensor.dtype in (types_pb2.DT_FLOAT, types_pb2.DT_DOUBLE):
         nested = decimals(values)
     elif tensor.dtype == types_pb2.DT_BOOL:
@@ -152,11 +153,7 @@ def _nested(name: str, tensor: tensor_pb2.TensorProto) -> object:
         nested = list(map(str, values.tolist()))
     else:
         raise invalid(f"Failed to write JSON value for tensor type: {dtype_name(tensor.dtype)}")
-    shape = [dim.size for dim in tensor.tensor_shape.dim]
-    for axis in range(len(shape) - 1, 0, -1):
-        count, size = int(np.prod(shape[:axis])), shape[axis]
-        nested = [nested[i * size : (i + 1) * size] for i in range(count)]
-    return nested if shape else nested[0]
+    return np.array(nested, object).reshape(array.shape).tolist()
 
 
 def results_json(result: Message) -> str:

@@ -12,7 +12,7 @@ import tensorflow_text  # noqa: F401  registers the TF-Text ops that a model's g
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, rewriter_config_pb2
 from tensorflow.python.client import pywrap_tf_session
 
-from export.closure.graph import called, compiled_functions, is_xla, node_name
+from export.closure.graph import Graph, called, is_xla
 from export.server.run.batching import BatchedRuns, BatchingParameters
 from export.server.status import RequestClock, ServingError
 
@@ -226,27 +226,16 @@ def _load_error(path: str, tags: Sequence[str], error: BaseException) -> BaseExc
 
 def _compiled_nodes(meta_graph: meta_graph_pb2.MetaGraphDef) -> dict[str, str]:
     """Output tensor -> the first node that it may reach and that only XLA can run."""
-    functions = {f.signature.name: f for f in meta_graph.graph_def.library.function}
-    nodes = {node.name: node for node in meta_graph.graph_def.node}
-    compiled = compiled_functions(functions)
-    inner = (node for function in functions.values() for node in function.node_def)
-    if not compiled and not any(map(is_xla, [*nodes.values(), *inner])):
+    graph = Graph(meta_graph)
+    inner = (node for function in graph.functions.values() for node in function.node_def)
+    if not graph.compiled and not any(map(is_xla, [*graph.nodes.values(), *inner])):
         return {}
 
     def first(tensor: str) -> str:
-        pending, seen = [("", nodes.get(node_name(tensor)))], set()
-        while pending:
-            function, node = pending.pop()
-            if node is None or (function, node.name) in seen:
-                continue
-            seen.add((function, node.name))
-            callees = [name for name in called(node) if name in functions]
-            if is_xla(node) or not compiled.isdisjoint(callees):
-                prefix = f"{{{{function_node {function}}}}}" if function else ""
+        for way, node in graph.reached([tensor]):
+            if is_xla(node) or not graph.compiled.isdisjoint(called(node)):
+                prefix = f"{{{{function_node {way[-1]}}}}}" if way else ""
                 return f"{prefix}{{{{node {node.name}}}}}"
-            if not function:
-                pending += [("", nodes.get(node_name(name))) for name in node.input]
-            pending += [(name, found) for name in callees for found in functions[name].node_def]
         return ""
 
     signatures = meta_graph.signature_def.values()
