@@ -10,8 +10,6 @@ python -m trainers --help_config
 Run the same command again to go on where it was.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import time

@@ -10,8 +10,6 @@ checkpoint before. Files are written by a thread of their own, from copies of th
 training goes on.
 """
 
-from __future__ import annotations
-
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -53,11 +51,11 @@ class Progress:
     # Training metrics of a step whose evaluation is still to be done.
     training_logs: dict[str, float] = dataclasses.field(default_factory=dict)
     sha256: str = ""  # of the checkpoint's values, "" before the first
-    best_sha256: str = ""  # of the best weights; "" before the first, and in older checkpoints
+    best_sha256: str = ""  # of the best weights; "" before the first
     # The evaluations so far, as `metrics.jsonl` has them, which is written anew from here where it
-    # was damaged; older checkpoints have none.
+    # was damaged.
     records: tuple[dict[str, int | float], ...] = ()
-    planned_steps: int = 0  # `steps` of the config at that time; 0 in older checkpoints
+    planned_steps: int = 0  # `steps` of the config at that time; 0 before the first
     # (step, planned_steps before) of each time that the run was made longer.
     extensions: tuple[tuple[int, int], ...] = ()
 
@@ -67,9 +65,7 @@ def read_progress(path: Path) -> Progress:
     values = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(values, dict):
         raise ValueError("not a JSON object")
-    # Checkpoints of older releases have no digest of their own.
-    digest = values.pop(_DIGEST, None)
-    if digest is not None and digest != _digest(values):
+    if values.pop(_DIGEST, None) != _digest(values):
         raise ValueError(f"its values are not those that {_DIGEST!r} was computed from")
     return from_dict(Progress, values)
 
@@ -169,11 +165,6 @@ class Checkpoints:
             return progress
         if damaged:
             raise ValueError(f"{damaged[0]}; restore it or start in another --workdir")
-        if (self.folder / "latest.json").is_file():
-            raise ValueError(
-                f"{self.folder}: the checkpoints in it are of an older release; go on with that "
-                "one, or start in another --workdir"
-            )
         return None
 
     def restore(self, trained_model: keras.Model, step: int) -> None:

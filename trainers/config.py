@@ -5,8 +5,6 @@ read of data is in `trainers.data.config`, how text is read in `zoo.text.config`
 imports TensorFlow or Keras: a mistake in a command is answered in half a second.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import inspect
 import json

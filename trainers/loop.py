@@ -1,7 +1,5 @@
 """The training loop: fit, evaluate, resume, write the bundle and the report."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import sys
@@ -318,9 +316,6 @@ def _resume(
             f"{checkpoints.folder.parent}: the data at {task.config.data.named!r} are not those "
             "this run began with. Restore it, or start in another --workdir"
         )
-    if not progress.records and progress.evaluated_step:  # of an older release
-        records = tuple(log.read(progress.evaluated_step))
-        progress = dataclasses.replace(progress, records=records)
     progress = _extended(progress, task.config)
     if distribution.is_chief:
         log.restore(progress.records)

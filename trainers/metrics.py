@@ -1,7 +1,5 @@
 """What a run measured: `metrics.jsonl`, one line an evaluation, and `scores.json` at its end."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Sequence
@@ -35,8 +33,8 @@ class MetricsLog:
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(_line(record))
 
-    def read(self, last_step: int | None = None) -> list[dict[str, float]]:
-        """All lines, or those up to the one of `last_step`; ValueError names a damaged one."""
+    def read(self) -> list[dict[str, float]]:
+        """All lines; ValueError names a damaged one."""
         records = []
         for number, line in enumerate(self._content().splitlines(), 1):
             try:
@@ -46,14 +44,7 @@ class MetricsLog:
             if not isinstance(record, dict) or "step" not in record:
                 raise ValueError(f'{self.path}:{number}: no "step" in it; remove it')
             records.append(record)
-            if record["step"] == last_step:
-                return records
-        if last_step is None:
-            return records
-        raise ValueError(
-            f"{self.path}: has no line of step {last_step}, which a checkpoint is of; restore the "
-            "file or start in another --workdir"
-        )
+        return records
 
     def restore(self, records: Sequence[dict[str, float]]) -> None:
         """Makes the file that of `records`: a resumed run does the steps of later lines again."""

@@ -1,7 +1,5 @@
 """A run on a user's own file: what the file holds is found by looking, the rest is chosen."""
 
-from __future__ import annotations
-
 import dataclasses
 import glob
 import math

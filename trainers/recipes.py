@@ -4,8 +4,6 @@ Times are for 2 CPU cores unless a GPU is named. `--set=finetune.init_from=runs/
 starts the BERT ones from the weights (and the vocabulary) of that recipe.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import inspect

@@ -1,7 +1,5 @@
 """The tokenizer of a run: read from a vocabulary, or trained on the texts."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ A workdir in an object store, such as `gs://bucket/run`, is a local folder, wher
 and atomic, and a copy kept there: by `tf.io.gfile`, after each checkpoint and at the end.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 from collections.abc import Iterator

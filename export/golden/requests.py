@@ -163,4 +163,4 @@ def write_warmup(requests: Sequence[GoldenPair], path: Path) -> None:
                     request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
             request.model_spec.name = "default"  # a server ignores the name in a warm-up record
             request.model_spec.signature_name = pair.signature
-            writer.write(log.SerializeToString())
+            writer.write(log.SerializeToString(deterministic=True))

@@ -8,13 +8,14 @@ import sys
 
 if __name__ == "__main__":
     from export import leave_out_unused
-    from zoo.output import outlive_readers
+    from zoo.output import outlive_readers, quiet_imports
 
     outlive_readers()
     leave_out_unused()
     from absl import logging
 
-    from export.server.program import main
+    with quiet_imports():
+        from export.server.program import main
 
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)

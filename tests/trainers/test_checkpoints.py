@@ -201,14 +201,6 @@ def test_damaged_progress_is_named(tmp_path, content):
         Checkpoints(tmp_path).latest()
 
 
-def test_checkpoints_of_an_older_release_are_not_overwritten(tmp_path):
-    folder = tmp_path / "checkpoints"
-    folder.mkdir()
-    (folder / "latest.json").write_text("{}")
-    with pytest.raises(ValueError, match="of an older release"):
-        Checkpoints(tmp_path).latest()
-
-
 @pytest.mark.parametrize("content", [b"", b"half a file", None])
 def test_weights_that_cannot_be_read_are_named(model, tmp_path, content):
     checkpoints = Checkpoints(tmp_path)
@@ -265,7 +257,7 @@ def test_a_full_disk_leaves_what_was_there(model, tmp_path, monkeypatch, fill):
     assert Checkpoints(tmp_path).latest() == saved
 
 
-def test_the_log_is_read_up_to_a_step(tmp_path, warnings):
+def test_the_log_is_restored_up_to_a_step(tmp_path, warnings):
     log = MetricsLog(tmp_path)
     assert log.read() == []
     log.restore([])
@@ -275,11 +267,8 @@ def test_the_log_is_read_up_to_a_step(tmp_path, warnings):
         file.write('{"ste')
     with pytest.raises(ValueError, match=r"metrics\.jsonl:4: not JSON"):
         log.read()
-    assert log.read(20) == [{"step": 10}, {"step": 20}]
-    log.restore(log.read(20))
+    log.restore([{"step": 10}, {"step": 20}])
     assert log.read() == [{"step": 10}, {"step": 20}]
-    with pytest.raises(ValueError, match="has no line of step 25"):
-        log.read(25)
     assert warnings == []
 
 
@@ -289,7 +278,7 @@ def test_a_damaged_log_is_named(tmp_path, line):
     log.append({"step": 10})
     log.path.write_bytes(log.path.read_bytes() + line + b'\n{"step": 20}\n')
     with pytest.raises(ValueError, match=r"metrics\.jsonl:2: .*remove it"):
-        log.read(20)
+        log.read()
 
 
 @pytest.mark.parametrize("content", [None, b'{"step": 10}\n', b'\xff"step": 10}\n{"step": 20}\n'])
@@ -322,15 +311,3 @@ def test_damaged_best_weights_belong_to_the_checkpoint(model, tmp_path):
     checkpoints.wait()
     damage(checkpoints.best(7))
     assert checkpoints.latest().step == 6
-
-
-def test_a_checkpoint_without_the_digest_of_an_older_release_is_taken(model, tmp_path):
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(model, Progress(6))
-    checkpoints.wait()
-    path = checkpoints.path(6).with_suffix(".json")
-    values = json.loads(path.read_text())
-    for key in ("digest", "best_sha256", "records", "planned_steps", "extensions"):
-        del values[key]
-    path.write_text(json.dumps(values))
-    assert Checkpoints(tmp_path).latest() == Progress(6, sha256=values["sha256"])

@@ -4,8 +4,6 @@ Texts after EDA (Wei & Zou, 2019), but new words are drawn from the batch or a v
 a thesaurus; masks as BERT has them, drawn anew at every step. All is a pure function of the seed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 

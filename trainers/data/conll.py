@@ -5,8 +5,6 @@ Tags of any scheme come out as BIO (IOB2). A sequence that breaks its scheme, su
 is a comment unless it has the columns of a word and a tag: tweets begin with "#" as well.
 """
 
-from __future__ import annotations
-
 import functools
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """Running text: its documents, split and encoded; one corpus, or several that are mixed."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import re

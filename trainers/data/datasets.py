@@ -3,8 +3,6 @@
 Files are looked for under data_dir (or ZOO_DATA), then downloaded once, with their checksum.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -4,8 +4,6 @@ Texts are kept as they stand, empty ones too (with a warning). A row without a l
 is one whose label is NaN or infinite, which is how programs write a number that is missing.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections import Counter

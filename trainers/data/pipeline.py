@@ -5,8 +5,6 @@ streams are read by blocks of examples, each with a fixed number of every stream
 (seed, block) chooses: shares hold all the time, and a small stream comes again when it is used up.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable, Sequence

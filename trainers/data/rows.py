@@ -5,8 +5,6 @@ CSV and JSON by Python's own modules: pandas, pyarrow and datasets read 48 MB of
 size. The packages for Parquet (`pyarrow`) and data sets (`datasets`) are not installed with us.
 """
 
-from __future__ import annotations
-
 import csv
 import difflib
 import importlib

@@ -14,8 +14,6 @@ Sizes are checked when the data are opened, and so is every byte of up to a giga
 record is checked against its CRC-32C as it is read, and `TokenShards.check` then names the shard.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import hashlib

@@ -1,7 +1,5 @@
 """Finding data: files, folders, globs, addresses, published files, and corpora by name."""
 
-from __future__ import annotations
-
 import fnmatch
 import glob
 import hashlib

@@ -1,7 +1,5 @@
 """Looking at a file that is a mystery: its format, separator, encoding, header and columns."""
 
-from __future__ import annotations
-
 import codecs
 import dataclasses
 import itertools

@@ -1,7 +1,5 @@
 """Bytes of files to clean text: compression, encodings, and large files in blocks of lines."""
 
-from __future__ import annotations
-
 import bz2
 import codecs
 import contextlib

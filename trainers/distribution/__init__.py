@@ -1,7 +1,5 @@
 """Where a run computes: one device, several, several machines; the global batch stays the same."""
 
-from __future__ import annotations
-
 from trainers.distribution.strategies import Distribution, make_distribution
 
 __all__ = ["Distribution", "make_distribution"]

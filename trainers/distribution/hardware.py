@@ -1,7 +1,5 @@
 """What the hardware is, and what it decides: precision, and whether XLA compiles the step."""
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path

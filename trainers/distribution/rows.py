@@ -1,7 +1,5 @@
 """Rows of a global batch: those of a worker, as many as divide, and those of a replica."""
 
-from __future__ import annotations
-
 import keras
 import tensorflow as tf
 

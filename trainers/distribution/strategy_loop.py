@@ -6,8 +6,6 @@ step is the one that one device makes. `build_metrics`, `_train_step`, `_apply` 
 names.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import keras

@@ -1,7 +1,5 @@
 """Several machines: the workers that TF_CONFIG names, and which of them TensorFlow misses."""
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 import os

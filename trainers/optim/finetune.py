@@ -1,7 +1,5 @@
 """Fine-tuning: where the weights start from, and which of them move."""
 
-from __future__ import annotations
-
 import json
 import math
 

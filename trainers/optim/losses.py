@@ -4,8 +4,6 @@ example.
 Where padding has weight 0 take `reduction="mean_with_sample_weight"`: the default counts it.
 """
 
-from __future__ import annotations
-
 import keras
 from keras import ops
 

@@ -1,7 +1,5 @@
 """The optimizer that a config names, AdamW or Muon, and its learning rate over a run."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import re

@@ -1,7 +1,5 @@
 """Cheap models that a report prints beside the trained one; each trains in seconds on one core."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import re

@@ -1,7 +1,5 @@
 """How well a run used its machine: model FLOPs utilisation, the input pipeline, memory."""
 
-from __future__ import annotations
-
 import math
 import re
 import resource

@@ -1,7 +1,5 @@
 """Pictures of a report: the run's losses, confusion between classes, confidence and accuracy."""
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What a person looks at after training: `report.md` with what the task has to show, `loss.png`."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 import os

@@ -1,7 +1,5 @@
 """Sections of `report.md` for tasks on texts: scores beside a baseline's, and what is wrong."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence

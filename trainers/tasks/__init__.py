@@ -1,7 +1,5 @@
 """Task name -> what it trains: data, model, loss and metrics."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from trainers.config import TrainConfig

@@ -1,7 +1,5 @@
 """What the training loop needs of a task, and where its weights start; the loop knows no more."""
 
-from __future__ import annotations
-
 import abc
 from collections.abc import Mapping
 from pathlib import Path

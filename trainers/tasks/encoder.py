@@ -1,7 +1,5 @@
 """The engine of tasks on labelled texts: splits, tokenizer, model, batches, scores, report."""
 
-from __future__ import annotations
-
 import abc
 import functools
 import hashlib

@@ -1,7 +1,5 @@
 """Tasks on running text: "lm", next tokens by a GPT or an LSTM, and "mlm", masked tokens."""
 
-from __future__ import annotations
-
 import math
 
 import keras

@@ -1,7 +1,5 @@
 """What tasks lm and mlm share: running text of one corpus or several, prepared or not."""
 
-from __future__ import annotations
-
 import abc
 import contextlib
 import math

@@ -1,7 +1,5 @@
 """Tasks on tables of texts: "classify" and "pair" (labels), "regress" (numbers), "embed"."""
 
-from __future__ import annotations
-
 import abc
 
 import keras

@@ -1,7 +1,5 @@
 """Tasks whose answers are tokens of the text: "tag", one for each word, and "span", questions."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

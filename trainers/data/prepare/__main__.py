@@ -7,8 +7,6 @@ python -m trainers.data.prepare --verify=FOLDER
 Run the same command again to go on where it was. Then: python -m trainers --set=data.train=FOLDER
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

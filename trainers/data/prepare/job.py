@@ -7,8 +7,6 @@ index.json           written when all units are finished; see `trainers.data.sha
 A job that was killed goes on with the units that are not finished, by whichever of the three.
 """
 
-from __future__ import annotations
-
 import concurrent.futures
 import contextlib
 import functools
@@ -125,10 +123,7 @@ def claimed(folder: Path) -> contextlib.AbstractContextManager[None]:
 def _read_plan(folder: Path) -> Plan:
     path = folder / PLAN_FILE
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        for name in ("reading", "validation_reading"):  # of earlier releases
-            values.pop(name, None)
-        return from_dict(Plan, values, where=str(path))
+        return from_dict(Plan, json.loads(path.read_text(encoding="utf-8")), where=str(path))
     except ValueError as error:
         raise PrepareError(f"{path}: damaged ({error}); choose another --out") from error
 

@@ -3,8 +3,6 @@
 It follows from source and settings alone: any number of processes, and Beam, make the same shards.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import itertools
