@@ -225,6 +225,10 @@ class GPTConfig(TransformerConfig):
             return self.layer_types[layer % len(self.layer_types)]
         return "full_attention" if self.sliding_window is None else "sliding_attention"
 
+    def has_rotary_positions(self, layer: int) -> bool:
+        """Whether a layer, counted from 0, has rotary positions."""
+        return self.positions == "rotary" and self.rotary_layers[layer % len(self.rotary_layers)]
+
     def attention_options(self, layer: int) -> AttentionOptions:
         """What attention does in a layer, counted from 0."""
         options = super().attention_options(layer)
@@ -232,10 +236,9 @@ class GPTConfig(TransformerConfig):
         base, scaling = options.rotary_base, self.rotary_scaling
         if slides and self.local_rotary_base is not None:
             base, scaling = self.local_rotary_base, None
-        turns = self.positions == "rotary" and self.rotary_layers[layer % len(self.rotary_layers)]
         return options._replace(
             query_scale=(self.query_scalar or self.head_dim) ** -0.5,
-            rotary_base=base if turns else None,
+            rotary_base=base if self.has_rotary_positions(layer) else None,
             rotary_channels=int(self.head_dim * self.rotary_fraction),
             rotary_scaling=scaling,
             window=self.sliding_window if slides else None,
