@@ -76,9 +76,9 @@ def read_huggingface(folder: Path, task: str | None = None) -> Bundle:
         return bundle_in_memory(folder, model, tokenizer, labels=described.labels, text=text)
 
 
-def read_lm(folder: Path) -> keras.Model:
-    """The language model in a folder, whose tokenizer is not read."""
-    fields, described = _read_description(folder, "lm")
+def read_model(folder: Path) -> keras.Model:
+    """The model in a folder, without its tokenizer."""
+    fields, described = _read_description(folder, None)
     return _read_model(_weight_files(folder, fields, described), described, None)
 
 
