@@ -228,6 +228,13 @@ def test_a_missing_tensor_is_named(name, tensor, tmp_path):
     refused(folder, "missing tensors", tensor.removeprefix("model."))
 
 
+def test_tensors_of_other_shapes_that_would_fit_together(tmp_path):
+    folder = copy_of("llama", tmp_path)
+    query, key = (f"model.layers.0.self_attn.{name}_proj.weight" for name in "qk")
+    change_weights(folder, lambda all: {**all, query: all[key], key: all[query]})
+    refused(folder, f"{query.removeprefix('model.')} is (16, 16)", "the rows are (32, 16, 16) here")
+
+
 def test_the_nearest_model_of_transformers_is_named():
     tiny = {"num_layers": 1, "num_heads": 2, "hidden_dim": 8, "activation": "swiglu"}
     plain = GPTConfig(9, 8, **tiny, qk_norm=False)

@@ -61,8 +61,8 @@ class TransformerConfig:
     Attributes:
         context_length: longest sequence of tokens the model attends over, special tokens
             included; with learned positions a hard limit.
-        num_heads: query heads; must divide `hidden_dim`, the width of the residual stream, where
-            nothing else says how wide they are.
+        num_heads: query heads; must divide `hidden_dim`, the width of the residual stream, unless
+            a GPT's `key_dim` says how wide they are.
         intermediate_dim: width inside the feed-forward block; `None` means 4 x `hidden_dim`.
         positions: "learned" (GPT-2, BERT) or "rotary" (Su et al., 2021).
         rotary_base: longest rotary wavelength over 2 pi.
@@ -94,7 +94,7 @@ class TransformerConfig:
     initializer_range: float = 0.02
 
     def __post_init__(self) -> None:
-        if self.head_dim * self.num_heads != self.hidden_dim and not self._own_head_dim:
+        if self.hidden_dim % self.num_heads and getattr(self, "key_dim", None) is None:
             raise ConfigError(
                 "hidden_dim must be a multiple of num_heads. "
                 f"Received: hidden_dim={self.hidden_dim}, num_heads={self.num_heads}"
@@ -109,11 +109,7 @@ class TransformerConfig:
     @property
     def head_dim(self) -> int:
         """Channels of one attention head."""
-        return self._own_head_dim or self.hidden_dim // self.num_heads
-
-    @property
-    def _own_head_dim(self) -> int | None:
-        return getattr(self, "key_dim", None)
+        return getattr(self, "key_dim", None) or self.hidden_dim // self.num_heads
 
     def attention_options(self, layer: int) -> AttentionOptions:
         """What attention does in a layer, counted from 0."""

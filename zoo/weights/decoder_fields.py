@@ -37,7 +37,7 @@ class Rotary:
         values: dict[str, Any] = {}
         # As in transformers 5: what is said in the older way counts.
         name = "rope_scaling" if fields.values.get("rope_scaling") else "rope_parameters"
-        part = fields.part(name) if fields.values.get(name) else Fields({}, f"{fields.where}")
+        part = fields.part(name) if fields.values.get(name) else Fields({}, fields.where)
         if self.local_base:
             local = Fields({}, fields.where)
             if name == "rope_parameters" and part.values:
@@ -150,11 +150,7 @@ class Windows:
         if types is None:
             return self.unlisted(fields, num_layers)
         known = ("full_attention", "sliding_attention")
-        if (
-            not isinstance(types, list)
-            or len(types) != num_layers
-            or set(map(str, types)) - {*known}
-        ):
+        if not _is_list(types, num_layers, known):
             raise BundleError(
                 f"{fields.where}: layer_types must be one of {', '.join(known)} for each of the "
                 f"{num_layers} layers. Received: {types!r:.80}"
@@ -181,11 +177,7 @@ class RotaryLayers:
         if turns is None:
             interval = fields.whole("no_rope_layer_interval", 4, most=_MAX_LAYERS)
             return {"rotary_layers": (True,) * (interval - 1) + (False,)}
-        if (
-            not isinstance(turns, list)
-            or len(turns) != num_layers
-            or set(map(str, turns)) - {*"01"}
-        ):
+        if not _is_list(turns, num_layers, (0, 1)):
             raise BundleError(
                 f"{fields.where}: no_rope_layers must be 0 or 1 for each of the {num_layers} "
                 f"layers. Received: {turns!r:.80}"
@@ -216,3 +208,8 @@ class Biases:
         """Their fields."""
         values = {"attention_bias": config.has_bias("output")}
         return values | ({"mlp_bias": config.has_bias("expand")} if self.has_feedforward else {})
+
+
+def _is_list(values: Any, length: int, known: tuple[Any, ...]) -> bool:
+    """Whether `values` is a list of so many `known` ones."""
+    return isinstance(values, list) and len(values) == length and all(v in known for v in values)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from zoo.config import ConfigError, Fields
+from zoo.config import ConfigError, Fields, to_dict
 from zoo.files import BundleError
 from zoo.models.configs import ModelConfig
 
@@ -50,6 +50,9 @@ class Tensors:
 
     def to_variable(self, arrays: list[np.ndarray]) -> np.ndarray:
         """The variable's value, from the tensors' in the order of `names`."""
+        if self.sizes and [array.shape[:1] for array in arrays] != [(n,) for n in self.sizes]:
+            shapes = ", ".join(f"{name} is {a.shape}" for name, a in zip(self.names, arrays))
+            raise BundleError(f"{shapes} there, and the rows are {self.sizes} here")
         if self.heads:
             arrays = [_transpose_rows(array, self.heads, 3) for array in arrays]
         if self.layout == "linear":
@@ -112,9 +115,11 @@ class Option:
 class Group(Protocol):
     """Fields that mean something only together; see `zoo.weights.decoder_fields`."""
 
-    def read(self, fields: Fields, num_layers: int) -> dict[str, Any]: ...
+    def read(self, fields: Fields, num_layers: int) -> dict[str, Any]:
+        """Fields of our config."""
 
-    def write(self, config: Any) -> dict[str, Any]: ...
+    def write(self, config: Any) -> dict[str, Any]:
+        """Their fields."""
 
 
 # What a field of ours means in a config.
@@ -198,9 +203,9 @@ class Family:
         except (ConfigError, BundleError) as error:
             yield str(error)
             return
-        for name in (item.name for item in fields(config) if item.name not in own):
+        for name in to_dict(config):
             value, expressed = resolved(config, name), resolved(again, name)
-            if value != expressed:
+            if value != expressed and name not in own:
                 yield f"model.{name} is {value!r:.80}, not {expressed!r:.80}"
 
     def skipped_positions(self, fields: Fields) -> int:
@@ -268,7 +273,9 @@ class Family:
                 table = Tensors(names, self._layout(ours, weight))
                 if ours.endswith("attention/qkv") and self.qkv_by_head:
                     table = replace(table, heads=config.num_heads)
-                elif ours.endswith("attention/qkv") and len(names) == 3:
+                elif (
+                    ours.endswith("attention/qkv") and len(names) == 3 and table.layout == "linear"
+                ):
                     heads = (config.num_heads, config.key_value_heads, config.key_value_heads)
                     table = replace(table, sizes=tuple(config.head_dim * n for n in heads))
                 elif weight == "scale":
@@ -293,4 +300,4 @@ def _weight_names(layer: str, config: ModelConfig | None) -> tuple[str, ...]:
         return ("kernel", "bias") if config is None or config.has_bias(layer) else ("kernel",)
     if layer in ("query_norm", "key_norm") or (config is not None and config.norm == "rms_norm"):
         return ("scale",)
-    return ("gamma", "beta") if config is None or config.use_bias else ("gamma",)
+    return ("gamma", "beta") if config is None or config.use_bias is True else ("gamma",)

@@ -79,7 +79,9 @@ def read_huggingface(folder: Path, task: str | None = None) -> Bundle:
 def read_model(folder: Path) -> keras.Model:
     """The model in a folder, without its tokenizer."""
     fields, described = _read_description(folder, None)
-    return _read_model(_weight_files(folder, fields, described), described, None)
+    files = _weight_files(folder, fields, described)
+    with blaming(fields.where):
+        return _read_model(files, described, None)
 
 
 def _read_description(folder: Path, task: str | None) -> tuple[Fields, _Description]:

@@ -114,10 +114,12 @@ def _architecture(model_type: str, task: str) -> str:
     return next(name for name, does in classes.items() if does == SAME_HEAD.get(task, task))
 
 
-def _token_ids(tokenizer: Tokenizer, model_type: str) -> dict[str, int]:
+def _token_ids(tokenizer: Tokenizer, model_type: str) -> dict[str, int | None]:
     """Fields of `config.json` that name ids."""
     if HUGGINGFACE[model_type].config is GPTConfig:
-        return {"bos_token_id": tokenizer.end_id, "eos_token_id": tokenizer.end_id}
+        end = tokenizer.end_id
+        # Said, because defaults such as Phi-3's 32000 need not be rows of this embedding.
+        return {"bos_token_id": end, "eos_token_id": end, "pad_token_id": None}
     ids = {"pad_token_id": tokenizer.pad_id}
     if model_type == "roberta":
         ids |= {"bos_token_id": tokenizer.cls_id, "eos_token_id": tokenizer.sep_id}
