@@ -271,11 +271,10 @@ class Family:
             for weight in _weight_names(ours.rpartition("/")[2], config):
                 names = tuple(name + self.weights[weight] for name in theirs.split())
                 table = Tensors(names, self._layout(ours, weight))
-                if ours.endswith("attention/qkv") and self.qkv_by_head:
+                is_qkv = ours.endswith("attention/qkv")
+                if is_qkv and self.qkv_by_head:
                     table = replace(table, heads=config.num_heads)
-                elif (
-                    ours.endswith("attention/qkv") and len(names) == 3 and table.layout == "linear"
-                ):
+                elif is_qkv and table.layout == "linear" and len(names) == 3:
                     heads = (config.num_heads, config.key_value_heads, config.key_value_heads)
                     table = replace(table, sizes=tuple(config.head_dim * n for n in heads))
                 elif weight == "scale":
