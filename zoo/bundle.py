@@ -94,8 +94,8 @@ class Bundle:
         task="pair" reads it back as what it was.
 
         Raises:
-            ValueError: a model that none of transformers' bert, distilbert, roberta and gpt2 can
-                express (the fields are named), or a folder that holds a bundle.
+            ValueError: a model that none of the families in docs/weights.md can express (the
+                fields are named), or a folder that holds a bundle.
             OSError: the folder cannot be written.
         """
         folder = Path(folder)

@@ -35,7 +35,7 @@ _ONE_NETWORK = {"classify", "pair"}  # between the two the head is kept, too
 def load(folder: str | os.PathLike[str], task: str | None = None) -> Bundle:
     """Reads a bundle, or a model of Hugging Face's transformers, and checks that all fits together.
 
-    Models of transformers are bert, distilbert, roberta and gpt2 in safetensors format, those of
+    Models of transformers are the families in docs/weights.md in safetensors format, those of
     sentence-transformers included. Pickles are not read.
 
     Args:

@@ -7,7 +7,7 @@ from keras import ops
 
 from zoo.generation.loop import SamplingOptions
 from zoo.models.build import build
-from zoo.models.configs import BertConfig, GPTConfig, LSTMConfig
+from zoo.models.configs import BertConfig, GPTConfig, LSTMConfig, RotaryScaling
 
 VOCABULARY_SIZE = 13
 
@@ -41,6 +41,31 @@ CONFIGS = {
         **_GPT, activation="swiglu", intermediate_dim=10, tie_embeddings=False
     ),
     "gpt_dropout": GPTConfig(**_GPT, dropout=0.5),
+    "gpt_sliding": GPTConfig(
+        **_GPT,
+        key_dim=6,
+        num_kv_heads=2,
+        activation="geglu_tanh",
+        norm_placement="both",
+        use_bias="attention",
+        rotary_fraction=0.7,
+        rotary_scaling=RotaryScaling("llama3", 8.0, original_length=12),
+        layer_types=("sliding_attention", "full_attention"),
+        sliding_window=3,
+        local_rotary_base=100.0,
+        query_scalar=4,
+        attention_soft_cap=4.0,
+        logit_soft_cap=9.0,
+        scale_embeddings=True,
+    ),
+    "gpt_parallel": GPTConfig(
+        **_GPT,
+        norm="layer_norm",
+        qk_norm="projection",
+        parallel_residual=True,
+        use_bias=True,
+        rotary_layers=(True, False),
+    ),
     "gpt_token_shift": GPTConfig(**_GPT, token_shift=3, num_kv_heads=2),
     "lstm_defaults": LSTMConfig(**_LSTM),
     "lstm_one_layer_dropout": LSTMConfig(**_LSTM, num_layers=1, dropout=0.5),

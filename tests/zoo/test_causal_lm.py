@@ -64,7 +64,9 @@ def test_cached_decoding_equals_forward_pass(name):
 
 
 # Each kind of layer and of option that a config can bring.
-@pytest.mark.parametrize("name", ["gpt_faithful", "gpt_swiglu_untied", "lstm_projected"])
+@pytest.mark.parametrize(
+    "name", ["gpt_faithful", "gpt_swiglu_untied", "gpt_sliding", "gpt_parallel", "lstm_projected"]
+)
 def test_keras_file_and_config_round_trip(name, tmp_path):
     model, ids = shared_model(name), random_ids(2, 9)
     model.save(tmp_path / "model.keras")
@@ -80,7 +82,7 @@ def test_dropout_is_on_in_training_only(name):
     assert np.abs(numpy(model(ids, training=True)) - numpy(forward(model)(ids))).max() > 1e-3
 
 
-@pytest.mark.parametrize("name", ["gpt_swiglu_untied", "lstm_projected"])
+@pytest.mark.parametrize("name", ["gpt_swiglu_untied", "gpt_sliding", "lstm_projected"])
 def test_fit_learns_and_moves_every_weight(name):
     model = make_model(name)
     before = [numpy(weight) for weight in model.trainable_weights]

@@ -26,6 +26,7 @@ def numpy(tensor):
         {"positions": "learned", "norm": "layer_norm"},
         {"num_kv_heads": 1, "qk_norm": False},
         {"token_shift": 3},
+        {"sliding_window": 3},
     ],
 )
 def test_packed_is_each_document_alone(options):

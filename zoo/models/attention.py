@@ -10,22 +10,29 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
-from zoo.models.blocks import TransformerLayer, as_rows, is_one, make_dense
-from zoo.models.configs import TransformerConfig
+from zoo.models.blocks import TransformerLayer, as_rows, is_one, make_dense, soft_cap
+from zoo.models.configs import RotaryScaling, TransformerConfig
 
 
-def attend(query, key, value, bias=None, dropout=None, training=None):
-    """Each query's mix of values, (B, N, T, H) as the queries; `bias` to (B, K, G*T, L) scores."""
+def attend(query, key, value, bias=None, dropout=None, training=None, scale=None, cap=None):
+    """Each query's mix of values, (B, N, T, H) as the queries; `bias` to (B, K, G*T, L) scores.
+
+    Queries are multiplied by `scale`, by default 1 / sqrt(H); `cap` is the scores' soft cap.
+    """
     heads, length, head_dim = query.shape[1], ops.shape(query)[2], query.shape[3]
     kv_heads = key.shape[1]
     if heads != kv_heads:
         # Query heads that share a key head lie next to each other: fold them into rows.
         query = ops.reshape(query, (-1, kv_heads, (heads // kv_heads) * length, head_dim))
-    scores = ops.matmul(query * head_dim**-0.5, ops.transpose(key, (0, 1, 3, 2)))
+    scale = head_dim**-0.5 if scale is None else scale
+    scores = ops.matmul(query * scale, ops.transpose(key, (0, 1, 3, 2)))
     # float32: softmax over many keys loses digits in half precision.
     scores = ops.cast(scores, "float32")  # (B, K, G*T, L)
+    if cap is not None:
+        scores = soft_cap(scores, cap)
     if bias is not None:
         scores = scores + bias
     weights = ops.cast(ops.softmax(scores, axis=-1), value.dtype)
@@ -35,6 +42,17 @@ def attend(query, key, value, bias=None, dropout=None, training=None):
     if heads != kv_heads:
         mixed = ops.reshape(mixed, (-1, heads, length, head_dim))
     return mixed
+
+
+def is_visible(queries, keys, window: int | None = None):
+    """Whether tokens at `queries` (..., T) see those at `keys` (L,), themselves and the past.
+
+    With a `window` only so many of the last: (..., T, L) bool.
+    """
+    visible = queries[..., None] >= keys
+    if window is None:
+        return visible
+    return ops.logical_and(visible, queries[..., None] < keys + window)
 
 
 def attention_bias(visible, config: TransformerConfig):
@@ -56,7 +74,8 @@ class CacheSlots(NamedTuple):
     length: object
     positions: object  # (B, T) int32, the slot of each new token, and its place in the text
     indices: object  # (B*K*T, 3) int32, row, head and slot that each new key and value goes to
-    bias: object  # (B, 1, T or G*T, L) float32: a token sees the slots up to its own
+    # By window, the biases (B, 1, T or G*T, L) float32: a token sees the slots up to its own.
+    biases: dict[int | None, object]
     lengths: object  # (B,) int32, how many of a row's new tokens are real; None means all
     write: Callable  # as keras.ops.scatter_update
 
@@ -72,8 +91,13 @@ def cache_slots(
     heads = ops.broadcast_to(ops.arange(kv_heads, dtype="int32")[None, :, None], shape)
     slots = ops.broadcast_to(positions[:, None, :], shape)
     indices = ops.reshape(ops.stack([rows, heads, slots], axis=-1), (-1, 3))
-    visible = positions[:, None, :, None] >= ops.arange(count, dtype="int32")  # (B, 1, T, L)
-    return CacheSlots(length, positions, indices, attention_bias(visible, config), lengths, write)
+    windows = {config.attention_options(layer).window for layer in range(config.num_layers)}
+    every = ops.arange(count, dtype="int32")
+    biases = {
+        window: attention_bias(is_visible(positions[:, None], every, window), config)
+        for window in windows
+    }
+    return CacheSlots(length, positions, indices, biases, lengths, write)
 
 
 class SelfAttention(TransformerLayer):
@@ -81,6 +105,7 @@ class SelfAttention(TransformerLayer):
 
     def __init__(self, config: TransformerConfig, **kwargs):
         super().__init__(config, **kwargs)
+        self.options = config.attention_options(self.layer)
         heads = config.num_heads, config.key_value_heads, config.key_value_heads
         # Where heads of queries, of keys and of values end in the product.
         self.head_ends = tuple(itertools.accumulate(heads))
@@ -89,25 +114,34 @@ class SelfAttention(TransformerLayer):
         self.output_projection = make_dense(config, config.hidden_dim, "output", residual=True)
         self.attention_dropout = keras.layers.Dropout(config.dropout)
         if config.qk_norm:
-            self.query_norm = keras.layers.RMSNormalization(name="query_norm")
-            self.key_norm = keras.layers.RMSNormalization(name="key_norm")
+            epsilon = getattr(config, "qk_norm_epsilon", 1e-6)
+            self.query_norm = keras.layers.RMSNormalization(epsilon=epsilon, name="query_norm")
+            self.key_norm = keras.layers.RMSNormalization(epsilon=epsilon, name="key_norm")
 
     def build(self, input_shape):
         config = self.config
         self.output_projection.build((None, None, config.num_heads * config.head_dim))
-        if config.qk_norm:
+        if config.qk_norm == "projection":
+            self.query_norm.build((None, config.num_heads * config.head_dim))
+            self.key_norm.build((None, config.key_value_heads * config.head_dim))
+        elif config.qk_norm:
             self.query_norm.build((None, None, None, config.head_dim))
             self.key_norm.build((None, None, None, config.head_dim))
         super().build(input_shape)
 
     def call(self, x, visible=None, positions=None, training=None):
         """Attends over `x` (B, T, D) where `visible`: (T, T), (B, 1, T, T), (B, 1, 1, T), None."""
-        length = ops.shape(x)[1]
+        length, options = ops.shape(x)[1], self.options
+        steps = ops.arange(length, dtype="int32")
         if positions is None:
-            positions = ops.arange(length, dtype="int32")[None]  # (1, T)
+            positions = steps[None]  # (1, T)
         query, key, value = self._project(as_rows(x), positions, length)
+        if options.window is not None:
+            visible = ops.logical_and(visible, is_visible(steps, steps, options.window))
         bias = None if visible is None else attention_bias(visible, self.config)
-        mixed = attend(query, key, value, bias, self.attention_dropout, training)
+        dropout = self.attention_dropout
+        scale, cap = options.query_scale, options.soft_cap
+        mixed = attend(query, key, value, bias, dropout, training, scale, cap)
         return ops.reshape(self.output_projection(_merge_heads(mixed)), ops.shape(x))
 
     def decode(self, x, cache, slots: CacheSlots):
@@ -118,13 +152,18 @@ class SelfAttention(TransformerLayer):
         # A scatter and not `slice_update`: on TensorFlow the latter becomes XlaDynamicUpdateSlice,
         # which TensorFlow Serving refuses ("XLA compilation disabled").
         cache = tuple(slots.write(old, slots.indices, as_rows(x)) for old, x in zip(cache, new))
-        mixed = attend(query, *cache, slots.bias)
+        options = self.options
+        bias = slots.biases[options.window]
+        mixed = attend(query, *cache, bias, scale=options.query_scale, cap=options.soft_cap)
         return self.output_projection(_merge_heads(mixed)), cache
 
     def _project(self, x, positions, length):
         """Queries (B, N, T, H), keys and values (B, K, T, H) of hidden states (B*T, D)."""
         config, (*edges, count) = self.config, self.head_ends
         x, head_dim = self.qkv(x), config.head_dim  # (B*T, count * H)
+        if config.qk_norm == "projection":
+            query, key, value = ops.split(x, [edge * head_dim for edge in edges], axis=-1)
+            x = ops.concatenate([self.query_norm(query), self.key_norm(key), value], axis=-1)
         if is_one(length):  # (B, heads, 1, H) is the same numbers in the same order
             parts = ops.split(ops.reshape(x, (-1, count, 1, head_dim)), edges, axis=1)
         else:
@@ -133,11 +172,12 @@ class SelfAttention(TransformerLayer):
             parts = [ops.reshape(x, (-1, length, x.shape[-1] // head_dim, head_dim)) for x in parts]
             parts = [ops.transpose(part, (0, 2, 1, 3)) for part in parts]
         query, key, value = parts
-        if config.qk_norm:
+        if config.qk_norm is True:
             query, key = self.query_norm(query), self.key_norm(key)
-        if config.positions == "rotary":
-            query = rotate(query, positions, config.rotary_base)
-            key = rotate(key, positions, config.rotary_base)
+        if (base := self.options.rotary_base) is not None:
+            channels, scaling = self.options.rotary_channels, self.options.rotary_scaling
+            query = rotate(query, positions, base, channels, scaling)
+            key = rotate(key, positions, base, channels, scaling)
         return query, key, value
 
 
@@ -149,14 +189,34 @@ def _merge_heads(x):
     return ops.reshape(x, (-1, width))
 
 
-def rotate(x, positions, base: float):
-    """Rotary position embedding (Su et al., 2021) of (B, heads, T, H), by pairs of channels."""
-    half = x.shape[-1] // 2
+def rotate(
+    x, positions, base: float, channels: int | None = None, scaling: RotaryScaling | None = None
+):
+    """Rotary position embedding (Su et al., 2021) of (B, heads, T, H), by pairs of channels.
+
+    Turns the first `channels` of H, by default all.
+    """
+    channels = x.shape[-1] if channels is None else channels
+    half = channels // 2
     frequencies = base ** (-ops.arange(half, dtype="float32") / half)  # (H/2,)
+    if scaling is not None:
+        frequencies = frequencies * _slowed(base, half, scaling)
     angles = ops.cast(positions, "float32")[:, None, :, None] * frequencies  # (B, 1, T, H/2)
     cos, sin = ops.cast(ops.cos(angles), x.dtype), ops.cast(ops.sin(angles), x.dtype)
-    first, second = x[..., :half], x[..., half:]
-    return ops.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    first, second, others = x[..., :half], x[..., half:channels], x[..., channels:]
+    turned = [first * cos - second * sin, second * cos + first * sin]
+    return ops.concatenate(turned if channels == x.shape[-1] else [*turned, others], axis=-1)
+
+
+def _slowed(base: float, half: int, scaling: RotaryScaling) -> np.ndarray:
+    """What rotary frequencies are multiplied by, (H/2,) float32."""
+    if scaling.kind == "linear":
+        return np.full((half,), 1 / scaling.factor, "float32")
+    wavelengths = 2 * np.pi * base ** (np.arange(half) / half)
+    turns = scaling.original_length / wavelengths
+    low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
+    kept = np.clip((turns - low) / (high - low), 0, 1)
+    return (kept + (1 - kept) / scaling.factor).astype("float32")
 
 
 def document_positions(document_ids):

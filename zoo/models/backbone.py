@@ -73,7 +73,9 @@ class TransformerBackbone(Backbone):
         """Makes the dropout of the embeddings and the blocks."""
         config = self.config
         self.dropout = keras.layers.Dropout(config.dropout)
-        self.blocks = [block_class(config, name=f"block_{i}") for i in range(config.num_layers)]
+        self.blocks = [
+            block_class(config, layer=i, name=f"block_{i}") for i in range(config.num_layers)
+        ]
 
     def build(self, input_shape):
         # With shapes, layer by layer, so that `summary()` knows them.
@@ -86,6 +88,9 @@ class TransformerBackbone(Backbone):
     def embed(self, token_ids, positions=None):
         """Embeddings (B, T, D) of ids (B, T) at positions (B, T); `None` counts from 0."""
         x = self.token_embedding(token_ids)
+        if getattr(self.config, "scale_embeddings", False):
+            # Rounded to what the layers compute in, as in Gemma's own code.
+            x = x * ops.cast(self.output_dim**0.5, x.dtype)
         if self.config.positions == "learned":
             if positions is None:
                 positions = ops.arange(ops.shape(token_ids)[1], dtype="int32")[None]  # (1, T)

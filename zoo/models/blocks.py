@@ -16,7 +16,7 @@ ACTIVATIONS = {
     "squared_relu": lambda x: ops.square(ops.relu(x)),
 }
 # These multiply one half of the channels by a function of the other.
-GATED_ACTIVATIONS = {"swiglu": ops.silu}
+GATED_ACTIVATIONS = {"swiglu": ops.silu, "geglu_tanh": ACTIVATIONS["gelu_tanh"]}
 
 
 def make_norm(config: TransformerConfig, name: str) -> keras.layers.Layer:
@@ -24,7 +24,7 @@ def make_norm(config: TransformerConfig, name: str) -> keras.layers.Layer:
     if config.norm == "rms_norm":
         return keras.layers.RMSNormalization(epsilon=config.norm_epsilon, name=name)
     return keras.layers.LayerNormalization(
-        epsilon=config.norm_epsilon, center=config.use_bias, name=name
+        epsilon=config.norm_epsilon, center=config.use_bias is True, name=name
     )
 
 
@@ -35,7 +35,7 @@ def make_dense(
     stddev = config.residual_stddev if residual else config.initializer_range
     return keras.layers.Dense(
         units,
-        use_bias=config.use_bias,
+        use_bias=config.has_bias(name),
         kernel_initializer=keras.initializers.RandomNormal(stddev=stddev),
         name=name,
     )
@@ -59,12 +59,18 @@ def activate(x, activation: str):
     return GATED_ACTIVATIONS[activation](gate) * linear
 
 
-class TransformerLayer(keras.layers.Layer):
-    """A layer made from a config, (B, T, D) to (B, T, D)."""
+def soft_cap(x, cap: float):
+    """`x` where it is small, and never beyond +-`cap`."""
+    return cap * ops.tanh(x / cap)
 
-    def __init__(self, config: TransformerConfig, **kwargs):
+
+class TransformerLayer(keras.layers.Layer):
+    """A layer made from a config, (B, T, D) to (B, T, D); `layer` counts the model's from 0."""
+
+    def __init__(self, config: TransformerConfig, layer: int = 0, **kwargs):
         super().__init__(**kwargs)
         self.config = config
+        self.layer = layer
 
     def build(self, input_shape):
         # Explicit: else Keras traces each call once more for each level of nesting, and a model

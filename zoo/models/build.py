@@ -119,24 +119,25 @@ def count_backbone_weights(config: ModelConfig) -> int:
         count += sum(directions * 4 * units * (size + units + 1) for size in inputs)
         projected = not config.bidirectional and width != units
         return count + (_dense(units, width) if projected else 0)
-    width, bias = config.hidden_dim, config.use_bias
+    width, norm = config.hidden_dim, _norm(config)
     query_dim = config.num_heads * config.head_dim
     kv_dim = config.key_value_heads * config.head_dim
     expanded = config.feedforward_dim * (2 if config.activation in GATED_ACTIVATIONS else 1)
     block = (
-        _dense(width, query_dim + 2 * kv_dim, bias)
-        + _dense(query_dim, width, bias)
-        + _dense(width, expanded, bias)
-        + _dense(config.feedforward_dim, width, bias)
-        + 2 * _norm(config)
-        + (2 * config.head_dim if config.qk_norm else 0)
+        _dense(width, query_dim + 2 * kv_dim, config.has_bias("qkv"))
+        + _dense(query_dim, width, config.has_bias("output"))
+        + _dense(width, expanded, config.has_bias("expand"))
+        + _dense(config.feedforward_dim, width, config.has_bias("contract"))
+        + norm * (4 if config.norm_placement == "both" else 2)
     )
+    if config.qk_norm:
+        block += query_dim + kv_dim if config.qk_norm == "projection" else 2 * config.head_dim
     rows = config.vocabulary_size
     rows += config.context_length if config.positions == "learned" else 0
-    count = config.num_layers * block + _norm(config)
+    count = config.num_layers * block + norm
     if isinstance(config, BertConfig):
         rows += config.num_segments
-        count += _dense(width, width, bias) if config.use_pooler else 0
+        count += _dense(width, width, config.has_bias("pooler")) if config.use_pooler else 0
     elif not config.tie_embeddings:
         rows += config.vocabulary_size
     return rows * width + count
@@ -147,5 +148,5 @@ def _dense(inputs: int, outputs: int, bias: bool = True) -> int:
 
 
 def _norm(config: GPTConfig | BertConfig) -> int:
-    centred = config.norm == "layer_norm" and config.use_bias
+    centred = config.norm == "layer_norm" and config.use_bias is True
     return config.hidden_dim * (2 if centred else 1)

@@ -2,11 +2,56 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
 from zoo.config import ConfigError, Fraction, Size, config_dataclass
+
+Positive = Annotated[float, Field(gt=0)]
+LayerType = Literal["full_attention", "sliding_attention"]
+# Where dense layers have a bias, if it is not all of them or none.
+_BIASES = {"qkv": ("qkv",), "attention": ("qkv", "output"), "feedforward": ("expand", "contract")}
+
+
+@config_dataclass
+class RotaryScaling:
+    """Slower rotary positions, for texts longer than those of the first training.
+
+    Attributes:
+        kind: "linear" (all wavelengths times `factor`; Chen et al., 2023) or "llama3" (Llama 3.1).
+        factor: how much longer the longest wavelengths become.
+        original_length: tokens of the first training's texts; with the next two for "llama3" only.
+        low_frequency_factor: wavelengths that fit less often into those texts become longer.
+        high_frequency_factor: those that fit more often stay; the ones between are a mix.
+
+    Raises:
+        ConfigError: a value is out of range; the message names the field.
+    """
+
+    kind: Literal["linear", "llama3"] = "linear"
+    factor: Positive = 1.0
+    original_length: Size = 8192
+    low_frequency_factor: Positive = 1.0
+    high_frequency_factor: Positive = 4.0
+
+    def __post_init__(self) -> None:
+        if self.kind == "llama3" and self.high_frequency_factor <= self.low_frequency_factor:
+            raise ConfigError(
+                "high_frequency_factor must be above low_frequency_factor. "
+                f"Received: {self.high_frequency_factor}, {self.low_frequency_factor}"
+            )
+
+
+class AttentionOptions(NamedTuple):
+    """What attention does in one layer, beside the number and width of its heads."""
+
+    query_scale: float  # of queries before the scores
+    rotary_base: float | None  # None: no rotary positions in this layer
+    rotary_channels: int  # of each head, the first ones
+    rotary_scaling: RotaryScaling | None = None
+    window: int | None = None  # how many tokens one sees, itself included; None: all up to it
+    soft_cap: float | None = None  # of scores
 
 
 @config_dataclass
@@ -16,14 +61,15 @@ class TransformerConfig:
     Attributes:
         context_length: longest sequence of tokens the model attends over, special tokens
             included; with learned positions a hard limit.
-        num_heads: query heads; must divide `hidden_dim`, the width of the residual stream.
+        num_heads: query heads; must divide `hidden_dim`, the width of the residual stream, unless
+            a GPT's `key_dim` says how wide they are.
         intermediate_dim: width inside the feed-forward block; `None` means 4 x `hidden_dim`.
         positions: "learned" (GPT-2, BERT) or "rotary" (Su et al., 2021).
         rotary_base: longest rotary wavelength over 2 pi.
         norm: "layer_norm" or "rms_norm" (Zhang & Sennrich, 2019).
         qk_norm: RMS-normalise queries and keys per head (Henry et al., 2020).
         activation: "gelu", "gelu_tanh" (GPT-2's approximation), "squared_relu" (So et al., 2021)
-            or "swiglu" (Shazeer, 2020).
+            or gated (Shazeer, 2020): "swiglu", "geglu_tanh".
         use_bias: bias in dense layers and layer norms.
         dropout: on embeddings, attention and residuals.
         initializer_range: standard deviation of the initial weights.
@@ -39,28 +85,42 @@ class TransformerConfig:
     rotary_base: float = 10000.0
     norm: Literal["layer_norm", "rms_norm"] = "rms_norm"
     norm_epsilon: float = 1e-5
-    qk_norm: bool = True
-    activation: Literal["gelu", "gelu_tanh", "squared_relu", "swiglu"] = "squared_relu"
-    use_bias: bool = False
+    qk_norm: bool | Literal["projection"] = True
+    activation: Literal["gelu", "gelu_tanh", "squared_relu", "swiglu", "geglu_tanh"] = (
+        "squared_relu"
+    )
+    use_bias: bool | Literal["qkv", "attention", "feedforward"] = False
     dropout: Fraction = 0.0
     initializer_range: float = 0.02
 
     def __post_init__(self) -> None:
-        if self.hidden_dim % self.num_heads:
+        if self.hidden_dim % self.num_heads and getattr(self, "key_dim", None) is None:
             raise ConfigError(
                 "hidden_dim must be a multiple of num_heads. "
                 f"Received: hidden_dim={self.hidden_dim}, num_heads={self.num_heads}"
             )
-        if self.positions == "rotary" and self.head_dim % 2:
+        channels = self.attention_options(0).rotary_channels
+        if self.positions == "rotary" and (channels % 2 or channels == 0):
             raise ConfigError(
-                "rotary positions turn pairs of channels, so hidden_dim / num_heads must be even. "
-                f"Received: {self.head_dim}"
+                "rotary positions turn pairs of channels, so the channels of a head that they turn "
+                f"(by default hidden_dim / num_heads) must be even. Received: {channels}"
             )
 
     @property
     def head_dim(self) -> int:
         """Channels of one attention head."""
-        return self.hidden_dim // self.num_heads
+        return getattr(self, "key_dim", None) or self.hidden_dim // self.num_heads
+
+    def attention_options(self, layer: int) -> AttentionOptions:
+        """What attention does in a layer, counted from 0."""
+        base = self.rotary_base if self.positions == "rotary" else None
+        return AttentionOptions(self.head_dim**-0.5, base, self.head_dim)
+
+    def has_bias(self, layer: str) -> bool:
+        """Whether a dense layer has a bias: by its name, "qkv", "output" and so on."""
+        if isinstance(self.use_bias, bool):
+            return self.use_bias
+        return layer in _BIASES[self.use_bias]
 
     @property
     def key_value_heads(self) -> int:
@@ -85,11 +145,31 @@ class GPTConfig(TransformerConfig):
 
     The defaults are today's choices, which train faster than GPT-2's own (preset `gpt2_small`).
 
+    Lists of layers are patterns: they begin anew where they are shorter than `num_layers`.
+
     Attributes:
         num_kv_heads: key/value heads: `None` means `num_heads` (multi-head), 1 is multi-query, a
             divisor of `num_heads` is grouped-query attention.
+        key_dim: channels of one head's query, key and value; `None` means hidden_dim / num_heads.
         token_shift: how many tokens before each one its feed-forward network reads beside it.
         tie_embeddings: output projection shares the token embedding.
+        use_bias: also "qkv", "attention" (with its output) or "feedforward", nowhere else.
+        qk_norm: also "projection", over all heads together (OLMo 2).
+        qk_norm_epsilon: of these norms.
+        norm_placement: "pre" (before each sublayer), "output" (OLMo 2: of what a sublayer gives,
+            before it is added) or "both" (Gemma 2).
+        parallel_residual: attention and feed-forward read the same input (GPT-J, GPT-NeoX).
+        rotary_fraction: part of each head's channels that rotary positions turn.
+        rotary_scaling: slower rotary positions for longer texts.
+        rotary_layers: which layers have rotary positions (SmolLM3: not every fourth).
+        layer_types: "full_attention" or "sliding_attention" of each layer; by default all slide
+            if there is a `sliding_window`.
+        sliding_window: how many tokens one sees in such layers, itself included.
+        local_rotary_base: `rotary_base` of layers with a window, which are then not scaled.
+        query_scalar: scores are divided by its root; `None` means by that of the head's width.
+        attention_soft_cap: scores s become cap * tanh(s / cap) (Gemma 2).
+        logit_soft_cap: the same of the logits.
+        scale_embeddings: token embeddings times the root of `hidden_dim` (Vaswani et al., 2017).
 
     Raises:
         ConfigError: a value is out of range; the message names the field.
@@ -101,6 +181,20 @@ class GPTConfig(TransformerConfig):
     num_kv_heads: Size | None = None
     token_shift: int = 0
     tie_embeddings: bool = True
+    key_dim: Size | None = None
+    qk_norm_epsilon: float = 1e-6
+    norm_placement: Literal["pre", "output", "both"] = "pre"
+    parallel_residual: bool = False
+    rotary_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    rotary_scaling: RotaryScaling | None = None
+    rotary_layers: Annotated[tuple[bool, ...], Field(min_length=1)] = (True,)
+    layer_types: tuple[LayerType, ...] = ()
+    sliding_window: Size | None = None
+    local_rotary_base: float | None = None
+    query_scalar: Size | None = None
+    attention_soft_cap: Positive | None = None
+    logit_soft_cap: Positive | None = None
+    scale_embeddings: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -114,6 +208,38 @@ class GPTConfig(TransformerConfig):
                 "num_heads must be a multiple of num_kv_heads. "
                 f"Received: num_heads={self.num_heads}, num_kv_heads={self.num_kv_heads}"
             )
+        slides = "sliding_attention" in self.layer_types
+        if slides != (self.sliding_window is not None) and self.layer_types:
+            raise ConfigError(
+                'sliding_window belongs to layers of type "sliding_attention": give both or none. '
+                f"Received: sliding_window={self.sliding_window}, layer_types={self.layer_types}"
+            )
+
+    def layer_type(self, layer: int) -> LayerType:
+        """The kind of attention of a layer, counted from 0."""
+        if self.layer_types:
+            return self.layer_types[layer % len(self.layer_types)]
+        return "full_attention" if self.sliding_window is None else "sliding_attention"
+
+    def has_rotary_positions(self, layer: int) -> bool:
+        """Whether a layer, counted from 0, has rotary positions."""
+        return self.positions == "rotary" and self.rotary_layers[layer % len(self.rotary_layers)]
+
+    def attention_options(self, layer: int) -> AttentionOptions:
+        """What attention does in a layer, counted from 0."""
+        options = super().attention_options(layer)
+        slides = self.layer_type(layer) == "sliding_attention"
+        base, scaling = options.rotary_base, self.rotary_scaling
+        if slides and self.local_rotary_base is not None:
+            base, scaling = self.local_rotary_base, None
+        return options._replace(
+            query_scale=(self.query_scalar or self.head_dim) ** -0.5,
+            rotary_base=base if self.has_rotary_positions(layer) else None,
+            rotary_channels=int(self.head_dim * self.rotary_fraction),
+            rotary_scaling=scaling,
+            window=self.sliding_window if slides else None,
+            soft_cap=self.attention_soft_cap,
+        )
 
 
 @config_dataclass
@@ -146,7 +272,7 @@ class BertConfig(TransformerConfig):
     norm: Literal["layer_norm", "rms_norm"] = "layer_norm"
     norm_epsilon: float = 1e-12
     qk_norm: bool = False
-    activation: Literal["gelu", "gelu_tanh", "squared_relu", "swiglu"] = "gelu"
+    activation: Literal["gelu", "gelu_tanh", "squared_relu", "swiglu", "geglu_tanh"] = "gelu"
     use_bias: bool = True
     dropout: Fraction = 0.1
     num_segments: Annotated[int, Field(ge=0, le=2**31 - 1)] = 2

@@ -5,7 +5,13 @@ from __future__ import annotations
 import keras
 from keras import ops
 
-from zoo.models.attention import CacheSlots, SelfAttention, cache_slots, document_positions
+from zoo.models.attention import (
+    CacheSlots,
+    SelfAttention,
+    cache_slots,
+    document_positions,
+    is_visible,
+)
 from zoo.models.backbone import TransformerBackbone
 from zoo.models.blocks import (
     FeedForward,
@@ -14,6 +20,7 @@ from zoo.models.blocks import (
     make_norm,
     shift_new_tokens,
     shift_tokens,
+    soft_cap,
 )
 from zoo.models.configs import GPTConfig
 
@@ -53,7 +60,7 @@ class GPTBackbone(TransformerBackbone):
         see each other, and each document's positions count from 0.
         """
         steps = ops.arange(ops.shape(token_ids)[1], dtype="int32")
-        visible = steps[:, None] >= steps  # (T, T)
+        visible = is_visible(steps, steps)  # (T, T)
         positions = None
         if document_ids is not None:
             positions = document_positions(document_ids)  # (B, T)
@@ -62,6 +69,11 @@ class GPTBackbone(TransformerBackbone):
         x = self.dropout(self.embed(token_ids, positions), training=training)
         x = self.run_blocks(x, training, visible=visible, positions=positions)
         return self.final_norm(x)
+
+    def logits(self, hidden):
+        """Hidden states (..., D) to token logits (..., V), float32."""
+        logits, cap = super().logits(hidden), self.config.logit_soft_cap
+        return logits if cap is None else soft_cap(logits, cap)
 
     def initial_cache(self, batch_size, slots):
         """For each block empty keys and values (B, K, slots, H); with token shift its past, too."""
@@ -101,34 +113,51 @@ class GPTBackbone(TransformerBackbone):
 
 
 class DecoderBlock(TransformerLayer):
-    """One pre-norm transformer block: x + attention(norm(x)), then x + feed_forward(norm(x))."""
+    """One transformer block: x + attention(norm(x)), then x + feed_forward(norm(x)).
+
+    By `norm_placement` the norm stands within the sublayer, on what it gives, or both.
+    """
 
     config: GPTConfig
 
     def __init__(self, config: GPTConfig, **kwargs):
         super().__init__(config, **kwargs)
-        self.attention_norm = make_norm(config, "attention_norm")
-        self.attention = SelfAttention(config, name="attention")
-        self.feedforward_norm = make_norm(config, "feedforward_norm")
+        before, after = config.norm_placement != "output", config.norm_placement != "pre"
+        self.attention_norm = make_norm(config, "attention_norm") if before else None
+        self.attention = SelfAttention(config, layer=self.layer, name="attention")
+        self.attention_output_norm = make_norm(config, "attention_output_norm") if after else None
+        self.feedforward_norm = make_norm(config, "feedforward_norm") if before else None
         self.feedforward = FeedForward(config, name="feedforward")
+        name = "feedforward_output_norm"
+        self.feedforward_output_norm = make_norm(config, name) if after else None
         self.dropout = keras.layers.Dropout(config.dropout)
 
     def call(self, x, visible=None, positions=None, training=None):
-        attended = self.attention(self.attention_norm(x), visible, positions, training=training)
-        x = x + self.dropout(attended, training=training)
-        normed = self.feedforward_norm(x)
+        normed = normalized(x, self.attention_norm)
+        attended = self.attention(normed, visible, positions, training=training)
+        attended = normalized(attended, self.attention_output_norm)
+        before, x = x, x + self.dropout(attended, training=training)
+        normed = normalized(before if self.config.parallel_residual else x, self.feedforward_norm)
         if self.config.token_shift:
             normed = shift_tokens(normed, self.config.token_shift, positions)
-        return x + self.dropout(self.feedforward(normed), training=training)
+        transformed = normalized(self.feedforward(normed), self.feedforward_output_norm)
+        return x + self.dropout(transformed, training=training)
 
     def decode(self, x, cache: tuple, slots: CacheSlots):
         """`call` for new tokens only, rows (B*T, D), with one block's cache."""
         keys, values, *past = cache
-        attended, cache = self.attention.decode(self.attention_norm(x), (keys, values), slots)
-        x = x + attended
-        normed = self.feedforward_norm(x)
+        normed = normalized(x, self.attention_norm)
+        attended, cache = self.attention.decode(normed, (keys, values), slots)
+        before, x = x, x + normalized(attended, self.attention_output_norm)
+        normed = normalized(before if self.config.parallel_residual else x, self.feedforward_norm)
         if self.config.token_shift:
             normed, *past = shift_new_tokens(
                 normed, past[0], self.config.token_shift, slots.length, slots.lengths
             )
-        return x + self.feedforward(normed), (*cache, *past)
+        x = x + normalized(self.feedforward(normed), self.feedforward_output_norm)
+        return x, (*cache, *past)
+
+
+def normalized(x, norm: keras.layers.Layer | None):
+    """`norm(x)`, or `x` where there is no norm."""
+    return x if norm is None else norm(x)

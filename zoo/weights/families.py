@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from zoo.models.configs import BertConfig, GPTConfig, ModelConfig
+from zoo.weights.decoders import DECODERS
 from zoo.weights.family import KERAS, Family, Option
 
 
@@ -192,6 +193,7 @@ _GPT2 = Family(
 
 # By transformers' `model_type`.
 HUGGINGFACE = {"bert": _BERT, "distilbert": _DISTILBERT, "roberta": _ROBERTA, "gpt2": _GPT2}
+HUGGINGFACE |= DECODERS
 
 # nanoGPT has GPT-2's names, PyTorch's dense layers, and perhaps no biases.
 NANOGPT = dataclasses.replace(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from zoo.config import Fields
+from zoo.config import ConfigError, Fields, to_dict
 from zoo.files import BundleError
 from zoo.models.configs import ModelConfig
 
@@ -27,8 +27,10 @@ ACTIVATIONS = {
     "gelu_fast": "gelu_tanh",
     "relu2": "squared_relu",
 }
+# The same where the activation is of one half, multiplied by the other.
+GATED = {"silu": "swiglu", "gelu_pytorch_tanh": "geglu_tanh"}
 # Suffixes of a layer's weights, by our names for them.
-TORCH = dict.fromkeys(("embeddings", "kernel", "gamma"), ".weight")
+TORCH = dict.fromkeys(("embeddings", "kernel", "gamma", "scale"), ".weight")
 TORCH |= dict.fromkeys(("bias", "beta"), ".bias")
 KERAS = {name: f"/{name}" for name in TORCH}
 # Several tasks, one network.
@@ -42,23 +44,43 @@ class Tensors:
     names: tuple[str, ...]
     layout: Layout = "same"
     skipped: int = 0  # rows at the start that no token uses
+    sizes: tuple[int, ...] = ()  # rows of each tensor of "linear", () means that all have as many
+    heads: int = 0  # where rows lie head by head, query, key and value of each: how many heads
+    offset: float = 0.0  # is added to the tensor
 
     def to_variable(self, arrays: list[np.ndarray]) -> np.ndarray:
         """The variable's value, from the tensors' in the order of `names`."""
+        if self.sizes and [array.shape[:1] for array in arrays] != [(n,) for n in self.sizes]:
+            shapes = ", ".join(f"{name} is {a.shape}" for name, a in zip(self.names, arrays))
+            raise BundleError(f"{shapes} there, and the rows are {self.sizes} here")
+        if self.heads:
+            arrays = [_transpose_rows(array, self.heads, 3) for array in arrays]
         if self.layout == "linear":
             return (arrays[0] if len(arrays) == 1 else np.concatenate(arrays)).T
         if self.layout == "split_heads":  # (D, N, H) of a kernel, (N, H) of a bias
             return np.concatenate([a.reshape(*a.shape[:-2], -1) for a in arrays], axis=-1)
         if self.layout == "merged_heads":  # (N, H, D)
             return arrays[0].reshape(-1, arrays[0].shape[-1])
-        return arrays[0][self.skipped :]
+        value = arrays[0][self.skipped :]
+        return value + np.float32(self.offset) if self.offset else value
 
     def to_tensors(self, value: np.ndarray) -> list[tuple[str, np.ndarray]]:
         """(name, array) of each tensor, from the variable's value; unused rows become zeros."""
         if self.layout == "linear":
-            return list(zip(self.names, np.split(value.T, len(self.names))))
+            edges = np.cumsum(self.sizes)[:-1] if self.sizes else len(self.names)
+            arrays = np.split(value.T, edges)
+            if self.heads:
+                arrays = [_transpose_rows(array, 3, self.heads) for array in arrays]
+            return list(zip(self.names, arrays))
+        value = value - np.float32(self.offset) if self.offset else value
         unused = np.zeros((self.skipped, *value.shape[1:]), value.dtype)
         return [(self.names[0], np.concatenate([unused, value]) if self.skipped else value)]
+
+
+def _transpose_rows(array: np.ndarray, outer: int, inner: int) -> np.ndarray:
+    """Rows (outer * inner * H, ...) in the order of (inner * outer * H, ...)."""
+    parts = array.reshape(outer, inner, -1, *array.shape[1:])
+    return np.swapaxes(parts, 0, 1).reshape(array.shape)
 
 
 @dataclass(frozen=True)
@@ -68,15 +90,52 @@ class Option:
     name: str
     default: Any = None  # what it means where it is missing
     copies: tuple[str, ...] = ()  # fields that are written with the same value
+    names: dict[str, str] = field(default_factory=lambda: ACTIVATIONS)  # of activations
+    nullable: bool = False  # a number, and null means none and not the default
 
     def read(self, fields: Fields) -> Any:
         """Its value, as ours; a BundleError names the field."""
         if isinstance(self.default, str):
             why = "no other activation is known"
-            names = tuple(dict.fromkeys((self.default, *ACTIVATIONS)))
-            return ACTIVATIONS[fields.require(self.name, names, why)]
+            names = tuple(dict.fromkeys((self.default, *self.names)))
+            return self.names[fields.require(self.name, names, why)]
+        if self.nullable:
+            given = self.name in fields.values
+            return fields.number(self.name, None if given else self.default)
         kinds = {bool: fields.flag, float: fields.number}
         return kinds.get(type(self.default), fields.whole)(self.name, self.default)
+
+    def write(self, value: Any) -> dict[str, Any]:
+        """Their fields with our value; an activation that they do not know is null."""
+        if isinstance(self.default, str):
+            value = next((theirs for theirs, ours in self.names.items() if ours == value), None)
+        return dict.fromkeys((self.name, *self.copies), value)
+
+
+class Group(Protocol):
+    """Fields that mean something only together; see `zoo.weights.decoder_fields`."""
+
+    def read(self, fields: Fields, num_layers: int) -> dict[str, Any]:
+        """Fields of our config."""
+
+    def write(self, config: Any) -> dict[str, Any]:
+        """Their fields."""
+
+
+# What a field of ours means in a config.
+_RESOLVED: dict[str, Callable[[Any], Any]] = {
+    "intermediate_dim": lambda config: config.feedforward_dim,
+    "num_kv_heads": lambda config: config.key_value_heads,
+    "key_dim": lambda config: config.head_dim,
+    "query_scalar": lambda config: config.query_scalar or config.head_dim,
+    "layer_types": lambda config: [*map(config.layer_type, range(config.num_layers))],
+    "rotary_layers": lambda config: [*map(config.has_rotary_positions, range(config.num_layers))],
+}
+
+
+def resolved(config: ModelConfig, name: str) -> Any:
+    """The value of a field, whatever stands for it."""
+    return _RESOLVED.get(name, lambda config: getattr(config, name))(config)
 
 
 @dataclass(frozen=True)
@@ -90,6 +149,9 @@ class Family:
     block: str  # what stands before a layer's name in block "{}"
     # Within a block. Several names, with blanks between, lie one after the other here.
     block_layers: dict[str, str]
+    groups: tuple[Group, ...] = ()  # what more is read and written of a config
+    norm_offset: float = 0.0  # norms multiply by this and what the file has
+    qkv_by_head: bool = False  # query, key and value of one head lie together
     dense: Layout = "linear"  # how kernels lie there; "split_heads" only those of attention
     weights: dict[str, str] = field(default_factory=lambda: TORCH)
     untied_head: str = "lm_head.weight"  # an output projection that is not the token embedding
@@ -117,7 +179,34 @@ class Family:
         """Fields of our config, from a file's."""
         values = {ours: option.read(fields) for ours, option in self.options.items()}
         values["context_length"] -= self.skipped_positions(fields)
+        for group in self.groups:
+            values |= group.read(fields, values["num_layers"])
         return values | self.fixed
+
+    def write_options(self, config: ModelConfig, skipped: int = 0) -> dict[str, Any]:
+        """Their fields, from our config; `skipped` rows of positions."""
+        values: dict[str, Any] = {}
+        for ours, option in self.options.items():
+            value = resolved(config, ours)
+            values |= option.write(value + skipped if ours == "context_length" else value)
+        for group in self.groups:
+            values |= group.write(config)
+        return values | self.written
+
+    def not_expressed(self, config: ModelConfig) -> Iterator[str]:
+        """What of our config does not come back from their fields."""
+        skipped = self.skipped_positions(Fields({}, "config.json"))
+        written = Fields(self.write_options(config, skipped), "config.json")
+        own = ("use_pooler", "pooler_activation")  # a head's
+        try:
+            again = self.config(**self.read_options(written))
+        except (ConfigError, BundleError) as error:
+            yield str(error)
+            return
+        for name in to_dict(config):
+            value, expressed = resolved(config, name), resolved(again, name)
+            if value != expressed and name not in own:
+                yield f"model.{name} is {value!r:.80}, not {expressed!r:.80}"
 
     def skipped_positions(self, fields: Fields) -> int:
         """Rows of the position embedding that no token uses."""
@@ -134,7 +223,7 @@ class Family:
             start = self.block.format(index)
             for ours, theirs in self.block_layers.items():
                 layers[f"block_{index}/{ours}"] = start + theirs.replace(" ", " " + start)
-        tables = self._tensors(layers, config.use_bias)
+        tables = self._tensors(layers, config)
         if skipped:
             position = tables["position_embedding/embeddings"]
             tables["position_embedding/embeddings"] = replace(position, skipped=skipped)
@@ -170,17 +259,27 @@ class Family:
                 found[original] = found.pop(copy)
         return found
 
-    def _tensors(self, layers: dict[str, str], use_bias: bool = True) -> dict[str, Tensors]:
+    def _tensors(
+        self, layers: dict[str, str], config: ModelConfig | None = None
+    ) -> dict[str, Tensors]:
+        """Variable -> tensors of these layers; of a head, which has all biases, no `config`."""
         tables = {}
         for ours, theirs in layers.items():
             if ours == "output_bias":  # the head's own
                 tables[ours] = Tensors((theirs + self.weights["bias"],))
                 continue
-            weights = ("gamma", "beta") if ours.endswith("norm") else ("kernel", "bias")
-            weights = ("embeddings",) if ours.endswith("_embedding") else weights[: 1 + use_bias]
-            for weight in weights:
+            for weight in _weight_names(ours.rpartition("/")[2], config):
                 names = tuple(name + self.weights[weight] for name in theirs.split())
-                tables[f"{ours}/{weight}"] = Tensors(names, self._layout(ours, weight))
+                table = Tensors(names, self._layout(ours, weight))
+                is_qkv = ours.endswith("attention/qkv")
+                if is_qkv and self.qkv_by_head:
+                    table = replace(table, heads=config.num_heads)
+                elif is_qkv and table.layout == "linear" and len(names) == 3:
+                    heads = (config.num_heads, config.key_value_heads, config.key_value_heads)
+                    table = replace(table, sizes=tuple(config.head_dim * n for n in heads))
+                elif weight == "scale":
+                    table = replace(table, offset=self.norm_offset)
+                tables[f"{ours}/{weight}"] = table
         return tables
 
     def _layout(self, layer: str, weight: str) -> Layout:
@@ -190,3 +289,14 @@ class Family:
             return "split_heads"
         is_mixing = layer.endswith("attention/output") and weight == "kernel"
         return "merged_heads" if is_mixing else "same"
+
+
+def _weight_names(layer: str, config: ModelConfig | None) -> tuple[str, ...]:
+    """Our names for the weights of a layer, by its own name."""
+    if layer.endswith("_embedding"):
+        return ("embeddings",)
+    if not layer.endswith("norm"):
+        return ("kernel", "bias") if config is None or config.has_bias(layer) else ("kernel",)
+    if layer in ("query_norm", "key_norm") or (config is not None and config.norm == "rms_norm"):
+        return ("scale",)
+    return ("gamma", "beta") if config is None or config.use_bias is True else ("gamma",)

@@ -55,9 +55,7 @@ class _Description:
 
 def read_huggingface(folder: Path, task: str | None = None) -> Bundle:
     """A bundle of the model in a folder; a `task` of None is what its architecture does."""
-    fields = Fields.read(inside(folder, "config.json"))
-    with blaming(fields.where):
-        described = _describe(fields, task)
+    fields, described = _read_description(folder, task)
     modules = read_sentence_modules(folder) if described.task == "embed" else None
     # What is quickly read is checked before the weights are.
     config = described.config
@@ -68,8 +66,7 @@ def read_huggingface(folder: Path, task: str | None = None) -> Bundle:
             f"{folder}: the tokenizer has {tokenizer.vocabulary_size} ids, and the embedding only "
             f"{config.vocabulary_size} rows (vocab_size in {fields.where}): they are of two models"
         )
-    files = WeightFiles(folder)
-    check_size(files.path, files.count(), fields, count_backbone_weights(config))
+    files = _weight_files(folder, fields, described)
     text, length = None, modules and modules.max_length
     with blaming(fields.where):
         if described.task != "lm":
@@ -77,6 +74,27 @@ def read_huggingface(folder: Path, task: str | None = None) -> Bundle:
         model = _read_model(files, described, modules)
     with blaming(folder):  # the text-level class says what does not fit together
         return bundle_in_memory(folder, model, tokenizer, labels=described.labels, text=text)
+
+
+def read_model(folder: Path) -> keras.Model:
+    """The model in a folder, without its tokenizer."""
+    fields, described = _read_description(folder, None)
+    files = _weight_files(folder, fields, described)
+    with blaming(fields.where):
+        return _read_model(files, described, None)
+
+
+def _read_description(folder: Path, task: str | None) -> tuple[Fields, _Description]:
+    fields = Fields.read(inside(folder, "config.json"))
+    with blaming(fields.where):
+        return fields, _describe(fields, task)
+
+
+def _weight_files(folder: Path, fields: Fields, described: _Description) -> WeightFiles:
+    """The files of weights, which hold as many as the config asks for."""
+    files = WeightFiles(folder)
+    check_size(files.path, files.count(), fields, count_backbone_weights(described.config))
+    return files
 
 
 def _describe(fields: Fields, task: str | None) -> _Description:

@@ -11,12 +11,14 @@ import numpy as np
 from absl import logging
 
 from zoo.files import write_json
+from zoo.models.configs import GPTConfig
 from zoo.text.config import CleaningConfig, TextConfig
 from zoo.tokenizers import Tokenizer, WordPieceTokenizer
 from zoo.tokenizers.files import added_token, cls_sep_template, tokenizer_json
 from zoo.weights.assign import model_weights
+from zoo.weights.decoders import DECODERS
 from zoo.weights.families import HUGGINGFACE
-from zoo.weights.family import ACTIVATIONS, SAME_HEAD
+from zoo.weights.family import SAME_HEAD
 from zoo.weights.huggingface.sentence_modules import sentence_module_files
 from zoo.weights.huggingface.tokenizer_files import END_OF_TEXT, GENERIC
 from zoo.weights.safetensors_files import write_weights
@@ -30,25 +32,28 @@ def write_huggingface(
     text: TextConfig | None,
 ) -> None:
     """Writes a model for transformers' `from_pretrained`; see `Bundle.save_huggingface`."""
-    model_type = _model_type(model, tokenizer)
+    model_type = model_type_of(model, tokenizer.kind)
     skipped = tokenizer.pad_id + 1 if HUGGINGFACE[model_type].offset_positions else 0
     if text is not None and text.cleaning != CleaningConfig():
         logging.warning(
             "%s: the texts' cleaning (%s) is no part of transformers' files", folder, text.cleaning
         )
-    write_weights(folder, _tensors(model, model_type, skipped))
+    write_weights(folder, tensors_of(model, model_type, skipped))
     write_tokenizer(tokenizer, folder, model_type, model.context_length)
     files = {}
     if model.task == "embed":
         width = model.backbone.output_dim
         files = sentence_module_files(model.head_config(), width, text.max_length)
     # Last, so that a folder whose writing was interrupted does not load.
-    files["config.json"] = _config(model, tokenizer, labels, model_type, skipped)
+    files["config.json"] = {
+        **config_of(model, model_type, labels, skipped),
+        **_token_ids(tokenizer, model_type),
+    }
     for name, content in files.items():
         write_json(folder / name, content, indent=2, ensure_ascii=False)
 
 
-def _model_type(model: keras.Model, tokenizer: Tokenizer) -> str:
+def model_type_of(model: keras.Model, tokenizer_kind: str) -> str:
     """Which model of transformers a model is; a ValueError names the fields if none."""
     config = model.backbone.config
     if config.family not in ("gpt", "bert"):
@@ -56,34 +61,40 @@ def _model_type(model: keras.Model, tokenizer: Tokenizer) -> str:
             f"model.family is {config.family!r}: transformers has no such model; only gpt and bert "
             "can be saved for it"
         )
-    one_segment = "bert" if tokenizer.kind == "wordpiece" else "roberta"
-    types = {0: "distilbert", 1: one_segment}
-    model_type = "gpt2" if config.family == "gpt" else types.get(config.num_segments, "bert")
-    problems = [
-        f"{name} is {value!r}, not {' or '.join(map(repr, allowed))}"
-        for name, value, allowed in _conditions(model, tokenizer, model_type)
-        if value not in allowed
-    ]
-    if problems:
-        reasons = "; ".join(problems)
+    types = [name for name, family in HUGGINGFACE.items() if isinstance(config, family.config)]
+    if config.family == "bert":
+        one_segment = "bert" if tokenizer_kind == "wordpiece" else "roberta"
+        types = [{0: "distilbert", 1: one_segment}.get(config.num_segments, "bert")]
+    problems = {name: _problems(model, tokenizer_kind, name) for name in types}
+    # The first that has none, or else the nearest.
+    model_type = min(types, key=lambda name: len(problems[name]))
+    if problems[model_type]:
+        reasons = "; ".join(problems[model_type])
         raise ValueError(f"transformers' {model_type} cannot express this model: {reasons}")
     return model_type
 
 
+def _problems(model: keras.Model, tokenizer_kind: str, model_type: str) -> list[str]:
+    """What a model of transformers has no choice in, and is otherwise here."""
+    return [
+        *HUGGINGFACE[model_type].not_expressed(model.backbone.config),
+        *(
+            f"{name} is {value!r}, not {' or '.join(map(repr, allowed))}"
+            for name, value, allowed in _conditions(model, tokenizer_kind, model_type)
+            if value not in allowed
+        ),
+    ]
+
+
 def _conditions(
-    model: keras.Model, tokenizer: Tokenizer, model_type: str
+    model: keras.Model, tokenizer_kind: str, model_type: str
 ) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
-    """(field, value, allowed values) of all that transformers has no choice in."""
+    """(field, value, allowed values) beside the fields of the backbone's config."""
     config, task, family = model.backbone.config, model.task, HUGGINGFACE[model_type]
-    for name, value in family.fixed.items():
-        yield f"model.{name}", getattr(config, name), (value,)
-    activations = tuple(dict.fromkeys(ACTIVATIONS.values()))
     if task == "mlm" and family.mlm_activation:
-        activations = (family.mlm_activation,)
-    yield "model.activation", config.activation, activations
-    yield "tokenizer", tokenizer.kind, (family.tokenizer[0],)
+        yield "model.activation", config.activation, (family.mlm_activation,)
+    yield "tokenizer", tokenizer_kind, (family.tokenizer[0],)
     if task == "lm":
-        yield "model.num_kv_heads", config.key_value_heads, (config.num_heads,)
         return
     head = model.head_config()
     if SAME_HEAD.get(task, task) == "classify":
@@ -104,29 +115,31 @@ def _architecture(model_type: str, task: str) -> str:
     return next(name for name, does in classes.items() if does == SAME_HEAD.get(task, task))
 
 
-def _config(
-    model: keras.Model, tokenizer: Tokenizer, labels: Sequence[str], model_type: str, skipped: int
+def _token_ids(tokenizer: Tokenizer, model_type: str) -> dict[str, int | None]:
+    """Fields of `config.json` that name ids."""
+    if HUGGINGFACE[model_type].config is GPTConfig:
+        end = tokenizer.end_id
+        # Said, because defaults such as Phi-3's 32000 need not be rows of this embedding.
+        return {"bos_token_id": end, "eos_token_id": end, "pad_token_id": None}
+    ids = {"pad_token_id": tokenizer.pad_id}
+    if model_type == "roberta":
+        ids |= {"bos_token_id": tokenizer.cls_id, "eos_token_id": tokenizer.sep_id}
+    return ids
+
+
+def config_of(
+    model: keras.Model, model_type: str, labels: Sequence[str] = (), skipped: int = 0
 ) -> dict[str, Any]:
-    """The content of `config.json`."""
+    """The content of `config.json`, without ids of tokens."""
     config, family = model.backbone.config, HUGGINGFACE[model_type]
     values: dict[str, Any] = {
         "architectures": [_architecture(model_type, model.task)],
         "model_type": model_type,
         "dtype": "float32",
+        **family.write_options(config, skipped),
     }
-    for ours, option in family.options.items():
-        value = config.feedforward_dim if ours == "intermediate_dim" else getattr(config, ours)
-        if ours == "activation":
-            value = next(theirs for theirs, name in ACTIVATIONS.items() if name == value)
-        elif ours == "context_length":
-            value += skipped
-        values |= dict.fromkeys((option.name, *option.copies), value)
-    values |= family.written
-    if model_type == "gpt2":
-        return values | {"bos_token_id": tokenizer.end_id, "eos_token_id": tokenizer.end_id}
-    values["pad_token_id"] = tokenizer.pad_id
-    if model_type == "roberta":
-        values |= {"bos_token_id": tokenizer.cls_id, "eos_token_id": tokenizer.sep_id}
+    if model.task == "lm":
+        return values
     head_dropout = model.head_config().get("dropout", config.dropout)
     values |= {name: head_dropout for name, _ in family.head_dropout.values() if name}
     if model.task == "regress":
@@ -139,7 +152,10 @@ def _config(
     return values
 
 
-def _tensors(model: keras.Model, model_type: str, skipped: int) -> Iterator[tuple[str, np.ndarray]]:
+def tensors_of(
+    model: keras.Model, model_type: str, skipped: int = 0
+) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, array) of each tensor of `model.safetensors`; `skipped` rows of positions."""
     family, config = HUGGINGFACE[model_type], model.backbone.config
     backbone = family.backbone_tensors(config, skipped)
     # Only the bare encoders and BERT's classifier have a pooler.
@@ -186,7 +202,8 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, model_type: str, max_len
             plain = tokenizer.pair_separators == 2 and tokenizer.end == config["sep_token"]
         else:
             config |= dict.fromkeys(("bos_token", "eos_token", "unk_token"), tokenizer.end)
-        plain = plain and set(tokenizer.special_tokens) == expected
+        # Classes of later decoders cut texts by rules of their own.
+        plain = plain and set(tokenizer.special_tokens) == expected and model_type not in DECODERS
     config["tokenizer_class"] = family.tokenizer[1] if plain else GENERIC
     config["model_max_length"] = max_length
     if model_type != "bert":
