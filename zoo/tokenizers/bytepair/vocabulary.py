@@ -19,6 +19,7 @@ ALPHABET = "".join(map(chr, _VISIBLE)) + "".join(chr(0x100 + i) for i in range(l
 _TO_LATIN = dict(zip(map(ord, ALPHABET), [*_VISIBLE, *_HIDDEN]))
 _FROM_LATIN = {byte: character for character, byte in _TO_LATIN.items()}
 _KNOWN = frozenset(ALPHABET)
+_PRINTABLE = frozenset(map(chr, range(0x21, 0x7F)))
 
 
 def to_bytes(piece: str) -> bytes:
@@ -63,11 +64,11 @@ def numbered(
                 f"once; {piece!r} has {ids[piece]} in place of {index}."
             )
     lacking = [character for character in ALPHABET if character not in ids or character in special]
-    if lacking:
+    if not _PRINTABLE.isdisjoint(lacking):
         raise ValueError(
             f"vocabulary: no piece for {lacking[0]!r} (byte {_TO_LATIN[ord(lacking[0])]:#04x}), "
-            f"and {len(lacking) - 1} more. A byte-level vocabulary has a piece for each of the 256 "
-            "bytes, written as GPT-2 does."
+            f"and {len(lacking) - 1} more. A byte-level vocabulary has a piece for each byte "
+            "that it can encode, written as GPT-2 does, ASCII's printable characters at least."
         )
     return pieces, special
 
