@@ -24,6 +24,7 @@ class CausalTokenizer(SubwordTokenizer):
     # Options that older files do not have; fingerprints leave them out where they are not set.
     defaults: ClassVar[dict[str, Any]] = {"added_tokens": {}, "start": None, "ends": []}
 
+    vocabulary: list[str]
     end: str
     parse_special: bool
     start_id: int | None = None
@@ -60,6 +61,14 @@ class CausalTokenizer(SubwordTokenizer):
             if name not in known:
                 raise ValueError(f"ends: {name!r:.80} is no special token and no added one.")
         self._more_end_ids = tuple(known[name] for name in self.ends if name != self.end)
+
+    def _unmerged(self, pairs: Iterable[tuple[int, int]]) -> list[int]:
+        """The ids of found tokens that merging neither reads nor makes."""
+        pieces = self.vocabulary
+        merged = {
+            piece for a, b in pairs for piece in (pieces[a], pieces[b], pieces[a] + pieces[b])
+        }
+        return [token.id for token in self._found if token.name not in merged]
 
     @property
     def end_ids(self) -> tuple[int, ...]:

@@ -3,7 +3,7 @@ longest name at each place, as the `tokenizers` library does it. `N` counts poin
 """
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -152,6 +152,37 @@ class NameFinder:
         starts, ends, which = (tf.gather(part, found) for part in (starts, ends, which))
         kept = tf.where(_without_overlaps(starts, ends))[:, 0]
         return tuple(tf.gather(part, kept) for part in (starts, ends, which))
+
+
+def with_blanks(
+    tokens: Sequence[AddedToken],
+    names: tf.Tensor,
+    ends: tf.Tensor,
+    which: tf.Tensor,
+    row_splits: tf.Tensor,
+    is_blank: Callable[[], tf.Tensor],
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Starts and ends (S,) of found names with the whitespace that they take in, where `is_blank`
+    (N,) says so.
+    """
+    if not any(token.lstrip or token.rstrip for token in tokens):
+        return names, ends
+    left = tf.gather(np.array([token.lstrip for token in tokens]), which)
+    right = tf.gather(np.array([token.rstrip for token in tokens]), which)
+
+    def taken():
+        blank = is_blank()
+        solid = tf.concat([[-1], tf.where(~blank)[:, 0], tf.size(blank, tf.int64)[None]], 0)
+        row = tf.searchsorted(row_splits, names, side="right") - 1
+        behind = tf.gather(solid, tf.searchsorted(solid, ends))
+        behind = tf.minimum(behind, tf.gather(row_splits, row + 1))
+        all_ends = tf.where(right, behind, ends)
+        before = tf.gather(solid, tf.searchsorted(solid, names) - 1) + 1
+        before = tf.maximum(before, tf.gather(row_splits, row))
+        before = tf.maximum(before, tf.concat([[0], all_ends], 0)[:-1])
+        return tf.where(left, before, names), all_ends
+
+    return tf.cond(tf.reduce_any(left | right), taken, lambda: (names, ends))
 
 
 def _without_overlaps(starts: tf.Tensor, ends: tf.Tensor) -> tf.Tensor:

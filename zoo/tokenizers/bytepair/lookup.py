@@ -14,6 +14,7 @@ If it does not, no pair of the list makes t here, and the operation does not kno
 
 import collections
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -31,21 +32,29 @@ _MASKS = np.array([256**size - 1 for size in range(_BYTES + 1)], np.uint64)
 _MIX = 0x1E3779B97F4A7C15  # odd and large: products wrap around and seldom meet
 
 
-def last_merges(pairs: Sequence[tuple[int, int]], texts: Sequence[bytes | None]) -> dict[int, int]:
-    """Token -> rank of its last merge, of those that come out when their own text is merged."""
+def last_merges(
+    pairs: Sequence[tuple[int, int]], texts: Sequence[bytes | None] | Sequence[str | None]
+) -> dict[int, int]:
+    """Token -> rank of its last merge, of those that come out when their own text is merged.
+
+    The texts are merged byte by byte, or, if they are str, character by character.
+    """
     ids = {text: index for index, text in enumerate(texts)}
     products = np.array([ids[texts[left] + texts[right]] for left, right in pairs], np.int64)
     rank_of = {left * len(texts) + right: rank for rank, (left, right) in enumerate(pairs)}
     keys = np.array(sorted(rank_of), np.int64)
     ranks = np.array([rank_of[key] for key in keys.tolist()], np.int64)
-    of_byte = np.array([ids.get(bytes([byte]), -1) for byte in range(256)])
+    of_symbol = np.full(256 if any(isinstance(text, bytes) for text in texts) else 0x110000, -1)
+    for text, index in ids.items():
+        if text and len(text) == 1:
+            of_symbol[ord(text)] = index
     of_length = collections.defaultdict(list)
     for token in {*products.tolist()}:
         of_length[len(texts[token])].append(token)
     done = {}
     for tokens in of_length.values():  # all tokens of one length at once: (n, length) symbols
-        data = np.frombuffer(b"".join(texts[token] for token in tokens), np.uint8)
-        symbols, under_way = of_byte[data].reshape(len(tokens), -1), np.array(tokens)
+        symbols = of_symbol[_symbols([texts[token] for token in tokens])].reshape(len(tokens), -1)
+        under_way = np.array(tokens)
         while symbols.shape[1] > 1 and len(symbols):
             pair = symbols[:, :-1] * len(texts) + symbols[:, 1:]
             place = np.minimum(np.searchsorted(keys, pair), len(keys) - 1)
@@ -62,6 +71,13 @@ def last_merges(pairs: Sequence[tuple[int, int]], texts: Sequence[bytes | None])
             symbols = symbols[kept].reshape(-1, symbols.shape[1] - 1)
         done |= dict(zip(under_way.tolist(), last.tolist()))
     return done
+
+
+def _symbols(texts: list[Any]) -> np.ndarray:
+    """The bytes, or code points, of texts one after another."""
+    if isinstance(texts[0], bytes):
+        return np.frombuffer(b"".join(texts), np.uint8)
+    return np.frombuffer("".join(texts).encode("utf-32-le"), "<u4")
 
 
 class WordEncoder:

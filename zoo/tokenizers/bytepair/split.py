@@ -10,7 +10,7 @@ from zoo.tokenizers.bytepair.patterns import Characters, Rule
 from zoo.tokenizers.character_classes import SPACE, classes_of
 from zoo.tokenizers.composition import composed
 from zoo.tokenizers.ragged import mark, rows_of, splits_of
-from zoo.tokenizers.special_tokens import AddedToken, NameFinder, Parts
+from zoo.tokenizers.special_tokens import AddedToken, NameFinder, Parts, with_blanks
 
 
 class Words(NamedTuple):
@@ -63,14 +63,13 @@ class Splitter:
         add_prefix_space: bool = False,
         compose: bool = False,
     ):
+        self._raw = [token for token in tokens if not token.normalized]
         self._finders = []  # in the text as it is, then in what it becomes
         for normalized in (False, True):
             found = [token for token in tokens if token.normalized == normalized]
             names = [token.name.encode() for token in found]
             finder = NameFinder(names, [token.special for token in found])
             self._finders.append((finder, np.array([token.id for token in found], np.int32)))
-        self._left = np.array([token.id for token in tokens if token.lstrip], np.int32)
-        self._right = np.array([token.id for token in tokens if token.rstrip], np.int32)
         self._finds = bool(tokens)
         self._rule, self._add_prefix_space, self._composes = rule, add_prefix_space, compose
 
@@ -113,27 +112,12 @@ class Splitter:
         """Starts, with the blanks before, starts of names, ends and ids (S,)."""
         finder, ids_of = self._finders[0]
         names, ends, which = finder.find(data, row_splits, parts)
-        ids = tf.gather(ids_of, which)
-        if not len(self._left) and not len(self._right):
-            return names, names, ends, ids
-        left, right = (tf.reduce_any(ids[:, None] == some, 1) for some in (self._left, self._right))
 
-        def with_blanks():
-            solid = tf.where(
-                classes_of(data, mark(row_splits, tf.size(data, tf.int64)))[0] != SPACE
-            )
-            solid = tf.concat([[-1], solid[:, 0], tf.size(data, tf.int64)[None]], 0)
-            row = tf.searchsorted(row_splits, names, side="right") - 1
-            behind = tf.gather(solid, tf.searchsorted(solid, ends))
-            behind = tf.minimum(behind, tf.gather(row_splits, row + 1))
-            all_ends = tf.where(right, behind, ends)
-            before = tf.gather(solid, tf.searchsorted(solid, names) - 1) + 1
-            before = tf.maximum(before, tf.gather(row_splits, row))
-            before = tf.maximum(before, tf.concat([[0], all_ends], 0)[:-1])
-            return tf.where(left, before, names), all_ends
+        def is_blank():
+            return classes_of(data, mark(row_splits, tf.size(data, tf.int64)))[0] == SPACE
 
-        starts, ends = tf.cond(tf.reduce_any(left | right), with_blanks, lambda: (names, ends))
-        return starts, names, ends, ids
+        starts, ends = with_blanks(self._raw, names, ends, which, row_splits, is_blank)
+        return starts, names, ends, tf.gather(ids_of, which)
 
     def _with_normalized(self, data, row_splits, found) -> tuple[tf.Tensor, ...]:
         """What was `found`, and the names between that are looked for in normalised text."""

@@ -24,6 +24,7 @@ from zoo.tokenizers.bytepair.vocabulary import (
     from_bytes,
     merge_pairs,
     numbered,
+    require_alphabet,
     to_bytes,
 )
 from zoo.tokenizers.causal import CausalTokenizer
@@ -115,6 +116,7 @@ class BytePairTokenizer(CausalTokenizer):
         if pattern not in RULES:
             raise ValueError(f"pattern={pattern!r:.80} is none of {', '.join(RULES)}.")
         self.vocabulary, self.special_tokens = numbered(vocabulary, special_tokens)
+        require_alphabet(self.vocabulary, self.special_tokens)
         self.merges, self._pairs = merge_pairs(self.vocabulary, self.special_tokens, merges)
         self.end, self.end_id = end, self._special_id("end", end)
         self.roles = dict(roles or {})
@@ -238,10 +240,8 @@ class BytePairTokenizer(CausalTokenizer):
     @functools.cached_property
     def _encoder(self) -> WordEncoder:
         texts: list[bytes | None] = [*self._texts()]
-        merged = {index for left, right in self._pairs for index in (left, right)}
-        for token in self._found:
-            if token.special or token.id not in merged:
-                texts[token.id] = None
+        for index in self._unmerged(self._pairs):
+            texts[index] = None
         return WordEncoder(texts, self._pairs, self.ignore_merges)
 
     @functools.cached_property
