@@ -65,8 +65,8 @@ _MODULE_OF = {
         "zoo.presets": "PRESETS preset_config",
         "zoo.text.config": "CleaningConfig TextConfig",
         "zoo.text.lm": "TextLM",
-        "zoo.tokenizers": "ByteFallbackTokenizer BytePairTokenizer ByteTokenizer CharacterTokenizer "
-        "SentencePieceTokenizer WordPieceTokenizer load_tokenizer",
+        "zoo.tokenizers": "ByteFallbackTokenizer BytePairTokenizer ByteTokenizer "
+        "CharacterTokenizer SentencePieceTokenizer WordPieceTokenizer load_tokenizer",
     }.items()
     for name in names.split()
 }

@@ -65,10 +65,9 @@ class CausalTokenizer(SubwordTokenizer):
     def _unmerged(self, pairs: Iterable[tuple[int, int]]) -> list[int]:
         """The ids of found tokens that merging neither reads nor makes."""
         pieces = self.vocabulary
-        merged = {
-            piece for a, b in pairs for piece in (pieces[a], pieces[b], pieces[a] + pieces[b])
-        }
-        return [token.id for token in self._found if token.name not in merged]
+        merged = {index for pair in pairs for index in pair}
+        made = {pieces[left] + pieces[right] for left, right in pairs}
+        return [t.id for t in self._found if t.id not in merged and t.name not in made]
 
     @property
     def end_ids(self) -> tuple[int, ...]:
