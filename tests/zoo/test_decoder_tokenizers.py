@@ -19,79 +19,14 @@ from zoo.weights.huggingface.causal_tokenizers import read_causal_tokenizer
 
 SHARED = os.environ.get("ZOO_DATA")
 REPOSITORY = Path(__file__).parents[2]
-WORDS = [
-    "don't",
-    "I'LL",
-    "we've",
-    "They're",
-    "it's",
-    "'S",
-    "'d",
-    "ſ",
-    "'ſ",
-    "'Re",
-    "he'll",
-    "x'sy",
-    "''s",
-    "!'s",
-    "the",
-    "café",
-    "naïve",
-    "Straße",
-    "привет",
-    "МИР",
-    "слово",
-    "你好",
-    "世界",
-    "日本語",
-    "한국어",
-    "각",
-    "مرحبا",
-    "السَّلام",
-    "हिन्दी",
-    "नमस्ते",
-    "क़ा",
-    "ด้วย",
-    "tiếng",
-    "Å",
-    "👩\u200d🚀",
-    "😀",
-    "🏳️\u200d🌈",
-    "½",
-    "²",
-    "٣٤٥",
-    "१२३",
-    "12345",
-    "1234567",
-    "007",
-    "3.14",
-    "①",
-    "Ⅷ",
-    "__init__",
-    "def",
-    "foo(x):",
-    "return",
-    "x**2",
-    "#include",
-    "{",
-    "}",
-    ";",
-    "//",
-    "->",
-    "!=",
-    "\\n",
-    "<b>",
-    "[x]",
-    "<|endoftext|>",
-    "<|im_end|>",
-    "<s>",
-    "</s>",
-    "<unk>",
-    "▁",
-    "▁▁",
-    "_",
-    "<0x41>",
-]
+TEXT = """
+don't I'LL we've They're it's 'S 'd ſ 'ſ 'Re he'll x'sy ''s !'s the café naïve
+Straße привет МИР слово 你好 世界 日本語 한국어 각 مرحبا السَّلام हिन्दी नमस्ते क़ा ด้วย
+tiếng Å 👩‍🚀 😀 🏳️‍🌈 ½ ² ٣٤٥ १२३ 12345 1234567 007 3.14 ① Ⅷ __init__ def foo(x):
+return x**2 #include { } ; // -> != \\n <b> [x] <|endoftext|> <|im_end|> <s>
+</s> <unk> ▁ ▁▁ _ <0x41>
+"""
+WORDS = TEXT.split()
 BLANKS = [*" \n\r\t\v\f\x85\u00a0\u3000\u2028\u200b\u2003", "  ", "   ", "\r\n", "\n    ", " \n "]
 MARKS = "\u0301\u0323\u0344\u0338\u093c\u09be\u1161\u11a8\u3099\u05b4\u0651\u0f71\u1dfa\u0898"
 NEW = "\U00011de0\U00016ff4\U000105d2\ufffe\uffff\ufffd\U0010ffff\x7f\ufeff\x00\x04\x13"
