@@ -1,7 +1,8 @@
 """Writes the Unicode tables of the tokenizers: asks Hugging Face `tokenizers` for each character.
 
 `zoo/tokenizers/character_classes.json` has the classes of GPT-2's pattern,
-`zoo/tokenizers/wordpiece/normalizer.json` what BERT's normalizer does. Run
+`zoo/tokenizers/wordpiece/normalizer.json` what BERT's normalizer does,
+`zoo/tokenizers/composition.json` the characters that NFC joins or moves. Run
 `python -m tools.make_unicode_tables` only to follow a newer release of that library: a changed
 table changes ids, so raise `rules_version` of `BytePairTokenizer` or `WordPieceTokenizer` with it.
 The library is asked, not copied.
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo.tokenizers import character_classes
+from zoo.tokenizers import character_classes, composition
 from zoo.tokenizers.character_classes import LETTER, NUMBER, OTHER
 from zoo.tokenizers.wordpiece import normalizer
 from zoo.tokenizers.wordpiece.normalizer import CJK, PLAIN, PUNCTUATION, REMOVED, SPACE, hangul
@@ -24,12 +25,14 @@ from zoo.tokenizers.wordpiece.normalizer import CJK, PLAIN, PUNCTUATION, REMOVED
 PATTERNS = {r"\p{L}": LETTER, r"\p{N}": NUMBER, r"\s": character_classes.SPACE}
 # Two marks that accent stripping leaves, of different canonical classes (216 and 226).
 MARKS = ("\U0001d165", "\U0001d16d")
+# Two marks of the canonical classes 1 and 230: each other mark changes places with one of them.
+MARKS_OF_LETTERS = ("\u0334", "\u0301")
 
 
 def measured_classes() -> dict[str, Any]:
     """The classes of GPT-2's pattern, which `character_classes.from_runs` reads."""
     from tokenizers import Regex
-    from tokenizers.pre_tokenizers import Split
+    from tokenizers.pre_tokenizers import Digits, Split
 
     splitters = [(Split(Regex(pattern), "removed"), kind) for pattern, kind in PATTERNS.items()]
 
@@ -40,7 +43,41 @@ def measured_classes() -> dict[str, Any]:
         assert len(kinds) <= 1, hex(point)
         return kinds[0] if kinds else OTHER
 
-    return {"classes": _runs(map(kind_of, range(0x110000)))}
+    kinds = [kind_of(point) for point in range(0x110000)]
+    digits = Digits(individual_digits=True)
+    numbers = [p for p in _points() if len(digits.pre_tokenize_str(f"a{chr(p)}a")) == 3]
+    assert {p for p in _points() if kinds[p] == NUMBER} <= {*numbers}
+    return {"classes": _runs(kinds), "more_digits": [p for p in numbers if kinds[p] != NUMBER]}
+
+
+def measured_composition() -> dict[str, Any]:
+    """What NFC does to each character, which `composition` reads."""
+    from tokenizers.normalizers import NFC, NFD
+
+    composed, decomposed = NFC().normalize_str, NFD().normalize_str
+    low, high = MARKS_OF_LETTERS
+    changing: set[int] = {ord(low), ord(high)}
+    joining: set[int] = set()
+    for point in _points():
+        character = chr(point)
+        parts = decomposed(character)
+        moves = composed(character + low) == low + character
+        moves |= composed(high + character) == character + high
+        if composed(character) != character or moves:
+            changing.add(point)
+        elif parts != character:
+            changing.update(map(ord, parts[1:]))
+            for size in range(1, len(parts) + 1):
+                joining.update(map(ord, composed(parts[:size])))
+    kinds = np.zeros(0x110000, np.uint8)
+    kinds[[*joining]] = composition.JOINING
+    kinds[[*changing]] = composition.CHANGING
+    return {"kinds": _runs(kinds.tolist())}
+
+
+def _points() -> list[int]:
+    # All that UTF-8 can hold.
+    return [point for point in range(0x110000) if not 0xD800 <= point <= 0xDFFF]
 
 
 def measured_normalizer() -> dict[str, Any]:
@@ -58,7 +95,7 @@ def measured_normalizer() -> dict[str, Any]:
     strip, lower = only(strip_accents=True), only(lowercase=True)
     split = BertPreTokenizer().pre_tokenize_str
     classes, decompose, lowered = [REMOVED] * 0x110000, {}, {}
-    for point in (point for point in range(0x110000) if not 0xD800 <= point <= 0xDFFF):
+    for point in _points():
         character = chr(point)
         cleaned = clean(character)
         if cleaned == "":
@@ -134,10 +171,11 @@ def write_table(path: Path, table: dict[str, Any], version: str) -> None:
 
 
 def main() -> None:
-    """Writes both tables beside the code that reads them."""
+    """Writes the tables beside the code that reads them."""
     import tokenizers
 
     write_table(character_classes.TABLE, measured_classes(), tokenizers.__version__)
+    write_table(composition.TABLE, measured_composition(), tokenizers.__version__)
     write_table(normalizer.TABLE, measured_normalizer(), tokenizers.__version__)
 
 

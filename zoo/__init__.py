@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from zoo.text.config import CleaningConfig, TextConfig
     from zoo.text.lm import TextLM
     from zoo.tokenizers import (
+        ByteFallbackTokenizer,
         BytePairTokenizer,
         ByteTokenizer,
         CharacterTokenizer,
@@ -64,8 +65,8 @@ _MODULE_OF = {
         "zoo.presets": "PRESETS preset_config",
         "zoo.text.config": "CleaningConfig TextConfig",
         "zoo.text.lm": "TextLM",
-        "zoo.tokenizers": "BytePairTokenizer ByteTokenizer CharacterTokenizer "
-        "SentencePieceTokenizer WordPieceTokenizer load_tokenizer",
+        "zoo.tokenizers": "ByteFallbackTokenizer BytePairTokenizer ByteTokenizer "
+        "CharacterTokenizer SentencePieceTokenizer WordPieceTokenizer load_tokenizer",
     }.items()
     for name in names.split()
 }

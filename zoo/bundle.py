@@ -162,7 +162,7 @@ def save(
         model: CausalLM or a model of another task, trained in whatever way.
         tokenizer: the tokenizer it was trained with.
         start_id: the token that an empty text reads, for a language model. Defaults to the
-            tokenizer's `end_id`.
+            tokenizer's `start_id`, or `end_id`.
         labels: names of classes or tags, in the order of the model's outputs.
         text: how text is read; not for a language model.
 

@@ -21,8 +21,8 @@ class TextLM(TextModel):
 
     Args:
         tokenizer, model: a zoo.CausalLM, and the tokenizer of its ids.
-        start_id: what an empty text reads; by default the tokenizer's `end_id`, which stands before
-            every document.
+        start_id: what an empty text reads; by default the tokenizer's `start_id`, which stands
+            before every text, or, if it has none, `end_id`, which stands before every document.
 
     Example:
         >>> import zoo
@@ -34,7 +34,9 @@ class TextLM(TextModel):
 
     def __init__(self, tokenizer: Tokenizer, model: keras.Model, start_id: int | None = None):
         super().__init__(tokenizer, model)
-        self.start_id = tokenizer.end_id if start_id is None else start_id
+        if start_id is None:
+            start_id = tokenizer.end_id if tokenizer.start_id is None else tokenizer.start_id
+        self.start_id = start_id
         if not 0 <= self.start_id < model.vocabulary_size:
             raise ValueError(
                 f"start_id={self.start_id} is no id: the model has 0 to {model.vocabulary_size - 1}"
@@ -80,7 +82,7 @@ class TextLM(TextModel):
 
         result = on_backend(generated, *self._prompt(text), options)
         new_ids = tf.RaggedTensor.from_tensor(result.token_ids, result.lengths)
-        completion = self.tokenizer.decode(self.tokenizer.whole_characters(new_ids))
+        completion = self.tokenizer.decode_after(self.tokenizer.whole_characters(new_ids))
         joined = tf.strings.join([text, completion])
         # The prompt may have begun the character: its own bytes stay.
         size = tf.strings.length(completion)
@@ -131,9 +133,11 @@ class TextLM(TextModel):
     def _prompt(self, text):
         """Token ids (B, P), padded on the right, and lengths (B,), at least 1."""
         ids = self.tokenizer.encode(text)
-        is_empty = tf.cast(tf.equal(ids.row_lengths(), 0), tf.int64)
+        has_start = tf.cast(tf.equal(ids.row_lengths(), 0), tf.int64)
+        if self.tokenizer.start_id is not None:
+            has_start = tf.ones_like(has_start)
         starts = tf.RaggedTensor.from_row_lengths(
-            tf.fill([tf.reduce_sum(is_empty)], self.start_id), is_empty
+            tf.fill([tf.reduce_sum(has_start)], self.start_id), has_start
         )
         ids = tf.concat([starts, ids], axis=1)
         return ids.to_tensor(), tf.cast(ids.row_lengths(), tf.int32)

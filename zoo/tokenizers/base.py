@@ -39,6 +39,7 @@ class Tokenizer(abc.ABC):
 
     vocabulary: str | list[str] | None  # what JSON needs to rebuild the tokenizer
     end_id: int  # "end of text", the separator of documents; `encode` never produces it
+    start_id: int | None = None  # what stands before every text of a language model, if any does
     unknown_id: int | None = None  # whatever the vocabulary lacks; None if nothing can be unknown
     special_tokens: dict[str, int]  # name -> id of the ids that stand for no text
     pair_separators: int = 1  # between the two texts of a pair: 1 as in BERT, 2 as in RoBERTa
@@ -56,6 +57,11 @@ class Tokenizer(abc.ABC):
             >>> zoo.ByteTokenizer().encode(["ab", ""]).to_list()
             [[97, 98], []]
         """
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """The ids that end an answer, `end_id` first."""
+        return (self.end_id,)
 
     @abc.abstractmethod
     def _texts(self) -> list[bytes]:
@@ -124,6 +130,10 @@ class Tokenizer(abc.ABC):
         if not isinstance(ids, tf.RaggedTensor):
             ids = tf.RaggedTensor.from_tensor(tf.ensure_shape(ids, [None, None]))
         return self._join(ids)
+
+    def decode_after(self, ids: Any) -> tf.Tensor:
+        """The texts of ids that go on where others ended: `decode`, but no space is left out."""
+        return self.decode(ids)
 
     def _join(self, ids: tf.RaggedTensor) -> tf.Tensor:
         # Joining pieces costs more than tf.strings.unicode_encode (24 against 9 ms for 1.1 MB),

@@ -45,14 +45,20 @@ class PagedTable:
 
 
 @functools.cache
-def _table() -> PagedTable:
-    return PagedTable(classes())
+def _table(more_digits: bool) -> PagedTable:
+    table = classes()
+    if more_digits:
+        table = table.copy()
+        table[json.loads(TABLE.read_text(encoding="utf-8"))["more_digits"]] = NUMBER
+    return PagedTable(table)
 
 
-def classes_of(data: tf.Tensor, breaks: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def classes_of(
+    data: tf.Tensor, breaks: tf.Tensor, more_digits: bool = False
+) -> tuple[tf.Tensor, tf.Tensor]:
     """The class uint8 (N,) of the character of each byte uint8 (N,), OTHER where UTF-8 is not
     valid; and bool (N,), True but for its first byte. `breaks` (N,) is True where a string
-    begins.
+    begins. With `more_digits`, numbers are those of the `Digits` rule, of a newer Unicode.
     """
     letters = (data | 0x20) - ord("a") < 26  # Below "a" the difference wraps around.
     numbers = data - ord("0") < 10
@@ -63,12 +69,17 @@ def classes_of(data: tf.Tensor, breaks: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor
     high = data >= 0x80
     return tf.cond(
         tf.reduce_any(high),
-        lambda: _with_long_characters(data, breaks, kinds),
+        lambda: with_long_characters(data, breaks, kinds, _table(more_digits)),
         lambda: (kinds, tf.zeros_like(high)),
     )
 
 
-def _with_long_characters(data, breaks, kinds) -> tuple[tf.Tensor, tf.Tensor]:
+def with_long_characters(
+    data: tf.Tensor, breaks: tf.Tensor, kinds: tf.Tensor, table: PagedTable
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """`kinds` uint8 (N,) with the table's values (0 to 15) for all bytes of long characters; and
+    bool (N,), True but for the first byte of each.
+    """
     continues = ((data & 0xC0) == 0x80) & ~breaks  # (N,)
     leads = tf.where((data >= 0xC2) & (data <= 0xF4))[:, 0]
     # What follows a lead byte; behind the end there is nothing, which continues no character.
@@ -88,7 +99,7 @@ def _with_long_characters(data, breaks, kinds) -> tuple[tf.Tensor, tf.Tensor]:
     leads, point = tf.boolean_mask(leads, valid), tf.boolean_mask(point, valid)
     more = 3 - tf.cast(point < 0x10000, tf.int32) - tf.cast(point < 0x800, tf.int32)
     # In one byte: how many bytes of the character are still to come, and its class.
-    packed = _table().find(point) | tf.cast(more * 16, tf.uint8)
+    packed = table.find(point) | tf.cast(more * 16, tf.uint8)
     kinds = tf.tensor_scatter_nd_update(kinds, leads[:, None], packed)
     inner = tf.zeros_like(continues)
     for _ in range(3):

@@ -119,6 +119,10 @@ class SentencePieceTokenizer(SubwordTokenizer):
         values = tf.cast(tf.where(known, values, self.unknown_id), tf.int32)
         return self._decode_function(values, tf.cast(ids.row_splits, tf.int64))
 
+    def decode_after(self, ids: Any) -> tf.Tensor:
+        ids = ids if isinstance(ids, tf.RaggedTensor) else tf.RaggedTensor.from_tensor(ids)
+        return Tokenizer._join(self, ids)
+
     @functools.cached_property
     def _decode_function(self) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
         return tf.function(

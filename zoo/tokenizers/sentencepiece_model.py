@@ -22,6 +22,7 @@ _SCHEMA = {
     "Trainer": {
         "model_type": (3, "int32"),
         "treat_whitespace_as_suffix": (24, "bool"),
+        "byte_fallback": (35, "bool"),
         "unk_id": (40, "int32"),
         "eos_piece": (47, "string", "</s>"),
         "pad_piece": (48, "string", "<pad>"),
@@ -105,6 +106,8 @@ def write_merging_model(pieces: Iterable[tuple[str, float, int]], unknown_id: in
     for text, score, kind in pieces:
         add(piece=text, score=score, type=kind)
     model.trainer_spec.model_type, model.trainer_spec.unk_id = _BPE, unknown_id
+    if any(piece.type == BYTE for piece in model.pieces):
+        model.trainer_spec.byte_fallback = True
     normalizer = model.normalizer_spec
     normalizer.name = "identity"
     normalizer.add_dummy_prefix = normalizer.remove_extra_whitespaces = False

@@ -14,6 +14,7 @@ If it does not, no pair of the list makes t here, and the operation does not kno
 
 import collections
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -31,21 +32,29 @@ _MASKS = np.array([256**size - 1 for size in range(_BYTES + 1)], np.uint64)
 _MIX = 0x1E3779B97F4A7C15  # odd and large: products wrap around and seldom meet
 
 
-def last_merges(pairs: Sequence[tuple[int, int]], texts: Sequence[bytes | None]) -> dict[int, int]:
-    """Token -> rank of its last merge, of those that come out when their own text is merged."""
+def last_merges(
+    pairs: Sequence[tuple[int, int]], texts: Sequence[bytes | None] | Sequence[str | None]
+) -> dict[int, int]:
+    """Token -> rank of its last merge, of those that come out when their own text is merged.
+
+    The texts are merged byte by byte, or, if they are str, character by character.
+    """
     ids = {text: index for index, text in enumerate(texts)}
     products = np.array([ids[texts[left] + texts[right]] for left, right in pairs], np.int64)
     rank_of = {left * len(texts) + right: rank for rank, (left, right) in enumerate(pairs)}
     keys = np.array(sorted(rank_of), np.int64)
     ranks = np.array([rank_of[key] for key in keys.tolist()], np.int64)
-    of_byte = np.array([ids.get(bytes([byte]), -1) for byte in range(256)])
+    of_symbol = np.full(256 if any(isinstance(text, bytes) for text in texts) else 0x110000, -1)
+    for text, index in ids.items():
+        if text and len(text) == 1:
+            of_symbol[ord(text)] = index
     of_length = collections.defaultdict(list)
     for token in {*products.tolist()}:
         of_length[len(texts[token])].append(token)
     done = {}
     for tokens in of_length.values():  # all tokens of one length at once: (n, length) symbols
-        data = np.frombuffer(b"".join(texts[token] for token in tokens), np.uint8)
-        symbols, under_way = of_byte[data].reshape(len(tokens), -1), np.array(tokens)
+        symbols = of_symbol[_symbols([texts[token] for token in tokens])].reshape(len(tokens), -1)
+        under_way = np.array(tokens)
         while symbols.shape[1] > 1 and len(symbols):
             pair = symbols[:, :-1] * len(texts) + symbols[:, 1:]
             place = np.minimum(np.searchsorted(keys, pair), len(keys) - 1)
@@ -64,14 +73,33 @@ def last_merges(pairs: Sequence[tuple[int, int]], texts: Sequence[bytes | None])
     return done
 
 
-class WordEncoder:
-    """Ids of words, by the bytes of each id (None if special) and the pairs of ids that merge."""
+def _symbols(texts: list[Any]) -> np.ndarray:
+    """The bytes, or code points, of texts one after another."""
+    if isinstance(texts[0], bytes):
+        return np.frombuffer(b"".join(texts), np.uint8)
+    return np.frombuffer("".join(texts).encode("utf-32-le"), "<u4")
 
-    def __init__(self, texts: Sequence[bytes | None], pairs: Sequence[tuple[int, int]]):
+
+class WordEncoder:
+    """Ids of words, by the bytes of each id (None if special) and the pairs of ids that merge.
+
+    With `whole_words`, a word that is the text of an id is that id, however its bytes merge.
+    """
+
+    def __init__(
+        self,
+        texts: Sequence[bytes | None],
+        pairs: Sequence[tuple[int, int]],
+        whole_words: bool = False,
+    ):
         ranks = last_merges(pairs, texts)
         # What merging makes of some text: bytes, and the pieces that come out of their own bytes.
         tokens = {i: text for i, text in enumerate(texts) if text and (i in ranks or len(text) < 2)}
         self._size = len(texts)
+        # What merging does not make, but words may be.
+        whole = {
+            i: text for i, text in enumerate(texts) if whole_words and text and i not in tokens
+        }
         # Bytes are read as characters of Latin-1, so that ASCII stands for itself. The names of
         # what is no token are in no text: they begin with a character that is not Latin-1.
         pieces = [
@@ -84,17 +112,24 @@ class WordEncoder:
         self._model = write_merging_model([*pieces, ("\u2581", 0, UNKNOWN)], self._size)
         # Tokens of up to 16 bytes are known as two numbers, the second one 0 for up to 8 bytes, and
         # found by a third. If two tokens had the same, one of them would be merged.
-        usable = {i: text for i, text in tokens.items() if len(text) <= 16 and text[-1:] != b"\0"}
+        found = tokens | whole
+        usable = {i: text for i, text in found.items() if len(text) <= 16 and text[-1:] != b"\0"}
         padded = b"".join(text.ljust(2 * _BYTES, b"\0") for text in usable.values())
         firsts, seconds = np.frombuffer(padded, "<i8").reshape(-1, 2).astype(np.int64).T
         keys = firsts + seconds * _MIX
         order = np.argsort(keys)
         self._keys, self._ids = keys[order], np.array([*usable], np.int32)[order]
         self._firsts, self._seconds = firsts[order], seconds[order]
+        self._only_whole = np.isin(self._ids, [*whole])
+        longer = [i for i in whole if i not in usable]
+        self._long_ids = np.array(longer, np.int32)
+        self._long_texts = np.array(
+            [whole[i].decode("latin-1").encode() for i in longer], dtype=object
+        )
         # True at 256 a + b if bytes a and b stand side by side in a token.
-        data = np.frombuffer(b"".join(tokens.values()), np.uint8).astype(np.int32)
+        data = np.frombuffer(b"".join(found.values()), np.uint8).astype(np.int32)
         inside = np.ones(len(data), bool)
-        inside[np.cumsum([0, *map(len, tokens.values())])[:-1]] = False  # first bytes of tokens
+        inside[np.cumsum([0, *map(len, found.values())])[:-1]] = False  # first bytes of tokens
         self._joined = np.zeros(1 << 16, bool)
         self._joined[(data[:-1] * 256 + data[1:])[inside[1:]]] = True
 
@@ -112,13 +147,25 @@ class WordEncoder:
         return tf.cond(tf.reduce_any(high), with_cuts, lambda: starts)
 
     def encode(
-        self, data: tf.Tensor, starts: tf.Tensor, known: tf.Tensor, known_ids: tf.Tensor
+        self,
+        data: tf.Tensor,
+        starts: tf.Tensor,
+        known: tf.Tensor,
+        known_ids: tf.Tensor,
+        word_starts: tf.Tensor,
     ) -> tf.RaggedTensor:
-        """Ids [W, None] of words in bytes (N,) at `starts` int64 (W,); some are `known` (S,)."""
+        """Ids [W, None] of words in bytes (N,) at `starts` int64 (W,); some are `known` (S,).
+
+        `word_starts` bool (N,) tells words from the parts that `cut` made of them.
+        """
         ends = tf.concat([starts[1:], tf.size(data, tf.int64)[None]], 0)[: tf.size(starts)]
         lengths = ends - starts
         as_number = (lengths <= 2 * _BYTES) & (tf.gather(data, ends - 1) != 0)
-        short = as_number & (lengths <= _BYTES)
+        short, whole = as_number & (lengths <= _BYTES), None
+        if self._only_whole.any() or len(self._long_ids):
+            borders = tf.concat([word_starts, [True]], 0)
+            whole = tf.gather(borders, starts) & tf.gather(borders, ends)
+            short &= whole
         places, others = tf.where(short)[:, 0], tf.where(~short)[:, 0]
         blocks = _blocks(data)
         keys = _numbers(blocks, tf.gather(starts, places), tf.gather(lengths, places))
@@ -127,7 +174,8 @@ class WordEncoder:
         found, ids = self._find(keys, tf.zeros_like(keys))
         start, length = tf.gather(starts, others), tf.gather(lengths, others)
         halves = _numbers(blocks, start, length), _numbers(blocks, start + _BYTES, length - _BYTES)
-        found_others, other_ids = self._find(*halves)
+        whole_others = None if whole is None else tf.gather(whole, others)
+        found_others, other_ids = self._find(*halves, whole_others)
         # Distinct short words, and all others: an id, or V + the number of a word that is merged.
         codes = tf.concat([ids, other_ids], 0)
         found = tf.concat([found, found_others & tf.gather(as_number, others)], 0)
@@ -137,8 +185,17 @@ class WordEncoder:
         spelled = tf.ragged.range(tf.gather(starts, words), tf.gather(ends, words))
         spelled = spelled.with_flat_values(tf.cast(tf.gather(data, spelled.flat_values), tf.int32))
         # In Latin-1, as the model reads them.
-        words, word_of = tf.unique(tf.strings.unicode_encode(spelled, "UTF-8"))
-        codes = tf.tensor_scatter_nd_update(codes, merged, word_of + self._size)
+        spelled, long_size = tf.strings.unicode_encode(spelled, "UTF-8"), len(self._long_ids)
+        if long_size:
+            spelled = tf.concat([tf.constant(self._long_texts, tf.string), spelled], 0)
+        places_of_merged = words
+        words, word_of = tf.unique(spelled)
+        word_codes = word_of[long_size:] + self._size
+        if long_size:
+            named = tf.minimum(word_of[long_size:], long_size - 1)
+            is_name = (word_of[long_size:] == named) & tf.gather(whole, places_of_merged)
+            word_codes = tf.where(is_name, tf.gather(self._long_ids, named), word_codes)
+        codes = tf.tensor_scatter_nd_update(codes, merged, word_codes)
         codes = tf.dynamic_stitch(
             [tf.cast(places, tf.int32), tf.cast(others, tf.int32)],
             [tf.gather(codes, key_of), codes[num_keys:]],
@@ -153,11 +210,15 @@ class WordEncoder:
         )
         return tf.gather(ids_of_code, codes)
 
-    def _find(self, firsts: tf.Tensor, seconds: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _find(
+        self, firsts: tf.Tensor, seconds: tf.Tensor, whole: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Which pairs of numbers (n,) are tokens, and their ids, else nonsense."""
         place = tf.searchsorted(self._keys, firsts + seconds * _MIX)
         place = tf.minimum(place, len(self._keys) - 1)
         found = tf.gather(self._firsts, place) == firsts
+        if whole is not None:  # else all are
+            found &= whole | ~tf.gather(self._only_whole, place)
         return found & (tf.gather(self._seconds, place) == seconds), tf.gather(self._ids, place)
 
 

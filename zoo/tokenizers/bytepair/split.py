@@ -1,27 +1,16 @@
-"""GPT-2's pre-tokenizer: from texts to words, in stateless TensorFlow operations on bytes.
+"""From texts to words and the tokens that are found between them, in TensorFlow operations."""
 
-The pattern is
-
-    's|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+
-
-Where words start can be told from a few neighbouring bytes: a word is a run of one class, with the
-space before it; the last of several whitespace characters stands apart from the rest; and an
-apostrophe that starts a word takes the letters of a contraction.
-"""
-
-import functools
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Self
 
 import numpy as np
 import tensorflow as tf
 
+from zoo.tokenizers.bytepair.patterns import Characters, Rule
 from zoo.tokenizers.character_classes import SPACE, classes_of
-from zoo.tokenizers.ragged import following, joined_bytes, mark, previous, rows_of, splits_of
-from zoo.tokenizers.special_tokens import NameFinder
-
-_SHORT_CONTRACTIONS = (b"s", b"t", b"m", b"d")
-_LONG_CONTRACTIONS = (b"re", b"ve", b"ll")
+from zoo.tokenizers.composition import composed
+from zoo.tokenizers.ragged import mark, rows_of, splits_of
+from zoo.tokenizers.special_tokens import AddedToken, NameFinder, Parts, with_blanks
 
 
 class Words(NamedTuple):
@@ -31,86 +20,119 @@ class Words(NamedTuple):
     row_splits: tf.Tensor  # (B + 1,) int64, where the strings begin in `data`
     starts: tf.Tensor  # (N,) bool, where words start; each goes on to the next one
     inner: tf.Tensor  # (N,) bool, all but the first byte of a character
-    special_starts: tf.Tensor  # (S,) int64, where special tokens begin, the whitespace taken in
+    special_starts: tf.Tensor  # (S,) int64, where found tokens begin, the whitespace taken in
     special_names: tf.Tensor  # (S,) int64, where their names begin
     special_ends: tf.Tensor  # (S,) int64
     special_ids: tf.Tensor  # (S,) int32
     in_special: tf.Tensor | None  # (N,) bool, within one after its first byte
     sources: tf.Tensor | None  # (N + 1,) int64, the place of each byte before spaces were put in
 
+    def without(self, lacking: np.ndarray) -> Self:
+        """The words without the bytes where `lacking` bool (256,) is True, tokens found aside."""
+        size = tf.size(self.data, tf.int64)
+        kept = ~tf.gather(tf.constant(lacking), tf.cast(self.data, tf.int32))
+        in_special = self.in_special
+        if in_special is not None:
+            kept |= in_special | mark(self.special_starts, size)
+            in_special = tf.boolean_mask(in_special, kept)
+        moved = splits_of(tf.cast(kept, tf.int64))
+        sources = tf.concat([tf.where(kept)[:, 0], size[None]], 0)
+        places = self.row_splits, self.special_starts, self.special_names, self.special_ends
+        row_splits, *special = (tf.gather(moved, part) for part in places)
+        return self._replace(
+            data=tf.boolean_mask(self.data, kept),
+            row_splits=row_splits,
+            # A word goes on behind what is left out of it.
+            starts=mark(tf.gather(moved, tf.where(self.starts)[:, 0]), moved[-1]),
+            inner=tf.boolean_mask(self.inner, kept),
+            special_starts=special[0],
+            special_names=special[1],
+            special_ends=special[2],
+            in_special=in_special,
+            sources=sources if self.sources is None else tf.gather(self.sources, sources),
+        )
+
 
 class Splitter:
-    """Splits texts into words and special tokens; whitespace before `mask` belongs to it."""
+    """Splits texts into words by a rule, and finds tokens between them."""
 
-    def __init__(self, special_tokens: Mapping[str, int], mask: str | None, add_prefix_space: bool):
-        for name in special_tokens:
-            if name != name.strip() or not name:
-                raise ValueError(f"special token {name!r} must not begin or end with a blank.")
-        self._finder = NameFinder([name.encode() for name in special_tokens])
-        self._ids = np.array([*special_tokens.values()], np.int32)
-        self._mask_id = special_tokens.get(mask) if mask else None
-        self._add_prefix_space = add_prefix_space
+    def __init__(
+        self,
+        tokens: Sequence[AddedToken],
+        rule: Rule,
+        add_prefix_space: bool = False,
+        compose: bool = False,
+    ):
+        self._raw = [token for token in tokens if not token.normalized]
+        self._finders = []  # in the text as it is, then in what it becomes
+        for normalized in (False, True):
+            found = [token for token in tokens if token.normalized == normalized]
+            names = [token.name.encode() for token in found]
+            finder = NameFinder(names, [token.special for token in found])
+            self._finders.append((finder, np.array([token.id for token in found], np.int32)))
+        self._finds = bool(tokens)
+        self._rule, self._add_prefix_space, self._composes = rule, add_prefix_space, compose
 
-    def split(self, texts: tf.Tensor) -> Words:
-        """The words of strings (B,)."""
-        data, row_splits = joined_bytes(texts)
-        names, ends, which = self._finder.find(data, row_splits)
+    def split(self, data: tf.Tensor, row_splits: tf.Tensor, parts: Parts | None = None) -> Words:
+        """The words of texts, bytes (N,) with row splits (B + 1,), put together from `parts`."""
+        starts, names, ends, ids = found = self._find(data, row_splits, parts)
+        if self._composes:
+            breaks = mark(tf.concat([row_splits, starts, ends], 0), tf.size(data, tf.int64))
+            data, moved = composed(data, breaks)
+            places = row_splits, starts, names, ends
+            row_splits, starts, names, ends = (tf.gather(moved, part) for part in places)
+            found = starts, names, ends, ids
+        starts, names, ends, ids = self._with_normalized(data, row_splits, found)
         sources = None
         if self._add_prefix_space:
-            # A space before each text that has none: at row starts and after special tokens.
+            # A space before each text that has none: at row starts and after found tokens.
             size = tf.size(data, tf.int64)
-            wanted = mark(tf.concat([row_splits, ends], 0), size) & ~mark(names, size)
+            wanted = mark(tf.concat([row_splits, ends], 0), size) & ~mark(starts, size)
             wanted &= data != 0x20
             moved = splits_of(1 + tf.cast(wanted, tf.int64))  # (N + 1,)
             sources = rows_of(moved)
             is_old = mark(moved[1:] - 1, moved[-1])
             data = tf.where(is_old, tf.gather(data, sources), tf.constant(0x20, tf.uint8))
             sources = tf.concat([sources, size[None]], 0)
-            row_splits, names, ends = (tf.gather(moved, part) for part in (row_splits, names, ends))
+            places = row_splits, starts, names, ends
+            row_splits, starts, names, ends = (tf.gather(moved, part) for part in places)
         size = tf.size(data, tf.int64)
-        rows = mark(row_splits, size)
-        kinds, inner = classes_of(data, rows)
-        ids, starts = tf.gather(self._ids, which), names
-        if self._mask_id is not None:
-            masks = ids == self._mask_id
-
-            def with_whitespace():
-                solid = tf.concat([[-1], tf.where(kinds != SPACE)[:, 0]], 0)
-                last = tf.searchsorted(solid, names, out_type=tf.int64) - 1
-                row = tf.searchsorted(row_splits, names, side="right") - 1
-                after = tf.maximum(tf.gather(solid, last) + 1, tf.gather(row_splits, row))
-                return tf.where(masks, after, names)
-
-            starts = tf.cond(tf.reduce_any(masks), with_whitespace, lambda: names)
-        breaks, in_special = rows, None
-        if len(self._ids):
-            # A text ends before a special token and begins behind it.
-            breaks = rows | mark(tf.concat([starts, ends], 0), size)
+        breaks, in_special = mark(row_splits, size), None
+        kinds, inner = classes_of(data, breaks, self._rule.digits_apart)
+        if self._finds:
+            # A text ends before a found token and begins behind it.
+            breaks |= mark(tf.concat([starts, ends], 0), size)
             in_special = mark(tf.ragged.range(starts + 1, ends).flat_values, size)
-        word_starts = _word_starts(data, kinds, inner, breaks)
+        word_starts = self._rule.starts(Characters(data, kinds, inner, breaks))
         word_starts = word_starts if in_special is None else word_starts & ~in_special
         special = starts, names, ends, ids, in_special
         return Words(data, row_splits, word_starts, inner, *special, sources)
 
+    def _find(self, data, row_splits, parts) -> tuple[tf.Tensor, ...]:
+        """Starts, with the blanks before, starts of names, ends and ids (S,)."""
+        finder, ids_of = self._finders[0]
+        names, ends, which = finder.find(data, row_splits, parts)
 
-def _word_starts(data, kinds, inner, breaks) -> tf.Tensor:
-    """Bool (N,), by the classes of bytes; `breaks` (N,) is True where a text begins or ends."""
-    white = kinds == SPACE
-    same = kinds == previous(kinds, 255)
-    after_space = previous(data, 0) == 0x20
-    of_word = ~white & ~same & ~after_space  # A space before a word is its first byte.
-    # The last whitespace before a word stands apart, or is that space.
-    apart = following(~white & ~breaks, False)
-    for _ in range(2):  # For the first of up to three bytes of one whitespace character.
-        apart = tf.where(following(inner, False), following(apart, False), apart)
-    starts = (breaks | of_word | (white & (~same | apart))) & ~inner
-    opens = starts & (data == ord("'"))
-    first, second = following(data, 0), following(following(data, 0), 0)
-    goes_on = following(~breaks, False)
-    either = functools.partial(functools.reduce, tf.logical_or)
-    short = either([first == text[0] for text in _SHORT_CONTRACTIONS]) & opens & goes_on
-    long = either([(first == text[0]) & (second == text[1]) for text in _LONG_CONTRACTIONS])
-    long &= opens & goes_on & following(goes_on, False)
-    inside = previous(short | long, False)
-    behind = previous(previous(short, False) | previous(previous(long, False), False), False)
-    return (starts & ~inside) | behind
+        def is_blank():
+            return classes_of(data, mark(row_splits, tf.size(data, tf.int64)))[0] == SPACE
+
+        starts, ends = with_blanks(self._raw, names, ends, which, row_splits, is_blank)
+        return starts, names, ends, tf.gather(ids_of, which)
+
+    def _with_normalized(self, data, row_splits, found) -> tuple[tf.Tensor, ...]:
+        """What was `found`, and the names between that are looked for in normalised text."""
+        finder, ids_of = self._finders[1]
+        if not len(ids_of):
+            return found
+        starts, _, ends, _ = found
+        borders = tf.sort(tf.concat([row_splits, starts, ends], 0))
+        names, name_ends, which = finder.find(data, borders)
+        within = tf.searchsorted(tf.concat([[-1], starts], 0), names, side="right") - 1
+        outside = names >= tf.gather(tf.concat([[0], ends], 0), within)
+        names, name_ends, which = (
+            tf.boolean_mask(part, outside) for part in (names, name_ends, which)
+        )
+        more = names, names, name_ends, tf.gather(ids_of, which)
+        every = [tf.concat(pair, 0) for pair in zip(found, more)]
+        order = tf.argsort(every[0], stable=True)
+        return tuple(tf.gather(part, order) for part in every)

@@ -1,11 +1,11 @@
-"""Byte-level byte-pair encoding, as GPT-2 and RoBERTa have it."""
+"""Byte-level byte-pair encoding, as GPT-2 and its successors have it."""
 
 import collections
 import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import tensorflow as tf
@@ -13,8 +13,10 @@ import tensorflow as tf
 from zoo.config import Fields
 from zoo.files import BundleError, blaming
 from zoo.tokenizers import files
-from zoo.tokenizers.base import SubwordTokenizer, string_vector
+from zoo.tokenizers.base import string_vector
+from zoo.tokenizers.bytepair.files import read_byte_pairs, write_byte_pairs
 from zoo.tokenizers.bytepair.lookup import WordEncoder
+from zoo.tokenizers.bytepair.patterns import RULES
 from zoo.tokenizers.bytepair.split import Splitter
 from zoo.tokenizers.bytepair.vocabulary import (
     ALPHABET,
@@ -22,9 +24,12 @@ from zoo.tokenizers.bytepair.vocabulary import (
     from_bytes,
     merge_pairs,
     numbered,
+    require_alphabet,
     to_bytes,
 )
-from zoo.tokenizers.ragged import mark, rows_of, splits_of
+from zoo.tokenizers.causal import CausalTokenizer
+from zoo.tokenizers.ragged import joined_bytes, mark, rows_of
+from zoo.tokenizers.special_tokens import Parts
 from zoo.tokenizers.training import batches, learn_merges
 
 END_OF_TEXT = "<|endoftext|>"
@@ -32,17 +37,18 @@ END_OF_TEXT = "<|endoftext|>"
 _Path = str | os.PathLike[str]
 
 
-class BytePairTokenizer(SubwordTokenizer):
+class BytePairTokenizer(CausalTokenizer):
     """GPT-2's tokenizer; gives the ids of tiktoken and of Hugging Face's ByteLevel BPE.
 
-    A text is split into words by GPT-2's pattern, and the bytes of each word are merged, pair by
-    pair. Any bytes have ids: one that is not part of valid UTF-8 splits words as punctuation does.
-    Offsets are those of Hugging Face's library with `trim_offsets`: spaces around a piece do not
-    count to it, and a piece that is part of a character has the span of the whole character.
+    A text is split into words by GPT-2's pattern or a younger one, and the bytes of each word are
+    merged, pair by pair. Bytes that are not part of valid UTF-8 split words as punctuation does;
+    bytes that the vocabulary lacks are left out, as in Hugging Face's library. Offsets are those of
+    that library with `trim_offsets`: spaces around a piece do not count to it, and a piece that is
+    part of a character has the span of the whole character.
 
     Args:
         vocabulary: piece -> id, or the pieces in order, their bytes written as GPT-2 does ("Ġthe"
-            is " the"); all 256 single bytes must be there.
+            is " the"); ASCII's printable characters must be there.
         merges: "a b" or ("a", "b"), best first.
         special_tokens: name -> id, or names; names that the vocabulary lacks get the ids after it.
         end: the special token that ends a text.
@@ -53,10 +59,21 @@ class BytePairTokenizer(SubwordTokenizer):
             before a mask token goes into it. By default it is text like any other, as a user's
             text should be.
         pair_separators: separators between the texts of a pair, 2 in RoBERTa.
+        pattern: how texts are split: "gpt2", "smollm" (each digit apart), "llama3" or "qwen2", as
+            `zoo.tokenizers.bytepair.patterns.RULES` describes them.
+        nfc: puts texts into Unicode's NFC first, as Qwen and GPT-NeoX do. There are no offsets
+            then, and decoding gives back the text in NFC.
+        ignore_merges: a word that is a piece is that piece, however it merges, as in Llama 3.
+        added_tokens: name -> flags, for pieces that are found in any text before it is split, and
+            for special tokens with flags: "lstrip" and "rstrip" take in the whitespace before and
+            behind the name; "normalized" names are looked for after NFC.
+        start: the special token that stands before every text of the model (BOS), as `start_id`.
+        ends: further tokens that end an answer, after `end` in `end_ids`.
 
     Raises:
-        ValueError, TypeError: an id without a piece or with two, a byte without a piece, a merge
-            of unknown pieces, an unknown `end` or role, special tokens with blanks around them.
+        ValueError, TypeError: an id without a piece or with two, no piece for a printable
+            character, a merge of unknown pieces, an unknown `end`, role, pattern or flag, special
+            tokens with blanks around them.
 
     Example:
         >>> tokenizer = BytePairTokenizer.train(["low lower lowest"] * 9, vocabulary_size=300)
@@ -68,7 +85,14 @@ class BytePairTokenizer(SubwordTokenizer):
     config_names = (
         *("vocabulary", "merges", "special_tokens", "end", "roles"),
         *("add_prefix_space", "parse_special", "pair_separators"),
+        *("pattern", "nfc", "ignore_merges", "added_tokens", "start", "ends"),
     )
+    defaults: ClassVar[dict[str, Any]] = {
+        **CausalTokenizer.defaults,
+        "pattern": "gpt2",
+        "nfc": False,
+        "ignore_merges": False,
+    }
 
     vocabulary: list[str]
 
@@ -82,15 +106,32 @@ class BytePairTokenizer(SubwordTokenizer):
         add_prefix_space: bool = False,
         parse_special: bool = False,
         pair_separators: int = 1,
+        pattern: str = "gpt2",
+        nfc: bool = False,
+        ignore_merges: bool = False,
+        added_tokens: Mapping[str, Sequence[str]] | None = None,
+        start: str | None = None,
+        ends: Sequence[str] = (),
     ):
+        if pattern not in RULES:
+            raise ValueError(f"pattern={pattern!r:.80} is none of {', '.join(RULES)}.")
         self.vocabulary, self.special_tokens = numbered(vocabulary, special_tokens)
+        require_alphabet(self.vocabulary, self.special_tokens)
         self.merges, self._pairs = merge_pairs(self.vocabulary, self.special_tokens, merges)
         self.end, self.end_id = end, self._special_id("end", end)
         self.roles = dict(roles or {})
         self._set_roles(self.roles, pair_separators)
         self.add_prefix_space, self.parse_special = bool(add_prefix_space), bool(parse_special)
-        found = self.special_tokens if self.parse_special else {}
-        self._splitter = Splitter(found, self.roles.get("mask"), self.add_prefix_space)
+        self.pattern, self.nfc, self.ignore_merges = pattern, bool(nfc), bool(ignore_merges)
+        ids = {piece: index for index, piece in enumerate(self.vocabulary)}
+        self._set_found(ids, added_tokens or {}, start, ends)
+        lacking = [to_bytes(character)[0] for character in ALPHABET if character not in ids]
+        self._lacking = np.isin(np.arange(256), lacking)
+        if lacking and self.ignore_merges:
+            raise ValueError(
+                f"vocabulary: no piece for byte {lacking[0]:#04x}; with ignore_merges each of the "
+                "256 needs one."
+            )
 
     @classmethod
     def train(
@@ -124,7 +165,7 @@ class BytePairTokenizer(SubwordTokenizer):
         splitter = cls(list(ALPHABET), [], special_tokens, **options)._splitter
         counts: collections.Counter[bytes] = collections.Counter()
         for batch in batches(texts):
-            words = splitter.split(string_vector(batch))
+            words = splitter.split(*joined_bytes(string_vector(batch)))
             data, starts = words.data.numpy().tobytes(), np.flatnonzero(words.starts).tolist()
             special = {*words.special_starts.numpy().tolist()}
             for start, end in zip(starts, [*starts[1:], len(data)]):
@@ -167,23 +208,41 @@ class BytePairTokenizer(SubwordTokenizer):
                 parses special tokens in a text: `parse_special=True` does so here.
         """
         with blaming(path):
-            return cls(**{**files.read_byte_pairs(path), **options})
+            return cls(**{**read_byte_pairs(path), **options})
 
     def write_files(self, folder: _Path) -> None:
         """Writes `vocab.json`, `merges.txt` and `tokenizer.json` as Hugging Face's libraries read
         them; `load_tokenizer` does not, it reads what `save` writes.
         """
-        files.write_byte_pairs(self.get_config(), folder)
+        write_byte_pairs(self.get_config(), folder)
 
     def _texts(self) -> list[bytes]:
         return [to_bytes(piece) for piece in self.vocabulary]
 
     @functools.cached_property
+    def _splitter(self) -> Splitter:
+        """Finds special tokens if they are parsed."""
+        return self._splitter_of(self.parse_special)
+
+    @functools.cached_property
+    def _prompt_splitter(self) -> Splitter:
+        return self._splitter_of(True)
+
+    def _splitter_of(self, parse_special: bool) -> Splitter:
+        mask = self.roles.get("mask")
+        found = [
+            token._replace(lstrip=token.lstrip or token.name == mask)
+            for token in self._found
+            if parse_special or not token.special
+        ]
+        return Splitter(found, RULES[self.pattern], self.add_prefix_space, self.nfc)
+
+    @functools.cached_property
     def _encoder(self) -> WordEncoder:
         texts: list[bytes | None] = [*self._texts()]
-        for index in self.special_tokens.values():
+        for index in self._unmerged(self._pairs):
             texts[index] = None
-        return WordEncoder(texts, self._pairs)
+        return WordEncoder(texts, self._pairs, self.ignore_merges)
 
     @functools.cached_property
     def _sizes(self) -> np.ndarray:
@@ -194,8 +253,18 @@ class BytePairTokenizer(SubwordTokenizer):
         sizes[1:] = sizes[0] - sizes[1:]
         return sizes
 
-    def _encode(self, texts: tf.Tensor, offsets: bool) -> tuple[tf.Tensor, ...]:
-        words = self._splitter.split(texts)
+    def _encode_joined(self, strings, row_splits, is_text, offsets):
+        if offsets and self.nfc:
+            raise ValueError("a tokenizer with nfc=True has no offsets: it reads other bytes.")
+        data, part_splits = joined_bytes(strings)
+        text_splits = tf.gather(part_splits, row_splits)
+        if is_text is None:
+            words = self._splitter.split(data, text_splits)
+        else:
+            parts = Parts(part_splits, is_text)
+            words = self._prompt_splitter.split(data, text_splits, parts)
+        if self._lacking.any():
+            words = words.without(self._lacking)
         cuts = self._encoder.cut(words.data, words.starts)
         cuts = tf.where(cuts if words.in_special is None else cuts & ~words.in_special)[:, 0]
         # searchsorted fails on no values: the end of all stands behind the words.
@@ -205,7 +274,9 @@ class BytePairTokenizer(SubwordTokenizer):
             return tf.searchsorted(places, starts, out_type=tf.int64)
 
         special_parts = part_at(words.special_starts)
-        pieces = self._encoder.encode(words.data, cuts, special_parts, words.special_ids)
+        pieces = self._encoder.encode(
+            words.data, cuts, special_parts, words.special_ids, words.starts
+        )
         ids, part_splits = pieces.flat_values, tf.cast(pieces.row_splits, tf.int64)
         splits = tf.gather(part_splits, part_at(words.row_splits))
         if not offsets:
@@ -227,7 +298,7 @@ class BytePairTokenizer(SubwordTokenizer):
             ends = ends + tf.cast(tf.gather(inner, ends), tf.int64)
         if words.sources is not None:
             starts, ends = tf.gather(words.sources, starts), tf.gather(words.sources, ends)
-        base = tf.gather(splits_of(tf.cast(tf.strings.length(texts), tf.int64)), rows_of(splits))
+        base = tf.gather(text_splits, rows_of(splits))
         word_starts = tf.gather(part_splits, part_at(tf.where(words.starts)[:, 0]))
         first = mark(word_starts, tf.size(ids, tf.int64))
         return ids, splits, starts - base, ends - base, first

@@ -19,6 +19,7 @@ ALPHABET = "".join(map(chr, _VISIBLE)) + "".join(chr(0x100 + i) for i in range(l
 _TO_LATIN = dict(zip(map(ord, ALPHABET), [*_VISIBLE, *_HIDDEN]))
 _FROM_LATIN = {byte: character for character, byte in _TO_LATIN.items()}
 _KNOWN = frozenset(ALPHABET)
+_PRINTABLE = frozenset(map(chr, range(0x21, 0x7F)))
 
 
 def to_bytes(piece: str) -> bytes:
@@ -62,18 +63,26 @@ def numbered(
                 f"vocabulary: {len(pieces)} pieces must have the ids 0 to {len(pieces) - 1}, each "
                 f"once; {piece!r} has {ids[piece]} in place of {index}."
             )
-    lacking = [character for character in ALPHABET if character not in ids or character in special]
-    if lacking:
-        raise ValueError(
-            f"vocabulary: no piece for {lacking[0]!r} (byte {_TO_LATIN[ord(lacking[0])]:#04x}), "
-            f"and {len(lacking) - 1} more. A byte-level vocabulary has a piece for each of the 256 "
-            "bytes, written as GPT-2 does."
-        )
     return pieces, special
 
 
+def require_alphabet(pieces: Iterable[str], special: Mapping[str, int]) -> None:
+    """Raises ValueError for a vocabulary that is not byte-level: it lacks printable characters."""
+    ids = {*pieces}
+    lacking = [character for character in ALPHABET if character not in ids or character in special]
+    if not _PRINTABLE.isdisjoint(lacking):
+        raise ValueError(
+            f"vocabulary: no piece for {lacking[0]!r} (byte {_TO_LATIN[ord(lacking[0])]:#04x}), "
+            f"and {len(lacking) - 1} more. A byte-level vocabulary has a piece for each byte "
+            "that it can encode, written as GPT-2 does, ASCII's printable characters at least."
+        )
+
+
 def merge_pairs(
-    pieces: Sequence[str], special: Mapping[str, int], merges: Iterable[Any]
+    pieces: Sequence[str],
+    special: Mapping[str, int],
+    merges: Iterable[Any],
+    byte_level: bool = True,
 ) -> tuple[list[str], list[tuple[int, int]]]:
     """The merges as strings and pairs of ids; MergeError for what is not in the vocabulary."""
     ids = {piece: index for index, piece in enumerate(pieces) if piece not in special}
@@ -94,7 +103,7 @@ def merge_pairs(
                 if piece in special:
                     reason = "is a special token, which no merge may read or make."
                 raise MergeError(index, f"{piece!r} {reason}")
-        if not _KNOWN.issuperset(left + right):
+        if byte_level and not _KNOWN.issuperset(left + right):
             strange = min({*left, *right} - _KNOWN)
             raise MergeError(index, f"{strange!r} is no byte; this is no byte-level vocabulary.")
         texts.append(f"{left} {right}")

@@ -14,6 +14,7 @@ from zoo.files import BundleError, blaming, inside
 from zoo.tokenizers import BytePairTokenizer, Tokenizer, WordPieceTokenizer
 from zoo.tokenizers.files import read_lines
 from zoo.weights.families import HUGGINGFACE
+from zoo.weights.huggingface.causal_tokenizers import read_causal_tokenizer
 
 # Classes that do what tokenizer.json says; the others have rules of their own.
 GENERIC = "PreTrainedTokenizerFast"
@@ -40,6 +41,8 @@ def read_tokenizer(folder: Path, model_type: str, lowercase: bool = False) -> To
     config = Fields.read(inside(folder, "tokenizer_config.json"), optional=True)
     family = HUGGINGFACE[model_type]
     kind, own_class = family.tokenizer
+    if kind == "causal":
+        return read_causal_tokenizer(folder)
     name = config.text("tokenizer_class", own_class)
     allowed = (own_class, *_GENERICS)
     # A BERT may say DistilBertTokenizer and the other way round: they are the same.

@@ -1,0 +1,112 @@
+"""`tokenizer.json` of BPE with byte fallback, as Hugging Face's library writes it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from zoo.config import Fields
+from zoo.files import BundleError
+from zoo.tokenizers.files import read_added_tokens, read_start
+
+_SPACE = "\u2581"
+_ENDS = ("</s>", "<eos>", "<|endoftext|>")
+_REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
+_PREPEND = {"type": "Prepend", "prepend": _SPACE}
+# Gemma's, of which the normalizer leaves nothing to do.
+_SPLIT = {
+    "type": "Split",
+    "pattern": {"String": " "},
+    "behavior": "MergedWithPrevious",
+    "invert": False,
+}
+_DECODERS = [
+    {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "},
+    {"type": "ByteFallback"},
+    {"type": "Fuse"},
+]
+_STRIP = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+
+
+def read_byte_fallback(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """`ByteFallbackTokenizer`'s arguments; BundleError names the field of what it does not do."""
+    content = Fields.read(Path(path))
+    model = content.part("model")
+    model.require("type", ("BPE",), "only BPE models have byte fallback here")
+    for field in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
+        model.require(field, (None, 0, ""), "Llama's kind has none")
+    model.require("byte_fallback", (True,), "other models are byte-level")
+    model.require("ignore_merges", (False, None), "Llama's kind has it off")
+    if "merges" not in model.values:
+        raise BundleError(f"{model.where}: merges is missing")
+    prefix = _read_prefix(content)
+    expected = _DECODERS if prefix == "never" else [*_DECODERS, _STRIP]
+    if _steps(content, "decoder", "decoders") != expected:
+        raise BundleError(
+            f"{content.where}: decoder must be {expected} with this normalizer and pre_tokenizer"
+        )
+    special, others, flags = read_added_tokens(content)
+    vocabulary = model.part("vocab").values
+    for name, index in others.items():
+        if vocabulary.get(name, index) != index:
+            raise BundleError(
+                f"{content.where}: added_tokens: {name!r:.80} has id {index}, but "
+                f"{vocabulary[name]} in the vocabulary"
+            )
+    if prefix in ("never", "first", "always") and not content.values.get("normalizer"):
+        # Without a normalizer a normalised text is the text itself.
+        flags = {name: [f for f in own if f != "normalized"] for name, own in flags.items()}
+    ends = [name for name in _ENDS if name in special]
+    return {
+        "vocabulary": vocabulary | others,
+        "merges": [merge for merge in model.values["merges"] if _is_text(merge, special)],
+        "special_tokens": special,
+        "prefix": prefix,
+        "added_tokens": flags,
+        "start": read_start(content),
+    } | ({"end": ends[0]} if ends else {})
+
+
+def _is_text(merge: Any, special: Mapping[str, int]) -> bool:
+    """Whether a merge neither reads nor makes a special token: no text may become one."""
+    parts = merge.split(" ") if isinstance(merge, str) else merge
+    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+        return True  # the constructor says what is wrong with it
+    return special.keys().isdisjoint((*parts, "".join(parts)))
+
+
+def _steps(content: Fields, field: str, inner: str) -> list[Any]:
+    """The steps of a part that may be a sequence of others, or None."""
+    if content.values.get(field) is None:
+        return []
+    part = content.part(field)
+    if part.text("type") != "Sequence":
+        return [part.values]
+    return [step.values for step in part.parts(inner)]
+
+
+def _read_prefix(content: Fields) -> str:
+    """One of `sections.PREFIXES`."""
+    normalizers = _steps(content, "normalizer", "normalizers")
+    splitters = _steps(content, "pre_tokenizer", "pretokenizers")
+    if normalizers == [_PREPEND, _REPLACE] and not splitters:
+        return "prepend"
+    if normalizers == [_REPLACE] and splitters in ([], [_SPLIT]):
+        return "never"
+    if not normalizers and len(splitters) == 1 and splitters[0].get("type") == "Metaspace":
+        splitter = content.part("pre_tokenizer")
+        if "pretokenizers" in splitter.values:
+            splitter = splitter.parts("pretokenizers")[0]
+        splitter.require("replacement", (_SPACE,), "spaces become this")
+        if splitter.flag("split", True):
+            raise BundleError(f"{splitter.where}: split must be false: words are merged as one")
+        if splitter.values.get("prepend_scheme") is None:
+            return "always" if splitter.flag("add_prefix_space", True) else "never"
+        known = ("always", "first", "never")
+        return splitter.require("prepend_scheme", known, "no other is known")
+    raise BundleError(
+        f"{content.where}: normalizer {normalizers!r:.200} and pre_tokenizer {splitters!r:.200}; "
+        "known are Prepend and Replace (Llama 2), Replace (Gemma) and Metaspace (Mistral)"
+    )
