@@ -43,6 +43,11 @@ class Tokenizer(abc.ABC):
     special_tokens: dict[str, int]  # name -> id of the ids that stand for no text
     pair_separators: int = 1  # between the two texts of a pair: 1 as in BERT, 2 as in RoBERTa
 
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """The ids that end a generated text."""
+        return (self.end_id,)
+
     @abc.abstractmethod
     def encode(self, strings: Any) -> tf.RaggedTensor:
         """The ids of strings, a RaggedTensor int32 [B, None].
