@@ -109,9 +109,7 @@ def generate(
     bias[list(banned_ids)] = -1e9
     columns = ops.arange(window + max_steps, dtype="int32")
     stop = None if stopping is None else stopping.step
-    request = _Request(
-        model, options, end_ids, stop, bias, columns, max_slots, is_growing, write
-    )
+    request = _Request(model, options, end_ids, stop, bias, columns, max_slots, is_growing, write)
     zeros = ops.zeros_like(lengths)
     logits, cache = model.decode(prompt, model.initial_cache(batch_size, slots), zeros, lengths)
     state = _State(

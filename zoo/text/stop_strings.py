@@ -13,7 +13,9 @@ from zoo.tokenizers import Tokenizer
 class StopState(NamedTuple):
     """What is known of the text that the tokens so far make."""
 
-    tail: tf.Tensor  # (B,) string, its last bytes, too few to hold a stop string of the longest size
+    tail: (
+        tf.Tensor
+    )  # (B,) string, its last bytes, too few to hold a stop string of the longest size
     surplus: tf.Tensor  # (B,) int32, its bytes from the stop string on; 0 where there is none
 
 
