@@ -256,6 +256,36 @@ def test_a_bad_option_fails_alone_in_its_batch(lstm):
         servable.close()
 
 
+def test_stop_strings_meet_in_batches_by_their_number(lstm):
+    """As many as the default has share a batch with requests of none; others run by themselves."""
+    bundle, path = lstm
+    parameters = BatchingParameters(max_batch_size=4, batch_timeout_micros=300_000)
+    servable = Servable("m", 1, str(path), batching=parameters)
+    batches, together = [], servable._batched.run
+
+    def counted(feeds, *rest):
+        batches.append(len(feeds))
+        return together(feeds, *rest)
+
+    servable._batched.run = counted
+    common = {"text": np.array([b"To be"], object), "max_new_tokens": np.int32([9])}
+    given = [None, [[b"e", b"", b"", b""]], [[b"e"]], [[b"o", b"e"] * 4], [[b" ", b"q", b"", b""]]]
+    requests = [
+        common | ({} if stop is None else {"stop": np.array(stop, object)}) for stop in given
+    ]
+    try:
+        with futures.ThreadPoolExecutor(5) as pool:
+            answers = [
+                *pool.map(lambda inputs: ask_servable(servable, "generate", inputs), requests)
+            ]
+    finally:
+        servable.close()
+    for inputs, answer in zip(requests, answers):
+        assert_same(answer, bundle.lm.generate(**inputs))
+    assert answers[1]["finish_reason"] == [b"stop"] != answers[0]["finish_reason"]
+    assert len(batches) == 3
+
+
 def test_a_large_model_is_warmed_up_at_fewer_sizes(lstm):
     bundle, _ = lstm
     config = dataclasses.replace(bundle.config, parameters=10**10)
