@@ -62,7 +62,9 @@ def model(tmp_path_factory):
     base = tmp_path_factory.mktemp("toy")
     toy = Toy()
     tf.saved_model.save(
-        toy, str(base / "1"), signatures={"serving_default": toy.repeat, "echo": toy.echo, "until": toy.until}
+        toy,
+        str(base / "1"),
+        signatures={"serving_default": toy.repeat, "echo": toy.echo, "until": toy.until},
     )
     return ServedModel("toy", str(base), labels={"stable": 1})
 

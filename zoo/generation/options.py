@@ -115,7 +115,9 @@ def options_by_row(options: dict[str, tf.Tensor], requested, rows) -> dict[str, 
             # The stand-in row of an empty request has no values of its own.
             default = tf.constant([OPTIONS[name].default], OPTIONS[name].dtype)
             value = tf.cond(requested > 0, lambda v=value: v, lambda d=default: d)
-            resolved[name] = tf.broadcast_to(value, tf.concat([[rows], tf.shape(value)[1:]], 0))
+            # One with more axes than its option has does not fit, and is refused here.
+            own = tf.shape(value)[1 : OPTIONS[name].spec.shape.rank]
+            resolved[name] = tf.broadcast_to(value, tf.concat([[rows], own], axis=0))
     resolved["max_new_tokens"] = tf.minimum(resolved["max_new_tokens"], MAX_NEW_TOKENS)
     # Seeds 0, 0 tell the op to seed itself from the system, also where a program fixed
     # TensorFlow's global seed before exporting.
