@@ -43,6 +43,9 @@ ask_with_curl() {
             "temperature": [0.8],
             "top_k": [0],
             "top_p": [1.0],
+            "min_p": [0.0],
+            "repetition_penalty": [1.0],
+            "stop": [["\n\n", "", "", ""]],
             "seed": [7]
         }
     }'

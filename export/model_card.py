@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2
 
@@ -20,7 +19,7 @@ _TEMPLATE = Path(__file__).with_name("model_card_template.md")
 _LM_ADVICE = """\
 Options have one value for all texts, or one for each. Over gRPC those left out have their \
 defaults; TensorFlow Serving's REST API wants all of them. On a server that batches, send each \
-option once for each text.
+option once for each text, and `stop` with as many strings as its default, the others "".
 
 """
 _ROUNDING = (
@@ -141,12 +140,15 @@ def _signature_row(name: str, signature: meta_graph_pb2.SignatureDef) -> list[st
             sizes = ["?" if dim.size < 0 else str(dim.size) for dim in info.tensor_shape.dim]
             line = f"`{key}` {tf.as_dtype(info.dtype).name} ({', '.join(['B', *sizes[1:]])})"
             if tensors is signature.inputs and key in signature.defaults:
-                line += f", default {_default(signature, key)}"
+                line += f", default {json.dumps(_default(signature, key))}"
             lines.append(line)
         columns.append("<br>".join(lines))
     return [f"`{name}`", signature.method_name.rpartition("/")[2], *columns]  # predict, ...
 
 
 def _default(signature: meta_graph_pb2.SignatureDef, name: str) -> object:
-    value = np.ravel(tf.make_ndarray(signature.defaults[name]))[0].item()
+    """The default of one text, as JSON has it."""
+    value = tf.make_ndarray(signature.defaults[name])[0].tolist()
+    if isinstance(value, list):
+        return [item.decode() for item in value]
     return round(value, 6) if isinstance(value, float) else value

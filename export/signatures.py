@@ -11,6 +11,7 @@ from export import CLASSIFY_METHOD, DEFAULT_SIGNATURE, REGRESS_METHOD
 from export.closure.graph import node_name
 from export.model_folder import SAVED_MODEL_FILE, read_saved_model
 from zoo.bundle import Bundle
+from zoo.generation.options import OPTIONS
 
 _Functions = dict[str, tf.types.experimental.PolymorphicFunction]
 _Outputs = dict[str, Any]  # of a function, or its arrays
@@ -38,8 +39,12 @@ def functions_of(bundle: Bundle) -> _Functions:
 
 
 def input_names(function: tf.types.experimental.PolymorphicFunction) -> list[str]:
-    """The names of a graph function's inputs of strings, in order."""
-    return [spec.name for spec in function.input_signature if spec.dtype == tf.string]
+    """The names of a graph function's inputs of text, in order."""
+    return [
+        spec.name
+        for spec in function.input_signature
+        if spec.dtype == tf.string and spec.name not in OPTIONS
+    ]
 
 
 def example_answers(bundle: Bundle) -> dict[str, Callable[[_Outputs], _Outputs]]:

@@ -114,7 +114,8 @@ def free_port(first):
 def served(folder, **changes):
     """Parameters of export_and_serve.ipynb."""
     question = {"text": "the quick ", "max_new_tokens": 5, "temperature": 0.8}
-    question |= {"top_k": 0, "top_p": 1.0, "seed": 7}
+    question |= {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0, "seed": 7}
+    question["stop"] = ["", "", "", ""]
     values = {
         "FOLDER": str(folder),
         "BUNDLE": "",

@@ -32,7 +32,8 @@ _FLAGS = (
     (flags.DEFINE_string, "version_label", None, "Version, by its label."),
     (flags.DEFINE_multi_string, "text", [],
      "Value of the input `text`; repeat it for a batch; - reads stdin."),
-    (flags.DEFINE_multi_string, "set", [], "NAME=VALUE of another input; repeat it for a batch."),
+    (flags.DEFINE_multi_string, "set", [],
+     "NAME=VALUE of another input; repeat it for a batch, or `stop` for several strings."),
     (flags.DEFINE_bool, "json", False, "Print all outputs, one JSON line per row."),
     (flags.DEFINE_float, "timeout", 60.0, "Seconds to wait for the answer."),
     (flags.DEFINE_integer, "retries", 3, "Tries after one that ended with UNAVAILABLE, 0 to 4."),
@@ -114,13 +115,6 @@ def _explain(error: RequestError, values: flags.FlagValues) -> str:
 
 def _ask(client: Client, values: flags.FlagValues) -> Mapping[str, np.ndarray]:
     given = _settings(values)
-    batch = max(map(len, given.values()), default=1)
-    for name, column in given.items():
-        if len(column) not in (1, batch):
-            raise ValueError(
-                f"input {name} is given {len(column)} times, where another one is given {batch} "
-                "times: give one value for each row, or one for all"
-            )
     version = values.model_version
     if values.version_label is not None:
         if version is not None:
@@ -133,6 +127,16 @@ def _ask(client: Client, values: flags.FlagValues) -> Mapping[str, np.ndarray]:
             f"model {values.model} has no signature {name}; its signatures: "
             f"{', '.join(sorted(known))}"
         )
+    # The values of an input with two axes, such as stop strings, are together those of each row.
+    inputs = known[name].inputs
+    vectors = {key for key in given if key in inputs and len(inputs[key].shape or ()) == 2}
+    batch = max((len(column) for key, column in given.items() if key not in vectors), default=1)
+    for key, column in given.items():
+        if key not in vectors and len(column) not in (1, batch):
+            raise ValueError(
+                f"input {key} is given {len(column)} times, where another one is given {batch} "
+                "times: give one value for each row, or one for all"
+            )
     calls = {CLASSIFY_METHOD: client.classify, REGRESS_METHOD: client.regress}
     call = calls.get(known[name].method_name)
     if call is None:
@@ -167,7 +171,9 @@ def _settings(values: flags.FlagValues) -> dict[str, list[bytes]]:
 def _to_inputs(
     signature: Signature, given: Mapping[str, list[bytes]], batch: int
 ) -> dict[str, np.ndarray]:
-    """Inputs of the dtypes that a signature declares: (B,), or a scalar where it declares one."""
+    """Inputs of the dtypes that a signature declares: (B,), (B, N), or a scalar where it declares
+    one.
+    """
     known = ", ".join(sorted(signature.inputs)) or "none"
     inputs = {}
     for name, column in given.items():
@@ -176,7 +182,14 @@ def _to_inputs(
             raise ValueError(f"the signature has no input {name}; its inputs: {known}.{hint}")
         info = signature.inputs[name]
         parsed = [_parse(name, value, info.dtype) for value in column]
-        if info.shape != ():
+        if len(info.shape or ()) == 2:
+            row = np.stack(parsed)
+            if info.dtype == "string" and name in signature.defaults:
+                # As wide as requests without it, with which a server can put it in one batch.
+                unused = signature.defaults[name].shape[1] - len(row)
+                row = np.append(row, [b""] * max(unused, 0))
+            inputs[name] = np.tile(row, [batch, 1])
+        elif info.shape != ():
             inputs[name] = np.stack(parsed * (batch if len(parsed) == 1 else 1))
         elif len(parsed) == 1:
             inputs[name] = parsed[0]

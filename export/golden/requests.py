@@ -38,11 +38,17 @@ def _lm_pairs(bundle: Bundle) -> list[GoldenPair]:
         "temperature": [0.0, 0.8, 1.0, 0.0, 1.2],
         "top_k": [0, 0, 5, 0, 0],
         "top_p": [1.0, 0.9, 1.0, 1.0, 0.5],
+        "min_p": [0.0, 0.0, 0.01, 0.0, 0.0],
+        "repetition_penalty": [1.0, 1.0, 1.2, 1.0, 0.9],
+        "stop": [
+            ["", "", "", ""],
+            ["e", "\n", "", ""],
+            ["ab", " ", "", ""],
+            *[["", "", "", ""]] * 2,
+        ],
         "seed": [0, 1, 2, 3, 4],
     }
-    options = {
-        name: np.array(value, OPTIONS[name].dtype.as_numpy_dtype) for name, value in several.items()
-    }
+    options = {name: OPTIONS[name].array(values) for name, values in several.items()}
     requests = [
         ("generate", {"text": batch[:1]}),
         ("generate", {"text": batch[:1], **{name: value[2:3] for name, value in options.items()}}),
@@ -125,10 +131,7 @@ def warmup_requests(bundle: Bundle, pairs: Sequence[GoldenPair]) -> list[GoldenP
     longest = bundle.config.text.max_length if bundle.config.text else bundle.model.context_length
     tokens_of_words = max(bundle.tokenizer.encode([_WORDS]).flat_values.shape[0], 1)
     # All of them: a server that batches puts no defaults beside several texts.
-    options = {
-        name: np.array([option.default], option.dtype.as_numpy_dtype)
-        for name, option in OPTIONS.items()
-    }
+    options = {name: option.array([option.default]) for name, option in OPTIONS.items()}
     options["max_new_tokens"] = np.array([2], np.int32)
     budget = _BUDGET / (2 * bundle.config.parameters * len(functions))  # tokens of each signature
     # Row by row: a warm-up request of more rows than `max_batch_size`, which may be 1, is refused,

@@ -47,13 +47,24 @@ class Toy(tf.Module):
         shown = {"short": tf.cast(short, tf.float32), "c": tf.math.imag(c)}
         return {"f": f, "i": i, "b": b, "s": s, "pair": pair, "scalar": scalar, **shown}
 
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None], tf.string, "text"),
+            tf.TensorSpec([None, None], tf.string, "stop"),
+        ]
+    )
+    def until(self, text, stop=tf.constant([["", "", ""]])):  # noqa: B008
+        return {"text": text, "stop": tf.strings.reduce_join(stop, axis=1, separator="|")}
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     base = tmp_path_factory.mktemp("toy")
     toy = Toy()
     tf.saved_model.save(
-        toy, str(base / "1"), signatures={"serving_default": toy.repeat, "echo": toy.echo}
+        toy,
+        str(base / "1"),
+        signatures={"serving_default": toy.repeat, "echo": toy.echo, "until": toy.until},
     )
     return ServedModel("toy", str(base), labels={"stable": 1})
 
@@ -88,6 +99,18 @@ def test_texts_are_one_batch_and_the_answers_are_printed(command):
     assert (code, out, err) == (0, "abab\n-x-x\n", "")
 
 
+def test_values_of_an_input_with_two_axes_are_those_of_each_row(command):
+    """And as many as its default has, so that a server can put the request beside others."""
+    texts = ["--signature=until", "--text=a", "--text=b", "--json"]
+    shown = {0: "||", 1: "x||", 2: "x|x|", 4: "x|x|x|x"}
+    for count, stop in shown.items():
+        code, out, err = command(*texts, *["--set=stop=x"] * count)
+        rows = [json.loads(line) for line in out.splitlines()]
+        stops = [row["stop"] for row in rows]
+        assert (code, err, [*map("".join, stops)]) == (0, "", [stop] * 2)
+        assert [row["text"] for row in rows] == ["a", "b"]
+
+
 def test_bytes_that_are_not_utf8_are_escaped(command):
     assert command("--text=\udcffé", "--set=times=1")[:2] == (0, "\\xffé\n")
 
@@ -119,7 +142,7 @@ MISTAKES = [
     (["--set=times=99999999999"], "is not a int32"),
     (["--set=times"], "is not of the form NAME=VALUE"),
     (["--text=a", "--set=text=b"], "given twice"),
-    (["--signature=x"], "no signature x; its signatures: echo, serving_default"),
+    (["--signature=x"], "no signature x; its signatures: echo, serving_default, until"),
     ([*ECHO, "--set=b=maybe"], "'maybe' is not a bool"),
     ([*ECHO, "--text=a"], "no input text; its inputs: b, c, f, i, s, scalar, short"),
     ([*ECHO, "--set=c=one"], "'one' is not a complex64"),

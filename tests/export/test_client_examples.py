@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(120)
 
 
 DEFAULTS = {name: option.default for name, option in OPTIONS.items()}
-SPECS = [tf.TensorSpec([None], option.dtype, name) for name, option in OPTIONS.items()]
+SPECS = [tf.TensorSpec.from_spec(option.spec, name) for name, option in OPTIONS.items()]
 
 
 class Told(tf.Module):
@@ -36,13 +36,17 @@ class Told(tf.Module):
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "text"), *SPECS])
     def generate(self, text, *options):
         words = [
-            tf.strings.as_string(option, shortest=option.dtype.is_floating) for option in options
+            tf.strings.reduce_join(option, axis=1, separator=",")
+            if option.dtype == tf.string
+            else tf.strings.as_string(option, shortest=option.dtype.is_floating)
+            for option in options
         ]
         return {"text": tf.strings.join([text, *words], " "), "token_count": tf.size(text)}
 
 
 def told(text, **options):
-    return " ".join([text, *(f"{value:g}" for value in {**DEFAULTS, **options}.values())])
+    values = {**DEFAULTS, **options}.values()
+    return " ".join([text, *(",".join(v) if isinstance(v, tuple) else f"{v:g}" for v in values)])
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +108,8 @@ def test_curl(server):
     assert "generate" in signatures["metadata"]["signature_def"]["signature_def"]
     texts = [TEXT, "plain text is good, too"]
     assert score["predictions"] == [len(text.encode()) for text in texts]
-    answer = told(TEXT, max_new_tokens=20, temperature=0.8, seed=7)
+    stop = ("\n\n", "", "", "")
+    answer = told(TEXT, max_new_tokens=20, temperature=0.8, seed=7, stop=stop)
     assert generated["outputs"]["text"] == [answer]
     wrong = run("sh", "examples/client.sh", "curl", REST=rest, MODEL="x")
     assert wrong.returncode == 22

@@ -48,6 +48,7 @@ from export.server import (
 from export.server.run.batching import read_batching_parameters
 
 WRONG = Replay("cold", ["generate.text[0]: wrong"], [1.0], 0.0)
+STOP = [[b"", b""], [b"e", b"o"], [b"", b" "], [b"", b""], [b"not here", b"t"]]
 PROMPTS = [b"To be", b"", b"question " * 9, "\u4f60".encode(), b"\xff\x00"]
 
 
@@ -93,6 +94,9 @@ def options(rows):
         "temperature": np.array([0.0, 1.0, 0.8, 0.0, 1.3][:rows], "float32"),
         "top_k": np.array([0, 0, 3, 0, 0][:rows], "int32"),
         "top_p": np.array([1.0, 1.0, 1.0, 1.0, 0.7][:rows], "float32"),
+        "min_p": np.array([0.0, 0.05, 0.0, 0.0, 0.0][:rows], "float32"),
+        "repetition_penalty": np.array([1.0, 1.0, 1.3, 1.0, 0.8][:rows], "float32"),
+        "stop": np.array(STOP[:rows], object),
         "seed": np.array([0, 1, 2, 3, 4][:rows], "int32"),
     }
 
@@ -155,6 +159,12 @@ def test_bad_options_are_invalid_argument_and_the_server_stays_up(exported):
         ({"top_k": np.int32([-1])}, "top_k must be at least 0"),
         ({"top_p": np.float32([0])}, "top_p must be above 0 and at most 1"),
         ({"top_p": np.float32([1.01])}, "top_p must be above 0"),
+        ({"min_p": np.float32([1])}, "min_p must be at least 0 and below 1"),
+        ({"repetition_penalty": np.float32([0])}, "repetition_penalty must be finite and above 0"),
+        ({"stop": [["a" * 129]]}, "stop must be at most 16 strings of at most 128 bytes"),
+        ({"stop": [["a"] * 17]}, "stop must be at most 16 strings of at most 128 bytes"),
+        ({"stop": [["a"]] * 3}, "stop must have one value, or one for each text"),
+        ({"stop": ["a", "b"]}, 'input "stop" has shape [2], but the model needs [-1, -1]'),
         ({"seed": np.int32([1, 2, 3])}, "seed must have one value, or one for each text"),
         ({"max_new_tokens": np.int32(8)}, 'input "max_new_tokens" has shape [], but the model'),
         ({"text": np.array(b"a", object)}, 'input "text" has shape [], but the model needs [-1]'),
@@ -246,6 +256,36 @@ def test_a_bad_option_fails_alone_in_its_batch(lstm):
         servable.close()
 
 
+def test_stop_strings_meet_in_batches_by_their_number(lstm):
+    """As many as the default has share a batch with requests of none; others run by themselves."""
+    bundle, path = lstm
+    parameters = BatchingParameters(max_batch_size=4, batch_timeout_micros=300_000)
+    servable = Servable("m", 1, str(path), batching=parameters)
+    batches, together = [], servable._batched.run
+
+    def counted(feeds, *rest):
+        batches.append(len(feeds))
+        return together(feeds, *rest)
+
+    servable._batched.run = counted
+    common = {"text": np.array([b"To be"], object), "max_new_tokens": np.int32([9])}
+    given = [None, [[b"e", b"", b"", b""]], [[b"e"]], [[b"o", b"e"] * 4], [[b" ", b"q", b"", b""]]]
+    requests = [
+        common | ({} if stop is None else {"stop": np.array(stop, object)}) for stop in given
+    ]
+    try:
+        with futures.ThreadPoolExecutor(5) as pool:
+            answers = [
+                *pool.map(lambda inputs: ask_servable(servable, "generate", inputs), requests)
+            ]
+    finally:
+        servable.close()
+    for inputs, answer in zip(requests, answers):
+        assert_same(answer, bundle.lm.generate(**inputs))
+    assert answers[1]["finish_reason"] == [b"stop"] != answers[0]["finish_reason"]
+    assert len(batches) == 3
+
+
 def test_a_large_model_is_warmed_up_at_fewer_sizes(lstm):
     bundle, _ = lstm
     config = dataclasses.replace(bundle.config, parameters=10**10)
@@ -273,6 +313,7 @@ def test_model_card(lstm):
     assert f"{bundle.config.parameters:,} parameters that continues text" in card
     assert "`max_new_tokens` int32 (B), default 64" in card
     assert "`text` string (B)" in card
+    assert '`stop` string (B, ?), default ["", "", "", ""]' in card
     assert "in TensorFlow Serving 2.19.1" in card and "weights are rounded" not in card
     body = re.search(r"curl -d '(.*)'", card)[1]
     (row,) = json.loads(body)["instances"]

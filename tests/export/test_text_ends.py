@@ -13,6 +13,7 @@ from export.closure.check import check
 from export.closure.history import SERVING_VERSIONS
 from export.saved_model import export_saved_model
 from export.server import RestOptions, ServedModel, Server
+from zoo.generation.options import OPTIONS
 from zoo.text.lm import TextLM
 from zoo.tokenizers import BytePairTokenizer, SentencePieceTokenizer
 
@@ -101,7 +102,12 @@ def test_a_served_answer_is_json(tmp_path):
     for release in SERVING_VERSIONS:
         assert [found for found in check(path, release) if found.blocks] == []
     options = {name: values.tolist() for name, values in ROWS.items() if name != "text"}
-    inputs = {"text": ROWS["text"], **options, "top_k": [0] * 20, "top_p": [1.0] * 20}
+    left_out = {*OPTIONS} - {*options}
+    inputs = {
+        "text": ROWS["text"],
+        **options,
+        **{name: [OPTIONS[name].default] * 20 for name in left_out},
+    }
     body = json.dumps({"signature_name": "generate", "inputs": inputs})
     with Server(
         [ServedModel("m", str(tmp_path / "served"))],

@@ -123,7 +123,7 @@ def test_end_token_stops_a_row_and_is_not_returned():
     ids, lengths = batch_of([[1, 2, 3], [4, 5]])
     free = generate(model, ids, lengths, greedy_options(2, 12), 12)
     end_id = int(numpy(free.token_ids)[0, 4])
-    stopped = generate(model, ids, lengths, greedy_options(2, 12), 12, end_id=end_id)
+    stopped = generate(model, ids, lengths, greedy_options(2, 12), 12, end_ids=(end_id,))
     for row in range(2):
         tokens = numpy(free.token_ids)[row].tolist()
         expected = tokens[: tokens.index(end_id)] if end_id in tokens else tokens

@@ -10,6 +10,7 @@ import tensorflow as tf
 from model_cases import make_encoder, make_model
 
 import zoo
+from zoo.generation.options import complete_options
 from zoo.text.lm import TextLM
 from zoo.tokenizers.base import cut_character_bytes
 
@@ -139,8 +140,8 @@ def test_a_completion_ends_with_a_whole_character(tmp_path):
     tf.saved_model.save(module, str(tmp_path), signatures={"generate": lm.functions["generate"]})
     generate = tf.saved_model.load(str(tmp_path)).signatures["generate"]
     prompts = [b"a", b"a", b"a", b"a", b"\xff\xe4", b"a\xe4"]
-    options = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "seed": 1}
-    options = {name: tf.constant([value]) for name, value in options.items()}
+    options = complete_options({"seed": 1})
+    del options["max_new_tokens"]
     counts = [3, 4, 5, 6, 1, 2]
     answer = generate(text=tf.constant(prompts), max_new_tokens=tf.constant(counts), **options)
     you = "\u4f60".encode()

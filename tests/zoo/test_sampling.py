@@ -1,12 +1,21 @@
 """Sampling against plain numpy, on logits we did not choose."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from keras import ops
 
-from zoo.generation.sampling import filter_logits, penalize_repetition, sample, uniform
+from zoo.generation.sampling import (
+    drop_unlikely,
+    filter_logits,
+    penalize_repetition,
+    sample,
+    uniform,
+)
 
 numpy = ops.convert_to_numpy
 
@@ -15,7 +24,7 @@ def tensor(values, dtype):
     return ops.convert_to_tensor(np.array(values, dtype))
 
 
-def draw(logits, temperature, top_k=0, top_p=1.0, seed=0, step=0):
+def draw(logits, temperature, top_k=0, top_p=1.0, seed=0, step=0, min_p=0.0):
     rows = len(logits)
     return numpy(
         sample(
@@ -23,6 +32,7 @@ def draw(logits, temperature, top_k=0, top_p=1.0, seed=0, step=0):
             temperature=tensor(np.broadcast_to(temperature, rows), "float32"),
             top_k=tensor(np.broadcast_to(top_k, rows), "int32"),
             top_p=tensor(np.broadcast_to(top_p, rows), "float32"),
+            min_p=tensor(np.broadcast_to(min_p, rows), "float32"),
             seed=tensor(np.broadcast_to(seed, rows), "int32"),
             step=step,
         )
@@ -83,10 +93,12 @@ def test_a_rows_draw_is_its_own():
     temperature = np.array([0.0, 1.0, 1.0, 0.7, 2.0, 1.0])
     top_k, top_p = np.array([0, 0, 3, 0, 5, 0]), np.array([1.0, 1.0, 1.0, 0.4, 0.9, 1.0])
     seeds = np.arange(6) * 1000
-    together = draw(logits, temperature, top_k, top_p, seeds, step=2)
+    min_p = np.array([0.0, 0.0, 0.3, 0.0, 0.0, 0.8])
+    together = draw(logits, temperature, top_k, top_p, seeds, 2, min_p)
     for row in range(6):
         one = slice(row, row + 1)
-        alone = draw(logits[one], temperature[one], top_k[one], top_p[one], seeds[one], step=2)
+        options = (values[one] for values in (logits, temperature, top_k, top_p, seeds))
+        alone = draw(*options, 2, min_p[one])
         assert alone[0] == together[row]
 
 
@@ -110,3 +122,47 @@ def test_repetition_penalty():
     seen = ops.convert_to_tensor(np.array([[True, True, False], [False, False, False]]))
     result = numpy(penalize_repetition(logits, seen, tensor([2.0, 2.0], "float32")))
     np.testing.assert_allclose(result, [[1.0, -4.0, 1.0], [2.0, -2.0, 1.0]])
+
+
+# As transformers' processors made them: `python -m tools.logits_processors`.
+RECORDED = Path(__file__).parent / "fixtures" / "logits_processors.json"
+
+
+def test_penalty_temperature_and_filters_together_are_those_of_transformers():
+    cases = json.loads(RECORDED.read_text(encoding="utf-8"))["cases"]
+    columns = {name: np.array([case[name] for case in cases]) for name in cases[0]}
+    seen = np.zeros(columns["logits"].shape, bool)
+    np.put_along_axis(seen, columns["seen"], True, axis=1)
+    options = {
+        name: tensor(columns[name], "int32" if name == "top_k" else "float32")
+        for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+    }
+    logits = penalize_repetition(
+        tensor(columns["logits"], "float32"),
+        ops.convert_to_tensor(seen),
+        options["repetition_penalty"],
+    )
+    scaled = logits / options["temperature"][:, None]
+    kept = drop_unlikely(
+        filter_logits(scaled, options["top_k"], options["top_p"]), options["min_p"]
+    )
+    expected = columns["probabilities"]
+    assert (expected == 0).any() and (expected > 0).sum(axis=1).max() == expected.shape[1]
+    np.testing.assert_allclose(numpy(ops.softmax(kept, axis=-1)), expected, atol=1e-6)
+    # `sample` puts them together in that order: what it draws has these frequencies.
+    draws = 500
+    tokens = draw(
+        np.repeat(numpy(logits), draws, axis=0),
+        *(np.repeat(columns[name], draws) for name in ("temperature", "top_k", "top_p")),
+        seed=np.arange(draws * len(cases)),
+        min_p=np.repeat(columns["min_p"], draws),
+    )
+    shares = np.stack([np.bincount(row, minlength=14) for row in tokens.reshape(-1, draws)]) / draws
+    assert not shares[expected == 0].any()
+    assert (np.abs(shares - expected) <= 5 * np.sqrt(expected * (1 - expected) / draws)).all()
+
+
+def test_min_p_keeps_by_the_likeliest():
+    logits = np.log([[0.5, 0.3, 0.15, 0.05]] * 4)
+    kept = drop_unlikely(tensor(logits, "float32"), tensor([0.0, 0.2, 0.5, 0.99], "float32"))
+    assert (numpy(kept) > -1e8).sum(axis=1).tolist() == [4, 3, 2, 1]

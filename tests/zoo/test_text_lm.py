@@ -129,6 +129,7 @@ def test_no_text_gives_no_answer(lm):
         "completion": 0,
         "token_count": 0,
         "log_probability": 0,
+        "finish_reason": 0,
     }
     assert lm.generate(empty, seed=np.zeros([0], "int32"))["text"].shape == (0,)
     assert lm.score(empty)["perplexity"].shape == (0,)
@@ -154,7 +155,7 @@ def test_tokens_written_in_place_give_the_text_of_the_copied_cache(lm):
     ids, lengths = lm._prompt(tf.constant(texts))
     options = greedy_options(4, 30)
     banned = [lm.tokenizer.unknown_id]
-    plain = generation.generate(lm.model, ids, lengths, options, 30, lm.tokenizer.end_id, banned)
+    plain = generation.generate(lm.model, ids, lengths, options, 30, lm.tokenizer.end_ids, banned)
     served = lm.generate(texts, max_new_tokens=[30])
     assert served["token_count"].numpy().tolist() == plain.lengths.numpy().tolist()
     np.testing.assert_allclose(served["log_probability"], plain.log_probability, rtol=1e-4)

@@ -28,7 +28,15 @@ class SamplingOptions(NamedTuple):
     top_k: object  # int32, 0 is off
     top_p: object  # float32 in (0, 1], 1 is off
     seed: object  # int32
-    repetition_penalty: object = None  # float32, None is off
+    repetition_penalty: object = None  # float32 above 0, 1 is off, as None is
+    min_p: object = None  # float32 in [0, 1), 0 is off, as None is
+
+
+class Stopping(NamedTuple):
+    """What ends rows beside end tokens, told of each token once it is chosen."""
+
+    state: object  # nested tensors, before the first token
+    step: Callable  # (state, token (B,), active (B,) bool) -> (state, ended (B,) bool)
 
 
 class Generated(NamedTuple):
@@ -37,6 +45,8 @@ class Generated(NamedTuple):
     token_ids: object  # (B, N) int32, the new tokens, then padding (id 0)
     lengths: object  # (B,) int32, new tokens of each row; the end token is not one of them
     log_probability: object  # (B,) float32, sum of log p(token), the end token's included
+    stopped: object  # (B,) bool: by an end token or `Stopping`, and not by `max_new_tokens`
+    stopping: object  # the state of `Stopping` after the last token
 
 
 class _Request(NamedTuple):
@@ -44,7 +54,8 @@ class _Request(NamedTuple):
 
     model: keras.Model
     options: SamplingOptions
-    end_id: int | None
+    end_ids: Sequence[int]
+    stop: Callable | None  # `Stopping.step`
     bias: object  # (V,) float32, added to the logits: 0, or about minus infinity where banned
     columns: object  # (W + N,) int32
     max_slots: object  # int or scalar, slots that the cache can come to need
@@ -59,6 +70,8 @@ class _State(NamedTuple):
     last: object  # (B,) the newest token, not yet read by the model
     position: object  # (B,) tokens that the cache holds
     finished: object  # (B,) bool
+    stopped: object  # (B,) bool
+    stopping: object
     log_probability: object  # (B,)
     slots: object  # () int32, slots of the cache
     cache: object
@@ -70,16 +83,18 @@ def generate(
     lengths,
     options: SamplingOptions,
     max_steps,
-    end_id: int | None = None,
+    end_ids: Sequence[int] = (),
     banned_ids: Sequence[int] = (),
     write: Callable = ops.scatter_update,
+    stopping: Stopping | None = None,
 ) -> Generated:
     """Continues each row by up to its own `max_new_tokens` tokens, whatever its neighbours are.
 
     Prompts (B, P) int32, P >= 1, are padded on the right; of one longer than `model.context_length`
     the last tokens are read. Where a row fills a bounded cache (GPT), its last half context is read
     again. `max_steps`, at least `max(options.max_new_tokens)`, is the width N of the result, an int
-    where shapes are static (JAX). A row that chooses `end_id` stops; `banned_ids` are never chosen.
+    where shapes are static (JAX). A row that chooses one of `end_ids` stops, and after a token at
+    which `stopping` ends it; `banned_ids` are never chosen.
     """
     batch_size, prompt_width = ops.shape(token_ids)
     window = minimum(prompt_width, model.context_length)
@@ -93,7 +108,8 @@ def generate(
     bias = np.zeros((model.vocabulary_size,), "float32")
     bias[list(banned_ids)] = -1e9
     columns = ops.arange(window + max_steps, dtype="int32")
-    request = _Request(model, options, end_id, bias, columns, max_slots, is_growing, write)
+    stop = None if stopping is None else stopping.step
+    request = _Request(model, options, end_ids, stop, bias, columns, max_slots, is_growing, write)
     zeros = ops.zeros_like(lengths)
     logits, cache = model.decode(prompt, model.initial_cache(batch_size, slots), zeros, lengths)
     state = _State(
@@ -103,6 +119,8 @@ def generate(
         last=zeros,
         position=lengths,
         finished=options.max_new_tokens <= 0,
+        stopped=ops.zeros_like(lengths, dtype="bool"),
+        stopping=() if stopping is None else stopping.state,
         log_probability=ops.zeros_like(options.temperature),
         slots=ops.cast(slots, "int32"),
         cache=cache,
@@ -112,7 +130,13 @@ def generate(
     new_tokens = ops.take_along_axis(state.tokens, new_columns, axis=1)
     new_lengths = state.total - lengths
     is_new = ops.arange(max_steps, dtype="int32")[None] < new_lengths[:, None]
-    return Generated(ops.where(is_new, new_tokens, 0), new_lengths, state.log_probability)
+    return Generated(
+        ops.where(is_new, new_tokens, 0),
+        new_lengths,
+        state.log_probability,
+        state.stopped,
+        state.stopping,
+    )
 
 
 def _generate_all(request: _Request, state: _State) -> _State:
@@ -148,14 +172,12 @@ def _generate_all(request: _Request, state: _State) -> _State:
 def _choose(request: _Request, logits, state: _State) -> _State:
     """Appends one token to each row that is not finished."""
     options = request.options
-    if options.repetition_penalty is not None:
-        seen = _seen_tokens(state.tokens, state.total, logits.shape[-1])
-        logits = penalize_repetition(logits, seen, options.repetition_penalty)
     token = sample(
-        logits + request.bias,
+        _penalized(options, logits, state) + request.bias,
         temperature=options.temperature,
         top_k=options.top_k,
         top_p=options.top_p,
+        min_p=options.min_p,
         seed=options.seed,
         step=state.step,
     )
@@ -163,10 +185,15 @@ def _choose(request: _Request, logits, state: _State) -> _State:
     chosen = ops.take_along_axis(log_probabilities, token[:, None], axis=1)[:, 0]
     active = ops.logical_not(state.finished)
     log_probability = state.log_probability + ops.where(active, chosen, 0.0)
-    finished = state.finished
-    if request.end_id is not None:
-        finished = ops.logical_or(finished, token == request.end_id)
-    grows = ops.logical_not(finished)
+    ended = ops.zeros_like(active)
+    for end_id in request.end_ids:
+        ended = ops.logical_or(ended, token == end_id)
+    grows = ops.logical_and(active, ops.logical_not(ended))
+    stopping = state.stopping
+    if request.stop is not None:
+        stopping, found = request.stop(stopping, token, grows)
+        ended = ops.logical_or(ended, found)
+    stopped = ops.logical_or(state.stopped, ops.logical_and(active, ended))
     here = ops.logical_and(request.columns[None] == state.total[:, None], grows[:, None])
     step = state.step + 1
     return state._replace(
@@ -174,9 +201,24 @@ def _choose(request: _Request, logits, state: _State) -> _State:
         tokens=ops.where(here, token[:, None], state.tokens),
         total=state.total + ops.cast(grows, "int32"),
         last=token,
-        finished=ops.logical_or(finished, step >= options.max_new_tokens),
+        finished=ops.logical_or(stopped, step >= options.max_new_tokens),
+        stopped=stopped,
+        stopping=stopping,
         log_probability=log_probability,
     )
+
+
+def _penalized(options: SamplingOptions, logits, state: _State):
+    """Logits (B, V) by `repetition_penalty`, for what the prompt and the new tokens hold."""
+    penalty = options.repetition_penalty
+    if penalty is None:
+        return logits
+
+    def penalized():
+        seen = _seen_tokens(state.tokens, state.total, logits.shape[-1])
+        return penalize_repetition(logits, seen, penalty)
+
+    return ops.cond(ops.any(penalty != 1), penalized, lambda: logits)
 
 
 def _free_slots(request: _Request, state: _State) -> _State:

@@ -6,22 +6,38 @@ The same checks run in Python and inside a served model, which answers INVALID_A
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import tensorflow as tf
 
 # A request for more is clamped to this, so that no single request holds a server for minutes.
 MAX_NEW_TOKENS = 4096
 
 
+# Beside each token a window of the text is compared with all stop strings, at each of its bytes:
+# more of them, or longer ones, would make a token slow for all rows of a batch.
+MAX_STOP_STRINGS = 16
+MAX_STOP_BYTES = 128
+
+
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """One option: a vector with one value, or one for each text."""
+    """One option: a tensor with one value, or one for each text; a value may be a vector."""
 
     dtype: tf.DType
-    default: float
+    default: float | tuple[str, ...]
     rule: str = ""  # what a value must be; "" means any
     is_valid: Callable = tf.ones_like  # of the values
+
+    @property
+    def spec(self) -> tf.TensorSpec:
+        """Shape and dtype of the input."""
+        return tf.TensorSpec([None] * (1 + np.ndim(self.default)), self.dtype)
+
+    def array(self, values: Sequence) -> np.ndarray:
+        """The input that has these values, one for each text; strings become `bytes`."""
+        return tf.constant(values, self.dtype).numpy()
 
 
 OPTIONS = {
@@ -33,26 +49,59 @@ OPTIONS = {
     "top_p": Option(
         tf.float32, 1.0, "above 0 and at most 1 (1 is off)", lambda p: (p > 0) & (p <= 1)
     ),
+    "min_p": Option(
+        tf.float32, 0.0, "at least 0 and below 1 (0 is off)", lambda p: (p >= 0) & (p < 1)
+    ),
+    "repetition_penalty": Option(
+        tf.float32, 1.0, "finite and above 0 (1 is off)", lambda r: tf.math.is_finite(r) & (r > 0)
+    ),
+    # A server joins the inputs of a batch along their first dimension, so that the other one must
+    # be the same: with "" in the places that it does not use, a request of up to four strings has
+    # the shape of one without any.
+    "stop": Option(
+        tf.string,
+        ("", "", "", ""),
+        f"at most {MAX_STOP_STRINGS} strings of at most {MAX_STOP_BYTES} bytes",
+        lambda s: (tf.strings.length(s) <= MAX_STOP_BYTES) & (tf.shape(s)[1] <= MAX_STOP_STRINGS),
+    ),
     "seed": Option(tf.int32, -1),
 }
 
 
 def complete_options(given: dict[str, object]) -> dict[str, tf.Tensor]:
-    """Every option as a vector of its dtype, defaults for those that are not given."""
+    """Every option as a tensor of its dtype, defaults for those that are not given."""
     unknown = set(given) - set(OPTIONS)
     if unknown:
         raise TypeError(f"unknown option {', '.join(sorted(unknown))}; known: {', '.join(OPTIONS)}")
     return {
-        name: tf.reshape(tf.cast(given.get(name, option.default), option.dtype), [-1])
+        name: _batch(name, option, given.get(name, option.default))
         for name, option in OPTIONS.items()
     }
+
+
+def _batch(name: str, option: Option, values: object) -> tf.Tensor:
+    """One value for all texts, or one for each, as the input of an option."""
+    if option.spec.shape.rank == 1:
+        return tf.reshape(tf.cast(values, option.dtype), [-1])
+    try:
+        tensor = tf.convert_to_tensor(values, option.dtype)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: lists of as many strings, filled up with ''") from error
+    if values is option.default or tensor.shape.rank == 0:
+        tensor = tf.reshape(tensor, [1, -1])
+    if tensor.shape.rank != 2:
+        raise ValueError(
+            f"{name} takes a string, or a list of strings for each text (or one such list for all),"
+            f" such as [['a', 'b']]. Received: {values!r:.80}"
+        )
+    return tensor
 
 
 def options_by_row(options: dict[str, tf.Tensor], requested, rows) -> dict[str, tf.Tensor]:
     """Checked options (rows,) from [1] or [requested]; `rows` is 1 where `requested` is 0."""
     assertions = []
     for name, value in options.items():
-        size = tf.size(value)
+        size = tf.shape(value)[0]
         fits = tf.logical_or(tf.equal(size, 1), tf.equal(size, requested))
         message = f"{name} must have one value, or one for each text. Number of values:"
         assertions.append(tf.debugging.Assert(fits, [message, size]))
@@ -66,7 +115,9 @@ def options_by_row(options: dict[str, tf.Tensor], requested, rows) -> dict[str, 
             # The stand-in row of an empty request has no values of its own.
             default = tf.constant([OPTIONS[name].default], OPTIONS[name].dtype)
             value = tf.cond(requested > 0, lambda v=value: v, lambda d=default: d)
-            resolved[name] = tf.broadcast_to(value, [rows])
+            # One with more axes than its option has does not fit, and is refused here.
+            own = tf.shape(value)[1 : OPTIONS[name].spec.shape.rank]
+            resolved[name] = tf.broadcast_to(value, tf.concat([[rows], own], axis=0))
     resolved["max_new_tokens"] = tf.minimum(resolved["max_new_tokens"], MAX_NEW_TOKENS)
     # Seeds 0, 0 tell the op to seed itself from the system, also where a program fixed
     # TensorFlow's global seed before exporting.

@@ -1,4 +1,4 @@
-"""From logits to the next token: greedy, temperature, top-k, top-p, repetition penalty.
+"""From logits to the next token: greedy, temperature, top-k, top-p, min-p, repetition penalty.
 
 A row's randomness comes from its own seed and step: neighbours and backends change nothing.
 """
@@ -54,7 +54,17 @@ def filter_logits(logits, top_k, top_p):
     return ops.where(logits >= threshold, logits, _MINUS_INFINITY)
 
 
-def sample(logits, *, temperature, top_k, top_p, seed, step):
+def drop_unlikely(logits, min_p):
+    """Logits (B, V), -1e9 where a token's probability is below `min_p` (B,) times the likeliest's
+    (Nguyen et al., 2024); 0 keeps all.
+    """
+    # As differences of logits: what other rules left out does not matter.
+    least = ops.log(ops.maximum(min_p, 1e-30))  # at most 69 below the likeliest
+    threshold = ops.max(logits, axis=-1) + ops.where(min_p > 0, least, 2 * _MINUS_INFINITY)
+    return ops.where(logits >= threshold[:, None], logits, _MINUS_INFINITY)
+
+
+def sample(logits, *, temperature, top_k, top_p, seed, step, min_p=None):
     """The next token of each row, (B,) int32; at temperature 0 the likeliest."""
     # Not `ops.argmax`: on TensorFlow it looks for negative zeros first, which takes ten times as
     # long as the search itself. Of equal logits both choose the first.
@@ -66,6 +76,8 @@ def sample(logits, *, temperature, top_k, top_p, seed, step):
         limited = ops.any(ops.logical_or(top_k > 0, top_p < 1))
         # Sorting the vocabulary is what costs most: only when a row needs it.
         kept = ops.cond(limited, lambda: filter_logits(scaled, top_k, top_p), lambda: scaled)
+        if min_p is not None:
+            kept = ops.cond(ops.any(min_p > 0), lambda: drop_unlikely(kept, min_p), lambda: kept)
         cumulative = ops.cumsum(ops.softmax(kept, axis=-1), axis=-1)  # (B, V)
         total = cumulative[:, -1:]
         point = uniform(seed, step)[:, None] * total

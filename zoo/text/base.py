@@ -100,7 +100,7 @@ def _graph_function(body: Callable[..., Outputs], names: Sequence[str], options:
     for name, option in OPTIONS.items() if options else ():
         default = tf.constant([option.default], option.dtype)
         parameters.append(inspect.Parameter(name, _NAMED, default=default))
-        specs.append(tf.TensorSpec([None], option.dtype, name))
+        specs.append(tf.TensorSpec.from_spec(option.spec, name))
     # What TensorFlow reads names and defaults from.
     answer.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     # Autograph is off: the bodies hold no Python control flow over tensors, and reading their

@@ -7,11 +7,13 @@ import tensorflow as tf
 
 from zoo.generation.loop import (
     SamplingOptions,
+    Stopping,
     generate,
     log_likelihood,
     next_token_probabilities,
 )
 from zoo.text.base import CANDIDATES, TextModel, on_backend, signature
+from zoo.text.stop_strings import StopStrings
 from zoo.tokenizers import Tokenizer
 from zoo.tokenizers.base import cut_character_bytes
 
@@ -51,14 +53,19 @@ class TextLM(TextModel):
                 `model.context_length` tokens the last ones are read.
             **options: [B] or [1] each, as `zoo.generation.options.OPTIONS` lists them:
                 `max_new_tokens` (64; clamped to 4096), `temperature` (0 is greedy), `top_k` (0 is
-                off), `top_p` (1 is off), `seed` (-1 draws afresh each time).
+                off), `top_p` (1 is off), `min_p` (tokens less likely than this times the
+                likeliest are not drawn; 0 is off), `repetition_penalty` (of tokens that are in
+                prompt or completion already; 1 is off), `stop` (strings, [B, S] or [1, S], "" for
+                none: a completion ends before the first of them), `seed` (-1 draws afresh each
+                time).
 
         Returns:
             dict of [B] tensors: `text` (the text given, byte for byte, and its completion),
             `completion`, `token_count` (int32, end of text not counted), `log_probability`
-            (float32, of the new tokens at temperature 1 without top-k or top-p; end of text
-            counted). A UTF-8 character that generation stopped in the middle of is left out of
-            `text` and `completion`; its tokens count.
+            (float32, of the new tokens as the model has it, before temperature, penalty and
+            filters; end of text counted), `finish_reason` ("stop" at end of text or a stop string,
+            "length" at `max_new_tokens`). A UTF-8 character that generation stopped in the middle
+            of is left out of `text` and `completion`, as a stop string is; their tokens count.
 
         Raises:
             tf.errors.InvalidArgumentError, TypeError: an option is out of range, or unknown.
@@ -67,6 +74,7 @@ class TextLM(TextModel):
         steps = tf.maximum(tf.reduce_max(options["max_new_tokens"]), 0)
         unknown_id = self.tokenizer.unknown_id
         banned = self.spare_ids() + ([] if unknown_id is None else [unknown_id])
+        stop = StopStrings(self.tokenizer, options.pop("stop"))
 
         def generated(token_ids, lengths, options):
             return generate(
@@ -75,25 +83,44 @@ class TextLM(TextModel):
                 lengths,
                 SamplingOptions(**options),
                 steps if on_tensorflow else int(steps),
-                end_id=self.tokenizer.end_id,
+                end_ids=self.tokenizer.end_ids,
                 banned_ids=banned,
                 write=write_in_place if on_tensorflow else keras.ops.scatter_update,
+                stopping=Stopping(stop.begin(), stop.step) if on_tensorflow else None,
             )
 
-        result = on_backend(generated, *self._prompt(text), options)
-        new_ids = tf.RaggedTensor.from_tensor(result.token_ids, result.lengths)
-        completion = self.tokenizer.decode_after(self.tokenizer.whole_characters(new_ids))
-        joined = tf.strings.join([text, completion])
-        # The prompt may have begun the character: its own bytes stay.
-        size = tf.strings.length(completion)
-        cut = tf.minimum(cut_character_bytes(joined), size)
-        completion = tf.strings.substr(completion, tf.zeros_like(size), size - cut)
+        prompt = self._prompt(text)
+        result = on_backend(generated, *prompt, options)
+        stopped, state = result.stopped, result.stopping
+        if not on_tensorflow:
+            # No strings in a compiled loop: what comes after a stop string is made in vain.
+            state, counts, ended = stop.read(result.token_ids, result.lengths)
+            if tf.reduce_any(ended):
+                # The same tokens once more, up to there, for the sum of their probabilities.
+                most = tf.where(ended, counts, options["max_new_tokens"])
+                result = on_backend(generated, *prompt, {**options, "max_new_tokens": most})
+                stopped |= ended
+        completion = self._completion(text, result, state.surplus)
         return {
             "text": tf.strings.join([text, completion]),
             "completion": completion,
             "token_count": result.lengths,
             "log_probability": result.log_probability,
+            "finish_reason": tf.where(stopped, "stop", "length"),
         }
+
+    def _completion(self, text, result, surplus):
+        """The text of new tokens without its last `surplus` (B,) bytes and without a part of a
+        character at its end.
+        """
+        new_ids = tf.RaggedTensor.from_tensor(result.token_ids, result.lengths)
+        whole_ids = self.tokenizer.whole_characters(new_ids)
+        completion = self.tokenizer.decode_after(whole_ids)
+        # Ids that are left out are of one byte each.
+        gone = tf.cast(new_ids.row_lengths() - whole_ids.row_lengths(), tf.int32)
+        completion = _without_end(completion, tf.maximum(surplus - gone, 0))
+        # The prompt may have begun the character: its own bytes stay.
+        return _without_end(completion, cut_character_bytes(tf.strings.join([text, completion])))
 
     @signature
     def score(self, text):
@@ -141,6 +168,12 @@ class TextLM(TextModel):
         )
         ids = tf.concat([starts, ids], axis=1)
         return ids.to_tensor(), tf.cast(ids.row_lengths(), tf.int32)
+
+
+def _without_end(strings, count):
+    """Strings (B,) without their last `count` (B,) bytes, or all of a shorter one."""
+    size = tf.strings.length(strings)
+    return tf.strings.substr(strings, tf.zeros_like(size), tf.maximum(size - count, 0))
 
 
 def write_in_place(cache, indices, rows):

@@ -85,6 +85,12 @@ class Servable:
             for info in signature.inputs.values()
             if not info.tensor_shape.unknown_rank
         }
+        self._widths = {  # of the inputs that may be left out: all but the rows of their defaults
+            signature.inputs[name].name: [dim.size for dim in default.tensor_shape.dim][1:]
+            for signature in self.signatures.values()
+            for name, default in signature.defaults.items()
+            if name in signature.inputs
+        }
         self._compiled = {} if options.compiles else _compiled_nodes(meta_graph)
         self._lock = threading.Lock()
         self._ways: dict[tuple, _Way] = {}
@@ -120,8 +126,13 @@ class Servable:
                 where = f"\n\t [[{self._compiled[name]}]]"
                 raise ServingError(grpc.StatusCode.INTERNAL, f"XLA compilation disabled{where}")
         values, begin = None, time.monotonic()
-        # One of another rank than declared would fail its batch.
-        fits = all(v.ndim in (0, self._ranks.get(name, v.ndim)) for name, v in feeds.items())
+        # One of another rank than declared would fail its batch, as one with more stop strings than
+        # there are beside requests that leave them out.
+        fits = all(
+            v.ndim in (0, self._ranks.get(name, v.ndim))
+            and (v.ndim < 2 or [*v.shape[1:]] == self._widths.get(name, [*v.shape[1:]]))
+            for name, v in feeds.items()
+        )
         try:
             if self._batched is not None and feeds and fits:
                 values = self._batched.run(feeds, way.fetches, clock)
