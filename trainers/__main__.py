@@ -112,9 +112,9 @@ def _config() -> TrainConfig:
         if _INIT_FROM.value is not None:
             settings.append(f"finetune.init_from={_INIT_FROM.value}")
         return with_overrides(find_recipe(_RECIPE.value), settings)
-    # Imported here: it reads the file, for which TensorFlow is loaded.
-    with quiet_imports():
-        from trainers.own_data import own_config
+    # Imported here: a recipe does without what reads a file.
+    from trainers.own_data import own_config
+
     columns = {name: flag.value for name, flag in _COLUMNS.items()}
     config, lines = own_config(
         *(_TASK.value, _DATA.value, settings),

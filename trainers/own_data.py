@@ -1,7 +1,6 @@
 """A run on a user's own file: what the file holds is found by looking, the rest is chosen."""
 
 import dataclasses
-import glob
 import math
 import os
 import re
@@ -21,20 +20,23 @@ from trainers.config import (
     read_config,
     with_overrides,
 )
-from trainers.data.config import DataConfig
 from trainers.data.datasets import read_examples
 from trainers.data.examples import LabeledTexts, Questions, TaggedTexts
-from trainers.data.rows import HUGGING_FACE, table_format
-from trainers.data.shards import find_prepared, open_prepared
-from trainers.data.sources import ADDRESSES, find_address
-from trainers.data.tables import TableLayout, inspect_table
-from trainers.data.text import read_bytes
-from trainers.tasks.running_text import read_running_text
+from trainers.data.tables import inspect_table
+from trainers.own_file import (
+    RUNNING_TEXT,
+    data_config,
+    find_source,
+    preset_of,
+    reading_options,
+    table_columns,
+    tag_columns,
+)
+from zoo.output import quiet_imports
 from zoo.presets import PRESETS
 from zoo.text.config import TextConfig
 
-_RUNNING_TEXT, _TWO_TEXTS, _LABELLED = ("lm", "mlm"), ("pair", "embed"), ("classify", "pair")
-_PRESET, _SMALL_BERT = {"lm": "gpt_char_cpu"}, "bert_small_cpu"
+_LABELLED = ("classify", "pair")
 _FEW_ROWS = 100  # fewer leave nothing for a test
 _LONGEST, _BATCH = {"span": 384, "pair": 256, "embed": 256}, {"span": 8, "tag": 16}
 _TOKEN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|\w+|[^\w\s]")
@@ -74,8 +76,10 @@ def own_config(
     of_data = [setting for setting in settings if setting.startswith("data.")]
     earlier = None if init_from is None else read_config(Path(init_from))
     longest = math.inf if earlier is None else earlier.text.max_length
-    if task in _RUNNING_TEXT:
-        config, tokens, lines = _running_text(task, data, text_column, of_data, data_dir)
+    if task in RUNNING_TEXT:
+        with quiet_imports():  # it needs TensorFlow; mistakes in tables are told before
+            from trainers.own_text import running_text
+        config, tokens, lines = running_text(task, data, text_column, of_data, data_dir)
         batch, length = (16, min(128, longest)) if task == "mlm" else (12, 64)
         fields: dict[str, Any] = {}
         if task == "mlm":
@@ -99,13 +103,13 @@ def own_config(
         (epochs, fewest, most), optimizer = _FROM_WEIGHTS, adamw(5e-5, weight_decay=0.01)
     else:
         epochs, fewest, most = _FROM_NOTHING
-        optimizer = muon(6e-3) if task in _RUNNING_TEXT else muon(2e-3, weight_decay=0.1)
+        optimizer = muon(6e-3) if task in RUNNING_TEXT else muon(2e-3, weight_decay=0.1)
     steps = min(max(math.ceil(epochs * rows / batch / 50) * 50, fewest), most)
     optimizer = dataclasses.replace(optimizer, warmup_steps=min(100, steps // 10))
     run = TrainConfig(
         recipe=f"own_{task}",
         task=task,
-        preset=_PRESET.get(task, _SMALL_BERT),
+        preset=preset_of(task),
         data=config,
         optimizer=optimizer,
         finetune=FineTuneConfig(init_from=init_from),
@@ -131,30 +135,6 @@ def own_config(
     ]
 
 
-def _find(data: str, settings: Sequence[str], data_dir: str | None) -> str | None:
-    """What is looked at: a file or folder, of a glob the first file; None if there is none."""
-    if data.startswith(HUGGING_FACE):
-        return data
-    if data.startswith(ADDRESSES):
-        limits = [setting for setting in settings if setting.startswith("data.limits.")]
-        return find_address(data, data_dir, _data_config("lm", limits, train=data).limits).path
-    for place in (data, os.path.join(data_dir or "", data)):
-        if os.path.exists(place):
-            return place
-        if found := sorted(glob.glob(place, recursive=True)):
-            return found[0]
-    return None
-
-
-def _data_config(task: str, settings: Sequence[str], **options: Any) -> DataConfig:
-    """How the data are read, as the settings change it: they are looked at that way."""
-    options.setdefault("tokenizer", "character" if task == "lm" else "wordpiece")
-    text = TextConfig(pairs=task == "regress" and "pair_column" in options)
-    preset = _PRESET.get(task, _SMALL_BERT)
-    run = TrainConfig(f"own_{task}", DataConfig(**options), preset, task, text=text)
-    return with_overrides(run, list(settings)).data
-
-
 def _dividing(config: TrainConfig, settings: Sequence[str]) -> list[str]:
     """The settings, with a distance of evaluations that divides other steps."""
     values = dict(setting.partition("=")[::2] for setting in settings)
@@ -166,46 +146,9 @@ def _dividing(config: TrainConfig, settings: Sequence[str]) -> list[str]:
     return [*settings, f"evaluate_every={every}"]
 
 
-def _running_text(task, source, text_column, settings, data_dir):
-    """How running text is read, about how many tokens there are, and what was found."""
-    path, prepared = _find(source, settings, data_dir), find_prepared(source, data_dir)
-    if prepared is not None:
-        opened = open_prepared(prepared)
-        data = _data_config(task, settings, train=source, tokenizer=opened.index.tokenizer)
-        tokens = len(opened.train)
-        return data, tokens, [f"{source}: prepared, {tokens:,} training tokens"]
-    options: dict[str, Any] = {"split": "files"}
-    lines = [f"{source}: running text"]
-    if table_format(path or source) or text_column is not None:
-        column = text_column or "text"
-        if path is not None:
-            layout = inspect_table(path, task)
-            (column,) = _text_columns(task, source, layout, {"text": text_column, "pair": None})
-            options, line = _reading(source, layout)
-            lines = [line]
-        options |= {"split": "rows", "text_column": column}
-        lines.append(f"reading column {column!r} as text; change with --text_column=...")
-    elif path is not None and os.path.isfile(path):
-        options["encoding"] = inspect_table(path, task).encoding
-        lines = [f"{source}: running text, {options['encoding']}"]
-    data = _data_config(task, settings, train=source, **options)
-    documents = read_running_text(data, source, data_dir)
-    characters = sum(len(document.text) for document in documents)
-    different = set().union(*(document.text for document in documents))
-    lines.append(f"{characters:,} characters in {len(documents):,} texts; a tenth validates")
-    if data.tokenizer == "character":
-        start = "\n" if len(documents) == 1 and "\n" in different else ""
-        count = 2 if len(different) > 200 else 1
-        data = dataclasses.replace(data, start_text=start, min_count=count)
-    if data.tokenizer in ("character", "byte"):
-        return data, characters, lines
-    per_token = 1.5 if len(different) > 1000 else 4  # thousands of characters: Chinese
-    return data, characters / per_token, lines
-
-
 def _labelled(task, source, given, settings, data_dir):
     """How labelled data are read, the examples, and what was found."""
-    path = _find(source, settings, data_dir)
+    path = find_source(source, settings, data_dir)
     if path is None:
         raise FileNotFoundError(f"--data={source}: no such file")
     if os.path.isdir(path) and task != "classify":
@@ -217,15 +160,15 @@ def _labelled(task, source, given, settings, data_dir):
         if (layout.format == "squad") != (task == "span"):
             reads = "questions in SQuAD's JSON" if task == "span" else "no SQuAD: use --task=span"
             raise ValueError(f"{source}: task {task} reads {reads}")
-        options, line = _reading(source, layout)
+        options, line = reading_options(source, layout)
         lines = [line]
         if task != "span":
-            choose = _tag_columns if task == "tag" else _columns
+            choose = tag_columns if task == "tag" else table_columns
             columns, line = choose(task, path, layout, given)
             options |= columns
             lines.append(line)
     options |= {"mismatched": "skip", "lowercase": task != "tag"}
-    data = _data_config(task, settings, train=source, **options)
+    data = data_config(task, settings, train=source, **options)
     examples = read_examples(task, source, data, data_dir)
     if task in _LABELLED:
         lines.append(_check_classes(source, data.label_column, examples.label))
@@ -249,71 +192,6 @@ def _length(task: str, examples: LabeledTexts | TaggedTexts | Questions) -> int:
         tokens = [len(_TOKEN.findall(" ".join(row))) for row in texts]
     needed, most = int(1.2 * np.quantile(tokens, 0.9)) + 8, _LONGEST.get(task, 128)
     return min(next((size for size in (32, 64, 128, 256) if needed <= size), most), most)
-
-
-def _reading(path: str, layout: TableLayout) -> tuple[dict[str, Any], str]:
-    """The options of DataConfig that say how the file is read, and a line for people."""
-    options: dict[str, Any] = {"encoding": layout.encoding}
-    names, columns = "", f", columns {', '.join(layout.columns)}" if layout.columns else ""
-    if layout.format not in ("conll", "squad"):
-        options |= {"format": layout.format, "separator": layout.separator}
-    if layout.format in ("csv", "tsv"):
-        options["header"] = "first" if layout.header else "none"
-        names = ", first line names the columns" if layout.header else ", no names of columns"
-    separator = f" separated by {layout.separator}" if layout.separator != "auto" else ""
-    return options, f"{path}: {layout.format}{separator}, {layout.encoding}{names}{columns}"
-
-
-def _tag_columns(task, path, layout, given) -> tuple[dict[str, str], str]:
-    start = read_bytes(path, 1 << 16)[0].decode(layout.encoding, "replace")
-    rows = [line.split("\t") for line in start.split("\n")]
-    is_conllu = any(len(row) == 10 and row[0].isdigit() for row in rows)
-    words, tags = ("FORM", "UPOS") if is_conllu else ("0", "-1")
-    words, tags = given["text"] or words, given["label"] or tags
-    return {"token_column": words, "tag_column": tags}, (
-        f"reading column {words!r} as words, {tags!r} as tags (numbers count from 0, -1 is the "
-        "last); change with --text_column=... --label_column=..."
-    )
-
-
-def _columns(task, path, layout, given) -> tuple[dict[str, str], str]:
-    texts = _text_columns(task, path, layout, given)
-    found = dict(zip(("text_column", "pair_column"), texts))
-    plural = "s" if len(texts) > 1 else ""
-    reading = f"{' and '.join(map(repr, texts))} as text{plural}"
-    if task != "embed":
-        label = given["label"] or layout.label_column
-        kind = "number" if task == "regress" else "label"
-        if label is None:
-            other = "; words as labels are for --task=classify" if task == "regress" else ""
-            raise ValueError(
-                f"{path}: no column of {kind}s found among {', '.join(layout.columns)}; name it "
-                f"with --label_column=...{other}"
-            )
-        found["label_column"] = label
-        reading += f", {label!r} as {kind}"
-    ways = " ".join(f"--{name}=..." for name in found)
-    return found, f"reading column{plural} {reading}; change with {ways}"
-
-
-def _text_columns(task, path, layout: TableLayout, given) -> tuple[str, ...]:
-    needed = 2 if task in _TWO_TEXTS else 1
-    names = list(layout.text_columns[:needed])
-    for place, kind in enumerate(("text", "pair")):
-        if given[kind] is not None:
-            names[place:] = [given[kind], *names[place + 1 :]]
-    if layout.format == "lines" and task not in _RUNNING_TEXT:
-        raise ValueError(
-            f"{path}: no separator stands in its lines, so there are no columns. Task {task} reads "
-            "a table, CSV, TSV or JSON lines; plain text is for --task=lm and --task=mlm"
-        )
-    if len(names) < needed:
-        raise ValueError(
-            f"{path}: task {task} needs {needed} column(s) of text, and among "
-            f"{', '.join(layout.columns) or 'its lines'} there are {len(names)}; name them with "
-            "--text_column=..." + (" --pair_column=..." if needed > 1 else "")
-        )
-    return tuple(names)
 
 
 def _check_classes(path: str, column: str, labels: list[str]) -> str:

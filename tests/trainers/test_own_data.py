@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -165,7 +167,7 @@ def test_an_address_is_read_as_a_file_is(reviews, tmp_path, monkeypatch):
     path = Path(reviews())
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
     address = f"{path.as_uri()}#sha256={hashlib.sha256(path.read_bytes()).hexdigest()}"
-    monkeypatch.setattr("trainers.own_data.ADDRESSES", ("file://",))
+    monkeypatch.setattr("trainers.own_file.ADDRESSES", ("file://",))
     monkeypatch.setattr("trainers.data.sources.ADDRESSES", ("file://",))
     for task in ("classify", "regress", "pair", "embed", "lm"):
         config, lines = own_config(task, address)
@@ -180,3 +182,9 @@ def test_two_of_each_class_leave_none_for_a_test(tmp_path):
     config, lines = own_config("classify", str(path))
     assert config.data.test_fraction == 0
     assert "200 examples: a tenth validates, too few for a test as well" in lines
+
+
+def test_tables_are_looked_at_without_tensorflow():
+    """It takes seconds to load, and a mistake in a column's name should be told in one."""
+    code = "import sys, trainers.own_data; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

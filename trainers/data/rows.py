@@ -19,7 +19,6 @@ from types import ModuleType
 from typing import Any, BinaryIO
 from urllib.parse import parse_qsl, urlencode
 
-import tensorflow as tf
 from absl import logging
 from google.protobuf.message import DecodeError
 
@@ -291,7 +290,7 @@ def stored_sample(path: str, format: str, count: int) -> tuple[list[str], list[l
     if format == "tfrecord":
         rows = []
         for record in _tfrecords(path).take(count):
-            features = tf.train.Example.FromString(record.numpy()).features.feature
+            features = _tensorflow().train.Example.FromString(record.numpy()).features.feature
             rows.append({name: _shown(feature) for name, feature in features.items()})
         names = sorted({name for row in rows for name in row})
         return names, [[row.get(name, "") for name in names] for row in rows]
@@ -306,7 +305,7 @@ def stored_sample(path: str, format: str, count: int) -> tuple[list[str], list[l
     return batch.schema.names, [list(row) for row in zip(*columns)]
 
 
-def _shown(feature: tf.train.Feature) -> str:
+def _shown(feature: Any) -> str:
     values = getattr(feature, feature.WhichOneof("kind") or "bytes_list").value
     first = values[0] if len(values) == 1 else ""
     return first.decode("utf-8", "replace") if isinstance(first, bytes) else str(first)
@@ -392,21 +391,26 @@ def _arrow_rows(rows: Any, first: int, path: str, names: dict[str, str], limits:
         yield first + index, values
 
 
-def _tfrecords(path: str) -> tf.data.Dataset:
+def _tensorflow() -> ModuleType:
+    """Loaded with the first TFRecord: tables are read, and their mistakes told, without it."""
+    return importlib.import_module("tensorflow")
+
+
+def _tfrecords(path: str) -> Any:
     if plain_name(path) != path and not path.endswith(".gz"):
         raise ValueError(f"{path}: TFRecord files may be plain or .gz; decompress it first.")
-    return tf.data.TFRecordDataset(path, "GZIP" if path.endswith(".gz") else "")
+    return _tensorflow().data.TFRecordDataset(path, "GZIP" if path.endswith(".gz") else "")
 
 
 def _tfrecord_rows(path, columns, limits, start, stop):
-    records, index = iter(_tfrecords(path)), 0
+    records, index, errors = iter(_tfrecords(path)), 0, _tensorflow().errors
     with open_bytes(path) as content:
         while True:
             where = f"{path}, record {index}"
             _check_record(content, where, limits)
             try:
                 record = next(records, None)
-            except (tf.errors.DataLossError, tf.errors.OutOfRangeError) as error:
+            except (errors.DataLossError, errors.OutOfRangeError) as error:
                 raise ValueError(
                     f"{path}: broken TFRecord file behind record {index - 1}: {error.message}"
                 ) from error
@@ -428,7 +432,7 @@ def _check_record(content: BinaryIO, where: str, limits: Limits) -> None:
 
 def _features(record: bytes, where: str, columns: Columns) -> dict[str, str]:
     try:
-        features = tf.train.Example.FromString(record).features.feature
+        features = _tensorflow().train.Example.FromString(record).features.feature
     except DecodeError as error:
         raise ValueError(f"{where}: no tf.train.Example ({error})") from error
     values = {}
