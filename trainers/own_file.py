@@ -59,6 +59,7 @@ def reading_options(path: str, layout: TableLayout) -> tuple[dict[str, Any], str
 
 
 def tag_columns(task, path, layout, given) -> tuple[dict[str, str], str]:
+    """The columns of words and tags, and a line for people."""
     start = read_bytes(path, 1 << 16)[0].decode(layout.encoding, "replace")
     rows = [line.split("\t") for line in start.split("\n")]
     is_conllu = any(len(row) == 10 and row[0].isdigit() for row in rows)
@@ -71,6 +72,7 @@ def tag_columns(task, path, layout, given) -> tuple[dict[str, str], str]:
 
 
 def table_columns(task, path, layout, given) -> tuple[dict[str, str], str]:
+    """The columns of texts and labels, and a line for people."""
     texts = text_columns(task, path, layout, given)
     found = dict(zip(("text_column", "pair_column"), texts))
     plural = "s" if len(texts) > 1 else ""
@@ -91,6 +93,7 @@ def table_columns(task, path, layout, given) -> tuple[dict[str, str], str]:
 
 
 def text_columns(task, path, layout: TableLayout, given) -> tuple[str, ...]:
+    """The columns of one text, or two: as given, else as found."""
     needed = 2 if task in _TWO_TEXTS else 1
     names = list(layout.text_columns[:needed])
     for place, kind in enumerate(("text", "pair")):
