@@ -39,6 +39,7 @@ def test_fill_mask(tmp_path, capsys):
     assert filled == answer["text"].numpy()[0].decode()
 
 
+@pytest.mark.slow
 def test_fill_mask_of_a_model_with_another_mask_token(tmp_path, capsys):
     fill_mask.main(put_together(tmp_path, "roberta_mlm", "roberta"), "the [MASK] sat [MASK].")
     lines = capsys.readouterr().out.splitlines()
@@ -74,7 +75,9 @@ def test_a_model_of_another_task(tmp_path, example, parts, message):
         example.main(put_together(tmp_path, *parts))
 
 
-@pytest.mark.parametrize("name", ["fill_mask", "continue_text"])
+@pytest.mark.parametrize(
+    "name", ["continue_text", pytest.param("fill_mask", marks=pytest.mark.slow)]
+)
 def test_without_network(tmp_path, name):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     command = [sys.executable, "-m", f"examples.{name}"]

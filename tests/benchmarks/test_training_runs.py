@@ -77,6 +77,7 @@ def test_parts_on_their_own_have_a_file_of_their_own(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["train.json", "train_runs.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow_only
 @pytest.mark.parametrize("recipe", ["shakespeare_gpt_cpu", "shakespeare_lstm_cpu"])
 def test_a_run_in_pieces_is_the_run(recipe, tmp_path):

@@ -116,6 +116,7 @@ def test_a_smaller_artifact_says_what_the_reduced_model_says(name, precision, tm
     assert_no_refused_op(path)
 
 
+@pytest.mark.slow
 def test_pairs_of_bfloat16_products_allow_for_their_rounding():
     bundle = make("classify")
     pairs, found = compare_answers(bundle, reduce_bundle(bundle, "bfloat16"), "bfloat16", False)

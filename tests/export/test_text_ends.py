@@ -78,7 +78,14 @@ def sentencepiece_model():
     return tokenizer, lambda byte: pieces.index(bytes([byte]))
 
 
-@pytest.mark.parametrize("kind", [byte_model, bytepair_model, sentencepiece_model])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(byte_model, marks=pytest.mark.slow),
+        bytepair_model,
+        pytest.param(sentencepiece_model, marks=pytest.mark.slow),
+    ],
+)
 def test_completions_are_whole_characters(kind):
     tokenizer, byte_id = kind()
     lm = TextLM(tokenizer, chain(tokenizer, byte_id))

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 import zoo
 from trainers.loop import train
@@ -65,6 +66,7 @@ def test_rows_of_the_report(tiny):
     assert {*efficiency(task, [{"step": 1, "tokens": 32, "tokens_per_second": 0.0}])} == {"memory"}
 
 
+@pytest.mark.slow
 def test_a_profile_is_written(tiny, tmp_path):
     train(tiny("gpt", sample_prompts=(), steps=10), tmp_path, profile_steps=3)
     assert [*(tmp_path / "tensorboard").rglob("*.xplane.pb")]

@@ -115,7 +115,7 @@ def test_a_run_stopped_on_one_machine_goes_on_on_another(store, tiny, tmp_path, 
     assert train(config, store).config == found.config  # finished: only loaded
 
 
-@pytest.mark.parametrize("worker", [0, 1])
+@pytest.mark.parametrize("worker", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_of_several_workers_the_chief_alone_writes_there(store, tiny, monkeypatch, worker):
     """The workers meet nobody here: each trains on its rows of the batch."""
     monkeypatch.setattr(Distribution, "sum_of_workers", lambda self, value: value)

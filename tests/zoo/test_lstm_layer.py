@@ -118,6 +118,7 @@ def test_equal_to_keras(masked, training, dtype):
     assert_equal_to_keras(example(4, 6, 3, 5), 5, mask, training, dtype)
 
 
+@pytest.mark.slow
 @settings(max_examples=3)  # each one is two graphs
 @given(st.data())
 def test_equal_to_keras_for_any_sizes_and_padding(data):

@@ -26,9 +26,9 @@ WORDS = zoo.WordPieceTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a
     # Each kind of layer: recurrent, dense, norms, tables tied and not; heads with and without.
     [
         ("lstm_untied", "lm"),
-        ("lstm_projected", "lm"),
+        pytest.param("lstm_projected", "lm", marks=pytest.mark.slow),
         ("bert_no_segments", "mlm"),
-        ("bilstm_projected", "tag"),
+        pytest.param("bilstm_projected", "tag", marks=pytest.mark.slow),
     ],
 )
 def test_a_quantized_model_saves_and_loads(tmp_path, name, task):
