@@ -13,9 +13,8 @@ from zoo.tokenizers import Tokenizer
 class StopState(NamedTuple):
     """What is known of the text that the tokens so far make."""
 
-    tail: (
-        tf.Tensor
-    )  # (B,) string, its last bytes, too few to hold a stop string of the longest size
+    # (B,) string, its last bytes: one less than the longest stop string has
+    tail: tf.Tensor
     surplus: tf.Tensor  # (B,) int32, its bytes from the stop string on; 0 where there is none
 
 
