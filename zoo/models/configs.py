@@ -82,9 +82,9 @@ class TransformerConfig:
     hidden_dim: Size = 128
     intermediate_dim: Size | None = None
     positions: Literal["learned", "rotary"] = "rotary"
-    rotary_base: float = 10000.0
+    rotary_base: Positive = 10000.0
     norm: Literal["layer_norm", "rms_norm"] = "rms_norm"
-    norm_epsilon: float = 1e-5
+    norm_epsilon: Positive = 1e-5
     qk_norm: bool | Literal["projection"] = True
     activation: Literal["gelu", "gelu_tanh", "squared_relu", "swiglu", "geglu_tanh"] = (
         "squared_relu"
@@ -182,7 +182,7 @@ class GPTConfig(TransformerConfig):
     token_shift: int = 0
     tie_embeddings: bool = True
     key_dim: Size | None = None
-    qk_norm_epsilon: float = 1e-6
+    qk_norm_epsilon: Positive = 1e-6
     norm_placement: Literal["pre", "output", "both"] = "pre"
     parallel_residual: bool = False
     rotary_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -190,7 +190,7 @@ class GPTConfig(TransformerConfig):
     rotary_layers: Annotated[tuple[bool, ...], Field(min_length=1)] = (True,)
     layer_types: tuple[LayerType, ...] = ()
     sliding_window: Size | None = None
-    local_rotary_base: float | None = None
+    local_rotary_base: Positive | None = None
     query_scalar: Size | None = None
     attention_soft_cap: Positive | None = None
     logit_soft_cap: Positive | None = None
@@ -270,7 +270,7 @@ class BertConfig(TransformerConfig):
     hidden_dim: Size = 256
     positions: Literal["learned", "rotary"] = "learned"
     norm: Literal["layer_norm", "rms_norm"] = "layer_norm"
-    norm_epsilon: float = 1e-12
+    norm_epsilon: Positive = 1e-12
     qk_norm: bool = False
     activation: Literal["gelu", "gelu_tanh", "squared_relu", "swiglu", "geglu_tanh"] = "gelu"
     use_bias: bool = True
