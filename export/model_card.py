@@ -14,12 +14,19 @@ from export.golden.compare import ATOL, RTOL
 from export.model_folder import CARD_FILE, read_saved_model, size_of
 from zoo.bundle import Bundle
 from zoo.output import cell, table
+from zoo.text.chat import MESSAGES
 
 _TEMPLATE = Path(__file__).with_name("model_card_template.md")
 _LM_ADVICE = """\
 Options have one value for all texts, or one for each. Over gRPC those left out have their \
 defaults; TensorFlow Serving's REST API wants all of them. On a server that batches, send each \
 option once for each text, and `stop` with as many strings as its default, the others "".
+
+"""
+_CHAT_ADVICE = """\
+`chat` answers conversations: `role` and `content` have a place for each message, "" in both where \
+there is none. A server batches those of {messages} places. In a terminal: `python -m \
+export.client --server=localhost:8500 --model={name} --chat`.
 
 """
 _ROUNDING = (
@@ -38,6 +45,7 @@ _ABOUT = {
 }
 _SAMPLES = {"question": "Who wrote it?", "context": "Ada Lovelace wrote it."}
 _LABELS_SHOWN = 20
+_SHOWN_STRINGS = 4
 _LIBRARIES = {"keras": "Keras", "tensorflow": "TensorFlow", "tensorflow-text": "TF-Text"}
 
 
@@ -65,7 +73,8 @@ def write_model_card(
             ["signature", "API", "inputs", "outputs"],
             [_signature_row(key, signatures[key]) for key in sorted(signatures)],
         ),
-        advice=_LM_ADVICE if config.task == "lm" else "",
+        advice=(_LM_ADVICE if config.task == "lm" else "")
+        + (_CHAT_ADVICE.format(name=name, messages=MESSAGES) if config.chat else ""),
         name=name,
         flags=" ".join(flags),
         body=json.dumps(
@@ -140,7 +149,10 @@ def _signature_row(name: str, signature: meta_graph_pb2.SignatureDef) -> list[st
             sizes = ["?" if dim.size < 0 else str(dim.size) for dim in info.tensor_shape.dim]
             line = f"`{key}` {tf.as_dtype(info.dtype).name} ({', '.join(['B', *sizes[1:]])})"
             if tensors is signature.inputs and key in signature.defaults:
-                line += f", default {json.dumps(_default(signature, key))}"
+                value = _default(signature, key)
+                filled = isinstance(value, list) and len(value) > _SHOWN_STRINGS
+                line += f", default {json.dumps(value[:1] if filled else value)}"
+                line += f" and {len(value) - 1} more" if filled else ""
             lines.append(line)
         columns.append("<br>".join(lines))
     return [f"`{name}`", signature.method_name.rpartition("/")[2], *columns]  # predict, ...

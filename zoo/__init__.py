@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     )
     from zoo.models.lstm import LSTMBackbone
     from zoo.presets import PRESETS, preset_config
+    from zoo.text.chat import TextChat
     from zoo.text.config import CleaningConfig, TextConfig
     from zoo.text.lm import TextLM
     from zoo.tokenizers import (
@@ -63,6 +64,7 @@ _MODULE_OF = {
         "SpanPredictor Tagger",
         "zoo.models.lstm": "LSTMBackbone",
         "zoo.presets": "PRESETS preset_config",
+        "zoo.text.chat": "TextChat",
         "zoo.text.config": "CleaningConfig TextConfig",
         "zoo.text.lm": "TextLM",
         "zoo.tokenizers": "ByteFallbackTokenizer BytePairTokenizer ByteTokenizer "

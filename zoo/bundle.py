@@ -18,11 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import keras
+from absl import logging
 
 from zoo.config import Fields, config_dataclass, from_dict, to_dict
 from zoo.files import BundleError, blaming, file_sha256, inside, replacing, write_json
 from zoo.models.token_model import quantization_config
 from zoo.text.base import TextEncoder
+from zoo.text.chat import TextChat
+from zoo.text.chat_form import ChatForm
 from zoo.text.config import TextConfig
 from zoo.text.lm import TextLM
 from zoo.text.models import TEXT_MODELS
@@ -57,6 +60,7 @@ class BundleConfig:
     labels: tuple[str, ...] = ()  # of classes or tags, in the order of the model's outputs
     text: TextConfig | None = None  # how text is read; None for task "lm"
     quantization: dict[str, Any] = dataclasses.field(default_factory=dict)  # by model.quantize
+    chat: ChatForm | None = None  # of task "lm": how conversations become prompts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,16 +71,30 @@ class Bundle:
     config: BundleConfig
     tokenizer: Tokenizer
     model: keras.Model
+    no_chat: str = "no chat template came with it"  # why `config.chat` is None, where it is
 
     @functools.cached_property
     def lm(self) -> TextLM:
-        """Text in, text out: `generate`, `score`, `next_token`; BundleError unless task "lm"."""
+        """Text in, text out: `generate`, `score`, `next_token`; BundleError unless task "lm".
+
+        With a chat template's form it is a TextChat, which has `chat`, too.
+        """
         if self.config.task != "lm":
             raise BundleError(
                 f"{self.folder}: a model of task {self.config.task!r} writes no text; use "
                 f"`text_model`, which has {', '.join(self.text_model.functions)}"
             )
+        if self.config.chat is not None:
+            return TextChat(self.tokenizer, self.model, self.config.chat, self.config.start_id)
         return TextLM(self.tokenizer, self.model, self.config.start_id)
+
+    @property
+    def chat(self) -> TextChat:
+        """`lm`, if it answers conversations; a BundleError says why it does not."""
+        lm = self.lm
+        if not isinstance(lm, TextChat):
+            raise BundleError(f"{self.folder}: the model does not chat: {self.no_chat}")
+        return lm
 
     @functools.cached_property
     def text_model(self) -> TextEncoder:
@@ -103,6 +121,8 @@ class Bundle:
             raise ValueError(
                 f"{folder} holds a bundle, whose {CONFIG_FILE} would be lost; choose another"
             )
+        if self.config.chat is not None:
+            logging.warning("%s: without a chat template: a form of one is not written", folder)
         labels, text = self.config.labels, self.config.text
         write_huggingface(folder, self.model, self.tokenizer, labels, text)
         return folder
@@ -115,10 +135,15 @@ def bundle_in_memory(
     start_id: int | None = None,
     labels: Sequence[str] = (),
     text: TextConfig | None = None,
+    chat: ChatForm | None = None,
 ) -> Bundle:
     """A bundle without files, of a model from `source`; other arguments and errors as in `save`."""
     if model.task == "lm":
         start_id = TextLM(tokenizer, model, start_id).start_id
+        if chat is not None:
+            TextChat(tokenizer, model, chat, start_id)
+    elif chat is not None:
+        raise ValueError(f"a model of task {model.task!r} writes no text, so it has no chat form")
     else:
         text = TEXT_MODELS[model.task](tokenizer, model, text, tuple(labels)).config
     config = BundleConfig(
@@ -140,6 +165,7 @@ def bundle_in_memory(
         labels=tuple(labels),
         text=text,
         quantization=quantization_config(model),
+        chat=chat,
     )
     return Bundle(source, config, tokenizer, model)
 
@@ -151,6 +177,7 @@ def save(
     start_id: int | None = None,
     labels: Sequence[str] = (),
     text: TextConfig | None = None,
+    chat: ChatForm | None = None,
 ) -> Bundle:
     """Writes a bundle; an older one in the folder is replaced.
 
@@ -165,10 +192,12 @@ def save(
             tokenizer's `start_id`, or `end_id`.
         labels: names of classes or tags, in the order of the model's outputs.
         text: how text is read; not for a language model.
+        chat: the form of a chat template, such as `bundle.config.chat` of the model that this one
+            was fine-tuned from; for a language model alone.
 
     Raises:
-        ValueError: tokenizer, labels or text config do not fit the model, or the folder holds a
-            model of transformers, whose config.json would be lost.
+        ValueError: tokenizer, labels, text config or chat form do not fit the model, or the folder
+            holds a model of transformers, whose config.json would be lost.
         OSError: the folder cannot be written; what was there stays.
 
     Example:
@@ -182,7 +211,7 @@ def save(
     if writer_of(folder) == "transformers":
         raise ValueError(f"{folder} holds a model of transformers; choose another folder")
     # Before anything is written: it refuses what does not fit together.
-    config = bundle_in_memory(folder, model, tokenizer, start_id, labels, text).config
+    config = bundle_in_memory(folder, model, tokenizer, start_id, labels, text, chat).config
     tokenizer.save(folder / TOKENIZER_FOLDER)
     with replacing(folder / WEIGHTS_FILE) as temporary:
         values = model.get_weights()

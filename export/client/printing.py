@@ -90,4 +90,5 @@ _FORMS = {
     ("classes", "scores"): _classes,
     ("embedding",): _vector,
     ("text",): lambda row: row["text"],
+    ("content", "finish_reason"): lambda row: row["content"],
 }

@@ -104,9 +104,10 @@ def deviations(before: Sequence[GoldenPair], after: Sequence[GoldenPair]) -> lis
 def _deviations(old: GoldenPair, new: GoldenPair) -> Iterator[tuple[str, str, float]]:
     """(output, measure, value); signatures of tf.Examples have the answers of `predict`."""
     before, after, signature = old.outputs, new.outputs, old.signature
-    if signature == "generate":
-        same = before["text"] == after["text"]
-        yield "text", "share that differs", _share(~same)
+    if signature in ("chat", "generate"):
+        text = "content" if signature == "chat" else "text"
+        same = before[text] == after[text]
+        yield text, "share that differs", _share(~same)
         moved = _likelihood_changes(before, after, "log_probability")[same]
         yield "log_probability", "of itself, of equal texts", _largest(moved)
     elif signature == "score":

@@ -11,6 +11,7 @@ from export.golden.pairs import GoldenPair, strings
 from export.signatures import example_answers, functions_of, input_names
 from zoo.bundle import Bundle
 from zoo.generation.options import OPTIONS
+from zoo.text.chat import MESSAGES
 
 Arrays = dict[str, np.ndarray]
 
@@ -55,11 +56,31 @@ def _lm_pairs(bundle: Bundle) -> list[GoldenPair]:
         ("generate", {"text": batch, **options}),
         ("score", {"text": batch}),
         ("next_token", {"text": batch}),
+        *(_chats(bundle, options) if "chat" in functions_of(bundle) else ()),
     ]
     return [
         GoldenPair(signature, inputs, _arrays(getattr(bundle.lm, signature)(**inputs)))
         for signature, inputs in requests
     ]
+
+
+def _chats(bundle: Bundle, options: Arrays) -> list[tuple[str, Arrays]]:
+    """Conversations alone and in one batch, some too long, with the options of five rows."""
+    tokens = b"".join(name.encode() for name in bundle.tokenizer.special_tokens)
+    long = b"To be, or not to be\n" * (1 + bundle.model.context_length // 10)
+    questions = [b"Hello", b" \n", long, "\u6625\u7720\u4e0d\u89c9\u6653".encode(), tokens]
+    talks = [[("user", question)] for question in questions]
+    form = bundle.lm.form
+    if form.has("user", "assistant") and form.has("assistant", "user"):
+        talks[2:] = [[*talk, ("assistant", b"Well. "), ("user", b"Why?")] for talk in talks[2:]]
+    if form.has("start", "system") and form.has("system", "user"):
+        talks[1::2] = [[("system", b"Be kind."), *talk] for talk in talks[1::2]]
+    talks = [talk + [("", b"")] * (MESSAGES - len(talk)) for talk in talks]
+    role = strings([[role.encode() for role, _ in talk] for talk in talks])
+    content = strings([[content for _, content in talk] for talk in talks])
+    batch = {"role": role, "content": content}
+    one = {name: values[:1] for name, values in batch.items()}
+    return [("chat", one), ("chat", batch | options)]
 
 
 def _text_pairs(bundle: Bundle) -> list[GoldenPair]:
@@ -146,7 +167,10 @@ def warmup_requests(bundle: Bundle, pairs: Sequence[GoldenPair]) -> list[GoldenP
         text = (_WORDS * (1 + length // len(_WORDS)))[:length]
         for signature, function in functions.items():
             inputs = {name: strings([text]) for name in input_names(function)}
-            inputs |= options if signature == "generate" else {}
+            if signature == "chat":
+                rest = [b""] * (MESSAGES - 1)
+                inputs = {"role": strings([[b"user", *rest]]), "content": strings([[text, *rest]])}
+            inputs |= options if signature in ("chat", "generate") else {}
             requests.append(GoldenPair(signature, inputs, {}))
     return requests
 

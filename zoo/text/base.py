@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import keras
@@ -30,12 +30,17 @@ CANDIDATES = 10
 _LENGTH_STEP = 32
 
 
-def signature(body: Callable[..., Outputs]) -> Callable[..., Outputs]:
+def signature(
+    body: Callable[..., Outputs], defaults: Mapping[str, Sequence[str]] | None = None
+) -> Callable[..., Outputs]:
     """A method from string vectors [B] to outputs of B rows, as a signature of its class.
 
     From Python it takes lists of strings. A parameter with a default is an input of models of pairs
-    alone; `**options` are those of `zoo.generation.options`, with one value a row.
+    alone; `**options` are those of `zoo.generation.options`, with one value a row. `defaults` has a
+    row for each input that is a matrix [B, M], with which `SignatureDef.defaults` names the M of
+    the requests that a server can put into one batch; M may be any other.
     """
+    own_defaults = defaults or {}
 
     @functools.wraps(body)
     def ask(self: TextModel, *arguments: Any, **keywords: Any) -> Outputs:
@@ -47,14 +52,14 @@ def signature(body: Callable[..., Outputs]) -> Callable[..., Outputs]:
         if [*columns] != names:
             inputs = " and ".join(names) if len(names) > 1 else f"{names[0]} alone"
             raise ValueError(f"task {self.model.task!r} reads {inputs}")
-        strings = [_string_batch(name, value) for name, value in columns.items()]
+        strings = [_string_batch(n, value, n in own_defaults) for n, value in columns.items()]
         function = self.functions[body.__name__]
         # Another backend cannot run inside a TensorFlow graph; eagerly it takes the same path.
         if keras.backend.backend() != "tensorflow":
             function = function.python_function
         return function(*strings, *options.values())
 
-    ask.body = body  # type: ignore[attr-defined]
+    ask.body, ask.defaults = body, own_defaults  # type: ignore[attr-defined]
     return ask
 
 
@@ -62,7 +67,9 @@ def _has_options(body: Callable[..., Outputs]) -> bool:
     return "options" in inspect.signature(body).parameters
 
 
-def _string_batch(name: str, value) -> tf.Tensor:
+def _string_batch(name: str, value, is_matrix: bool) -> tf.Tensor:
+    if is_matrix:
+        return _string_matrix(name, value)
     if isinstance(value, str | bytes):
         raise ValueError(f"{name} takes a list of strings, not one: pass [{value!r:.80}]")
     try:
@@ -73,10 +80,28 @@ def _string_batch(name: str, value) -> tf.Tensor:
         ) from error
 
 
-def _graph_function(body: Callable[..., Outputs], names: Sequence[str], options: bool):
-    """`body` as a graph function of string vectors [B], and of options, also of no rows.
+def _string_matrix(name: str, value) -> tf.Tensor:
+    """Strings [B, M]; shorter lists are filled up with ""."""
+    try:
+        if isinstance(value, list | tuple):
+            value = tf.ragged.constant(value, tf.string, ragged_rank=1).to_tensor("")
+        return tf.ensure_shape(tf.convert_to_tensor(value, tf.string), [None, None])
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"{name} takes a list of strings for each row, such as [['a', 'b'], ['c']]. "
+            f"Received: {value!r:.80}"
+        ) from error
 
-    The options' defaults become `SignatureDef.defaults`: TensorFlow Serving fills them in.
+
+def _graph_function(
+    body: Callable[..., Outputs],
+    names: Sequence[str],
+    options: bool,
+    defaults: Mapping[str, Sequence[str]],
+):
+    """`body` as a graph function of strings [B] or [B, M], and of options, also of no rows.
+
+    Defaults become `SignatureDef.defaults`: TensorFlow Serving fills them in.
     """
 
     def answer(*inputs):
@@ -85,18 +110,22 @@ def _graph_function(body: Callable[..., Outputs], names: Sequence[str], options:
         same_rows = []
         for name, text in zip(names[1:], texts[1:]):
             message = f"{names[0]} and {name} must have the same number of rows"
-            same_rows.append(tf.debugging.assert_equal(rows, tf.shape(text)[0], message))
+            if defaults:
+                message = f"{names[0]} and {name} must have the same shape"
+            same_rows.append(tf.debugging.assert_equal(tf.shape(texts[0]), tf.shape(text), message))
         with tf.control_dependencies(same_rows):
-            # One empty text in place of none: not every operation takes an empty batch.
-            missing = tf.fill([tf.cast(tf.equal(rows, 0), tf.int32)], "")
-            padded = [tf.concat([text, missing], axis=0) for text in texts]
+            padded = [_some(text, defaults.get(name, "")) for name, text in zip(names, texts)]
         by_row = {}
         if options:
             by_row = options_by_row(dict(zip(OPTIONS, values)), rows, tf.shape(padded[0])[0])
         return {name: value[:rows] for name, value in body(*padded, **by_row).items()}
 
-    parameters = [inspect.Parameter(name, _NAMED) for name in names]
-    specs = [tf.TensorSpec([None], tf.string, name) for name in names]
+    parameters, specs = [], []
+    for name in names:
+        default = tf.constant([defaults[name]]) if name in defaults else inspect.Parameter.empty
+        parameters.append(inspect.Parameter(name, _NAMED, default=default))
+        shape = [None, None] if name in defaults else [None]
+        specs.append(tf.TensorSpec(shape, tf.string, name))
     for name, option in OPTIONS.items() if options else ():
         default = tf.constant([option.default], option.dtype)
         parameters.append(inspect.Parameter(name, _NAMED, default=default))
@@ -106,6 +135,17 @@ def _graph_function(body: Callable[..., Outputs], names: Sequence[str], options:
     # Autograph is off: the bodies hold no Python control flow over tensors, and reading their
     # source was more than half of the time to trace them.
     return tf.function(answer, input_signature=specs, autograph=False)
+
+
+def _some(strings: tf.Tensor, stand_in: str | Sequence[str]) -> tf.Tensor:
+    """A batch, or one row in place of none: not every operation takes an empty batch."""
+    row, shape = tf.constant([stand_in]), tf.shape(strings)
+    is_empty = tf.equal(shape[0], 0)
+    shape = tf.where(is_empty, tf.shape(row), shape)  # of the other axes
+    count = tf.cast(is_empty, tf.int32)
+    strings = tf.reshape(strings, tf.concat([[shape[0] - count], shape[1:]], axis=0))
+    row = tf.reshape(row[:count], tf.concat([[count], shape[1:]], axis=0))
+    return tf.concat([strings, row], axis=0)
 
 
 def on_backend(function: Callable, *arguments):
@@ -136,11 +176,12 @@ class TextModel(tf.Module):
     def functions(self) -> dict[str, tf.types.experimental.PolymorphicFunction]:
         """Signature name -> graph function; the first one is the default signature."""
         methods = {k: v for kind in reversed(type(self).__mro__) for k, v in vars(kind).items()}
-        bodies = {name: method.body for name, method in methods.items() if hasattr(method, "body")}
         functions = {}
-        for name, body in bodies.items():
-            bound = functools.partial(body, self)
-            functions[name] = _graph_function(bound, self._input_names(body), _has_options(body))
+        for name, method in methods.items():
+            if body := getattr(method, "body", None):
+                bound, names = functools.partial(body, self), self._input_names(body)
+                options = _has_options(body)
+                functions[name] = _graph_function(bound, names, options, method.defaults)
         return functions
 
     def _input_names(self, body: Callable[..., Outputs]) -> list[str]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic.dataclasses import dataclass
 
@@ -47,6 +46,10 @@ class ChatForm:
 
     joints: dict[str, Joint]
 
+    def has(self, before: str, after: str) -> bool:
+        """Whether a role may follow on another."""
+        return f"{before}>{after}" in self.joints
+
     def joint(self, before: str, after: str) -> Joint:
         """The joint of two roles, or a ValueError that says that they do not follow."""
         found = self.joints.get(f"{before}>{after}")
@@ -80,24 +83,3 @@ def stripped(content: str, strip: Strip) -> str:
     if strip in ("left", "both"):
         content = content.lstrip()
     return content.rstrip() if strip in ("right", "both") else content
-
-
-def pieces(form: ChatForm, special_tokens: Sequence[str]) -> dict[str, Any]:
-    """The joints for a graph, ready for JSON: (text, is special) parts, strip and joined.
-
-    Only these special tokens are tokens: one written out in a content is text.
-
-    Example:
-        >>> form = ChatForm({"start>user": Joint("<s>Q: ")})
-        >>> pieces(form, ["<s>"])
-        {'start>user': {'parts': [('<s>', True), ('Q: ', False)], 'strip': 'none', 'joined': False}}
-    """
-    # The longest first, as tokenizers find them.
-    names = sorted(special_tokens, key=len, reverse=True)
-    pattern = re.compile("(" + "|".join(map(re.escape, names)) + ")") if names else None
-    found = {}
-    for key, joint in form.joints.items():
-        parts = pattern.split(joint.text) if pattern else [joint.text]
-        marked = [(part, part in special_tokens) for part in parts if part]
-        found[key] = {"parts": marked, "strip": joint.strip, "joined": joint.joined}
-    return found

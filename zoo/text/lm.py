@@ -70,6 +70,13 @@ class TextLM(TextModel):
         Raises:
             tf.errors.InvalidArgumentError, TypeError: an option is out of range, or unknown.
         """
+        outputs = self._continued(text, self._prompt(text), options)
+        return {"text": tf.strings.join([text, outputs["completion"]]), **outputs}
+
+    def _continued(self, text, prompt, options):
+        """All outputs of `generate` but `text`, for the ids and lengths of a prompt that ends with
+        `text` (B,).
+        """
         on_tensorflow = keras.backend.backend() == "tensorflow"
         steps = tf.maximum(tf.reduce_max(options["max_new_tokens"]), 0)
         unknown_id = self.tokenizer.unknown_id
@@ -89,7 +96,6 @@ class TextLM(TextModel):
                 stopping=Stopping(stop.begin(), stop.step) if on_tensorflow else None,
             )
 
-        prompt = self._prompt(text)
         result = on_backend(generated, *prompt, options)
         stopped, state = result.stopped, result.stopping
         if not on_tensorflow:
@@ -102,7 +108,6 @@ class TextLM(TextModel):
                 stopped |= ended
         completion = self._completion(text, result, state.surplus)
         return {
-            "text": tf.strings.join([text, completion]),
             "completion": completion,
             "token_count": result.lengths,
             "log_probability": result.log_probability,
@@ -160,8 +165,12 @@ class TextLM(TextModel):
     def _prompt(self, text):
         """Token ids (B, P), padded on the right, and lengths (B,), at least 1."""
         ids = self.tokenizer.encode(text)
+        return self._started(ids, always=self.tokenizer.start_id is not None)
+
+    def _started(self, ids, always):
+        """`_prompt` of ids [B, None], with `start_id` before all, or where there are none."""
         has_start = tf.cast(tf.equal(ids.row_lengths(), 0), tf.int64)
-        if self.tokenizer.start_id is not None:
+        if always:
             has_start = tf.ones_like(has_start)
         starts = tf.RaggedTensor.from_row_lengths(
             tf.fill([tf.reduce_sum(has_start)], self.start_id), has_start

@@ -1,4 +1,5 @@
-"""Tokenizers of decoders in a Hugging Face folder: all that `tokenizer.json` says counts.
+"""Tokenizers of decoders in a Hugging Face folder, where all that `tokenizer.json` says counts, and
+their chat templates.
 
 What ends an answer comes from `generation_config.json`, else `config.json`; what stands before a
 text from `tokenizer_config.json` if that says so, as in transformers.
@@ -12,10 +13,14 @@ from typing import Any
 
 from zoo.config import Fields
 from zoo.files import BundleError, blaming, inside
+from zoo.text.chat_form import ChatForm
+from zoo.text.chat_template import chat_form
 from zoo.tokenizers import ByteFallbackTokenizer, BytePairTokenizer
 from zoo.tokenizers.bytefallback.files import read_byte_fallback
 from zoo.tokenizers.bytepair.files import read_byte_pairs
 from zoo.tokenizers.causal import CausalTokenizer
+
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
 
 
 def read_causal_tokenizer(folder: Path) -> CausalTokenizer:
@@ -46,6 +51,30 @@ def read_causal_tokenizer(folder: Path) -> CausalTokenizer:
     options["ends"] = [name for name in ends if name != options.get("end")]
     with blaming(path, TypeError):
         return kind(**options)
+
+
+def read_chat_form(folder: Path) -> ChatForm | None:
+    """The form of the chat template in a folder, None without a template.
+
+    Raises:
+        ChatTemplateError: the template has no form; the message says why.
+        BundleError: a file cannot be read.
+    """
+    config = Fields.read(inside(folder, "tokenizer_config.json"), optional=True)
+    source: Any = config.values.get("chat_template")
+    if isinstance(source, list):  # several, of which one is for chats
+        named = {one.get("name"): one.get("template") for one in source if isinstance(one, dict)}
+        source = named.get("default")
+    path = inside(folder, CHAT_TEMPLATE_FILE)
+    if path.is_file():  # transformers prefers it, too
+        with blaming(path):
+            source = path.read_text(encoding="utf-8")
+    if source is None:
+        return None
+    if not isinstance(source, str):
+        raise BundleError(f"{config.where}: chat_template must be text. Received: {source!r:.80}")
+    tokens = {name: _name(config, name) or "" for name in ("bos_token", "eos_token")}
+    return chat_form(source, **tokens)
 
 
 def _name(config: Fields, field: str) -> str | None:

@@ -18,10 +18,12 @@ from zoo.config import Fields
 from zoo.files import BundleError, blaming, inside
 from zoo.models.build import build, count_backbone_weights
 from zoo.models.configs import BertConfig, ModelConfig
+from zoo.text.chat_template import ChatTemplateError
 from zoo.text.config import TextConfig
 from zoo.weights.assign import assign_weights, check_size, listed, model_weights, sources_of
 from zoo.weights.families import HUGGINGFACE
 from zoo.weights.family import SAME_HEAD, Family
+from zoo.weights.huggingface.causal_tokenizers import read_chat_form
 from zoo.weights.huggingface.sentence_modules import SentenceModules, read_sentence_modules
 from zoo.weights.huggingface.tokenizer_files import read_tokenizer
 from zoo.weights.safetensors_files import WeightFiles
@@ -72,8 +74,18 @@ def read_huggingface(folder: Path, task: str | None = None) -> Bundle:
         if described.task != "lm":
             text = TextConfig(max_length=min(length or _LONGEST_TEXT, config.context_length))
         model = _read_model(files, described, modules)
+    form, no_chat = None, Bundle.no_chat
+    if described.task == "lm":
+        try:
+            form = read_chat_form(folder)
+        except ChatTemplateError as error:
+            no_chat = str(error)
+            logging.warning("%s: the model loads without chat: %s", folder, error)
     with blaming(folder):  # the text-level class says what does not fit together
-        return bundle_in_memory(folder, model, tokenizer, labels=described.labels, text=text)
+        bundle = bundle_in_memory(
+            folder, model, tokenizer, labels=described.labels, text=text, chat=form
+        )
+    return dataclasses.replace(bundle, no_chat=no_chat)
 
 
 def read_model(folder: Path) -> keras.Model:
