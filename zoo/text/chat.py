@@ -83,14 +83,18 @@ class TextChat(TextLM):
                 conversation is empty, or has an unknown role or an order that the template does
                 not have; the message says the row.
         """
-        length = self.model.context_length
-        room = length - tf.minimum(options["max_new_tokens"], length // 2)  # (B,)
-        talks = self._joints.shortened(self._joints.read(role, content), room)
-        parts, is_text = self._joints.parts(talks)
-        prompt = self._started(self.tokenizer.encode_parts(parts, is_text), always=False)
+        ids = self.prompt(role, content, options["max_new_tokens"])
+        prompt = self._started(ids, always=False)
         # Templates end with whole characters: nothing of them is in the answer's first one.
         outputs = self._continued(tf.fill([tf.shape(role)[0]], ""), prompt, options)
         return {"content": outputs.pop("completion"), **outputs}
+
+    def prompt(self, role, content, max_new_tokens) -> tf.RaggedTensor:
+        """The ids [B, None] that `chat` reads; `max_new_tokens` is (B,) int32."""
+        length = self.model.context_length
+        room = length - tf.minimum(max_new_tokens, length // 2)  # (B,)
+        talks = self._joints.shortened(self._joints.read(role, content), room)
+        return self.tokenizer.encode_parts(*self._joints.parts(talks))
 
 
 class _Talks(NamedTuple):
