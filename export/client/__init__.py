@@ -2,6 +2,7 @@
 
 from export.client.client import AsyncClient, Client, Tls
 from export.client.responses import (
+    Answer,
     Classification,
     Prediction,
     Regression,
@@ -12,6 +13,7 @@ from export.client.responses import (
 )
 
 __all__ = [
+    "Answer",
     "AsyncClient",
     "Classification",
     "Client",

@@ -2,6 +2,7 @@
 
 python -m export.client --server=localhost:8500 --model=writer --text="Once upon" \
     --set=max_new_tokens=64
+python -m export.client --model=writer --chat --system="Be brief."
 python -m export.client --model=reader --set=question="Who?" --set=context="Ada wrote it."
 """
 
@@ -15,7 +16,9 @@ import numpy as np
 from absl import app, flags
 
 from export import CLASSIFY_METHOD, DEFAULT_SIGNATURE, REGRESS_METHOD
+from export.client.chat import CHAT, chat_inputs, converse
 from export.client.client import Client, Tls
+from export.client.messages import Version
 from export.client.printing import readable, rows
 from export.client.responses import RequestError, Signature
 from zoo.output import outlive_readers
@@ -34,6 +37,9 @@ _FLAGS = (
      "Value of the input `text`; repeat it for a batch; - reads stdin."),
     (flags.DEFINE_multi_string, "set", [],
      "NAME=VALUE of another input; repeat it for a batch, or `stop` for several strings."),
+    (flags.DEFINE_bool, "chat", False,
+     "Talk, line by line, until Ctrl-D or /quit; options of all answers by --set."),
+    (flags.DEFINE_string, "system", "", "With --chat: the system message."),
     (flags.DEFINE_bool, "json", False, "Print all outputs, one JSON line per row."),
     (flags.DEFINE_float, "timeout", 60.0, "Seconds to wait for the answer."),
     (flags.DEFINE_integer, "retries", 3, "Tries after one that ended with UNAVAILABLE, 0 to 4."),
@@ -78,12 +84,14 @@ def run(values: flags.FlagValues) -> int:
             max_message_bytes=None if limit is None else limit * 2**20,
             wait_for_ready=values.wait_for_ready,
         ) as client:
-            outputs = _ask(client, values)
+            outputs = {} if values.chat else _ask(client, values)
+            if values.chat:
+                _chat(client, values)
     except (ValueError, RequestError) as error:
         message = _explain(error, values) if isinstance(error, RequestError) else str(error)
         print(message, file=sys.stderr)
         return 1
-    for number, row in enumerate(rows(outputs)):
+    for number, row in enumerate(rows(outputs) if outputs else ()):
         if values.json:
             print(json.dumps(row, ensure_ascii=False))
             continue
@@ -113,20 +121,44 @@ def _explain(error: RequestError, values: flags.FlagValues) -> str:
     return f"{error.code().name}: {details}"
 
 
-def _ask(client: Client, values: flags.FlagValues) -> Mapping[str, np.ndarray]:
-    given = _settings(values)
-    version = values.model_version
-    if values.version_label is not None:
-        if version is not None:
-            raise ValueError("the version is given twice, by --model_version and --version_label")
-        version = values.version_label
-    known = client.signatures(values.model, version)
-    name = values.signature or DEFAULT_SIGNATURE
+def _chat(client: Client, values: flags.FlagValues) -> None:
+    given, version = _settings(values), _version(values)
+    if unfit := [name for name in ("signature", "text") if getattr(values, name)]:
+        raise ValueError(f"--chat reads stdin and asks {CHAT}: leave out --{unfit[0]}")
+    known = _known(client, values, CHAT)[CHAT]
+
+    def ask(messages: list[dict[str, bytes]]) -> Mapping[str, np.ndarray]:
+        inputs = {**_to_inputs(known, given, 1), **chat_inputs(messages, {})}
+        return client.predict(values.model, inputs, CHAT, version).outputs
+
+    converse(ask, values.system, values.json)
+
+
+def _version(values: flags.FlagValues) -> Version:
+    if values.version_label is None:
+        return values.model_version
+    if values.model_version is not None:
+        raise ValueError("the version is given twice, by --model_version and --version_label")
+    return values.version_label
+
+
+def _known(client: Client, values: flags.FlagValues, name: str) -> Mapping[str, Signature]:
+    """The model's signatures, among which `name` must be."""
+    known = client.signatures(values.model, _version(values))
     if name not in known:
         raise ValueError(
             f"model {values.model} has no signature {name}; its signatures: "
             f"{', '.join(sorted(known))}"
         )
+    return known
+
+
+def _ask(client: Client, values: flags.FlagValues) -> Mapping[str, np.ndarray]:
+    if values.system:
+        raise ValueError("--system is for a conversation: give --chat, too")
+    given, version = _settings(values), _version(values)
+    name = values.signature or DEFAULT_SIGNATURE
+    known = _known(client, values, name)
     # The values of an input with two axes, such as stop strings, are together those of each row.
     inputs = known[name].inputs
     vectors = {key for key in given if key in inputs and len(inputs[key].shape or ()) == 2}

@@ -14,6 +14,7 @@ import grpc
 from google.protobuf import message
 
 from export.client import responses
+from export.client.chat import CHAT, chat_inputs
 from export.client.messages import METHODS, SERVICES, Row, Version, add_examples, set_spec
 from export.tensors import as_array, encode_tensor
 
@@ -176,6 +177,20 @@ def _checked_timeout(timeout: float) -> float:
     return timeout
 
 
+def _predict_request(
+    model: str, inputs: Mapping[str, Any], signature: str, version: Version
+) -> Any:
+    request = METHODS["Predict"].request()
+    set_spec(request.model_spec, model, version, signature)
+    for name, value in inputs.items():
+        try:
+            array = as_array(value)
+            encode_tensor(array, request.inputs[name], as_content=array.dtype.kind != "O")
+        except ValueError as error:
+            raise ValueError(f"input {name}: {error}") from error
+    return request
+
+
 class Client(_Connection):
     """A client of a server. Threads may share one; the first request opens the connection.
 
@@ -228,15 +243,34 @@ class Client(_Connection):
             signature: str. Defaults to `serving_default`.
             outputs: Names of the outputs to send back. Defaults to all.
         """
-        request = METHODS["Predict"].request(output_filter=outputs)
-        set_spec(request.model_spec, model, version, signature)
-        for name, value in inputs.items():
-            try:
-                array = as_array(value)
-                encode_tensor(array, request.inputs[name], as_content=array.dtype.kind != "O")
-            except ValueError as error:
-                raise ValueError(f"input {name}: {error}") from error
+        request = _predict_request(model, inputs, signature, version)
+        request.output_filter.extend(outputs)
         return self._send("Predict", request, responses.prediction, **call)
+
+    def chat(
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, str | bytes]],
+        version: Version = None,
+        *,
+        timeout: float | None = None,
+        metadata: Metadata = (),
+        **options: Any,
+    ) -> responses.Answer:
+        """Answers a conversation.
+
+        Args:
+            model: as for `predict`.
+            messages: Each with `role` and `content`; the last one is the user's.
+            **options: Inputs of the signature `chat`, such as max_new_tokens=200, temperature=0.7
+                or stop=["User:"].
+
+        Example:
+            client.chat("writer", [{"role": "user", "content": "Why?"}]).content
+            # 'Because.'
+        """
+        request = _predict_request(model, chat_inputs(messages, options), CHAT, version)
+        return self._send("Predict", request, responses.answer, timeout=timeout, metadata=metadata)
 
     def classify(
         self,
@@ -389,6 +423,7 @@ class AsyncClient(_Connection):
 
     _asyncio = True
     predict = _awaited(Client.predict)
+    chat = _awaited(Client.chat)
     classify = _awaited(Client.classify)
     regress = _awaited(Client.regress)
     multi_inference = _awaited(Client.multi_inference)

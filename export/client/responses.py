@@ -25,6 +25,20 @@ class Prediction:
     outputs: dict[str, np.ndarray]  # by their names in the signature; strings are `bytes` objects
 
 
+class Answer(Prediction):
+    """The response to a conversation."""
+
+    @property
+    def content(self) -> str:
+        """What the assistant says; U+FFFD for bytes that are no UTF-8."""
+        return self.outputs["content"][0].decode("utf-8", "replace")
+
+    @property
+    def finish_reason(self) -> str:
+        """ "stop" at its end or at a stop string, "length" at `max_new_tokens`."""
+        return self.outputs["finish_reason"][0].decode()
+
+
 class Classification(Prediction):
     """The response to Classify."""
 
@@ -106,6 +120,12 @@ class RequestError(grpc.RpcError):
 
     def __str__(self) -> str:
         return f"{self._code.name}: {self._details} ({self.server})"
+
+
+def answer(response: Any) -> Answer:
+    """Of a PredictResponse of the signature `chat`."""
+    found = prediction(response)
+    return Answer(found.model, found.version, found.signature, found.outputs)
 
 
 def prediction(response: Any) -> Prediction:

@@ -8,7 +8,7 @@ import pytest
 from chat_cases import TOKENS, conversations, digest
 from pydantic import TypeAdapter
 
-from zoo.text.chat_form import ChatForm, Joint, pieces, render
+from zoo.text.chat_form import ChatForm, render
 
 FOLDER = Path(__file__).parent / "fixtures" / "chat_templates"
 RECORDED = json.loads((FOLDER / "recorded.json").read_text(encoding="utf-8"))
@@ -56,17 +56,6 @@ def test_an_order_that_a_model_does_not_have():
     with pytest.raises(ValueError, match=r"no 'assistant' after 'start'; it has .*start>user"):
         render(recorded_form("gemma"), assistant)
     assert render(recorded_form("llama3"), assistant, generate=False).endswith("a<|eot_id|>")
-
-
-def test_pieces_go_to_json_and_know_special_tokens():
-    form = ChatForm({"start>user": Joint("<s><s>[INST] ", "both"), "user>end": Joint("")})
-    made = pieces(form, ["<s>", "<s>[INST]"])
-    parts = [["<s>", True], ["<s>[INST]", True], [" ", False]]
-    assert json.loads(json.dumps(made)) == {
-        "start>user": {"parts": parts, "strip": "both", "joined": False},
-        "user>end": {"parts": [], "strip": "none", "joined": False},
-    }
-    assert pieces(form, [])["start>user"]["parts"] == [("<s><s>[INST] ", False)]
 
 
 LOOP = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"

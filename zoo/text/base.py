@@ -85,12 +85,14 @@ def _string_matrix(name: str, value) -> tf.Tensor:
     try:
         if isinstance(value, list | tuple):
             value = tf.ragged.constant(value, tf.string, ragged_rank=1).to_tensor("")
-        return tf.ensure_shape(tf.convert_to_tensor(value, tf.string), [None, None])
+        tensor = tf.convert_to_tensor(value, tf.string)
+        tensor.shape.assert_has_rank(2)
     except (TypeError, ValueError) as error:
         raise type(error)(
             f"{name} takes a list of strings for each row, such as [['a', 'b'], ['c']]. "
             f"Received: {value!r:.80}"
         ) from error
+    return tensor
 
 
 def _graph_function(

@@ -80,17 +80,21 @@ class TextChat(TextLM):
 
         Raises:
             tf.errors.InvalidArgumentError, TypeError: an option is out of range or unknown; a
-                conversation is empty, or has an unknown role or an order that the template does
-                not have; the message says the row.
+                conversation is empty, ends with the assistant, or has an unknown role or an order
+                that the template does not have; the message says the row.
         """
-        length = self.model.context_length
-        room = length - tf.minimum(options["max_new_tokens"], length // 2)  # (B,)
-        talks = self._joints.shortened(self._joints.read(role, content), room)
-        parts, is_text = self._joints.parts(talks)
-        prompt = self._started(self.tokenizer.encode_parts(parts, is_text), always=False)
+        ids = self.prompt(role, content, options["max_new_tokens"])
+        prompt = self._started(ids, always=False)
         # Templates end with whole characters: nothing of them is in the answer's first one.
         outputs = self._continued(tf.fill([tf.shape(role)[0]], ""), prompt, options)
         return {"content": outputs.pop("completion"), **outputs}
+
+    def prompt(self, role, content, max_new_tokens) -> tf.RaggedTensor:
+        """The ids [B, None] that `chat` reads; `max_new_tokens` is (B,) int32."""
+        length = self.model.context_length
+        room = length - tf.minimum(max_new_tokens, length // 2)  # (B,)
+        talks = self._joints.shortened(self._joints.read(role, content), room)
+        return self.tokenizer.encode_parts(*self._joints.parts(talks))
 
 
 class _Talks(NamedTuple):
@@ -116,11 +120,13 @@ class _Joints:
         roles = dict.fromkeys(role for key in form.joints for role in key.split(">"))
         self.roles = [role for role in roles if role not in (START, GENERATE, "end")]
         self.names = [START, *self.roles, GENERATE]
-        self.known = ", ".join(sorted(form.joints))
+        # Templates write such a prompt, but there is nothing to answer.
+        allowed = {*form.joints} - {f"assistant>{GENERATE}"}
+        self.known = ", ".join(sorted(allowed))
         pairs = [f"{before}>{after}" for before in self.names for after in self.names]
         joints = [form.joints.get(pair, Joint("")) for pair in pairs]
         self._tokenizer = tokenizer
-        self.exist = np.array([pair in form.joints for pair in pairs])
+        self.exist = np.array([pair in allowed for pair in pairs])
         self.texts = np.array([joint.text.encode() for joint in joints], object)
         # Where nothing is left of the content.
         ends = [joint.text.rstrip() if joint.joined else joint.text for joint in joints]
@@ -159,18 +165,18 @@ class _Joints:
         wrong_after, wrong_before = (
             tf.gather(tf.constant(self.names), tf.gather(x, wrong)) for x in (after, before)
         )
-        problems = [  # rows, and what is wrong with each
-            (tf.where(lost)[:, 0], ["a content whose role is ''"]),
+        problems = [  # rows, and what is wrong with each; TensorFlow would escape quotes
+            (tf.where(lost)[:, 0], ["a content without a role"]),
             (tf.where(tf.equal(names.row_lengths(), 0))[:, 0], ["no messages"]),
             (
                 tf.boolean_mask(names.value_rowids(), is_unknown),
-                ["role '", tf.boolean_mask(names.flat_values, is_unknown)]
-                + [f"' is none of this model's, {', '.join(self.roles)}"],
+                ["role ", tf.boolean_mask(names.flat_values, is_unknown)]
+                + [f" is none of the model: {', '.join(self.roles)}"],
             ),
             (
                 tf.gather(in_row, wrong),
-                ["a conversation of this model has no '", wrong_after, "' after '", wrong_before]
-                + [f"'; it has {self.known}"],
+                ["the model has no ", wrong_after, " after ", wrong_before, " in a conversation"]
+                + [f"; it has {self.known}"],
             ),
         ]
         lines = [
