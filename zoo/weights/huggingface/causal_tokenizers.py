@@ -17,6 +17,8 @@ from zoo.tokenizers.bytefallback.files import read_byte_fallback
 from zoo.tokenizers.bytepair.files import read_byte_pairs
 from zoo.tokenizers.causal import CausalTokenizer
 
+CAUSAL_KINDS = (BytePairTokenizer.kind, ByteFallbackTokenizer.kind)
+
 
 def read_causal_tokenizer(folder: Path) -> CausalTokenizer:
     """The tokenizer of a language model, which finds its special tokens in texts.
