@@ -24,9 +24,10 @@ from zoo.text.config import TextConfig
 from zoo.tokenizers import load_tokenizer
 from zoo.tokenizers.base import FILE_NAME
 from zoo.weights.assign import backbone_weights, check_size, count_stored, model_weights
+from zoo.weights.gguf.reading import read_gguf
 from zoo.weights.huggingface.reading import read_huggingface
 from zoo.weights.kerashub import PREFIX, load_kerashub
-from zoo.weights.locations import locate, writer_of
+from zoo.weights.locations import is_gguf, locate, writer_of
 
 _LABELLED = {"classify": "num_classes", "pair": "num_classes", "tag": "num_tags"}
 _ONE_NETWORK = {"classify", "pair"}  # between the two the head is kept, too
@@ -41,7 +42,8 @@ def load(folder: str | os.PathLike[str], task: str | None = None) -> Bundle:
     Args:
         folder: a bundle or a folder with transformers' `config.json`; or "hf://owner/name" or
             "hf://owner/name@revision", which is downloaded into the Hub's cache; or
-            "package://module/folder", inside an installed Python package; or
+            a file "model.gguf" of llama.cpp; or
+            "package://module/folder", inside an installed Python package, or a .gguf file there; or
             "gs://bucket/folder", a --workdir of a training run in an object store; or
             "kerashub://preset", a preset of KerasHub by name, or its folder.
         task: another task than the one that was saved, on the same backbone: the head's weights
@@ -65,6 +67,8 @@ def load(folder: str | os.PathLike[str], task: str | None = None) -> Bundle:
         bundle = load_kerashub(folder)
     else:
         folder = locate(folder)
+        if is_gguf(folder):
+            return read_gguf(folder, task)
         writer = writer_of(folder)
         if writer == "transformers":
             return read_huggingface(folder, task)

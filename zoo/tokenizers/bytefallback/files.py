@@ -8,8 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from zoo.config import Fields
-from zoo.files import BundleError
-from zoo.tokenizers.files import read_added_tokens, read_start
+from zoo.files import BundleError, write_json
+from zoo.tokenizers.files import (
+    added_token,
+    read_added_tokens,
+    read_start,
+    start_template,
+    tokenizer_json,
+)
 
 _SPACE = "\u2581"
 _ENDS = ("</s>", "<eos>", "<|endoftext|>")
@@ -110,3 +116,36 @@ def _read_prefix(content: Fields) -> str:
         f"{content.where}: normalizer {normalizers!r:.200} and pre_tokenizer {splitters!r:.200}; "
         "known are Prepend and Replace (Llama 2), Replace (Gemma) and Metaspace (Mistral)"
     )
+
+
+def write_byte_fallback(config: Mapping[str, Any], folder: str | os.PathLike[str]) -> None:
+    """Writes `tokenizer.json` of a tokenizer's `get_config()`."""
+    ids = {piece: index for index, piece in enumerate(config["vocabulary"])}
+    special, prefix = config["special_tokens"], config["prefix"]
+    flags, start = config.get("added_tokens", {}), config.get("start")
+    normalizer, splitter = _REPLACE, None
+    if prefix == "prepend":
+        normalizer = {"type": "Sequence", "normalizers": [_PREPEND, _REPLACE]}
+    elif prefix != "never":
+        splitter = {"type": "Metaspace", "replacement": _SPACE, "split": False}
+        normalizer, splitter["prepend_scheme"] = None, prefix
+    model = {"type": "BPE", "unk_token": "<unk>" if "<unk>" in special else None}
+    model |= dict.fromkeys(("dropout", "continuing_subword_prefix", "end_of_word_suffix"))
+    model |= {"fuse_unk": True, "byte_fallback": True, "ignore_merges": False, "vocab": ids}
+    content = tokenizer_json(
+        [
+            added_token(
+                name, ids[name], special=name in special, **dict.fromkeys(flags.get(name, ()), True)
+            )
+            for name in sorted({*special, *flags}, key=ids.__getitem__)
+        ],
+        normalizer=normalizer,
+        pre_tokenizer=splitter,
+        post_processor=None if start is None else start_template((start, special[start])),
+        decoder={
+            "type": "Sequence",
+            "decoders": _DECODERS if prefix == "never" else [*_DECODERS, _STRIP],
+        },
+        model=model | {"merges": [merge.split(" ") for merge in config["merges"]]},
+    )
+    write_json(Path(folder) / "tokenizer.json", content, ensure_ascii=False)

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from zoo.files import blaming
 from zoo.tokenizers import sentencepiece_model as spm
-from zoo.tokenizers.bytefallback.files import read_byte_fallback
+from zoo.tokenizers.bytefallback.files import read_byte_fallback, write_byte_fallback
 from zoo.tokenizers.bytefallback.sections import PREFIXES, Sections
 from zoo.tokenizers.bytepair.lookup import last_merges
 from zoo.tokenizers.bytepair.vocabulary import MergeError, merge_pairs, numbered
@@ -109,6 +109,10 @@ class ByteFallbackTokenizer(CausalTokenizer):
         """
         with blaming(path):
             return cls(**{**read_byte_fallback(path), **options})
+
+    def write_files(self, folder: str | os.PathLike[str]) -> None:
+        """Writes `tokenizer.json` as Hugging Face's libraries read it."""
+        write_byte_fallback(self.get_config(), folder)
 
     def _texts(self) -> list[bytes]:
         return [

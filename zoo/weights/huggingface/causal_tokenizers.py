@@ -21,6 +21,7 @@ from zoo.tokenizers.bytepair.files import read_byte_pairs
 from zoo.tokenizers.causal import CausalTokenizer
 
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
+CAUSAL_KINDS = (BytePairTokenizer.kind, ByteFallbackTokenizer.kind)
 
 
 def read_causal_tokenizer(folder: Path) -> CausalTokenizer:

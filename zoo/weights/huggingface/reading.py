@@ -5,9 +5,10 @@ is either translated or refused by name.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+import functools
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -18,8 +19,10 @@ from zoo.config import Fields
 from zoo.files import BundleError, blaming, inside
 from zoo.models.build import build, count_backbone_weights
 from zoo.models.configs import BertConfig, ModelConfig
+from zoo.text.chat_form import ChatForm
 from zoo.text.chat_template import ChatTemplateError
 from zoo.text.config import TextConfig
+from zoo.tokenizers import Tokenizer
 from zoo.weights.assign import assign_weights, check_size, listed, model_weights, sources_of
 from zoo.weights.families import HUGGINGFACE
 from zoo.weights.family import SAME_HEAD, Family
@@ -42,7 +45,7 @@ _LABELLED = ("classify", "pair", "tag")
 
 
 @dataclasses.dataclass(frozen=True)
-class _Description:
+class Description:
     """What a `config.json` says of a model."""
 
     family: Family
@@ -55,35 +58,68 @@ class _Description:
     skipped: int  # rows of the position embedding that no token uses
 
 
+class TensorSource(Protocol):
+    """Tensors by the names that transformers has for them; `path` is what to blame."""
+
+    path: Path
+
+    def names(self) -> list[str]:
+        """The names of all tensors."""
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor as float32."""
+
+
 def read_huggingface(folder: Path, task: str | None = None) -> Bundle:
     """A bundle of the model in a folder; a `task` of None is what its architecture does."""
     fields, described = _read_description(folder, task)
     modules = read_sentence_modules(folder) if described.task == "embed" else None
     # What is quickly read is checked before the weights are.
-    config = described.config
     lowercase = modules is not None and modules.lowercase
     tokenizer = read_tokenizer(folder, fields.values["model_type"], lowercase)
-    if tokenizer.vocabulary_size > config.vocabulary_size:
-        raise BundleError(
-            f"{folder}: the tokenizer has {tokenizer.vocabulary_size} ids, and the embedding only "
-            f"{config.vocabulary_size} rows (vocab_size in {fields.where}): they are of two models"
-        )
+    check_vocabulary(folder, fields, described, tokenizer)
     files = _weight_files(folder, fields, described)
+    read_form = functools.partial(read_chat_form, folder)
+    return bundle_of(folder, files, described, tokenizer, read_form, modules)
+
+
+def check_vocabulary(
+    where: Path, fields: Fields, described: Description, tokenizer: Tokenizer
+) -> None:
+    """Raises BundleError for more ids than the embedding has rows."""
+    rows = described.config.vocabulary_size
+    if tokenizer.vocabulary_size > rows:
+        raise BundleError(
+            f"{where}: the tokenizer has {tokenizer.vocabulary_size} ids, and the embedding only "
+            f"{rows} rows (vocab_size in {fields.where}): they are of two models"
+        )
+
+
+def bundle_of(
+    where: Path,
+    files: TensorSource,
+    described: Description,
+    tokenizer: Tokenizer,
+    read_form: Callable[[], ChatForm | None],
+    modules: SentenceModules | None = None,
+) -> Bundle:
+    """The bundle of what is described; errors blame `where`. `read_form` gives a chat's form."""
     text, length = None, modules and modules.max_length
-    with blaming(fields.where):
+    with blaming(where):
         if described.task != "lm":
-            text = TextConfig(max_length=min(length or _LONGEST_TEXT, config.context_length))
-        model = _read_model(files, described, modules)
+            longest = min(length or _LONGEST_TEXT, described.config.context_length)
+            text = TextConfig(max_length=longest)
+        model = read_described(files, described, modules)
     form, no_chat = None, Bundle.no_chat
     if described.task == "lm":
         try:
-            form = read_chat_form(folder)
+            form = read_form()
         except ChatTemplateError as error:
             no_chat = str(error)
-            logging.warning("%s: the model loads without chat: %s", folder, error)
-    with blaming(folder):  # the text-level class says what does not fit together
+            logging.warning("%s: the model loads without chat: %s", where, error)
+    with blaming(where):  # the text-level class says what does not fit together
         bundle = bundle_in_memory(
-            folder, model, tokenizer, labels=described.labels, text=text, chat=form
+            where, model, tokenizer, labels=described.labels, text=text, chat=form
         )
     return dataclasses.replace(bundle, no_chat=no_chat)
 
@@ -93,23 +129,24 @@ def read_model(folder: Path) -> keras.Model:
     fields, described = _read_description(folder, None)
     files = _weight_files(folder, fields, described)
     with blaming(fields.where):
-        return _read_model(files, described, None)
+        return read_described(files, described, None)
 
 
-def _read_description(folder: Path, task: str | None) -> tuple[Fields, _Description]:
+def _read_description(folder: Path, task: str | None) -> tuple[Fields, Description]:
     fields = Fields.read(inside(folder, "config.json"))
     with blaming(fields.where):
-        return fields, _describe(fields, task)
+        return fields, describe(fields, task)
 
 
-def _weight_files(folder: Path, fields: Fields, described: _Description) -> WeightFiles:
+def _weight_files(folder: Path, fields: Fields, described: Description) -> WeightFiles:
     """The files of weights, which hold as many as the config asks for."""
     files = WeightFiles(folder)
     check_size(files.path, files.count(), fields, count_backbone_weights(described.config))
     return files
 
 
-def _describe(fields: Fields, task: str | None) -> _Description:
+def describe(fields: Fields, task: str | None) -> Description:
+    """What the fields of a `config.json` say; a BundleError names what is not known."""
     model_type, where = fields.text("model_type", ""), fields.where
     if model_type not in HUGGINGFACE:
         known = ", ".join(HUGGINGFACE)
@@ -167,7 +204,7 @@ def _describe(fields: Fields, task: str | None) -> _Description:
     if task in _LABELLED:
         head["num_tags" if task == "tag" else "num_classes"] = len(labels)
     labels, skipped = labels if task in _LABELLED else (), family.skipped_positions(fields)
-    return _Description(family, names[0], stored == same, task, config, head, labels, skipped)
+    return Description(family, names[0], stored == same, task, config, head, labels, skipped)
 
 
 def _read_labels(fields: Fields) -> tuple[str, ...]:
@@ -185,9 +222,10 @@ def _read_labels(fields: Fields) -> tuple[str, ...]:
     return labels
 
 
-def _read_model(
-    files: WeightFiles, described: _Description, modules: SentenceModules | None
+def read_described(
+    files: TensorSource, described: Description, modules: SentenceModules | None
 ) -> keras.Model:
+    """The model that is described, with its weights."""
     family, config, task = described.family, described.config, described.task
     names = family.stored_names(files.names(), files.path)
     # "cls" is the first token's own state to sentence-transformers, and through the pooler here.
@@ -222,7 +260,7 @@ def _read_model(
 
 
 def _check_unused(
-    files: WeightFiles, names: dict[str, str], described: _Description, used: Collection[str]
+    files: TensorSource, names: dict[str, str], described: Description, used: Collection[str]
 ) -> None:
     """Tensors that no variable takes: they belong to another head, are copies, or are an error."""
     family, unused = described.family, [name for name in names if name not in used]

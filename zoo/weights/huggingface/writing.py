@@ -16,9 +16,9 @@ from zoo.text.config import CleaningConfig, TextConfig
 from zoo.tokenizers import Tokenizer, WordPieceTokenizer
 from zoo.tokenizers.files import added_token, cls_sep_template, tokenizer_json
 from zoo.weights.assign import model_weights
-from zoo.weights.decoders import DECODERS
 from zoo.weights.families import HUGGINGFACE
 from zoo.weights.family import SAME_HEAD
+from zoo.weights.huggingface.causal_tokenizers import CAUSAL_KINDS
 from zoo.weights.huggingface.sentence_modules import sentence_module_files
 from zoo.weights.huggingface.tokenizer_files import END_OF_TEXT, GENERIC
 from zoo.weights.safetensors_files import write_weights
@@ -44,11 +44,11 @@ def write_huggingface(
     if model.task == "embed":
         width = model.backbone.output_dim
         files = sentence_module_files(model.head_config(), width, text.max_length)
+    ids = _token_ids(tokenizer, model_type)
+    if model.task == "lm":
+        files["generation_config.json"] = ids
     # Last, so that a folder whose writing was interrupted does not load.
-    files["config.json"] = {
-        **config_of(model, model_type, labels, skipped),
-        **_token_ids(tokenizer, model_type),
-    }
+    files["config.json"] = {**config_of(model, model_type, labels, skipped), **ids}
     for name, content in files.items():
         write_json(folder / name, content, indent=2, ensure_ascii=False)
 
@@ -93,7 +93,8 @@ def _conditions(
     config, task, family = model.backbone.config, model.task, HUGGINGFACE[model_type]
     if task == "mlm" and family.mlm_activation:
         yield "model.activation", config.activation, (family.mlm_activation,)
-    yield "tokenizer", tokenizer_kind, (family.tokenizer[0],)
+    kind = family.tokenizer[0]
+    yield "tokenizer", tokenizer_kind, CAUSAL_KINDS if kind == "causal" else (kind,)
     if task == "lm":
         return
     head = model.head_config()
@@ -115,12 +116,16 @@ def _architecture(model_type: str, task: str) -> str:
     return next(name for name, does in classes.items() if does == SAME_HEAD.get(task, task))
 
 
-def _token_ids(tokenizer: Tokenizer, model_type: str) -> dict[str, int | None]:
+def _token_ids(tokenizer: Tokenizer, model_type: str) -> dict[str, int | list[int] | None]:
     """Fields of `config.json` that name ids."""
     if HUGGINGFACE[model_type].config is GPTConfig:
-        end = tokenizer.end_id
+        start, ends = tokenizer.start_id, [*tokenizer.end_ids]
         # Said, because defaults such as Phi-3's 32000 need not be rows of this embedding.
-        return {"bos_token_id": end, "eos_token_id": end, "pad_token_id": None}
+        return {
+            "bos_token_id": tokenizer.end_id if start is None else start,
+            "eos_token_id": ends if len(ends) > 1 else tokenizer.end_id,
+            "pad_token_id": None,
+        }
     ids = {"pad_token_id": tokenizer.pad_id}
     if model_type == "roberta":
         ids |= {"bos_token_id": tokenizer.cls_id, "eos_token_id": tokenizer.sep_id}
@@ -191,6 +196,13 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, model_type: str, max_len
             "strip_accents": tokenizer.strip_accents,
             "tokenize_chinese_chars": tokenizer.split_cjk,
         }
+    elif family.tokenizer[0] == "causal":
+        # Classes of later decoders cut texts by rules of their own: only the generic one follows
+        # tokenizer.json.
+        tokenizer.write_files(folder)
+        start, plain = tokenizer.start, False
+        config = {"bos_token": tokenizer.end if start is None else start}
+        config["eos_token"] = tokenizer.end
     else:
         tokenizer.write_files(folder)
         config = {"add_prefix_space": tokenizer.add_prefix_space}
@@ -202,8 +214,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, model_type: str, max_len
             plain = tokenizer.pair_separators == 2 and tokenizer.end == config["sep_token"]
         else:
             config |= dict.fromkeys(("bos_token", "eos_token", "unk_token"), tokenizer.end)
-        # Classes of later decoders cut texts by rules of their own.
-        plain = plain and set(tokenizer.special_tokens) == expected and model_type not in DECODERS
+        plain = plain and set(tokenizer.special_tokens) == expected
     config["tokenizer_class"] = family.tokenizer[1] if plain else GENERIC
     config["model_max_length"] = max_length
     if model_type != "bert":

@@ -1,0 +1,1 @@
+"""Models in llama.cpp's format: the file, what it describes, its tokenizer."""
