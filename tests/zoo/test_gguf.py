@@ -127,9 +127,8 @@ def slowness(base: float, size: int, factor: float, **scaling) -> np.ndarray:
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
     original, found = scaling["original_max_position_embeddings"], []
     for length in 2 * np.pi * base ** (np.arange(0, size, 2) / size):
-        smooth = (original / length - low) / (high - low)
-        between = 1 / ((1 - smooth) / factor + smooth)
-        found.append(1 if length < original / high else min(factor, between))
+        smooth = min(max((original / length - low) / (high - low), 0), 1)
+        found.append(1 / ((1 - smooth) / factor + smooth))
     return np.float32(found)
 
 
@@ -367,7 +366,7 @@ def test_files_of_other_kinds(whole, tmp_path):
         (4, (3).to_bytes(4, "big"), "big-endian"),
         (4, (1).to_bytes(4, "little"), "GGUF version 1"),
         (0, b"GGML", "not a GGUF file"),
-        (8, (2**60).to_bytes(8, "little"), "truncated"),
+        (8, (2**60).to_bytes(8, "little"), "tensor ''"),
         (16, (2**60).to_bytes(8, "little"), ""),
     ):
         path.write_bytes(whole[:start] + content + whole[start + len(content) :])

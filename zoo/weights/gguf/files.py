@@ -1,7 +1,7 @@
 """A GGUF file: metadata and tensors, everything checked against the size of the file.
 
-The parser is ours: `gguf.GGUFReader` makes an array of each element of each list, 11 s for the
-49,152 tokens of SmolLM2 in place of 0.3 s, and believes the sizes that a file states.
+The parser is ours: `gguf.GGUFReader` makes an array of each element of each list, 10.7 s for the
+49,152 tokens of SmolLM2 in place of 0.2 s, and believes the sizes that a file states.
 """
 
 from __future__ import annotations

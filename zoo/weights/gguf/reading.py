@@ -166,11 +166,13 @@ def _read_scaling(file: GGUFFile, fields: Fields, values: dict[str, Any]) -> dic
         return None
     found = file.read(_FREQUENCIES).ravel()
     length = fields.whole("rope.scaling.original_context_length", _LLAMA3_LENGTH)
-    factor, size = float(found.max()), 2 * len(found)
-    base = values["rope_theta"] or 10000.0
+    base, size = values["rope_theta"] or 10000.0, 2 * len(found)
     turns = length / (2 * math.pi) * base ** (-np.arange(0, size, 2) / size)
     low, high = _LLAMA3.values()
     share = np.clip((turns - low) / (high - low), 0, 1)
+    # The last frequency is the slowest, whose share is 0 in every published model.
+    slowest = 1 / float(found[-1]) - float(share[-1])
+    factor = float(np.float32((1 - float(share[-1])) / slowest)) if slowest > 0 else 0.0
     if factor <= 0 or not np.allclose(found, 1 / ((1 - share) / factor + share), rtol=1e-4):
         raise BundleError(
             f"{file.path}: {_FREQUENCIES} is not what Llama 3's scaling makes with {_LLAMA3}, the "
