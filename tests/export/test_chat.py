@@ -1,5 +1,6 @@
 """The signature `chat`: exported, served over gRPC and REST, batched, asked by both clients."""
 
+import contextlib
 import http.client
 import io
 import json
@@ -120,7 +121,7 @@ def test_rest(served, server):
         body = json.dumps({"signature_name": "chat", "instances": instances})
         connection.request("POST", "/v1/models/talker:predict", body)
         response = connection.getresponse()
-        with connection:
+        with contextlib.closing(connection):
             return response.status, json.loads(response.read())
 
     status, answer = post(rows)
