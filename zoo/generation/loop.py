@@ -45,7 +45,6 @@ class Generated(NamedTuple):
     token_ids: object  # (B, N) int32, the new tokens, then padding (id 0)
     lengths: object  # (B,) int32, new tokens of each row; the end token is not one of them
     log_probability: object  # (B,) float32, sum of log p(token), the end token's included
-    stopped: object  # (B,) bool: by an end token or `Stopping`, and not by `max_new_tokens`
     stopping: object  # the state of `Stopping` after the last token
 
 
@@ -70,7 +69,6 @@ class _State(NamedTuple):
     last: object  # (B,) the newest token, not yet read by the model
     position: object  # (B,) tokens that the cache holds
     finished: object  # (B,) bool
-    stopped: object  # (B,) bool
     stopping: object
     log_probability: object  # (B,)
     slots: object  # () int32, slots of the cache
@@ -119,7 +117,6 @@ def generate(
         last=zeros,
         position=lengths,
         finished=options.max_new_tokens <= 0,
-        stopped=ops.zeros_like(lengths, dtype="bool"),
         stopping=() if stopping is None else stopping.state,
         log_probability=ops.zeros_like(options.temperature),
         slots=ops.cast(slots, "int32"),
@@ -134,7 +131,6 @@ def generate(
         ops.where(is_new, new_tokens, 0),
         new_lengths,
         state.log_probability,
-        state.stopped,
         state.stopping,
     )
 
@@ -193,7 +189,7 @@ def _choose(request: _Request, logits, state: _State) -> _State:
     if request.stop is not None:
         stopping, found = request.stop(stopping, token, grows)
         ended = ops.logical_or(ended, found)
-    stopped = ops.logical_or(state.stopped, ops.logical_and(active, ended))
+    finished = ops.logical_or(state.finished, ended)
     here = ops.logical_and(request.columns[None] == state.total[:, None], grows[:, None])
     step = state.step + 1
     return state._replace(
@@ -201,8 +197,7 @@ def _choose(request: _Request, logits, state: _State) -> _State:
         tokens=ops.where(here, token[:, None], state.tokens),
         total=state.total + ops.cast(grows, "int32"),
         last=token,
-        finished=ops.logical_or(stopped, step >= options.max_new_tokens),
-        stopped=stopped,
+        finished=ops.logical_or(finished, step >= options.max_new_tokens),
         stopping=stopping,
         log_probability=log_probability,
     )

@@ -97,7 +97,7 @@ class TextLM(TextModel):
             )
 
         result = on_backend(generated, *prompt, options)
-        stopped, state = result.stopped, result.stopping
+        state = result.stopping
         if not on_tensorflow:
             # No strings in a compiled loop: what comes after a stop string is made in vain.
             state, counts, ended = stop.read(result.token_ids, result.lengths)
@@ -105,7 +105,8 @@ class TextLM(TextModel):
                 # The same tokens once more, up to there, for the sum of their probabilities.
                 most = tf.where(ended, counts, options["max_new_tokens"])
                 result = on_backend(generated, *prompt, {**options, "max_new_tokens": most})
-                stopped |= ended
+        # The end of text is not one of a row's tokens, so that at least one is missing.
+        stopped = (result.lengths < options["max_new_tokens"]) | (state.surplus > 0)
         completion = self._completion(text, result, state.surplus)
         return {
             "completion": completion,

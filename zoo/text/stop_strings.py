@@ -32,6 +32,10 @@ class StopStrings:
         self._longest = tf.maximum(tf.reduce_max(self._sizes), 1)
         self._bytes = _padded_bytes(stop, self._longest)  # (B, S, L)
         self._any = tf.reduce_any(self._sizes > 0)
+        # As one call: of a branch that is not taken each operation costs a little.
+        self._read = tf.function(
+            self._read_token, autograph=False, experimental_attributes={"_noinline": True}
+        )
 
     def begin(self) -> StopState:
         """The state before the first token."""
@@ -47,7 +51,7 @@ class StopStrings:
             lambda: (state, tf.zeros_like(active)),
         )
 
-    def _read(self, state: StopState, token: tf.Tensor, active: tf.Tensor):
+    def _read_token(self, state: StopState, token: tf.Tensor, active: tf.Tensor):
         known = tf.minimum(token, tf.size(self._pieces) - 1)
         text = tf.strings.join([state.tail, tf.gather(self._pieces, known)])
         size = tf.strings.length(text)
