@@ -39,8 +39,9 @@ quickstart: .venv/.runtime  ## train, export, serve, ask a model: under 5 minute
 
 # Tests of tokenizers, files and the exporter's text level: the same on every Keras backend.
 NO_KERAS = $(foreach name,wordpiece* tokenizers cleaning packing bytepair* sentencepiece safetensors* \
-	kerashub huggingface_hub huggingface_reading huggingface_refusals huggingface_sentences \
-	huggingface_tokenizers huggingface_writing untrusted_folders,--ignore-glob='tests/zoo/test_$(name).py')
+	huggingface_hub huggingface_reading huggingface_refusals huggingface_sentences \
+	huggingface_tokenizers huggingface_writing untrusted_folders decoder_tokenizers chat_template gguf \
+	kerashub nanogpt plain_keras,--ignore-glob='tests/zoo/test_$(name).py')
 
 # Most of the JAX pass is compiling what runs once.
 QUICK_XLA = --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true

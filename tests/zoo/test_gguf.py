@@ -25,7 +25,6 @@ TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
 PIECES = [*SPECIAL, *ALPHABET, "Ġt", "he", "the", "Ġthe", "<b>", "[PAD264]"]
 MERGES = ["Ġ t", "h e", "t he", "Ġt he"]
 KINDS = {**dict.fromkeys(SPECIAL, CONTROL), "<b>": USER_DEFINED, "[PAD264]": UNUSED}
-TEXT = "the café 1234 <|im_end|> then <b>it's</b>\n\n  \U0001f600"
 ROWS = 272
 # Of a fixture what llama.cpp's metadata cannot say.
 UNSAID = {
@@ -157,10 +156,14 @@ def logits(model, ids: np.ndarray) -> np.ndarray:
     return numpy(forward(model)(ids))
 
 
-FIXTURE_NAMES = [*ARCHITECTURES.values(), "llama_linear"]
+QUICK = ("llama", "qwen2", "gemma3_text")
+FIXTURES = [
+    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+    for name in (*ARCHITECTURES.values(), "llama_linear")
+]
 
 
-@pytest.mark.parametrize("name", FIXTURE_NAMES)
+@pytest.mark.parametrize("name", FIXTURES)
 def test_logits_are_those_of_the_folder_it_was_made_of(name, tmp_path):
     folder, ids = copy_of(name, tmp_path / name), expected(name)["token_ids"]
     shutil.move(folder / "config_4.json", folder / "config.json")
@@ -202,8 +205,7 @@ def test_eight_bits_and_the_way_to_transformers_and_back(name, tmp_path):
     found = zoo.load(write(tmp_path / "b.gguf", architecture, metadata, stored, byte_pairs()))
     wanted = zoo.load(folder)
     assert found.tokenizer.fingerprint == wanted.tokenizer.fingerprint
-    # A GGUF file does not say how weights began.
-    unsaid = {"initializer_range": wanted.config.model["initializer_range"]}
+    unsaid = {"initializer_range": 0.3}  # the file does not tell how training began
     assert found.config.model | unsaid == wanted.config.model
     for one, other in zip(found.model.get_weights(), wanted.model.get_weights()):
         np.testing.assert_array_equal(one, other)
