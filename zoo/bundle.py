@@ -11,6 +11,7 @@ import dataclasses
 import errno
 import functools
 import importlib.metadata
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -150,7 +151,7 @@ def bundle_in_memory(
         format_version=FORMAT_VERSION,
         family=model.backbone.config.family,
         task=model.task,
-        model=to_dict(model.backbone.config),
+        model=json.loads(json.dumps(to_dict(model.backbone.config))),  # lists for tuples
         tokenizer_kind=tokenizer.kind,
         tokenizer_fingerprint=tokenizer.fingerprint,
         start_id=start_id,

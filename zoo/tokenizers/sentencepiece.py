@@ -121,7 +121,9 @@ class SentencePieceTokenizer(SubwordTokenizer):
 
     def decode_after(self, ids: Any) -> tf.Tensor:
         ids = ids if isinstance(ids, tf.RaggedTensor) else tf.RaggedTensor.from_tensor(ids)
-        return Tokenizer._join(self, ids)
+        # Bytes that are no text become U+FFFD, as in the library's own decoding.
+        texts = Tokenizer._join(self, ids)
+        return tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace")
 
     @functools.cached_property
     def _decode_function(self) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
