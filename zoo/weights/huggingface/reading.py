@@ -56,6 +56,7 @@ class Description:
     head: dict[str, Any]  # options, but for those that sentence-transformers decides
     labels: tuple[str, ...]
     skipped: int  # rows of the position embedding that no token uses
+    where: str  # the file that says it
 
 
 class TensorSource(Protocol):
@@ -105,7 +106,7 @@ def bundle_of(
 ) -> Bundle:
     """The bundle of what is described; errors blame `where`. `read_form` gives a chat's form."""
     text, length = None, modules and modules.max_length
-    with blaming(where):
+    with blaming(described.where):
         if described.task != "lm":
             longest = min(length or _LONGEST_TEXT, described.config.context_length)
             text = TextConfig(max_length=longest)
@@ -204,7 +205,8 @@ def describe(fields: Fields, task: str | None) -> Description:
     if task in _LABELLED:
         head["num_tags" if task == "tag" else "num_classes"] = len(labels)
     labels, skipped = labels if task in _LABELLED else (), family.skipped_positions(fields)
-    return Description(family, names[0], stored == same, task, config, head, labels, skipped)
+    keeps_head = stored == same
+    return Description(family, names[0], keeps_head, task, config, head, labels, skipped, where)
 
 
 def _read_labels(fields: Fields) -> tuple[str, ...]:
