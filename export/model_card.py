@@ -14,7 +14,7 @@ from export.golden.compare import ATOL, RTOL
 from export.model_folder import CARD_FILE, read_saved_model, size_of
 from zoo.bundle import Bundle
 from zoo.output import cell, table
-from zoo.text.chat import MESSAGES
+from zoo.text.chat_form import MESSAGES
 
 _TEMPLATE = Path(__file__).with_name("model_card_template.md")
 _LM_ADVICE = """\

@@ -14,10 +14,13 @@ import pytest
 from absl import flags, logging
 from absl.testing import flagsaver
 
+import zoo
 from export.golden.replay import ask_servable
 from export.model_folder import CARD_FILE
 from export.server.run.servable import Servable
+from export.signatures import functions_of
 from trainers.metrics import MetricsLog
+from zoo.text.chat_form import ChatForm, Joint
 
 pytestmark = [pytest.mark.tensorflow_only, pytest.mark.timeout(240)]
 
@@ -239,3 +242,34 @@ def test_train_export_verify_ask(task, command, tmp_path, capsys):
     assert answer and all(len(value) == 1 for value in answer.values())
     if task == "regress":  # in the unit of the data
         assert 900 < answer["outputs"][0] < 1100
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_tuned_model_still_chats(command, tmp_path):
+    """The form of the chat goes from the weights to start from into the bundle, to be exported."""
+    tokenizer = zoo.BytePairTokenizer.train(
+        ["ada saw rome"], 270, special_tokens=["<|im_start|>", "<|im_end|>"], end="<|im_end|>"
+    )
+    form = ChatForm(
+        {
+            "start>user": Joint("<|im_start|>user\n"),
+            "user>generate": Joint("<|im_end|>\n<|im_start|>assistant\n"),
+        }
+    )
+    config = zoo.GPTConfig(tokenizer.vocabulary_size, **json.loads(GPT))
+    zoo.save(tmp_path / "chats", zoo.build(config), tokenizer, chat=form)
+    (tmp_path / "my.txt").write_text(TEXT, encoding="utf-8")
+    settings = ["steps=2", "evaluate_every=2", "batch_size=4", "jit_compile=false"]
+    settings += [f"model={GPT}", "sample_tokens=2"]
+    command(
+        "trainers.__main__",
+        "--task=lm",
+        f"--data={tmp_path}/my.txt",
+        f"--init_from={tmp_path}/chats",
+        f"--workdir={tmp_path}/run",
+        "--strategy=one_device",
+        *(f"--set={setting}" for setting in settings),
+    )
+    tuned = zoo.load(tmp_path / "run")
+    assert tuned.config.chat == form and tuned.chat.start_id == tokenizer.end_id
+    assert functions_of(tuned).keys() == {"generate", "score", "next_token", "chat"}

@@ -79,7 +79,12 @@ def own_config(
     if task in RUNNING_TEXT:
         with quiet_imports():  # it needs TensorFlow; mistakes in tables are told before
             from trainers.own_text import running_text
-        config, tokens, lines = running_text(task, data, text_column, of_data, data_dir)
+        # Published language models cut words; those of an earlier run do as that one did.
+        tokenizer = "bytepair" if task == "lm" and init_from is not None else None
+        tokenizer = tokenizer if earlier is None else earlier.data.tokenizer
+        config, tokens, lines = running_text(
+            *(task, data, text_column, of_data, data_dir), tokenizer=tokenizer
+        )
         batch, length = (16, min(128, longest)) if task == "mlm" else (12, 64)
         fields: dict[str, Any] = {}
         if task == "mlm":

@@ -11,8 +11,10 @@ from trainers.own_file import data_config, find_source, reading_options, text_co
 from trainers.tasks.running_text import read_running_text
 
 
-def running_text(task, source, text_column, settings, data_dir):
-    """How running text is read, about how many tokens there are, and what was found."""
+def running_text(task, source, text_column, settings, data_dir, tokenizer: str | None):
+    """How running text is read, about how many tokens there are, and what was found; `tokenizer`
+    is the kind of that of weights to start from.
+    """
     path, prepared = find_source(source, settings, data_dir), find_prepared(source, data_dir)
     if prepared is not None:
         opened = open_prepared(prepared)
@@ -33,6 +35,8 @@ def running_text(task, source, text_column, settings, data_dir):
     elif path is not None and os.path.isfile(path):
         options["encoding"] = inspect_table(path, task).encoding
         lines = [f"{source}: running text, {options['encoding']}"]
+    if tokenizer is not None:
+        options["tokenizer"] = tokenizer
     data = data_config(task, settings, train=source, **options)
     documents = read_running_text(data, source, data_dir)
     characters = sum(len(document.text) for document in documents)

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from export.client.printing import readable, rows
+from zoo.text.chat_form import MESSAGES
 
 CHAT = "chat"
-# Places for messages in the requests that a server can put into one batch.
-MESSAGES = 16
 _FLOATS = ("temperature", "top_p", "min_p", "repetition_penalty")
 _STOP_STRINGS = 4
 _QUIT = "/quit"

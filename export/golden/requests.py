@@ -11,7 +11,7 @@ from export.golden.pairs import GoldenPair, strings
 from export.signatures import example_answers, functions_of, input_names
 from zoo.bundle import Bundle
 from zoo.generation.options import OPTIONS
-from zoo.text.chat import MESSAGES
+from zoo.text.chat_form import MESSAGES
 
 Arrays = dict[str, np.ndarray]
 
@@ -21,6 +21,9 @@ _LENGTHS = (0.125, 0.5, 1.0)
 # Floating-point operations of all these requests together: some 10 s of one core. A large model is
 # warmed up at its smaller sizes alone, rather than for minutes at each load.
 _BUDGET = 3e11
+# Long texts are longer than the context, or than this many tokens: attention over five texts of
+# 6,500 tokens (SmolLM2, whose context is 8,192) took 14 GB and half an hour.
+_LONG = 1024
 _WORDS = b"It was the best of times, it was the worst of times. " * 4
 
 
@@ -31,7 +34,7 @@ def make_golden_pairs(bundle: Bundle) -> list[GoldenPair]:
 
 def _lm_pairs(bundle: Bundle) -> list[GoldenPair]:
     """Texts alone, and in one batch with mixed options: greedy, and sampled with a seed."""
-    long = b"To be, or not to be\n" * (1 + bundle.model.context_length // 10)
+    long = b"To be, or not to be\n" * (1 + _long(bundle) // 10)
     chinese = "\u6625\u7720\u4e0d\u89c9\u6653".encode()
     batch = strings([b"The ", b"", long, chinese, b"\xff\x00 not UTF-8"])
     several = {
@@ -64,10 +67,14 @@ def _lm_pairs(bundle: Bundle) -> list[GoldenPair]:
     ]
 
 
+def _long(bundle: Bundle) -> int:
+    return min(bundle.model.context_length, _LONG)
+
+
 def _chats(bundle: Bundle, options: Arrays) -> list[tuple[str, Arrays]]:
     """Conversations alone and in one batch, some too long, with the options of five rows."""
     tokens = b"".join(name.encode() for name in bundle.tokenizer.special_tokens)
-    long = b"To be, or not to be\n" * (1 + bundle.model.context_length // 10)
+    long = b"To be, or not to be\n" * (1 + _long(bundle) // 10)
     questions = [b"Hello", b" \n", long, "\u6625\u7720\u4e0d\u89c9\u6653".encode(), tokens]
     talks = [[("user", question)] for question in questions]
     form = bundle.lm.form
@@ -120,8 +127,7 @@ def _prompts(bundle: Bundle) -> list[bytes]:
         b"Ada Lovelace wrote the first program in London.",
         b"",
         b" \t\n ",
-        b"A long text that goes on and on, much like this one. "
-        * (1 + bundle.model.context_length // 6),
+        b"A long text that goes on and on, much like this one. " * (1 + _long(bundle) // 6),
         "\u00c9lodie's na\u00efve cafe\u0301 in Z\u00fcrich".encode(),
         "\U0001f469\u200d\U0001f680 flies to \U0001f1ef\U0001f1f5!".encode(),
         "\u6625\u7720\u4e0d\u89c9\u6653\uff0cLi Bai \u8bf4\u3002".encode(),

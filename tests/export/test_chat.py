@@ -16,15 +16,14 @@ from absl import flags
 import zoo
 from export.client import RequestError
 from export.client.__main__ import define_flags, run
-from export.client.chat import MESSAGES, chat_inputs
+from export.client.chat import chat_inputs
 from export.golden.pairs import read_golden_pairs
 from export.golden.replay import ask_servable
 from export.model_folder import CARD_FILE, GOLDEN_FILE
 from export.saved_model import export_saved_model
 from export.server import BatchingParameters, RestOptions, Servable, ServedModel, Server
 from zoo.generation.options import OPTIONS
-from zoo.text import chat as zoo_chat
-from zoo.text.chat_form import ChatForm, Joint
+from zoo.text.chat_form import MESSAGES, ChatForm, Joint
 from zoo.tokenizers import BytePairTokenizer
 
 pytestmark = [pytest.mark.tensorflow_only, pytest.mark.timeout(600)]
@@ -83,7 +82,7 @@ def test_what_an_export_holds(served):
     assert [pair.rows for pair in chats] == [1, 5]
     roles = {tuple(filter(None, row)) for row in chats[1].inputs["role"].tolist()}
     assert len(roles) == 4
-    assert all(pair.inputs["role"].shape[1] == MESSAGES == zoo_chat.MESSAGES for pair in chats)
+    assert all(pair.inputs["role"].shape[1] == MESSAGES for pair in chats)
     card = (folder / "1" / CARD_FILE).read_text(encoding="utf-8")
     assert "| `chat` | predict |" in card
     assert '`role` string (B, ?), default ["user"] and 15 more' in card

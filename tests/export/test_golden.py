@@ -1,15 +1,18 @@
 """Golden pairs: stored as they are, and compared with what a server may rightly vary."""
 
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import zoo
 from export.golden.compare import differences
 from export.golden.pairs import GoldenPair, read_golden_pairs, strings, write_golden_pairs
 from export.golden.replay import problems_of, replay, summary
-from export.golden.requests import to_examples
+from export.golden.requests import make_golden_pairs, to_examples
+from zoo.bundle import bundle_in_memory
 
 INPUTS = {"question": strings([b"Who\0", b"\xff"]), "context": strings([b"Ada", b""])}
 OUTPUTS = {
@@ -155,3 +158,13 @@ def test_examples_hold_each_text_and_leave_empty_ones_out():
     first, second = map(tf.train.Example.FromString, to_examples(INPUTS))
     assert first.features.feature["question"].bytes_list.value[:] == [b"Who\0"]
     assert list(second.features.feature) == ["question"]
+
+
+@pytest.mark.tensorflow_only
+def test_long_texts_do_not_grow_with_the_context():
+    """Attention over five texts of a context of 8,192 took 14 GB."""
+    sizes = {"num_layers": 1, "num_heads": 1, "hidden_dim": 8}
+    model = zoo.build(zoo.GPTConfig(257, 100_000, **sizes))
+    pairs = make_golden_pairs(bundle_in_memory(Path("m"), model, zoo.ByteTokenizer()))
+    assert {pair.signature for pair in pairs} == {"generate", "score", "next_token"}
+    assert 1024 < max(len(text) for pair in pairs for text in pair.inputs["text"]) < 4096

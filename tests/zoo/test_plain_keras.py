@@ -113,6 +113,9 @@ def test_the_bytes_of_a_cut_character():
     strings = [text.encode() for text in whole] + [b"\xbd", b"\xff", b"\xc0"]
     cut = ["\u00e9".encode()[:1], b"a" + "\u4f60".encode()[:2], "\U0001f600".encode()[:3]]
     assert cut_character_bytes(tf.constant(strings + cut)).numpy().tolist() == [0] * 8 + [1, 2, 3]
+    # What stands before the last one may be another: "D", then the first bytes of three characters.
+    several = [b"D\xcb\xcb\xe4\xbd", b"\xcb" * 5, b"\xcba\xcb"]
+    assert cut_character_bytes(tf.constant(several)).numpy().tolist() == [4, 5, 1]
 
 
 def test_a_completion_ends_with_a_whole_character(tmp_path):

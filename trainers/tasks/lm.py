@@ -41,7 +41,9 @@ class LanguageModelTask(RunningTextTask):
         self.corpus = read_corpus(config, data_dir, tokenizer, length)
         self.tokenizer = self.corpus.tokenizer
         # A bad start_text should not wait for the end of training.
-        self.bundle_options = {"start_id": _start_id(data.start_text, self.tokenizer)}
+        start_id = _start_id(data.start_text, self.tokenizer)
+        chat = None if initial is None else initial.config.chat
+        self.bundle_options = {"start_id": start_id, "chat": chat}
         self.model = build_model(config, self.tokenizer, initial)
         self.length = self.model.context_length
         self.carries_state = data.order == "segments"
@@ -276,10 +278,10 @@ class PackedDocuments(keras.Model):
         return self.model(token_ids, document_ids=ops.cumsum(ends, axis=1), training=training)
 
 
-def _start_id(start_text: str, tokenizer: Tokenizer) -> int:
-    """Id of the one known token that `start_text` is, `end_id` for ""."""
+def _start_id(start_text: str, tokenizer: Tokenizer) -> int | None:
+    """Id of the one known token that `start_text` is, for "" None: the tokenizer's own."""
     if not start_text:
-        return tokenizer.end_id
+        return None
     ids = tokenizer.encode([start_text]).to_list()[0]
     if len(ids) != 1 or ids[0] == tokenizer.unknown_id:
         raise ConfigError(

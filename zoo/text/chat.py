@@ -10,13 +10,12 @@ import numpy as np
 import tensorflow as tf
 
 from zoo.text.base import signature
-from zoo.text.chat_form import GENERATE, START, ChatForm, Joint
+from zoo.text.chat_form import GENERATE, MESSAGES, START, ChatForm, Joint
 from zoo.text.lm import TextLM
 from zoo.tokenizers import Tokenizer
 from zoo.tokenizers.causal import CausalTokenizer
 
-# Of requests that a server can put into one batch; the rest of shorter ones has the role "".
-MESSAGES = 16
+# The places that a conversation does not use have the role "".
 _ONE_MESSAGE = {"role": ["user", *[""] * (MESSAGES - 1)], "content": [""] * MESSAGES}
 # What `str.strip` removes.
 _BLANKS = "".join(chr(point) for point in range(0x3001) if chr(point).isspace())

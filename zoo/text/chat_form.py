@@ -7,6 +7,8 @@ from typing import Literal
 
 from pydantic.dataclasses import dataclass
 
+# Places for messages in the requests that a server can put into one batch.
+MESSAGES = 16
 # What a message comes after, and what comes after the last one.
 START, GENERATE, END = "start", "generate", "end"
 ROLES = ("system", "user", "assistant")

@@ -316,7 +316,20 @@ def string_vector(strings: Any) -> tf.Tensor:
 
 
 def cut_character_bytes(strings: tf.Tensor) -> tf.Tensor:
-    """How many bytes (B,) int32 at the ends of strings (B,) begin a character not ended there."""
+    """How many bytes (B,) int32 at the ends of strings (B,) begin characters not ended there."""
+
+    def cut_one(strings, total, cut):
+        size = tf.strings.length(strings) - cut
+        strings = tf.strings.substr(strings, tf.zeros_like(size), size)
+        return strings, total + cut, _one_cut_character(strings)
+
+    # Random bytes may begin another one before the last: what is left ends with none.
+    cut = _one_cut_character(strings)
+    start = (strings, tf.zeros_like(cut), cut)
+    return tf.while_loop(lambda *state: tf.reduce_any(state[2] > 0), cut_one, start)[1]
+
+
+def _one_cut_character(strings: tf.Tensor) -> tf.Tensor:
     # Three bytes before, so that each string has three last ones.
     padded = tf.strings.join(["\0\0\0", strings])
     last = tf.strings.substr(padded, tf.strings.length(strings), tf.fill(tf.shape(strings), 3))

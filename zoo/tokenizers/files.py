@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from zoo.config import Fields
-from zoo.files import blaming, replacing
+from zoo.files import BundleError, blaming, replacing
 from zoo.tokenizers.special_tokens import FLAGS
 
 VERSION = "#version: 0.2"  # the first line of a `merges.txt`
@@ -54,6 +54,27 @@ def read_added_tokens(
     return special, others, flags
 
 
+def read_bpe(
+    content: Fields, kind: str
+) -> tuple[Fields, dict[str, int], dict[str, int], dict[str, list[str]]]:
+    """The model of a `tokenizer.json`, ids of all pieces, those of special tokens, and flags."""
+    model = content.part("model")
+    model.require("type", ("BPE",), f"only BPE models are {kind}")
+    for field in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
+        model.require(field, (None, 0, ""), f"{kind} have none")
+    if "merges" not in model.values:
+        raise BundleError(f"{model.where}: merges is missing")
+    special, others, flags = read_added_tokens(content)
+    vocabulary = model.part("vocab").values
+    for name, index in others.items():
+        if vocabulary.get(name, index) != index:
+            raise BundleError(
+                f"{content.where}: added_tokens: {name!r:.80} has id {index}, but "
+                f"{vocabulary[name]} in the vocabulary"
+            )
+    return model, vocabulary | others, special, flags
+
+
 def read_start(content: Fields) -> str | None:
     """The token that the post-processor puts before a single text, and nothing behind it."""
     if content.values.get("post_processor") is None:
@@ -92,6 +113,18 @@ def added_token(
     """A token that is found in texts before they are split into words."""
     flags = {"lstrip": lstrip, "rstrip": rstrip, "normalized": normalized, "special": special}
     return {"id": index, "content": name, "single_word": False, **flags}
+
+
+def added_tokens_json(
+    ids: Mapping[str, int], special: Mapping[str, int], flags: Mapping[str, Iterable[str]]
+) -> list[dict[str, Any]]:
+    """The special tokens and those with flags, by their ids."""
+    return [
+        added_token(
+            name, ids[name], special=name in special, **dict.fromkeys(flags.get(name, ()), True)
+        )
+        for name in sorted({*special, *flags}, key=ids.__getitem__)
+    ]
 
 
 def cls_sep_template(cls: tuple[str, int], sep: tuple[str, int]) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from typing import Any
 from zoo.config import Fields
 from zoo.files import BundleError, write_json
 from zoo.tokenizers.files import (
-    added_token,
-    read_added_tokens,
+    added_tokens_json,
+    read_bpe,
     read_start,
     start_template,
     tokenizer_json,
@@ -39,34 +39,21 @@ _STRIP = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
 def read_byte_fallback(path: str | os.PathLike[str]) -> dict[str, Any]:
     """`ByteFallbackTokenizer`'s arguments; BundleError names the field of what it does not do."""
     content = Fields.read(Path(path))
-    model = content.part("model")
-    model.require("type", ("BPE",), "only BPE models have byte fallback here")
-    for field in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
-        model.require(field, (None, 0, ""), "Llama's kind has none")
+    model, vocabulary, special, flags = read_bpe(content, "tokenizers with byte fallback")
     model.require("byte_fallback", (True,), "other models are byte-level")
     model.require("ignore_merges", (False, None), "Llama's kind has it off")
-    if "merges" not in model.values:
-        raise BundleError(f"{model.where}: merges is missing")
     prefix = _read_prefix(content)
     expected = _DECODERS if prefix == "never" else [*_DECODERS, _STRIP]
     if _steps(content, "decoder", "decoders") != expected:
         raise BundleError(
             f"{content.where}: decoder must be {expected} with this normalizer and pre_tokenizer"
         )
-    special, others, flags = read_added_tokens(content)
-    vocabulary = model.part("vocab").values
-    for name, index in others.items():
-        if vocabulary.get(name, index) != index:
-            raise BundleError(
-                f"{content.where}: added_tokens: {name!r:.80} has id {index}, but "
-                f"{vocabulary[name]} in the vocabulary"
-            )
     if prefix in ("never", "first", "always") and not content.values.get("normalizer"):
         # Without a normalizer a normalised text is the text itself.
         flags = {name: [f for f in own if f != "normalized"] for name, own in flags.items()}
     ends = [name for name in _ENDS if name in special]
     return {
-        "vocabulary": vocabulary | others,
+        "vocabulary": vocabulary,
         "merges": [merge for merge in model.values["merges"] if _is_text(merge, special)],
         "special_tokens": special,
         "prefix": prefix,
@@ -133,12 +120,7 @@ def write_byte_fallback(config: Mapping[str, Any], folder: str | os.PathLike[str
     model |= dict.fromkeys(("dropout", "continuing_subword_prefix", "end_of_word_suffix"))
     model |= {"fuse_unk": True, "byte_fallback": True, "ignore_merges": False, "vocab": ids}
     content = tokenizer_json(
-        [
-            added_token(
-                name, ids[name], special=name in special, **dict.fromkeys(flags.get(name, ()), True)
-            )
-            for name in sorted({*special, *flags}, key=ids.__getitem__)
-        ],
+        added_tokens_json(ids, special, flags),
         normalizer=normalizer,
         pre_tokenizer=splitter,
         post_processor=None if start is None else start_template((start, special[start])),

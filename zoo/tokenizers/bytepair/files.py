@@ -13,9 +13,9 @@ from zoo.tokenizers.bytepair.patterns import RULES, Rule, pre_tokenizer_json
 from zoo.tokenizers.bytepair.vocabulary import ALPHABET
 from zoo.tokenizers.files import (
     VERSION,
-    added_token,
+    added_tokens_json,
     cls_sep_template,
-    read_added_tokens,
+    read_bpe,
     read_start,
     start_template,
     tokenizer_json,
@@ -30,31 +30,18 @@ _ENDS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<|im_end|>")
 def read_byte_pairs(path: str | os.PathLike[str]) -> dict[str, Any]:
     """`BytePairTokenizer`'s arguments; BundleError names the field of what it does not do."""
     content = Fields.read(Path(path))
-    model = content.part("model")
-    model.require("type", ("BPE",), "only BPE models are byte-pair tokenizers")
-    for field in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
-        model.require(field, (None, 0, ""), "GPT-2's kind has none")
+    model, vocabulary, special, flags = read_bpe(content, "byte-pair tokenizers")
     model.require("byte_fallback", (False,), "a byte-level vocabulary has pieces for bytes")
-    if "merges" not in model.values:
-        raise BundleError(f"{model.where}: merges is missing")
     pattern, prefix = _read_pattern(content)
     if content.values.get("decoder") is not None:
         content.part("decoder").require("type", ("ByteLevel",), "pieces are bytes")
-    special, others, flags = read_added_tokens(content)
-    vocabulary = model.part("vocab").values
     if not set(ALPHABET) <= vocabulary.keys():
         model.require("unk_token", (None,), "a byte that the vocabulary lacks is left out")
-    for name, index in others.items():
-        if vocabulary.get(name, index) != index:
-            raise BundleError(
-                f"{content.where}: added_tokens: {name!r:.80} has id {index}, but "
-                f"{vocabulary[name]} in the vocabulary"
-            )
     mask = _NAMES["mask"]
     if flags.get(mask) == ["lstrip"] and mask in special:
         del flags[mask]  # as every mask token
     options = {
-        "vocabulary": vocabulary | others,
+        "vocabulary": vocabulary,
         "merges": model.values["merges"],
         "special_tokens": special,
         "add_prefix_space": prefix,
@@ -132,7 +119,9 @@ def write_byte_pairs(config: Mapping[str, Any], folder: str | os.PathLike[str]) 
     write_json(folder / "vocab.json", ids, ensure_ascii=False)
     write_lines(folder / "merges.txt", [VERSION, *config["merges"]])
     special, roles = config["special_tokens"], config["roles"]
-    flags, start = config.get("added_tokens", {}), config.get("start")
+    flags, start = dict(config.get("added_tokens", {})), config.get("start")
+    if mask := roles.get("mask"):
+        flags[mask] = [*flags.get(mask, ()), "lstrip"]
     rule = RULES[config.get("pattern", "gpt2")]
     prefix = {"add_prefix_space": config["add_prefix_space"]}
     byte_level = {"type": "ByteLevel", **prefix, "trim_offsets": True, "use_regex": True}
@@ -150,10 +139,7 @@ def write_byte_pairs(config: Mapping[str, Any], folder: str | os.PathLike[str]) 
     model = {"type": "BPE", **dict.fromkeys(absent), "fuse_unk": False, "byte_fallback": False}
     model |= {"ignore_merges": config.get("ignore_merges", False), "vocab": ids}
     content = tokenizer_json(
-        [
-            added_token(name, ids[name], special=name in special, **_flags(name, config))
-            for name in sorted({*special, *flags}, key=ids.__getitem__)
-        ],
+        added_tokens_json(ids, special, flags),
         normalizer={"type": "NFC"} if config.get("nfc") else None,
         pre_tokenizer=pre_tokenizer_json(rule, config["add_prefix_space"]),
         post_processor=processor,
@@ -161,8 +147,3 @@ def write_byte_pairs(config: Mapping[str, Any], folder: str | os.PathLike[str]) 
         model=model | {"merges": [merge.split(" ") for merge in config["merges"]]},
     )
     write_json(folder / "tokenizer.json", content, ensure_ascii=False)
-
-
-def _flags(name: str, config: Mapping[str, Any]) -> dict[str, bool]:
-    flags = dict.fromkeys(config.get("added_tokens", {}).get(name, ()), True)
-    return flags | ({"lstrip": True} if name == config["roles"].get("mask") else {})
