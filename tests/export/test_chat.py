@@ -206,3 +206,13 @@ def test_wrong_flags(server, monkeypatch, capsys, arguments, message):
     code, _, err = converse(monkeypatch, capsys, server, b"Hello\n", *arguments)
     assert code == 1
     assert message in err
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_the_clients_options_have_the_form_of_the_signatures(name):
+    """The client knows no TensorFlow, so it has a list of its own."""
+    option = OPTIONS[name]
+    value = "x" if option.dtype.name == "string" else 1
+    array = np.array(chat_inputs([], {name: value})[name])
+    assert array.shape == (1, *np.shape(option.default))
+    assert array.dtype.kind == {"float32": "f", "int32": "i", "string": "U"}[option.dtype.name]
