@@ -5,8 +5,6 @@ tokenizer/          see `zoo.tokenizers`
 model.weights.h5    Keras weights, without optimizer state
 """
 
-from __future__ import annotations
-
 import dataclasses
 import errno
 import functools

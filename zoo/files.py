@@ -2,8 +2,6 @@
 outside of their folder.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import hashlib

@@ -1,7 +1,5 @@
 """`zoo.load`: a bundle from wherever a model can be. A file `load.py` would hide `zoo.load`."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What a command prints or writes for people: Markdown tables, and standard output and error."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

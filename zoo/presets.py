@@ -1,7 +1,5 @@
 """Named model shapes: preset name -> config. Importing it loads no Keras."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 from typing import Any

@@ -18,6 +18,7 @@ from export.golden.pairs import GoldenPair
 from export.golden.replay import ask_servable
 from export.golden.requests import make_golden_pairs
 from export.model_folder import PRECISION_REPORT_FILE, size_of
+from export.precision.language import language_deviations
 from export.precision.reduce import may_depend_on_batch
 from export.server.run.servable import Servable
 from zoo.bundle import Bundle
@@ -34,6 +35,9 @@ def compare_answers(
     """The reduced bundle's golden pairs, and how far off they are; ValueError where too far."""
     before, pairs = make_golden_pairs(bundle), make_golden_pairs(reduced)
     found = deviations(before, pairs)
+    if bundle.config.task == "lm":
+        found = [dataclasses.replace(one, tolerance=None) for one in found]
+        found = [*language_deviations(bundle, reduced), *found]
     beyond = [
         f"\n  {one.output}: {one.value:.3g} {one.measure}, tolerance {one.tolerance:g}"
         for one in found

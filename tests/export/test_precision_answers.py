@@ -12,7 +12,9 @@ from export.golden import examples as golden_examples
 from export.golden.compare import deviations, differences, loosened
 from export.golden.examples import Examples, evaluate, read_examples
 from export.golden.pairs import GoldenPair, read_golden_pairs, strings, write_golden_pairs
+from export.precision.language import language_deviations
 from zoo.bundle import bundle_in_memory
+from zoo.models.build import build
 
 pytestmark = pytest.mark.tensorflow_only
 
@@ -55,12 +57,11 @@ def test_log_likelihoods_by_their_own_size():
     after = pair("score", log_likelihood=f32(-101, 0.005), token_count=np.int32([10, 0]))
     (found,) = deviations([before], [after])
     assert found.value == pytest.approx(0.01)
-    assert found.passed
-    after = pair("score", log_likelihood=f32(-103, 0), token_count=np.int32([10, 0]))
-    assert not deviations([before], [after])[0].passed
+    after.outputs["log_likelihood"][1] = np.nan
+    assert np.isnan(deviations([before], [after])[0].value)
 
 
-def test_generated_texts_are_told_and_the_likelihood_of_equal_ones_judged():
+def test_generated_texts_and_the_likelihood_of_equal_ones():
     text, count = strings([b"ab", b"bc"]), np.int32([1, 1])
     before = pair("generate", text=text, log_probability=f32(-1, -2), token_count=count)
     other = strings([b"ab", b"bx"])
@@ -69,7 +70,38 @@ def test_generated_texts_are_told_and_the_likelihood_of_equal_ones_judged():
     assert found["generate.text"].value == 0.5
     assert found["generate.log_probability"].value == 0
     after.outputs["log_probability"][0] = -2
-    assert not judged(before, after)["generate.log_probability"].passed
+    assert judged(before, after)["generate.log_probability"].value == pytest.approx(0.5)
+
+
+def scaled(bundle, factor):
+    """The same language model with `factor` times the logits."""
+    model = type(bundle.model).from_config(bundle.model.get_config())
+    model.set_weights(bundle.model.get_weights())
+    norm = model.backbone.final_norm
+    for weight in norm.weights:
+        weight.assign(factor * weight)
+    return bundle_in_memory(Path("memory"), model, bundle.tokenizer)
+
+
+def test_language_models_by_kl_and_perplexity_on_fixed_texts(monkeypatch):
+    model = build(zoo.GPTConfig(vocabulary_size=257, hidden_dim=32, num_layers=1, num_heads=2))
+    bundle = bundle_in_memory(Path("memory"), model, zoo.ByteTokenizer())
+    table = model.backbone.token_embedding.embeddings
+    table.assign(0.3 * np.random.default_rng(0).normal(size=table.shape))
+    assert [one.value for one in language_deviations(bundle, bundle)] == [0, 0]
+    near, far = (language_deviations(bundle, scaled(bundle, by)) for by in (1.001, 3.0))
+    assert all(one.passed for one in near)
+    assert not any(one.passed for one in far)
+    # The same by hand, of one text.
+    monkeypatch.setattr("export.precision.language._TEXTS", ("Is it so?",))
+    found = [one.value for one in language_deviations(bundle, scaled(bundle, 3.0))]
+    ids = np.frombuffer(b"Is it so?", np.uint8)
+    logits = np.asarray(model(np.array([[bundle.lm.start_id, *ids]])), np.float64)[0, :-1]
+    old, new = (x - np.log(np.exp(x).sum(-1, keepdims=True)) for x in (logits, 3 * logits))
+    places = np.arange(len(ids)), ids
+    ratio = np.exp(np.mean(old[places] - new[places]))
+    kl = np.mean(np.sum(np.exp(old) * (old - new), axis=-1))
+    np.testing.assert_allclose(found, [kl, abs(ratio - 1)], rtol=1e-4)
 
 
 @pytest.mark.parametrize("signature", ["next_token", "fill_mask"])

@@ -3,8 +3,6 @@
 Runs eagerly, in `tf.function` with dynamic shapes (as served), and in `jax.jit` with static ones.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 

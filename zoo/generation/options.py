@@ -3,8 +3,6 @@
 The same checks run in Python and inside a served model, which answers INVALID_ARGUMENT.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Sequence
 

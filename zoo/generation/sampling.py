@@ -3,8 +3,6 @@
 A row's randomness comes from its own seed and step: neighbours and backends change nothing.
 """
 
-from __future__ import annotations
-
 from keras import ops
 
 _MINUS_INFINITY = -1e9

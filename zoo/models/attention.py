@@ -3,8 +3,6 @@
 B rows, T new tokens, L keys or slots, N query heads, K key/value heads, G = N / K, H head_dim.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """What all backbones share: they are made from a config, and say so to Keras."""
 
-from __future__ import annotations
-
 import keras
 from keras import ops
 

@@ -1,7 +1,5 @@
 """A BERT-style encoder: embeddings, a stack of blocks that see the whole text, a pooler."""
 
-from __future__ import annotations
-
 import keras
 from keras import ops
 

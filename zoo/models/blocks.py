@@ -1,7 +1,5 @@
 """What the blocks of GPT and BERT are made of beside attention: norm, feed-forward, token shift."""
 
-from __future__ import annotations
-
 import itertools
 
 import keras

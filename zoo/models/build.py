@@ -1,7 +1,5 @@
 """A preset or config, a task and head options become a Keras model."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

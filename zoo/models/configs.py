@@ -1,7 +1,5 @@
 """Model configurations: frozen dataclasses, checked when made, that survive a trip through JSON."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """A GPT-style decoder: token embedding, positions, a stack of blocks, a final norm."""
 
-from __future__ import annotations
-
 import keras
 from keras import ops
 

@@ -4,8 +4,6 @@
 (B, T) bool or int32, without which pad ids count as real, and `segment_ids` (B, T) int32.
 """
 
-from __future__ import annotations
-
 import keras
 from keras import ops
 

@@ -1,7 +1,5 @@
 """LoRA (Hu et al., 2021, arXiv:2106.09685): small factors beside frozen matrices, and added in."""
 
-from __future__ import annotations
-
 import keras
 import numpy as np
 

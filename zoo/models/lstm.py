@@ -1,7 +1,5 @@
 """A stacked LSTM: token embedding, layers of one or two directions, an optional projection."""
 
-from __future__ import annotations
-
 import math
 
 import keras

@@ -3,8 +3,6 @@
 Shapes: T steps, first, B rows, E width of the inputs, U units.
 """
 
-from __future__ import annotations
-
 import itertools
 
 import keras

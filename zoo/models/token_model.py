@@ -1,7 +1,5 @@
 """What all models of token ids share: checks of inputs, their config, what `quantize` did."""
 
-from __future__ import annotations
-
 import inspect
 from typing import Any
 

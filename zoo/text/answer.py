@@ -1,7 +1,5 @@
 """Question and context to the span of the context that answers."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import tensorflow as tf

@@ -3,8 +3,6 @@
 Evaluation, report, golden pairs and the exported SavedModel call the same graph functions.
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """A language model that answers conversations: the prompt is put together and cut in the graph."""
 
-from __future__ import annotations
-
 import functools
 from typing import NamedTuple
 

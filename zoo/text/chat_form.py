@@ -1,7 +1,5 @@
 """The form of a chat prompt: what stands between the contents of its messages, as data."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Literal
 

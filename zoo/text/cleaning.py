@@ -3,8 +3,6 @@
 Stateless operations, nothing to restore; one of TensorFlow Text, which TensorFlow Serving links.
 """
 
-from __future__ import annotations
-
 import functools
 import html
 import html.entities

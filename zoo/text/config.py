@@ -1,7 +1,5 @@
 """How texts are read: part of a training config and of a bundle; it needs no TensorFlow."""
 
-from __future__ import annotations
-
 import dataclasses
 import unicodedata
 from typing import Annotated, Literal

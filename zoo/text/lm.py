@@ -1,7 +1,5 @@
 """A causal language model with strings on both sides: the one path for Python and for serving."""
 
-from __future__ import annotations
-
 import keras
 import tensorflow as tf
 

@@ -1,7 +1,5 @@
 """The classes that put strings around the models of encoders, one for each task."""
 
-from __future__ import annotations
-
 import numpy as np
 import tensorflow as tf
 

@@ -1,7 +1,5 @@
 """Token ids of texts, cut into windows, to what an encoder reads: [CLS] a [SEP] (b [SEP])."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import tensorflow as tf

@@ -1,7 +1,5 @@
 """Stop strings: where the text of new tokens comes to hold one, token by token."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Files of tokenizers as Hugging Face's libraries, OpenAI and BERT's programs write them."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any

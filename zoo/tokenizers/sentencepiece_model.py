@@ -1,7 +1,5 @@
 """SentencePiece's model files: read, written, and run by tensorflow_text's operation."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Iterable

@@ -3,8 +3,6 @@
 Equal texts, in any order, give equal vocabularies.
 """
 
-from __future__ import annotations
-
 import collections
 import itertools
 import json

@@ -1,7 +1,5 @@
 """Arrays from elsewhere into a model's variables: each exactly one, sizes and shapes checked."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Fields of decoders' `config.json` that mean something only together, read and written."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

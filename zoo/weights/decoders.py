@@ -1,7 +1,5 @@
 """Today's published decoders: one row of options and tensor names each."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Published architectures: one row of options and tensor names each. A new family is a new row."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

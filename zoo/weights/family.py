@@ -1,7 +1,5 @@
 """What a row of `zoo.weights.families` says of an architecture as another program keeps it."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,5 @@
 """KerasHub presets of BERT and GPT-2 as our models: from a preset's folder or name to a bundle."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Collection
 from pathlib import Path

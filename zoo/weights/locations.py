@@ -2,8 +2,6 @@
 which program wrote it.
 """
 
-from __future__ import annotations
-
 import atexit
 import importlib.util
 import os

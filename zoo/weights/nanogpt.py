@@ -3,8 +3,6 @@ differ in GELU (minGPT: the tanh approximation), biases and the head (nanoGPT: m
 and ties the head to the token embedding).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import re

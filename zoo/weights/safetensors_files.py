@@ -1,7 +1,5 @@
 """Weights in safetensors files, one or several: names, shapes and tensors, read one at a time."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Iterable

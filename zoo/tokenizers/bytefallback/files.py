@@ -1,7 +1,5 @@
 """`tokenizer.json` of BPE with byte fallback, as Hugging Face's library writes it."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Byte-level BPE in Hugging Face's and OpenAI's files, read and written."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path

@@ -2,8 +2,6 @@
 tensors under transformers' names, and the row of `zoo.weights.decoders` does the rest.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math

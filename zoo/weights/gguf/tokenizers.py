@@ -1,7 +1,5 @@
 """Tokenizers in the metadata of a GGUF file, read into ours."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

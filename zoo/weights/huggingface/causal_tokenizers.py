@@ -5,8 +5,6 @@ What ends an answer comes from `generation_config.json`, else `config.json`; wha
 text from `tokenizer_config.json` if that says so, as in transformers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

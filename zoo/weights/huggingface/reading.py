@@ -2,8 +2,6 @@
 is either translated or refused by name.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable, Collection

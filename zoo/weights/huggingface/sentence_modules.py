@@ -1,7 +1,5 @@
 """What sentence-transformers puts on an encoder: pooling, a projection, normalisation."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Tokenizers as transformers keeps them, read into ours."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A model becomes a folder that transformers and sentence-transformers load."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
