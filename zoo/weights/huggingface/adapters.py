@@ -22,6 +22,7 @@ from zoo.weights.safetensors_files import PICKLE, WeightFiles, write_weights
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 _START = "base_model.model."  # two models of PEFT's around the base
+_HEAD = "lm_head.weight"  # of all classes of transformers 5, whatever its files call it
 _KEY = re.compile(r"base_model\.model\.(.+?)(?:\.base_layer|\.lora_([AB]))?\.(weight|bias)")
 # Fields that are read, or change no number once the factors are there; others must be off.
 _KNOWN = {"peft_type", "base_model_name_or_path", "revision", "r", "lora_alpha", "use_rslora"}
@@ -87,7 +88,8 @@ class AdaptedFiles:
             found = _KEY.fullmatch(key)
             module, kind, weight = found.groups("") if found else [""] * 3
             module = module.removeprefix(family.prefix)
-            tensor = stored.get(f"{module}.{weight}", "")
+            name = f"{module}.{weight}"
+            tensor = stored.get(family.untied_head if name == _HEAD else name, "")
             keys = self._keys.setdefault(tensor, {})
             if not tensor or kind in keys or (module in tables and (is_tied or kind)):
                 unknown.append(key)
@@ -197,6 +199,7 @@ def write_adapter(folder: Path, model: keras.Model, tokenizer_kind: str, base: s
                 tensors[f"{module}.lora_B.weight"] = b if table.layout == "linear" else b.T
         elif variable.trainable and kind != "lora_kernel_a" and name in tables:
             for tensor, array in tables[name].to_tensors(value):
+                tensor = _HEAD if tensor == family.untied_head else tensor
                 tensors[_START + tensor] = array
                 saved.add(tensor.removeprefix(family.prefix).split(".")[0])
     hub, _, revision = base.removeprefix(HUB).partition("@")
