@@ -207,8 +207,8 @@ def save(
         'lm'
     """
     folder = Path(folder)
-    if writer_of(folder) == "transformers":
-        raise ValueError(f"{folder} holds a model of transformers; choose another folder")
+    if (writer := writer_of(folder)) in ("transformers", "peft"):
+        raise ValueError(f"{folder} holds a model of {writer}; choose another folder")
     # Before anything is written: it refuses what does not fit together.
     config = bundle_in_memory(folder, model, tokenizer, start_id, labels, text, chat).config
     tokenizer.save(folder / TOKENIZER_FOLDER)

@@ -1,5 +1,6 @@
 """`zoo.load`: a bundle from wherever a model can be. A file `load.py` would hide `zoo.load`."""
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from zoo.tokenizers import load_tokenizer
 from zoo.tokenizers.base import FILE_NAME
 from zoo.weights.assign import backbone_weights, check_size, count_stored, model_weights
 from zoo.weights.gguf.reading import read_gguf
+from zoo.weights.huggingface.adapters import base_of
 from zoo.weights.huggingface.reading import read_huggingface
 from zoo.weights.kerashub import PREFIX, load_kerashub
 from zoo.weights.locations import is_gguf, locate, writer_of
@@ -31,7 +33,11 @@ _LABELLED = {"classify": "num_classes", "pair": "num_classes", "tag": "num_tags"
 _ONE_NETWORK = {"classify", "pair"}  # between the two the head is kept, too
 
 
-def load(folder: str | os.PathLike[str], task: str | None = None) -> Bundle:
+def load(
+    folder: str | os.PathLike[str],
+    task: str | None = None,
+    base: str | os.PathLike[str] | None = None,
+) -> Bundle:
     """Reads a bundle, or a model of Hugging Face's transformers, and checks that all fits together.
 
     Models of transformers are the families in docs/weights.md in safetensors format, those of
@@ -43,10 +49,13 @@ def load(folder: str | os.PathLike[str], task: str | None = None) -> Bundle:
             a file "model.gguf" of llama.cpp; or
             "package://module/folder", inside an installed Python package, or a .gguf file there; or
             "gs://bucket/folder", a --workdir of a training run in an object store; or
-            "kerashub://preset", a preset of KerasHub by name, or its folder.
+            "kerashub://preset", a preset of KerasHub by name, or its folder; or
+            a LoRA adapter of PEFT, whose factors are added into the weights of its base.
         task: another task than the one that was saved, on the same backbone: the head's weights
             are random then, and logged by name. Defaults to what was saved; a bare encoder of
             transformers embeds texts.
+        base: the model of transformers that an adapter is for. Defaults to what it names, in its
+            own folder or on the Hub.
 
     Raises:
         BundleError: not a model, unfinished, damaged weights, a tokenizer that is not the one the
@@ -61,6 +70,8 @@ def load(folder: str | os.PathLike[str], task: str | None = None) -> Bundle:
         >>> zoo.load("mine").config.family
         'lstm'
     """
+    if base is not None and writer_of(locate(folder)) != "peft":
+        raise BundleError(f"{folder}: no adapter of PEFT, and only that has a base")
     if os.fspath(folder).startswith(PREFIX):
         bundle = load_kerashub(folder)
     else:
@@ -68,6 +79,9 @@ def load(folder: str | os.PathLike[str], task: str | None = None) -> Bundle:
         if is_gguf(folder):
             return read_gguf(folder, task)
         writer = writer_of(folder)
+        if writer == "peft":
+            found = read_huggingface(base_of(folder, base), task, folder)
+            return dataclasses.replace(found, folder=folder)
         if writer == "transformers":
             return read_huggingface(folder, task)
         bundle = load_kerashub(folder) if writer == "kerashub" else _load_own(folder)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
+from absl import logging
 
 from trainers.config import TrainConfig
 from trainers.distribution.hardware import compiles
@@ -19,6 +20,7 @@ from zoo.loading import load
 from zoo.models.build import build
 from zoo.models.lora import merge_lora
 from zoo.tokenizers import Tokenizer
+from zoo.weights.huggingface.adapters import write_adapter
 
 
 class Task(abc.ABC):
@@ -78,7 +80,13 @@ class Task(abc.ABC):
         self.trained_model.compile(optimizer=optimizer, jit_compile=jit, **self.losses())
 
     def save(self, workdir: Path) -> bundle.Bundle:
-        """Writes the bundle, low-rank factors merged into plain weights."""
+        """Writes the bundle, low-rank factors merged into plain weights, and an adapter of them."""
+        start = self.config.finetune
+        if start.lora_rank is not None and start.init_from is not None:
+            try:
+                write_adapter(workdir / "adapter", self.model, self.tokenizer.kind, start.init_from)
+            except ValueError as error:
+                logging.info("no %s/adapter for PEFT: %s", workdir, error)
         merge_lora(self.model)
         return bundle.save(workdir, self.model, self.tokenizer, **self.bundle_options)
 

@@ -18,17 +18,18 @@ from zoo.weights.safetensors_files import OTHER_FORMATS
 
 HUB = "hf://"
 PACKAGE = "package://"
+ADAPTER_FILE = "adapter_config.json"  # of Hugging Face's PEFT
 # Those of the object stores that TensorFlow's file systems read.
 _STORES = ("gs://", "s3://", "hdfs://", "file://")
 # Of a training run, and not of the bundle that it wrote.
-_NOT_OF_A_BUNDLE = ("checkpoints/", "tensorboard/")
+_NOT_OF_A_BUNDLE = ("adapter/", "checkpoints/", "tensorboard/")
 # What a model is made of. No pickles, and no weights of other programs.
 _FILES = [
     *("config.json", "model.safetensors", "model.safetensors.index.json"),
     "model-*-of-*.safetensors",
     *("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt"),
     *("special_tokens_map.json", "added_tokens.json", "generation_config.json"),
-    "chat_template.jinja",
+    *("chat_template.jinja", ADAPTER_FILE, "adapter_model.safetensors"),
     *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
     *("*_Pooling/config.json", "*_Normalize/config.json"),
     *("*_Dense/config.json", "*_Dense/model.safetensors"),
@@ -36,13 +37,15 @@ _FILES = [
 
 
 def writer_of(folder: Path) -> str | None:
-    """Whose model a folder holds by its config.json: "zoo", "transformers", "kerashub" or None."""
+    """Whose model a folder holds: "zoo", "peft", "transformers", "kerashub" or None."""
     try:
         content = Fields.read(inside(folder, "config.json")).values
     except BundleError:
-        return None
+        content = {}
     if "format_version" in content:
         return "zoo"
+    if (folder / ADAPTER_FILE).is_file():
+        return "peft"
     if "model_type" in content or "architectures" in content:
         return "transformers"
     return "kerashub" if {"class_name", "registered_name"} <= content.keys() else None

@@ -84,15 +84,17 @@ class WeightFiles:
 
 
 def write_weights(
-    folder: str | os.PathLike[str], tensors: Iterable[tuple[str, np.ndarray]]
+    folder: str | os.PathLike[str],
+    tensors: Iterable[tuple[str, np.ndarray]],
+    name: str = WEIGHTS_FILE,
 ) -> Path:
-    """Writes `folder/model.safetensors`, whole or not at all; dtypes are kept."""
+    """Writes `folder/name`, whole or not at all; dtypes are kept."""
     arrays: dict[str, np.ndarray] = {}  # all in memory: the file begins with every shape
-    for name, array in tensors:
-        if name in arrays:
-            raise ValueError(f"two tensors are named {name!r}")
-        arrays[name] = np.asarray(array, order="C")
-    target = Path(folder) / WEIGHTS_FILE
+    for tensor, array in tensors:
+        if tensor in arrays:
+            raise ValueError(f"two tensors are named {tensor!r}")
+        arrays[tensor] = np.asarray(array, order="C")
+    target = Path(folder) / name
     with replacing(target) as temporary:
         try:
             # transformers wants to see that the layout is PyTorch's.

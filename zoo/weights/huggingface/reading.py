@@ -24,6 +24,7 @@ from zoo.tokenizers import Tokenizer
 from zoo.weights.assign import assign_weights, check_size, listed, model_weights, sources_of
 from zoo.weights.families import HUGGINGFACE
 from zoo.weights.family import SAME_HEAD, Family
+from zoo.weights.huggingface.adapters import AdaptedFiles
 from zoo.weights.huggingface.causal_tokenizers import read_chat_form
 from zoo.weights.huggingface.sentence_modules import SentenceModules, read_sentence_modules
 from zoo.weights.huggingface.tokenizer_files import read_tokenizer
@@ -69,15 +70,18 @@ class TensorSource(Protocol):
         """One tensor as float32."""
 
 
-def read_huggingface(folder: Path, task: str | None = None) -> Bundle:
-    """A bundle of the model in a folder; a `task` of None is what its architecture does."""
+def read_huggingface(folder: Path, task: str | None = None, adapter: Path | None = None) -> Bundle:
+    """A bundle of the model in a folder; a `task` of None is what its architecture does.
+
+    The factors of an `adapter` are added into its weights.
+    """
     fields, described = _read_description(folder, task)
     modules = read_sentence_modules(folder) if described.task == "embed" else None
     # What is quickly read is checked before the weights are.
     lowercase = modules is not None and modules.lowercase
     tokenizer = read_tokenizer(folder, fields.values["model_type"], lowercase)
     check_vocabulary(folder, fields, described, tokenizer)
-    files = _weight_files(folder, fields, described)
+    files = _weight_files(folder, fields, described, adapter)
     read_form = functools.partial(read_chat_form, folder)
     return bundle_of(folder, files, described, tokenizer, read_form, modules)
 
@@ -123,10 +127,10 @@ def bundle_of(
     return dataclasses.replace(bundle, no_chat=no_chat)
 
 
-def read_model(folder: Path) -> keras.Model:
+def read_model(folder: Path, adapter: Path | None = None) -> keras.Model:
     """The model in a folder, without its tokenizer."""
     fields, described = _read_description(folder, None)
-    files = _weight_files(folder, fields, described)
+    files = _weight_files(folder, fields, described, adapter)
     with blaming(fields.where):
         return read_described(files, described, None)
 
@@ -137,11 +141,16 @@ def _read_description(folder: Path, task: str | None) -> tuple[Fields, Descripti
         return fields, describe(fields, task)
 
 
-def _weight_files(folder: Path, fields: Fields, described: Description) -> WeightFiles:
+def _weight_files(
+    folder: Path, fields: Fields, described: Description, adapter: Path | None
+) -> TensorSource:
     """The files of weights, which hold as many as the config asks for."""
     files = WeightFiles(folder)
     check_size(files.path, files.count(), fields, count_backbone_weights(described.config))
-    return files
+    if adapter is None:
+        return files
+    is_tied = getattr(described.config, "tie_embeddings", True)
+    return AdaptedFiles(files, adapter, described.family, is_tied)
 
 
 def describe(fields: Fields, task: str | None) -> Description:

@@ -1,5 +1,6 @@
 """A model becomes a folder that transformers and sentence-transformers load."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from zoo.tokenizers import Tokenizer, WordPieceTokenizer
 from zoo.tokenizers.files import added_token, cls_sep_template, tokenizer_json
 from zoo.weights.assign import model_weights
 from zoo.weights.families import HUGGINGFACE
-from zoo.weights.family import SAME_HEAD
+from zoo.weights.family import SAME_HEAD, Tensors
 from zoo.weights.huggingface.causal_tokenizers import CAUSAL_KINDS
 from zoo.weights.huggingface.sentence_modules import sentence_module_files
 from zoo.weights.huggingface.tokenizer_files import END_OF_TEXT, GENERIC
@@ -63,7 +64,7 @@ def model_type_of(model: keras.Model, tokenizer_kind: str) -> str:
     if config.family == "bert":
         one_segment = "bert" if tokenizer_kind == "wordpiece" else "roberta"
         types = [{0: "distilbert", 1: one_segment}.get(config.num_segments, "bert")]
-    problems = {name: _problems(model, tokenizer_kind, name) for name in types}
+    problems = {name: problems_of(model, tokenizer_kind, name) for name in types}
     # The first that has none, or else the nearest.
     model_type = min(types, key=lambda name: len(problems[name]))
     if problems[model_type]:
@@ -72,7 +73,7 @@ def model_type_of(model: keras.Model, tokenizer_kind: str) -> str:
     return model_type
 
 
-def _problems(model: keras.Model, tokenizer_kind: str, model_type: str) -> list[str]:
+def problems_of(model: keras.Model, tokenizer_kind: str, model_type: str) -> list[str]:
     """What a model of transformers has no choice in, and is otherwise here."""
     return [
         *HUGGINGFACE[model_type].not_expressed(model.backbone.config),
@@ -155,28 +156,38 @@ def config_of(
     return values
 
 
-def tensors_of(
-    model: keras.Model, model_type: str, skipped: int = 0
-) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, array) of each tensor of `model.safetensors`; `skipped` rows of positions."""
+def tables_of(model: keras.Model, model_type: str, skipped: int = 0) -> dict[str, Tensors]:
+    """Variable -> tensors, as the class that does the task names them."""
     family, config = HUGGINGFACE[model_type], model.backbone.config
     backbone = family.backbone_tensors(config, skipped)
     # Only the bare encoders and BERT's classifier have a pooler.
     pooler = model.task == "embed" and model_type != "distilbert" and config.use_pooler
     tables = backbone | family.head_tensors(model.task, True, pooler)
-    bare = _architecture(model_type, model.task) == family.bare
-    left_out = []
+    if _architecture(model_type, model.task) == family.bare:
+        return tables
+
+    def named(variable: str, tensor: str) -> str:
+        in_base = variable in backbone or tensor.startswith("pooler.")
+        return family.prefix * (in_base and tensor != family.untied_head) + tensor
+
+    return {
+        variable: dataclasses.replace(table, names=tuple(named(variable, n) for n in table.names))
+        for variable, table in tables.items()
+    }
+
+
+def tensors_of(
+    model: keras.Model, model_type: str, skipped: int = 0
+) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, array) of each tensor of `model.safetensors`; `skipped` rows of positions."""
+    tables, left_out = tables_of(model, model_type, skipped), []
     for name, variable in model_weights(model).items():
         if name not in tables:
             left_out.append(name)
             continue
-        value = np.asarray(keras.ops.convert_to_numpy(variable))
-        for tensor, array in tables[name].to_tensors(value):
-            in_base = name in backbone or tensor.startswith("pooler.")
-            prefixed = in_base and not bare and tensor != family.untied_head
-            yield family.prefix * prefixed + tensor, array
+        yield from tables[name].to_tensors(np.asarray(keras.ops.convert_to_numpy(variable)))
     if left_out:
-        logging.info("transformers' %s has no %s: left out", config.family, ", ".join(left_out))
+        logging.info("transformers' %s has no %s: left out", model_type, ", ".join(left_out))
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path, model_type: str, max_length: int) -> None:
