@@ -23,7 +23,6 @@ from trainers.config import (
 from trainers.data.chats import FORM, read_conversations
 from trainers.data.datasets import read_examples
 from trainers.data.examples import LabeledTexts, Questions, TaggedTexts
-from trainers.data.rows import FORMATS
 from trainers.data.tables import inspect_table
 from trainers.own_file import (
     RUNNING_TEXT,
@@ -160,18 +159,12 @@ def _conversations(source, given, settings, data_dir):
     """How conversations are read, tokens of a window, how many windows, and what was found."""
     if any(given.values()):
         raise ValueError(f"--task=chat reads no columns, such as --text_column names. {FORM}")
-    path, options = find_source(source, settings, data_dir), {"tokenizer": "bytepair"}
-    if path is not None and os.path.isfile(path):
-        layout = inspect_table(path, "chat")
-        options["encoding"] = layout.encoding
-        options["format"] = layout.format if layout.format in FORMATS else "auto"
-    data = data_config("chat", settings, train=source, **options)
+    data = data_config("chat", settings, train=source, tokenizer="bytepair")
     talks = [talk for talk, _ in read_conversations(source, data, data_dir)]
     # English has four bytes a token, Chinese three.
     sizes = [sum(len(one["content"].encode()) // 3 + 8 for one in talk) for talk in talks]
-    needed, messages = np.quantile(sizes, 0.9), sum(map(len, talks))
-    length = next((size for size in (256, 512) if needed <= size), 1024)
-    found = f"{len(talks):,} conversations of {messages:,} messages; a tenth validates"
+    length = next((size for size in (256, 512) if np.quantile(sizes, 0.9) <= size), 1024)
+    found = f"{len(talks):,} conversations of {sum(map(len, talks)):,} messages; a tenth validates"
     return data, length, sum(sizes) / length, [f"{source}: {found}"]
 
 

@@ -243,8 +243,8 @@ def json_objects(
 
 def _not_json(path: str, line: int, what: str, format: str) -> ValueError:
     each = "Each line must be one whole object" if format == "jsonl" else "Each item is an object"
-    such = '{"text": "...", "label": "..."}, or of chats {"messages": [...]}'
-    return ValueError(f"{path}:{line}: {what}. {each}, such as {such}.")
+    such = 'such as {"text": "...", "label": "..."} or, of a chat, {"messages": [...]}.'
+    return ValueError(f"{path}:{line}: {what}. {each}, {such}")
 
 
 def _json_lines(path: str, text: str, limits: Limits) -> Iterator[tuple[int, Any]]:

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import heapq
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -24,7 +23,7 @@ from trainers.tokenizers import language_model_tokenizer
 from zoo.config import ConfigError
 from zoo.output import cell, table
 from zoo.text.chat import TextChat
-from zoo.text.chat_form import END, GENERATE, START, ChatForm, Joint, Messages, stripped
+from zoo.text.chat_form import END, GENERATE, ChatForm, Joint, Messages, stripped
 from zoo.tokenizers import Tokenizer
 from zoo.tokenizers.causal import CausalTokenizer
 
@@ -57,17 +56,23 @@ class ChatTask(Task):
             messages = (one for talk, _ in talks for one in talk)
             known = known(f"{one['role'].capitalize()}:\n{one['content']}" for one in messages)
         self.model, self.tokenizer = build_model(self.lm_config, known, initial), known
-        # Its attention keeps the conversations of a window apart; the tokenizer texts from control.
-        if self.model.backbone.config.family != "gpt" or not isinstance(known, CausalTokenizer):
+        family = self.model.backbone.config.family
+        if family != "gpt" or not isinstance(known, CausalTokenizer):
             raise ConfigError(
-                f"task chat needs a GPT with a byte-pair tokenizer, and not {known.kind} in "
-                f"{self.model.backbone.config.family}, which cannot tell control tokens from texts: "
-                "set another finetune.init_from, or none, preset=gpt_char_cpu"
+                f"task chat needs a GPT with byte pairs, which tell control tokens from texts, and "
+                f"not {family} with {known.kind}: another --init_from, or none, and no preset"
             )
-        form = None if initial is None else initial.config.chat
         start_id = None if initial is None else initial.config.start_id
-        self.form = _default_form(known) if form is None else form
-        _check_ends(self.form, known)
+        self.form = (None if initial is None else initial.config.chat) or _default_form(known)
+        after = [
+            [one.text] for key, one in self.form.joints.items() if key.startswith("assistant>")
+        ]
+        for text, ids in zip(after, known.encode_parts(after, [[False]] * len(after)).to_list()):
+            if not {*ids} & {*known.end_ids}:
+                raise ConfigError(
+                    f"finetune.init_from: its chat form has {text} behind an answer, and no end "
+                    "token: name that in eos_token_id of its generation_config.json"
+                )
         self.bundle_options = {"start_id": start_id, "chat": self.form}
         self.chat = TextChat(known, self.model, self.form, start_id)
         self.trained_model, self.length = PackedDocuments(self.model), self.model.context_length
@@ -79,15 +84,16 @@ class ChatTask(Task):
 
     def _rows(self, talks: Sequence[Conversation]) -> Iterator[Row]:
         """The rows of all conversations, each short enough for a window."""
-        joint, other = (self.form.joint("user", after).text for after in (GENERATE, "assistant"))
-        more = self.tokenizer.encode_parts([[joint]], [[False]]).flat_values.shape[0]
+        joint = [[self.form.joint("user", GENERATE).text]]
         # The last token is only predicted. An answer's own row has this joint in place of another.
-        room = self.length + 1 - (more if joint != other else 0)
+        room = self.length + 1 - len(self.tokenizer.encode_parts(joint, [[False]]).flat_values)
         for first in range(0, len(talks), _AT_ONCE):
             some = talks[first : first + _AT_ONCE]
             wholes = [self._answered(*one) for one in some]
             counts = self.chat.kept(*_columns(wholes), tf.fill([len(some)], room)).numpy()
-            begun = [_last(talk, count) for talk, count in zip(wholes, counts)]
+            heads = [talk[0]["role"] == "system" for talk in wholes]
+            columns = zip(wholes, heads, counts)
+            begun = [[*talk[:head], *talk[head - count :]] for talk, head, count in columns]
             self.shortened += sum(len(talk) > count for talk, count in zip(wholes, counts))
             for (_, where), rows in zip(some, encoded(self.chat, begun)):
                 if (size := max(len(ids) for ids, _ in rows)) > self.length + 1:
@@ -129,17 +135,14 @@ class ChatTask(Task):
         return mapped(self.plan.batches(start_step, self.config.steps), batch)
 
     def evaluate(self, logs):
-        found = {name: float(logs[name]) for name in self.metrics}
-        return found | {"val_perplexity": math.exp(min(found["val_loss"], 700.0))}
+        return {name: float(logs[name]) for name in self.metrics}
 
     def trained_tokens(self, start_step: int, stop_step: int) -> int:
         return self.plan.real_tokens(start_step, stop_step)
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256()
-        for part in tf.nest.flatten((self.train, self.validation)):
-            digest.update(f"{part.shape}".encode() + part.tobytes())
-        return digest.hexdigest()
+        parts = tf.nest.flatten((self.train, self.validation))
+        return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
 
     def data_summary(self) -> str:
         lost = f" ({self.shortened:,} without their oldest turns)" if self.shortened else ""
@@ -165,24 +168,15 @@ class ChatTask(Task):
 
     def _samples(self, chat: TextChat) -> str:
         """A section with answers in validation conversations."""
-        config = self.config
         talks = [self._answered(*one) for one in self.held_out[:_SAMPLES]]
-        answered = chat.chat(
-            *_columns([talk[:-1] for talk in talks]),
-            max_new_tokens=[config.sample_tokens],
-            temperature=[config.sample_temperature],
-            seed=list(range(len(talks))),
-        )["content"].numpy()
-        rows = [
-            [
-                cell(talk[-2]["content"]),
-                cell(made.decode("utf-8", "replace")),
-                cell(talk[-1]["content"]),
-            ]
-            for talk, made in zip(talks, answered)
-        ]
-        shown = table(["last message", "answer", "in the data"], rows)
-        return f"## Answers (temperature {config.sample_temperature})\n\n{shown}"
+        temperature = self.config.sample_temperature
+        options = {"max_new_tokens": [self.config.sample_tokens], "temperature": [temperature]}
+        asked = _columns([talk[:-1] for talk in talks])
+        made = chat.chat(*asked, seed=[self.config.seed], **options)["content"].numpy()
+        texts = zip(talks, (text.decode("utf-8", "replace") for text in made))
+        rows = [(talk[-2]["content"], text, talk[-1]["content"]) for talk, text in texts]
+        shown = table(["last message", "answer", "in the data"], [map(cell, row) for row in rows])
+        return f"## Answers (temperature {temperature})\n\n{shown}"
 
 
 def encoded(chat: TextChat, talks: Sequence[Messages]) -> list[list[Row]]:
@@ -191,12 +185,10 @@ def encoded(chat: TextChat, talks: Sequence[Messages]) -> list[list[Row]]:
     """
     form, ends, found = chat.form, {*chat.tokenizer.end_ids}, []
     asked = [[talk[:n] for n in answers(form, talk, "")] for talk in talks]
-    parts = [
-        [stripped(talk[n]["content"], form.joint(talk[n - 1]["role"], "assistant").strip)]
-        for talk, prompts in zip(talks, asked)
-        for n in map(len, prompts)
-    ]
-    parts = [[*text, form.joint("assistant", END).text] for text in parts]
+    last = [(talk, len(prompt)) for talk, own in zip(talks, asked) for prompt in own]
+    strips = [form.joint(talk[n - 1]["role"], "assistant").strip for talk, n in last]
+    end = form.joint("assistant", END).text
+    parts = [[stripped(t[n]["content"], strip), end] for (t, n), strip in zip(last, strips)]
     with tf.device("CPU"):  # string operations run there
         wholes = chat.whole(*_columns(talks), END).to_list()
         prompts = chat.whole(*_columns([one for own in asked for one in own])).to_list()
@@ -205,11 +197,12 @@ def encoded(chat: TextChat, talks: Sequence[Messages]) -> list[list[Row]]:
     for whole, own in zip(wholes, asked):
         rows = [(whole, [False] * len(whole))]
         for _, (prompt, answer) in zip(own, pairs):
-            if whole[: len(prompt)] != prompt:
-                rows.append((prompt + answer, [False] * len(prompt + answer)))
-            ids, learned = rows[0 if whole[: len(prompt)] == prompt else -1]
-            stop = next(n for n in range(len(prompt), len(ids)) if ids[n] in ends) + 1
-            learned[len(prompt) : stop] = [True] * (stop - len(prompt))
+            (ids, learned), start = rows[0], len(prompt)
+            if whole[:start] != prompt:
+                ids, learned = prompt + answer, [False] * len(prompt + answer)
+                rows.append((ids, learned))
+            stop = next(n for n in range(start, len(ids)) if ids[n] in ends) + 1
+            learned[start:stop] = [True] * (stop - start)
         found.append([row for row in rows if any(row[1])])
     return found
 
@@ -219,33 +212,19 @@ def packed(rows: Iterable[Row], length: int) -> tuple[dict[str, np.ndarray], Any
     inputs, targets int32, and which of these are to be learnt, bool; (W, T) each. `document_ids`
     are 1, 2, ... and T + 1 where there is no token.
     """
-    heap: list[tuple[int, int]] = []  # slots taken, window
-    windows: list[list[tuple[int, Row]]] = []
-    for row in sorted(rows, key=lambda row: -len(row[0])):  # stable
-        size = len(row[0]) - 1
-        if heap and heap[0][0] + size <= length:
-            taken, window = heapq.heappop(heap)
-        else:
-            taken, window = 0, len(windows)
-            windows.append([])
-        windows[window].append((taken, row))
-        heapq.heappush(heap, (taken + size, window))
-    ids, targets, learned = (
-        np.zeros((len(windows), length), t) for t in (np.int32, np.int32, bool)
-    )
-    documents = np.full_like(ids, length + 1)
-    for window, some in enumerate(windows):
-        for number, (first, (own, mask)) in enumerate(some, 1):
-            slots = window, slice(first, first + len(own) - 1)
-            ids[slots], targets[slots], learned[slots] = own[:-1], own[1:], mask[1:]
-            documents[slots] = number
-    return {"token_ids": ids, "document_ids": documents}, targets, learned
-
-
-def _last(messages: Messages, count: int) -> Messages:
-    """The last messages, `count` with a system message at the beginning."""
-    head = int(messages[0]["role"] == "system")
-    return [*messages[:head], *messages[len(messages) - count + head :]]
+    heap: list[tuple[int, int, int]] = []  # slots taken, window, rows in it
+    windows: list[np.ndarray] = []
+    for ids, learned in sorted(rows, key=lambda row: -len(row[0])):  # stable
+        size = len(ids) - 1
+        if not heap or heap[0][0] + size > length:
+            heapq.heappush(heap, (0, len(windows), 0))
+            windows.append(np.repeat([[0], [0], [0], [length + 1]], length, axis=1))
+        taken, window, count = heap[0]
+        heapq.heapreplace(heap, (taken + size, window, count + 1))
+        slots = slice(taken, taken + size)
+        windows[window][:, slots] = ids[:-1], ids[1:], learned[1:], [count + 1] * size
+    tokens, targets, mask, documents = np.stack(windows, axis=1).astype(np.int32)
+    return {"token_ids": tokens, "document_ids": documents}, targets, mask.astype(bool)
 
 
 def _columns(talks: Sequence[Messages]) -> list[tf.Tensor]:
@@ -255,28 +234,16 @@ def _columns(talks: Sequence[Messages]) -> list[tf.Tensor]:
 
 
 def _default_form(tokenizer: CausalTokenizer) -> ChatForm:
-    """Each message under its role, and ended by the end token."""
-    logging.info(
-        "no chat form came with a model: each message stands under its role and ends with %s",
-        tokenizer.end,
+    """Each message under its role, and behind it the end token."""
+    message = "no chat form came with a model: each message stands under its role and ends with %s"
+    logging.info(message, tokenizer.end)
+    start, end, user, assistant = (
+        tokenizer.start or "",
+        f"{tokenizer.end}\n",
+        "User:\n",
+        "Assistant:\n",
     )
-    before = {START: tokenizer.start or "", "system": f"{tokenizer.end}\n"}
-    before |= {"user": before["system"], "assistant": before["system"]}
-    after = {role: f"{role.capitalize()}:\n" for role in ("system", "user", "assistant")}
-    after |= {GENERATE: after["assistant"], END: ""}
-    pairs = "start>system start>user system>user user>assistant assistant>user"
-    pairs = f"{pairs} user>{GENERATE} assistant>{END}".split()
-    return ChatForm({p: Joint(before[p.split(">")[0]] + after[p.split(">")[1]]) for p in pairs})
-
-
-def _check_ends(form: ChatForm, tokenizer: CausalTokenizer) -> None:
-    """ConfigError where no end token follows an answer."""
-    form.joint("assistant", END)
-    texts = [[joint.text] for key, joint in form.joints.items() if key.startswith("assistant>")]
-    for (text,), ids in zip(texts, tokenizer.encode_parts(texts, [[False]] * len(texts)).to_list()):
-        if not {*ids} & {*tokenizer.end_ids}:
-            raise ConfigError(
-                f"finetune.init_from: its chat form has {text!r} behind an answer, and no end token "
-                "of its tokenizer: a model would not learn to stop. Name that token in eos_token_id "
-                "of its generation_config.json"
-            )
+    joints = {"start>system": f"{start}System:\n", "start>user": start + user}
+    joints |= {"system>user": end + user, "assistant>user": end + user, "assistant>end": end}
+    joints |= {"user>assistant": end + assistant, "user>generate": end + assistant}
+    return ChatForm({key: Joint(text) for key, text in joints.items()})
