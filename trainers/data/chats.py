@@ -18,9 +18,7 @@ _SHAREGPT = {"human": "user", "gpt": "assistant"}
 _FIX = "Correct or remove the conversation"
 
 
-def read_conversations(
-    source: str, data: DataConfig, data_dir: str | None = None
-) -> list[Conversation]:
+def read_conversations(source: str, data: DataConfig, data_dir=None) -> list[Conversation]:
     """Reads JSON lines, or an array: a file, folder, glob, address or hfds://OWNER/NAME."""
     talks, size = [], 0
     for where, record in _records(source, data, data_dir):
@@ -34,8 +32,7 @@ def read_conversations(
 
 def _records(source, data, data_dir) -> Iterator[tuple[str, dict[str, Any]]]:
     if source.startswith(HUGGING_FACE):
-        for number, record in enumerate(open_dataset(source)):
-            yield f"{source}, row {number}", record
+        yield from ((f"{source}, row {n}", row) for n, row in enumerate(open_dataset(source)))
         return
     for file in find_files(source, data, data_dir):
         format = row_format(file.path, data.format)

@@ -64,9 +64,9 @@ class ChatTask(Task):
             )
         start_id = None if initial is None else initial.config.start_id
         self.form = (None if initial is None else initial.config.chat) or _default_form(known)
-        after = [
-            [one.text] for key, one in self.form.joints.items() if key.startswith("assistant>")
-        ]
+        self.form.joint("assistant", END)
+        keys = [key for key in self.form.joints if key.startswith("assistant>")]
+        after = [[self.form.joints[key].text] for key in keys]
         for text, ids in zip(after, known.encode_parts(after, [[False]] * len(after)).to_list()):
             if not {*ids} & {*known.end_ids}:
                 raise ConfigError(
@@ -99,8 +99,7 @@ class ChatTask(Task):
                 if (size := max(len(ids) for ids, _ in rows)) > self.length + 1:
                     raise ValueError(
                         f"{where}: the last turn, with its answer, has {size:,} tokens, a window "
-                        f"{self.length:,}. Shorten or remove it, or set "
-                        "--set=model.context_length=..., at most that of the initial model."
+                        f"{self.length:,}. Shorten or remove it, or set model.context_length"
                     )
                 yield from rows
 
@@ -114,10 +113,9 @@ class ChatTask(Task):
         count = len(self.validation[1])
         rows = min(max(VALIDATION_TOKENS // self.length, 1), count)
         padding = (0, -count % rows), (0, 0)
-        padded = tf.nest.map_structure(lambda part: np.pad(part, padding), self.validation)
-        inputs, targets, learned = padded
+        *inputs, learned = tf.nest.map_structure(lambda x: np.pad(x, padding), self.validation)
         weights = learned * np.float32(learned.size / learned.sum())
-        batches = tf.data.Dataset.from_tensor_slices((inputs, targets, weights))
+        batches = tf.data.Dataset.from_tensor_slices((*inputs, weights))
         return {"": fixed_schedule(batches.batch(rows, drop_remainder=True))}
 
     def training_data(self, start_step: int, host: int = 0, num_hosts: int = 1) -> tf.data.Dataset:
@@ -160,23 +158,21 @@ class ChatTask(Task):
             before = PackedDocuments(build_model(self.lm_config, self.tokenizer, initial))
             before.compile(jit_compile=compiles(self.config.jit_compile), **self.losses())
             baseline = before.evaluate(self.validation_data[""], verbose=0, return_dict=True)
-        model = {name: validation[name] for name in ("loss", "accuracy")}
         rows = f"{self.validation[2].sum():,} tokens of the assistant"
         way = "the same model before training"
-        comparison = Comparison("validation", rows, model, baseline, way)
+        comparison = Comparison("validation", rows, validation, baseline, way)
         return comparison, [comparison.section(), self._samples(saved.chat)]
 
     def _samples(self, chat: TextChat) -> str:
         """A section with answers in validation conversations."""
         talks = [self._answered(*one) for one in self.held_out[:_SAMPLES]]
-        temperature = self.config.sample_temperature
-        options = {"max_new_tokens": [self.config.sample_tokens], "temperature": [temperature]}
+        heat, size = [self.config.sample_temperature], [self.config.sample_tokens]
         asked = _columns([talk[:-1] for talk in talks])
-        made = chat.chat(*asked, seed=[self.config.seed], **options)["content"].numpy()
-        texts = zip(talks, (text.decode("utf-8", "replace") for text in made))
+        made = chat.chat(*asked, seed=[0], temperature=heat, max_new_tokens=size)["content"]
+        texts = zip(talks, (text.decode("utf-8", "replace") for text in made.numpy()))
         rows = [(talk[-2]["content"], text, talk[-1]["content"]) for talk, text in texts]
         shown = table(["last message", "answer", "in the data"], [map(cell, row) for row in rows])
-        return f"## Answers (temperature {temperature})\n\n{shown}"
+        return f"## Answers (temperature {heat[0]})\n\n{shown}"
 
 
 def encoded(chat: TextChat, talks: Sequence[Messages]) -> list[list[Row]]:
@@ -237,12 +233,8 @@ def _default_form(tokenizer: CausalTokenizer) -> ChatForm:
     """Each message under its role, and behind it the end token."""
     message = "no chat form came with a model: each message stands under its role and ends with %s"
     logging.info(message, tokenizer.end)
-    start, end, user, assistant = (
-        tokenizer.start or "",
-        f"{tokenizer.end}\n",
-        "User:\n",
-        "Assistant:\n",
-    )
+    start, end = tokenizer.start or "", f"{tokenizer.end}\n"
+    user, assistant = "User:\n", "Assistant:\n"
     joints = {"start>system": f"{start}System:\n", "start>user": start + user}
     joints |= {"system>user": end + user, "assistant>user": end + user, "assistant>end": end}
     joints |= {"user>assistant": end + assistant, "user>generate": end + assistant}

@@ -263,9 +263,8 @@ class ResetValidationState(keras.callbacks.Callback):
 
 
 class PackedDocuments(keras.Model):
-    """A language model whose tokens see their own document only: by the `document_ids` of a dict,
-    or of ids alone an end-of-text token, `end_id`, begins the document that follows it, as it does
-    in generation from an empty text.
+    """A language model whose tokens see their own document only; of ids without `document_ids` an
+    end-of-text token, `end_id`, begins the next document, as in generation from an empty text.
     """
 
     def __init__(self, model: CausalLM, end_id: int | None = None, **kwargs):
@@ -276,11 +275,9 @@ class PackedDocuments(keras.Model):
 
     def call(self, inputs, training=None):
         if isinstance(inputs, dict):
-            token_ids, document_ids = inputs["token_ids"], inputs["document_ids"]
-        else:
-            token_ids, ends = inputs, ops.cast(ops.equal(inputs, self.end_id), "int32")
-            document_ids = ops.cumsum(ends, axis=1)
-        return self.model(token_ids, document_ids=document_ids, training=training)
+            return self.model(**inputs, training=training)
+        ends = ops.cast(ops.equal(inputs, self.end_id), "int32")
+        return self.model(inputs, document_ids=ops.cumsum(ends, axis=1), training=training)
 
 
 def _start_id(start_text: str, tokenizer: Tokenizer) -> int | None:

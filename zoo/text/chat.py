@@ -97,9 +97,8 @@ class TextChat(TextLM):
 
     def whole(self, role, content, last: str = GENERATE) -> tf.RaggedTensor:
         """As `prompt` of conversations of any length; `last` END: with what ends them, instead."""
-        return self.tokenizer.encode_parts(
-            *self._joints.parts(self._joints.read(role, content, last))
-        )
+        parts = self._joints.parts(self._joints.read(role, content, last))
+        return self.tokenizer.encode_parts(*parts)
 
     def kept(self, role, content, room: tf.Tensor) -> tf.Tensor:
         """How many messages (B,) of ended conversations stay in `room` (B,): as in `chat`."""
