@@ -27,7 +27,8 @@ from zoo.text.chat_form import ChatForm, Joint
 from zoo.text.chat_template import chat_form
 from zoo.tokenizers import BytePairTokenizer
 
-pytestmark = pytest.mark.tensorflow_only
+# Tracing the functions of each tokenizer takes longer than running them.
+pytestmark = [pytest.mark.tensorflow_only, pytest.mark.usefixtures("eager_functions")]
 
 NAMES = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>"]
 WORDS = "user assistant system model What does a cat dog cow hen say meow woof moo [INST] again"
