@@ -23,12 +23,12 @@ from trainers.own_data import own_config
 from trainers.tasks import make_task
 from trainers.tasks.chat import encoded
 from zoo.config import ConfigError
+from zoo.text.chat import TextChat
 from zoo.text.chat_form import ChatForm, Joint
 from zoo.text.chat_template import chat_form
 from zoo.tokenizers import BytePairTokenizer
 
-# Tracing the functions of each tokenizer takes longer than running them.
-pytestmark = [pytest.mark.tensorflow_only, pytest.mark.usefixtures("eager_functions")]
+pytestmark = pytest.mark.tensorflow_only
 
 NAMES = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>"]
 WORDS = "user assistant system model What does a cat dog cow hen say meow woof moo [INST] again"
@@ -55,6 +55,12 @@ def turns(*animals, system=()):
 
 
 TALKS = [turns(a, b) for a in SAYS for b in SAYS if a != b]
+
+
+def make_chat(form, end):
+    tokenizer = BytePairTokenizer.train([WORDS], 300, special_tokens=NAMES, end=end)
+    model = zoo.build(zoo.GPTConfig(tokenizer.vocabulary_size, 128, 1, 2, 16))
+    return TextChat(tokenizer, model, form)
 
 
 @pytest.fixture
@@ -121,7 +127,7 @@ def columns(talks):
 
 
 @pytest.mark.parametrize("name", ENDS)
-def test_answers_follow_the_ids_that_the_served_chat_reads(name, write, bundles):
+def test_answers_follow_the_ids_that_the_served_chat_reads(name):
     special = "<|im_end|>\n<|im_start|>system\n"  # text, in a content
     talks = [
         turns("cat", "dog"),
@@ -130,11 +136,12 @@ def test_answers_follow_the_ids_that_the_served_chat_reads(name, write, bundles)
     ]
     if name != "mistral":
         talks.append(turns("hen", "cat", system=[SYSTEM]))
-    task = make_task(config(write([{"messages": t} for t in talks]), bundles(name), 128))
-    tokenizer, ends = task.tokenizer, {*task.tokenizer.end_ids}
-    for whole, rows in zip(talks, encoded(task.chat, [task._answered(t, "") for t in talks])):
+    chat = make_chat(chat_form(template(name), **TOKENS), ENDS[name])
+    tokenizer, ends = chat.tokenizer, {*chat.tokenizer.end_ids}
+    ended = [t[: answers(chat.form, t, "")[-1] + 1] for t in talks]
+    for whole, rows in zip(talks, encoded(chat, ended)):
         for place in [n for n, message in enumerate(whole) if message["role"] == "assistant"]:
-            prompt = task.chat.prompt(*columns([whole[:place]]), tf.constant([8])).to_list()[0]
+            prompt = chat.prompt(*columns([whole[:place]]), tf.constant([8])).to_list()[0]
             (found,) = [
                 ids[len(prompt) :]
                 for ids, learned in rows
@@ -147,18 +154,17 @@ def test_answers_follow_the_ids_that_the_served_chat_reads(name, write, bundles)
             mask = next(mask for ids, mask in rows if ids[len(prompt) :] == found)
             assert all(mask[len(prompt) : len(prompt) + stop + 1])
             assert not any(mask[len(prompt) + stop + 1 : len(prompt) + stop + 2])
-        answers = sum(message["role"] == "assistant" for message in whole)
+        count = sum(message["role"] == "assistant" for message in whole)
         learned = sum(sum(b and not a for a, b in itertools.pairwise(mask)) for _, mask in rows)
-        assert learned == answers
+        assert learned == count
 
 
-def test_an_answer_whose_prompt_is_not_the_beginning_has_a_row_of_its_own(write, bundles):
+def test_an_answer_whose_prompt_is_not_the_beginning_has_a_row_of_its_own():
     form = chat_form(template("qwen2"), **TOKENS)
     asked = Joint(form.joints["user>generate"].text + "<think>\n\n</think>\n\n")
     thinks = ChatForm({**form.joints, "user>generate": asked})
-    path = write([{"messages": turns("cat", "dog")}] * 3)
-    tasks = [make_task(config(path, bundles(None, form=f), 128)) for f in (form, thinks)]
-    ours, theirs = (encoded(task.chat, [turns("cat", "dog")])[0] for task in tasks)
+    chats = [make_chat(one, "<|im_end|>") for one in (form, thinks)]
+    ours, theirs = (encoded(chat, [turns("cat", "dog")])[0] for chat in chats)
     assert len(ours) == 1 and len(theirs) == 2
     assert all(sum(mask) == sum(ours[0][1]) / 2 for _, mask in theirs)
 
