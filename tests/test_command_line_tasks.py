@@ -61,6 +61,17 @@ ENCODER = ["preset=bert_tiny", f"model={BERT}", "text.max_length=32", "data.max_
 BY_TAG = {"accuracy", "macro_f1"}
 BY_ENTITY = {"f1", "precision", "recall", "accuracy"}
 OF_TABLE = "table.csv", TABLE
+TALKS = "\n".join(
+    json.dumps(
+        {
+            "messages": [
+                {"role": "user", "content": f"What is {i}?"},
+                {"role": "assistant", "content": f"{i} is {i}."},
+            ]
+        }
+    )
+    for i in range(20)
+)
 # name -> recipe or task, (file, its content), settings, question, names of the scores.
 TASKS = {
     "gpt": (
@@ -76,6 +87,13 @@ TASKS = {
         [f"model={LSTM}", 'data.start_text="\\n"'],
         {"text": ["ada"], "max_new_tokens": np.int32([3])},
         {"loss", "bits_per_character"},
+    ),
+    "chat": (
+        "--task=chat",
+        ("talks.jsonl", TALKS),
+        [f"model={GPT.replace('16}', '64}')}"],
+        {"text": ["ada"], "max_new_tokens": np.int32([3])},
+        {"loss", "accuracy"},
     ),
     "mlm": ("--task=mlm", ("my.txt", TEXT), ENCODER, {"text": ["ada [MASK] rome"]}, {"loss"}),
     "classify": (
@@ -222,7 +240,7 @@ def test_train_export_verify_ask(task, command, tmp_path, capsys):
 
     command("export.__main__", f"--workdir={workdir}", f"--out={served}")
     assert "golden answers verified" in capsys.readouterr().out
-    if task == "classify":  # what it does for the others is what the export has just done
+    if task in ("classify", "chat"):  # what it does for the others is what the export has just done
         assert not command("export.verify", f"--model_dir={served}", "--clients=2")
         assert "no differences" in capsys.readouterr().out
     card = (served / "1" / CARD_FILE).read_text(encoding="utf-8")
@@ -237,6 +255,11 @@ def test_train_export_verify_ask(task, command, tmp_path, capsys):
     try:
         texts = {k: np.array(v, object) if isinstance(v, list) else v for k, v in question.items()}
         answer = ask_servable(servable, "serving_default", texts)
+        if task == "chat":
+            asked = {"role": "user", "content": "What is 3?"}
+            talk = {k: np.array([[v, *[""] * 15]], object) for k, v in asked.items()}
+            talk["max_new_tokens"] = np.int32([3])
+            assert ask_servable(servable, "chat", talk)["content"].shape == (1,)
     finally:
         servable.close()
     assert answer and all(len(value) == 1 for value in answer.values())

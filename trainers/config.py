@@ -23,7 +23,7 @@ from zoo.models.configs import ModelConfig
 from zoo.presets import preset_config
 from zoo.text.config import TextConfig
 
-Task = Literal["lm", "mlm", "classify", "pair", "tag", "span", "embed", "regress"]
+Task = Literal["lm", "chat", "mlm", "classify", "pair", "tag", "span", "embed", "regress"]
 TASK_NAMES: tuple[Task, ...] = get_args(Task)
 CONFIG_FILE = "train_config.json"
 _TEST_FRACTION = 0.1
@@ -146,14 +146,14 @@ class TrainConfig:
 
     Attributes:
         recipe: name of the recipe it came from.
-        task: "lm" (next token), "mlm" (masked tokens), "classify", "pair", "tag", "span",
-            "embed" or "regress".
+        task: "lm" (next token), "chat" (answers in conversations), "mlm" (masked tokens),
+            "classify", "pair", "tag", "span", "embed" or "regress".
         preset: name of the model's shape, `zoo.presets`, unless `finetune.init_from` gives it.
         model: fields of the preset's config to replace, such as {"dropout": 0.1}.
         head: options of the task's head, such as {"pooling": "mean"}.
-        text: how text is read, in training and when served (not task lm).
+        text: how text is read, in training and when served (not tasks lm and chat).
         finetune: what to start from and what to train of it.
-        batch_size: rows a step: windows of `context_length` tokens (lm, mlm), examples.
+        batch_size: rows a step: windows of `context_length` tokens (lm, chat, mlm), examples.
         steps: batches of the whole run; each is an update of the weights, unless
             `optimizer.accumulation_steps` gathers several.
         evaluate_every: steps between two evaluations on the whole validation split, each with a
@@ -172,8 +172,8 @@ class TrainConfig:
         remat: computes the activations of transformer blocks again in the backward pass: less
             memory, some more time (13 to 22 % on a CPU).
         baseline: whether the report trains a simple model beside this one.
-        sample_prompts: texts that the report continues (lm) or fills (mlm); None takes them from
-            the validation text, as do recipes whose data are replaced.
+        sample_prompts: texts that the report continues (lm), answers (chat) or fills (mlm); None
+            takes them from the validation text, as do recipes whose data are replaced.
         sample_tokens: tokens of each continuation.
         sample_temperature: of the logits, in sampling.
     """

@@ -20,6 +20,7 @@ from trainers.config import (
     read_config,
     with_overrides,
 )
+from trainers.data.chats import FORM, read_conversations
 from trainers.data.datasets import read_examples
 from trainers.data.examples import LabeledTexts, Questions, TaggedTexts
 from trainers.data.tables import inspect_table
@@ -93,6 +94,9 @@ def own_config(
             # Published ones have a context of more than a laptop can train with.
             fields["model"], length, batch = {"context_length": 256}, 256, 8
         rows = tokens / length
+    elif task == "chat":
+        config, length, rows, lines = _conversations(data, given, of_data, data_dir)
+        batch, fields = 8, {} if earlier else {"model": {"context_length": length}}
     else:
         config, examples, lines = _labelled(task, data, given, of_data, data_dir)
         batch, rows = _BATCH.get(task, 32), len(examples)
@@ -108,7 +112,7 @@ def own_config(
         (epochs, fewest, most), optimizer = _FROM_WEIGHTS, adamw(5e-5, weight_decay=0.01)
     else:
         epochs, fewest, most = _FROM_NOTHING
-        optimizer = muon(6e-3) if task in RUNNING_TEXT else muon(2e-3, weight_decay=0.1)
+        optimizer = muon(6e-3) if task in (*RUNNING_TEXT, "chat") else muon(2e-3, weight_decay=0.1)
     steps = min(max(math.ceil(epochs * rows / batch / 50) * 50, fewest), most)
     optimizer = dataclasses.replace(optimizer, warmup_steps=min(100, steps // 10))
     run = TrainConfig(
@@ -149,6 +153,19 @@ def _dividing(config: TrainConfig, settings: Sequence[str]) -> list[str]:
     most = min(config.evaluate_every, int(steps))
     every = next(n for n in range(most, 0, -1) if int(steps) % n == 0)
     return [*settings, f"evaluate_every={every}"]
+
+
+def _conversations(source, given, settings, data_dir):
+    """How conversations are read, tokens of a window, how many windows, and what was found."""
+    if any(given.values()):
+        raise ValueError(f"--task=chat reads no columns, such as --text_column names. {FORM}")
+    data = data_config("chat", settings, train=source, tokenizer="bytepair")
+    talks = [talk for talk, _ in read_conversations(source, data, data_dir)]
+    # English has four bytes a token, Chinese three.
+    sizes = [sum(len(one["content"].encode()) // 3 + 8 for one in talk) for talk in talks]
+    length = next((size for size in (256, 512) if np.quantile(sizes, 0.9) <= size), 1024)
+    found = f"{len(talks):,} conversations of {sum(map(len, talks)):,} messages; a tenth validates"
+    return data, length, sum(sizes) / length, [f"{source}: {found}"]
 
 
 def _labelled(task, source, given, settings, data_dir):

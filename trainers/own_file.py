@@ -19,7 +19,7 @@ _LM_PRESET, _SMALL_BERT = "gpt_char_cpu", "bert_small_cpu"
 
 def preset_of(task: str) -> str:
     """The preset of a task whose data nothing else is known of."""
-    return _LM_PRESET if task == "lm" else _SMALL_BERT
+    return _LM_PRESET if task in ("lm", "chat") else _SMALL_BERT
 
 
 def find_source(data: str, settings: Sequence[str], data_dir: str | None) -> str | None:

@@ -40,6 +40,8 @@ def require(holds: bool, rule: str, value: Any) -> None:
 
 def tokenizers_for(task: str) -> tuple[str, ...]:
     """What `data.tokenizer` may be for a task."""
+    if task == "chat":  # it must tell control tokens from texts
+        return ("bytepair",)
     own = ("character", "byte") if task == "lm" else ("wordpiece",)
     return (*own, "bytepair", "sentencepiece")
 

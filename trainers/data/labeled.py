@@ -194,7 +194,7 @@ def read_questions(source: str, data: DataConfig, data_dir: str | None = None) -
                     "id: rename or remove one of the two."
                 )
             seen[name] = place
-            question = _string(entry, "question", place)
+            question = json_string(entry, "question", place)
             answers, wrong = _answers(entry, context, place, name)
             problems.extend(wrong)
             if answers or not wrong:
@@ -235,28 +235,30 @@ def _entries(path: str, text: str) -> Iterator[tuple[str, str, dict]]:
         raise ValueError(f"{path}: not JSON that can be read: nested too deep. {_FORM}.") from error
     if not isinstance(document, dict):
         raise ValueError(f"{path}: a JSON {type(document).__name__}, not an object. {_FORM}.")
-    for i, article in _items(document, "data", f"{path}: "):
-        for j, paragraph in _items(article, "paragraphs", f"{path}: data[{i}]."):
+    for i, article in json_items(document, "data", f"{path}: "):
+        for j, paragraph in json_items(article, "paragraphs", f"{path}: data[{i}]."):
             place = f"data[{i}].paragraphs[{j}]"
-            context = _string(paragraph, "context", f"{path}: {place}")
-            for k, entry in _items(paragraph, "qas", f"{path}: {place}."):
+            context = json_string(paragraph, "context", f"{path}: {place}")
+            for k, entry in json_items(paragraph, "qas", f"{path}: {place}."):
                 yield f"{place}.qas[{k}]", context, entry
 
 
-def _items(holder: dict, key: str, place: str) -> Iterator[tuple[int, dict]]:
+def json_items(holder: dict, key: str, place: str, form: str = _FORM) -> Iterator[tuple[int, dict]]:
+    """The objects in the list `key`, numbered; ValueError, with the `form`, if it is none."""
     values = holder.get(key)
     if not isinstance(values, list):
-        raise ValueError(f"{place}{key}: {_found(holder, key)}, where a list is due. {_FORM}.")
+        raise ValueError(f"{place}{key}: {_found(holder, key)}, where a list is due. {form}.")
     for index, value in enumerate(values):
         if not isinstance(value, dict):
-            raise ValueError(f"{place}{key}[{index}]: not an object. {_FORM}.")
+            raise ValueError(f"{place}{key}[{index}]: not an object. {form}.")
         yield index, value
 
 
-def _string(holder: dict, key: str, place: str) -> str:
+def json_string(holder: dict, key: str, place: str, form: str = _FORM) -> str:
+    """The string `key`; ValueError, with the `form`, if it is none."""
     value = holder.get(key)
-    if not isinstance(value, str):
-        raise ValueError(f"{place}.{key}: {_found(holder, key)}, where a string is due. {_FORM}.")
+    if type(value) is not str:  # a `Number` is one
+        raise ValueError(f"{place}.{key}: {_found(holder, key)}, where a string is due. {form}.")
     # One for one, so that offsets stay.
     return replace_surrogates(value)
 
@@ -272,8 +274,8 @@ def _answers(
     if entry.get("is_impossible") is True:
         return [], []
     answers, wrong = [], []
-    for index, answer in _items(entry, "answers", f"{place}."):
-        text = _string(answer, "text", f"{place}.answers[{index}]")
+    for index, answer in json_items(entry, "answers", f"{place}."):
+        text = json_string(answer, "text", f"{place}.answers[{index}]")
         start = answer.get("answer_start")
         if isinstance(start, bool) or not isinstance(start, int):
             raise ValueError(

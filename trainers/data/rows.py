@@ -45,13 +45,17 @@ _NUMBER = re.compile(r"-?[0-9]{1,6}")
 _BLANK = re.compile(r"\s*")
 
 
+class Number(str):
+    """A number of JSON as the file spells it, which a table may take for a text."""
+
+
 def _spelled(number: str) -> str | float:
-    """A number as the file spells it; 1e999, which no float holds, is infinite."""
+    """A `Number`; 1e999, which no float holds, is infinite."""
     value = float(number)
-    return number if math.isfinite(value) else value
+    return Number(number) if math.isfinite(value) else value
 
 
-_JSON = json.JSONDecoder(parse_int=str, parse_float=_spelled, parse_constant=float)
+_JSON = json.JSONDecoder(parse_int=Number, parse_float=_spelled, parse_constant=float)
 _ROWS_AT_ONCE = 1000
 # Of a TFRecord: the length (8 bytes) and its checksum, then the content, then its checksum.
 _RECORD_HEADER, _RECORD_FOOTER = 12, 4
@@ -239,7 +243,8 @@ def json_objects(
 
 def _not_json(path: str, line: int, what: str, format: str) -> ValueError:
     each = "Each line must be one whole object" if format == "jsonl" else "Each item is an object"
-    return ValueError(f'{path}:{line}: {what}. {each}, such as {{"text": "...", "label": "..."}}.')
+    such = 'such as {"text": "...", "label": "..."} or, of a chat, {"messages": [...]}.'
+    return ValueError(f"{path}:{line}: {what}. {each}, {such}")
 
 
 def _json_lines(path: str, text: str, limits: Limits) -> Iterator[tuple[int, Any]]:

@@ -66,7 +66,7 @@ def inspect_table(path: str, task: str) -> TableLayout:
 
     Args:
         path: of the file, compressed or not.
-        task: "lm", "mlm", "classify", "pair", "regress", "embed", "tag" or "span".
+        task: "lm", "chat", "mlm", "classify", "pair", "regress", "embed", "tag" or "span".
 
     Raises:
         ValueError: the file is empty, broken or in no encoding that can be told; it is named.

@@ -4,12 +4,14 @@ from collections.abc import Callable
 
 from trainers.config import TrainConfig
 from trainers.tasks.base import Task
+from trainers.tasks.chat import ChatTask
 from trainers.tasks.lm import LanguageModelTask, MaskedLanguageModelTask
 from trainers.tasks.tables import ClassifyTask, EmbedTask, RegressTask
 from trainers.tasks.tokens import SpanTask, TagTask
 
 TASKS: dict[str, Callable[[TrainConfig, str | None], Task]] = {
     "lm": LanguageModelTask,
+    "chat": ChatTask,
     "mlm": MaskedLanguageModelTask,
     "classify": ClassifyTask,
     "pair": ClassifyTask,

@@ -263,19 +263,21 @@ class ResetValidationState(keras.callbacks.Callback):
 
 
 class PackedDocuments(keras.Model):
-    """A language model whose tokens see their own document only; an end-of-text token, `end_id`,
-    begins the document that follows it, as it does in generation from an empty text.
+    """A language model whose tokens see their own document only; of ids without `document_ids` an
+    end-of-text token, `end_id`, begins the next document, as in generation from an empty text.
     """
 
-    def __init__(self, model: CausalLM, end_id: int, **kwargs):
+    def __init__(self, model: CausalLM, end_id: int | None = None, **kwargs):
         super().__init__(name="packed_documents", **kwargs)
         self.model = model
         self.end_id = end_id
         self.built = True
 
-    def call(self, token_ids, training=None):
-        ends = ops.cast(ops.equal(token_ids, self.end_id), "int32")
-        return self.model(token_ids, document_ids=ops.cumsum(ends, axis=1), training=training)
+    def call(self, inputs, training=None):
+        if isinstance(inputs, dict):
+            return self.model(**inputs, training=training)
+        ends = ops.cast(ops.equal(inputs, self.end_id), "int32")
+        return self.model(inputs, document_ids=ops.cumsum(ends, axis=1), training=training)
 
 
 def _start_id(start_text: str, tokenizer: Tokenizer) -> int | None:

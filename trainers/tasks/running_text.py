@@ -35,7 +35,7 @@ from zoo.output import cell, table
 from zoo.tokenizers import Tokenizer
 
 # Tokens of a validation batch: large enough to keep two cores busy, small enough for memory.
-_VALIDATION_TOKENS = 8192
+VALIDATION_TOKENS = 8192
 
 
 class RunningTextTask(Task):
@@ -99,7 +99,7 @@ class RunningTextTask(Task):
         """
         streams = [part.validation_ids for part in self.corpus.corpora.values()]
         windows = max(math.ceil((len(stream) - 1) / self.length) for stream in streams)
-        rows = min(max(_VALIDATION_TOKENS // self.length, 1), windows)
+        rows = min(max(VALIDATION_TOKENS // self.length, 1), windows)
         return pipeline.validation_windows(ids, rows, self.length, at_least=rows)
 
     def evaluate(self, logs: Mapping[str, float]) -> dict[str, float]:

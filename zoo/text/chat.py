@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from zoo.text.base import signature
-from zoo.text.chat_form import GENERATE, MESSAGES, START, ChatForm, Joint
+from zoo.text.chat_form import END, GENERATE, MESSAGES, START, ChatForm, Joint
 from zoo.text.lm import TextLM
 from zoo.tokenizers import Tokenizer
 from zoo.tokenizers.causal import CausalTokenizer
@@ -93,11 +93,21 @@ class TextChat(TextLM):
         talks = self._joints.shortened(self._joints.read(role, content), room)
         return self.tokenizer.encode_parts(*self._joints.parts(talks))
 
+    def whole(self, role, content, last: str = GENERATE) -> tf.RaggedTensor:
+        """As `prompt` of conversations of any length; `last` END: with what ends them, instead."""
+        parts = self._joints.parts(self._joints.read(role, content, last))
+        return self.tokenizer.encode_parts(*parts)
+
+    def kept(self, role, content, room: tf.Tensor) -> tf.Tensor:
+        """How many messages (B,) of ended conversations stay in `room` (B,): as in `chat`."""
+        talks = self._joints.shortened(self._joints.read(role, content, END), room)
+        return talks.roles.row_lengths() - 1
+
 
 class _Talks(NamedTuple):
     """Conversations with the answer that comes next: RaggedTensors [B, None] of the same splits."""
 
-    roles: tf.RaggedTensor  # int32; the last of each row is GENERATE
+    roles: tf.RaggedTensor  # int32; the last of each row is GENERATE, or END
     contents: tf.RaggedTensor  # the last of each row is ""
 
     def before(self) -> tf.Tensor:
@@ -115,8 +125,8 @@ class _Joints:
 
     def __init__(self, form: ChatForm, tokenizer: CausalTokenizer):
         roles = dict.fromkeys(role for key in form.joints for role in key.split(">"))
-        self.roles = [role for role in roles if role not in (START, GENERATE, "end")]
-        self.names = [START, *self.roles, GENERATE]
+        self.roles = [role for role in roles if role not in (START, GENERATE, END)]
+        self.names = [START, *self.roles, END, GENERATE]
         # Templates write such a prompt, but there is nothing to answer.
         allowed = {*form.joints} - {f"assistant>{GENERATE}"}
         self.known = ", ".join(sorted(allowed))
@@ -139,7 +149,7 @@ class _Joints:
         dtype = tf.string if table.dtype == object else None
         return tf.gather(tf.constant(table, dtype), before * len(self.names) + after)
 
-    def read(self, role: tf.Tensor, content: tf.Tensor) -> _Talks:
+    def read(self, role: tf.Tensor, content: tf.Tensor, last: str = GENERATE) -> _Talks:
         """Conversations of strings (B, M), checked."""
         is_message = tf.not_equal(role, "")
         lost = tf.logical_and(~is_message, tf.not_equal(content, ""))
@@ -150,7 +160,7 @@ class _Joints:
         numbers = tf.cast(same, tf.int32) * tf.range(1, len(self.roles) + 1)
         numbers = names.with_flat_values(tf.reduce_sum(numbers, axis=1))
         rows = tf.shape(role)[0]
-        ends = tf.fill([rows, 1], len(self.names) - 1)
+        ends = tf.fill([rows, 1], self.names.index(last))
         talks = _Talks(
             tf.concat([numbers, ends], axis=1),
             tf.concat([contents, tf.fill([rows, 1], "")], axis=1),
