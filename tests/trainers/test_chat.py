@@ -106,7 +106,7 @@ def bundles(tmp_path_factory):
         keras.utils.set_random_seed(0)
         end = ENDS.get(name, "<|im_end|>")
         tokenizer = BytePairTokenizer.train([WORDS], 300, special_tokens=NAMES, end=end)
-        shape = {"context_length": 128, "num_layers": 1, "hidden_dim": 16, "num_heads": 2}
+        shape = {"context_length": 256, "num_layers": 1, "hidden_dim": 16, "num_heads": 2}
         model = zoo.build(zoo.GPTConfig(tokenizer.vocabulary_size, **shape))
         form = options.get("form") or (chat_form(template(name), **TOKENS) if name else None)
         zoo.save(folder, model, tokenizer, chat=form)
@@ -216,7 +216,7 @@ def test_long_conversations_lose_their_oldest_turns(write, bundles):
     path = write([{"messages": one} for one in [long, *TALKS]], "long.jsonl")
     start = bundles("qwen2")
     data = DataConfig(train=path, validation=write([{"messages": TALKS[0]}]), tokenizer="bytepair")
-    task = make_task(config(path, start, 100, data=data))
+    task = make_task(config(path, start, 200, data=data))
     assert "(1 without their oldest turns)" in task.data_summary()
     texts = b"".join(task.tokenizer.tokens(task.train[0]["token_ids"][0]).numpy().tolist())
     assert b"Be brief." in texts and texts.count(b"user\n") < 8

@@ -133,8 +133,10 @@ def test_what_is_written_adds_up_to_the_merged_model(where, tmp_path):
     tensors = dict(tensors_of(model, fields.text("model_type")))
     moved = 0
     for name, value in tensors.items():
-        np.testing.assert_allclose(adapted.read(name), value, rtol=0, atol=1e-6)
-        moved += np.abs(files.read(name) - value).max() > 0.1
+        # RoBERTa's files have two more positions, which nothing reads.
+        read, before = (one.read(name)[-len(value) :] for one in (adapted, files))
+        np.testing.assert_allclose(read, value, rtol=0, atol=1e-6)
+        moved += np.abs(before - value).max() > 0.1
     assert moved >= 4 * model.backbone.config.num_layers
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(source)
