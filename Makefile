@@ -43,19 +43,22 @@ NO_KERAS = $(foreach name,wordpiece* tokenizers cleaning packing bytepair* sente
 	huggingface_tokenizers huggingface_writing untrusted_folders decoder_tokenizers chat_template gguf \
 	kerashub nanogpt plain_keras,--ignore-glob='tests/zoo/test_$(name).py')
 
-# Most of the JAX pass is compiling what runs once.
+# Most of what XLA compiles here runs once.
 QUICK_XLA = --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
 
+# In the order of their names: files of few and long tests would come last, with one worker idle.
+IN_PARALLEL = -m "not slow" -n auto --dist loadfile --no-loadscope-reorder
+
+test: export XLA_FLAGS = $(QUICK_XLA)
 test: .venv/.dev  ## the tests, on the TensorFlow backend, then model code again on JAX
-	$(PY) -m pytest -m "not slow" -n auto --dist loadfile --durations=30
-	KERAS_BACKEND=jax XLA_FLAGS="$(QUICK_XLA)" $(PY) -m pytest -m "not slow" -n auto --dist loadfile \
-		tests/zoo $(NO_KERAS)
+	$(PY) -m pytest $(IN_PARALLEL) --durations=30
+	KERAS_BACKEND=jax $(PY) -m pytest $(IN_PARALLEL) tests/zoo $(NO_KERAS)
 
 test-slow: .venv/.peers  ## tests that take minutes: recipes to their stated scores
 	$(PY) -m pytest -m slow --timeout=3600
 
 fuzz: .venv/.dev  ## property tests with inputs that are new each time
-	ZOO_HYPOTHESIS=fuzz $(PY) -m pytest -m "not slow" -n auto --dist loadfile \
+	ZOO_HYPOTHESIS=fuzz $(PY) -m pytest $(IN_PARALLEL) \
 		$(shell grep -rl "^from hypothesis" tests --include=test_*.py)
 
 T ?= tests/test_layering.py tests/zoo/test_sampling.py
@@ -63,8 +66,7 @@ quick: .venv/.dev  ## one test in seconds: make quick T="tests/zoo/test_bert.py 
 	$(PY) -m pytest -x $(T)
 
 coverage: .venv/.dev  ## lines of zoo, trainers and export that no test runs
-	$(PY) -m pytest -m "not slow" -n auto --dist loadfile --cov=zoo --cov=trainers --cov=export \
-		--cov-report=term:skip-covered
+	$(PY) -m pytest $(IN_PARALLEL) --cov=zoo --cov=trainers --cov=export --cov-report=term:skip-covered
 
 lint: .venv/.dev  ## ruff: lint and format; mypy: types of the public modules
 	$(PY) -m ruff check .

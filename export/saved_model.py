@@ -198,7 +198,7 @@ def _save(bundle: Bundle, folder: Path) -> None:
         tf.saved_model.save(module, str(folder), signatures=module.functions, options=options)
     except tf.errors.OpError as error:  # as TensorFlow tells of a full disk
         raise ExportError(f"cannot write {folder}: {error.message}") from error
-    declare(folder, module.methods, module.aliases)
+    declare(folder, module.methods, module.aliases, module.defaults)
 
 
 def _require_closure(folder: Path, serving_version: str) -> None:

@@ -1,5 +1,6 @@
 """What a SavedModel serves: the signatures of each task, as in the table of `docs/serve.md`."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,10 @@ class ServedModule(tf.Module):
         functions = functions_of(bundle)
         default, function = next(iter(functions.items()))
         examples = _example_signatures(bundle)
-        self.functions = {DEFAULT_SIGNATURE: function, **functions, **examples}
+        functions = {DEFAULT_SIGNATURE: function, **functions, **examples}
+        # Traced: a tf.function is traced anew by the writer, which takes longer than all the rest.
+        self.functions = {name: one.get_concrete_function() for name, one in functions.items()}
+        self.defaults = {name: _defaults(one) for name, one in functions.items()}  # of the inputs
         self.methods = {name: _METHODS[name] for name in examples}  # of all but Predict
         self.aliases = {DEFAULT_SIGNATURE: default}  # second name -> first name
 
@@ -45,6 +49,11 @@ def input_names(function: tf.types.experimental.PolymorphicFunction) -> list[str
         for spec in function.input_signature
         if spec.dtype == tf.string and spec.name not in OPTIONS
     ]
+
+
+def _defaults(function: tf.types.experimental.PolymorphicFunction) -> dict[str, tf.Tensor]:
+    parameters = inspect.signature(function.python_function).parameters
+    return {k: p.default for k, p in parameters.items() if p.default is not p.empty}
 
 
 def example_answers(bundle: Bundle) -> dict[str, Callable[[_Outputs], _Outputs]]:
@@ -77,13 +86,21 @@ def _example_signatures(bundle: Bundle) -> _Functions:
     return {name: read(answer) for name, answer in example_answers(bundle).items()}
 
 
-def declare(folder: Path, methods: Mapping[str, str], aliases: Mapping[str, str]) -> None:
-    """Writes into a SavedModel what TensorFlow's writer cannot say about signatures."""
+def declare(
+    folder: Path,
+    methods: Mapping[str, str],
+    aliases: Mapping[str, str],
+    defaults: Mapping[str, Mapping[str, tf.Tensor]],
+) -> None:
+    """Writes into a SavedModel what TensorFlow's writer does not say about signatures."""
     model = read_saved_model(folder)
     for meta_graph in model.meta_graphs:
         signatures, graph = meta_graph.signature_def, meta_graph.graph_def
         for name, method in methods.items():
             signatures[name].method_name = method
+        for name, values in defaults.items():
+            for key, value in values.items():
+                signatures[name].defaults[key].CopyFrom(tf.make_tensor_proto(value))
         inputs = [info for name in methods for info in signatures[name].inputs.values()]
         # Placeholder -> the one that is read in its place: older releases and TFX's batch inference
         # want a single one for all signatures of a MultiInference.

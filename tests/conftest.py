@@ -21,9 +21,12 @@ settings.register_profile("fuzz", deadline=None, max_examples=200, print_blob=Tr
 settings.load_profile(os.environ.get("ZOO_HYPOTHESIS", "zoo"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def eager_functions():
-    """For tests of answers and not of graphs: tracing a text model's function takes seconds."""
+    """For tests of answers and not of graphs: tracing a text model's function takes seconds.
+
+    Not for many texts: a tokenizer's loops are slower than its graph.
+    """
     if keras.backend.backend() != "tensorflow":
         yield
         return
@@ -48,6 +51,7 @@ def pytest_collection_finish():
     """Leave TensorFlow's million objects out of every later `gc.collect`, which took 0.8 s each."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000, 20, 50)  # tracing makes objects by the million that stay
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -1,9 +1,12 @@
-"""The examples run as they stand."""
+"""The examples run as they stand, but for the size of the model."""
 
+import functools
 import importlib.util
 from pathlib import Path
 
 import pytest
+
+import zoo
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -16,7 +19,9 @@ def load_example(name):
 
 
 @pytest.mark.tensorflow_only
-def test_fit_and_export(tmp_path, capsys):
+def test_fit_and_export(tmp_path, capsys, monkeypatch):
+    tiny = {"num_layers": 1, "hidden_dim": 8, "num_heads": 2, "context_length": 16}
+    monkeypatch.setattr(zoo, "build", functools.partial(zoo.build, **tiny))
     text = tmp_path / "text.txt"
     text.write_text("the quick brown fox jumps over the lazy dog\n" * 200, encoding="utf-8")
     load_example("fit_and_export").main(str(text), str(tmp_path / "served"), steps=3)

@@ -290,6 +290,7 @@ def check_finetuning(notebook, workdir, labels):
     assert zoo.load(workdir).config.task == "classify"
 
 
+@pytest.mark.slow
 def test_finetuning(tmp_path):
     notebook = Notebook("finetune_bert", tmp_path, **finetuning(tmp_path)).run()
     check_finetuning(notebook, tmp_path / "runs" / "first", "praise|complaint")

@@ -26,6 +26,7 @@ def put_together(folder, *parts):
     return str(folder)
 
 
+@pytest.mark.usefixtures("eager_functions")
 def test_fill_mask(tmp_path, capsys):
     model = put_together(tmp_path, "bert_mlm", "wordpiece")
     fill_mask.main(model, "the [MASK] sat.")

@@ -14,11 +14,11 @@ import pytest
 from absl import flags
 
 import zoo
-from export.client import RequestError
+from export.client import Client, RequestError
 from export.client.__main__ import define_flags, run
 from export.client.chat import chat_inputs
 from export.golden.pairs import read_golden_pairs
-from export.golden.replay import ask_servable
+from export.golden.replay import ask_servable, problems_of, replay
 from export.model_folder import CARD_FILE, GOLDEN_FILE
 from export.saved_model import export_saved_model
 from export.server import BatchingParameters, RestOptions, Servable, ServedModel, Server
@@ -59,7 +59,10 @@ def served(tmp_path_factory):
     shape = {"context_length": 64, "num_layers": 1, "hidden_dim": 8, "initializer_range": 0.5}
     model = zoo.build(zoo.LSTMConfig(vocabulary_size=tokenizer.vocabulary_size, **shape))
     bundle = zoo.save(folder / "run", model, tokenizer, chat=FORM)
-    export_saved_model(bundle, folder / "talker")
+    with pytest.MonkeyPatch.context() as patch:
+        # Replayed over the wire, as far as it is about chats.
+        patch.setattr("export.saved_model.replay_locally", lambda _: [])
+        export_saved_model(bundle, folder / "talker")
     return bundle, folder / "talker"
 
 
@@ -75,11 +78,14 @@ def by_keras(bundle, messages, **options):
     return {name: value.numpy()[0] for name, value in bundle.lm.chat(*rows, **options).items()}
 
 
-def test_what_an_export_holds(served):
+def test_what_an_export_holds(served, server):
     _, folder = served
     pairs = read_golden_pairs(folder / "1" / GOLDEN_FILE)
     chats = [pair for pair in pairs if pair.signature == "chat"]
     assert [pair.rows for pair in chats] == [1, 5]
+    with Client(f"localhost:{server.port}") as client:
+        replays = replay(chats, lambda name, inputs: client.predict("talker", inputs, name).outputs)
+    assert problems_of(replays) == []
     roles = {tuple(filter(None, row)) for row in chats[1].inputs["role"].tolist()}
     assert len(roles) == 4
     assert all(pair.inputs["role"].shape[1] == MESSAGES for pair in chats)

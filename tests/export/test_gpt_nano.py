@@ -18,6 +18,7 @@ from zoo.weights import nanogpt
 DATA = Path(os.environ.get("ZOO_DATA", "")) / "weights_gpt_nano_sort"
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.tensorflow_only,
     pytest.mark.skipif("ZOO_DATA" not in os.environ or not DATA.is_dir(), reason="needs ZOO_DATA"),
 ]

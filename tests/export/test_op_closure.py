@@ -478,6 +478,7 @@ def test_the_exporter_refuses_and_leaves_nothing_behind(tmp_path, monkeypatch):
             function = tf.function(generate, input_signature=[spec], autograph=False)
             self.functions = {"serving_default": function, "generate": function}
             self.methods, self.aliases = {}, {"serving_default": "generate"}
+            self.defaults = {}
 
     monkeypatch.setattr(saved_model, "ServedModule", Served)
     monkeypatch.setattr(saved_model, "make_golden_pairs", lambda _: [])

@@ -48,7 +48,7 @@ def saved(tmp_path_factory):
     judge = Judge()
     functions = {"classify": judge.classify, "regress": judge.regress, "odd": judge.odd}
     tf.saved_model.save(judge, str(folder), signatures=functions)
-    declare(folder, METHODS, {})
+    declare(folder, METHODS, {}, {})
     return folder
 
 

@@ -195,7 +195,8 @@ def test_a_missing_feature_is_an_empty_text(served):
 def test_every_task_runs_on_all_releases_and_without_zoo(export_of, tmp_path):
     exported = {task: export_of(task)[1] for task in ("lm", *HEADS)}
     assert findings(exported) == []
-    version, lines = differences_on(sys.executable, exported, tmp_path)
+    tokenizers = {task: exported[task] for task in ("lm", "mlm", "pair", "embed")}  # one of each
+    version, lines = differences_on(sys.executable, tokenizers, tmp_path)
     assert version == tf.__version__
     assert lines == []
 

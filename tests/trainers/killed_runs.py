@@ -1,11 +1,11 @@
 """Runs of one workdir that are killed at random moments, each a fork of this process.
 
-python tests/trainers/killed_runs.py CONFIG.json WORKDIR SEED MOMENT [MOMENT ...]
+python tests/trainers/killed_runs.py CONFIG.json FOLDER SEED MOMENT [MOMENT ...]
 
 A moment is where a run ends: "kill" or "term" (SIGKILL, SIGTERM at a random time after the first
 step), "between" (SIGTERM at the end of its seventh step), or "write", "progress", "log", "best",
-"update" (SIGKILL in the middle of that write). The
-last run goes to its end. Prints a line a run: moment, exit code, newest checkpoint. Forks save the
+"update" (SIGKILL in the middle of that write). The last run in FOLDER/run goes to its end, and so
+does one in FOLDER/whole. Prints a line a run: moment, exit code, newest checkpoint. Forks save the
 seconds that importing TensorFlow takes; its runtime starts in the children only.
 """
 
@@ -113,10 +113,10 @@ def run(config, workdir, moment, chance):
         os._exit(code)
 
 
-def main(config_file, workdir, seed, *moments):
+def main(config_file, folder, seed, *moments):
     config = from_dict(TrainConfig, json.loads(Path(config_file).read_text()))
-    workdir = Path(workdir)
-    for number, moment in enumerate([*moments, "end"]):
+    for number, moment in enumerate([*moments, "end", "end"]):
+        workdir = Path(folder) / ("run" if number <= len(moments) else "whole")
         code = run(config, workdir, moment, random.Random(f"{seed} {number}"))
         written = sorted((workdir / "checkpoints").glob("step-*.json"))
         print(moment, code, written[-1].stem if written else "none", flush=True)

@@ -46,9 +46,20 @@ def results(text_file, tmp_path_factory):
     """Run name -> losses, of two processes side by side."""
     folder = tmp_path_factory.mktemp("runs")
     mirrored = ["gpt reference", "gpt mirrored-4", "lstm reference", "lstm mirrored-2"]
-    mirrored += ["mixture reference", "mixture mirrored-2", "mask reference", "mask mirrored-2"]
-    mirrored += ["muon mirrored-2"]
-    on_jax = ["gpt data_parallel", "gpt model_parallel-4", "mixture data_parallel"]
+    mirrored += ["mask reference", "mask mirrored-2", "muon mirrored-2"]
+    on_jax = ["gpt data_parallel", "gpt model_parallel-4"]
+    return losses_of(text_file, folder, mirrored, on_jax)
+
+
+@pytest.fixture(scope="module")
+def mixtures(text_file, tmp_path_factory):
+    """`results` of what validates on several sets."""
+    runs = ["mixture reference", "mixture mirrored-2"]
+    folder = tmp_path_factory.mktemp("mixtures")
+    return losses_of(text_file, folder, runs, ["mixture data_parallel"])
+
+
+def losses_of(text_file, folder, mirrored, on_jax):
     processes = [
         start("distribution_runs.py", text_file, folder / "tensorflow.json", *mirrored),
         start(
@@ -74,11 +85,12 @@ def results(text_file, tmp_path_factory):
         "lstm mirrored-2",  # gathers gradients, and carries its state from batch to batch
         "jax gpt data_parallel",
         "jax gpt model_parallel-4",  # 2 replicas of 4 devices each
-        "mixture mirrored-2",  # validates on several sets
-        "jax mixture data_parallel",
+        pytest.param("mixture mirrored-2", marks=pytest.mark.slow),
+        pytest.param("jax mixture data_parallel", marks=pytest.mark.slow),
     ],
 )
-def test_the_losses_of_one_device(results, run):
+def test_the_losses_of_one_device(request, run):
+    results = request.getfixturevalue("mixtures" if "mixture" in run else "results")
     expected = results[f"{run.removeprefix('jax ').split()[0]} reference"]
     assert len(expected["steps"]) == 20
     np.testing.assert_allclose(results[run]["steps"], expected["steps"], rtol=0, atol=1e-5)
@@ -121,6 +133,7 @@ def run_tasks(folder: Path, *tasks: str) -> dict:
     return json.loads((folder / "out.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_a_task_with_buckets_and_an_unfilled_batch(tmp_path):
     """XLA with static shapes, as a TPU needs it; weights that differ between the replicas."""
     results = run_tasks(tmp_path, "tag")

@@ -397,6 +397,7 @@ def test_a_language_model_is_no_start(tiny, tmp_path):
         make_task(tiny("classify", finetune={"init_from": str(tmp_path)}))
 
 
+@pytest.mark.slow
 def test_bidirectional_lstm_trains(tiny, tmp_path):
     model = {"hidden_dim": 4, "num_layers": 1, "context_length": 16}
     config = dataclasses.replace(tiny("tag"), preset="lstm_encoder_cpu", model=model)

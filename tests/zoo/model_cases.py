@@ -3,6 +3,7 @@
 import functools
 
 import keras
+import pytest
 from keras import ops
 
 from zoo.generation.loop import SamplingOptions
@@ -73,6 +74,9 @@ CONFIGS = {
     "lstm_untied": LSTMConfig(**_LSTM, tie_embeddings=False),
 }
 
+# Of these the ones that compute something of their own.
+MAIN_CONFIGS = ("gpt_faithful", "gpt_sliding", "gpt_parallel", "gpt_token_shift", "lstm_projected")
+
 _BERT = {
     "vocabulary_size": VOCABULARY_SIZE,
     "context_length": 12,
@@ -106,6 +110,16 @@ ENCODER_CONFIGS = {
     "bilstm_projected": LSTMConfig(**_LSTM, embedding_dim=6, num_layers=1, bidirectional=True),
     "lstm_forwards": LSTMConfig(**_LSTM, num_layers=1, embedding_dim=6),
 }
+
+
+def cases(every, on_jax):
+    """Parameters of a test; what JAX would only compile once more runs on TensorFlow alone."""
+    marks = pytest.mark.tensorflow_only
+    return [one if one in on_jax else pytest.param(*_fields(one), marks=marks) for one in every]
+
+
+def _fields(case) -> tuple:
+    return case if isinstance(case, tuple) else (case,)
 
 
 def make_encoder(name: str, task: str, head: dict | None = None, seed: int = 0, **overrides):
@@ -162,6 +176,12 @@ def compiled(function):
 def forward(model):
     """The model's forward pass of token ids or a dict, compiled once a model and shape."""
     return compiled(lambda inputs: model(inputs))
+
+
+@functools.lru_cache(maxsize=4)
+def forward_in_training(model):
+    """As `forward`, with dropout."""
+    return compiled(lambda inputs: model(inputs, training=True))
 
 
 @functools.lru_cache(maxsize=4)

@@ -125,6 +125,7 @@ def test_what_is_saved_is_what_was_read(name, tmp_path):
 
 
 @pytest.mark.tensorflow_only
+@pytest.mark.usefixtures("eager_functions")
 def test_a_folder_with_its_tokenizer_generates(tmp_path):
     """From `zoo.load` to strings and back to a folder, with GPT-2's kind of tokenizer.json."""
     folder = copy_of("gemma3_text", tmp_path / "theirs")

@@ -9,6 +9,7 @@ from keras import ops
 from model_cases import (
     ENCODER_CONFIGS,
     VOCABULARY_SIZE,
+    cases,
     compile_model,
     compiled,
     encode,
@@ -62,7 +63,7 @@ def targets(task, output):
     return values.astype("float32"), keras.losses.MeanSquaredError()
 
 
-@pytest.mark.parametrize(("task", "name"), CASES)
+@pytest.mark.parametrize(("task", "name"), cases(CASES, [CASES[0], CASES[1], CASES[5]]))
 def test_one_step_of_fit_moves_every_weight(task, name):
     model = make_encoder(name, task, OPTIONS.get(task))
     inputs = batch(masked=task == "mlm")
@@ -79,7 +80,7 @@ def test_one_step_of_fit_moves_every_weight(task, name):
         assert np.abs(numpy(weight) - old).max() > 0, weight.path
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", cases(TASKS, ["mlm", "classify"]))
 def test_keras_file_round_trip(task, tmp_path):
     """From token ids alone, too: padding mask and segments are optional."""
     model = shared_encoder("bert_published", task, **OPTIONS.get(task, {}))
@@ -155,6 +156,7 @@ def test_pooler_trains_where_it_is_read():
         assert any("pooler" in path for path in paths) == trains, (task, options)
 
 
+@pytest.mark.tensorflow_only  # on JAX: test_causal_lm.py
 def test_mixed_precision_gives_float32():
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
@@ -179,6 +181,7 @@ def test_dropout_is_on_in_training_only():
     assert np.abs(dropped - expected).max() > 1e-3
 
 
+@pytest.mark.tensorflow_only
 def test_lora_and_int8_as_keras_users_expect():
     model, inputs = make_encoder("bert_published", "classify", {"num_classes": 2}), batch()
     expected = numpy(forward(model)(inputs))

@@ -51,7 +51,7 @@ def batch_of(prompts):
 
 def next_log_probabilities(model, sequence):
     """By a whole forward pass. Padded to one shape: JAX compiles every shape anew."""
-    width = CONTEXT if model.cache_is_bounded else 64
+    width = CONTEXT if model.cache_is_bounded else 40
     padded = np.array([[*sequence, *[0] * (width - len(sequence))]], "int32")
     return numpy(ops.log_softmax(forward(model)(padded), axis=-1))[0, len(sequence) - 1]
 

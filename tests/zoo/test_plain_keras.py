@@ -10,7 +10,6 @@ import tensorflow as tf
 from model_cases import make_encoder, make_model
 
 import zoo
-from zoo.generation.options import complete_options
 from zoo.text.lm import TextLM
 from zoo.tokenizers.base import cut_character_bytes
 
@@ -118,8 +117,9 @@ def test_the_bytes_of_a_cut_character():
     assert cut_character_bytes(tf.constant(several)).numpy().tolist() == [4, 5, 1]
 
 
-def test_a_completion_ends_with_a_whole_character(tmp_path):
-    """Through an exported graph: the model says one character, byte by byte, for ever."""
+@pytest.mark.usefixtures("eager_functions")  # through a graph: tests/export/test_text_ends.py
+def test_a_completion_ends_with_a_whole_character():
+    """The model says one character, byte by byte, for ever."""
     keras.utils.set_random_seed(0)
     config = zoo.LSTMConfig(
         vocabulary_size=257, context_length=8, num_layers=1, hidden_dim=257, tie_embeddings=False
@@ -138,15 +138,9 @@ def test_a_completion_ends_with_a_whole_character(tmp_path):
     bias.assign(np.repeat([9.0, -9.0, 0.0, 9.0], 257))
     embedding.reverse_embeddings.assign(np.eye(257))
     lm = TextLM(zoo.ByteTokenizer(), model)
-    module = tf.Module()
-    module.weights = [variable.value for variable in model.variables]
-    tf.saved_model.save(module, str(tmp_path), signatures={"generate": lm.functions["generate"]})
-    generate = tf.saved_model.load(str(tmp_path)).signatures["generate"]
     prompts = [b"a", b"a", b"a", b"a", b"\xff\xe4", b"a\xe4"]
-    options = complete_options({"seed": 1})
-    del options["max_new_tokens"]
     counts = [3, 4, 5, 6, 1, 2]
-    answer = generate(text=tf.constant(prompts), max_new_tokens=tf.constant(counts), **options)
+    answer = lm.generate(prompts, max_new_tokens=counts, seed=1)
     you = "\u4f60".encode()
     completions = [you, you, you, you * 2, b"", you[1:]]
     assert answer["completion"].numpy().tolist() == completions

@@ -27,7 +27,9 @@ def trained(task: str, remat: bool) -> tuple[list[float], list[np.ndarray]]:
     return [float(value) for value in losses], model.get_weights()
 
 
-@pytest.mark.parametrize("task", ["lm", "classify"])
+@pytest.mark.parametrize(
+    "task", ["lm", pytest.param("classify", marks=pytest.mark.tensorflow_only)]
+)
 def test_the_same_losses_and_weights(task):
     (losses, weights), (again, weights_again) = trained(task, False), trained(task, True)
     np.testing.assert_allclose(again, losses, rtol=0, atol=1e-6)

@@ -114,6 +114,7 @@ def test_each_row_ends_at_its_own(lm, free):
     )
 
 
+@pytest.mark.tensorflow_only
 def test_without_stop_strings_nothing_changes(lm, free):
     assert [len(pieces) for pieces in free] == [STEPS] * 4
     plain = ask(lm)

@@ -89,6 +89,7 @@ def test_a_row_does_not_depend_on_its_neighbours(models, task):
                 np.testing.assert_array_equal(value, narrow, err_msg=name)
 
 
+@pytest.mark.tensorflow_only
 @pytest.mark.parametrize("task", HEADS)
 def test_no_rows_give_no_rows(models, task):
     for name, value in ask(models[task], *([] for _ in columns(task, []))).items():
@@ -206,6 +207,7 @@ def test_masks_are_filled_and_the_rest_stays(models):
 
 
 @pytest.mark.tensorflow_only
+@pytest.mark.usefixtures("eager_functions")
 @pytest.mark.parametrize("piece", ["\u0120the", "the", "####"])
 def test_masks_of_byte_pairs_are_filled(piece):
     roles = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unknown": "<unk>", "mask": "<mask>"}
