@@ -1,7 +1,5 @@
 """LoRA adapters in the format of Hugging Face's PEFT, in and out."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable
