@@ -20,6 +20,7 @@ import zoo
 from trainers.config import with_overrides
 from trainers.metrics import MetricsLog
 from trainers.recipes import find_recipe
+from zoo.text.chat_form import ChatForm, Joint
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "examples" / "notebooks"
@@ -129,9 +130,9 @@ def served(folder, **changes):
     return {**values, **changes}
 
 
-def test_there_are_three():
+def test_there_are_four():
     names = {path.stem for path in NOTEBOOKS}
-    assert names == {"pretrain_gpt_tpu", "finetune_bert", "export_and_serve"}
+    assert names == {"pretrain_gpt_tpu", "finetune_bert", "export_and_serve", "tune_chat"}
 
 
 def test_a_clone_needs_no_install_and_other_folders_install_the_repository(tmp_path):
@@ -189,6 +190,7 @@ def test_parameters_as_they_are_stored(path, place, monkeypatch):
     for name in {"WORKDIR", "SERVED"} & set(values):
         assert values[name].startswith(f"{place}/")
     recipes = {"finetune_bert": ("polarity_bert", "polarity_minilm")}
+    recipes["tune_chat"] = ("polarity_minilm",)  # no recipe: one that begins from weights
     for recipe in recipes.get(path.stem, (values.get("RECIPE", "python_gpt_quick"),)):
         with_overrides(find_recipe(recipe), values["SETTINGS"])
 
@@ -319,6 +321,37 @@ def test_finetuning_of_an_own_table_from_an_earlier_model(tmp_path):
     assert own.read_text(encoding="utf-8") == table
     config = json.loads((tmp_path / "runs" / "second" / "train_config.json").read_text("utf-8"))
     assert config["finetune"]["init_from"] == changes["INIT_FROM"]
+
+
+@pytest.mark.slow
+def test_tuning_a_chat_model(tmp_path):
+    words = "user assistant What do you on Monday I count the ships mend nets"
+    tokenizer = zoo.BytePairTokenizer.train(
+        [words], 300, special_tokens=["<|im_end|>"], end="<|im_end|>"
+    )
+    shape = {"num_layers": 1, "num_heads": 2, "hidden_dim": 16, "context_length": 128}
+    joints = {"start>user": "user\n", "user>assistant": "<|im_end|>assistant\n"}
+    joints |= {"user>generate": joints["user>assistant"], "assistant>user": "<|im_end|>user\n"}
+    joints |= {"assistant>end": "<|im_end|>"}
+    form = ChatForm({key: Joint(text) for key, text in joints.items()})
+    model = zoo.build(zoo.GPTConfig(tokenizer.vocabulary_size, **shape))
+    zoo.save(tmp_path / "base", model, tokenizer, chat=form)
+    notebook = Notebook(
+        "tune_chat",
+        tmp_path,
+        FOLDER=str(tmp_path),
+        WORKDIR=str(tmp_path / "runs"),
+        SERVED=str(tmp_path / "served"),
+        DATA="",
+        INIT_FROM=str(tmp_path / "base"),
+        SETTINGS=["steps=4", "evaluate_every=2", "finetune.lora_rank=2", "jit_compile=false"],
+        QUESTIONS=["Why?", "When?"],
+    ).run()
+    assert "20 conversations of 40 messages" in notebook.printed("train")
+    assert "text/markdown" in notebook.shown("report")
+    lines = notebook.printed("chat").splitlines()
+    assert lines[0] == "> Why?" and "> When?" in lines
+    assert zoo.load(tmp_path / "runs").config.chat == form
 
 
 def classifier(folder):

