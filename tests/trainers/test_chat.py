@@ -247,6 +247,7 @@ def test_a_model_learns_a_few_dialogues_and_answers_them(write, tmp_path):
     assert "| What does a cat say? | meow | meow |" in report or "## Answers" in report
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_lora(write, bundles, tmp_path):
     start = bundles("qwen2")
     options = {"finetune": FineTuneConfig(init_from=start, lora_rank=2), "steps": 6}
