@@ -172,8 +172,8 @@ class TrainConfig:
         remat: computes the activations of transformer blocks again in the backward pass: less
             memory, some more time (13 to 22 % on a CPU).
         baseline: whether the report trains a simple model beside this one.
-        sample_prompts: texts that the report continues (lm), answers (chat) or fills (mlm); None
-            takes them from the validation text, as do recipes whose data are replaced.
+        sample_prompts: texts that the report continues (lm) or fills (mlm); None takes them from
+            the validation text, as do recipes whose data are replaced.
         sample_tokens: tokens of each continuation.
         sample_temperature: of the logits, in sampling.
     """

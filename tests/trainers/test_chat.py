@@ -354,7 +354,9 @@ def test_other_refusals(write, bundles, tmp_path):
         size = {"vocabulary_size": tokenizer.vocabulary_size, "context_length": 96}
         folder = tmp_path / family
         zoo.save(folder, zoo.build(f"{family}_char_cpu", **size), tokenizer)
-        message = f"needs a GPT with byte pairs, .* not {family} with {kind}: another --init_from"
+        message = (
+            f"needs a GPT with byte pairs, .* not {family} with {kind}: name another --init_from"
+        )
         with pytest.raises(ConfigError, match=message):
             make_task(config(path, str(folder)))
     form = chat_form(template("qwen2"), **TOKENS)
@@ -364,5 +366,5 @@ def test_other_refusals(write, bundles, tmp_path):
     words = zoo.WordPieceTokenizer.train([WORDS] * 3, vocabulary_size=300)
     encoder = zoo.build("bert_tiny", task="mlm", vocabulary_size=words.vocabulary_size)
     zoo.save(tmp_path / "bert", encoder, words)
-    with pytest.raises(ConfigError, match="holds an encoder"):
+    with pytest.raises(ConfigError, match="holds an encoder: no start for chat"):
         make_task(config(path, str(tmp_path / "bert")))

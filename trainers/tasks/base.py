@@ -107,7 +107,7 @@ def read_initial(config: TrainConfig) -> bundle.Bundle | None:
     if start is None:
         return None
     initial = load(start)
-    if (initial.config.task == "lm") != (config.task == "lm"):
+    if (initial.config.task == "lm") != (config.task in ("lm", "chat")):
         kind = "a language model" if initial.config.task == "lm" else "an encoder"
         raise ConfigError(f"finetune.init_from={start!r} holds {kind}: no start for {config.task}")
     return initial

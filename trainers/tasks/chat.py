@@ -50,7 +50,7 @@ class ChatTask(Task):
         else:
             self.held_out = read_conversations(data.validation, data, data_dir)
         self.lm_config = dataclasses.replace(config, task="lm")  # what the model is
-        initial = read_initial(self.lm_config)
+        initial = read_initial(config)
         known = language_model_tokenizer(data) if initial is None else initial.tokenizer
         if not isinstance(known, Tokenizer):
             messages = (one for talk, _ in talks for one in talk)
@@ -60,7 +60,7 @@ class ChatTask(Task):
         if family != "gpt" or not isinstance(known, CausalTokenizer):
             raise ConfigError(
                 f"task chat needs a GPT with byte pairs, which tell control tokens from texts, and "
-                f"not {family} with {known.kind}: another --init_from, or none, and no preset"
+                f"not {family} with {known.kind}: name another --init_from, or leave it out"
             )
         start_id = None if initial is None else initial.config.start_id
         self.form = (None if initial is None else initial.config.chat) or _default_form(known)
@@ -154,7 +154,7 @@ class ChatTask(Task):
     def report(self, saved, validation, steps):
         baseline = None
         if self.config.baseline:
-            initial = read_initial(self.lm_config)
+            initial = read_initial(self.config)
             before = PackedDocuments(build_model(self.lm_config, self.tokenizer, initial))
             before.compile(jit_compile=compiles(self.config.jit_compile), **self.losses())
             baseline = before.evaluate(self.validation_data[""], verbose=0, return_dict=True)
