@@ -153,7 +153,7 @@ class TrainConfig:
         head: options of the task's head, such as {"pooling": "mean"}.
         text: how text is read, in training and when served (not tasks lm and chat).
         finetune: what to start from and what to train of it.
-        batch_size: rows a step: windows of `context_length` tokens (lm, chat, mlm), examples.
+        batch_size: rows a step: windows of tokens (lm, chat, mlm), examples.
         steps: batches of the whole run; each is an update of the weights, unless
             `optimizer.accumulation_steps` gathers several.
         evaluate_every: steps between two evaluations on the whole validation split, each with a

@@ -92,11 +92,12 @@ def own_config(
             fields["text"] = TextConfig(max_length=length)
         elif init_from is not None and earlier is None:
             # Published ones have a context of more than a laptop can train with.
-            fields["model"], length, batch = {"context_length": 256}, 256, 8
+            length, batch = 256, 8
+            config = dataclasses.replace(config, window=config.window or length)
         rows = tokens / length
     elif task == "chat":
         config, length, rows, lines = _conversations(data, given, of_data, data_dir)
-        batch, fields = 8, {} if earlier else {"model": {"context_length": length}}
+        batch, fields = 8, {"model": {"context_length": length}} if init_from is None else {}
     else:
         config, examples, lines = _labelled(task, data, given, of_data, data_dir)
         batch, rows = _BATCH.get(task, 32), len(examples)
@@ -165,7 +166,8 @@ def _conversations(source, given, settings, data_dir):
     sizes = [sum(len(one["content"].encode()) // 3 + 8 for one in talk) for talk in talks]
     length = next((size for size in (256, 512) if np.quantile(sizes, 0.9) <= size), 1024)
     found = f"{len(talks):,} conversations of {sum(map(len, talks)):,} messages; a tenth validates"
-    return data, length, sum(sizes) / length, [f"{source}: {found}"]
+    data = dataclasses.replace(data, window=data.window or length)
+    return data, data.window, sum(sizes) / data.window, [f"{source}: {found}"]
 
 
 def _labelled(task, source, given, settings, data_dir):

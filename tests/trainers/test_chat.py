@@ -15,11 +15,13 @@ import tensorflow as tf
 from chat_cases import TOKENS
 
 import zoo
+from trainers.checkpoints import Checkpoints
 from trainers.config import FineTuneConfig, OptimizerConfig, TrainConfig
 from trainers.data.chats import answers, read_conversations
 from trainers.data.config import DataConfig
 from trainers.loop import train
 from trainers.own_data import own_config
+from trainers.recorder import Recorder
 from trainers.tasks import make_task
 from trainers.tasks.chat import encoded
 from zoo.config import ConfigError
@@ -208,7 +210,19 @@ def test_the_loss_is_a_mean_over_the_assistants_tokens(write, bundles):
     data = task.validation_data[""]
     found = task.trained_model.evaluate(data, verbose=0, return_dict=True)
     np.testing.assert_allclose(found["loss"], expected, rtol=1e-5)
-    assert task.evaluate({f"val_{key}": value for key, value in found.items()})["val_loss"] > 0
+    logs = {f"val_{key}": value for key, value in found.items()}
+    assert task.evaluate(logs) == {name: logs[name] for name in ("val_loss", "val_accuracy")}
+
+
+def test_weights_to_start_from_keep_their_context(write, bundles):
+    path, start = write([{"messages": one} for one in TALKS]), bundles("qwen2")
+    chosen, _ = own_config("chat", path, ["data.window=200"], init_from=start)
+    task = make_task(chosen)
+    assert (task.length, task.model.context_length) == (200, 256)
+    assert task.train[1].shape[1] == 200
+    for window in (None, 1000):  # at most the context
+        data = dataclasses.replace(chosen.data, window=window)
+        assert make_task(dataclasses.replace(chosen, data=data)).length == 256
 
 
 def test_long_conversations_lose_their_oldest_turns(write, bundles):
@@ -232,7 +246,8 @@ def test_a_model_learns_a_few_dialogues_and_answers_them(write, tmp_path):
     one = config(
         path,
         data=DataConfig(train=path, validation=path, tokenizer="bytepair"),
-        steps=60, evaluate_every=30, batch_size=4, select="last",
+        steps=60, evaluate_every=30, batch_size=4, select="last", sample_tokens=12,
+        sample_temperature=0.0,
     )  # fmt: skip
     bundle = train(one, tmp_path / "run")
     loaded = zoo.load(tmp_path / "run")
@@ -244,19 +259,31 @@ def test_a_model_learns_a_few_dialogues_and_answers_them(write, tmp_path):
     assert {*outputs["finish_reason"].numpy()} == {b"stop"}
     report = (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
     assert report.startswith("**Better than the baseline** (the same model before training): loss")
-    assert "| What does a cat say? | meow | meow |" in report or "## Answers" in report
+    assert "## Answers (temperature 0.0)" in report
+    assert "| What does a cat say? | meow | meow |" in report
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_with_lora(write, bundles, tmp_path):
+def test_a_stopped_run_goes_on_with_lora(write, bundles, tmp_path, monkeypatch):
     start = bundles("qwen2")
     options = {"finetune": FineTuneConfig(init_from=start, lora_rank=2), "steps": 6}
     one = config(write([{"messages": t} for t in TALKS]), start, 128, **options)
     whole = train(one, tmp_path / "whole")
-    short = dataclasses.replace(one, steps=2)
-    train(short, tmp_path / "parts")
-    again = train(one, tmp_path / "parts", extend=True)
-    del again
+    with monkeypatch.context() as patch:
+        step_ends = Recorder.on_train_batch_end
+
+        def stop(self, batch, logs=None):
+            step_ends(self, batch, logs)
+            if self.step == 3:
+                raise KeyboardInterrupt
+
+        patch.setattr(Recorder, "on_train_batch_end", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(one, tmp_path / "parts")
+    assert Checkpoints(tmp_path / "parts").latest().step == 2
+    parts = train(one, tmp_path / "parts")
+    for weight, other in zip(whole.model.weights, parts.model.weights, strict=True):
+        np.testing.assert_array_equal(weight, other)
     assert not any("lora" in weight.path for weight in whole.model.weights)
     before = zoo.load(start).model
     changed = [

@@ -5,6 +5,7 @@ import json
 import math
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from trainers.checkpoints import Checkpoints
 from trainers.config import FineTuneConfig
 from trainers.loop import train
 from trainers.optim.optimizers import schedule_of
+from trainers.own_data import own_config
 from trainers.recorder import Recorder, TrainingDiverged
 from trainers.tasks import make_task
 from trainers.tasks.lm import LanguageModelTask
@@ -238,6 +240,22 @@ def test_low_rank_factors_of_a_language_model_are_merged_into_its_bundle(finishe
     }
     assert moved == {there.path for there in source.weights if "block_0" in there.path} & moved
     assert any("qkv/kernel" in path for path in moved)
+
+
+def test_a_lora_run_from_a_model_of_transformers_writes_its_adapter(text_file, tmp_path):
+    base, fixtures = tmp_path / "base", Path(__file__).parents[1] / "zoo/fixtures/huggingface"
+    for name in ("gpt2", "gpt2_lm"):
+        shutil.copytree(fixtures / name, base, dirs_exist_ok=True)
+    settings = ["steps=2", "evaluate_every=2", "batch_size=2", "sample_tokens=2"]
+    settings += ["finetune.lora_rank=2", "optimizer.warmup_steps=0", "jit_compile=false"]
+    config, _ = own_config("lm", str(text_file), settings, init_from=str(base))
+    tuned = train(config, tmp_path / "run").model
+    adapted = zoo.load(tmp_path / "run" / "adapter", base=base).model
+    moved = 0
+    for weight, there, before in zip(tuned.weights, adapted.weights, zoo.load(base).model.weights):
+        np.testing.assert_allclose(weight, there, rtol=0, atol=1e-6)
+        moved += not np.array_equal(weight, before)
+    assert moved == 4 and tuned.context_length == adapted.context_length
 
 
 def test_an_encoder_is_no_start_for_a_language_model(tiny, tmp_path):

@@ -201,6 +201,7 @@ class DataConfig:
             segments of consecutive windows, and carries the state of an LSTM through each
             (truncated back-propagation through time).
         segment_windows: windows of a segment.
+        window: tokens of a training window at most (tasks lm and chat); None: as the context.
         document_mask: whether tokens see those of their own document only, where a window holds
             several, and count positions from its start (a GPT, task lm).
         tokenizer: "character" (Unicode code points) or "byte" (needs no training), for task lm;
@@ -255,6 +256,7 @@ class DataConfig:
     start_text: str = ""
     order: Literal["windows", "segments"] = "windows"
     segment_windows: Positive = 16
+    window: Positive | None = None
     document_mask: bool = False
     tokenizer: Literal["character", "byte", "wordpiece", "bytepair", "sentencepiece"] = "character"
     max_vocabulary_size: int | None = None

@@ -75,7 +75,8 @@ class ChatTask(Task):
                 )
         self.bundle_options = {"start_id": start_id, "chat": self.form}
         self.chat = TextChat(known, self.model, self.form, start_id)
-        self.trained_model, self.length = PackedDocuments(self.model), self.model.context_length
+        self.trained_model, context = PackedDocuments(self.model), self.model.context_length
+        self.length = min(data.window or context, context)
         self.shortened, self.conversations = 0, len(talks)
         self.train = packed(self._rows(talks), self.length)
         self.validation = packed(self._rows(self.held_out), self.length)
@@ -99,7 +100,7 @@ class ChatTask(Task):
                 if (size := max(len(ids) for ids, _ in rows)) > self.length + 1:
                     raise ValueError(
                         f"{where}: the last turn, with its answer, has {size:,} tokens, a window "
-                        f"{self.length:,}. Shorten or remove it, or set model.context_length"
+                        f"{self.length:,}. Shorten or remove it, or set data.window"
                     )
                 yield from rows
 

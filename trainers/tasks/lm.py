@@ -34,18 +34,18 @@ class LanguageModelTask(RunningTextTask):
         initial = read_initial(config)
         if initial is None:
             tokenizer = language_model_tokenizer(data)
-            length = config.model_config().context_length
+            context = config.model_config().context_length
         else:
             tokenizer = initial.tokenizer
-            length = config.model.get("context_length", initial.model.context_length)
-        self.corpus = read_corpus(config, data_dir, tokenizer, length)
+            context = config.model.get("context_length", initial.model.context_length)
+        self.length = min(data.window or context, context)
+        self.corpus = read_corpus(config, data_dir, tokenizer, self.length)
         self.tokenizer = self.corpus.tokenizer
         # A bad start_text should not wait for the end of training.
         start_id = _start_id(data.start_text, self.tokenizer)
         chat = None if initial is None else initial.config.chat
         self.bundle_options = {"start_id": start_id, "chat": chat}
         self.model = build_model(config, self.tokenizer, initial)
-        self.length = self.model.context_length
         self.carries_state = data.order == "segments"
         self.trained_model = self.model
         if self.carries_state:
