@@ -1,13 +1,14 @@
 """Checkpoints of a run: what is needed to go on, and the best weights so far.
 
-    checkpoints/step-00000500.npz    model, optimizer, carried state and random seeds
-    checkpoints/step-00000500.json   how far the run was, and the digests of itself and of the
+    checkpoints/step-00000700.npz    model, optimizer, carried state and random seeds
+    checkpoints/step-00000700.best-00000500.npz
+                                     weights of the best evaluation, which was at step 500
+    checkpoints/step-00000700.json   how far the run was, and the digests of itself and of the
                                      other two; written last
-    checkpoints/best-00000500.npz    weights of the best evaluation
 
 A step without its .json was not written to its end: a process killed in the middle leaves the
-checkpoint before. Files are written by a thread of their own, from copies of the values, while
-training goes on.
+checkpoint before. No two checkpoints share a file, so that one damaged file leaves the other whole.
+Files are written by a thread of their own, from copies of the values, while training goes on.
 """
 
 import concurrent.futures
@@ -16,6 +17,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -129,9 +131,9 @@ class Checkpoints:
         """Where the checkpoint of a step lies."""
         return self.folder / f"step-{step:08d}.npz"
 
-    def best(self, step: int) -> Path:
-        """Where the best weights lie, found at a step."""
-        return self.folder / f"best-{step:08d}.npz"
+    def best(self, step: int, best_step: int) -> Path:
+        """Where a checkpoint has the best weights so far, which are of an earlier step."""
+        return self.folder / f"step-{step:08d}.best-{best_step:08d}.npz"
 
     def save(self, trained_model: keras.Model, progress: Progress) -> None:
         """Writes a checkpoint of the compiled model's values of now, then drops those too many."""
@@ -144,7 +146,7 @@ class Checkpoints:
 
     def save_best(self, model: keras.Model, step: int) -> None:
         """Writes the weights that the bundle will hold. The ones before stay until `update`."""
-        self._write_values(self.best(step), model.weights)
+        self._write_values(self.best(step, step), model.weights)
 
     def wait(self) -> None:
         """Returns when all is written; OSError if something could not be."""
@@ -173,10 +175,10 @@ class Checkpoints:
         read_variables(self.path(step), _state(trained_model))
         logging.info("resumed at step %d from %s", step, self.path(step))
 
-    def restore_best(self, model: keras.Model, step: int) -> None:
-        """Loads the best weights, and leaves the optimizer of a compiled model alone."""
+    def restore_best(self, model: keras.Model, progress: Progress) -> None:
+        """Loads a checkpoint's best weights, and leaves the optimizer of a compiled model alone."""
         self.wait()
-        read_variables(self.best(step), model.weights)
+        read_variables(self.best(progress.step, progress.best_step), model.weights)
 
     def drop_after(self, step: int) -> None:
         """Removes what is newer than a step: damaged, or without its .json."""
@@ -217,7 +219,7 @@ class Checkpoints:
             raise ValueError(f"{path}: damaged ({error})") from error
         digests = {self.path(progress.step): progress.sha256}
         if progress.best_sha256:
-            digests[self.best(progress.best_step)] = progress.best_sha256
+            digests[self.best(progress.step, progress.best_step)] = progress.best_sha256
         for file, digest in digests.items():
             if not file.is_file() or file_sha256(file) != digest:
                 raise ValueError(
@@ -226,7 +228,9 @@ class Checkpoints:
         return progress
 
     def _write_progress(self, progress: Progress) -> None:
-        checkpoint, best = self.path(progress.step), self.best(progress.best_step)
+        checkpoint, best = self.path(progress.step), self.best(progress.step, progress.best_step)
+        if progress.best_step and not best.exists():
+            self._copy_best(best, progress)
         progress = dataclasses.replace(
             progress,
             sha256=self._digests.get(checkpoint, progress.sha256),
@@ -238,17 +242,29 @@ class Checkpoints:
         for path in sorted(self.folder.glob("step-*.json"))[-self.keep :]:
             kept |= {path, path.with_suffix(".npz")}
             with contextlib.suppress(ValueError):  # damaged since; `latest` tells of it
-                kept.add(self.best(read_progress(path).best_step))
+                kept.add(self.best(_step_of(path), read_progress(path).best_step))
         for path in self.folder.glob("*-*.*"):
             if _step_of(path) >= 0 and path not in kept:
                 path.unlink()
         if self._publish is not None:
             self._publish()
 
+    def _copy_best(self, best: Path, progress: Progress) -> None:
+        """Gives a checkpoint the best weights that the one before it has."""
+        source = max(self.folder.glob(f"step-*.best-{progress.best_step:08d}.npz"), default=best)
+        digest = self._digests.get(source, progress.best_sha256)
+        with _writing(best) as temporary:
+            shutil.copyfile(source, temporary)
+            if file_sha256(temporary) != digest:
+                raise OSError(
+                    f"{source}, which it is copied from, was damaged since it was written"
+                )
+            self._digests[best] = digest
+
 
 def _step_of(path: Path) -> int:
     """The step in a file's name; -1 for files that are no checkpoint."""
-    found = re.fullmatch(r"(?:step|best)-(\d+)\.(?:npz|json)", path.name)
+    found = re.fullmatch(r"step-(\d+)(?:\.best-\d+)?\.(?:npz|json)", path.name)
     return int(found[1]) if found else -1
 
 

@@ -88,7 +88,7 @@ def train(
         progress = _train(task, workdir, checkpoints, distribution, profile_steps)
         if is_chief:
             if config.select == "best":
-                checkpoints.restore_best(task.model, progress.best_step)
+                checkpoints.restore_best(task.model, progress)
             finished = task.save(workdir)
             write_report(finished, task, list(progress.records), progress)
             if publish is not None:

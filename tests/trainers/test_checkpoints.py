@@ -105,9 +105,10 @@ def test_the_newest_and_the_best_are_kept(model, tmp_path):
     assert found == dataclasses.replace(progress, **digests)
     names = sorted(path.name for path in checkpoints.folder.iterdir())
     assert names == [
-        "best-00000003.npz",
+        "step-00000003.best-00000003.npz",
         "step-00000003.json",
         "step-00000003.npz",
+        "step-00000004.best-00000003.npz",
         "step-00000004.json",
         "step-00000004.npz",
     ]
@@ -147,7 +148,7 @@ def test_the_best_before_stays_until_the_evaluation_is_told(tmp_path):
     model.set_weights([weight + 1 for weight in best])
     checkpoints.save(model, Progress(step=2, evaluated_step=1, best_step=1))
     checkpoints.save_best(model, 2)
-    checkpoints.restore_best(model, checkpoints.latest().best_step)
+    checkpoints.restore_best(model, checkpoints.latest())
     for weight, expected in zip(model.get_weights(), best):
         np.testing.assert_array_equal(weight, expected)
 
@@ -209,9 +210,9 @@ def test_weights_that_cannot_be_read_are_named(model, tmp_path, content):
         checkpoints.wait()
     else:
         checkpoints.folder.mkdir()
-        checkpoints.best(3).write_bytes(content)
+        checkpoints.best(3, 3).write_bytes(content)
     with pytest.raises(ValueError, match=r"best-00000003\.npz: cannot be restored"):
-        checkpoints.restore_best(model, 3)
+        checkpoints.restore_best(model, Progress(step=3, best_step=3))
 
 
 def full_disk(monkeypatch):
@@ -302,12 +303,32 @@ def test_a_changed_number_in_the_json_is_damage(model, tmp_path, change):
     assert checkpoints.latest().step == 6
 
 
-def test_damaged_best_weights_belong_to_the_checkpoint(model, tmp_path):
+@pytest.mark.parametrize("best_steps", [(6, 7), (6, 6)])
+def test_damaged_best_weights_belong_to_one_checkpoint(model, tmp_path, best_steps):
     checkpoints = Checkpoints(tmp_path)
-    for number in (6, 7):
-        checkpoints.save(model, Progress(number))
-        checkpoints.save_best(model, number)
-        checkpoints.update(Progress(number, number, best_step=number, best_value=0.5))
+    for number, best_step in zip((6, 7), best_steps):
+        checkpoints.save(model, Progress(number, best_step=best_steps[0] if number == 7 else 0))
+        if best_step == number:
+            checkpoints.save_best(model, number)
+        checkpoints.update(Progress(number, number, best_step=best_step, best_value=0.5))
     checkpoints.wait()
-    damage(checkpoints.best(7))
-    assert checkpoints.latest().step == 6
+    damage(checkpoints.best(7, best_steps[1]))
+    found = checkpoints.latest()
+    assert found.step == 6
+    checkpoints.restore_best(compiled_model(), found)
+
+
+def test_damaged_best_weights_are_not_copied(model, tmp_path):
+    """A run that goes on from a checkpoint whose best weights are damaged later says which."""
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(model, Progress(6))
+    checkpoints.save_best(model, 6)
+    checkpoints.update(Progress(6, 6, best_step=6, best_value=0.5))
+    checkpoints.wait()
+    progress = Checkpoints(tmp_path).latest()
+    damage(checkpoints.best(6, 6))
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(OSError, match=r"step-00000006\.best-00000006\.npz.* was damaged"):
+        checkpoints.save(model, dataclasses.replace(progress, step=7))
+        checkpoints.wait()
+    assert not checkpoints.best(7, 6).exists()
