@@ -18,16 +18,20 @@ _PIECE = 1 << 21
 # which its own graph rewriting makes; TensorFlow and its Serving have it on x86 from 2.17 on. Each
 # row of inputs is written in three digits, 21 bits of its largest value in all:
 #
-#     x = step * (first + second / 126 + third / 126^2),   whole numbers from -63 to 63
+#     x = step * (first * 128^2 + second * 128 + third),   whole numbers from -64 to 63
 #
 # and the digits are rows of one product, which reads the weights once. The sums are exact: with two
 # digits sampled texts came out otherwise in a batch than alone. 7 bits and not 8, because CPUs
-# without VNNI add two products in 16 bits, and 2 x 126 x 127 still fits.
+# without VNNI add two products in 16 bits, and 2 x 127 x 127 still fits.
 INTEGER_PRODUCT = "_QuantizedMatMul"
-_DIGITS = 3
-_LARGEST_DIGIT = 63
-_BASE = 2 * _LARGEST_DIGIT  # steps of a digit in one of the digit before
-_SMALLEST_STEP = 1e-30  # of a row of zeros
+_PLACES = (14, 7, 0)  # bits that each digit stands before
+_LARGEST = 63 << 14  # steps of the largest value of a row
+# Digits are stored as 0 to 127, that is with 64 in each place added.
+_ADDED = 64
+# A float of this size counts by ones: added to a row in steps, it rounds them, and its lowest 21
+# bits are the digits as they are stored.
+_ROUNDING = float((1 << 23) + sum(_ADDED << place for place in _PLACES))
+_SMALLEST_STEP = 1e-36  # of a row of zeros
 
 
 class ReducedWeight(keras.layers.Layer):
@@ -153,12 +157,15 @@ class IntegerWeight(ReducedWeight):
     def __init__(self, weight: Int8Weight):
         super().__init__(weight.name, weight.outputs_first)
         self.weight = weight
-        offsets = column_offsets(weight.values.value, weight.outputs_first)
-        self.offsets = self._variable(f"{weight.name}_offsets", offsets)
+        terms = product_terms(weight.values.value, weight.scale.value, weight.outputs_first)
+        self.offsets, self.factors = (
+            self._variable(f"{weight.name}_{name}", term)
+            for name, term in zip(("offsets", "factors"), terms)
+        )
 
     def _product(self, x):
-        values, offsets = map(tf.convert_to_tensor, (self.weight.values.value, self.offsets.value))
-        return integer_product(x, values, offsets, self.outputs_first) * self.weight.scale.value
+        terms = self.weight.values.value, self.offsets.value, self.factors.value
+        return integer_product(x, *map(tf.convert_to_tensor, terms), self.outputs_first)
 
 
 def _gather(table: keras.Variable, indices: tf.Tensor) -> tf.Tensor:
@@ -167,32 +174,32 @@ def _gather(table: keras.Variable, indices: tf.Tensor) -> tf.Tensor:
     return tf.gather(tf.convert_to_tensor(table.value), indices)
 
 
-def column_offsets(weights: tf.Tensor, outputs_first: bool) -> tf.Tensor:
-    """What the products of `integer_product` need as `offsets`: (outputs,) float32."""
-    # Digits are stored as 0 to 126: each output has 63 times the sum of its weights too many.
+def product_terms(
+    weights: tf.Tensor, scale: tf.Tensor, outputs_first: bool
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The `offsets` (outputs,) and `factors` (digits, 1, outputs) of `integer_product`, float32."""
     sums = tf.reduce_sum(tf.cast(weights, tf.int32), axis=1 if outputs_first else 0)
-    return tf.cast(-_LARGEST_DIGIT * sums, tf.float32)
+    places = tf.constant([float(1 << place) for place in _PLACES])
+    return tf.cast(-_ADDED * sums, tf.float32), places[:, None, None] * scale
 
 
 def integer_product(
-    x: tf.Tensor, weights: tf.Tensor, offsets: tf.Tensor, outputs_first: bool
+    x: tf.Tensor, weights: tf.Tensor, offsets: tf.Tensor, factors: tf.Tensor, outputs_first: bool
 ) -> tf.Tensor:
-    """`x` (N, inputs) float32 times int8 weights, with `column_offsets`: (N, outputs) float32."""
+    """`x` (N, inputs) float32 times int8 weights, with `product_terms`: (N, outputs) float32."""
     # For few rows: it takes several times the memory of its answer. The kernel keeps a copy of the
-    # weights, which must never change.
+    # weights, which must never change. Of one row each operation costs more to start than to
+    # compute, hence as few as possible.
+    inputs, outputs = x.shape[-1], factors.shape[-1]
     largest = tf.reduce_max(tf.abs(x), axis=1, keepdims=True)
-    steps = tf.maximum(largest / _LARGEST_DIGIT, _SMALLEST_STEP)  # (N, 1)
-    rest, digits = x / steps, []
-    for _ in range(_DIGITS):
-        digits.append(tf.round(rest))
-        rest = (rest - digits[-1]) * _BASE
-    rows = tf.cast(tf.concat(digits, axis=0) + _LARGEST_DIGIT, tf.uint8)  # (3 N, inputs)
-    sums = _multiply(rows, weights, offsets, outputs_first)
-    sums = tf.split(tf.cast(sums, tf.float32), _DIGITS, axis=0)
-    total = sums[0]
-    for place, one in enumerate(sums[1:], start=1):
-        total += one * _BASE**-place
-    return total * steps
+    steps = tf.maximum(largest * (1 / _LARGEST), _SMALLEST_STEP)  # (N, 1)
+    bits = tf.bitcast(x / steps + _ROUNDING, tf.int32)
+    places = tf.constant(_PLACES, shape=(len(_PLACES), 1, 1))
+    digits = tf.bitwise.bitwise_and(tf.bitwise.right_shift(bits, places), 127)
+    rows = tf.reshape(tf.cast(digits, tf.uint8), [-1, inputs])  # (digits x N, inputs)
+    sums = tf.cast(_multiply(rows, weights, offsets, outputs_first), tf.float32)
+    sums = tf.reshape(sums, [len(_PLACES), -1, outputs])
+    return tf.reduce_sum(sums * factors, axis=0) * steps
 
 
 def _multiply(

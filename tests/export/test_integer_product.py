@@ -6,7 +6,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.precision.weights import INTEGER_PRODUCT, column_offsets, integer_product
+from export.precision.weights import INTEGER_PRODUCT, integer_product, product_terms
 
 pytestmark = pytest.mark.tensorflow_only
 
@@ -16,9 +16,10 @@ def random_weights(rng, inputs, outputs):
 
 
 def product(x, weights, outputs_first=False):
+    outputs = weights.shape[1:]
     weights = tf.constant(weights.T if outputs_first else weights)
-    offsets = column_offsets(weights, outputs_first)
-    return integer_product(tf.constant(x), weights, offsets, outputs_first).numpy()
+    terms = product_terms(weights, tf.constant(1.0, shape=outputs), outputs_first)
+    return integer_product(tf.constant(x), weights, *terms, outputs_first).numpy()
 
 
 @given(
@@ -37,7 +38,7 @@ def test_inputs_are_rounded_to_21_bits_and_sums_are_exact(
     got = product(x, weights, outputs_first)
     assert got.dtype == np.float32
     exact = x.astype(np.float64) @ weights
-    half_step = np.abs(x).max(axis=1, keepdims=True) / 63 / 126**2 / 2
+    half_step = np.abs(x).max(axis=1, keepdims=True) / 63 / 128**2 / 2
     bound = half_step * np.abs(weights.astype(float)).sum(axis=0) * 1.001
     assert (np.abs(got - exact) <= bound + 1e-6 * np.abs(x) @ np.abs(weights.astype(float))).all()
 
@@ -74,7 +75,7 @@ def test_shape_and_op_in_a_graph():
 
     @tf.function(input_signature=[tf.TensorSpec([None, 3])])
     def multiply(x):
-        outputs = integer_product(x, weights, column_offsets(weights, False), False)
+        outputs = integer_product(x, weights, *product_terms(weights, tf.ones(5), False), False)
         assert outputs.shape.as_list() == [None, 5]
         return outputs
 

@@ -135,7 +135,7 @@ def assert_reduced(reduced, model, precision):
     large = sum(np.prod(v.shape) for v in model.weights if is_large(v))
     small = sorted((v.name, *v.shape) for v in model.weights if not is_large(v))
     kept = [v for v in reduced.weights if v.dtype == "float32"]
-    added = ("_scale", "_offsets")
+    added = ("_scale", "_offsets", "_factors")
     assert sorted((v.name, *v.shape) for v in kept if not v.name.endswith(added)) == small
     assert large == sum(np.prod(v.shape) for v in reduced.weights if v.dtype == precision)
     assert large > 0

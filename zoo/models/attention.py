@@ -157,26 +157,29 @@ class SelfAttention(TransformerLayer):
 
     def _project(self, x, positions, length):
         """Queries (B, N, T, H), keys and values (B, K, T, H) of hidden states (B*T, D)."""
-        config, (*edges, count) = self.config, self.head_ends
+        config, (queries, keys, count) = self.config, self.head_ends
         x, head_dim = self.qkv(x), config.head_dim  # (B*T, count * H)
         if config.qk_norm == "projection":
-            query, key, value = ops.split(x, [edge * head_dim for edge in edges], axis=-1)
+            ends = [queries * head_dim, keys * head_dim]
+            query, key, value = ops.split(x, ends, axis=-1)
             x = ops.concatenate([self.query_norm(query), self.key_norm(key), value], axis=-1)
         if is_one(length):  # (B, heads, 1, H) is the same numbers in the same order
-            parts = ops.split(ops.reshape(x, (-1, count, 1, head_dim)), edges, axis=1)
+            parts = ops.split(ops.reshape(x, (-1, count, 1, head_dim)), [keys], axis=1)
         else:
             # Cut before heads and tokens change places: XLA does that inside of what comes next.
-            parts = ops.split(x, [edge * head_dim for edge in edges], axis=-1)
+            parts = ops.split(x, [keys * head_dim], axis=-1)
             parts = [ops.reshape(x, (-1, length, x.shape[-1] // head_dim, head_dim)) for x in parts]
             parts = [ops.transpose(part, (0, 2, 1, 3)) for part in parts]
-        query, key, value = parts
+        # Queries and keys stay together as long as they are treated alike: of one token, each
+        # operation costs more to start than to compute.
+        both, value = parts
         if config.qk_norm is True:
-            query, key = self.query_norm(query), self.key_norm(key)
+            query, key = ops.split(both, [queries], axis=1)
+            both = ops.concatenate([self.query_norm(query), self.key_norm(key)], axis=1)
         if (base := self.options.rotary_base) is not None:
             channels, scaling = self.options.rotary_channels, self.options.rotary_scaling
-            query = rotate(query, positions, base, channels, scaling)
-            key = rotate(key, positions, base, channels, scaling)
-        return query, key, value
+            both = rotate(both, positions, base, channels, scaling)
+        return *ops.split(both, [queries], axis=1), value
 
 
 def _merge_heads(x):
@@ -200,10 +203,12 @@ def rotate(
     if scaling is not None:
         frequencies = frequencies * _slowed(base, half, scaling)
     angles = ops.cast(positions, "float32")[:, None, :, None] * frequencies  # (B, 1, T, H/2)
-    cos, sin = ops.cast(ops.cos(angles), x.dtype), ops.cast(ops.sin(angles), x.dtype)
-    first, second, others = x[..., :half], x[..., half:channels], x[..., channels:]
-    turned = [first * cos - second * sin, second * cos + first * sin]
-    return ops.concatenate(turned if channels == x.shape[-1] else [*turned, others], axis=-1)
+    cos, sin = ops.cos(angles), ops.sin(angles)
+    cos = ops.cast(ops.concatenate([cos, cos], axis=-1), x.dtype)  # (B, 1, T, H)
+    sin = ops.cast(ops.concatenate([-sin, sin], axis=-1), x.dtype)
+    part = x if channels == x.shape[-1] else x[..., :channels]
+    turned = part * cos + ops.roll(part, half, axis=-1) * sin
+    return turned if part is x else ops.concatenate([turned, x[..., channels:]], axis=-1)
 
 
 def _slowed(base: float, half: int, scaling: RotaryScaling) -> np.ndarray:
