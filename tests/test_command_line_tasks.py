@@ -148,7 +148,6 @@ TASKS = {
         {"f1", "exact_match"},
     ),
 }
-SECOND = ("lstm", "tag_raw")  # of a kind: `make test-slow` runs them
 TYPES = {
     "tag": {"PER", "LOC"},
     "tag_parts_of_speech": {"NNP", "VBD", "IN", "SYM", "EX"},
@@ -191,10 +190,7 @@ def eager(monkeypatch):
 
 
 @pytest.mark.usefixtures("eager")
-@pytest.mark.parametrize(
-    "task",
-    [pytest.param(task, marks=[pytest.mark.slow] if task in SECOND else []) for task in TASKS],
-)
+@pytest.mark.parametrize("task", TASKS)
 def test_train_export_verify_ask(task, command, tmp_path, capsys):
     way, (file, content), settings, question, names = TASKS[task]
     data, workdir, served = tmp_path / file, tmp_path / "run", tmp_path / "served"

@@ -86,12 +86,7 @@ def export_of(tmp_path_factory):
         yield export
 
 
-# The others go through the commands in tests/test_command_line_tasks.py.
-QUICK = ("classify", "span", "embed")
-KINDS = [task if task in QUICK else pytest.param(task, marks=pytest.mark.slow) for task in HEADS]
-
-
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=HEADS)
 def served(request, export_of):
     bundle, path = export_of(request.param)
     with (
@@ -197,7 +192,6 @@ def test_a_missing_feature_is_an_empty_text(served):
     assert_same(left_out, ask("m", [empty], name).outputs)
 
 
-@pytest.mark.slow
 def test_every_task_runs_on_all_releases_and_without_zoo(export_of, tmp_path):
     exported = {task: export_of(task)[1] for task in ("lm", *HEADS)}
     assert findings(exported) == []

@@ -31,7 +31,6 @@ from zoo.text.chat_template import chat_form
 from zoo.tokenizers import BytePairTokenizer
 
 pytestmark = pytest.mark.tensorflow_only
-SLOW = pytest.mark.slow
 
 NAMES = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>"]
 WORDS = "user assistant system model What does a cat dog cow hen say meow woof moo [INST] again"
@@ -129,10 +128,7 @@ def columns(talks):
     return [tf.constant([[m[key] for m in one] for one in padded]) for key in ("role", "content")]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [name if name in ("qwen2", "gemma") else pytest.param(name, marks=SLOW) for name in ENDS],
-)
+@pytest.mark.parametrize("name", ENDS)
 def test_answers_follow_the_ids_that_the_served_chat_reads(name):
     special = "<|im_end|>\n<|im_start|>system\n"  # text, in a content
     talks = [
@@ -218,7 +214,6 @@ def test_the_loss_is_a_mean_over_the_assistants_tokens(write, bundles):
     assert task.evaluate(logs) == {name: logs[name] for name in ("val_loss", "val_accuracy")}
 
 
-@pytest.mark.slow
 def test_weights_to_start_from_keep_their_context(write, bundles):
     path, start = write([{"messages": one} for one in TALKS]), bundles("qwen2")
     chosen, _ = own_config("chat", path, ["data.window=200"], init_from=start)
