@@ -115,7 +115,8 @@ def read_variables(path: Path, variables: Sequence[keras.Variable]) -> None:
 class Checkpoints:
     """The `checkpoints` folder of a workdir, the `keep` newest; `publish` is called after each.
 
-    An OSError in writing is raised by the next method that writes, or by `wait`.
+    An error in writing is raised by the next method that writes, or by `wait`: an OSError, or a
+    ValueError where the best weights were damaged since.
     """
 
     def __init__(self, workdir: Path, keep: int = 2, publish: Callable[[], None] | None = None):
@@ -221,7 +222,7 @@ class Checkpoints:
         if progress.best_sha256:
             digests[self.best(progress.step, progress.best_step)] = progress.best_sha256
         for file, digest in digests.items():
-            if not file.is_file() or file_sha256(file) != digest:
+            if not _is_whole(file, digest):
                 raise ValueError(
                     f"{file}: missing or damaged, its checksum is not the one in {path.name}"
                 )
@@ -250,16 +251,24 @@ class Checkpoints:
             self._publish()
 
     def _copy_best(self, best: Path, progress: Progress) -> None:
-        """Gives a checkpoint the best weights that the one before it has."""
-        source = max(self.folder.glob(f"step-*.best-{progress.best_step:08d}.npz"), default=best)
-        digest = self._digests.get(source, progress.best_sha256)
-        with _writing(best) as temporary:
-            shutil.copyfile(source, temporary)
-            if file_sha256(temporary) != digest:
-                raise OSError(
-                    f"{source}, which it is copied from, was damaged since it was written"
-                )
-            self._digests[best] = digest
+        """Gives a checkpoint the best weights that those before it have."""
+        copies = sorted(self.folder.glob(f"step-*.best-{progress.best_step:08d}.npz"), reverse=True)
+        for source in copies:
+            digest = self._digests.get(source, progress.best_sha256)
+            if _is_whole(source, digest):
+                with _writing(best) as temporary:
+                    shutil.copyfile(source, temporary)
+                self._digests[best] = digest
+                return
+        raise ValueError(
+            f"{self.folder}: the best weights, of step {progress.best_step}, were damaged or "
+            "removed since they were written; the same command goes on from the newest checkpoint "
+            "that is whole"
+        )
+
+
+def _is_whole(path: Path, digest: str) -> bool:
+    return path.is_file() and file_sha256(path) == digest
 
 
 def _step_of(path: Path) -> int:

@@ -319,16 +319,24 @@ def test_damaged_best_weights_belong_to_one_checkpoint(model, tmp_path, best_ste
 
 
 def test_damaged_best_weights_are_not_copied(model, tmp_path):
-    """A run that goes on from a checkpoint whose best weights are damaged later says which."""
+    """Nor written under a new name: a later checkpoint has them from one that is whole, or ends."""
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(model, Progress(6))
-    checkpoints.save_best(model, 6)
-    checkpoints.update(Progress(6, 6, best_step=6, best_value=0.5))
+    for number in (6, 7):
+        checkpoints.save(model, Progress(number, best_step=6 if number == 7 else 0))
+        if number == 6:
+            checkpoints.save_best(model, number)
+        checkpoints.update(Progress(number, number, best_step=6, best_value=0.5))
     checkpoints.wait()
-    progress = Checkpoints(tmp_path).latest()
-    damage(checkpoints.best(6, 6))
-    checkpoints = Checkpoints(tmp_path)
-    with pytest.raises(OSError, match=r"step-00000006\.best-00000006\.npz.* was damaged"):
-        checkpoints.save(model, dataclasses.replace(progress, step=7))
+    progress, content = checkpoints.latest(), checkpoints.best(6, 6).read_bytes()
+    damage(checkpoints.best(7, 6))
+    checkpoints = Checkpoints(tmp_path)  # of another process, which wrote none of them
+    checkpoints.save(model, dataclasses.replace(progress, step=8))
+    checkpoints.wait()
+    assert checkpoints.best(8, 6).read_bytes() == content
+    assert checkpoints.latest().step == 8
+    damage(checkpoints.best(8, 6))
+    with pytest.raises(ValueError, match="best weights, of step 6, were damaged or removed since"):
+        checkpoints.save(model, dataclasses.replace(progress, step=9))
         checkpoints.wait()
-    assert not checkpoints.best(7, 6).exists()
+    assert not checkpoints.best(9, 6).exists()
+    assert not checkpoints.path(9).with_suffix(".json").exists()

@@ -242,7 +242,6 @@ def test_models_that_cannot_chat(chatml):
         TextChat(chatml.tokenizer, model, ChatForm({"start>system": Joint("")}))
 
 
-@pytest.mark.tensorflow_only
 def test_a_bundle_carries_the_form(chatml, tmp_path):
     bundle = zoo.save(tmp_path / "run", chatml.model, chatml.tokenizer, chat=chatml.form)
     loaded = zoo.load(tmp_path / "run")
