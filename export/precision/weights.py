@@ -14,6 +14,9 @@ from tensorflow.core.framework.attr_value_pb2 import AttrValue
 # Of a larger matrix this many values are widened at a time: 8 MB of float32 stay in the cache.
 _PIECE = 1 << 21
 
+# Of an int8 weight: one input in how many is held in two numbers, and the steps in one of each.
+_WIDE, _COARSE, _FINE = 8, 4, 32
+
 # A product of float32 rows with int8 weights is computed by TensorFlow's oneDNN kernel of integers,
 # which its own graph rewriting makes; TensorFlow and its Serving have it on x86 from 2.17 on. Each
 # row of inputs is written in three digits, 21 bits of its largest value in all:
@@ -133,25 +136,55 @@ class Bfloat16Product(Bfloat16Weight):
 
 
 class Int8Weight(ReducedWeight):
-    """A weight of int8 with a float32 scale for each output: max |its weights| / 127, or 1."""
+    """A weight of int8 with a float32 scale for each output.
+
+    The eighth of the inputs that has the largest weights is held in two numbers, coarse and fine.
+    """
+
+    # They would set the scale of all others. Of SmolLM2-135M, KL to float32 in nats a token: one
+    # scale an output 0.0038, one each 64 inputs 0.0017, this 0.0016 with an eighth more memory.
 
     def __init__(self, name: str, matrix: np.ndarray, outputs_first: bool = False):
         super().__init__(name, outputs_first)
-        largest = np.max(np.abs(matrix), axis=1 if outputs_first else 0, keepdims=True)
+        weights = matrix.T if outputs_first else matrix  # (inputs, outputs)
+        inputs = len(weights)
+        order = np.argsort(np.abs(weights).max(axis=1), kind="stable")
+        rest, wide = np.split(order, [inputs - inputs // _WIDE])
+        largest = np.abs(weights[rest]).max(axis=0)
+        if len(wide):
+            largest = np.maximum(largest, np.abs(weights[wide]).max(axis=0) / _COARSE)
         scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
-        values = np.clip(np.rint(matrix / scale), -127, 127).astype(np.int8)
-        self.values = self._variable(name, values)
-        self.scale = self._variable(f"{name}_scale", scale.reshape(-1))
+        steps = weights / scale
+        counts = np.ones(inputs + len(wide), np.float32)  # steps in one of each number
+        counts[wide], counts[inputs:] = _COARSE, 1 / _FINE
+        numbers = np.rint(steps / counts[:inputs, None])
+        fine = np.rint((steps[wide] - _COARSE * numbers[wide]) * _FINE)
+        numbers = np.clip(np.concatenate([numbers, fine]), -127, 127).astype(np.int8)
+        self.values = self._variable(name, numbers.T if outputs_first else numbers)
+        self.scale = self._variable(f"{name}_scale", scale)
+        self.counts = self._variable(f"{name}_counts", counts)
+        columns = np.concatenate([np.arange(inputs), wide]).astype(np.int32)
+        self.columns = self._variable(f"{name}_columns", columns)
+        # Where an input's fine number stands; the place behind the last one holds a zero.
+        self._fine = np.full(inputs, len(counts), np.int32)
+        self._fine[wide] = np.arange(inputs, len(counts))
 
     def for_one_token(self):
         return IntegerWeight(self)
 
+    def spread(self, x: tf.Tensor) -> tf.Tensor:
+        """`x` (N, inputs), as it is multiplied with `values`: (N, numbers)."""
+        return tf.gather(x, self.columns.value, axis=1) * self.counts.value
+
     def _product(self, x):
-        return super()._product(x) * self.scale.value
+        return super()._product(self.spread(x)) * self.scale.value
 
     def rows(self, indices):
-        values = tf.cast(_gather(self.values, indices), tf.float32)
-        return values * _gather(self.scale, indices)[..., None]
+        numbers = tf.cast(_gather(self.values, indices), tf.float32) * self.counts.value
+        inputs = len(self._fine)
+        with_zero = tf.pad(numbers, [[0, 0]] * indices.shape.rank + [[0, 1]])
+        sums = numbers[..., :inputs] + tf.gather(with_zero, self._fine, axis=-1)
+        return sums * _gather(self.scale, indices)[..., None]
 
 
 class IntegerWeight(ReducedWeight):
@@ -168,7 +201,9 @@ class IntegerWeight(ReducedWeight):
 
     def _product(self, x):
         terms = self.weight.values.value, self.offsets.value, self.factors.value
-        return integer_product(x, *map(tf.convert_to_tensor, terms), self.outputs_first)
+        return integer_product(
+            self.weight.spread(x), *map(tf.convert_to_tensor, terms), self.outputs_first
+        )
 
 
 def _gather(table: keras.Variable, indices: tf.Tensor) -> tf.Tensor:
