@@ -1,7 +1,5 @@
 """What happens between training steps: NaN stop, metrics, checkpoints, leaving on SIGTERM."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import os
@@ -39,7 +37,7 @@ class Interruption:
         self.may_leave_at_once = False
         self._before = None
 
-    def __enter__(self) -> Interruption:
+    def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():  # no other can set one
             self._before = signal.signal(signal.SIGTERM, self._on_signal)
         return self

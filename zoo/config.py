@@ -2,8 +2,6 @@
 that names the field.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import json
@@ -155,15 +153,15 @@ class Fields:
         self.where = str(where)
 
     @classmethod
-    def read(cls, path: Path, optional: bool = False) -> Fields:
+    def read(cls, path: Path, optional: bool = False) -> "Fields":
         """The fields of a JSON file; none of a file that is `optional` and not there."""
         return cls({} if optional and not path.is_file() else read_json(path), path)
 
-    def part(self, name: str) -> Fields:
+    def part(self, name: str) -> "Fields":
         """The fields of an object in a field, which must be there."""
         return Fields(self.values.get(name), f"{self.where}: {name}")
 
-    def parts(self, name: str) -> list[Fields]:
+    def parts(self, name: str) -> "list[Fields]":
         """The fields of each object in a list."""
         items = self._typed(name, "a list", [], list)
         return [Fields(item, f"{self.where}: {name}[{i}]") for i, item in enumerate(items)]

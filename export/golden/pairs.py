@@ -1,7 +1,5 @@
 """Golden pairs: requests, and what the Keras model answered; one a line of `golden_pairs.jsonl`."""
 
-from __future__ import annotations
-
 import base64
 import dataclasses
 import json
@@ -29,14 +27,14 @@ class GoldenPair:
     def rows(self) -> int:
         return len(next(iter(self.inputs.values())))
 
-    def part(self, begin: int, end: int) -> GoldenPair:
+    def part(self, begin: int, end: int) -> "GoldenPair":
         inputs, outputs = (
             {name: value[begin:end] for name, value in arrays.items()}
             for arrays in (self.inputs, self.outputs)
         )
         return dataclasses.replace(self, inputs=inputs, outputs=outputs)
 
-    def split(self) -> list[GoldenPair]:
+    def split(self) -> "list[GoldenPair]":
         """Each row as a request of its own."""
         return [self.part(row, row + 1) for row in range(self.rows)]
 

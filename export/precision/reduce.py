@@ -1,7 +1,5 @@
 """A bundle with its large weights in fewer bits: what `python -m export --precision` serves."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterator
 
@@ -87,14 +85,14 @@ class ReducedLayer(Layer):
         super().__init__(name=layer.name, dtype=layer.dtype_policy)
         self.built = True
 
-    def for_one_token(self) -> ReducedLayer:
+    def for_one_token(self) -> "ReducedLayer":
         raise NotImplementedError
 
 
 class ReducedDense(ReducedLayer):
     """`keras.layers.Dense`."""
 
-    def __init__(self, layer: keras.layers.Dense | ReducedDense, kernel: ReducedWeight):
+    def __init__(self, layer: "keras.layers.Dense | ReducedDense", kernel: ReducedWeight):
         super().__init__(layer)
         self.kernel, self.bias, self.activation = kernel, layer.bias, layer.activation
 

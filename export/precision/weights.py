@@ -4,8 +4,6 @@ Every TensorFlow Serving links the operations of `Int8Weight` and `Bfloat16Weigh
 and `Bfloat16Product` multiply the small numbers themselves, where the CPU and the release can.
 """
 
-from __future__ import annotations
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -49,7 +47,7 @@ class ReducedWeight(keras.layers.Layer):
         self.outputs_first = outputs_first
         self.built = True
 
-    def for_one_token(self) -> ReducedWeight:
+    def for_one_token(self) -> "ReducedWeight":
         """The same weight for a model that reads one token at a time."""
         return self
 

@@ -86,6 +86,7 @@ def test_greedy_texts_in_keras_and_exported(bundle, recorded, tmp_path):
     from export.golden.replay import ask_servable
     from export.saved_model import export_saved_model
     from export.server.run.servable import Servable
+    from zoo.generation.options import OPTIONS
 
     wanted = texts_of(bundle, recorded)
     options = {"max_new_tokens": [NEW_TOKENS], "temperature": [0.0]}
@@ -94,9 +95,11 @@ def test_greedy_texts_in_keras_and_exported(bundle, recorded, tmp_path):
     path = str(export_saved_model(bundle, tmp_path))
     generate = tf.saved_model.load(path).signatures["generate"]
     given = {"max_new_tokens": np.int32([NEW_TOKENS]), "temperature": np.float32([0.0])}
+    # A SavedModel that is called directly knows no defaults.
+    every = {name: option.array([option.default]) for name, option in OPTIONS.items()} | given
+    tensors = {name: tf.constant(value) for name, value in every.items()}
     servable = Servable("smollm2", 1, path)
     for text, answer in zip(CONTINUED, wanted):
-        tensors = {name: tf.constant(value) for name, value in given.items()}
         assert generate(text=tf.constant([text]), **tensors)["completion"].numpy()[0] == answer
         asked = {"text": strings([text.encode()]), **given}
         assert ask_servable(servable, "generate", asked)["completion"][0] == answer

@@ -3,8 +3,6 @@
 Nothing here imports TensorFlow or Keras, so that a mistaken setting is told at once.
 """
 
-from __future__ import annotations
-
 import codecs
 import dataclasses
 from collections.abc import Mapping
@@ -328,7 +326,7 @@ class DataConfig:
         """What the text is called, in messages."""
         return ", ".join(corpus.title for corpus in self.mixture) or self.train
 
-    def corpora(self) -> dict[str, DataConfig]:
+    def corpora(self) -> "dict[str, DataConfig]":
         """Name -> how each corpus of the mixture is read by itself; without one {"": self}."""
         corpora = {"": self} if not self.mixture else {}
         for corpus in self.mixture:

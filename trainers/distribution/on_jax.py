@@ -4,8 +4,6 @@ Megatron's cut (Shoeybi et al., 2019, arXiv:1909.08053): of a pair of products t
 the second by rows, so that one sum over the devices follows. Results differ by rounding only.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 
@@ -48,7 +46,7 @@ def layout_of(path: str) -> tuple[str | None, ...] | None:
 
 def jax_layout(
     name: str, model_shards: int | None
-) -> tuple[str, int, keras.distribution.Distribution | None]:
+) -> "tuple[str, int, keras.distribution.Distribution | None]":
     """The name with "auto" resolved, replicas that share the batch, and Keras' distribution."""
     import jax
 

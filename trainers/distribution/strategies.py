@@ -1,7 +1,5 @@
 """`--strategy`: the name, what it needs, and what it gives to the training loop."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools
@@ -41,7 +39,7 @@ class Distribution:
     workers: int = 1  # processes
     worker: int = 0  # which of them this one is; 0 is the chief
     strategy: tf.distribute.Strategy | None = None  # None where Keras' own `fit` trains
-    layout: keras.distribution.Distribution | None = None  # on JAX
+    layout: "keras.distribution.Distribution | None" = None  # on JAX
     cluster: Cluster | None = None  # of several workers
 
     @property

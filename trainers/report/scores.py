@@ -1,7 +1,5 @@
 """Scores of classes, numbers, retrieval, tagged sentences, and answers to questions."""
 
-from __future__ import annotations
-
 import re
 import string
 import unicodedata
@@ -32,7 +30,7 @@ class Predictions(NamedTuple):
     of_labels: np.ndarray  # (N,), the probability of the right class
 
     @classmethod
-    def of(cls, labels: np.ndarray, probabilities: np.ndarray) -> Predictions:
+    def of(cls, labels: np.ndarray, probabilities: np.ndarray) -> "Predictions":
         """ValueError names a row of logits or NaN."""
         probabilities = np.asarray(probabilities, np.float64)
         sums = probabilities.sum(axis=1)

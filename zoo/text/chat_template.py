@@ -3,8 +3,6 @@
 The template runs in Jinja's sandbox, once, when a model is read; a served model has the form alone.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import random
@@ -58,7 +56,7 @@ def chat_form(template: str, bos_token: str = "", eos_token: str = "") -> ChatFo
         return _checked(ask, _USUAL)
 
 
-def _checked(ask: _Template, orders: Sequence[tuple[str, ...]]) -> ChatForm:
+def _checked(ask: "_Template", orders: Sequence[tuple[str, ...]]) -> ChatForm:
     """The form of these orders of roles, as random conversations have it, too."""
     form = ChatForm(_joints(ask, orders))
     rng = random.Random(0)

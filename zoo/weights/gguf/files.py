@@ -4,8 +4,6 @@ The parser is ours: `gguf.GGUFReader` makes an array of each element of each lis
 49,152 tokens of SmolLM2 in place of 0.2 s, and believes the sizes that a file states.
 """
 
-from __future__ import annotations
-
 import math
 import mmap
 import os
@@ -70,7 +68,7 @@ class GGUFFile:
         if (stored := sum(tensor.size for tensor in self._tensors.values())) > size:
             raise BundleError(f"{path}: tensors of {stored:,} bytes, in a file of {size:,} bytes")
 
-    def _parse(self, cursor: _Cursor) -> None:
+    def _parse(self, cursor: "_Cursor") -> None:
         version = cursor.number("I")
         if version & 0xFFFF == 0:
             raise BundleError(
@@ -107,7 +105,7 @@ class GGUFFile:
                 raise BundleError(f"{self.path}: two tensors are named {name!r:.80}")
             self._tensors[name] = tensor
 
-    def _entry(self, cursor: _Cursor) -> tuple[str, _Stored]:
+    def _entry(self, cursor: "_Cursor") -> tuple[str, _Stored]:
         """A tensor's name and place; its offset counts from where the data begin."""
         name, dimensions = cursor.text(), cursor.number("I")
         if dimensions > _MAX_DIMENSIONS:
