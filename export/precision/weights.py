@@ -148,8 +148,9 @@ class Int8Weight(ReducedWeight):
         super().__init__(name, outputs_first)
         weights = matrix.T if outputs_first else matrix  # (inputs, outputs)
         wide = _wide_inputs(weights)
-        coarse = np.ones((len(weights), 1), np.float32)  # steps in one of each number
-        coarse[wide] = _COARSE
+        counts = np.ones(len(weights) + len(wide), np.float32)  # steps in one of each number
+        counts[wide], counts[len(weights) :] = _COARSE, 1 / _FINE
+        coarse = counts[: len(weights), None]
         largest = np.abs(weights / coarse).max(axis=0)
         scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
         steps = weights / scale
@@ -161,7 +162,7 @@ class Int8Weight(ReducedWeight):
         self.wide = len(wide)
         if self.wide:
             self.columns = self._variable(f"{name}_columns", wide.astype(np.int32))
-            self.coarse = self._variable(f"{name}_coarse", coarse[:, 0])
+            self.counts = self._variable(f"{name}_counts", counts)
 
     def for_one_token(self):
         return IntegerWeight(self)
@@ -170,8 +171,8 @@ class Int8Weight(ReducedWeight):
         """`x` (N, inputs) as `values` are multiplied with it: (N, inputs + wide)."""
         if not self.wide:
             return x
-        fine = tf.gather(x, self.columns.value, axis=1) * (1 / _FINE)
-        return tf.concat([x * self.coarse.value, fine], axis=1)
+        again = tf.gather(x, self.columns.value, axis=1)
+        return tf.concat([x, again], axis=1) * self.counts.value
 
     def _product(self, x):
         return super()._product(self.spread(x)) * self.scale.value
@@ -179,10 +180,9 @@ class Int8Weight(ReducedWeight):
     def rows(self, indices):
         steps = tf.cast(_gather(self.values, indices), tf.float32)
         if self.wide:
-            inputs = steps.shape[-1] - self.wide
-            places = tf.one_hot(self.columns.value, inputs, 1 / _FINE)  # (wide, inputs)
-            fine = tf.tensordot(steps[..., inputs:], places, axes=1)
-            steps = steps[..., :inputs] * self.coarse.value + fine
+            steps, fine = tf.split(steps * self.counts.value, [-1, self.wide], axis=-1)
+            places = tf.one_hot(self.columns.value, self.counts.shape[0] - self.wide)
+            steps += tf.tensordot(fine, places, axes=1)
         return steps * _gather(self.scale, indices)[..., None]
 
 
