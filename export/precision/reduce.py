@@ -85,9 +85,6 @@ class ReducedLayer(Layer):
         super().__init__(name=layer.name, dtype=layer.dtype_policy)
         self.built = True
 
-    def for_one_token(self) -> "ReducedLayer":
-        raise NotImplementedError
-
 
 class ReducedDense(ReducedLayer):
     """`keras.layers.Dense`."""

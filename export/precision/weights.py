@@ -191,9 +191,8 @@ def _wide_inputs(weights: np.ndarray) -> np.ndarray:
     sizes = np.abs(weights)
     order = np.argsort(sizes.max(axis=1), kind="stable")
     rest, wide = np.split(order, [len(order) - len(order) // _WIDE])
-    scale, wider = sizes[rest].max(axis=0), sizes.max(axis=0)
-    gain = np.sum(wider**2) * len(order) / max(np.sum(scale**2) * len(rest), 1e-30)
-    return np.sort(wide) if gain > _LEAST_GAIN else wide[:0]
+    before, after = (len(kept) * np.sum(sizes[kept].max(axis=0) ** 2) for kept in (order, rest))
+    return wide if before > _LEAST_GAIN * after else wide[:0]
 
 
 class IntegerWeight(ReducedWeight):

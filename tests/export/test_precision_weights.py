@@ -218,8 +218,8 @@ def test_a_product_is_near_that_of_the_matrix(kind, outputs_first, inputs, outpu
     whole = kind in (Int8Weight, integers)
     step = np.abs(matrix).max(axis=0) / 127 / 2 if whole else np.abs(matrix) * 2**-8
     bound = np.abs(x) @ np.broadcast_to(step, matrix.shape)
-    if kind is integers:  # inputs in steps of the row's largest, of which one may count fourfold
-        largest = 4 * np.abs(x).max(axis=-1, keepdims=True)
+    if kind is integers:  # inputs in steps of the row's largest; a wide input counts fourfold
+        largest = (4 if weight.weight.wide else 1) * np.abs(x).max(axis=-1, keepdims=True)
         bound = bound + largest / 63 / 126**2 / 2 * np.abs(matrix).sum(axis=0) * 1.01
     if kind is Bfloat16Product:
         bound = bound + np.abs(x) @ np.abs(matrix) * 2**-7
