@@ -39,7 +39,7 @@ class ServedModule(tf.Module):
 
 def functions_of(bundle: Bundle) -> _Functions:
     """Signature name -> graph function of strings; the first one is the default signature."""
-    return (bundle.lm if bundle.config.task == "lm" else bundle.text_model).functions
+    return bundle.served.functions
 
 
 def input_names(function: tf.types.experimental.PolymorphicFunction) -> list[str]:

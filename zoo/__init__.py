@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from zoo.loading import load
     from zoo.models.bert import BertBackbone
     from zoo.models.build import HEADS, build
-    from zoo.models.configs import BertConfig, GPTConfig, LSTMConfig
+    from zoo.models.configs import BertConfig, EncoderDecoderConfig, GPTConfig, LSTMConfig
+    from zoo.models.encoder_decoder import EncoderDecoderBackbone
     from zoo.models.gpt import GPTBackbone
     from zoo.models.heads import (
         CausalLM,
@@ -31,13 +32,16 @@ if TYPE_CHECKING:
         Regressor,
         SentenceEncoder,
         SpanPredictor,
+        Summarizer,
         Tagger,
+        Translator,
     )
     from zoo.models.lstm import LSTMBackbone
     from zoo.presets import PRESETS, preset_config
     from zoo.text.chat import TextChat
-    from zoo.text.config import CleaningConfig, TextConfig
+    from zoo.text.config import CleaningConfig, Seq2SeqConfig, TextConfig
     from zoo.text.lm import TextLM
+    from zoo.text.seq2seq import TextSummarizer, TextTranslator
     from zoo.tokenizers import (
         ByteFallbackTokenizer,
         BytePairTokenizer,
@@ -58,15 +62,17 @@ _MODULE_OF = {
         "zoo.loading": "load",
         "zoo.models.bert": "BertBackbone",
         "zoo.models.build": "HEADS build",
-        "zoo.models.configs": "BertConfig GPTConfig LSTMConfig",
+        "zoo.models.configs": "BertConfig EncoderDecoderConfig GPTConfig LSTMConfig",
+        "zoo.models.encoder_decoder": "EncoderDecoderBackbone",
         "zoo.models.gpt": "GPTBackbone",
         "zoo.models.heads": "CausalLM Classifier MaskedLM PairClassifier Regressor SentenceEncoder "
-        "SpanPredictor Tagger",
+        "SpanPredictor Summarizer Tagger Translator",
         "zoo.models.lstm": "LSTMBackbone",
         "zoo.presets": "PRESETS preset_config",
         "zoo.text.chat": "TextChat",
-        "zoo.text.config": "CleaningConfig TextConfig",
+        "zoo.text.config": "CleaningConfig Seq2SeqConfig TextConfig",
         "zoo.text.lm": "TextLM",
+        "zoo.text.seq2seq": "TextSummarizer TextTranslator",
         "zoo.tokenizers": "ByteFallbackTokenizer BytePairTokenizer ByteTokenizer "
         "CharacterTokenizer SentencePieceTokenizer WordPieceTokenizer load_tokenizer",
     }.items()

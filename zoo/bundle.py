@@ -22,12 +22,13 @@ from absl import logging
 from zoo.config import Fields, config_dataclass, from_dict, to_dict
 from zoo.files import BundleError, blaming, file_sha256, inside, replacing, write_json
 from zoo.models.token_model import quantization_config
-from zoo.text.base import TextEncoder
+from zoo.text.base import TextEncoder, TextModel
 from zoo.text.chat import TextChat
 from zoo.text.chat_form import ChatForm
-from zoo.text.config import TextConfig
+from zoo.text.config import Seq2SeqConfig, TextConfig
 from zoo.text.lm import TextLM
 from zoo.text.models import TEXT_MODELS
+from zoo.text.seq2seq import SEQ2SEQ_MODELS, TextSeq2Seq
 from zoo.tokenizers import Tokenizer
 from zoo.weights.huggingface.writing import write_huggingface
 from zoo.weights.locations import writer_of
@@ -46,8 +47,8 @@ class BundleConfig:
     """What `config.json` holds."""
 
     format_version: int  # raised when older code could not read the folder
-    family: str  # "gpt", "lstm" or "bert"
-    task: str  # "lm", or one of `zoo.text.models.TEXT_MODELS`
+    family: str  # "gpt", "lstm", "bert" or "encoder_decoder"
+    task: str  # "lm", or one of `TEXT_MODELS` or `SEQ2SEQ_MODELS` of `zoo.text`
     model: dict[str, Any]  # the model config
     tokenizer_kind: str
     tokenizer_fingerprint: str
@@ -60,6 +61,7 @@ class BundleConfig:
     text: TextConfig | None = None  # how text is read; None for task "lm"
     quantization: dict[str, Any] = dataclasses.field(default_factory=dict)  # by model.quantize
     chat: ChatForm | None = None  # of task "lm": how conversations become prompts
+    seq2seq: Seq2SeqConfig | None = None  # of an encoder-decoder: how its texts are put together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +82,8 @@ class Bundle:
         """
         if self.config.task != "lm":
             raise BundleError(
-                f"{self.folder}: a model of task {self.config.task!r} writes no text; use "
-                f"`text_model`, which has {', '.join(self.text_model.functions)}"
+                f"{self.folder}: a model of task {self.config.task!r} continues no text; use "
+                f"`served`, which has {', '.join(self.served.functions)}"
             )
         if self.config.chat is not None:
             return TextChat(self.tokenizer, self.model, self.config.chat, self.config.start_id)
@@ -97,11 +99,32 @@ class Bundle:
 
     @functools.cached_property
     def text_model(self) -> TextEncoder:
-        """Text in, labels, tags, answers, vectors or numbers out; BundleError for task "lm"."""
+        """Text in, labels, tags, answers, vectors or numbers out; BundleError for other tasks."""
         config = self.config
         if config.task not in TEXT_MODELS:
-            raise BundleError(f"{self.folder}: task {config.task!r} is a language model: use `lm`")
+            kind = "lm" if config.task == "lm" else "seq2seq"
+            raise BundleError(f"{self.folder}: task {config.task!r} writes text: use `{kind}`")
         return TEXT_MODELS[config.task](self.tokenizer, self.model, config.text, config.labels)
+
+    @functools.cached_property
+    def seq2seq(self) -> TextSeq2Seq:
+        """Text in, its translation or summary out; BundleError unless task "translate" or
+        "summarize".
+        """
+        config = self.config
+        if config.task not in SEQ2SEQ_MODELS:
+            raise BundleError(
+                f"{self.folder}: a model of task {config.task!r} writes no translation or summary; "
+                f"use `served`, which has {', '.join(self.served.functions)}"
+            )
+        return SEQ2SEQ_MODELS[config.task](self.tokenizer, self.model, config.seq2seq)
+
+    @property
+    def served(self) -> TextModel:
+        """The one of `lm`, `seq2seq` and `text_model` that the task has: what is exported."""
+        if self.config.task == "lm":
+            return self.lm
+        return self.seq2seq if self.config.task in SEQ2SEQ_MODELS else self.text_model
 
     def save_huggingface(self, folder: str | os.PathLike[str]) -> Path:
         """Writes the model for transformers: `AutoModelForX.from_pretrained(folder)` reads it.
@@ -135,6 +158,7 @@ def bundle_in_memory(
     labels: Sequence[str] = (),
     text: TextConfig | None = None,
     chat: ChatForm | None = None,
+    seq2seq: Seq2SeqConfig | None = None,
 ) -> Bundle:
     """A bundle without files, of a model from `source`; other arguments and errors as in `save`."""
     if model.task == "lm":
@@ -142,7 +166,9 @@ def bundle_in_memory(
         if chat is not None:
             TextChat(tokenizer, model, chat, start_id)
     elif chat is not None:
-        raise ValueError(f"a model of task {model.task!r} writes no text, so it has no chat form")
+        raise ValueError(f"a model of task {model.task!r} does not chat, so it has no chat form")
+    elif model.task in SEQ2SEQ_MODELS:
+        seq2seq = SEQ2SEQ_MODELS[model.task](tokenizer, model, seq2seq).config
     else:
         text = TEXT_MODELS[model.task](tokenizer, model, text, tuple(labels)).config
     config = BundleConfig(
@@ -165,6 +191,7 @@ def bundle_in_memory(
         text=text,
         quantization=quantization_config(model),
         chat=chat,
+        seq2seq=seq2seq,
     )
     return Bundle(source, config, tokenizer, model)
 
@@ -177,6 +204,7 @@ def save(
     labels: Sequence[str] = (),
     text: TextConfig | None = None,
     chat: ChatForm | None = None,
+    seq2seq: Seq2SeqConfig | None = None,
 ) -> Bundle:
     """Writes a bundle; an older one in the folder is replaced.
 
@@ -193,6 +221,7 @@ def save(
         text: how text is read; not for a language model.
         chat: the form of a chat template, such as `bundle.config.chat` of the model that this one
             was fine-tuned from; for a language model alone.
+        seq2seq: how source and target are put together; for an encoder-decoder alone.
 
     Raises:
         ValueError: tokenizer, labels, text config or chat form do not fit the model, or the folder
@@ -210,7 +239,8 @@ def save(
     if (writer := writer_of(folder)) in ("transformers", "peft"):
         raise ValueError(f"{folder} holds a model of {writer}; choose another folder")
     # Before anything is written: it refuses what does not fit together.
-    config = bundle_in_memory(folder, model, tokenizer, start_id, labels, text, chat).config
+    parts = (start_id, labels, text, chat, seq2seq)
+    config = bundle_in_memory(folder, model, tokenizer, *parts).config
     tokenizer.save(folder / TOKENIZER_FOLDER)
     with replacing(folder / WEIGHTS_FILE) as temporary:
         values = model.get_weights()

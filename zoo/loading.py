@@ -127,7 +127,7 @@ def _load_own(folder: Path) -> Bundle:
     bundle = Bundle(folder, config, tokenizer, model)
     with blaming(config_file):
         # Each checks that tokenizer, labels and ids fit the model.
-        getattr(bundle, "lm" if config.task == "lm" else "text_model")
+        bundle.served  # noqa: B018
     return bundle
 
 

@@ -5,7 +5,13 @@ import difflib
 from typing import Any
 
 from zoo.config import ConfigError
-from zoo.models.configs import BertConfig, GPTConfig, LSTMConfig, ModelConfig
+from zoo.models.configs import (
+    BertConfig,
+    EncoderDecoderConfig,
+    GPTConfig,
+    LSTMConfig,
+    ModelConfig,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +74,10 @@ PRESETS: dict[str, Preset] = {
         "1.8 M parameters and the vocabulary's, context 128: a modern encoder for a laptop",
         BertConfig(1, 128, 4, 3, 192, intermediate_dim=512, **_MODERN),
     ),
+    "seq2seq_cpu": Preset(
+        "2 M parameters and the vocabulary's, context 64: an encoder-decoder for a laptop",
+        EncoderDecoderConfig(1, 64, 3, 4, 192, intermediate_dim=384),
+    ),
     "lstm_encoder_cpu": Preset(
         "0.3 M parameters and the vocabulary's, context 128: bidirectional LSTM for a laptop",
         LSTMConfig(1, 128, num_layers=1, hidden_dim=128, dropout=0.1, bidirectional=True),
@@ -109,4 +119,6 @@ def tasks_for(config: ModelConfig) -> tuple[str, ...]:
         return ("lm",)
     if config.family == "bert":
         return ("mlm", *TEXT_TASKS)
+    if config.family == "encoder_decoder":
+        return ("translate", "summarize")
     return tuple(TEXT_TASKS) if getattr(config, "bidirectional", False) else ("lm", *TEXT_TASKS)

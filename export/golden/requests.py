@@ -10,7 +10,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 from export.golden.pairs import GoldenPair, strings
 from export.signatures import example_answers, functions_of, input_names
 from zoo.bundle import Bundle
-from zoo.generation.options import OPTIONS
+from zoo.generation.options import OPTIONS, SEQ2SEQ_OPTIONS
 from zoo.text.chat_form import MESSAGES
 
 Arrays = dict[str, np.ndarray]
@@ -24,12 +24,49 @@ _BUDGET = 3e11
 # Long texts are longer than the context, or than this many tokens: attention over five texts of
 # 6,500 tokens (SmolLM2, whose context is 8,192) took 14 GB and half an hour.
 _LONG = 1024
+# The signatures that have options.
+WRITING = ("generate", "chat", "translate", "summarize")
 _WORDS = b"It was the best of times, it was the worst of times. " * 4
 
 
 def make_golden_pairs(bundle: Bundle) -> list[GoldenPair]:
     """Asks the Keras model about texts of every kind it may meet."""
-    return _lm_pairs(bundle) if bundle.config.task == "lm" else _text_pairs(bundle)
+    if bundle.config.task == "lm":
+        return _lm_pairs(bundle)
+    return _seq2seq_pairs(bundle) if bundle.config.seq2seq else _text_pairs(bundle)
+
+
+def _asked(bundle: Bundle, requests: Sequence[tuple[str, Arrays]]) -> list[GoldenPair]:
+    """What the bundle answers to (signature, inputs)."""
+    return [
+        GoldenPair(signature, inputs, _arrays(getattr(bundle.served, signature)(**inputs)))
+        for signature, inputs in requests
+    ]
+
+
+def _seq2seq_pairs(bundle: Bundle) -> list[GoldenPair]:
+    """Texts alone, and in one batch with mixed options: greedy, by beams, and sampled."""
+    batch, task = strings(_prompts(bundle)[:5]), bundle.config.task
+    several = {
+        "max_new_tokens": [24, 8, 16, 0, 8],
+        "num_beams": [4, 1, 2, 1, 3],
+        "length_penalty": [1.0, 1.0, 0.6, 1.0, 2.0],
+        "temperature": [0.0, 0.8, 0.0, 0.0, 1.2],
+        "top_k": [0, 0, 0, 0, 5],
+        "top_p": [1.0, 0.9, 1.0, 1.0, 0.5],
+        "seed": [0, 1, 2, 3, 4],
+    }
+    options = {name: SEQ2SEQ_OPTIONS[name].array(values) for name, values in several.items()}
+    sampled = options | {"num_beams": np.ones(5, np.int32)}
+    few = {"max_new_tokens": np.array([24], np.int32)}
+    requests = [
+        (task, {"text": batch[:1], **few}),
+        (task, {"text": batch[:1], **{name: value[:1] for name, value in options.items()}}),
+        (task, {"text": batch, **options}),
+        (task, {"text": batch, **sampled}),
+        ("score", {"text": batch, "target": np.roll(batch, 1)}),
+    ]
+    return _asked(bundle, requests)
 
 
 def _lm_pairs(bundle: Bundle) -> list[GoldenPair]:
@@ -61,10 +98,7 @@ def _lm_pairs(bundle: Bundle) -> list[GoldenPair]:
         ("next_token", {"text": batch}),
         *(_chats(bundle, options) if "chat" in functions_of(bundle) else ()),
     ]
-    return [
-        GoldenPair(signature, inputs, _arrays(getattr(bundle.lm, signature)(**inputs)))
-        for signature, inputs in requests
-    ]
+    return _asked(bundle, requests)
 
 
 def _long(bundle: Bundle) -> int:
@@ -158,7 +192,8 @@ def warmup_requests(bundle: Bundle, pairs: Sequence[GoldenPair]) -> list[GoldenP
     longest = bundle.config.text.max_length if bundle.config.text else bundle.model.context_length
     tokens_of_words = max(bundle.tokenizer.encode([_WORDS]).flat_values.shape[0], 1)
     # All of them: a server that batches puts no defaults beside several texts.
-    options = {name: option.array([option.default]) for name, option in OPTIONS.items()}
+    known = SEQ2SEQ_OPTIONS if bundle.config.seq2seq else OPTIONS
+    options = {name: option.array([option.default]) for name, option in known.items()}
     options["max_new_tokens"] = np.array([2], np.int32)
     budget = _BUDGET / (2 * bundle.config.parameters * len(functions))  # tokens of each signature
     # Row by row: a warm-up request of more rows than `max_batch_size`, which may be 1, is refused,
@@ -176,7 +211,7 @@ def warmup_requests(bundle: Bundle, pairs: Sequence[GoldenPair]) -> list[GoldenP
             if signature == "chat":
                 rest = [b""] * (MESSAGES - 1)
                 inputs = {"role": strings([[b"user", *rest]]), "content": strings([[text, *rest]])}
-            inputs |= options if signature in ("chat", "generate") else {}
+            inputs |= options if signature in WRITING else {}
             requests.append(GoldenPair(signature, inputs, {}))
     return requests
 

@@ -4,7 +4,7 @@ The same checks run in Python and inside a served model, which answers INVALID_A
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -66,14 +66,29 @@ OPTIONS = {
 }
 
 
-def complete_options(given: dict[str, object]) -> dict[str, tf.Tensor]:
-    """Every option as a tensor of its dtype, defaults for those that are not given."""
-    unknown = set(given) - set(OPTIONS)
+# Beams cost as many rows each, of a batch with the largest number in it.
+MAX_BEAMS = 16
+# Of what is written for a source: translations and summaries.
+SEQ2SEQ_OPTIONS = {
+    "max_new_tokens": dataclasses.replace(OPTIONS["max_new_tokens"], default=256),
+    "num_beams": Option(
+        tf.int32, 1, f"1 to {MAX_BEAMS} (1 is none)", lambda n: (n >= 1) & (n <= MAX_BEAMS)
+    ),
+    "length_penalty": Option(tf.float32, 1.0, "finite", tf.math.is_finite),
+    **{name: OPTIONS[name] for name in ("temperature", "top_k", "top_p", "seed")},
+}
+
+
+def complete_options(
+    given: dict[str, object], known: Mapping[str, Option] = OPTIONS
+) -> dict[str, tf.Tensor]:
+    """Every known option as a tensor of its dtype, defaults for those that are not given."""
+    unknown = set(given) - set(known)
     if unknown:
-        raise TypeError(f"unknown option {', '.join(sorted(unknown))}; known: {', '.join(OPTIONS)}")
+        raise TypeError(f"unknown option {', '.join(sorted(unknown))}; known: {', '.join(known)}")
     return {
         name: _batch(name, option, given.get(name, option.default))
-        for name, option in OPTIONS.items()
+        for name, option in known.items()
     }
 
 
@@ -95,7 +110,9 @@ def _batch(name: str, option: Option, values: object) -> tf.Tensor:
     return tensor
 
 
-def options_by_row(options: dict[str, tf.Tensor], requested, rows) -> dict[str, tf.Tensor]:
+def options_by_row(
+    options: dict[str, tf.Tensor], requested, rows, known: Mapping[str, Option] = OPTIONS
+) -> dict[str, tf.Tensor]:
     """Checked options (rows,) from [1] or [requested]; `rows` is 1 where `requested` is 0."""
     assertions = []
     for name, value in options.items():
@@ -103,18 +120,18 @@ def options_by_row(options: dict[str, tf.Tensor], requested, rows) -> dict[str, 
         fits = tf.logical_or(tf.equal(size, 1), tf.equal(size, requested))
         message = f"{name} must have one value, or one for each text. Number of values:"
         assertions.append(tf.debugging.Assert(fits, [message, size]))
-        if OPTIONS[name].rule:
-            valid = tf.reduce_all(OPTIONS[name].is_valid(value))
-            message = f"{name} must be {OPTIONS[name].rule}. Received:"
+        if known[name].rule:
+            valid = tf.reduce_all(known[name].is_valid(value))
+            message = f"{name} must be {known[name].rule}. Received:"
             assertions.append(tf.debugging.Assert(valid, [message, value]))
     with tf.control_dependencies(assertions):
         resolved = {}
         for name, value in options.items():
             # The stand-in row of an empty request has no values of its own.
-            default = tf.constant([OPTIONS[name].default], OPTIONS[name].dtype)
+            default = tf.constant([known[name].default], known[name].dtype)
             value = tf.cond(requested > 0, lambda v=value: v, lambda d=default: d)
             # One with more axes than its option has does not fit, and is refused here.
-            own = tf.shape(value)[1 : OPTIONS[name].spec.shape.rank]
+            own = tf.shape(value)[1 : known[name].spec.shape.rank]
             resolved[name] = tf.broadcast_to(value, tf.concat([[rows], own], axis=0))
     resolved["max_new_tokens"] = tf.minimum(resolved["max_new_tokens"], MAX_NEW_TOKENS)
     # Seeds 0, 0 tell the op to seed itself from the system, also where a program fixed

@@ -127,8 +127,11 @@ class SelfAttention(TransformerLayer):
             self.key_norm.build((None, None, None, config.head_dim))
         super().build(input_shape)
 
-    def call(self, x, visible=None, positions=None, training=None):
-        """Attends over `x` (B, T, D) where `visible`: (T, T), (B, 1, T, T), (B, 1, 1, T), None."""
+    def call(self, x, visible=None, positions=None, bias=None, training=None):
+        """Attends over `x` (B, T, D) where `visible`: (T, T), (B, 1, T, T), (B, 1, 1, T), None.
+
+        `bias` to (B, N, T, T) is added to the scores.
+        """
         length, options = ops.shape(x)[1], self.options
         steps = ops.arange(length, dtype="int32")
         if positions is None:
@@ -136,7 +139,9 @@ class SelfAttention(TransformerLayer):
         query, key, value = self._project(as_rows(x), positions, length)
         if options.window is not None:
             visible = ops.logical_and(visible, is_visible(steps, steps, options.window))
-        bias = None if visible is None else attention_bias(visible, self.config)
+        if visible is not None:
+            hidden = attention_bias(visible, self.config)
+            bias = hidden if bias is None else bias + hidden
         dropout = self.attention_dropout
         scale, cap = options.query_scale, options.soft_cap
         mixed = attend(query, key, value, bias, dropout, training, scale, cap)
@@ -180,6 +185,87 @@ class SelfAttention(TransformerLayer):
             channels, scaling = self.options.rotary_channels, self.options.rotary_scaling
             both = rotate(both, positions, base, channels, scaling)
         return *ops.split(both, [queries], axis=1), value
+
+
+class CrossAttention(TransformerLayer):
+    """Attention of target tokens, rows (N, D) to the same shape, over the states of a source."""
+
+    def __init__(self, config: TransformerConfig, **kwargs):
+        super().__init__(config, **kwargs)
+        self.scale = config.attention_options(self.layer).query_scale
+        width = config.num_heads * config.head_dim
+        self.query = make_dense(config, width, "query")
+        self.key_value = make_dense(config, 2 * width, "key_value")
+        self.output_projection = make_dense(config, config.hidden_dim, "output", residual=True)
+        self.attention_dropout = keras.layers.Dropout(config.dropout)
+
+    def build(self, input_shape):
+        width = self.config.num_heads * self.config.head_dim
+        self.output_projection.build((None, None, width))
+        super().build(input_shape)
+
+    def memory(self, states):
+        """Keys and values (B, N, S, H) of source states (B, S, D): what `call` attends over."""
+        shape = (-1, ops.shape(states)[1], self.config.num_heads, self.config.head_dim)
+        parts = ops.split(self.key_value(as_rows(states)), 2, axis=-1)
+        return tuple(ops.transpose(ops.reshape(part, shape), (0, 2, 1, 3)) for part in parts)
+
+    def call(self, x, keys, values, bias=None, training=None):
+        """Rows of T target tokens for each source: (B*T, D), also of several targets together."""
+        heads, head_dim = self.config.num_heads, self.config.head_dim
+        query = ops.reshape(self.query(x), (ops.shape(keys)[0], -1, heads, head_dim))
+        query = ops.transpose(query, (0, 2, 1, 3))  # (B, N, T, H)
+        dropout = self.attention_dropout
+        mixed = attend(query, keys, values, bias, dropout, training, self.scale)
+        mixed = ops.transpose(mixed, (0, 2, 1, 3))  # (B, T, N, H)
+        return self.output_projection(ops.reshape(mixed, (-1, heads * head_dim)))
+
+
+class RelativePositions(TransformerLayer):
+    """A learned number for each head and distance of two tokens (Raffel et al., 2020).
+
+    Distances up to a quarter of the buckets, half of them in a decoder, have one each; longer ones
+    share them by their logarithm, and those of a decoder's future have none.
+    """
+
+    def __init__(self, config: TransformerConfig, causal: bool, **kwargs):
+        super().__init__(config, **kwargs)
+        self.causal = causal
+        initializer = keras.initializers.RandomNormal(stddev=config.initializer_range)
+        self.embedding = keras.layers.Embedding(
+            config.relative_buckets, config.num_heads, initializer, name="bucket_embedding"
+        )
+
+    def build(self, input_shape):
+        self.embedding.build((None,))
+        super().build(input_shape)
+
+    def call(self, queries, keys):
+        """Biases (..., N, T, L) of tokens at `queries` (..., T), for those at `keys` (L,) int32."""
+        config = self.config
+        buckets, farthest = config.relative_buckets, config.relative_distance
+        buckets = buckets if self.causal else buckets // 2
+        near = buckets // 2
+        distance = np.arange(farthest + 1)
+        # In float32, as elsewhere: where the logarithm is a whole number, rounding decides.
+        ratio = np.log(np.maximum(distance, 1).astype("float32") / near)
+        ratio = ratio / np.float32(np.log(farthest / near)) * (buckets - near)
+        far = np.minimum(near + ratio.astype("int32"), buckets - 1)
+        bucket = np.where(distance < near, distance, far).astype("int32")
+        past = queries[..., None] - keys  # (..., T, L)
+        index = ops.take(bucket, ops.clip(past if self.causal else ops.abs(past), 0, farthest))
+        if not self.causal:
+            index = index + ops.where(past < 0, buckets, 0)
+        biases = ops.cast(self.embedding(index), "float32")  # (..., T, L, N)
+        return ops.moveaxis(biases, -1, -3)
+
+
+def sinusoidal_positions(positions, width: int):
+    """(B, T, width) float32 of positions (B, T): sines, then cosines (Vaswani et al., 2017)."""
+    half = width // 2
+    frequencies = 10000.0 ** (-2 * ops.arange(width - half, dtype="float32") / width)
+    angles = ops.cast(positions, "float32")[..., None] * frequencies
+    return ops.concatenate([ops.sin(angles), ops.cos(angles[..., :half])], axis=-1)
 
 
 def _merge_heads(x):

@@ -6,7 +6,7 @@ from keras import ops
 from zoo.models.attention import SelfAttention
 from zoo.models.backbone import TransformerBackbone
 from zoo.models.blocks import FeedForward, TransformerLayer, make_dense, make_norm
-from zoo.models.configs import BertConfig
+from zoo.models.configs import BertConfig, EncoderDecoderConfig
 
 
 @keras.saving.register_keras_serializable(package="zoo")
@@ -82,7 +82,7 @@ class BertBackbone(TransformerBackbone):
 class EncoderBlock(TransformerLayer):
     """One transformer block: norm(x + sublayer(x)) ("post"), or x + sublayer(norm(x)) ("pre")."""
 
-    def __init__(self, config: BertConfig, **kwargs):
+    def __init__(self, config: BertConfig | EncoderDecoderConfig, **kwargs):
         super().__init__(config, **kwargs)
         self.attention = SelfAttention(config, name="attention")
         self.attention_norm = make_norm(config, "attention_norm")
@@ -90,13 +90,20 @@ class EncoderBlock(TransformerLayer):
         self.feedforward_norm = make_norm(config, "feedforward_norm")
         self.dropout = keras.layers.Dropout(config.dropout)
 
-    def call(self, x, visible=None, training=None):
-        if self.config.norm_placement == "pre":
-            attended = self.attention(self.attention_norm(x), visible, training=training)
-            x = x + self.dropout(attended, training=training)
-            transformed = self.feedforward(self.feedforward_norm(x))
-            return x + self.dropout(transformed, training=training)
-        attended = self.attention(x, visible, training=training)
-        x = self.attention_norm(x + self.dropout(attended, training=training))
-        transformed = self.feedforward(x)
-        return self.feedforward_norm(x + self.dropout(transformed, training=training))
+    def call(self, x, visible=None, bias=None, training=None):
+        """Hidden states (B, T, D) to the same; `visible` and `bias` as in `SelfAttention.call`."""
+        mixed = self.attention(
+            self.before(x, self.attention_norm), visible, bias=bias, training=training
+        )
+        x = self.after(x, mixed, self.attention_norm, training)
+        transformed = self.feedforward(self.before(x, self.feedforward_norm))
+        return self.after(x, transformed, self.feedforward_norm, training)
+
+    def before(self, x, norm):
+        """What a sublayer reads of hidden states `x`."""
+        return norm(x) if self.config.norm_placement == "pre" else x
+
+    def after(self, x, output, norm, training=None):
+        """Hidden states `x` and what the sublayer made of them."""
+        x = x + self.dropout(output, training=training)
+        return x if self.config.norm_placement == "pre" else norm(x)

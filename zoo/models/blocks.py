@@ -11,6 +11,8 @@ from zoo.models.configs import TransformerConfig
 ACTIVATIONS = {
     "gelu": lambda x: ops.gelu(x, approximate=False),
     "gelu_tanh": lambda x: ops.gelu(x, approximate=True),
+    "relu": ops.relu,
+    "silu": ops.silu,
     "squared_relu": lambda x: ops.square(ops.relu(x)),
 }
 # These multiply one half of the channels by a function of the other.

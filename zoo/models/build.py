@@ -9,13 +9,25 @@ from zoo.config import ConfigError
 from zoo.models import heads
 from zoo.models.bert import BertBackbone
 from zoo.models.blocks import GATED_ACTIVATIONS
-from zoo.models.configs import BertConfig, GPTConfig, LSTMConfig, ModelConfig
+from zoo.models.configs import (
+    BertConfig,
+    EncoderDecoderConfig,
+    LSTMConfig,
+    ModelConfig,
+    TransformerConfig,
+)
+from zoo.models.encoder_decoder import EncoderDecoderBackbone
 from zoo.models.gpt import GPTBackbone
 from zoo.models.lstm import LSTMBackbone
 from zoo.models.token_model import TokenModel
 from zoo.presets import preset_config, tasks_for
 
-BACKBONES = {"gpt": GPTBackbone, "bert": BertBackbone, "lstm": LSTMBackbone}
+BACKBONES = {
+    "gpt": GPTBackbone,
+    "bert": BertBackbone,
+    "lstm": LSTMBackbone,
+    "encoder_decoder": EncoderDecoderBackbone,
+}
 HEADS: dict[str, type[TokenModel]] = {
     "lm": heads.CausalLM,
     "mlm": heads.MaskedLM,
@@ -25,6 +37,8 @@ HEADS: dict[str, type[TokenModel]] = {
     "span": heads.SpanPredictor,
     "embed": heads.SentenceEncoder,
     "regress": heads.Regressor,
+    "translate": heads.Translator,
+    "summarize": heads.Summarizer,
 }
 
 
@@ -37,8 +51,9 @@ def build(
     """A freshly initialised, built model for a task.
 
     Args:
-        preset_or_config: preset name, or a GPTConfig / BertConfig / LSTMConfig.
-        task: "lm", "mlm", "classify", "pair", "tag", "span", "embed" or "regress".
+        preset_or_config: preset name, or a config of `zoo.models.configs`.
+        task: "lm", "mlm", "classify", "pair", "tag", "span", "embed", "regress", "translate" or
+            "summarize".
         head: options of the head, such as {"num_classes": 4}; the classes in `HEADS` list them.
         **overrides: config fields to replace; a preset needs `vocabulary_size`.
 
@@ -133,6 +148,19 @@ def count_backbone_weights(config: ModelConfig) -> int:
     rows = config.vocabulary_size
     rows += config.context_length if config.positions == "learned" else 0
     count = config.num_layers * block + norm
+    if isinstance(config, EncoderDecoderConfig):
+        cross = (
+            _dense(width, 3 * query_dim, config.has_bias("qkv"))
+            + _dense(query_dim, width, config.has_bias("output"))
+            + norm
+        )
+        count = config.num_layers * block + config.layers_of_decoder * (block + cross)
+        count += 2 * norm * ((config.norm_placement == "pre") + config.embedding_norm)
+        count += config.vocabulary_size if config.logit_bias else 0
+        if config.positions == "learned":
+            rows += config.context_length
+        if config.positions == "relative":
+            count += 2 * config.relative_buckets * config.num_heads
     if isinstance(config, BertConfig):
         rows += config.num_segments
         count += _dense(width, width, config.has_bias("pooler")) if config.use_pooler else 0
@@ -145,6 +173,6 @@ def _dense(inputs: int, outputs: int, bias: bool = True) -> int:
     return (inputs + bias) * outputs
 
 
-def _norm(config: GPTConfig | BertConfig) -> int:
+def _norm(config: TransformerConfig) -> int:
     centred = config.norm == "layer_norm" and config.use_bias is True
     return config.hidden_dim * (2 if centred else 1)

@@ -8,6 +8,7 @@ from zoo.config import ConfigError, Fraction, Size, config_dataclass
 
 Positive = Annotated[float, Field(gt=0)]
 LayerType = Literal["full_attention", "sliding_attention"]
+Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "squared_relu", "swiglu", "geglu_tanh"]
 # Where dense layers have a bias, if it is not all of them or none.
 _BIASES = {"qkv": ("qkv",), "attention": ("qkv", "output"), "feedforward": ("expand", "contract")}
 
@@ -66,8 +67,8 @@ class TransformerConfig:
         rotary_base: longest rotary wavelength over 2 pi.
         norm: "layer_norm" or "rms_norm" (Zhang & Sennrich, 2019).
         qk_norm: RMS-normalise queries and keys per head (Henry et al., 2020).
-        activation: "gelu", "gelu_tanh" (GPT-2's approximation), "squared_relu" (So et al., 2021)
-            or gated (Shazeer, 2020): "swiglu", "geglu_tanh".
+        activation: "gelu", "gelu_tanh" (GPT-2's approximation), "relu", "silu", "squared_relu" (So
+            et al., 2021) or gated (Shazeer, 2020): "swiglu", "geglu_tanh".
         use_bias: bias in dense layers and layer norms.
         dropout: on embeddings, attention and residuals.
         initializer_range: standard deviation of the initial weights.
@@ -79,14 +80,12 @@ class TransformerConfig:
     num_heads: Size = 4
     hidden_dim: Size = 128
     intermediate_dim: Size | None = None
-    positions: Literal["learned", "rotary"] = "rotary"
+    positions: Literal["learned", "rotary", "sinusoidal", "relative"] = "rotary"
     rotary_base: Positive = 10000.0
     norm: Literal["layer_norm", "rms_norm"] = "rms_norm"
     norm_epsilon: Positive = 1e-5
     qk_norm: bool | Literal["projection"] = True
-    activation: Literal["gelu", "gelu_tanh", "squared_relu", "swiglu", "geglu_tanh"] = (
-        "squared_relu"
-    )
+    activation: Activation = "squared_relu"
     use_bias: bool | Literal["qkv", "attention", "feedforward"] = False
     dropout: Fraction = 0.0
     initializer_range: float = 0.02
@@ -175,6 +174,7 @@ class GPTConfig(TransformerConfig):
 
     family: ClassVar[str] = "gpt"
 
+    positions: Literal["learned", "rotary"] = "rotary"
     context_length: Annotated[Size, Field(ge=2)] = 256
     num_kv_heads: Size | None = None
     token_shift: int = 0
@@ -270,7 +270,7 @@ class BertConfig(TransformerConfig):
     norm: Literal["layer_norm", "rms_norm"] = "layer_norm"
     norm_epsilon: Positive = 1e-12
     qk_norm: bool = False
-    activation: Literal["gelu", "gelu_tanh", "squared_relu", "swiglu", "geglu_tanh"] = "gelu"
+    activation: Activation = "gelu"
     use_bias: bool = True
     dropout: Fraction = 0.1
     num_segments: Annotated[int, Field(ge=0, le=2**31 - 1)] = 2
@@ -283,6 +283,72 @@ class BertConfig(TransformerConfig):
         """Standard deviation of weights that write to the residual stream."""
         # Post-norm rescales the stream after every sublayer: no growth to hold back.
         return self.initializer_range if self.norm_placement == "post" else super().residual_stddev
+
+
+@config_dataclass
+class EncoderDecoderConfig(TransformerConfig):
+    """An encoder of a source text and a decoder of the target: `TransformerConfig`, and these.
+
+    Both have the same width; `qk_norm` and rotary positions are of self-attention alone.
+
+    Attributes:
+        context_length: longest source, and longest target, in tokens.
+        num_layers: of the encoder.
+        decoder_layers: `None` means `num_layers`.
+        key_dim: channels of one head's query, key and value; `None` means hidden_dim / num_heads.
+        query_scalar: scores are divided by its root; `None` means by that of the head's width.
+        positions: also "sinusoidal" (Vaswani et al., 2017) or "relative" (T5: a learned number for
+            each head and distance is added to the scores).
+        relative_buckets: kinds of distances, the larger ones rounded.
+        relative_distance: longer distances are all of one kind.
+        norm_placement: "pre" (before each sublayer and once at the end) or "post" (after adding).
+        embedding_norm: a norm of the embeddings (BART).
+        tie_embeddings: output projection shares the token embedding of source and target.
+        scale_embeddings: token embeddings times the root of `hidden_dim`.
+        scale_logits: hidden states divided by that root before the output projection (T5 1.0).
+        logit_bias: a number for each token is added to the logits (BART, Marian).
+
+    Raises:
+        ConfigError: a value is out of range; the message names the field.
+
+    Example:
+        >>> EncoderDecoderConfig(vocabulary_size=8000, num_layers=2).layers_of_decoder
+        2
+    """
+
+    family: ClassVar[str] = "encoder_decoder"
+
+    decoder_layers: Size | None = None
+    key_dim: Size | None = None
+    query_scalar: Size | None = None
+    relative_buckets: Annotated[Size, Field(ge=4)] = 32
+    relative_distance: Size = 128
+    norm_placement: Literal["pre", "post"] = "pre"
+    qk_norm: bool = False
+    activation: Activation = "swiglu"
+    embedding_norm: bool = False
+    tie_embeddings: bool = True
+    scale_embeddings: bool = False
+    scale_logits: bool = False
+    logit_bias: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.relative_distance <= self.relative_buckets // 2:
+            raise ConfigError(
+                "relative_distance must be above half of relative_buckets. "
+                f"Received: {self.relative_distance}, {self.relative_buckets}"
+            )
+
+    @property
+    def layers_of_decoder(self) -> int:
+        """Layers of the decoder, with `None` resolved."""
+        return self.num_layers if self.decoder_layers is None else self.decoder_layers
+
+    def attention_options(self, layer: int) -> AttentionOptions:
+        """What attention does in a layer, counted from 0."""
+        scale = (self.query_scalar or self.head_dim) ** -0.5
+        return super().attention_options(layer)._replace(query_scale=scale)
 
 
 @config_dataclass
@@ -330,7 +396,7 @@ class LSTMConfig:
         return 2 * self.hidden_dim if self.bidirectional else self.token_dim
 
 
-ModelConfig = GPTConfig | BertConfig | LSTMConfig
+ModelConfig = GPTConfig | BertConfig | LSTMConfig | EncoderDecoderConfig
 MODEL_CONFIGS: dict[str, type[ModelConfig]] = {
-    kind.family: kind for kind in (GPTConfig, BertConfig, LSTMConfig)
+    kind.family: kind for kind in (GPTConfig, BertConfig, LSTMConfig, EncoderDecoderConfig)
 }

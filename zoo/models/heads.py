@@ -9,6 +9,7 @@ from keras import ops
 
 from zoo.config import ConfigError
 from zoo.models.blocks import GATED_ACTIVATIONS, activate, make_norm
+from zoo.models.encoder_decoder import ConditionedDecoder
 from zoo.models.token_model import TokenModel
 
 
@@ -81,7 +82,93 @@ class CausalLM(TokenModel):
         return self.backbone.logits(hidden[:, -1]), cache
 
 
-class EncoderHead(TokenModel):
+class DictModel(TokenModel):
+    """A model of a dict of inputs, `token_ids` among them."""
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # `fit` under MirroredStrategy adds up the first batch of all replicas, to see its shapes,
+        # and TensorFlow adds no bools. The model is built; one replica's batch does for metrics.
+        if iterator is not None and keras.backend.backend() == "tensorflow":
+            if self._distribute_strategy is None:
+                return
+            _, _, batches = next(iter(iterator))
+            first = self.distribute_strategy.experimental_local_results
+            data_batch = keras.tree.map_structure(lambda x: first(x)[0], next(batches))
+            iterator = None
+        super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
+
+    def require_inputs(self, inputs: dict) -> dict:
+        """The inputs; TypeError for what is no such dict, ValueError for shapes that do not fit."""
+        names = [name for name in ("token_ids", "target_ids") if f'"{name}"' in self.inputs_text]
+        if not isinstance(inputs, dict) or not {*names} <= {*inputs}:
+            received = sorted(inputs) if isinstance(inputs, dict) else type(inputs).__name__
+            raise TypeError(f"{type(self).__name__} takes {self.inputs_text}. Received: {received}")
+        for name in names:
+            self.require_ids(inputs[name])
+        token_ids = inputs["token_ids"]
+        for name in ("padding_mask", "segment_ids"):
+            # Of a graph a size may not be known yet, and a mask of one row may stand for all.
+            shape = tuple(getattr(inputs.get(name), "shape", ()))
+            known = [pair for pair in zip(shape, token_ids.shape) if None not in pair]
+            if any(size not in (1, wanted) for size, wanted in known):
+                raise ValueError(
+                    f"{name} must have the shape of token_ids, {tuple(token_ids.shape)}. "
+                    f"Received: shape {shape}"
+                )
+        return inputs
+
+
+@keras.saving.register_keras_serializable(package="zoo")
+class Translator(DictModel):
+    """Writes a target text for a source: a dict of ids to logits (B, T, V), float32.
+
+    Inputs are `token_ids` (B, S) int32 of the source, `padding_mask` (B, S), and `target_ids`
+    (B, T) int32, which begin with a start token: `logits[:, t]` predicts target t + 1.
+
+    Args:
+        backbone: EncoderDecoderBackbone; another one raises ConfigError.
+
+    Example:
+        >>> import zoo
+        >>> model = zoo.build("seq2seq_cpu", "translate", vocabulary_size=100)
+        >>> ids = ops.ones((2, 8), "int32")
+        >>> tuple(model({"token_ids": ids, "target_ids": ids[:, :3]}).shape)
+        (2, 3, 100)
+    """
+
+    task = "translate"
+    inputs_text = 'a dict of inputs: {"token_ids": (B, S) int32, "target_ids": (B, T) int32}'
+
+    def __init__(self, backbone: keras.Model, **kwargs):
+        super().__init__(backbone, **kwargs)
+        if backbone.config.family != "encoder_decoder":
+            raise ConfigError(
+                f"{type(self).__name__} needs an EncoderDecoderBackbone. "
+                f"Received: {type(backbone).__name__}"
+            )
+        # Built at once, so that summary(), count_params() and load_weights() work right away.
+        names = {"token_ids": "int32", "padding_mask": "bool", "target_ids": "int32"}
+        self({name: keras.Input((None,), dtype=dtype, name=name) for name, dtype in names.items()})
+
+    def call(self, inputs, training=None):
+        """Logits (B, T, V) of a dict of inputs."""
+        hidden = self.backbone(self.require_inputs(inputs), training=training)
+        return self.backbone.logits(hidden)
+
+    def decoder(self, token_ids, padding_mask=None) -> ConditionedDecoder:
+        """What `zoo.generation` continues a target with, of sources (B, S)."""
+        states = self.backbone.encode(token_ids, padding_mask)
+        return ConditionedDecoder(self.backbone, self.backbone.memory(states, padding_mask))
+
+
+@keras.saving.register_keras_serializable(package="zoo")
+class Summarizer(Translator):
+    """A `Translator` of texts into shorter ones: the same network, another task."""
+
+    task = "summarize"
+
+
+class EncoderHead(DictModel):
     """What the heads of encoders share. A subclass makes its layers, then calls `finish`."""
 
     inputs_text = (
@@ -105,34 +192,9 @@ class EncoderHead(TokenModel):
         # Built at once, so that summary(), count_params() and load_weights() work right away.
         self({name: keras.Input((None,), dtype=dtype, name=name) for name, dtype in names.items()})
 
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        # `fit` under MirroredStrategy adds up the first batch of all replicas, to see its shapes,
-        # and TensorFlow adds no bools. The model is built; one replica's batch does for metrics.
-        if iterator is not None and keras.backend.backend() == "tensorflow":
-            if self._distribute_strategy is None:
-                return
-            _, _, batches = next(iter(iterator))
-            first = self.distribute_strategy.experimental_local_results
-            data_batch = keras.tree.map_structure(lambda x: first(x)[0], next(batches))
-            iterator = None
-        super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
-
     def encode(self, inputs: dict, training):
         """Hidden states (B, T, D) of the inputs dict."""
-        if not isinstance(inputs, dict) or "token_ids" not in inputs:
-            received = sorted(inputs) if isinstance(inputs, dict) else type(inputs).__name__
-            raise TypeError(f"{type(self).__name__} takes {self.inputs_text}. Received: {received}")
-        token_ids = inputs["token_ids"]
-        self.require_ids(token_ids)
-        for name in ("padding_mask", "segment_ids"):
-            # Of a graph a size may not be known yet, and a mask of one row may stand for all.
-            shape = tuple(getattr(inputs.get(name), "shape", ()))
-            known = [pair for pair in zip(shape, token_ids.shape) if None not in pair]
-            if any(size not in (1, wanted) for size, wanted in known):
-                raise ValueError(
-                    f"{name} must have the shape of token_ids, {tuple(token_ids.shape)}. "
-                    f"Received: shape {shape}"
-                )
+        token_ids = self.require_inputs(inputs)["token_ids"]
         return self.backbone(
             token_ids,
             padding_mask=inputs.get("padding_mask"),

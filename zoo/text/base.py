@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from zoo.generation.options import OPTIONS, complete_options, options_by_row
+from zoo.generation.options import OPTIONS, Option, complete_options, options_by_row
 from zoo.text.cleaning import clean
 from zoo.text.config import CleaningConfig, TextConfig, special_count
 from zoo.text.packing import Windows, cut_windows, pack
@@ -29,22 +29,25 @@ _LENGTH_STEP = 32
 
 
 def signature(
-    body: Callable[..., Outputs], defaults: Mapping[str, Sequence[str]] | None = None
+    body: Callable[..., Outputs],
+    defaults: Mapping[str, Sequence[str]] | None = None,
+    options: Mapping[str, Option] = OPTIONS,
 ) -> Callable[..., Outputs]:
     """A method from string vectors [B] to outputs of B rows, as a signature of its class.
 
     From Python it takes lists of strings. A parameter with a default is an input of models of pairs
-    alone; `**options` are those of `zoo.generation.options`, with one value a row. `defaults` has a
-    row for each input that is a matrix [B, M], with which `SignatureDef.defaults` names the M of
-    the requests that a server can put into one batch; M may be any other.
+    alone; `**options` are those of `options`, by default a language model's, with one value a row.
+    `defaults` has a row for each input that is a matrix [B, M], with which `SignatureDef.defaults`
+    names the M of the requests that a server can put into one batch; M may be any other.
     """
     own_defaults = defaults or {}
+    known = options if "options" in inspect.signature(body).parameters else {}
 
     @functools.wraps(body)
     def ask(self: TextModel, *arguments: Any, **keywords: Any) -> Outputs:
         given = inspect.signature(body).bind(self, *arguments, **keywords).arguments
         del given["self"]
-        options = complete_options(given.pop("options", {})) if _has_options(body) else {}
+        values = complete_options(given.pop("options", {}), known)
         columns = {name: value for name, value in given.items() if value is not None}
         names = self._input_names(body)
         if [*columns] != names:
@@ -55,14 +58,11 @@ def signature(
         # Another backend cannot run inside a TensorFlow graph; eagerly it takes the same path.
         if keras.backend.backend() != "tensorflow":
             function = function.python_function
-        return function(*strings, *options.values())
+        return function(*strings, *values.values())
 
-    ask.body, ask.defaults = body, own_defaults  # type: ignore[attr-defined]
+    # What the class makes its graph functions of.
+    ask.body, ask.defaults, ask.options = body, own_defaults, known  # type: ignore[attr-defined]
     return ask
-
-
-def _has_options(body: Callable[..., Outputs]) -> bool:
-    return "options" in inspect.signature(body).parameters
 
 
 def _string_batch(name: str, value, is_matrix: bool) -> tf.Tensor:
@@ -96,7 +96,7 @@ def _string_matrix(name: str, value) -> tf.Tensor:
 def _graph_function(
     body: Callable[..., Outputs],
     names: Sequence[str],
-    options: bool,
+    options: Mapping[str, Option],
     defaults: Mapping[str, Sequence[str]],
 ):
     """`body` as a graph function of strings [B] or [B, M], and of options, also of no rows.
@@ -117,7 +117,8 @@ def _graph_function(
             padded = [_some(text, defaults.get(name, "")) for name, text in zip(names, texts)]
         by_row = {}
         if options:
-            by_row = options_by_row(dict(zip(OPTIONS, values)), rows, tf.shape(padded[0])[0])
+            given = dict(zip(options, values))
+            by_row = options_by_row(given, rows, tf.shape(padded[0])[0], options)
         return {name: value[:rows] for name, value in body(*padded, **by_row).items()}
 
     parameters, specs = [], []
@@ -126,7 +127,7 @@ def _graph_function(
         parameters.append(inspect.Parameter(name, _NAMED, default=default))
         shape = [None, None] if name in defaults else [None]
         specs.append(tf.TensorSpec(shape, tf.string, name))
-    for name, option in OPTIONS.items() if options else ():
+    for name, option in options.items():
         default = tf.constant([option.default], option.dtype)
         parameters.append(inspect.Parameter(name, _NAMED, default=default))
         specs.append(tf.TensorSpec.from_spec(option.spec, name))
@@ -180,8 +181,7 @@ class TextModel(tf.Module):
         for name, method in methods.items():
             if body := getattr(method, "body", None):
                 bound, names = functools.partial(body, self), self._input_names(body)
-                options = _has_options(body)
-                functions[name] = _graph_function(bound, names, options, method.defaults)
+                functions[name] = _graph_function(bound, names, method.options, method.defaults)
         return functions
 
     def _input_names(self, body: Callable[..., Outputs]) -> list[str]:

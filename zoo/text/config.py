@@ -112,6 +112,27 @@ class TextConfig:
         return max(self.window_size() // 2, 1) if self.stride is None else self.stride
 
 
+@config_dataclass
+class Seq2SeqConfig:
+    """How an encoder-decoder's source and target are put together, in training and in serving.
+
+    Attributes:
+        prefix: text before every source, such as T5's "summarize: ".
+        source_start: ids before a source, such as a language's.
+        source_end: ids after it.
+        target_start: ids that every target begins with; the first is never predicted, the others
+            are given, too, such as a language's (mBART).
+        max_source: tokens of a source that are read, these ids included; of a longer one the
+            beginning. None means as many as the model can.
+    """
+
+    prefix: str = ""
+    source_start: tuple[int, ...] = ()
+    source_end: tuple[int, ...] = ()
+    target_start: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    max_source: Size | None = None
+
+
 def special_count(pairs: bool, separators: int = 1) -> int:
     """Special tokens around a text, or around a pair: a tokenizer has its `pair_separators`."""
     return 2 + separators if pairs else 2

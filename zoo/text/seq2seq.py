@@ -1,0 +1,225 @@
+"""Encoder-decoders with strings on both sides: translations and summaries."""
+
+import functools
+
+import keras
+import tensorflow as tf
+
+from zoo.generation.beam_search import BeamOptions, beam_search
+from zoo.generation.loop import SamplingOptions, generate
+from zoo.generation.options import SEQ2SEQ_OPTIONS
+from zoo.text.base import TextModel, on_backend, signature
+from zoo.text.config import Seq2SeqConfig
+from zoo.text.lm import write_in_place
+from zoo.tokenizers import Tokenizer
+
+_write = functools.partial(signature, options=SEQ2SEQ_OPTIONS)
+
+
+class TextSeq2Seq(TextModel):
+    """Writes and scores targets of sources.
+
+    Args:
+        tokenizer, model: a zoo.Translator or Summarizer, and the tokenizer of its ids.
+        config: Seq2SeqConfig; by default a source ends with the tokenizer's `end_id`, and a target
+            begins with it.
+
+    Raises:
+        ValueError: an id of `config` is none of the model, or leaves no room for text.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, model: keras.Model, config: Seq2SeqConfig | None = None
+    ):
+        super().__init__(tokenizer, model)
+        if config is None:
+            end = (tokenizer.end_id,)
+            config = Seq2SeqConfig(source_end=end, target_start=end)
+        ids = (*config.source_start, *config.source_end, *config.target_start)
+        if not all(0 <= index < model.vocabulary_size for index in ids):
+            raise ValueError(
+                f"seq2seq: ids must be in 0 to {model.vocabulary_size - 1}. Received: {ids}"
+            )
+        longest = min(config.max_source or model.context_length, model.context_length)
+        self.room = longest - len(config.source_start) - len(config.source_end)
+        if self.room < 1 or len(config.target_start) >= model.context_length:
+            raise ValueError(f"seq2seq: {config} leaves no room for text in {longest} tokens")
+        self.config = config
+
+    def sources(self, text) -> tf.RaggedTensor:
+        """Source ids [B, None] of strings [B], cut to what is read."""
+        if self.config.prefix:
+            text = tf.strings.join([self.config.prefix, text])
+        return self._around(
+            self.tokenizer.encode(text)[:, : self.room],
+            self.config.source_start,
+            self.config.source_end,
+        )
+
+    def targets(self, target) -> tf.RaggedTensor:
+        """Target ids [B, None] of strings [B], with what begins and what ends them, cut."""
+        ids = self._around(
+            self.tokenizer.encode(target), self.config.target_start, (self.tokenizer.end_id,)
+        )
+        return ids[:, : self.model.context_length + 1]  # the last one is only predicted
+
+    def _around(self, ids: tf.RaggedTensor, before, after) -> tf.RaggedTensor:
+        rows = ids.nrows()
+        parts = [tf.tile(tf.constant([part], ids.dtype), [rows, 1]) for part in (before, after)]
+        edges = [tf.RaggedTensor.from_tensor(part) for part in parts]
+        return tf.concat([edges[0], tf.cast(ids, tf.int32), edges[1]], axis=1)
+
+    def written(self, text, options):
+        """Targets of sources [B].
+
+        Args:
+            text: [B] strings, any bytes; of a text longer than the model's context, or than
+                `config.max_source`, the beginning is read.
+            **options: [B] or [1] each, as `zoo.generation.options.SEQ2SEQ_OPTIONS` lists them:
+                `max_new_tokens` (256; cut to the context), `num_beams` (1), `length_penalty` (1;
+                more favours longer texts), and for one beam `temperature` (0 is greedy), `top_k`,
+                `top_p`, `seed` as of a language model.
+
+        Returns:
+            dict: `text` [B], `score` [B] float32 (its log-probability / tokens **
+            `length_penalty`, end of text counted), `token_count` [B] int32 (without it), and of
+            all beams, the best first, `texts` [B, K] and `scores` [B, K], where K is the largest
+            `num_beams`; a row with fewer has "" and 0 there.
+
+        Raises:
+            tf.errors.InvalidArgumentError, TypeError: an option is out of range, or unknown.
+        """
+        ids = self.sources(text)
+        room = self.model.context_length - len(self.config.target_start) + 1
+        options["max_new_tokens"] = tf.minimum(options["max_new_tokens"], room)
+        search = on_backend(self._search, *_padded(ids), options)
+        token_ids, lengths, scores = search
+        width = tf.shape(scores)[1]
+        flat = tf.RaggedTensor.from_tensor(
+            tf.reshape(token_ids, [-1, tf.shape(token_ids)[2]]), tf.reshape(lengths, [-1])
+        )
+        texts = self.tokenizer.decode(self.tokenizer.whole_characters(flat))
+        texts = tf.reshape(texts, [-1, width])
+        return {
+            "text": texts[:, 0],
+            "score": scores[:, 0],
+            "token_count": lengths[:, 0],
+            "texts": texts,
+            "scores": scores,
+        }
+
+    def _search(self, token_ids, mask, options):
+        """Ids (B, K, N), lengths and scores (B, K) of what is written for sources (B, S)."""
+        on_tensorflow = keras.backend.backend() == "tensorflow"
+        ops, start = keras.ops, self.config.target_start
+        size = (lambda x: x) if on_tensorflow else int
+        steps = size(ops.maximum(ops.max(options["max_new_tokens"]), 0))
+        width = size(ops.max(options["num_beams"]))
+        decoder = self.model.decoder(token_ids, mask)
+        unknown_id = self.tokenizer.unknown_id
+        banned = self.spare_ids() + ([] if unknown_id is None else [unknown_id])
+        shared = {
+            "end_ids": self.tokenizer.end_ids,
+            "banned_ids": banned,
+            "write": write_in_place if on_tensorflow else ops.scatter_update,
+        }
+        most, penalty = options["max_new_tokens"], options["length_penalty"]
+
+        sampling = SamplingOptions(
+            **{name: options[name] for name in SamplingOptions._fields if name in options}
+        )
+
+        def one():
+            rows = ops.shape(token_ids)[0]
+            prompt = ops.broadcast_to(ops.convert_to_tensor(start, "int32"), (rows, len(start)))
+            found = generate(
+                decoder,
+                prompt,
+                ops.full((rows,), len(start), "int32"),
+                sampling,
+                steps,
+                rereads=False,
+                **shared,
+            )
+            # The end of text is not one of a row's tokens, but counts.
+            counted = found.lengths + ops.cast(found.lengths < most, "int32") + (len(start) - 1)
+            counted = ops.cast(ops.maximum(counted, 1), "float32")
+            score = found.log_probability / counted**penalty
+            return found.token_ids[:, None], found.lengths[:, None], score[:, None]
+
+        def several():
+            choice = BeamOptions(sampling, options["num_beams"], penalty)
+            return tuple(beam_search(decoder, start, choice, width, steps, **shared))
+
+        if not on_tensorflow:
+            return several() if width > 1 else one()
+        return tf.cond(width > 1, several, one)
+
+    def scored(self, text, target):
+        """How likely each target is, given its source.
+
+        Returns:
+            dict of [B] tensors: `log_likelihood` (float32, nats, end of text counted),
+            `token_count` (int32, without it), `perplexity` (float32, of the tokens and the end).
+        """
+        targets = self.targets(target)
+        lengths = tf.cast(targets.row_lengths(), tf.int32) - len(self.config.target_start)
+
+        def sums(token_ids, mask, targets, lengths):
+            inputs = {"token_ids": token_ids, "padding_mask": mask, "target_ids": targets[:, :-1]}
+            ops = keras.ops
+            logits = self.model(inputs, training=False)
+            chosen = ops.take_along_axis(
+                ops.log_softmax(logits, axis=-1), targets[:, 1:, None], axis=-1
+            )[..., 0]
+            first = len(self.config.target_start) - 1
+            place = ops.arange(ops.shape(chosen)[1], dtype="int32")[None] - first
+            real = ops.logical_and(place >= 0, place < lengths[:, None])
+            return ops.sum(ops.where(real, chosen, 0.0), axis=1)
+
+        total = on_backend(sums, *_padded(self.sources(text)), targets.to_tensor(), lengths)
+        perplexity = tf.exp(-total / tf.cast(tf.maximum(lengths, 1), tf.float32))
+        return {
+            "log_likelihood": total,
+            "token_count": lengths - 1,
+            "perplexity": perplexity,
+        }
+
+
+def _padded(ids: tf.RaggedTensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Ids (B, S) int32 and which of them are real, bool."""
+    return ids.to_tensor(), tf.sequence_mask(ids.row_lengths())
+
+
+class TextTranslator(TextSeq2Seq):
+    """A `TextSeq2Seq` of translations."""
+
+    @_write
+    def translate(self, text, **options):
+        """The same text in another language; arguments and outputs as of `written`."""
+        return self.written(text, options)
+
+    @signature
+    def score(self, text, target):
+        """How likely each target is, given its source; outputs as of `scored`."""
+        return self.scored(text, target)
+
+
+class TextSummarizer(TextSeq2Seq):
+    """A `TextSeq2Seq` of summaries."""
+
+    @_write
+    def summarize(self, text, **options):
+        """A shorter text; arguments and outputs as of `written`."""
+        return self.written(text, options)
+
+    @signature
+    def score(self, text, target):
+        """How likely each target is, given its source; outputs as of `scored`."""
+        return self.scored(text, target)
+
+
+SEQ2SEQ_MODELS: dict[str, type[TextSeq2Seq]] = {
+    "translate": TextTranslator,
+    "summarize": TextSummarizer,
+}
