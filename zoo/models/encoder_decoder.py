@@ -229,6 +229,7 @@ class ConditionedDecoder:
 
     def __init__(self, backbone: EncoderDecoderBackbone, memory: Memory):
         self.backbone = backbone
+        self.step_backbone = backbone  # what reads single tokens
         self.memory = memory
         self.initial_cache: Callable = backbone.initial_cache
         self.extend_cache: Callable = backbone.extend_cache
@@ -245,4 +246,6 @@ class ConditionedDecoder:
 
     def decode_token(self, token_ids, cache, position, write=ops.scatter_update):
         """As `CausalLM.decode_token`."""
-        return self.decode(token_ids[:, None], cache, position, write=write)
+        step, memory = self.step_backbone, self.memory
+        hidden, cache = step.decode(token_ids[:, None], memory, cache, position, write)
+        return step.logits(hidden[:, -1]), cache
