@@ -12,7 +12,7 @@ import zoo
 from zoo.generation.beam_search import BeamOptions, beam_search
 from zoo.generation.loop import SamplingOptions, generate
 from zoo.models.build import build, count_weights
-from zoo.models.configs import EncoderDecoderConfig
+from zoo.models.configs import EncoderDecoderConfig, LSTMEncoderDecoderConfig
 from zoo.models.encoder_decoder import ConditionedDecoder
 
 numpy = ops.convert_to_numpy
@@ -44,6 +44,9 @@ CONFIGS = {
     "marian": EncoderDecoderConfig(
         **_SHAPE, **_BART, positions="sinusoidal", activation="silu", scale_embeddings=True
     ),
+    "lstm": LSTMEncoderDecoderConfig(
+        VOCABULARY_SIZE, 12, 2, 8, embedding_dim=6, initializer_range=0.6, tie_embeddings=False
+    ),
 }
 ON_JAX = ["modern", "t5"]
 BANNED = 5  # an id that no search may choose
@@ -55,7 +58,7 @@ def shared(name):
     """A model for all tests that do not change it."""
     keras.utils.set_random_seed(3)
     model = build(CONFIGS[name], "translate")
-    if CONFIGS[name].logit_bias:
+    if getattr(CONFIGS[name], "logit_bias", False):
         model.backbone.logit_bias.assign(np.linspace(-1, 1, VOCABULARY_SIZE))
     return model
 
@@ -204,7 +207,8 @@ def search(model, sources, mask, most, beams, penalties, start, temperature=0.0)
 
 
 @pytest.mark.parametrize(
-    ("name", "start"), cases([("modern", (1,)), ("t5", (1, 2)), ("bart", (2, 1))], [("t5", (1, 2))])
+    ("name", "start"),
+    cases([("modern", (1,)), ("t5", (1, 2)), ("bart", (2, 1)), ("lstm", (1, 2))], [("t5", (1, 2))]),
 )
 def test_beams_are_those_of_a_slow_search(name, start):
     model, sources = shared(name), random_ids(3, 7, 8)
@@ -253,6 +257,8 @@ def test_no_room_and_wrong_inputs():
         build(CONFIGS["modern"], "lm")
     with pytest.raises(zoo.ConfigError, match="relative_distance must be above half"):
         EncoderDecoderConfig(9, relative_buckets=32, relative_distance=16)
+    with pytest.raises(zoo.ConfigError, match="bidirectional must be False"):
+        LSTMEncoderDecoderConfig(9, bidirectional=True)
     model = shared("modern")
     with pytest.raises(TypeError, match=r"Translator takes a dict of inputs.*target_ids"):
         model({"token_ids": random_ids(1, 3)})
