@@ -7,13 +7,7 @@ from typing import Any
 
 from zoo.config import Fields
 from zoo.files import BundleError, write_json
-from zoo.tokenizers.files import (
-    added_tokens_json,
-    read_bpe,
-    read_start,
-    start_template,
-    tokenizer_json,
-)
+from zoo.tokenizers import files
 
 _SPACE = "\u2581"
 _ENDS = ("</s>", "<eos>", "<|endoftext|>")
@@ -37,12 +31,12 @@ _STRIP = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
 def read_byte_fallback(path: str | os.PathLike[str]) -> dict[str, Any]:
     """`ByteFallbackTokenizer`'s arguments; BundleError names the field of what it does not do."""
     content = Fields.read(Path(path))
-    model, vocabulary, special, flags = read_bpe(content, "tokenizers with byte fallback")
+    model, vocabulary, special, flags = files.read_bpe(content, "tokenizers with byte fallback")
     model.require("byte_fallback", (True,), "other models are byte-level")
     model.require("ignore_merges", (False, None), "Llama's kind has it off")
     prefix = _read_prefix(content)
     expected = _DECODERS if prefix == "never" else [*_DECODERS, _STRIP]
-    if _steps(content, "decoder", "decoders") != expected:
+    if [step.values for step in files.read_steps(content, "decoder", "decoders")] != expected:
         raise BundleError(
             f"{content.where}: decoder must be {expected} with this normalizer and pre_tokenizer"
         )
@@ -56,7 +50,7 @@ def read_byte_fallback(path: str | os.PathLike[str]) -> dict[str, Any]:
         "special_tokens": special,
         "prefix": prefix,
         "added_tokens": flags,
-        "start": read_start(content),
+        "start": files.read_start(content),
     } | ({"end": ends[0]} if ends else {})
 
 
@@ -68,28 +62,17 @@ def _is_text(merge: Any, special: Mapping[str, int]) -> bool:
     return special.keys().isdisjoint((*parts, "".join(parts)))
 
 
-def _steps(content: Fields, field: str, inner: str) -> list[Any]:
-    """The steps of a part that may be a sequence of others, or None."""
-    if content.values.get(field) is None:
-        return []
-    part = content.part(field)
-    if part.text("type") != "Sequence":
-        return [part.values]
-    return [step.values for step in part.parts(inner)]
-
-
 def _read_prefix(content: Fields) -> str:
     """One of `sections.PREFIXES`."""
-    normalizers = _steps(content, "normalizer", "normalizers")
-    splitters = _steps(content, "pre_tokenizer", "pretokenizers")
+    normalizers = [step.values for step in files.read_steps(content, "normalizer", "normalizers")]
+    steps = files.read_steps(content, "pre_tokenizer", "pretokenizers")
+    splitters = [step.values for step in steps]
     if normalizers == [_PREPEND, _REPLACE] and not splitters:
         return "prepend"
     if normalizers == [_REPLACE] and splitters in ([], [_SPLIT]):
         return "never"
     if not normalizers and len(splitters) == 1 and splitters[0].get("type") == "Metaspace":
-        splitter = content.part("pre_tokenizer")
-        if "pretokenizers" in splitter.values:
-            splitter = splitter.parts("pretokenizers")[0]
+        splitter = steps[0]
         splitter.require("replacement", (_SPACE,), "spaces become this")
         if splitter.flag("split", True):
             raise BundleError(f"{splitter.where}: split must be false: words are merged as one")
@@ -117,11 +100,11 @@ def write_byte_fallback(config: Mapping[str, Any], folder: str | os.PathLike[str
     model = {"type": "BPE", "unk_token": "<unk>" if "<unk>" in special else None}
     model |= dict.fromkeys(("dropout", "continuing_subword_prefix", "end_of_word_suffix"))
     model |= {"fuse_unk": True, "byte_fallback": True, "ignore_merges": False, "vocab": ids}
-    content = tokenizer_json(
-        added_tokens_json(ids, special, flags),
+    content = files.tokenizer_json(
+        files.added_tokens_json(ids, special, flags),
         normalizer=normalizer,
         pre_tokenizer=splitter,
-        post_processor=None if start is None else start_template((start, special[start])),
+        post_processor=None if start is None else files.start_template((start, special[start])),
         decoder={
             "type": "Sequence",
             "decoders": _DECODERS if prefix == "never" else [*_DECODERS, _STRIP],

@@ -4,11 +4,10 @@ import functools
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import tensorflow as tf
 
-from zoo.files import blaming
 from zoo.tokenizers import sentencepiece_model as spm
 from zoo.tokenizers.bytefallback.files import read_byte_fallback, write_byte_fallback
 from zoo.tokenizers.bytefallback.sections import PREFIXES, Sections
@@ -97,18 +96,7 @@ class ByteFallbackTokenizer(CausalTokenizer):
                 "not supported here."
             )
 
-    @classmethod
-    def from_tokenizer_json(cls, path: str | os.PathLike[str], **options: Any) -> Self:
-        """Reads Hugging Face's `tokenizer.json` of a BPE tokenizer with `byte_fallback`.
-
-        Args:
-            path: the file. ValueError, naming the field, if it asks for what this class does not
-                do.
-            **options: the constructor's, in place of what the file says. Their library always
-                parses special tokens in a text: `parse_special=True` does so here.
-        """
-        with blaming(path):
-            return cls(**{**read_byte_fallback(path), **options})
+    _read_file = staticmethod(read_byte_fallback)
 
     def write_files(self, folder: str | os.PathLike[str]) -> None:
         """Writes `tokenizer.json` as Hugging Face's libraries read it."""
@@ -136,9 +124,7 @@ class ByteFallbackTokenizer(CausalTokenizer):
     @functools.cached_property
     def _model(self) -> bytes:
         texts: list[str | None] = [*self.vocabulary]
-        for index in self._unmerged(self._pairs):
-            texts[index] = None
-        for index in self._byte_ids:
+        for index in (*self._unmerged(self._pairs), *self._byte_ids):
             texts[index] = None
         ranks = last_merges(self._pairs, texts)
         # Names of what is not merged are in no text: they begin with a space.
@@ -158,14 +144,12 @@ class ByteFallbackTokenizer(CausalTokenizer):
         """Whether some piece goes on behind a word with the space of the next one."""
         return any(re.search(f"[^{spm.SPACE}]{spm.SPACE}", piece) for piece in self.vocabulary)
 
-    def _sections(self, parse_special: bool) -> Sections:
-        found = [token for token in self._found if parse_special or not token.special]
-        return Sections(found, self.prefix, not self._joins_words, self._byte_ids)
-
     def _encode_joined(self, strings, row_splits, is_text, offsets):
         if offsets:
             raise ValueError("a tokenizer with byte fallback has no offsets.")
-        sections = self._sections(self.parse_special if is_text is None else True)
+        parse_special = self.parse_special if is_text is None else True
+        found = [token for token in self._found if parse_special or not token.special]
+        sections = Sections(found, self.prefix, not self._joins_words, self._byte_ids)
         words = sections.split(strings, row_splits, is_text)
         texts, text_of = tf.unique(words.texts)
         ids, splits = spm.tokenize(self._model, texts)

@@ -197,18 +197,7 @@ class BytePairTokenizer(CausalTokenizer):
                 place = f"{path}, line {error.index + 1 + has_version}"
                 raise BundleError(f"{place}: {error.reason}") from error
 
-    @classmethod
-    def from_tokenizer_json(cls, path: _Path, **options: Any) -> Self:
-        """Reads Hugging Face's `tokenizer.json` of a byte-level BPE tokenizer.
-
-        Args:
-            path: the file; special tokens, roles, prefix space and pair separators come from it.
-                ValueError, naming the field, if it asks for what this class does not do.
-            **options: the constructor's, in place of what the file says. Their library always
-                parses special tokens in a text: `parse_special=True` does so here.
-        """
-        with blaming(path):
-            return cls(**{**read_byte_pairs(path), **options})
+    _read_file = staticmethod(read_byte_pairs)
 
     def write_files(self, folder: _Path) -> None:
         """Writes `vocab.json`, `merges.txt` and `tokenizer.json` as Hugging Face's libraries read
