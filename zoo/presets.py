@@ -5,13 +5,7 @@ import difflib
 from typing import Any
 
 from zoo.config import ConfigError
-from zoo.models.configs import (
-    BertConfig,
-    EncoderDecoderConfig,
-    GPTConfig,
-    LSTMConfig,
-    ModelConfig,
-)
+from zoo.models.configs import BertConfig, EncoderDecoderConfig, GPTConfig, LSTMConfig, ModelConfig
 
 
 @dataclasses.dataclass(frozen=True)
