@@ -298,3 +298,30 @@ _add_encoder(
     finetune=FineTuneConfig(init_from=MINILM),
     optimizer=adamw(1e-4, warmup_steps=50, weight_decay=0.01),
 )
+
+
+# Translations and summaries.
+
+_TATOEBA: dict[str, Any] = {"format": "tsv", "text_column": 0, "pair_column": 1}
+_TATOEBA |= {"tokenizer": "bytepair"}
+
+_add(
+    "tatoeba_spa_seq2seq",
+    """English to Spanish by an encoder-decoder from nothing.
+
+    Not measured yet.
+    """,
+    (8000, 1000),
+    task="translate",
+    preset="seq2seq_cpu",
+    data=DataConfig(
+        train="tatoeba_spa",
+        validation_fraction=0.017,
+        test_fraction=0.0168,
+        max_vocabulary_size=4000,
+        **_TATOEBA,
+    ),
+    optimizer=muon(5e-3),
+    batch_size=64,
+    jit_compile=False,
+)
