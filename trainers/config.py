@@ -24,8 +24,17 @@ from zoo.presets import preset_config
 from zoo.text.config import TextConfig
 
 Task = Literal[
-    *("lm", "chat", "mlm", "classify", "pair", "tag", "span", "embed", "regress"),
-    *("translate", "summarize"),
+    "lm",
+    "chat",
+    "mlm",
+    "classify",
+    "pair",
+    "tag",
+    "span",
+    "embed",
+    "regress",
+    "translate",
+    "summarize",
 ]
 TASK_NAMES: tuple[Task, ...] = get_args(Task)
 CONFIG_FILE = "train_config.json"
