@@ -65,7 +65,7 @@ def training_flops_per_token(model: keras.Model, length: float) -> float:
         if len(weight.shape) > 1 and not _LOOKED_UP.search(weight.path)
     )
     config = model.backbone.config
-    if config.family == "encoder_decoder":
+    if config.family.endswith("encoder_decoder"):
         # A token passes the encoder or the decoder, and half of all are targets, which have logits.
         weights += config.vocabulary_size * config.hidden_dim if config.tie_embeddings else 0
         return 3.0 * weights + 6 * config.num_layers * config.hidden_dim * length
