@@ -146,7 +146,7 @@ def test_an_empty_side_is_an_error_or_left_out(tmp_path, warnings):
     with pytest.raises(ValueError, match=r"p\.tsv:2: the target is empty; 2 pair\(s\) of .*skip"):
         read_pairs(str(path), data)
     found = read_pairs(str(path), DataConfig(**{**vars(data), "mismatched": "skip"}))
-    assert found.source == ["a"] and found.empty == 2
+    assert found.source == ["a"] and found.empty == found.select([0]).empty == 2
     assert "p.tsv:2: the target is empty; 2 pair(s) of" in warnings[0]
 
 
@@ -243,12 +243,13 @@ def test_validation_is_the_served_score(tiny):
 
 
 def test_long_sources_are_cut_and_long_targets_left_out(tiny, tmp_path):
-    rows = [*PAIRS, ("word " * 99, "short"), ("short", "palabra " * 99)]
+    rows = [*PAIRS, ("word " * 99, "short"), ("short", "palabra " * 99), ("", "none")]
     path = tmp_path / "long.tsv"
     path.write_text("\n".join(map("\t".join, rows)))
-    data = {"train": str(path), "validation": str(path)}
+    data = {"train": str(path), "validation_fraction": 0.01, "mismatched": "skip"}
     task = make_task(tiny(data=data, seq2seq=Seq2SeqTraining(max_source=30, validation_rows=0)))
-    assert task.lengths.max(axis=0)[0] == 30 and len(task.lengths) == len(rows) - 1
+    assert task.lengths.max(axis=0)[0] == 30 and len(task.lengths) == len(task.train) - 1
+    assert "(1 without a source or target, left out; " in task.data_summary()
     assert "1 training targets too long, left out" in task.data_summary()
     assert "1 training sources as long as is read, or cut to that" in task.data_summary()
     with pytest.raises(ValueError, match="all targets are longer than 2 tokens"):

@@ -61,12 +61,12 @@ def extractive_oracle(sources: Sequence[str], references: References) -> list[st
 
 def _rouge(references: References) -> Callable[[Sequence[str], str], dict[str, Any]]:
     # Imported here: nltk, which it takes a stemmer from, costs every run a second.
-    from rouge_score import rouge_scorer
+    from rouge_score import rouge_scorer, tokenizers
 
     letters = [c for own in references for text in own for c in text if c.isalpha()]
     other = sum(not c.isascii() for c in letters) > _OTHER_SCRIPT * len(letters)
-    words = {"tokenizer": _Words()} if other else {"use_stemmer": True}
-    return rouge_scorer.RougeScorer(_ROUGE, **words).score_multi
+    words = _Words() if other else tokenizers.DefaultTokenizer(use_stemmer=True)
+    return rouge_scorer.RougeScorer(_ROUGE, tokenizer=words).score_multi
 
 
 class _Words:

@@ -279,9 +279,11 @@ class Seq2SeqTask(EncoderTask):
         return writing_sections(comparison, examples, answers, score, of_each, about)
 
     def data_summary(self):
-        empty = sum(part.empty for part in (self.train, self.validation, self.test) if part)
+        data, read = self.config.data, [self.train]  # a part of a file knows what the file lacks
+        read += [self.validation] if data.validation else []
+        read += [self.test] if data.test else []
         notes = {
-            "without a source or target, left out": empty,
+            "without a source or target, left out": sum(part.empty for part in read),
             "training targets too long, left out": self.too_long,
             "training sources as long as is read, or cut to that": self.full_sources,
         }
