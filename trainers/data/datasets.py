@@ -7,10 +7,11 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from trainers.data.config import DataConfig
+from trainers.data.config import SEQ2SEQ_TASKS, DataConfig
 from trainers.data.conll import read_tagged
-from trainers.data.examples import LabeledTexts, Questions, TaggedTexts
+from trainers.data.examples import LabeledTexts, Questions, TaggedTexts, TextPairs
 from trainers.data.labeled import read_labeled, read_questions
+from trainers.data.parallel import read_pairs
 from trainers.data.sources import (
     GITHUB,
     find_data_dir,
@@ -19,7 +20,7 @@ from trainers.data.sources import (
     read_files,
 )
 
-Examples = LabeledTexts | TaggedTexts | Questions
+Examples = LabeledTexts | TaggedTexts | Questions | TextPairs
 _READERS: dict[str, Callable[..., Examples]] = {
     "classify": read_labeled,
     "tag": read_tagged,
@@ -41,6 +42,8 @@ def read_examples(
     task: str, source: str, data: DataConfig, data_dir: str | None = None
 ) -> Examples:
     """The examples of a task on labelled data, read as `data` says: a named data set or a path."""
+    if task in SEQ2SEQ_TASKS:  # its named ones may be read in either direction
+        return read_pairs(source, data, data_dir)
     kind = task if task in _READERS else "classify"
     names = ", ".join(name for name, named in NAMED_DATASETS.items() if named.kind == kind)
     if named := NAMED_DATASETS.get(source):

@@ -101,7 +101,10 @@ def beam_search(
         cache=cache,
     )
     found = _search(request, state).finished
-    return found._replace(scores=ops.where(found.scores <= _NEVER / 2, 0.0, found.scores))
+    # Behind a row's beams may stand texts that better ones have displaced.
+    unused = found.scores <= _NEVER / 2
+    lengths, scores = ops.where(unused, 0, found.lengths), ops.where(unused, 0.0, found.scores)
+    return found._replace(lengths=lengths, scores=scores)
 
 
 def _search(request: _Request, state: _State) -> _State:
