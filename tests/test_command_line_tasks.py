@@ -11,6 +11,7 @@ import re
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from absl import flags, logging
 from absl.testing import flagsaver
 
@@ -186,9 +187,12 @@ def command():
         verbosity = logging.get_verbosity()
         with flagsaver.flagsaver():
             flags.FLAGS([name, *arguments])
+            # Two tiny steps and a few samples take less time than their tracing.
+            tf.config.run_functions_eagerly(name == "trainers.__main__")
             try:
                 return module.main([name])
             finally:
+                tf.config.run_functions_eagerly(False)
                 logging.set_verbosity(verbosity)
 
     return run
@@ -205,9 +209,31 @@ def eager(monkeypatch):
     monkeypatch.setattr(keras.Model, "compile", compile_eagerly)
 
 
+@pytest.fixture
+def replayed(monkeypatch):
+    """The sessions in which exports replayed their golden pairs, left open to be asked more.
+
+    A session of its own would prepare the same graphs once more.
+    """
+    sessions = []
+
+    class Kept(Servable):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            sessions.append(self)
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr("export.golden.replay.Servable", Kept)
+    yield sessions
+    for session in sessions:
+        Servable.close(session)
+
+
 @pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("task", TASKS)
-def test_train_export_verify_ask(task, command, tmp_path, capsys):
+def test_train_export_verify_ask(task, command, replayed, tmp_path, capsys):
     way, (file, content), settings, question, names = TASKS[task]
     data, workdir, served = tmp_path / file, tmp_path / "run", tmp_path / "served"
     data.write_text(content, encoding="utf-8")
@@ -267,17 +293,13 @@ def test_train_export_verify_ask(task, command, tmp_path, capsys):
         if scores.get(who):
             assert all(f"{name} {scores[who][name]:.4g}" in card for name in names)
 
-    servable = Servable("m", 1, str(served / "1"))
-    try:
-        texts = {k: np.array(v, object) if isinstance(v, list) else v for k, v in question.items()}
-        answer = ask_servable(servable, "serving_default", texts)
-        if task == "chat":
-            asked = {"role": "user", "content": "What is 3?"}
-            talk = {k: np.array([[v, *[""] * 15]], object) for k, v in asked.items()}
-            talk["max_new_tokens"] = np.int32([3])
-            assert ask_servable(servable, "chat", talk)["content"].shape == (1,)
-    finally:
-        servable.close()
+    texts = {k: np.array(v, object) if isinstance(v, list) else v for k, v in question.items()}
+    answer = ask_servable(replayed[0], "serving_default", texts)
+    if task == "chat":
+        asked = {"role": "user", "content": "What is 3?"}
+        talk = {k: np.array([[v, *[""] * 15]], object) for k, v in asked.items()}
+        talk["max_new_tokens"] = np.int32([3])
+        assert ask_servable(replayed[0], "chat", talk)["content"].shape == (1,)
     assert answer and all(len(value) == 1 for value in answer.values())
     if task == "regress":  # in the unit of the data
         assert 900 < answer["outputs"][0] < 1100

@@ -318,6 +318,7 @@ def test_other_files(write, tmp_path, monkeypatch):
 
 
 FINE = json.dumps({"messages": about("cat")})
+SMALL = '{"hidden_dim": 8, "num_layers": 1, "num_heads": 2, "context_length": 64}'
 
 
 @pytest.mark.parametrize(
@@ -368,7 +369,7 @@ def test_other_refusals(write, bundles, tmp_path):
     with pytest.raises(
         ValueError, match=r"talks.jsonl:2: messages\[0\].role: the model has no 'tool'"
     ):
-        make_task(own_config("chat", path, [f"data.validation={path}"])[0])
+        make_task(own_config("chat", path, [f"data.validation={path}", f"model={SMALL}"])[0])
     path = write([FINE] * 4)
     with pytest.raises(
         ValueError, match=r"no columns, such as --text_column names. A conversation"
@@ -377,8 +378,11 @@ def test_other_refusals(write, bundles, tmp_path):
     with pytest.raises(ConfigError, match=r"'chat' needs data.tokenizer=bytepair"):
         own_config("chat", path, ["data.tokenizer=character"])
     tokenizer = zoo.ByteTokenizer()
+    shape = {"hidden_dim": 8, "num_layers": 1, "context_length": 96}
     for family, kind in (("gpt", "byte"), ("lstm", "byte")):
-        size = {"vocabulary_size": tokenizer.vocabulary_size, "context_length": 96}
+        size = {"vocabulary_size": tokenizer.vocabulary_size, **shape}
+        if family == "gpt":
+            size["num_heads"] = 2
         folder = tmp_path / family
         zoo.save(folder, zoo.build(f"{family}_char_cpu", **size), tokenizer)
         message = (
@@ -391,7 +395,8 @@ def test_other_refusals(write, bundles, tmp_path):
     with pytest.raises(ConfigError, match=r"has \['\\n'\] behind an answer, and no end token"):
         make_task(config(path, bundles(None, form=never), 128))
     words = zoo.WordPieceTokenizer.train([WORDS] * 3, vocabulary_size=300)
-    encoder = zoo.build("bert_tiny", task="mlm", vocabulary_size=words.vocabulary_size)
+    size = {"vocabulary_size": words.vocabulary_size, "num_heads": 2, **shape}
+    encoder = zoo.build("bert_tiny", task="mlm", **size)
     zoo.save(tmp_path / "bert", encoder, words)
     with pytest.raises(ConfigError, match="holds an encoder: no start for chat"):
         make_task(config(path, str(tmp_path / "bert")))

@@ -22,7 +22,8 @@ def optimized_operations(model, token_ids):
     )
     ran = tf.compat.v1.RunMetadata()
     options = tf.compat.v1.RunOptions(output_partition_graphs=True)
-    with tf.compat.v1.Session(graph=frozen.graph) as session:
+    config = tf.compat.v1.ConfigProto()  # as a server has: with Grappler
+    with tf.compat.v1.Session(graph=frozen.graph, config=config) as session:
         session.run(frozen.outputs[0].name, {frozen.inputs[0].name: token_ids}, options, ran)
     return {node.op for graph in ran.partition_graphs for node in graph.node}
 

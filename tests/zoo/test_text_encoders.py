@@ -271,7 +271,7 @@ def test_a_bundle_answers_as_before(models, tmp_path, task):
     expected, got = (ask(m, *columns(task, TEXTS)) for m in (before, after.text_model))
     for name, value in expected.items():
         np.testing.assert_array_equal(got[name], value)
-    with pytest.raises(zoo.BundleError, match="writes no text"):
+    with pytest.raises(zoo.BundleError, match="continues no text; use `served`, which has"):
         _ = after.lm
 
 

@@ -55,8 +55,8 @@ class ChatTask(Task):
         if not isinstance(known, Tokenizer):
             messages = (one for talk, _ in talks for one in talk)
             known = known(f"{one['role'].capitalize()}:\n{one['content']}" for one in messages)
-        self.model, self.tokenizer = build_model(self.lm_config, known, initial), known
-        family = self.model.backbone.config.family
+        shape = initial and initial.model.backbone.config
+        family = (shape or self.lm_config.model_config(known.vocabulary_size)).family
         if family != "gpt" or not isinstance(known, CausalTokenizer):
             raise ConfigError(
                 f"task chat needs a GPT with byte pairs, which tell control tokens from texts, and "
@@ -74,6 +74,7 @@ class ChatTask(Task):
                     "token: name that in eos_token_id of its generation_config.json"
                 )
         self.bundle_options = {"start_id": start_id, "chat": self.form}
+        self.model, self.tokenizer = build_model(self.lm_config, known, initial), known
         self.chat = TextChat(known, self.model, self.form, start_id)
         self.trained_model, context = PackedDocuments(self.model), self.model.context_length
         self.length = min(data.window or context, context)

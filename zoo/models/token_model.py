@@ -23,6 +23,9 @@ class TokenModel(keras.Model):
         super().__init__(**kwargs)
         self.backbone = backbone
 
+    def build(self, input_shape):
+        """Nothing: layers are built as they are called. Keras' own calls them once more for it."""
+
     @property
     def context_length(self) -> int:
         """Tokens read at once: special tokens included; longer prompts keep their last ones."""

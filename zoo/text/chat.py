@@ -140,9 +140,15 @@ class _Joints:
         self.bare_texts = np.array([text.encode() for text in ends], object)
         self.strip_left = np.array([joint.strip in ("left", "both") for joint in joints])
         self.strip_right = np.array([joint.strip in ("right", "both") for joint in joints])
+
+    @functools.cached_property
+    def sizes(self) -> np.ndarray:
+        """How many tokens each joint has; asked for by prompts, as encoding takes a second."""
         texts = self.texts[:, None]
-        ids = tokenizer.encode_parts(tf.constant(texts, tf.string), tf.zeros(texts.shape, tf.bool))
-        self.sizes = ids.row_lengths().numpy().astype(np.int32)
+        with tf.init_scope():
+            parts = tf.constant(texts, tf.string), tf.zeros(texts.shape, tf.bool)
+            sizes = self._tokenizer.encode_parts(*parts).row_lengths()
+            return sizes.numpy().astype(np.int32)
 
     def of(self, table: np.ndarray, before: tf.Tensor, after: tf.Tensor) -> tf.Tensor:
         """The entries (N,) of a table for pairs of roles."""
