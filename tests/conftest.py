@@ -47,18 +47,6 @@ def pytest_collection_modifyitems(items):
             item.add_marker(skip)
 
 
-def pytest_configure():
-    """Leave out Grappler where a function runs a few times: it takes longer than all of them.
-
-    Sessions with a config of their own keep it, as those of servers and replays do, and so do
-    processes that tests start.
-    """
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-
-
 def pytest_collection_finish():
     """Leave TensorFlow's million objects out of every later `gc.collect`, which took 0.8 s each."""
     gc.collect()

@@ -77,8 +77,7 @@ def only(findings):
 
 
 def run_in_a_session(folder, **inputs):
-    config = tf.compat.v1.ConfigProto()  # as a server has: with Grappler
-    with tf.Graph().as_default(), tf.compat.v1.Session(config=config) as session:
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         graph = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(folder))
         signature = graph.signature_def["f"]
         feeds = {signature.inputs[name].name: value for name, value in inputs.items()}

@@ -22,8 +22,7 @@ def optimized_operations(model, token_ids):
     )
     ran = tf.compat.v1.RunMetadata()
     options = tf.compat.v1.RunOptions(output_partition_graphs=True)
-    config = tf.compat.v1.ConfigProto()  # as a server has: with Grappler
-    with tf.compat.v1.Session(graph=frozen.graph, config=config) as session:
+    with tf.compat.v1.Session(graph=frozen.graph) as session:
         session.run(frozen.outputs[0].name, {frozen.inputs[0].name: token_ids}, options, ran)
     return {node.op for graph in ran.partition_graphs for node in graph.node}
 

@@ -67,8 +67,7 @@ class Session:
     """SavedModels in sessions, as TensorFlow Serving runs them."""
 
     def __init__(self, folder):
-        config = tf.compat.v1.ConfigProto()  # with Grappler, which other tests leave out
-        self.session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
+        self.session = tf.compat.v1.Session(graph=tf.Graph())
         with self.session.graph.as_default():
             self.meta = tf.compat.v1.saved_model.load(self.session, ["serve"], str(folder))
 
