@@ -21,10 +21,10 @@ from trainers.config import (
     read_config,
     with_overrides,
 )
-from trainers.data.chats import FORM, read_conversations
 from trainers.data.config import SEQ2SEQ_TASKS
 from trainers.data.datasets import read_examples
 from trainers.data.examples import LabeledTexts, Questions, TaggedTexts
+from trainers.data.labeled import CHAT_FORM, read_conversations
 from trainers.data.tables import inspect_table
 from trainers.own_file import (
     RUNNING_TEXT,
@@ -177,7 +177,7 @@ def _dividing(config: TrainConfig, settings: Sequence[str]) -> list[str]:
 def _conversations(source, given, settings, data_dir):
     """How conversations are read, tokens of a window, how many windows, and what was found."""
     if any(given.values()):
-        raise ValueError(f"--task=chat reads no columns, such as --text_column names. {FORM}")
+        raise ValueError(f"--task=chat reads no columns, such as --text_column names. {CHAT_FORM}")
     data = data_config("chat", settings, train=source, tokenizer="bytepair")
     talks = [talk for talk, _ in read_conversations(source, data, data_dir)]
     # English has four bytes a token, Chinese three.

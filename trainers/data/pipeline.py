@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from trainers.data.shards import TokenShards, TokenStream, plain
+from trainers.data.prepare.shards import TokenShards, TokenStream, plain
 
 # Permutations that one seed chooses: of a stream's windows 2 x stream, of its offsets the number
 # after that, and of the streams in a block this one.
