@@ -131,7 +131,7 @@ def own_config(
         writes = task in SEQ2SEQ_TASKS
         epochs, fewest, most = _WRITING_FROM_NOTHING if writes else _FROM_NOTHING
         optimizer = muon(6e-3) if task in (*RUNNING_TEXT, "chat") else muon(2e-3, weight_decay=0.1)
-        optimizer = muon(5e-3) if writes else optimizer
+        optimizer = muon(2e-3, adam_lr_ratio=2.0) if writes else optimizer
     steps = min(max(math.ceil(epochs * rows / batch / 50) * 50, fewest), most)
     optimizer = dataclasses.replace(optimizer, warmup_steps=min(100, steps // 10))
     run = TrainConfig(

@@ -311,6 +311,9 @@ _add_encoder(
 
 # A compilation for each bucket costs more than it gives.
 _WRITE: dict[str, Any] = {"preset": "seq2seq_cpu", "jit_compile": False}
+# Validation losses of the Chinese recipe after 500 of its steps: 2.88; with matrices and embeddings
+# at 5e-3 2.96, at 1e-2 and 2e-3 3.45, both at 1.5e-2 3.51.
+_WRITER = muon(2e-3, adam_lr_ratio=2.0)
 _SPA: dict[str, Any] = {"train": "tatoeba_spa", "format": "tsv", "tokenizer": "bytepair"}
 _SPA |= {"text_column": 0, "pair_column": 1, "max_vocabulary_size": 4000}
 _CMN = _SPA | {"train": "tatoeba_cmn", "text_column": 1, "pair_column": 0}
@@ -326,7 +329,8 @@ _add(
     (8000, 1000),
     task="translate",
     data=DataConfig(**_SPA, validation_fraction=0.017, test_fraction=0.0168),
-    optimizer=muon(1.5e-2),
+    optimizer=_WRITER,
+    label_smoothing=0.1,
     batch_size=128,
     **_WRITE,
 )
@@ -340,7 +344,7 @@ _add(
     task="translate",
     data=DataConfig(**_CMN, validation_fraction=0.05, test_fraction=0.05),
     model={"dropout": 0.2},
-    optimizer=muon(1.5e-2),
+    optimizer=_WRITER,
     batch_size=64,
     **_WRITE,
 )

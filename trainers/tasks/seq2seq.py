@@ -52,6 +52,8 @@ class Seq2SeqTask(EncoderTask):
     def __init__(self, config: TrainConfig, data_dir: str | None = None):
         scores = ("bleu", "chrf") if config.task == "translate" else ("rouge1", "rouge2", "rougeL")
         scores = scores if config.seq2seq.validation_rows else ()
+        copies = config.task == "translate"
+        self.baseline_method = "the source as it is" if copies else "the source's first sentence"
         self.metrics = {"val_loss": "min"}
         self.metrics |= {f"val_{name}": "max" for name in ("accuracy", *scores)}
         super().__init__(config, data_dir)
@@ -230,11 +232,6 @@ class Seq2SeqTask(EncoderTask):
         each = rouge_of_each(answers, references)
         return {name: float(values.mean()) for name, values in each.items()}
 
-    @property
-    def baseline_method(self) -> str:
-        """What the baseline is."""
-        return "the source as it is" if self.config.task == "translate" else "its first sentence"
-
     def baseline(self, examples):
         if self.config.task == "translate":
             return self.scores(examples, examples.source)
@@ -271,11 +268,8 @@ class Seq2SeqTask(EncoderTask):
                     "; the sentence of each source that is nearest to the reference, which no "
                     f"program can know, has {found}"
                 )
-            score, of_each, about = (
-                "rouge1",
-                rouge_of_each(answers, references)["rouge1"],
-                f"{about}.",
-            )
+            about += "."
+            score, of_each = "rouge1", rouge_of_each(answers, references)["rouge1"]
         return writing_sections(comparison, examples, answers, score, of_each, about)
 
     def data_summary(self):
