@@ -37,7 +37,7 @@ def main() -> None:
         _prepare(folder)
         (folder / "text.txt").unlink()
         pin(1)
-        from trainers.data.shards import open_prepared
+        from trainers.data.prepare.shards import open_prepared
 
         train = open_prepared(folder / "out").train
         in_memory = np.concatenate([ids for ids, _ in zip(train.chunks(), range(20))])

@@ -72,6 +72,8 @@ TALKS = "\n".join(
     )
     for i in range(20)
 )
+PAIRS = "\n".join(f"Ada saw {i} days. In Rome.\tAda vio {i}." for i in range(40))
+SEQ2SEQ = [f"model={GPT.replace('16}', '32}').replace('1,', '2,')}", "data.max_vocabulary_size=280"]
 # name -> recipe or task, (file, its content), settings, question, names of the scores.
 TASKS = {
     "gpt": (
@@ -146,6 +148,20 @@ TASKS = {
         + ["data.test_fraction=0.1"],
         {"question": ["Where?"], "context": ["Ada went to Rome."]},
         {"f1", "exact_match"},
+    ),
+    "translate": (
+        "--task=translate",
+        ("pairs.tsv", PAIRS),
+        SEQ2SEQ,
+        {"text": ["Ada saw 3 days."], "max_new_tokens": np.int32([3])},
+        {"bleu", "chrf"},
+    ),
+    "summarize": (
+        "--task=summarize",
+        ("pairs.tsv", PAIRS),
+        SEQ2SEQ,
+        {"text": ["Ada saw 3 days."], "max_new_tokens": np.int32([3])},
+        {"rouge1", "rouge2", "rougeL"},
     ),
 }
 TYPES = {

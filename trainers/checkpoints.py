@@ -93,10 +93,8 @@ def snapshot(variables: Iterable[keras.Variable]) -> list[np.ndarray]:
 def write_values(path: Path, values: Sequence[np.ndarray]) -> None:
     """Writes arrays, in order, in NumPy's .npz format."""
     # Not Keras' HDF5, which on a full disk ends in a segmentation fault; this raises an OSError.
-    with open(path, "wb") as file, zipfile.ZipFile(file, "w") as archive:
-        for index, value in enumerate(values):
-            with archive.open(f"{index:05d}.npy", "w", force_zip64=True) as entry:
-                np.lib.format.write_array(entry, value, allow_pickle=False)
+    with open(path, "wb") as file:
+        np.savez(file, *values, allow_pickle=False)
 
 
 def read_variables(path: Path, variables: Sequence[keras.Variable]) -> None:

@@ -17,13 +17,25 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from absl import logging
 from pydantic import Field
 
-from trainers.data.config import DataConfig, require, tokenizers_for
+from trainers.data.config import SEQ2SEQ_TASKS, DataConfig, require, tokenizers_for
 from zoo.config import ConfigError, Fraction, Size, config_dataclass, from_dict, to_dict
 from zoo.models.configs import ModelConfig
 from zoo.presets import preset_config
 from zoo.text.config import TextConfig
 
-Task = Literal["lm", "chat", "mlm", "classify", "pair", "tag", "span", "embed", "regress"]
+Task = Literal[
+    "lm",
+    "chat",
+    "mlm",
+    "classify",
+    "pair",
+    "tag",
+    "span",
+    "embed",
+    "regress",
+    "translate",
+    "summarize",
+]
 TASK_NAMES: tuple[Task, ...] = get_args(Task)
 CONFIG_FILE = "train_config.json"
 _TEST_FRACTION = 0.1
@@ -141,17 +153,46 @@ class FineTuneConfig:
 
 
 @config_dataclass
+class Seq2SeqTraining:
+    """How sources and targets are put together and how targets are written, to be scored.
+
+    Attributes:
+        prefix: text before every source, such as T5's "summarize: "; None is that of the weights
+            to start from, else none.
+        max_source: tokens of a source that are read, of a longer one the beginning; None: as many
+            as the weights to start from or the context allow.
+        max_target: tokens of a target, its end included, in training; longer ones are left out.
+            None: as the context.
+        validation_rows: pairs whose targets are written, greedily, at every evaluation; 0: none.
+        report_rows: pairs whose targets are written for the report; None: all.
+        num_beams, length_penalty: of the targets in the report.
+
+    Example: `Seq2SeqTraining(prefix="summarize: ", max_source=512)`
+    """
+
+    prefix: str | None = None
+    max_source: Size | None = None
+    max_target: Size | None = None
+    validation_rows: Count = 500
+    report_rows: Size | None = None
+    num_beams: Annotated[int, Field(ge=1, le=16)] = 4
+    length_penalty: float = 1.0
+
+
+@config_dataclass
 class TrainConfig:
     """A whole training run.
 
     Attributes:
         recipe: name of the recipe it came from.
         task: "lm" (next token), "chat" (answers in conversations), "mlm" (masked tokens),
-            "classify", "pair", "tag", "span", "embed" or "regress".
+            "classify", "pair", "tag", "span", "embed", "regress", "translate" or "summarize".
         preset: name of the model's shape, `zoo.presets`, unless `finetune.init_from` gives it.
         model: fields of the preset's config to replace, such as {"dropout": 0.1}.
         head: options of the task's head, such as {"pooling": "mean"}.
-        text: how text is read, in training and when served (not tasks lm and chat).
+        text: how text is read, in training and when served (not tasks lm, chat, translate and
+            summarize).
+        seq2seq: Seq2SeqTraining, of tasks translate and summarize.
         finetune: what to start from and what to train of it.
         batch_size: rows a step: windows of tokens (lm, chat, mlm), examples.
         steps: batches of the whole run; each is an update of the weights, unless
@@ -185,6 +226,7 @@ class TrainConfig:
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
     head: dict[str, Any] = dataclasses.field(default_factory=dict)
     text: TextConfig = dataclasses.field(default_factory=TextConfig)
+    seq2seq: Seq2SeqTraining = dataclasses.field(default_factory=Seq2SeqTraining)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     finetune: FineTuneConfig = dataclasses.field(default_factory=FineTuneConfig)
     batch_size: Size = 12
@@ -228,6 +270,10 @@ class TrainConfig:
         if task in ("pair", "embed"):
             rule = f"task {task!r} needs data.pair_column, the column of the second text"
             require(column is not None, rule, column)
+        if task in SEQ2SEQ_TASKS:
+            rule = f"task {task!r} needs data.pair_column, the column of the targets, or as "
+            rule += "data.train two text files, SOURCES,TARGETS"
+            require(column is not None or "," in data.train, rule, column)
         if task == "classify":
             rule = 'data.pair_column is for task "pair"; task "classify" reads one text'
             require(column is None, rule, column)

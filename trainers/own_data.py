@@ -14,15 +14,17 @@ import numpy as np
 from trainers.config import (
     TASK_NAMES,
     FineTuneConfig,
+    Seq2SeqTraining,
     TrainConfig,
     adamw,
     muon,
     read_config,
     with_overrides,
 )
-from trainers.data.chats import FORM, read_conversations
+from trainers.data.config import SEQ2SEQ_TASKS
 from trainers.data.datasets import read_examples
 from trainers.data.examples import LabeledTexts, Questions, TaggedTexts
+from trainers.data.labeled import CHAT_FORM, read_conversations
 from trainers.data.tables import inspect_table
 from trainers.own_file import (
     RUNNING_TEXT,
@@ -44,6 +46,8 @@ _TOKEN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|\w+|[^\w\s]")
 # Steps over the data: (epochs, fewest, most). Weights that there are need a few; published ones are
 # larger, and a step of them takes longer. The recipes of as much data have about as many.
 _FROM_NOTHING, _FROM_WEIGHTS = (5, 200, 2000), (3, 100, 1000)
+_WRITING_FROM_NOTHING = (15, 500, 8000)
+_HELD_OUT = 2000  # pairs that validate, and that test, at most
 
 
 def own_config(
@@ -62,7 +66,8 @@ def own_config(
 
     Args:
         data: a file or a glob; of running text (lm, mlm) all that `data.train` may be; for
-            classify also a folder of texts for each label.
+            classify also a folder of texts for each label, for translate and summarize also two
+            text files, "SOURCES,TARGETS".
         settings: `key.path=value`, as `with_overrides` takes them.
         init_from: weights to start from, anything that `zoo.load` takes.
         text_column, pair_column, label_column: names, or numbers from 0. Default: found.
@@ -98,6 +103,17 @@ def own_config(
     elif task == "chat":
         config, length, rows, lines = _conversations(data, given, of_data, data_dir)
         batch, fields = 8, {"model": {"context_length": length}} if init_from is None else {}
+    elif task in SEQ2SEQ_TASKS:
+        config, pairs, lines = _pairs(task, data, given, of_data, data_dir)
+        source, target = (_tokens(column) for column in (pairs.source, pairs.target))
+        batch, rows, fields = 64, len(pairs), {"jit_compile": False}
+        if init_from is None:
+            context = max(source, target, 64)
+            fields["model"] = {"dropout": 0.1, "context_length": context}
+            lines.append(f"texts of up to {context} tokens; change with --set=model.context_length")
+        else:
+            batch = 8
+            fields["seq2seq"] = Seq2SeqTraining(max_source=source, max_target=target)
     else:
         config, examples, lines = _labelled(task, data, given, of_data, data_dir)
         batch, rows = _BATCH.get(task, 32), len(examples)
@@ -112,8 +128,10 @@ def own_config(
     if init_from is not None:
         (epochs, fewest, most), optimizer = _FROM_WEIGHTS, adamw(5e-5, weight_decay=0.01)
     else:
-        epochs, fewest, most = _FROM_NOTHING
+        writes = task in SEQ2SEQ_TASKS
+        epochs, fewest, most = _WRITING_FROM_NOTHING if writes else _FROM_NOTHING
         optimizer = muon(6e-3) if task in (*RUNNING_TEXT, "chat") else muon(2e-3, weight_decay=0.1)
+        optimizer = muon(5e-3) if writes else optimizer
     steps = min(max(math.ceil(epochs * rows / batch / 50) * 50, fewest), most)
     optimizer = dataclasses.replace(optimizer, warmup_steps=min(100, steps // 10))
     run = TrainConfig(
@@ -159,7 +177,7 @@ def _dividing(config: TrainConfig, settings: Sequence[str]) -> list[str]:
 def _conversations(source, given, settings, data_dir):
     """How conversations are read, tokens of a window, how many windows, and what was found."""
     if any(given.values()):
-        raise ValueError(f"--task=chat reads no columns, such as --text_column names. {FORM}")
+        raise ValueError(f"--task=chat reads no columns, such as --text_column names. {CHAT_FORM}")
     data = data_config("chat", settings, train=source, tokenizer="bytepair")
     talks = [talk for talk, _ in read_conversations(source, data, data_dir)]
     # English has four bytes a token, Chinese three.
@@ -168,6 +186,39 @@ def _conversations(source, given, settings, data_dir):
     found = f"{len(talks):,} conversations of {sum(map(len, talks)):,} messages; a tenth validates"
     data = dataclasses.replace(data, window=data.window or length)
     return data, data.window, sum(sizes) / data.window, [f"{source}: {found}"]
+
+
+def _pairs(task, source, given, settings, data_dir):
+    """How pairs are read, the pairs, and what was found."""
+    paths = [find_source(part, settings, data_dir) for part in source.split(",")]
+    if None in paths:
+        raise FileNotFoundError(f"--data={source.split(',')[paths.index(None)]}: no such file")
+    if any(map(os.path.isdir, paths)):
+        raise ValueError(f"--data={source} is a folder; give the file with the pairs")
+    layout = inspect_table(paths[0], task if len(paths) == 1 else "lm")
+    if len(paths) == 1:
+        options, line = reading_options(source, layout)
+        columns, reading = table_columns(task, source, layout, given)
+        options, lines = options | columns, [line, reading]
+    else:
+        if any(given.values()):
+            raise ValueError(f"--data={source}: two files of lines have no columns")
+        options = {"encoding": layout.encoding}
+        lines = [f"{source}: {layout.encoding}, a line of the first for each of the second"]
+    data = data_config(task, settings, train=source, mismatched="skip", **options)
+    pairs = read_examples(task, source, data, data_dir)
+    share = min(0.1, _HELD_OUT / len(pairs))
+    test = share if len(pairs) >= _FEW_ROWS else 0.0
+    tests = f"{test:.1%} tests" if test else "too few for a test as well"
+    lines.append(f"{len(pairs):,} pairs: {share:.1%} validates, {tests}")
+    return dataclasses.replace(data, validation_fraction=share, test_fraction=test), pairs, lines
+
+
+def _tokens(texts: list[str]) -> int:
+    """About how many byte pairs hold 99 of 100 texts: a power of two."""
+    words = [len(_TOKEN.findall(text)) for text in texts]
+    needed = 1.5 * np.quantile(words, 0.99) + 8
+    return next((size for size in (32, 64, 128, 256) if needed <= size), 512)
 
 
 def _labelled(task, source, given, settings, data_dir):

@@ -6,19 +6,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from trainers.config import TrainConfig, with_overrides
-from trainers.data.config import DataConfig
+from trainers.data.config import SEQ2SEQ_TASKS, DataConfig
 from trainers.data.rows import HUGGING_FACE
 from trainers.data.sources import ADDRESSES, find_address
 from trainers.data.tables import TableLayout
 from trainers.data.text import read_bytes
 from zoo.text.config import TextConfig
 
-RUNNING_TEXT, _TWO_TEXTS = ("lm", "mlm"), ("pair", "embed")
-_LM_PRESET, _SMALL_BERT = "gpt_char_cpu", "bert_small_cpu"
+RUNNING_TEXT, _TWO_TEXTS = ("lm", "mlm"), ("pair", "embed", *SEQ2SEQ_TASKS)
+_LM_PRESET, _SMALL_BERT, _SEQ2SEQ = "gpt_char_cpu", "bert_small_cpu", "seq2seq_cpu"
 
 
 def preset_of(task: str) -> str:
     """The preset of a task whose data nothing else is known of."""
+    if task in SEQ2SEQ_TASKS:
+        return _SEQ2SEQ
     return _LM_PRESET if task in ("lm", "chat") else _SMALL_BERT
 
 
@@ -39,7 +41,8 @@ def find_source(data: str, settings: Sequence[str], data_dir: str | None) -> str
 
 def data_config(task: str, settings: Sequence[str], **options: Any) -> DataConfig:
     """How the data are read, as the settings change it: they are looked at that way."""
-    options.setdefault("tokenizer", "character" if task == "lm" else "wordpiece")
+    kind = "character" if task == "lm" else "bytepair" if task in SEQ2SEQ_TASKS else "wordpiece"
+    options.setdefault("tokenizer", kind)
     text = TextConfig(pairs=task == "regress" and "pair_column" in options)
     run = TrainConfig(f"own_{task}", DataConfig(**options), preset_of(task), task, text=text)
     return with_overrides(run, list(settings)).data
@@ -77,7 +80,10 @@ def table_columns(task, path, layout, given) -> tuple[dict[str, str], str]:
     found = dict(zip(("text_column", "pair_column"), texts))
     plural = "s" if len(texts) > 1 else ""
     reading = f"{' and '.join(map(repr, texts))} as text{plural}"
-    if task != "embed":
+    if task in SEQ2SEQ_TASKS:
+        written = "translation" if task == "translate" else "summary"
+        reading = f"{texts[0]!r} as source, {texts[1]!r} as its {written}"
+    elif task != "embed":
         label = given["label"] or layout.label_column
         kind = "number" if task == "regress" else "label"
         if label is None:

@@ -4,8 +4,8 @@ import dataclasses
 import os
 from typing import Any
 
+from trainers.data.prepare.shards import find_prepared, open_prepared
 from trainers.data.rows import table_format
-from trainers.data.shards import find_prepared, open_prepared
 from trainers.data.tables import inspect_table
 from trainers.own_file import data_config, find_source, reading_options, text_columns
 from trainers.tasks.running_text import read_running_text

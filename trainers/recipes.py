@@ -10,7 +10,14 @@ import inspect
 import textwrap
 from typing import Any
 
-from trainers.config import FineTuneConfig, OptimizerConfig, TrainConfig, adamw, muon
+from trainers.config import (
+    FineTuneConfig,
+    OptimizerConfig,
+    Seq2SeqTraining,
+    TrainConfig,
+    adamw,
+    muon,
+)
 from trainers.data.config import DataConfig
 from zoo.config import ConfigError
 from zoo.text.config import TextConfig
@@ -297,4 +304,61 @@ _add_encoder(
     head=_MEAN,
     finetune=FineTuneConfig(init_from=MINILM),
     optimizer=adamw(1e-4, warmup_steps=50, weight_decay=0.01),
+)
+
+
+# Translations and summaries.
+
+# A compilation for each bucket costs more than it gives.
+_WRITE: dict[str, Any] = {"preset": "seq2seq_cpu", "jit_compile": False}
+_SPA: dict[str, Any] = {"train": "tatoeba_spa", "format": "tsv", "tokenizer": "bytepair"}
+_SPA |= {"text_column": 0, "pair_column": 1, "max_vocabulary_size": 4000}
+_CMN = _SPA | {"train": "tatoeba_cmn", "text_column": 1, "pair_column": 0}
+_SCITLDR: dict[str, Any] = {f: f"scitldr/{p}" for f, p in zip(_CSL, ("train", "dev", "test"))}
+_SCITLDR |= {"text_column": "source", "pair_column": "target", "tokenizer": "bytepair"}
+
+_add(
+    "tatoeba_spa_seq2seq",
+    """English to Spanish by an encoder-decoder of 3.4 M parameters from nothing.
+
+    Not measured yet.
+    """,
+    (8000, 1000),
+    task="translate",
+    data=DataConfig(**_SPA, validation_fraction=0.017, test_fraction=0.0168),
+    optimizer=muon(1.5e-2),
+    batch_size=128,
+    **_WRITE,
+)
+_add(
+    "tatoeba_cmn_seq2seq",
+    """Chinese to English by an encoder-decoder from nothing, from 18,000 pairs.
+
+    Not measured yet. The other way: `--set=data.text_column=0 --set=data.pair_column=1`.
+    """,
+    (2000, 250),
+    task="translate",
+    data=DataConfig(**_CMN, validation_fraction=0.05, test_fraction=0.05),
+    model={"dropout": 0.2},
+    optimizer=muon(1.5e-2),
+    batch_size=64,
+    **_WRITE,
+)
+_add(
+    "scitldr_t5",
+    """Summaries of papers in one sentence, from their abstracts, by T5.
+
+    Reads the weights from the hub; `--set=finetune.init_from=FOLDER` takes downloaded ones.
+    Not measured: the hub was not at hand.
+    """,
+    (750, 150),
+    task="summarize",
+    data=DataConfig(**_SCITLDR),
+    finetune=FineTuneConfig(init_from="hf://google-t5/t5-small"),
+    seq2seq=Seq2SeqTraining(
+        prefix="summarize: ", max_source=512, max_target=96, validation_rows=50
+    ),
+    optimizer=adamw(3e-4, warmup_steps=50, weight_decay=0.01),
+    batch_size=8,
+    **_WRITE,
 )

@@ -21,7 +21,13 @@ if TYPE_CHECKING:
     from zoo.loading import load
     from zoo.models.bert import BertBackbone
     from zoo.models.build import HEADS, build
-    from zoo.models.configs import BertConfig, EncoderDecoderConfig, GPTConfig, LSTMConfig
+    from zoo.models.configs import (
+        BertConfig,
+        EncoderDecoderConfig,
+        GPTConfig,
+        LSTMConfig,
+        LSTMEncoderDecoderConfig,
+    )
     from zoo.models.encoder_decoder import EncoderDecoderBackbone
     from zoo.models.gpt import GPTBackbone
     from zoo.models.heads import (
@@ -37,6 +43,7 @@ if TYPE_CHECKING:
         Translator,
     )
     from zoo.models.lstm import LSTMBackbone
+    from zoo.models.lstm_encoder_decoder import LSTMEncoderDecoderBackbone
     from zoo.presets import PRESETS, preset_config
     from zoo.text.chat import TextChat
     from zoo.text.config import CleaningConfig, Seq2SeqConfig, TextConfig
@@ -62,12 +69,14 @@ _MODULE_OF = {
         "zoo.loading": "load",
         "zoo.models.bert": "BertBackbone",
         "zoo.models.build": "HEADS build",
-        "zoo.models.configs": "BertConfig EncoderDecoderConfig GPTConfig LSTMConfig",
+        "zoo.models.configs": "BertConfig EncoderDecoderConfig GPTConfig LSTMConfig "
+        "LSTMEncoderDecoderConfig",
         "zoo.models.encoder_decoder": "EncoderDecoderBackbone",
         "zoo.models.gpt": "GPTBackbone",
         "zoo.models.heads": "CausalLM Classifier MaskedLM PairClassifier Regressor SentenceEncoder "
         "SpanPredictor Summarizer Tagger Translator",
         "zoo.models.lstm": "LSTMBackbone",
+        "zoo.models.lstm_encoder_decoder": "LSTMEncoderDecoderBackbone",
         "zoo.presets": "PRESETS preset_config",
         "zoo.text.chat": "TextChat",
         "zoo.text.config": "CleaningConfig Seq2SeqConfig TextConfig",

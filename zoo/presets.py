@@ -10,6 +10,7 @@ from zoo.models.configs import (
     EncoderDecoderConfig,
     GPTConfig,
     LSTMConfig,
+    LSTMEncoderDecoderConfig,
     ModelConfig,
 )
 
@@ -78,6 +79,10 @@ PRESETS: dict[str, Preset] = {
         "2 M parameters and the vocabulary's, context 64: an encoder-decoder for a laptop",
         EncoderDecoderConfig(1, 64, 3, 4, 192, intermediate_dim=384),
     ),
+    "lstm_seq2seq_cpu": Preset(
+        "0.9 M parameters and two vocabularies', context 64: an LSTM encoder-decoder for a laptop",
+        LSTMEncoderDecoderConfig(1, 64, hidden_dim=256, dropout=0.1),
+    ),
     "lstm_encoder_cpu": Preset(
         "0.3 M parameters and the vocabulary's, context 128: bidirectional LSTM for a laptop",
         LSTMConfig(1, 128, num_layers=1, hidden_dim=128, dropout=0.1, bidirectional=True),
@@ -119,6 +124,6 @@ def tasks_for(config: ModelConfig) -> tuple[str, ...]:
         return ("lm",)
     if config.family == "bert":
         return ("mlm", *TEXT_TASKS)
-    if config.family == "encoder_decoder":
+    if config.family.endswith("encoder_decoder"):
         return ("translate", "summarize")
     return tuple(TEXT_TASKS) if getattr(config, "bidirectional", False) else ("lm", *TEXT_TASKS)

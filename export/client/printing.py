@@ -64,6 +64,13 @@ def _candidates(row) -> str:
     return "\n".join(f"{value:.3f}  {token!r}" for token, value in pairs)
 
 
+def _written(row) -> str:
+    """The best text, and, where there are beams, all of them with their scores."""
+    beams = [pair for pair in zip(row["scores"], row["texts"]) if any(pair)]
+    shown = [f"  {score:.3f}  {text}" for score, text in beams] if len(beams) > 1 else []
+    return "\n".join([row["text"], *shown])
+
+
 def _classes(row) -> str:
     ranked = sorted(zip(row["scores"], row["classes"]), key=lambda pair: -pair[0])
     lines = [row.get("label") or (ranked[0][1] if ranked else "")]
@@ -89,6 +96,7 @@ _FORMS = {
     ("tokens", "probabilities"): _candidates,
     ("classes", "scores"): _classes,
     ("embedding",): _vector,
+    ("text", "texts", "scores"): _written,
     ("text",): lambda row: row["text"],
     ("content", "finish_reason"): lambda row: row["content"],
 }

@@ -17,7 +17,7 @@ from export.precision.weights import (
     ReducedWeight,
 )
 from zoo.bundle import Bundle
-from zoo.models.heads import CausalLM
+from zoo.models.heads import CausalLM, Translator
 from zoo.models.lstm_layer import LSTM, read_steps, real_steps
 
 PRECISIONS = ("float32", "bfloat16", "int8")
@@ -54,6 +54,8 @@ def reduce_bundle(
     has_integers = INTEGER_PRODUCT in registry_of(serving_version).ops
     if precision == "int8" and has_integers and bundle.config.task == "lm":
         model = StepLM(model.backbone)
+    if precision == "int8" and has_integers and bundle.config.seq2seq is not None:
+        model = StepTranslator(model)
     return dataclasses.replace(bundle, model=model)
 
 
@@ -68,14 +70,35 @@ class StepLM(CausalLM):
     def __init__(self, backbone: keras.Model):
         super().__init__(backbone)
         self._tracker.unlock()
-        self.step_backbone = type(backbone).from_config(backbone.get_config())
-        _replace(self.step_backbone, backbone, _for_one_token)
+        self.step_backbone = _step_backbone(backbone)
         self._tracker.lock()
 
     def decode_token(self, token_ids, cache, position, write=ops.scatter_update):
         step = self.step_backbone
         hidden, cache = step.decode(token_ids[:, None], cache, position, write=write)
         return step.logits(hidden[:, -1]), cache
+
+
+class StepTranslator(Translator):
+    """As `StepLM`, of a Translator or Summarizer."""
+
+    def __init__(self, model: Translator):
+        super().__init__(model.backbone)
+        self.task = model.task
+        self._tracker.unlock()
+        self.step_backbone = _step_backbone(model.backbone)
+        self._tracker.lock()
+
+    def decoder(self, token_ids, padding_mask=None):
+        decoder = super().decoder(token_ids, padding_mask)
+        decoder.step_backbone = self.step_backbone
+        return decoder
+
+
+def _step_backbone(backbone: keras.Model) -> keras.Model:
+    step = type(backbone).from_config(backbone.get_config())
+    _replace(step, backbone, _for_one_token)
+    return step
 
 
 class ReducedLayer(Layer):

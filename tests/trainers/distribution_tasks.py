@@ -23,12 +23,13 @@ from trainers.distribution.strategy_loop import StrategyLoop, build_metrics
 from trainers.tasks import make_task
 from zoo.config import from_dict
 
-TASKS = ("mlm", "classify", "pair", "regress", "embed", "tag", "span")
+TASKS = ("mlm", "classify", "pair", "regress", "embed", "tag", "span", "translate")
 FILE = {"tag": "tags.conll", "span": "questions.json", "mlm": "text.txt"}
 DATA = {
     "pair": {"pair_column": "other"},
     "embed": {"pair_column": "other"},
     "regress": {"label_column": "score"},
+    "translate": {"pair_column": "other", "tokenizer": "bytepair", "max_vocabulary_size": 270},
 }
 
 
@@ -68,11 +69,11 @@ def config_of(task: str, folder: Path) -> TrainConfig:
     if task in ("gpt", "lstm"):
         return configs(str(folder / "text.txt"))[task]
     model = {"hidden_dim": 8, "num_layers": 1, "intermediate_dim": 16, "context_length": 16}
-    head = {} if task in ("mlm", "embed") else {"dropout": 0.0}
+    head = {} if task in ("mlm", "embed", "translate") else {"dropout": 0.0}
     values = {
         "recipe": task,
         "task": task,
-        "preset": "bert_tiny",
+        "preset": "seq2seq_cpu" if task == "translate" else "bert_tiny",
         "model": {**model, "dropout": 0.0},
         "head": head,
         "text": {"max_length": 16},

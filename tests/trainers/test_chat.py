@@ -17,8 +17,8 @@ from chat_cases import TOKENS
 import zoo
 from trainers.checkpoints import Checkpoints
 from trainers.config import FineTuneConfig, OptimizerConfig, TrainConfig
-from trainers.data.chats import answers, read_conversations
 from trainers.data.config import DataConfig
+from trainers.data.labeled import answers, read_conversations
 from trainers.loop import train
 from trainers.own_data import own_config
 from trainers.recorder import Recorder

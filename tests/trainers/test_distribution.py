@@ -149,7 +149,7 @@ def test_a_task_with_buckets_and_an_unfilled_batch(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(1600)
 def test_every_task_compiles_and_shares_its_batch(tmp_path):
-    tasks = ("gpt", "lstm", "mlm", "classify", "pair", "regress", "embed", "span")
+    tasks = ("gpt", "lstm", "mlm", "classify", "pair", "regress", "embed", "span", "translate")
     results = run_tasks(tmp_path, *tasks)
     for task in tasks:
         check_task(results[task])

@@ -22,13 +22,12 @@ from hypothesis import strategies as st
 
 import trainers.data.prepare.__main__ as command
 from trainers.config import TrainConfig
-from trainers.data import shards
 from trainers.data import text as text_module
 from trainers.data.config import DataConfig, PrepareConfig
-from trainers.data.prepare import job
+from trainers.data.prepare import job, shards
 from trainers.data.prepare.job import prepare
 from trainers.data.prepare.plan import make_plan
-from trainers.data.shards import open_prepared
+from trainers.data.prepare.shards import open_prepared
 from trainers.loop import train
 from trainers.tasks import make_task
 from zoo.config import ConfigError, from_dict

@@ -7,7 +7,7 @@ import pytest
 from trainers.data.config import DataConfig, PrepareConfig
 from trainers.data.prepare import job
 from trainers.data.prepare.job import prepare
-from trainers.data.shards import open_prepared, verify
+from trainers.data.prepare.shards import open_prepared, verify
 
 pytest.importorskip("apache_beam")
 pytestmark = pytest.mark.slow

@@ -10,8 +10,9 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainers.data import pipeline, shards
-from trainers.data.shards import (
+from trainers.data import pipeline
+from trainers.data.prepare import shards
+from trainers.data.prepare.shards import (
     FEATURE,
     DamagedShard,
     Index,

@@ -22,10 +22,11 @@ from zoo.config import ConfigError
 from zoo.models.build import HEADS, build
 from zoo.models.configs import GPTConfig
 from zoo.models.heads import MaskedLM, pool
+from zoo.presets import tasks_for
 
 numpy = ops.convert_to_numpy
 OPTIONS = {"classify": {"num_classes": 3}, "pair": {"num_classes": 2}, "tag": {"num_tags": 4}}
-TASKS = [task for task in HEADS if task != "lm"]
+TASKS = tasks_for(ENCODER_CONFIGS["bert_published"])
 # Each head and each kind of backbone at least once; "pair" is "classify" by another name.
 CASES = [
     ("mlm", "bert_modern"),

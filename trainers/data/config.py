@@ -36,10 +36,16 @@ def require(holds: bool, rule: str, value: Any) -> None:
         raise ConfigError(f"{rule}. Received: {value!r}")
 
 
+# Tasks of encoder-decoders, which read a source and write its target.
+SEQ2SEQ_TASKS = ("translate", "summarize")
+
+
 def tokenizers_for(task: str) -> tuple[str, ...]:
     """What `data.tokenizer` may be for a task."""
     if task == "chat":  # it must tell control tokens from texts
         return ("bytepair",)
+    if task in SEQ2SEQ_TASKS:
+        return ("bytepair", "sentencepiece")
     own = ("character", "byte") if task == "lm" else ("wordpiece",)
     return (*own, "bytepair", "sentencepiece")
 
@@ -177,7 +183,8 @@ class DataConfig:
 
     Attributes:
         train: running text (tasks lm, mlm): a file, glob, folder, address, named corpus, or folder
-            that `python -m trainers.data.prepare` made; labelled data: a file or a named set.
+            that `python -m trainers.data.prepare` made; labelled data: a file or a named set;
+            of tasks translate and summarize also two text files, "SOURCES,TARGETS".
         validation: the same, for validation; None holds out part of `train`.
         mixture: MixedCorpus, corpora that are read in proportion to their weights, in place of
             `train`, which is "" or one of theirs (tasks lm, mlm); () reads `train` alone.
@@ -218,7 +225,7 @@ class DataConfig:
             "tfrecord"; of labelled data also "folders", a text per file in a folder per label.
         text_column, pair_column, label_column: names in the header, or numbers from 0, from the
             end with a minus sign. pair_column is the second text of tasks pair, embed and, where
-            given, regress.
+            given, regress, and the target of translate and summarize.
         id_column: only checked: ids that repeat are counted in a warning; None: there are none.
         header: "first" if the first line names the columns, "none" if there are no names; "auto"
             is "none" if all columns are given by number.
@@ -230,9 +237,11 @@ class DataConfig:
         scheme: of its tags: "auto", "bio", "iob1" (B- only between entities that touch), "iob2"
             (the same as "bio"), "bioes", or "raw" for parts of speech.
         mismatched: what becomes of answers that do not stand where the file says: "error", or
-            "skip", which leaves them out, and questions with no other answer, with a warning.
+            "skip", which leaves them out, and questions with no other answer, with a warning; and
+            of pairs without a source or a target (tasks translate and summarize).
         buckets: lengths to which batches are padded, ascending; () makes 4 up to
-            `text.max_length`. Each is compiled once.
+            `text.max_length`. Each is compiled once. Of pairs the longer of source and target
+            counts, and each is padded to the longest of its side.
         class_weights: "none", "balanced" (n / (classes x count)) or "sqrt" (its root).
         augment: AugmentConfig, changes to training texts, other ones every epoch; off by default.
         masking: MaskingConfig, for task mlm.

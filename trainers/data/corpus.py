@@ -12,6 +12,7 @@ from absl import logging
 
 from trainers.data.config import DataConfig
 from trainers.data.pipeline import MixedStream
+from trainers.data.prepare.shards import Prepared, TokenShards, TokenStream
 from trainers.data.rows import (
     HUGGING_FACE,
     STORED,
@@ -20,7 +21,6 @@ from trainers.data.rows import (
     table_format,
     text_rows,
 )
-from trainers.data.shards import Prepared, TokenShards, TokenStream
 from trainers.data.sources import NAMED_SOURCES, File, find_data_dir, find_files
 from trainers.data.text import Block, decode, keeps_lines, read_blocks
 from zoo.tokenizers import Tokenizer

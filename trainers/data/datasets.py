@@ -7,10 +7,11 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from trainers.data.config import DataConfig
+from trainers.data.config import SEQ2SEQ_TASKS, DataConfig
 from trainers.data.conll import read_tagged
-from trainers.data.examples import LabeledTexts, Questions, TaggedTexts
+from trainers.data.examples import LabeledTexts, Questions, TaggedTexts, TextPairs
 from trainers.data.labeled import read_labeled, read_questions
+from trainers.data.parallel import read_pairs
 from trainers.data.sources import (
     GITHUB,
     find_data_dir,
@@ -19,7 +20,7 @@ from trainers.data.sources import (
     read_files,
 )
 
-Examples = LabeledTexts | TaggedTexts | Questions
+Examples = LabeledTexts | TaggedTexts | Questions | TextPairs
 _READERS: dict[str, Callable[..., Examples]] = {
     "classify": read_labeled,
     "tag": read_tagged,
@@ -41,6 +42,8 @@ def read_examples(
     task: str, source: str, data: DataConfig, data_dir: str | None = None
 ) -> Examples:
     """The examples of a task on labelled data, read as `data` says: a named data set or a path."""
+    if task in SEQ2SEQ_TASKS:  # its named ones may be read in either direction
+        return read_pairs(source, data, data_dir)
     kind = task if task in _READERS else "classify"
     names = ", ".join(name for name, named in NAMED_DATASETS.items() if named.kind == kind)
     if named := NAMED_DATASETS.get(source):
@@ -89,43 +92,19 @@ def _polarity(part: str) -> Callable[[str | None], LabeledTexts]:
     return read
 
 
-_XQUAD = ("xquad", "google-deepmind/xquad/7d30520c717524000f0d9d2f9c10a069acd9d285")
-# Files read alike: options, kind, about, licence, folder, and REPOSITORY/COMMIT/PATH on GitHub.
-_COLLECTIONS: dict[str, tuple[dict[str, Any], str, str, str, str, str]] = {
-    "banking77": (
-        {"label_column": "category"},
-        "classify",
-        "questions to a bank in 77 intents, English",
-        "CC BY 4.0",
-        "banking77",
-        "PolyAI-LDN/task-specific-datasets/57ec275d8078af65b7731c2a98be812d844a6d6b/banking_data",
-    ),
-    "csl": (
-        {"text_column": 1, "label_column": 2, "header": "none"},
-        "classify",
-        "titles of papers in 13 fields, Chinese",
-        "Apache-2.0",
-        "csl_zh",
-        "ydli-ai/CSL/0f1ac0626d584cd3c72f8be26d329eb4f967cfd0/benchmark/cls_ctg",
-    ),
-    "wnut17": (
-        {"scheme": "bio"},
-        "tag",
-        "rare entities of 6 types in posts, English",
-        "CC BY 4.0",
-        "wnut17",
-        "leondz/emerging_entities_17/e52a2d2a71ac1a051ca2d532eef28653c5c02603",
-    ),
-    "drcd": (
-        {},
-        "span",
-        "answers in Wikipedia, Traditional Chinese",
-        "CC BY-SA 3.0",
-        "drcd",
-        "DRCKnowledgeTeam/DRCD/b944790de5af02c5fbb7cd9cb1473d27d169eebf",
-    ),
-    "xquad_en": ({}, "span", "answers in Wikipedia, English", "CC BY-SA 4.0", *_XQUAD),
-    "xquad_zh": ({}, "span", "the same questions, Simplified Chinese", "CC BY-SA 4.0", *_XQUAD),
+# Files read alike: name, kind, licence, folder, REPOSITORY/COMMIT/PATH on GitHub; what they hold.
+_COLLECTIONS = """
+banking77 | classify | CC BY 4.0 | banking77 | PolyAI-LDN/task-specific-datasets/57ec275d8078af65b7731c2a98be812d844a6d6b/banking_data | questions to a bank in 77 intents, English
+csl | classify | Apache-2.0 | csl_zh | ydli-ai/CSL/0f1ac0626d584cd3c72f8be26d329eb4f967cfd0/benchmark/cls_ctg | titles of papers in 13 fields, Chinese
+wnut17 | tag | CC BY 4.0 | wnut17 | leondz/emerging_entities_17/e52a2d2a71ac1a051ca2d532eef28653c5c02603 | rare entities of 6 types in posts, English
+drcd | span | CC BY-SA 3.0 | drcd | DRCKnowledgeTeam/DRCD/b944790de5af02c5fbb7cd9cb1473d27d169eebf | answers in Wikipedia, Traditional Chinese
+xquad_en | span | CC BY-SA 4.0 | xquad | google-deepmind/xquad/7d30520c717524000f0d9d2f9c10a069acd9d285 | answers in Wikipedia, English
+xquad_zh | span | CC BY-SA 4.0 | xquad | google-deepmind/xquad/7d30520c717524000f0d9d2f9c10a069acd9d285 | the same questions, Simplified Chinese
+"""  # noqa: E501
+_OPTIONS: dict[str, dict[str, Any]] = {  # of `DataConfig`, where a collection needs some
+    "banking77": {"label_column": "category"},
+    "csl": {"text_column": 1, "label_column": 2, "header": "none"},
+    "wnut17": {"scheme": "bio"},
 }
 # name, file, examples, sha256
 _FILES = """
@@ -146,13 +125,15 @@ xquad_zh xquad.zh.json 1190 691d0b3359bc6b8faa8de931dfdfe21d50a65861ae348e32a0d1
 
 def _published(line: str) -> tuple[str, NamedDataset]:
     name, path, size, sha256 = line.split()
-    options, kind, about, licence, folder, address = _COLLECTIONS[name.split("/")[0]]
+    collection = name.split("/")[0]
+    rows = (row.split(" | ") for row in _COLLECTIONS.strip().split("\n"))
+    kind, licence, folder, address, about = next(row[1:] for row in rows if row[0] == collection)
     # CSL's files are kept under longer names.
     url = f"{GITHUB}{address}/{path.removeprefix('cls_ctg_')}"
 
     def read(data_dir: str | None) -> Examples:
         file = find_published(f"{folder}/{path}", url, sha256, data_dir)
-        examples = _READERS[kind](file.path, DataConfig(train=name, **options))
+        examples = _READERS[kind](file.path, DataConfig(train=name, **_OPTIONS.get(collection, {})))
         return dataclasses.replace(examples, where=[f"{folder}/{w}" for w in examples.where])
 
     return name, NamedDataset(kind, about, int(size), licence, read)

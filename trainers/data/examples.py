@@ -71,6 +71,17 @@ class Questions(_Columns):
     left_out: int = 0  # questions that were left out because they had no other answer
 
 
+@dataclasses.dataclass(frozen=True)
+class TextPairs(_Columns):
+    """Texts with what is to be written for each: translations, summaries."""
+
+    source: list[str]
+    target: list[str]
+    where: list[str]
+    references: list[list[str]] | None = None  # all right targets, where some have several
+    empty: int = 0  # pairs that were left out because one side had no text
+
+
 def warn_blank(what: str, values: Sequence[str], where: Sequence[str]) -> None:
     """One warning if some of `values` hold nothing but whitespace; they are kept."""
     blank = [place for value, place in zip(values, where) if not value.strip()]

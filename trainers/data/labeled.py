@@ -1,4 +1,5 @@
-"""Labelled texts from tables of any format or a folder per label, and questions from SQuAD's JSON.
+"""Labelled data: texts from tables of any format or a folder per label; from JSON questions
+(SQuAD) and conversations.
 
 Texts are kept as they stand, empty ones too (with a warning). A row without a label is an error, as
 is one whose label is NaN or infinite, which is how programs write a number that is missing.
@@ -6,6 +7,7 @@ is one whose label is NaN or infinite, which is how programs write a number that
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -20,20 +22,20 @@ from trainers.data.rows import (
     STORED,
     Row,
     is_number,
+    json_objects,
+    open_dataset,
+    row_format,
     stored_rows,
     table_format,
     text_rows,
 )
 from trainers.data.sources import File, find_files, read_files
 from trainers.data.text import replace_surrogates
+from zoo.text.chat_form import END, GENERATE, START, ChatForm, Messages
 
 # How C, Python, NumPy, pandas, R and JSON spell numbers that are none.
-_NOT_FINITE = frozenset(
-    sign + name
-    for sign in ("", "-", "+")
-    for name in ("nan", "NaN", "NAN", "inf", "Inf", "INF", "infinity", "Infinity")
-)
-_FORM = "SQuAD is {data: [{paragraphs: [{context, qas: [{id, question, answers}]}]}]}"
+_NOT_FINITE = re.compile("[-+]?(nan|NaN|NAN|inf|Inf|INF|[iI]nfinity)")
+_SQUAD = "SQuAD is {data: [{paragraphs: [{context, qas: [{id, question, answers}]}]}]}"
 
 
 def read_labeled(
@@ -107,7 +109,7 @@ def _check_label(label: str, column: str | int, place: str) -> None:
             f"{place}: no label in column {column!r}. Fill it in or remove the row; texts without "
             "labels are for --task=lm and --task=mlm."
         )
-    if label in _NOT_FINITE:
+    if _NOT_FINITE.fullmatch(label):
         raise ValueError(
             f"{place}: the label in column {column!r} is {label!r}, not a finite number and not a "
             "class. Fill it in or remove the row; a class that is really called so needs another "
@@ -127,7 +129,8 @@ def _warn(source: str, values: dict[str, list[str]], where: list[str], no_header
         logging.warning(message, where[0], first)
     warn_blank(f"{source}: text", values["text_column"], where)
     # A text may really be "nan", so it is kept.
-    places = [place for text, place in zip(values["text_column"], where) if text in _NOT_FINITE]
+    texts = zip(values["text_column"], where)
+    places = [place for text, place in texts if _NOT_FINITE.fullmatch(text)]
     if places:
         message = (
             "%s: %d text(s) are NaN or infinite as numbers are written, the first at %s. They are "
@@ -194,8 +197,8 @@ def read_questions(source: str, data: DataConfig, data_dir: str | None = None) -
                     "id: rename or remove one of the two."
                 )
             seen[name] = place
-            question = json_string(entry, "question", place)
-            answers, wrong = _answers(entry, context, place, name)
+            question = _string(entry, "question", place)
+            answers, wrong = _checked_answers(entry, context, place, name)
             problems.extend(wrong)
             if answers or not wrong:
                 texts, starts = [a for a, _ in answers], [s for _, s in answers]
@@ -215,7 +218,7 @@ def read_questions(source: str, data: DataConfig, data_dir: str | None = None) -
     if not rows:
         raise ValueError(
             f"{files[0].path}: no questions in {len(files)} file(s)"
-            f"{' whose answers match their text' if problems else ''}. {_FORM}."
+            f"{' whose answers match their text' if problems else ''}. {_SQUAD}."
         )
     ids, questions, contexts, answers, starts, where = map(list, zip(*rows))
     warn_blank(f"{source}: question", questions, where)
@@ -230,20 +233,22 @@ def _entries(path: str, text: str) -> Iterator[tuple[str, str, dict]]:
     except json.JSONDecodeError as error:
         reason = "the file is empty" if not text.strip() else error.msg
         where = f"{path}:{error.lineno}:{error.colno}"
-        raise ValueError(f"{where}: not JSON: {reason}. {_FORM}.") from error
+        raise ValueError(f"{where}: not JSON: {reason}. {_SQUAD}.") from error
     except RecursionError as error:
-        raise ValueError(f"{path}: not JSON that can be read: nested too deep. {_FORM}.") from error
+        raise ValueError(
+            f"{path}: not JSON that can be read: nested too deep. {_SQUAD}."
+        ) from error
     if not isinstance(document, dict):
-        raise ValueError(f"{path}: a JSON {type(document).__name__}, not an object. {_FORM}.")
-    for i, article in json_items(document, "data", f"{path}: "):
-        for j, paragraph in json_items(article, "paragraphs", f"{path}: data[{i}]."):
+        raise ValueError(f"{path}: a JSON {type(document).__name__}, not an object. {_SQUAD}.")
+    for i, article in _items(document, "data", f"{path}: "):
+        for j, paragraph in _items(article, "paragraphs", f"{path}: data[{i}]."):
             place = f"data[{i}].paragraphs[{j}]"
-            context = json_string(paragraph, "context", f"{path}: {place}")
-            for k, entry in json_items(paragraph, "qas", f"{path}: {place}."):
+            context = _string(paragraph, "context", f"{path}: {place}")
+            for k, entry in _items(paragraph, "qas", f"{path}: {place}."):
                 yield f"{place}.qas[{k}]", context, entry
 
 
-def json_items(holder: dict, key: str, place: str, form: str = _FORM) -> Iterator[tuple[int, dict]]:
+def _items(holder: dict, key: str, place: str, form: str = _SQUAD) -> Iterator[tuple[int, dict]]:
     """The objects in the list `key`, numbered; ValueError, with the `form`, if it is none."""
     values = holder.get(key)
     if not isinstance(values, list):
@@ -254,7 +259,7 @@ def json_items(holder: dict, key: str, place: str, form: str = _FORM) -> Iterato
         yield index, value
 
 
-def json_string(holder: dict, key: str, place: str, form: str = _FORM) -> str:
+def _string(holder: dict, key: str, place: str, form: str = _SQUAD) -> str:
     """The string `key`; ValueError, with the `form`, if it is none."""
     value = holder.get(key)
     if type(value) is not str:  # a `Number` is one
@@ -267,15 +272,15 @@ def _found(holder: dict, key: str) -> str:
     return f"found {str(holder[key])[:40]!r}" if key in holder else "missing"
 
 
-def _answers(
+def _checked_answers(
     entry: dict[str, Any], context: str, place: str, name: str
 ) -> tuple[list[tuple[str, int]], list[str]]:
     """The answers as (text, start), and a message for each one that does not match."""
     if entry.get("is_impossible") is True:
         return [], []
     answers, wrong = [], []
-    for index, answer in json_items(entry, "answers", f"{place}."):
-        text = json_string(answer, "text", f"{place}.answers[{index}]")
+    for index, answer in _items(entry, "answers", f"{place}."):
+        text = _string(answer, "text", f"{place}.answers[{index}]")
         start = answer.get("answer_start")
         if isinstance(start, bool) or not isinstance(start, int):
             raise ValueError(
@@ -293,3 +298,73 @@ def _answers(
             f"{there[:60]!r} stands ({hint if text else 'the answer is empty'})"
         )
     return answers, wrong
+
+
+# Conversations, and what of them the form of a chat can hold.
+
+Conversation = tuple[Messages, str]  # and where it stands, "path:line"
+CHAT_FORM = (
+    'A conversation is {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", '
+    '"content": "..."}]}, or "conversations" of "from" and "value"'
+)
+_SHAREGPT = {"human": "user", "gpt": "assistant"}
+
+
+def read_conversations(source: str, data: DataConfig, data_dir=None) -> list[Conversation]:
+    """Reads JSON lines, or an array: a file, folder, glob, address or hfds://OWNER/NAME."""
+    talks, size = [], 0
+    for where, record in _records(source, data, data_dir):
+        talks.append((_messages(record, where), where))
+        size += sum(len(message["content"]) for message in talks[-1][0])
+        data.limits.check("source_bytes", size, where)
+    if not talks:
+        raise ValueError(f"{source}: no conversations, the file is empty. {CHAT_FORM}.")
+    return talks
+
+
+def _records(source, data, data_dir) -> Iterator[tuple[str, dict[str, Any]]]:
+    if source.startswith(HUGGING_FACE):
+        yield from ((f"{source}, row {n}", row) for n, row in enumerate(open_dataset(source)))
+        return
+    for file in find_files(source, data, data_dir):
+        format = row_format(file.path, data.format)
+        if format not in ("jsonl", "json"):
+            raise ValueError(
+                f"{file.path}:1: task chat reads JSON lines, not {format}. {CHAT_FORM}."
+            )
+        ((_, text),) = read_files([file], data)
+        for line, record in json_objects(file.path, text, data.limits, format):
+            yield f"{file.path}:{line}", record
+
+
+def _messages(record: dict[str, Any], where: str) -> list[dict[str, str]]:
+    field, *keys = "messages", "role", "content"
+    if field not in record and "conversations" in record:
+        field, *keys = "conversations", "from", "value"
+    messages = []
+    for number, item in _items(record, field, f"{where}: ", CHAT_FORM):
+        role, text = (_string(item, key, f"{where}: {field}[{number}]", CHAT_FORM) for key in keys)
+        messages.append({"role": _SHAREGPT.get(role, role), "content": text})
+    if not messages:
+        raise ValueError(f"{where}: the conversation is empty. Remove it. {CHAT_FORM}.")
+    return messages
+
+
+def answers(form: ChatForm, messages: Messages, where: str) -> list[int]:
+    """Which messages are to be learnt: the assistant's that a served model may be asked for;
+    ValueError where there are none, or the form has no such role or no such order of roles.
+    """
+    found, before = [], START
+    for number, role in enumerate(message["role"] for message in messages):
+        if role in (START, GENERATE, END) or not form.has(before, role):
+            known = ", ".join(sorted(form.joints))
+            what = f"the model has no {role!r} after {before!r} in a conversation; it has {known}"
+            where = f"{where}: messages[{number}].role"
+            raise ValueError(f"{where}: {what}. Correct or remove the conversation.")
+        if role == "assistant" and before not in (START, role) and form.has(before, GENERATE):
+            found.append(number)
+        before = role
+    if not found:
+        what = "no assistant's answer, so there is nothing to learn"
+        raise ValueError(f"{where}: {what}. Correct or remove the conversation.")
+    return found

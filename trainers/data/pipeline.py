@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from trainers.data.shards import TokenShards, TokenStream, plain
+from trainers.data.prepare.shards import TokenShards, TokenStream, plain
 
 # Permutations that one seed chooses: of a stream's windows 2 x stream, of its offsets the number
 # after that, and of the streams in a block this one.
@@ -278,6 +278,7 @@ class BucketPlan:
     batch_size: int
     buckets: tuple[int, ...]  # ascending; longer examples go into the last one, to be cut
     seed: int
+    tokens: np.ndarray | None = None  # (N,) of each example, where its length is not their number
 
     def __post_init__(self):
         if not len(self.lengths):
@@ -328,7 +329,8 @@ class BucketPlan:
     def real_tokens(self, start_step: int, stop_step: int) -> int:
         """Tokens of the examples in those steps, padding not counted, cut ones as cut."""
         size, total = self.steps_per_epoch, 0
-        kept = np.append(np.minimum(self.lengths, self.buckets[-1]), 0)  # -1 counts nothing
+        kept = np.minimum(self.lengths, self.buckets[-1]) if self.tokens is None else self.tokens
+        kept = np.append(kept, 0)  # -1 counts nothing
         for number in range(start_step // size, -(-stop_step // size)):
             rows, _ = self.epoch(number)
             first = max(start_step - number * size, 0)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from trainers.data.config import Limits
+from trainers.data.config import SEQ2SEQ_TASKS, Limits
 from trainers.data.rows import (
     SEPARATORS,
     STORED,
@@ -41,6 +41,15 @@ _PAIR_NAMES = [
     ("question", "answer"),
     ("anchor", "positive"),
 ]
+# Of a source and what is written for it, a translation or a summary.
+_WRITING_NAMES = [
+    ("source", "target"),
+    ("src", "tgt"),
+    ("article", "highlights"),
+    *((name, "summary") for name in ("article", "document", "dialogue", "source", "text", "body")),
+    ("abstract", "title"),
+    ("input", "output"),
+]
 _ID_NAMES = ("id", "idx", "index", "uid", "pairid", "unnamed: 0", "")
 
 
@@ -57,7 +66,7 @@ class TableLayout:
     separator: str = "auto"  # "comma", "tab", "semicolon" or "pipe" of a table
     header: bool = False  # whether the first line names the columns
     columns: tuple[str, ...] = ()  # their names, or their numbers as text where they have none
-    text_columns: tuple[str, ...] = ()  # both for tasks pair and embed; () if none was found
+    text_columns: tuple[str, ...] = ()  # two where the task reads two; () if none was found
     label_column: str | None = None  # None if the task has none or none was found
 
 
@@ -66,7 +75,8 @@ def inspect_table(path: str, task: str) -> TableLayout:
 
     Args:
         path: of the file, compressed or not.
-        task: "lm", "chat", "mlm", "classify", "pair", "regress", "embed", "tag" or "span".
+        task: "lm", "chat", "mlm", "classify", "pair", "regress", "embed", "tag", "span",
+            "translate" or "summarize".
 
     Raises:
         ValueError: the file is empty, broken or in no encoding that can be told; it is named.
@@ -156,7 +166,7 @@ def _has_header(rows: Sequence[Sequence[str]]) -> bool:
     names = [cell.lower() for cell in first]
     if any(map(_NUMBER.fullmatch, first)) or len(set(first)) < len(first) or not others:
         return False
-    if {*names} & {*_TEXT_NAMES, *_LABEL_NAMES, *_ID_NAMES, *sum(_PAIR_NAMES, ())}:
+    if {*names} & {*_TEXT_NAMES, *_LABEL_NAMES, *_ID_NAMES, *sum(_PAIR_NAMES + _WRITING_NAMES, ())}:
         return True
     for place, cell in enumerate(first):
         column = [row[place].strip() for row in others]
@@ -174,6 +184,10 @@ def _json_layout(path: str, text: str, is_cut: bool, encoding: str, task: str) -
     records = _sample(json_objects(path, text, Limits(), format), is_cut)
     columns = list(dict.fromkeys(name for record in records for name in record))
     records = [[record.get(name) for name in columns] for record in records]
+    if task in SEQ2SEQ_TASKS:  # a list of sentences is a text, too
+        records = [
+            [" ".join(map(str, v)) if isinstance(v, list) else v for v in r] for r in records
+        ]
     rows = [["" if v is None or isinstance(v, list | dict) else str(v) for v in r] for r in records]
     return _with_columns(TableLayout(format, encoding, header=True), columns, rows, task)
 
@@ -191,7 +205,12 @@ def _with_columns(
     left = [name for name in columns if name != label and not _is_id(name)]
     left = [name for name in left if not all(map(_NUMBER.fullmatch, cells[name]))]
     longest = sorted(left, key=length.get, reverse=True)
-    if task in ("pair", "embed"):
+    if task in SEQ2SEQ_TASKS:
+        known = next((pair for pair in _WRITING_NAMES if {*pair} <= {*lower}), None)
+        # Behind two languages stands who translated; summaries stand anywhere, and are shorter.
+        texts = (left if task == "translate" else longest)[:2]
+        texts = texts if known is None else [lower[name] for name in known]
+    elif task in ("pair", "embed"):
         known = next((pair for pair in _PAIR_NAMES if {*pair} <= {*lower}), None)
         texts = [lower[name] for name in known or ()]
         if known is None and len(left) >= 2:

@@ -85,11 +85,16 @@ def tagging_baseline(
     return [[next(predicted) for _ in words] for words in test_words]
 
 
+def sentences(text: str) -> list[str]:
+    """The sentences of a text, one at least; the first is what a summary is compared with."""
+    return [part.strip() for part in _SENTENCE_END.split(text) if part.strip()] or [text]
+
+
 def question_baseline(questions: Sequence[str], contexts: Sequence[str]) -> list[str]:
     """Answers by shared words alone, untrained: the stretch nearest to the rarest ones."""
-    sentences = {context: _SENTENCE_END.split(context) for context in contexts}
-    number = sum(map(len, sentences.values()))
-    counts = Counter(t for parts in sentences.values() for part in parts for t in _terms(part))
+    split = {context: _SENTENCE_END.split(context) for context in contexts}
+    number = sum(map(len, split.values()))
+    counts = Counter(t for parts in split.values() for part in parts for t in _terms(part))
     rarity = {term: math.log((number + 1) / (count + 0.5)) for term, count in counts.items()}
     common = {t for t, n in counts.items() if n >= max(3, 0.05 * number) and not CJK.match(t)}
     answers = []
@@ -97,7 +102,7 @@ def question_baseline(questions: Sequence[str], contexts: Sequence[str]) -> list
         asked = _terms(question)
         # Sorted, so that rounding cannot choose among equals.
         best = max(
-            sentences[context], key=lambda part: sum(map(rarity.get, sorted(asked & _terms(part))))
+            split[context], key=lambda part: sum(map(rarity.get, sorted(asked & _terms(part))))
         )
         answers.append(_nearest_stretch(question.lower(), asked, best, rarity, common))
     return answers

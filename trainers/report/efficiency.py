@@ -56,7 +56,8 @@ def efficiency(task: Task, records: list[dict[str, float]]) -> dict[str, str]:
 
 def training_flops_per_token(model: keras.Model, length: float) -> float:
     """6 for each weight of a matrix product (2 forward, 4 backward), 12 x layers x width x `length`
-    for attention, causal or not (Chowdhery et al., 2022, arXiv:2204.02311, appendix B).
+    for attention, causal or not (Chowdhery et al., 2022, arXiv:2204.02311, appendix B). Half of
+    that for an encoder-decoder, roughly: as if sources and targets had as many tokens.
     """
     weights = sum(
         math.prod(weight.shape)
@@ -64,6 +65,10 @@ def training_flops_per_token(model: keras.Model, length: float) -> float:
         if len(weight.shape) > 1 and not _LOOKED_UP.search(weight.path)
     )
     config = model.backbone.config
+    if config.family.endswith("encoder_decoder"):
+        # A token passes the encoder or the decoder, and half of all are targets, which have logits.
+        weights += config.vocabulary_size * config.hidden_dim if config.tie_embeddings else 0
+        return 3.0 * weights + 6 * config.num_layers * config.hidden_dim * length
     if getattr(config, "tie_embeddings", False) and hasattr(model, "initial_cache"):
         weights += config.vocabulary_size * config.hidden_dim
     has_attention = hasattr(config, "num_heads")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import precision_recall_fscore_support
 
-from trainers.data.examples import LabeledTexts, Questions, TaggedTexts
+from trainers.data.examples import LabeledTexts, Questions, TaggedTexts, TextPairs
 from trainers.report.figures import confusion_counts, draw_calibration, draw_confusion
 from trainers.report.scores import (
     Predictions,
@@ -37,6 +37,13 @@ _NAMES = {
     "mae": "mean absolute error",
     "accuracy@1": "accuracy at 1",
     "mrr": "mean reciprocal rank",
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L",
+    "loss": "loss (nats a token)",
+    "accuracy_of_tokens": "accuracy of tokens, each after the right ones",
 }
 
 
@@ -196,6 +203,34 @@ def retrieval_sections(
     }
     last = [row for row in np.argsort(-ranks, kind="stable") if ranks[row] > 1]
     return [comparison.section(), _mistakes("Furthest off", columns, last)]
+
+
+def writing_sections(
+    comparison: Comparison,
+    examples: TextPairs,
+    written: Sequence[str],
+    score: str,
+    of_each: np.ndarray,
+    about: str,
+) -> list[str]:
+    """Scores, what is known `about` them, and texts: by chance, the best and the worst."""
+    columns = {
+        **_columns(examples, source="source"),
+        "written": lambda row: cell(written[row]),
+        **_columns(examples, target="reference"),
+        _NAMES[score]: lambda row: f"{of_each[row]:.3g}",
+        **_columns(examples, where="where"),
+    }
+    order = np.argsort(of_each, kind="stable")
+    # Of the many that are right the longest say most.
+    best = sorted(order, key=lambda row: (-of_each[row], -len(examples.target[row])))
+    chance = np.random.default_rng(0).permutation(len(order))
+    return [
+        f"{comparison.section()}\n\n{about}",
+        _mistakes("Texts by chance", columns, chance),
+        _mistakes("Best", columns, best),
+        _mistakes("Worst", columns, order),
+    ]
 
 
 def _columns(examples, **titles: str) -> dict[str, Callable[[int], str]]:

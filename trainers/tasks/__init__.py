@@ -6,6 +6,7 @@ from trainers.config import TrainConfig
 from trainers.tasks.base import Task
 from trainers.tasks.chat import ChatTask
 from trainers.tasks.lm import LanguageModelTask, MaskedLanguageModelTask
+from trainers.tasks.seq2seq import Seq2SeqTask
 from trainers.tasks.tables import ClassifyTask, EmbedTask, RegressTask
 from trainers.tasks.tokens import SpanTask, TagTask
 
@@ -19,6 +20,8 @@ TASKS: dict[str, Callable[[TrainConfig, str | None], Task]] = {
     "span": SpanTask,
     "embed": EmbedTask,
     "regress": RegressTask,
+    "translate": Seq2SeqTask,
+    "summarize": Seq2SeqTask,
 }
 
 

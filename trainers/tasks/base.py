@@ -11,6 +11,7 @@ import tensorflow as tf
 from absl import logging
 
 from trainers.config import TrainConfig
+from trainers.data.config import SEQ2SEQ_TASKS
 from trainers.distribution.hardware import compiles
 from trainers.optim.finetune import apply_freezing, load_initial
 from trainers.report.sections import Comparison
@@ -21,6 +22,12 @@ from zoo.models.build import build
 from zoo.models.lora import merge_lora
 from zoo.tokenizers import Tokenizer
 from zoo.weights.huggingface.adapters import write_adapter
+
+# Task -> what it trains, where that is no encoder.
+_KINDS = {
+    **dict.fromkeys(("lm", "chat"), "a language model"),
+    **dict.fromkeys(SEQ2SEQ_TASKS, "an encoder-decoder"),
+}
 
 
 class Task(abc.ABC):
@@ -107,8 +114,8 @@ def read_initial(config: TrainConfig) -> bundle.Bundle | None:
     if start is None:
         return None
     initial = load(start)
-    if (initial.config.task == "lm") != (config.task in ("lm", "chat")):
-        kind = "a language model" if initial.config.task == "lm" else "an encoder"
+    kind = _KINDS.get(initial.config.task, "an encoder")
+    if kind != _KINDS.get(config.task, "an encoder"):
         raise ConfigError(f"finetune.init_from={start!r} holds {kind}: no start for {config.task}")
     return initial
 

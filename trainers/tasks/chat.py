@@ -11,8 +11,8 @@ import tensorflow as tf
 from absl import logging
 
 from trainers.config import TrainConfig
-from trainers.data.chats import Conversation, answers, read_conversations
 from trainers.data.examples import random_split
+from trainers.data.labeled import Conversation, answers, read_conversations
 from trainers.data.pipeline import BucketPlan, fixed_schedule, host_rows, mapped
 from trainers.distribution.hardware import compiles
 from trainers.report.sections import Comparison

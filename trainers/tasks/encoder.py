@@ -23,7 +23,7 @@ from trainers.tasks.base import Task, build_model, read_initial
 from trainers.tokenizers import encoder_tokenizer
 from zoo import bundle
 from zoo.config import ConfigError
-from zoo.text.base import TextEncoder
+from zoo.text.base import TextEncoder, TextModel
 from zoo.text.cleaning import clean
 from zoo.text.config import special_count
 from zoo.text.models import TEXT_MODELS
@@ -51,16 +51,28 @@ class EncoderTask(Task):
         self.labels = self.find_labels()
         self.monitor  # noqa: B018  a wrong `monitor` should not wait for the first evaluation
         initial = read_initial(config)
-        self.tokenizer = make_tokenizer(config, initial, self.vocabulary_texts, data_dir)
+        self.tokenizer = self.choose_tokenizer(initial, data_dir)
         head = {self.label_option: len(self.labels)} if self.labels else {}
         self.model = build_model(config, self.tokenizer, initial, {**head, **config.head})
         self.trained_model = self.model
-        self.bundle_options = {"labels": self.labels, "text": config.text}
-        served = TEXT_MODELS[config.task]
-        self.text_model = served(self.tokenizer, self.model, config.text, self.labels)
-        lengths = self.encode()
+        self.text_model, self.bundle_options = self.make_text_model(initial)
+        self.plan = self.make_plan(self.encode())
+
+    def choose_tokenizer(self, initial: bundle.Bundle | None, data_dir: str | None) -> Tokenizer:
+        """The tokenizer of the weights to start from, or one for the data."""
+        return make_tokenizer(self.config, initial, self.vocabulary_texts, data_dir)
+
+    def make_text_model(self, initial: bundle.Bundle | None) -> tuple[TextModel, dict[str, Any]]:
+        """The strings-in functions around the model, and what of them the bundle holds."""
+        text, served = self.config.text, TEXT_MODELS[self.config.task]
+        options = {"labels": self.labels, "text": text}
+        return served(self.tokenizer, self.model, text, self.labels), options
+
+    def make_plan(self, lengths: np.ndarray) -> BucketPlan:
+        """The batches of rows of so many tokens (N,)."""
+        config = self.config
         buckets = config.data.buckets or default_buckets(lengths, config.text.max_length)
-        self.plan = BucketPlan(lengths, config.batch_size, buckets, config.seed)
+        return BucketPlan(lengths, config.batch_size, buckets, config.seed)
 
     def split(self, examples: Any, share: float) -> tuple[np.ndarray, np.ndarray]:
         """(kept, held out) rows, where the config names no examples to hold out."""

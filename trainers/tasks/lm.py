@@ -10,7 +10,7 @@ from keras import ops
 from trainers.config import TrainConfig
 from trainers.data import pipeline
 from trainers.data.augment import mask_tokens
-from trainers.data.shards import TokenStream
+from trainers.data.prepare.shards import TokenStream
 from trainers.distribution.rows import replica_index
 from trainers.tasks.base import build_model, read_initial
 from trainers.tasks.encoder import make_tokenizer

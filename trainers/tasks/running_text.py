@@ -25,7 +25,13 @@ from trainers.data.corpus import (
 )
 from trainers.data.datasets import NAMED_DATASETS, Examples
 from trainers.data.examples import Questions, TaggedTexts
-from trainers.data.shards import Prepared, TokenShards, TokenStream, find_prepared, open_prepared
+from trainers.data.prepare.shards import (
+    Prepared,
+    TokenShards,
+    TokenStream,
+    find_prepared,
+    open_prepared,
+)
 from trainers.data.sources import find_data_dir
 from trainers.report.sections import Comparison
 from trainers.tasks.base import Task

@@ -101,7 +101,10 @@ def beam_search(
         cache=cache,
     )
     found = _search(request, state).finished
-    return found._replace(scores=ops.where(found.scores <= _NEVER / 2, 0.0, found.scores))
+    # Behind a row's beams may stand texts that better ones have displaced.
+    unused = found.scores <= _NEVER / 2
+    lengths, scores = ops.where(unused, 0, found.lengths), ops.where(unused, 0.0, found.scores)
+    return found._replace(lengths=lengths, scores=scores)
 
 
 def _search(request: _Request, state: _State) -> _State:
@@ -195,6 +198,14 @@ def _extend(request: _Request, state: _State) -> _State:
     may_improve = ops.logical_or(worst <= _NEVER / 2, may_improve)
     unfinished = step < most
     flat = ops.reshape(beams + width * ops.arange(batch_size, dtype="int32")[:, None], (-1,))
+
+    def reordered():
+        return keras.tree.map_structure(lambda part: ops.take(part, flat, axis=0), cache)
+
+    if isinstance(width, int):
+        cache = reordered() if width > 1 else cache
+    else:
+        cache = ops.cond(width > 1, reordered, lambda: cache)
     return state._replace(
         step=step,
         last=ops.reshape(_of_beams(chosen, order), (-1,)),
@@ -202,7 +213,7 @@ def _extend(request: _Request, state: _State) -> _State:
         scores=scores,
         finished=finished,
         is_open=ops.logical_and(state.is_open, ops.logical_and(may_improve, unfinished)),
-        cache=keras.tree.map_structure(lambda part: ops.take(part, flat, axis=0), cache),
+        cache=cache,
     )
 
 

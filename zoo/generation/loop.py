@@ -56,7 +56,6 @@ class _Request(NamedTuple):
     bias: object  # (V,) float32, added to the logits: 0, or about minus infinity where banned
     columns: object  # (W + N,) int32
     max_slots: object  # int or scalar, slots that the cache can come to need
-    rereads: bool  # whether a row may fill the cache
     is_growing: bool  # whether the cache begins with fewer
     write: Callable  # single tokens into the cache, as `keras.ops.scatter_update`
 
@@ -84,15 +83,14 @@ def generate(
     banned_ids: Sequence[int] = (),
     write: Callable = ops.scatter_update,
     stopping: Stopping | None = None,
-    rereads: bool = True,
 ) -> Generated:
     """Continues each row by up to its own `max_new_tokens` tokens, whatever its neighbours are.
 
     Prompts (B, P) int32, P >= 1, are padded on the right; of one longer than `model.context_length`
     the last tokens are read. Where a row fills a bounded cache (GPT), its last half context is read
-    again; `rereads` of False says that none does. `max_steps`, at least that of `max_new_tokens`,
-    is the width N of the result, an int where shapes are static (JAX). A row that chooses one of
-    `end_ids` stops, and after a token at which `stopping` ends it; `banned_ids` are never chosen.
+    again. `max_steps`, at least `max(options.max_new_tokens)`, is the width N of the result, an int
+    where shapes are static (JAX). A row that chooses one of `end_ids` stops, and after a token at
+    which `stopping` ends it; `banned_ids` are never chosen.
     """
     batch_size, prompt_width = ops.shape(token_ids)
     window = minimum(prompt_width, model.context_length)
@@ -107,9 +105,7 @@ def generate(
     bias[list(banned_ids)] = -1e9
     columns = ops.arange(window + max_steps, dtype="int32")
     stop = None if stopping is None else stopping.step
-    request = _Request(
-        model, options, end_ids, stop, bias, columns, max_slots, rereads, is_growing, write
-    )
+    request = _Request(model, options, end_ids, stop, bias, columns, max_slots, is_growing, write)
     zeros = ops.zeros_like(lengths)
     logits, cache = model.decode(prompt, model.initial_cache(batch_size, slots), zeros, lengths)
     state = _State(
@@ -226,9 +222,8 @@ def _free_slots(request: _Request, state: _State) -> _State:
             *ops.cond(condition, lambda: tuple(change(request, state)), lambda: tuple(state))
         )
 
-    if request.rereads:
-        full = ops.any(state.position >= request.model.context_length)
-        state = when(full, _reread, state)
+    full = ops.any(state.position >= request.model.context_length)
+    state = when(full, _reread, state)
     if request.is_growing:
         state = when(ops.any(state.position >= state.slots), _grow, state)
     return state

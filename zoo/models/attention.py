@@ -26,7 +26,8 @@ def attend(query, key, value, bias=None, dropout=None, training=None, scale=None
         # Query heads that share a key head lie next to each other: fold them into rows.
         query = ops.reshape(query, (-1, kv_heads, (heads // kv_heads) * length, head_dim))
     scale = head_dim**-0.5 if scale is None else scale
-    scores = ops.matmul(query * scale, ops.transpose(key, (0, 1, 3, 2)))
+    query = query if scale == 1 else query * scale
+    scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))
     # float32: softmax over many keys loses digits in half precision.
     scores = ops.cast(scores, "float32")  # (B, K, G*T, L)
     if cap is not None:
@@ -208,7 +209,11 @@ class CrossAttention(TransformerLayer):
         """Keys and values (B, N, S, H) of source states (B, S, D): what `call` attends over."""
         shape = (-1, ops.shape(states)[1], self.config.num_heads, self.config.head_dim)
         parts = ops.split(self.key_value(as_rows(states)), 2, axis=-1)
-        return tuple(ops.transpose(ops.reshape(part, shape), (0, 2, 1, 3)) for part in parts)
+        parts = (ops.transpose(ops.reshape(part, shape), (0, 2, 1, 3)) for part in parts)
+        keys, values = parts
+        # Scaled here and not in a loop over tokens: there TensorFlow joins product, scale and bias
+        # into one operation, and takes a bias from outside of two loops where none ever comes.
+        return keys * self.scale, values
 
     def call(self, x, keys, values, bias=None, training=None):
         """Rows of T target tokens for each source: (B*T, D), also of several targets together."""
@@ -216,7 +221,7 @@ class CrossAttention(TransformerLayer):
         query = ops.reshape(self.query(x), (ops.shape(keys)[0], -1, heads, head_dim))
         query = ops.transpose(query, (0, 2, 1, 3))  # (B, N, T, H)
         dropout = self.attention_dropout
-        mixed = attend(query, keys, values, bias, dropout, training, self.scale)
+        mixed = attend(query, keys, values, bias, dropout, training, scale=1)
         mixed = ops.transpose(mixed, (0, 2, 1, 3))  # (B, T, N, H)
         return self.output_projection(ops.reshape(mixed, (-1, heads * head_dim)))
 

@@ -13,12 +13,14 @@ from zoo.models.configs import (
     BertConfig,
     EncoderDecoderConfig,
     LSTMConfig,
+    LSTMEncoderDecoderConfig,
     ModelConfig,
     TransformerConfig,
 )
 from zoo.models.encoder_decoder import EncoderDecoderBackbone
 from zoo.models.gpt import GPTBackbone
 from zoo.models.lstm import LSTMBackbone
+from zoo.models.lstm_encoder_decoder import LSTMEncoderDecoderBackbone
 from zoo.models.token_model import TokenModel
 from zoo.presets import preset_config, tasks_for
 
@@ -27,6 +29,7 @@ BACKBONES = {
     "bert": BertBackbone,
     "lstm": LSTMBackbone,
     "encoder_decoder": EncoderDecoderBackbone,
+    "lstm_encoder_decoder": LSTMEncoderDecoderBackbone,
 }
 HEADS: dict[str, type[TokenModel]] = {
     "lm": heads.CausalLM,
@@ -131,7 +134,11 @@ def count_backbone_weights(config: ModelConfig) -> int:
         count = (1 if config.tie_embeddings else 2) * config.vocabulary_size * width
         count += sum(directions * 4 * units * (size + units + 1) for size in inputs)
         projected = not config.bidirectional and width != units
-        return count + (_dense(units, width) if projected else 0)
+        count += _dense(units, width) if projected else 0
+        if isinstance(config, LSTMEncoderDecoderConfig):
+            count += count_backbone_weights(config.source) + _dense(units, width, bias=False)
+            count += _dense(width + units, width)
+        return count
     width, norm = config.hidden_dim, _norm(config)
     query_dim = config.num_heads * config.head_dim
     kv_dim = config.key_value_heads * config.head_dim

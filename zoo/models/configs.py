@@ -1,5 +1,6 @@
 """Model configurations: frozen dataclasses, checked when made, that survive a trip through JSON."""
 
+import dataclasses
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
@@ -396,7 +397,43 @@ class LSTMConfig:
         return 2 * self.hidden_dim if self.bidirectional else self.token_dim
 
 
-ModelConfig = GPTConfig | BertConfig | LSTMConfig | EncoderDecoderConfig
+@config_dataclass
+class LSTMEncoderDecoderConfig(LSTMConfig):
+    """An `LSTMConfig` of the target, which attends to a bidirectional LSTM of the source.
+
+    That one has as many layers, each of half of `hidden_dim` in each direction, and an embedding of
+    its own.
+
+    Raises:
+        ConfigError: a value is out of range; the message names the field.
+    """
+
+    family: ClassVar[str] = "lstm_encoder_decoder"
+
+    context_length: Size = 64
+    num_layers: Size = 1
+    hidden_dim: Annotated[Size, Field(multiple_of=2)] = 256
+
+    def __post_init__(self) -> None:
+        if self.bidirectional:
+            raise ConfigError("bidirectional must be False: a target is written forwards")
+
+    @property
+    def source(self) -> LSTMConfig:
+        """The LSTM that reads sources."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(LSTMConfig)}
+        width = {"hidden_dim": self.hidden_dim // 2, "embedding_dim": self.token_dim}
+        return LSTMConfig(**{**values, **width, "bidirectional": True, "tie_embeddings": True})
+
+
+ModelConfig = GPTConfig | BertConfig | LSTMConfig | EncoderDecoderConfig | LSTMEncoderDecoderConfig
 MODEL_CONFIGS: dict[str, type[ModelConfig]] = {
-    kind.family: kind for kind in (GPTConfig, BertConfig, LSTMConfig, EncoderDecoderConfig)
+    kind.family: kind
+    for kind in (
+        GPTConfig,
+        BertConfig,
+        LSTMConfig,
+        EncoderDecoderConfig,
+        LSTMEncoderDecoderConfig,
+    )
 }

@@ -27,6 +27,13 @@ class Memory(NamedTuple):
     bias: object  # (B, 1, 1, S) float32, about minus infinity at padding; None without
 
 
+def padding_bias(padding_mask):
+    """Of a mask (B, S), 0 at real tokens and about minus infinity at padding: (B, 1, 1, S)."""
+    if padding_mask is None:
+        return None
+    return ops.where(ops.cast(padding_mask, "bool")[:, None, None, :], 0.0, -1e9)
+
+
 @keras.saving.register_keras_serializable(package="zoo")
 class EncoderDecoderBackbone(Backbone):
     """Source and target ids to hidden states of the target, each seeing its past and the source.
@@ -47,6 +54,7 @@ class EncoderDecoderBackbone(Backbone):
 
     config_class = EncoderDecoderConfig
     is_causal = False
+    cache_is_bounded = True  # as in `GPTBackbone`
 
     def __init__(self, config: EncoderDecoderConfig, **kwargs):
         super().__init__(config, config.hidden_dim, **kwargs)
@@ -102,12 +110,8 @@ class EncoderDecoderBackbone(Backbone):
 
     def memory(self, states, padding_mask=None) -> Memory:
         """What the decoder's blocks attend to, of source states (B, S, D)."""
-        bias = None
-        if padding_mask is not None:
-            real = ops.cast(padding_mask, "bool")[:, None, None, :]
-            bias = ops.where(real, 0.0, -1e9)
         layers = (block.cross_attention.memory(states) for block in self.decoder.blocks)
-        return Memory(tuple(layers), bias)
+        return Memory(tuple(layers), padding_bias(padding_mask))
 
     def logits(self, hidden):
         """Hidden states (..., D) to token logits (..., V), float32."""
@@ -225,11 +229,11 @@ class DecoderBlock(EncoderBlock):
 class ConditionedDecoder:
     """A decoder and the sources that it writes after: what `zoo.generation` asks of a model."""
 
-    cache_is_bounded = True
-
-    def __init__(self, backbone: EncoderDecoderBackbone, memory: Memory):
+    def __init__(self, backbone: Backbone, memory: Memory):
         self.backbone = backbone
+        self.step_backbone = backbone  # what reads single tokens
         self.memory = memory
+        self.cache_is_bounded: bool = backbone.cache_is_bounded
         self.initial_cache: Callable = backbone.initial_cache
         self.extend_cache: Callable = backbone.extend_cache
         self.context_length: int = backbone.config.context_length
@@ -245,4 +249,6 @@ class ConditionedDecoder:
 
     def decode_token(self, token_ids, cache, position, write=ops.scatter_update):
         """As `CausalLM.decode_token`."""
-        return self.decode(token_ids[:, None], cache, position, write=write)
+        step, memory = self.step_backbone, self.memory
+        hidden, cache = step.decode(token_ids[:, None], memory, cache, position, write)
+        return step.logits(hidden[:, -1]), cache

@@ -126,7 +126,8 @@ class Translator(DictModel):
     (B, T) int32, which begin with a start token: `logits[:, t]` predicts target t + 1.
 
     Args:
-        backbone: EncoderDecoderBackbone; another one raises ConfigError.
+        backbone: EncoderDecoderBackbone or LSTMEncoderDecoderBackbone; another one raises
+            ConfigError.
 
     Example:
         >>> import zoo
@@ -141,7 +142,7 @@ class Translator(DictModel):
 
     def __init__(self, backbone: keras.Model, **kwargs):
         super().__init__(backbone, **kwargs)
-        if backbone.config.family != "encoder_decoder":
+        if not backbone.config.family.endswith("encoder_decoder"):
             raise ConfigError(
                 f"{type(self).__name__} needs an EncoderDecoderBackbone. "
                 f"Received: {type(backbone).__name__}"

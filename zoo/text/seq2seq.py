@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from zoo.generation.beam_search import BeamOptions, beam_search
-from zoo.generation.loop import SamplingOptions, generate
+from zoo.generation.loop import SamplingOptions
 from zoo.generation.options import SEQ2SEQ_OPTIONS
 from zoo.text.base import TextModel, on_backend, signature
 from zoo.text.config import Seq2SeqConfig
@@ -111,49 +111,24 @@ class TextSeq2Seq(TextModel):
     def _search(self, token_ids, mask, options):
         """Ids (B, K, N), lengths and scores (B, K) of what is written for sources (B, S)."""
         on_tensorflow = keras.backend.backend() == "tensorflow"
-        ops, start = keras.ops, self.config.target_start
+        ops = keras.ops
         size = (lambda x: x) if on_tensorflow else int
-        steps = size(ops.maximum(ops.max(options["max_new_tokens"]), 0))
-        width = size(ops.max(options["num_beams"]))
-        decoder = self.model.decoder(token_ids, mask)
         unknown_id = self.tokenizer.unknown_id
-        banned = self.spare_ids() + ([] if unknown_id is None else [unknown_id])
-        shared = {
-            "end_ids": self.tokenizer.end_ids,
-            "banned_ids": banned,
-            "write": write_in_place if on_tensorflow else ops.scatter_update,
-        }
-        most, penalty = options["max_new_tokens"], options["length_penalty"]
-
-        sampling = SamplingOptions(
-            **{name: options[name] for name in SamplingOptions._fields if name in options}
+        sampling = {name: options[name] for name in SamplingOptions._fields if name in options}
+        beams = BeamOptions(
+            SamplingOptions(**sampling), options["num_beams"], options["length_penalty"]
         )
-
-        def one():
-            rows = ops.shape(token_ids)[0]
-            prompt = ops.broadcast_to(ops.convert_to_tensor(start, "int32"), (rows, len(start)))
-            found = generate(
-                decoder,
-                prompt,
-                ops.full((rows,), len(start), "int32"),
-                sampling,
-                steps,
-                rereads=False,
-                **shared,
-            )
-            # The end of text is not one of a row's tokens, but counts.
-            counted = found.lengths + ops.cast(found.lengths < most, "int32") + (len(start) - 1)
-            counted = ops.cast(ops.maximum(counted, 1), "float32")
-            score = found.log_probability / counted**penalty
-            return found.token_ids[:, None], found.lengths[:, None], score[:, None]
-
-        def several():
-            choice = BeamOptions(sampling, options["num_beams"], penalty)
-            return tuple(beam_search(decoder, start, choice, width, steps, **shared))
-
-        if not on_tensorflow:
-            return several() if width > 1 else one()
-        return tf.cond(width > 1, several, one)
+        found = beam_search(
+            self.model.decoder(token_ids, mask),
+            self.config.target_start,
+            beams,
+            size(ops.max(options["num_beams"])),
+            size(ops.maximum(ops.max(options["max_new_tokens"]), 0)),
+            end_ids=self.tokenizer.end_ids,
+            banned_ids=self.spare_ids() + ([] if unknown_id is None else [unknown_id]),
+            write=write_in_place if on_tensorflow else ops.scatter_update,
+        )
+        return tuple(found)
 
     def scored(self, text, target):
         """How likely each target is, given its source.

@@ -9,7 +9,7 @@ from pathlib import Path
 from zoo.config import Fields
 from zoo.files import blaming
 from zoo.tokenizers.base import FILE_NAME, FORMAT_VERSION, Tokenizer
-from zoo.tokenizers.bytefallback.tokenizer import ByteFallbackTokenizer
+from zoo.tokenizers.bytefallback import ByteFallbackTokenizer
 from zoo.tokenizers.bytepair.tokenizer import BytePairTokenizer
 from zoo.tokenizers.characters import ByteTokenizer, CharacterTokenizer
 from zoo.tokenizers.marian import MarianTokenizer

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 import tensorflow as tf
 
-from zoo.files import replacing
+from zoo.files import write_json
 
 FILE_NAME = "tokenizer.json"
 FORMAT_VERSION = 1
@@ -169,10 +169,8 @@ class Tokenizer(abc.ABC):
         """
         path = os.path.join(folder, FILE_NAME)
         own = {"format_version": FORMAT_VERSION, "fingerprint": self.fingerprint}
-        with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            # ASCII escapes keep the file exact through editors that normalise Unicode.
-            json.dump({**self.get_config(), **own}, file, indent=2, ensure_ascii=True)
-            file.write("\n")
+        # ASCII escapes keep the file exact through editors that normalise Unicode.
+        write_json(path, {**self.get_config(), **own}, indent=2, ensure_ascii=True)
         return path
 
     # The tables are numpy, not tensors: a tensor made inside one graph could not be used in the

@@ -4,11 +4,13 @@ what stands before a text and what ends it.
 
 import abc
 import functools
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import tensorflow as tf
 
+from zoo.files import blaming
 from zoo.tokenizers.base import SubwordTokenizer, string_vector
 from zoo.tokenizers.special_tokens import added_tokens
 
@@ -40,6 +42,24 @@ class CausalTokenizer(SubwordTokenizer):
             for name, value in config.items()
             if name not in self.defaults or value != self.defaults[name]
         }
+
+    @staticmethod
+    @abc.abstractmethod
+    def _read_file(path: str | os.PathLike[str]) -> dict[str, Any]:
+        """The constructor's arguments of Hugging Face's `tokenizer.json`."""
+
+    @classmethod
+    def from_tokenizer_json(cls, path: str | os.PathLike[str], **options: Any) -> Self:
+        """Reads Hugging Face's `tokenizer.json` of a tokenizer of this kind.
+
+        Args:
+            path: the file. ValueError, naming the field, if it asks for what this class does not
+                do.
+            **options: the constructor's, in place of what the file says. Their library always
+                parses special tokens in a text: `parse_special=True` does so here.
+        """
+        with blaming(path):
+            return cls(**{**cls._read_file(path), **options})
 
     def _set_found(
         self,
@@ -122,11 +142,7 @@ class CausalTokenizer(SubwordTokenizer):
 
     @abc.abstractmethod
     def _encode_joined(
-        self,
-        strings: tf.Tensor,
-        row_splits: tf.Tensor,
-        is_text: tf.Tensor | None,
-        offsets: bool,
+        self, strings: tf.Tensor, row_splits: tf.Tensor, is_text: tf.Tensor | None, offsets: bool
     ) -> tuple[tf.Tensor, ...]:
         """`_encode` of texts put together from strings (P,), int64 row splits (B + 1,).
 

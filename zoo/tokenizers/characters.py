@@ -8,14 +8,7 @@ from typing import Any, Self
 import numpy as np
 import tensorflow as tf
 
-from zoo.tokenizers.base import (
-    END,
-    REPLACEMENT,
-    UNKNOWN,
-    Tokenizer,
-    numbered_pieces,
-    string_vector,
-)
+from zoo.tokenizers.base import END, REPLACEMENT, UNKNOWN, Tokenizer, numbered_pieces, string_vector
 from zoo.tokenizers.ragged import joined_bytes
 from zoo.tokenizers.training import batches, frequent_characters
 

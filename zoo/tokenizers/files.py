@@ -73,31 +73,40 @@ def read_bpe(
     return model, vocabulary | others, special, flags
 
 
+def read_steps(content: Fields, field: str, steps: str) -> list[Fields]:
+    """The steps of a part, which may be a sequence with a list `steps`; none if it is not there."""
+    if content.values.get(field) is None:
+        return []
+    part = content.part(field)
+    return part.parts(steps) if part.text("type") == "Sequence" else [part]
+
+
 def read_start(content: Fields) -> str | None:
     """The token that the post-processor puts before a single text, and nothing behind it."""
-    if content.values.get("post_processor") is None:
-        return None
-    processor = content.part("post_processor")
-    steps = [processor]
-    if processor.text("type") == "Sequence":
-        steps = processor.parts("processors")
-    for step in steps:
+    for step in read_steps(content, "post_processor", "processors"):
         if step.text("type") != "TemplateProcessing":
             continue
-        items = [item.values for item in step.parts("single")]
-        if len(items) == 2 and "SpecialToken" in items[0] and "Sequence" in items[1]:
-            return step.parts("single")[0].part("SpecialToken").text("id")
+        items = step.parts("single")
+        kinds = ("SpecialToken", "Sequence")
+        if len(items) == 2 and all(kind in item.values for kind, item in zip(kinds, items)):
+            return items[0].part("SpecialToken").text("id")
     return None
+
+
+def _template(
+    single: Iterable[tuple[str, str]], second: Iterable[tuple[str, str]], ids: Mapping[str, int]
+) -> dict[str, Any]:
+    """The post-processor that makes of (kind, id) one text, and what a second one adds."""
+    one = [{kind: {"id": name, "type_id": 0}} for kind, name in single]
+    pair = [*one, *({kind: {"id": name, "type_id": 1}} for kind, name in second)]
+    special = {name: {"id": name, "ids": [index], "tokens": [name]} for name, index in ids.items()}
+    return {"type": "TemplateProcessing", "single": one, "pair": pair, "special_tokens": special}
 
 
 def start_template(start: tuple[str, int]) -> dict[str, Any]:
     """The post-processor that puts a token before each text."""
-    name, index = start
-    single = [{"SpecialToken": {"id": name, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
-    second = [{"SpecialToken": {"id": name, "type_id": 1}}, {"Sequence": {"id": "B", "type_id": 1}}]
-    special = {name: {"id": name, "ids": [index], "tokens": [name]}}
-    pair = [*single, *second]
-    return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": special}
+    token = ("SpecialToken", start[0])
+    return _template([token, ("Sequence", "A")], [token, ("Sequence", "B")], dict([start]))
 
 
 def added_token(
@@ -127,9 +136,5 @@ def added_tokens_json(
 
 def cls_sep_template(cls: tuple[str, int], sep: tuple[str, int]) -> dict[str, Any]:
     """The post-processor of one text, "[CLS] A [SEP]", and of two, "[CLS] A [SEP] B [SEP]"."""
-    parts = ("SpecialToken", cls[0]), ("Sequence", "A"), ("SpecialToken", sep[0])
-    single = [{kind: {"id": name, "type_id": 0}} for kind, name in parts]
-    second = ("Sequence", "B"), ("SpecialToken", sep[0])
-    pair = [*single, *({kind: {"id": name, "type_id": 1}} for kind, name in second)]
-    special = {name: {"id": name, "ids": [index], "tokens": [name]} for name, index in (cls, sep)}
-    return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": special}
+    first, end = ("SpecialToken", cls[0]), ("SpecialToken", sep[0])
+    return _template([first, ("Sequence", "A"), end], [("Sequence", "B"), end], dict([cls, sep]))

@@ -74,9 +74,10 @@ class NameFinder:
         # A trie: a state and the next value lead to another state, which may be the end of a name.
         steps: dict[int, int] = {}
         ends = {}
-        for index, name in enumerate(names):
+        codes = [[*map(ord, name)] if isinstance(name, str) else [*name] for name in names]
+        for index, name in enumerate(codes):
             state = 0
-            for code in map(ord, name) if isinstance(name, str) else name:
+            for code in name:
                 state = steps.setdefault((state << _CODE_BITS) + code, len(steps) + 1)
             ends[state] = index
         self._keys = np.array(sorted(steps), np.int64)
@@ -85,13 +86,7 @@ class NameFinder:
         self._names = np.array([ends.get(i, -1) for i in range(self._dead + 1)], np.int32)
         self._firsts = [key for key in sorted(steps) if key < 1 << _CODE_BITS]
         # The first two values of the names, unless there is a name of one value.
-        pairs = {
-            (ord(name[0]) << _CODE_BITS) + ord(name[1])
-            if isinstance(name, str)
-            else (name[0] << _CODE_BITS) + name[1]
-            for name in names
-            if len(name) > 1
-        }
+        pairs = {(name[0] << _CODE_BITS) + name[1] for name in codes if len(name) > 1}
         short = any(len(name) < 2 for name in names)
         self._second_keys = np.array([] if short else sorted(pairs), np.int64)
 

@@ -69,7 +69,7 @@ def run(values: flags.FlagValues, argv: list[str]) -> None:
 def _run(values: flags.FlagValues, options: list[str]) -> None:
     # Imported here, as TensorFlow takes seconds, so that --help and a mistyped flag answer at once.
     if values.verify:
-        from trainers.data.shards import verify
+        from trainers.data.prepare.shards import verify
 
         print(f"{values.verify}: {len(verify(Path(values.verify)).shards)} shards are whole")
         return

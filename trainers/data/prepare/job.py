@@ -2,7 +2,7 @@
 
 plan.json            the settings, the files and the units; written first
 units/00003.json     the shards of a finished unit; written when they are whole
-index.json           written when all units are finished; see `trainers.data.shards`
+index.json           written when all units are finished; see `trainers.data.prepare.shards`
 
 A job that was killed goes on with the units that are not finished, by whichever of the three.
 """
@@ -33,7 +33,7 @@ from trainers.config import differing_keys
 from trainers.data.config import PrepareConfig
 from trainers.data.corpus import StreamEncoder, read_pieces
 from trainers.data.prepare.plan import Plan, make_plan, reading_of_file, unchanged
-from trainers.data.shards import (
+from trainers.data.prepare.shards import (
     INDEX_FILE,
     TOKENIZER_FOLDER,
     Index,

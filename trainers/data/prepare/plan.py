@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 from trainers.data.config import DataConfig, PrepareConfig
 from trainers.data.corpus import find_source, held_out, reading_of
+from trainers.data.prepare.shards import Split
 from trainers.data.rows import HUGGING_FACE, open_dataset, row_format, row_group_sizes
-from trainers.data.shards import Split
 from trainers.data.sources import File
 from trainers.data.text import content_size, is_compressed, keeps_lines, line_start
 

@@ -7,18 +7,9 @@ from typing import Any
 
 from zoo.config import Fields
 from zoo.files import BundleError, write_json
+from zoo.tokenizers import files
 from zoo.tokenizers.bytepair.patterns import RULES, Rule, pre_tokenizer_json
 from zoo.tokenizers.bytepair.vocabulary import ALPHABET
-from zoo.tokenizers.files import (
-    VERSION,
-    added_tokens_json,
-    cls_sep_template,
-    read_bpe,
-    read_start,
-    start_template,
-    tokenizer_json,
-    write_lines,
-)
 
 # The special tokens of RoBERTa and its kin, by what they are for.
 _NAMES = {"cls": "<s>", "sep": "</s>", "pad": "<pad>", "mask": "<mask>", "unknown": "<unk>"}
@@ -28,7 +19,7 @@ _ENDS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<|im_end|>")
 def read_byte_pairs(path: str | os.PathLike[str]) -> dict[str, Any]:
     """`BytePairTokenizer`'s arguments; BundleError names the field of what it does not do."""
     content = Fields.read(Path(path))
-    model, vocabulary, special, flags = read_bpe(content, "byte-pair tokenizers")
+    model, vocabulary, special, flags = files.read_bpe(content, "byte-pair tokenizers")
     model.require("byte_fallback", (False,), "a byte-level vocabulary has pieces for bytes")
     pattern, prefix = _read_pattern(content)
     if content.values.get("decoder") is not None:
@@ -47,7 +38,7 @@ def read_byte_pairs(path: str | os.PathLike[str]) -> dict[str, Any]:
         "nfc": _reads_nfc(content),
         "ignore_merges": model.flag("ignore_merges", False),
         "added_tokens": flags,
-        "start": read_start(content),
+        "start": files.read_start(content),
     }
     roles = {role: name for role, name in _NAMES.items() if name in special}
     if content.values.get("post_processor") is not None:
@@ -78,9 +69,7 @@ def _reads_nfc(content: Fields) -> bool:
 def _read_pattern(content: Fields) -> tuple[str, bool]:
     """The name of the rule of a `pre_tokenizer`, and whether it puts a space before a text."""
     splitter = content.part("pre_tokenizer")
-    steps = [splitter]
-    if splitter.text("type") == "Sequence":
-        steps = splitter.parts("pretokenizers")
+    steps = files.read_steps(content, "pre_tokenizer", "pretokenizers")
     known = ", ".join(RULES)
     last = steps[-1] if steps else splitter
     last.require("type", ("ByteLevel",), f"known rules are {known}")
@@ -115,7 +104,7 @@ def write_byte_pairs(config: Mapping[str, Any], folder: str | os.PathLike[str]) 
     ids = {piece: index for index, piece in enumerate(config["vocabulary"])}
     folder = Path(folder)
     write_json(folder / "vocab.json", ids, ensure_ascii=False)
-    write_lines(folder / "merges.txt", [VERSION, *config["merges"]])
+    files.write_lines(folder / "merges.txt", [files.VERSION, *config["merges"]])
     special, roles = config["special_tokens"], config["roles"]
     flags, start = dict(config.get("added_tokens", {})), config.get("start")
     if mask := roles.get("mask"):
@@ -126,18 +115,18 @@ def write_byte_pairs(config: Mapping[str, Any], folder: str | os.PathLike[str]) 
     processor: dict[str, Any] = byte_level | {"trim_offsets": False}
     if {"cls", "sep"} <= roles.keys():
         cls, sep = ((roles[role], special[roles[role]]) for role in ("cls", "sep"))
-        processor = cls_sep_template(cls, sep)
+        processor = files.cls_sep_template(cls, sep)
         if config["pair_separators"] > 1:
             processor = {"type": "RobertaProcessing", "sep": [*sep], "cls": [*cls]}
             processor |= {"trim_offsets": True, **prefix}
     elif start is not None:
         processor = {"type": "Sequence", "processors": [processor]}
-        processor["processors"].append(start_template((start, special[start])))
+        processor["processors"].append(files.start_template((start, special[start])))
     absent = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix")
     model = {"type": "BPE", **dict.fromkeys(absent), "fuse_unk": False, "byte_fallback": False}
     model |= {"ignore_merges": config.get("ignore_merges", False), "vocab": ids}
-    content = tokenizer_json(
-        added_tokens_json(ids, special, flags),
+    content = files.tokenizer_json(
+        files.added_tokens_json(ids, special, flags),
         normalizer={"type": "NFC"} if config.get("nfc") else None,
         pre_tokenizer=pre_tokenizer_json(rule, config["add_prefix_space"]),
         post_processor=processor,

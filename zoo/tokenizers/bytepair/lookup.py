@@ -19,13 +19,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from zoo.tokenizers.sentencepiece_model import (
-    CONTROL,
-    NORMAL,
-    UNKNOWN,
-    tokenize,
-    write_merging_model,
-)
+from zoo.tokenizers import sentencepiece_model as spm
 
 _BYTES = 8  # Of a 64-bit number.
 _MASKS = np.array([256**size - 1 for size in range(_BYTES + 1)], np.uint64)
@@ -103,13 +97,13 @@ class WordEncoder:
         # Bytes are read as characters of Latin-1, so that ASCII stands for itself. The names of
         # what is no token are in no text: they begin with a character that is not Latin-1.
         pieces = [
-            (tokens[i].decode("latin-1"), -ranks.get(i, 0), NORMAL)
+            (tokens[i].decode("latin-1"), -ranks.get(i, 0), spm.NORMAL)
             if i in tokens
-            else (f"\u2581{i}", 0, CONTROL)
+            else (f"\u2581{i}", 0, spm.CONTROL)
             for i in range(self._size)
         ]
         # One id more than the vocabulary, the unknown one that the format asks for.
-        self._model = write_merging_model([*pieces, ("\u2581", 0, UNKNOWN)], self._size)
+        self._model = spm.write_merging_model([*pieces, ("\u2581", 0, spm.UNKNOWN)], self._size)
         # Tokens of up to 16 bytes are known as two numbers, the second one 0 for up to 8 bytes, and
         # found by a third. If two tokens had the same, one of them would be merged.
         found = tokens | whole
@@ -201,7 +195,7 @@ class WordEncoder:
             [tf.gather(codes, key_of), codes[num_keys:]],
         )
         codes = tf.tensor_scatter_nd_update(codes, known[:, None], known_ids)
-        ids, splits = tokenize(self._model, words)
+        ids, splits = spm.tokenize(self._model, words)
         single = np.arange(self._size)
         ids_of_code = tf.RaggedTensor.from_row_splits(
             tf.concat([single.astype(np.int32), ids], 0),

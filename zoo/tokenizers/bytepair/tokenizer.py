@@ -162,7 +162,7 @@ class BytePairTokenizer(CausalTokenizer):
                 f"vocabulary_size={vocabulary_size} is too small: 256 bytes and "
                 f"{len(special_tokens)} special tokens need {256 + len(special_tokens)}."
             )
-        splitter = cls(list(ALPHABET), [], special_tokens, **options)._splitter
+        splitter, _ = cls(list(ALPHABET), [], special_tokens, **options)._splitters
         counts: collections.Counter[bytes] = collections.Counter()
         for batch in batches(texts):
             words = splitter.split(*joined_bytes(string_vector(batch)))
@@ -197,18 +197,7 @@ class BytePairTokenizer(CausalTokenizer):
                 place = f"{path}, line {error.index + 1 + has_version}"
                 raise BundleError(f"{place}: {error.reason}") from error
 
-    @classmethod
-    def from_tokenizer_json(cls, path: _Path, **options: Any) -> Self:
-        """Reads Hugging Face's `tokenizer.json` of a byte-level BPE tokenizer.
-
-        Args:
-            path: the file; special tokens, roles, prefix space and pair separators come from it.
-                ValueError, naming the field, if it asks for what this class does not do.
-            **options: the constructor's, in place of what the file says. Their library always
-                parses special tokens in a text: `parse_special=True` does so here.
-        """
-        with blaming(path):
-            return cls(**{**read_byte_pairs(path), **options})
+    _read_file = staticmethod(read_byte_pairs)
 
     def write_files(self, folder: _Path) -> None:
         """Writes `vocab.json`, `merges.txt` and `tokenizer.json` as Hugging Face's libraries read
@@ -220,22 +209,12 @@ class BytePairTokenizer(CausalTokenizer):
         return [to_bytes(piece) for piece in self.vocabulary]
 
     @functools.cached_property
-    def _splitter(self) -> Splitter:
-        """Finds special tokens if they are parsed."""
-        return self._splitter_of(self.parse_special)
-
-    @functools.cached_property
-    def _prompt_splitter(self) -> Splitter:
-        return self._splitter_of(True)
-
-    def _splitter_of(self, parse_special: bool) -> Splitter:
-        mask = self.roles.get("mask")
-        found = [
-            token._replace(lstrip=token.lstrip or token.name == mask)
-            for token in self._found
-            if parse_special or not token.special
-        ]
-        return Splitter(found, RULES[self.pattern], self.add_prefix_space, self.nfc)
+    def _splitters(self) -> list[Splitter]:
+        """Of texts, where special tokens are found if they are parsed; of prompts."""
+        mask, options = self.roles.get("mask"), (self.add_prefix_space, self.nfc)
+        found = [t._replace(lstrip=t.lstrip or t.name == mask) for t in self._found]
+        plain = [token for token in found if self.parse_special or not token.special]
+        return [Splitter(tokens, RULES[self.pattern], *options) for tokens in (plain, found)]
 
     @functools.cached_property
     def _encoder(self) -> WordEncoder:
@@ -258,11 +237,11 @@ class BytePairTokenizer(CausalTokenizer):
             raise ValueError("a tokenizer with nfc=True has no offsets: it reads other bytes.")
         data, part_splits = joined_bytes(strings)
         text_splits = tf.gather(part_splits, row_splits)
+        of_texts, of_prompts = self._splitters
         if is_text is None:
-            words = self._splitter.split(data, text_splits)
+            words = of_texts.split(data, text_splits)
         else:
-            parts = Parts(part_splits, is_text)
-            words = self._prompt_splitter.split(data, text_splits, parts)
+            words = of_prompts.split(data, text_splits, Parts(part_splits, is_text))
         if self._lacking.any():
             words = words.without(self._lacking)
         cuts = self._encoder.cut(words.data, words.starts)

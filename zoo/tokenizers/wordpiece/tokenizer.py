@@ -95,11 +95,7 @@ class WordPieceTokenizer(SubwordTokenizer):
 
     @classmethod
     def train(
-        cls,
-        texts: Iterable[str | bytes],
-        vocabulary_size: int,
-        min_count: int = 2,
-        **options: Any,
+        cls, texts: Iterable[str | bytes], vocabulary_size: int, min_count: int = 2, **options: Any
     ) -> Self:
         """Learns a vocabulary from `texts`; equal texts give equal ids.
 

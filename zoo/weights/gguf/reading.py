@@ -203,12 +203,8 @@ class _Renamed:
                 self._names.pop(name, None)
                 self._names[full] = name
         # Heads of queries and keys whose rows are in another order.
-        self._heads = {}
-        if architecture in _TURNS_NEIGHBOURS:
-            self._heads = {
-                "attn_q": config["num_attention_heads"],
-                "attn_k": config["num_key_value_heads"],
-            }
+        heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
+        self._heads = heads if architecture in _TURNS_NEIGHBOURS else {}
 
     def names(self) -> list[str]:
         """The names of all tensors, sorted."""

@@ -42,7 +42,8 @@ def read_gguf_tokenizer(metadata: Fields, architecture: str) -> CausalTokenizer:
     fields.require("add_eos_token", (False,), "an answer goes on where the text ends")
     for field in ("precompiled_charsmap", "remove_extra_whitespaces"):
         fields.require(field, (None, False), "texts are kept as they are")
-    pieces, kinds = _texts(fields, "tokens"), _whole_numbers(fields, "token_type")
+    pieces = _list(fields, "tokens", str)
+    kinds = _list(fields, "token_type", int, "whole numbers")
     if len(kinds) != len(pieces):
         raise BundleError(
             f"{fields.where}: {len(pieces)} tokens and {len(kinds)} values of token_type"
@@ -85,7 +86,7 @@ def read_gguf_tokenizer(metadata: Fields, architecture: str) -> CausalTokenizer:
         )
     return BytePairTokenizer(
         **options,
-        merges=_texts(fields, "merges"),
+        merges=_list(fields, "merges", str),
         pattern=_PATTERNS[rule],
         nfc=rule == "qwen2",
         ignore_merges=rule in _LLAMA3,
@@ -103,7 +104,7 @@ def read_gguf_chat_form(metadata: Fields) -> ChatForm | None:
     if source is None:
         return None
     fields = _tokenizer_fields(metadata)
-    pieces = _texts(fields, "tokens")
+    pieces = _list(fields, "tokens", str)
     names = (_named(fields, f"{token}_token_id", pieces) or "" for token in ("bos", "eos"))
     return chat_form(source, *names)
 
@@ -115,17 +116,11 @@ def _tokenizer_fields(metadata: Fields) -> Fields:
     return Fields(own, f"{metadata.where}: tokenizer.ggml")
 
 
-def _texts(fields: Fields, name: str) -> list[str]:
+def _list(fields: Fields, name: str, kind: type, meaning: str = "strings") -> list:
+    """A list of values of one type."""
     values = fields.values.get(name)
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise BundleError(f"{fields.where}: {name} must be a list of strings")
-    return [*values]
-
-
-def _whole_numbers(fields: Fields, name: str) -> list[int]:
-    values = fields.values.get(name)
-    if not isinstance(values, list) or not all(type(value) is int for value in values):
-        raise BundleError(f"{fields.where}: {name} must be a list of whole numbers")
+    if not isinstance(values, list) or not all(type(value) is kind for value in values):
+        raise BundleError(f"{fields.where}: {name} must be a list of {meaning}")
     return [*values]
 
 

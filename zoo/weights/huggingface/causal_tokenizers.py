@@ -14,7 +14,7 @@ from zoo.files import BundleError, blaming, inside
 from zoo.text.chat_form import ChatForm
 from zoo.text.chat_template import chat_form
 from zoo.tokenizers import ByteFallbackTokenizer, BytePairTokenizer
-from zoo.tokenizers.bytefallback.files import read_byte_fallback
+from zoo.tokenizers.bytefallback import read_byte_fallback
 from zoo.tokenizers.bytepair.files import read_byte_pairs
 from zoo.tokenizers.causal import CausalTokenizer
 
