@@ -13,7 +13,7 @@ from keras import ops
 
 import zoo
 from zoo.generation.beam_search import BeamOptions, beam_search
-from zoo.generation.loop import SamplingOptions, generate
+from zoo.generation.loop import SamplingOptions
 from zoo.models.build import count_weights
 from zoo.models.configs import EncoderDecoderConfig
 from zoo.weights.encoder_decoders import ENCODER_DECODERS
@@ -115,20 +115,10 @@ def without_end(rows: np.ndarray, end: int) -> list[list[int]]:
     return found
 
 
-def test_greedy_search_is_transformers(name):
-    arrays = expected(name)
-    start = ops.full((4, 1), int(arrays["start"]), "int32")
-    length = ops.ones((4,), "int32")
-    end = int(arrays["end"])
-    found = generate(
-        decoder_of(name), start, length, sampling(4, 9), 9, end_ids=[end], rereads=False
-    )
-    ours = [row[:n] for row, n in zip(numpy(found.token_ids).tolist(), numpy(found.lengths))]
-    assert ours == without_end(arrays["greedy"], end)
-
-
-@pytest.mark.parametrize(("search", "beams", "penalty"), [("beams", 4, 1.0), ("long", 3, 2.0)])
-def test_beam_search_finds_what_transformers_finds(name, search, beams, penalty):
+@pytest.mark.parametrize(
+    ("search", "beams", "penalty"), [("greedy", 1, 1.0), ("beams", 4, 1.0), ("long", 3, 2.0)]
+)
+def test_searches_find_what_transformers_finds(name, search, beams, penalty):
     """The n best targets of four sources in one batch, in their order, and their scores."""
     arrays = expected(name)
     options = BeamOptions(
@@ -139,8 +129,9 @@ def test_beam_search_finds_what_transformers_finds(name, search, beams, penalty)
     ids, lengths = numpy(found.token_ids), numpy(found.lengths)
     ours = [ids[i, k, : lengths[i, k]].tolist() for i in range(4) for k in range(beams)]
     assert ours == without_end(arrays[search], end)
-    scores = numpy(found.scores).reshape(-1)
-    np.testing.assert_allclose(scores, arrays[f"{search}_scores"], rtol=0, atol=1e-4)
+    if beams > 1:  # of one, transformers gives no score
+        scores = numpy(found.scores).reshape(-1)
+        np.testing.assert_allclose(scores, arrays[f"{search}_scores"], rtol=0, atol=1e-4)
 
 
 def test_ids_of_texts_are_transformers(name):
