@@ -146,7 +146,7 @@ class Bundle:
         if self.config.chat is not None:
             logging.warning("%s: without a chat template: a form of one is not written", folder)
         labels, text = self.config.labels, self.config.text
-        write_huggingface(folder, self.model, self.tokenizer, labels, text)
+        write_huggingface(folder, self.model, self.tokenizer, labels, text, self.config.seq2seq)
         return folder
 
 

@@ -59,7 +59,7 @@ class TextSeq2Seq(TextModel):
     def targets(self, target) -> tf.RaggedTensor:
         """Target ids [B, None] of strings [B], with what begins and what ends them, cut."""
         ids = self._around(
-            self.tokenizer.encode(target), self.config.target_start, (self.tokenizer.end_id,)
+            self.tokenizer.encode_target(target), self.config.target_start, (self.tokenizer.end_id,)
         )
         return ids[:, : self.model.context_length + 1]  # the last one is only predicted
 

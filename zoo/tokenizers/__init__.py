@@ -12,6 +12,7 @@ from zoo.tokenizers.base import FILE_NAME, FORMAT_VERSION, Tokenizer
 from zoo.tokenizers.bytefallback import ByteFallbackTokenizer
 from zoo.tokenizers.bytepair.tokenizer import BytePairTokenizer
 from zoo.tokenizers.characters import ByteTokenizer, CharacterTokenizer
+from zoo.tokenizers.marian import MarianTokenizer
 from zoo.tokenizers.sentencepiece import SentencePieceTokenizer
 from zoo.tokenizers.wordpiece.tokenizer import WordPieceTokenizer
 
@@ -22,6 +23,7 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {
     "bytepair": BytePairTokenizer,
     "bytefallback": ByteFallbackTokenizer,
     "sentencepiece": SentencePieceTokenizer,
+    "marian": MarianTokenizer,
 }
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "BytePairTokenizer",
     "ByteTokenizer",
     "CharacterTokenizer",
+    "MarianTokenizer",
     "SentencePieceTokenizer",
     "Tokenizer",
     "WordPieceTokenizer",

@@ -58,6 +58,10 @@ class Tokenizer(abc.ABC):
             [[97, 98], []]
         """
 
+    def encode_target(self, strings: Any) -> tf.RaggedTensor:
+        """`encode` of texts that a model writes, which only Marian's has other pieces for."""
+        return self.encode(strings)
+
     @property
     def end_ids(self) -> tuple[int, ...]:
         """The ids that end an answer, `end_id` first."""

@@ -11,14 +11,14 @@ from tensorflow_text.python.ops.sentencepiece_tokenizer import gen_sentencepiece
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 SPACE = "\u2581"
-_BPE = 2
+_UNIGRAM, _BPE = 1, 2
 
 # The part of sentencepiece_model.proto that is used here: message -> field -> number, type and
 # default. Fields of other numbers are kept as they are.
 _SCHEMA = {
     "Piece": {"piece": (1, "string"), "score": (2, "float"), "type": (3, "int32", "1")},
     "Trainer": {
-        "model_type": (3, "int32"),
+        "model_type": (3, "int32", "1"),
         "treat_whitespace_as_suffix": (24, "bool"),
         "byte_fallback": (35, "bool"),
         "unk_id": (40, "int32"),
@@ -27,9 +27,10 @@ _SCHEMA = {
     },
     "Normalizer": {
         "name": (1, "string"),
-        "add_dummy_prefix": (3, "bool"),
-        "remove_extra_whitespaces": (4, "bool"),
-        "escape_whitespaces": (5, "bool"),
+        "precompiled_charsmap": (2, "bytes"),
+        "add_dummy_prefix": (3, "bool", "true"),
+        "remove_extra_whitespaces": (4, "bool", "true"),
+        "escape_whitespaces": (5, "bool", "true"),
     },
     "Model": {
         "pieces": (1, "Piece"),
@@ -97,6 +98,35 @@ def read_pieces(content: bytes) -> PieceList:
     return pieces
 
 
+def read_unigram_model(content: bytes) -> tuple[list[tuple[str, float, int]], bytes]:
+    """The pieces (text, score, kind) of a unigram model, and its table of characters that are
+    replaced, b"" for none; ValueError for another model, or other rules of whitespace.
+    """
+    read_pieces(content)
+    model = _Model.FromString(content)
+    normalizer = model.normalizer_spec
+    if model.trainer_spec.model_type != _UNIGRAM:
+        raise ValueError("not a unigram model of SentencePiece.")
+    for name in ("add_dummy_prefix", "remove_extra_whitespaces", "escape_whitespaces"):
+        if not getattr(normalizer, name):
+            raise ValueError(f"a SentencePiece model with {name} off.")
+    pieces = [(piece.piece, piece.score, piece.type) for piece in model.pieces]
+    return pieces, normalizer.precompiled_charsmap
+
+
+def write_unigram_model(pieces: Iterable[tuple[str, float, int]], charsmap: bytes) -> bytes:
+    """A model of what `read_unigram_model` gives: only what changes ids."""
+    model = _Model()
+    for text, score, kind in pieces:
+        model.pieces.add(piece=text, score=score, type=kind)
+    model.trainer_spec.model_type = _UNIGRAM
+    if any(piece.type == BYTE for piece in model.pieces):
+        model.trainer_spec.byte_fallback = True
+    model.trainer_spec.unk_id = [piece.type for piece in model.pieces].index(UNKNOWN)
+    model.normalizer_spec.precompiled_charsmap = charsmap
+    return model.SerializeToString(deterministic=True)
+
+
 def write_merging_model(pieces: Iterable[tuple[str, float, int]], unknown_id: int) -> bytes:
     """A model that merges characters by the scores of pieces (text, score, kind)."""
     model = _Model()
@@ -130,6 +160,12 @@ def tokenize(model: bytes, texts: tf.Tensor, offsets: bool = False) -> tuple[tf.
     )
     # No sampling; no mark of beginning or end, no reversal.
     return operation(_resource(model), texts, 0, 1.0, False, False, False, out_type=tf.int32)
+
+
+def tokenize_to_texts(model: bytes, texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Pieces as strings (P,), an unknown one as its text, and row splits int64 (B + 1,)."""
+    operation = gen_sentencepiece_tokenizer.sentencepiece_tokenize_op
+    return operation(_resource(model), texts, 0, 1.0, False, False, False, out_type=tf.string)
 
 
 def detokenize(model: bytes, ids: tf.Tensor, row_splits: tf.Tensor) -> tf.Tensor:

@@ -113,6 +113,9 @@ def backbone_weights(backbone: keras.Model) -> dict[str, keras.Variable]:
         for weight in child.weights:
             parts = weight.path.split("/")
             weights["/".join(parts[parts.index(child.name) :])] = weight
+    known = {id(weight) for weight in weights.values()}
+    # Those that are no layer's, such as a bias of the logits.
+    weights |= {weight.name: weight for weight in backbone.weights if id(weight) not in known}
     return weights
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from zoo.models.configs import BertConfig, GPTConfig, ModelConfig
 from zoo.weights.decoders import DECODERS
+from zoo.weights.encoder_decoders import ENCODER_DECODERS
 from zoo.weights.family import KERAS, Family, Option
 
 
@@ -191,7 +192,7 @@ _GPT2 = Family(
 
 # By transformers' `model_type`.
 HUGGINGFACE = {"bert": _BERT, "distilbert": _DISTILBERT, "roberta": _ROBERTA, "gpt2": _GPT2}
-HUGGINGFACE |= DECODERS
+HUGGINGFACE |= DECODERS | ENCODER_DECODERS
 
 # nanoGPT has GPT-2's names, PyTorch's dense layers, and perhaps no biases.
 NANOGPT = dataclasses.replace(

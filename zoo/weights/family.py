@@ -10,11 +10,12 @@ import numpy as np
 
 from zoo.config import ConfigError, Fields, to_dict
 from zoo.files import BundleError
-from zoo.models.configs import ModelConfig
+from zoo.models.configs import EncoderDecoderConfig, ModelConfig
 
 # "linear" is PyTorch's dense layer, which stores outputs before inputs; "split_heads" has heads
 # and their channels as two axes at the end, "merged_heads" has them at the start.
-Layout = Literal["same", "linear", "split_heads", "merged_heads"]
+# "row" is a bias with an axis of one in front.
+Layout = Literal["same", "linear", "split_heads", "merged_heads", "row"]
 
 # Names of activations elsewhere -> ours. Of several with one meaning the first is written.
 ACTIVATIONS = {
@@ -33,6 +34,7 @@ TORCH |= dict.fromkeys(("bias", "beta"), ".bias")
 KERAS = {name: f"/{name}" for name in TORCH}
 # Several tasks, one network.
 SAME_HEAD = {"pair": "classify", "regress": "classify"}
+SAME_HEAD |= {"translate": "seq2seq", "summarize": "seq2seq"}
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Tensors:
             return np.concatenate([a.reshape(*a.shape[:-2], -1) for a in arrays], axis=-1)
         if self.layout == "merged_heads":  # (N, H, D)
             return arrays[0].reshape(-1, arrays[0].shape[-1])
+        if self.layout == "row":
+            return arrays[0].reshape(-1)
         value = arrays[0][self.skipped :]
         return value + np.float32(self.offset) if self.offset else value
 
@@ -70,6 +74,8 @@ class Tensors:
             if self.heads:
                 arrays = [_transpose_rows(array, 3, self.heads) for array in arrays]
             return list(zip(self.names, arrays))
+        if self.layout == "row":
+            return [(self.names[0], value[None])]
         value = value - np.float32(self.offset) if self.offset else value
         unused = np.zeros((self.skipped, *value.shape[1:]), value.dtype)
         return [(self.names[0], np.concatenate([unused, value]) if self.skipped else value)]
@@ -128,6 +134,7 @@ _RESOLVED: dict[str, Callable[[Any], Any]] = {
     "query_scalar": lambda config: config.query_scalar or config.head_dim,
     "layer_types": lambda config: [*map(config.layer_type, range(config.num_layers))],
     "rotary_layers": lambda config: [*map(config.has_rotary_positions, range(config.num_layers))],
+    "decoder_layers": lambda config: config.layers_of_decoder,
 }
 
 
@@ -145,14 +152,20 @@ class Family:
     fixed: dict[str, Any]  # our fields in which the architecture has no choice
     layers: dict[str, str]  # our layer -> theirs, outside of blocks
     block: str  # what stands before a layer's name in block "{}"
-    # Within a block. Several names, with blanks between, lie one after the other here.
+    # Within a block. Several names, with blanks between, lie one after the other here. With a
+    # gated activation "feedforward/gated_expand" takes the place of "feedforward/expand".
     block_layers: dict[str, str]
+    # Of an encoder-decoder the two above are the encoder's, and these the decoder's.
+    decoder_block: str = ""
+    decoder_block_layers: dict[str, str] = field(default_factory=dict)
     groups: tuple[Group, ...] = ()  # what more is read and written of a config
     norm_offset: float = 0.0  # norms multiply by this and what the file has
     qkv_by_head: bool = False  # query, key and value of one head lie together
     dense: Layout = "linear"  # how kernels lie there; "split_heads" only those of attention
     weights: dict[str, str] = field(default_factory=lambda: TORCH)
     untied_head: str = "lm_head.weight"  # an output projection that is not the token embedding
+    finds_untied_head: bool = False  # the file's tensors say whether there is one, not the config
+    logit_bias: str = ""  # a number for each token, zero where the file has none
     prefix: str = ""  # of the backbone's tensors, where the file is of a model with a head
     buffers: str = ""  # pattern of tensors that hold no weights: positions 0, 1, 2..., causal masks
     optional: tuple[str, ...] = ()  # prefixes of weights that not every task has a use for
@@ -162,6 +175,7 @@ class Family:
     # Class there -> our task; of two with one task the first is written.
     classes: dict[str, str] = field(default_factory=dict)
     bare: str = ""  # the class without a head
+    default_task: str = ""  # of a class with several
     required: tuple[tuple[str, tuple[Any, ...], str], ...] = ()  # field, allowed values, why
     written: dict[str, Any] = field(default_factory=dict)  # fields beside the options
     # Task -> field of the head's dropout, and its default. Where one is None it is the
@@ -170,13 +184,15 @@ class Family:
     pooler_activation: str = "tanh"  # of a classifier's dense layer
     mlm_activation: str | None = None  # of a masked LM's head, None: as its layers
     offset_positions: bool = False  # they count from the pad id on
+    first_position: int = 0  # if they do not: rows before the first one, which are not counted
     tokenizer: tuple[str, str] = ("", "")  # its kind here, and its class there
     special_tokens: dict[str, str] = field(default_factory=dict)  # by field there
 
     def read_options(self, fields: Fields) -> dict[str, Any]:
         """Fields of our config, from a file's."""
         values = {ours: option.read(fields) for ours, option in self.options.items()}
-        values["context_length"] -= self.skipped_positions(fields)
+        if self.offset_positions:
+            values["context_length"] -= self.skipped_positions(fields)
         for group in self.groups:
             values |= group.read(fields, values["num_layers"])
         return values | self.fixed
@@ -186,7 +202,8 @@ class Family:
         values: dict[str, Any] = {}
         for ours, option in self.options.items():
             value = resolved(config, ours)
-            values |= option.write(value + skipped if ours == "context_length" else value)
+            counts_skipped = self.offset_positions and ours == "context_length"
+            values |= option.write(value + skipped if counts_skipped else value)
         for group in self.groups:
             values |= group.write(config)
         return values | self.written
@@ -195,7 +212,10 @@ class Family:
         """What of our config does not come back from their fields."""
         skipped = self.skipped_positions(Fields({}, "config.json"))
         written = Fields(self.write_options(config, skipped), "config.json")
-        own = ("use_pooler", "pooler_activation")  # a head's
+        own = {"use_pooler", "pooler_activation"}  # a head's
+        # How weights began changes no number of a trained model, and no bias is one of zeros.
+        own |= {"initializer_range"} - {*self.options}
+        own |= set() if getattr(config, "logit_bias", True) else {"logit_bias"}
         try:
             again = self.config(**self.read_options(written))
         except (ConfigError, BundleError) as error:
@@ -208,7 +228,9 @@ class Family:
 
     def skipped_positions(self, fields: Fields) -> int:
         """Rows of the position embedding that no token uses."""
-        return fields.whole("pad_token_id", 1, least=0) + 1 if self.offset_positions else 0
+        if not self.offset_positions:
+            return self.first_position
+        return fields.whole("pad_token_id", 1, least=0) + 1
 
     def backbone_tensors(self, config: ModelConfig, skipped: int = 0) -> dict[str, Tensors]:
         """Variable in our backbone -> tensors without `prefix`; `skipped` rows of positions."""
@@ -217,18 +239,37 @@ class Family:
             layers.pop("segment_embedding", None)
         if not getattr(config, "use_pooler", False):
             layers.pop("pooler", None)
-        for index in range(config.num_layers):
-            start = self.block.format(index)
-            for ours, theirs in self.block_layers.items():
-                layers[f"block_{index}/{ours}"] = start + theirs.replace(" ", " " + start)
+        layers |= self._block_layers(config)
         tables = self._tensors(layers, config)
-        if skipped:
-            position = tables["position_embedding/embeddings"]
-            tables["position_embedding/embeddings"] = replace(position, skipped=skipped)
+        if getattr(config, "logit_bias", False):
+            tables["logit_bias"] = Tensors((self.logit_bias,), "row")
+        for name in tables if skipped else ():
+            if name.endswith("position_embedding/embeddings"):
+                tables[name] = replace(tables[name], skipped=skipped)
         if not getattr(config, "tie_embeddings", True):
             head = Tensors((self.untied_head,), "linear")
             tables["token_embedding/reverse_embeddings"] = head
         return tables
+
+    def _block_layers(self, config: ModelConfig) -> dict[str, str]:
+        """Our layer -> theirs, in all blocks."""
+        stacks = [("", config.num_layers, self.block, self.block_layers)]
+        if isinstance(config, EncoderDecoderConfig):
+            stacks = [("encoder/", *stacks[0][1:])]
+            count = config.layers_of_decoder
+            stacks.append(("decoder/", count, self.decoder_block, self.decoder_block_layers))
+        found = {}
+        for stack, count, block, block_layers in stacks:
+            layers = dict(block_layers)
+            gated = layers.pop("feedforward/gated_expand", None)
+            if gated is not None and config.activation in GATED.values():
+                layers["feedforward/expand"] = gated
+            for index in range(count):
+                start = block.format(index)
+                for ours, theirs in layers.items():
+                    theirs = start + theirs.replace(" ", " " + start)
+                    found[f"{stack}block_{index}/{ours}"] = theirs
+        return found
 
     def head_tensors(self, task: str, kept: bool, pooler: bool) -> dict[str, Tensors]:
         """Variable name -> tensors of a task's head if it is `kept`, and of the bare `pooler`."""

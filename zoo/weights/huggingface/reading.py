@@ -16,10 +16,12 @@ from zoo.bundle import Bundle, bundle_in_memory
 from zoo.config import Fields
 from zoo.files import BundleError, blaming, inside
 from zoo.models.build import build, count_backbone_weights
-from zoo.models.configs import BertConfig, ModelConfig
+from zoo.models.configs import BertConfig, EncoderDecoderConfig, ModelConfig
 from zoo.text.chat_form import ChatForm
 from zoo.text.chat_template import ChatTemplateError
-from zoo.text.config import TextConfig
+from zoo.text.config import Seq2SeqConfig, TextConfig
+from zoo.text.models import TEXT_MODELS
+from zoo.text.seq2seq import SEQ2SEQ_MODELS
 from zoo.tokenizers import Tokenizer
 from zoo.weights.assign import assign_weights, check_size, listed, model_weights, sources_of
 from zoo.weights.families import HUGGINGFACE
@@ -27,6 +29,7 @@ from zoo.weights.family import SAME_HEAD, Family
 from zoo.weights.huggingface.adapters import AdaptedFiles
 from zoo.weights.huggingface.causal_tokenizers import read_chat_form
 from zoo.weights.huggingface.sentence_modules import SentenceModules, read_sentence_modules
+from zoo.weights.huggingface.seq2seq_files import read_seq2seq
 from zoo.weights.huggingface.tokenizer_files import read_tokenizer
 from zoo.weights.safetensors_files import WeightFiles
 
@@ -34,7 +37,6 @@ _LONGEST_TEXT = 512
 _REFUSED = (
     ("is_decoder", (False,), "it hides what comes after a token from it"),
     ("add_cross_attention", (False,), "there is no other text to attend to"),
-    ("is_encoder_decoder", (False,), "there is one stack of layers here"),
     ("pruned_heads", ({},), "all layers have the same heads here"),
     ("quantization_config", (None,), "take the model's float weights"),
 )
@@ -81,9 +83,12 @@ def read_huggingface(folder: Path, task: str | None = None, adapter: Path | None
     lowercase = modules is not None and modules.lowercase
     tokenizer = read_tokenizer(folder, fields.values["model_type"], lowercase)
     check_vocabulary(folder, fields, described, tokenizer)
+    seq2seq, model_type = None, fields.values["model_type"]
+    if described.task in SEQ2SEQ_MODELS:
+        seq2seq = read_seq2seq(folder, fields, model_type, described.task, tokenizer)
     files = _weight_files(folder, fields, described, adapter)
     read_form = functools.partial(read_chat_form, folder)
-    return bundle_of(folder, files, described, tokenizer, read_form, modules)
+    return bundle_of(folder, files, described, tokenizer, read_form, modules, seq2seq)
 
 
 def check_vocabulary(
@@ -105,11 +110,12 @@ def bundle_of(
     tokenizer: Tokenizer,
     read_form: Callable[[], ChatForm | None],
     modules: SentenceModules | None = None,
+    seq2seq: Seq2SeqConfig | None = None,
 ) -> Bundle:
     """The bundle of what is described; errors blame `where`. `read_form` gives a chat's form."""
     text, length = None, modules and modules.max_length
     with blaming(described.where):
-        if described.task != "lm":
+        if described.task in TEXT_MODELS:
             longest = min(length or _LONGEST_TEXT, described.config.context_length)
             text = TextConfig(max_length=longest)
         model = read_described(files, described, modules)
@@ -122,7 +128,13 @@ def bundle_of(
             logging.warning("%s: the model loads without chat: %s", where, error)
     with blaming(where):  # the text-level class says what does not fit together
         bundle = bundle_in_memory(
-            where, model, tokenizer, labels=described.labels, text=text, chat=form
+            where,
+            model,
+            tokenizer,
+            labels=described.labels,
+            text=text,
+            chat=form,
+            seq2seq=seq2seq,
         )
     return dataclasses.replace(bundle, no_chat=no_chat)
 
@@ -170,8 +182,11 @@ def describe(fields: Fields, task: str | None) -> Description:
         raise BundleError(
             f"{where}: architecture {names[0]!r} is not supported; supported for model_type "
             f"{model_type!r} are {', '.join(family.classes)}. If only its backbone matters, load "
-            "it with task='embed' or another task."
+            f"it with task={family.default_task or 'embed'!r} or another task."
         )
+    stacks = family.config is EncoderDecoderConfig
+    why = f"{model_type} has {'two stacks' if stacks else 'one stack'} of layers here"
+    fields.require("is_encoder_decoder", (stacks,), why)
     for name, allowed, why in (*_REFUSED, *family.required):
         fields.require(name, allowed, why)
     labels = _read_labels(fields)
@@ -187,10 +202,13 @@ def describe(fields: Fields, task: str | None) -> Description:
                 "here has one"
             )
         task = "regress" if len(labels) == 1 else "classify"
-    task = task or stored
+    task = task or family.default_task or stored
     values = family.read_options(fields)
     if "tie_embeddings" in values:
         values["tie_embeddings"] |= names[0] == family.bare
+    if stacks:  # what the tensors alone say, at its smallest; see `_as_stored`
+        values["logit_bias"] = False
+        values["tie_embeddings"] |= family.finds_untied_head
     if family.config is BertConfig:
         values |= {"use_pooler": False, "pooler_activation": family.pooler_activation}
     config = family.config(**values)
@@ -246,6 +264,8 @@ def read_described(
             config, use_pooler=classifies or (has_pooler and not first_token)
         )
         has_pooler &= config.use_pooler
+    if isinstance(config, EncoderDecoderConfig):
+        config = _as_stored(files, names, family, config)
     tables = family.backbone_tensors(config, described.skipped)
     tables |= family.head_tensors(task, described.keeps_head, has_pooler)
     missing = [name for table in tables.values() for name in table.names if name not in names]
@@ -266,6 +286,20 @@ def read_described(
     sources |= {name: lambda w=w: keras.ops.convert_to_numpy(w) for name, w in new.items()}
     assign_weights(model, sources, where=files.path)
     return model
+
+
+def _as_stored(
+    files: TensorSource, names: dict[str, str], family: Family, config: EncoderDecoderConfig
+) -> EncoderDecoderConfig:
+    """The config with what the tensors alone say."""
+    config = dataclasses.replace(config, logit_bias=family.logit_bias in names)
+    head = family.untied_head
+    if not family.finds_untied_head or {head, family.twins[head]} - names.keys():
+        is_tied = config.tie_embeddings or family.finds_untied_head
+    else:
+        table, output = (files.read(names[name]) for name in (family.twins[head], head))
+        is_tied = np.array_equal(table, output)
+    return dataclasses.replace(config, tie_embeddings=is_tied)
 
 
 def _check_unused(

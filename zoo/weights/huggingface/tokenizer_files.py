@@ -8,11 +8,12 @@ from typing import Any
 from absl import logging
 
 from zoo.config import Fields
-from zoo.files import BundleError, blaming, inside
-from zoo.tokenizers import BytePairTokenizer, Tokenizer, WordPieceTokenizer
+from zoo.files import BundleError, blaming, existing, inside
+from zoo.tokenizers import BytePairTokenizer, MarianTokenizer, Tokenizer, WordPieceTokenizer
 from zoo.tokenizers.files import read_lines
 from zoo.weights.families import HUGGINGFACE
 from zoo.weights.huggingface.causal_tokenizers import read_causal_tokenizer
+from zoo.weights.huggingface.sentencepiece_files import read_sentencepiece
 
 # Classes that do what tokenizer.json says; the others have rules of their own.
 GENERIC = "PreTrainedTokenizerFast"
@@ -43,6 +44,8 @@ def read_tokenizer(folder: Path, model_type: str, lowercase: bool = False) -> To
         return read_causal_tokenizer(folder)
     name = config.text("tokenizer_class", own_class)
     allowed = (own_class, *_GENERICS)
+    if kind == "sentencepiece":
+        allowed += ("MT5Tokenizer", "MBart50Tokenizer")
     # A BERT may say DistilBertTokenizer and the other way round: they are the same.
     if kind == "wordpiece":
         allowed += ("BertTokenizer", "DistilBertTokenizer")
@@ -58,6 +61,10 @@ def read_tokenizer(folder: Path, model_type: str, lowercase: bool = False) -> To
     for field, expected in family.special_tokens.items():
         found.require(field, (expected,), f"that is its name in {model_type}")
     with blaming(folder, TypeError):
+        if kind == "sentencepiece":
+            return read_sentencepiece(folder, config, name)
+        if kind == "marian":
+            return _marian(folder, config)
         if kind == "wordpiece":
             return _wordpiece(folder, config, name in _GENERICS, lowercase)
         return _bytepair(folder, config, family.special_tokens, name in _GENERICS)
@@ -119,6 +126,13 @@ def _read_wordpiece_json(path: Path) -> tuple[dict[str, Any], list[_AddedToken],
     }
     added = [_read_token(token) for token in content.parts("added_tokens")]
     return model.part("vocab").values, added, options
+
+
+def _marian(folder: Path, config: Fields) -> MarianTokenizer:
+    config.require("separate_vocabs", (False,), "source and target have one vocabulary")
+    names = ("vocab.json", "source.spm", "target.spm")
+    advice = "Marian's tokenizer is these three: " + ", ".join(names)
+    return MarianTokenizer.from_files(*(existing(folder, name, advice=advice) for name in names))
 
 
 def _bytepair(

@@ -11,14 +11,17 @@ from absl import logging
 
 from zoo.files import write_json
 from zoo.models.configs import GPTConfig
-from zoo.text.config import CleaningConfig, TextConfig
-from zoo.tokenizers import Tokenizer, WordPieceTokenizer
+from zoo.text.config import CleaningConfig, Seq2SeqConfig, TextConfig
+from zoo.text.seq2seq import SEQ2SEQ_MODELS
+from zoo.tokenizers import MarianTokenizer, SentencePieceTokenizer, Tokenizer, WordPieceTokenizer
 from zoo.tokenizers.files import added_token, cls_sep_template, tokenizer_json
+from zoo.tokenizers.unigram_files import write_unigram
 from zoo.weights.assign import model_weights
 from zoo.weights.families import HUGGINGFACE
 from zoo.weights.family import SAME_HEAD, Tensors
 from zoo.weights.huggingface.causal_tokenizers import CAUSAL_KINDS
 from zoo.weights.huggingface.sentence_modules import sentence_module_files
+from zoo.weights.huggingface.seq2seq_files import seq2seq_ids, seq2seq_tokens
 from zoo.weights.huggingface.tokenizer_files import END_OF_TEXT, GENERIC
 from zoo.weights.safetensors_files import write_weights
 
@@ -29,25 +32,28 @@ def write_huggingface(
     tokenizer: Tokenizer,
     labels: Sequence[str],
     text: TextConfig | None,
+    seq2seq: Seq2SeqConfig | None = None,
 ) -> None:
     """Writes a model for transformers' `from_pretrained`; see `Bundle.save_huggingface`."""
     model_type = model_type_of(model, tokenizer.kind)
-    skipped = tokenizer.pad_id + 1 if HUGGINGFACE[model_type].offset_positions else 0
+    family = HUGGINGFACE[model_type]
+    skipped = tokenizer.pad_id + 1 if family.offset_positions else family.first_position
+    ids = _token_ids(tokenizer, model_type, seq2seq)
     if text is not None and text.cleaning != CleaningConfig():
         logging.warning(
             "%s: the texts' cleaning (%s) is no part of transformers' files", folder, text.cleaning
         )
     write_weights(folder, tensors_of(model, model_type, skipped))
-    write_tokenizer(tokenizer, folder, model_type, model.context_length)
+    write_tokenizer(tokenizer, folder, model_type, model.context_length, seq2seq)
     files = {}
     if model.task == "embed":
         width = model.backbone.output_dim
         files = sentence_module_files(model.head_config(), width, text.max_length)
-    ids = _token_ids(tokenizer, model_type)
-    if model.task == "lm":
+    if model.task in ("lm", *SEQ2SEQ_MODELS):
         files["generation_config.json"] = ids
+    own = {} if seq2seq is None else {"is_encoder_decoder": True, "prefix": seq2seq.prefix or None}
     # Last, so that a folder whose writing was interrupted does not load.
-    files["config.json"] = {**config_of(model, model_type, labels, skipped), **ids}
+    files["config.json"] = {**config_of(model, model_type, labels, skipped), **ids, **own}
     for name, content in files.items():
         write_json(folder / name, content, indent=2, ensure_ascii=False)
 
@@ -55,10 +61,10 @@ def write_huggingface(
 def model_type_of(model: keras.Model, tokenizer_kind: str) -> str:
     """Which model of transformers a model is; a ValueError names the fields if none."""
     config = model.backbone.config
-    if config.family not in ("gpt", "bert"):
+    if config.family not in ("gpt", "bert", "encoder_decoder"):
         raise ValueError(
-            f"model.family is {config.family!r}: transformers has no such model; only gpt and bert "
-            "can be saved for it"
+            f"model.family is {config.family!r}: transformers has no such model; only gpt, bert "
+            "and encoder_decoder can be saved for it"
         )
     types = [name for name, family in HUGGINGFACE.items() if isinstance(config, family.config)]
     if config.family == "bert":
@@ -94,7 +100,7 @@ def _conditions(
         yield "model.activation", config.activation, (family.mlm_activation,)
     kind = family.tokenizer[0]
     yield "tokenizer", tokenizer_kind, CAUSAL_KINDS if kind == "causal" else (kind,)
-    if task == "lm":
+    if task in ("lm", *SEQ2SEQ_MODELS):
         return
     head = model.head_config()
     if SAME_HEAD.get(task, task) == "classify":
@@ -115,8 +121,12 @@ def _architecture(model_type: str, task: str) -> str:
     return next(name for name, does in classes.items() if does == SAME_HEAD.get(task, task))
 
 
-def _token_ids(tokenizer: Tokenizer, model_type: str) -> dict[str, int | list[int] | None]:
+def _token_ids(
+    tokenizer: Tokenizer, model_type: str, seq2seq: Seq2SeqConfig | None
+) -> dict[str, int | list[int] | None]:
     """Fields of `config.json` that name ids."""
+    if seq2seq is not None:
+        return seq2seq_ids(seq2seq, tokenizer)
     if HUGGINGFACE[model_type].config is GPTConfig:
         start, ends = tokenizer.start_id, [*tokenizer.end_ids]
         # Said, because defaults such as Phi-3's 32000 need not be rows of this embedding.
@@ -142,7 +152,7 @@ def config_of(
         "dtype": "float32",
         **family.write_options(config, skipped),
     }
-    if model.task == "lm":
+    if model.task in ("lm", *SEQ2SEQ_MODELS):
         return values
     head_dropout = model.head_config().get("dropout", config.dropout)
     values |= {name: head_dropout for name, _ in family.head_dropout.values() if name}
@@ -166,9 +176,11 @@ def tables_of(model: keras.Model, model_type: str, skipped: int = 0) -> dict[str
     if _architecture(model_type, model.task) == family.bare:
         return tables
 
+    own = (family.untied_head, family.logit_bias)
+
     def named(variable: str, tensor: str) -> str:
         in_base = variable in backbone or tensor.startswith("pooler.")
-        return family.prefix * (in_base and tensor != family.untied_head) + tensor
+        return family.prefix * (in_base and tensor not in own) + tensor
 
     return {
         variable: dataclasses.replace(table, names=tuple(named(variable, n) for n in table.names))
@@ -190,7 +202,13 @@ def tensors_of(
         logging.info("transformers' %s has no %s: left out", model_type, ", ".join(left_out))
 
 
-def write_tokenizer(tokenizer: Tokenizer, folder: Path, model_type: str, max_length: int) -> None:
+def write_tokenizer(
+    tokenizer: Tokenizer,
+    folder: Path,
+    model_type: str,
+    max_length: int,
+    seq2seq: Seq2SeqConfig | None = None,
+) -> None:
     """Writes the files from which transformers makes a tokenizer with the same ids."""
     family = HUGGINGFACE[model_type]
     if isinstance(tokenizer, WordPieceTokenizer):
@@ -205,6 +223,13 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, model_type: str, max_len
             "strip_accents": tokenizer.strip_accents,
             "tokenize_chinese_chars": tokenizer.split_cjk,
         }
+    elif isinstance(tokenizer, SentencePieceTokenizer) and seq2seq is not None:
+        # The classes of these models have rules of their own, too.
+        write_unigram(tokenizer.model, folder, seq2seq.source_start, seq2seq.source_end)
+        config, plain = seq2seq_tokens(tokenizer), False
+    elif isinstance(tokenizer, MarianTokenizer):
+        tokenizer.write_files(folder)
+        config, plain = dict(family.special_tokens), True
     elif family.tokenizer[0] == "causal":
         # Classes of later decoders cut texts by rules of their own: only the generic one follows
         # tokenizer.json.

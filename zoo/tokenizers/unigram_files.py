@@ -1,0 +1,188 @@
+"""SentencePiece's unigram models as Hugging Face's libraries keep them, in a `tokenizer.json`."""
+
+import base64
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from zoo.config import Fields
+from zoo.files import BundleError, write_json
+from zoo.tokenizers import sentencepiece_model as spm
+from zoo.tokenizers.files import added_token, read_added_tokens, tokenizer_json
+
+_METASPACE = {
+    "type": "Metaspace",
+    "replacement": spm.SPACE,
+    "prepend_scheme": "always",
+    "split": True,
+}
+# What SentencePiece does with spaces: none at the ends, one between words.
+_ENDS = {"type": "Replace", "pattern": {"Regex": r"\A +| +\z"}, "content": ""}
+_DOUBLE = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}
+_SPACES = (
+    _ENDS,
+    _DOUBLE,
+    {**_DOUBLE, "content": spm.SPACE},
+    {"type": "Replace", "pattern": {"Regex": r"\n"}, "content": " "},
+    {"type": "Strip", "strip_left": False, "strip_right": True},
+    {"type": "Strip", "strip_left": True, "strip_right": True},
+)
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
+
+
+def read_unigram(path: str | os.PathLike[str], special: Sequence[str] = ()) -> bytes:
+    """The SentencePiece model that a `tokenizer.json` describes.
+
+    Special tokens, and `special` ones that it has but does not call so, are control pieces; other
+    added tokens are user-defined.
+
+    Raises:
+        BundleError: it asks for what a SentencePiece model does not do; the message names the
+            field.
+    """
+    content = Fields.read(Path(path))
+    model = content.part("model")
+    model.require("type", ("Unigram",), "SentencePiece models of encoder-decoders are unigram ones")
+    charsmap = _read_charsmap(content)
+    _check_splitter(content)
+    vocabulary: Any = model.values.get("vocab")
+    if not isinstance(vocabulary, list) or not all(map(_is_piece, vocabulary)):
+        raise BundleError(f"{model.where}: vocab must be a list of [piece, score]")
+    unknown = model.whole("unk_id", least=0, most=len(vocabulary) - 1)
+    if unknown is None:
+        raise BundleError(f"{model.where}: unk_id is missing")
+    bytes_too = model.flag("byte_fallback", False)
+    pieces = [
+        (text, float(score), spm.BYTE if bytes_too and _BYTE.fullmatch(text) else spm.NORMAL)
+        for text, score in vocabulary
+    ]
+    controls, others, _ = read_added_tokens(content)
+    for name, index in sorted((controls | others).items(), key=lambda item: item[1]):
+        if index > len(pieces) or (index < len(pieces) and pieces[index][0] != name):
+            raise BundleError(
+                f"{content.where}: added_tokens: {name!r:.80} has id {index}, which is none of the "
+                "vocabulary's, nor the one after it"
+            )
+        kind = spm.CONTROL if name in controls else spm.USER_DEFINED
+        pieces[index : index + 1] = [(name, 0.0, kind)]
+    pieces[unknown] = (pieces[unknown][0], 0.0, spm.UNKNOWN)
+    for index, (name, _, kind) in enumerate(pieces):
+        if name in special and kind == spm.NORMAL:
+            pieces[index] = (name, 0.0, spm.CONTROL)
+    return spm.write_unigram_model(pieces, charsmap)
+
+
+def write_unigram(
+    model: bytes,
+    folder: str | os.PathLike[str],
+    before: Sequence[int] = (),
+    after: Sequence[int] = (),
+) -> None:
+    """Writes `tokenizer.json` of a SentencePiece model; ids `before` and `after` go around texts.
+
+    Raises:
+        ValueError: a model that the format has no place for.
+    """
+    pieces, charsmap = spm.read_unigram_model(model)
+    kinds = [kind for _, _, kind in pieces]
+    added = [
+        added_token(name, index, special=kind != spm.USER_DEFINED)
+        for index, (name, _, kind) in enumerate(pieces)
+        if kind in (spm.CONTROL, spm.UNKNOWN, spm.USER_DEFINED)
+    ]
+    steps: list[dict[str, Any]] = [_ENDS, _DOUBLE]
+    if charsmap:
+        encoded = base64.b64encode(charsmap).decode("ascii")
+        steps.insert(0, {"type": "Precompiled", "precompiled_charsmap": encoded})
+    content = tokenizer_json(
+        added,
+        normalizer={"type": "Sequence", "normalizers": steps},
+        pre_tokenizer=_METASPACE,
+        post_processor=_template(pieces, before, after),
+        decoder=_METASPACE,
+        model={
+            "type": "Unigram",
+            "unk_id": kinds.index(spm.UNKNOWN),
+            "vocab": [[text, score] for text, score, _ in pieces],
+            "byte_fallback": spm.BYTE in kinds,
+        },
+    )
+    write_json(Path(folder) / "tokenizer.json", content, ensure_ascii=False)
+
+
+def _is_piece(entry: Any) -> bool:
+    return (
+        isinstance(entry, list)
+        and len(entry) == 2
+        and isinstance(entry[0], str)
+        and type(entry[1]) in (int, float)
+    )
+
+
+def _steps(content: Fields, name: str, parts: str) -> list[Fields]:
+    """The steps of a part, which may be one, several, or none."""
+    if content.values.get(name) is None:
+        return []
+    part = content.part(name)
+    return part.parts(parts) if part.values.get("type") == "Sequence" else [part]
+
+
+def _read_charsmap(content: Fields) -> bytes:
+    charsmap = b""
+    for step in _steps(content, "normalizer", "normalizers"):
+        if step.values.get("type") == "Precompiled":
+            encoded = step.text("precompiled_charsmap") or ""
+            try:
+                charsmap = base64.b64decode(encoded, validate=True)
+            except ValueError as error:
+                problem = f"{step.where}: precompiled_charsmap is no base64 ({error})"
+                raise BundleError(problem) from error
+        elif step.values not in _SPACES:
+            raise BundleError(
+                f"{step.where}: {step.values!r:.200} is no step of a SentencePiece model's "
+                "normalizer; known are Precompiled and the removal of spaces"
+            )
+    return charsmap
+
+
+def _check_splitter(content: Fields) -> None:
+    steps = _steps(content, "pre_tokenizer", "pretokenizers")
+    if steps and steps[0].values.get("type") == "WhitespaceSplit":
+        steps = steps[1:]
+    if len(steps) != 1 or steps[0].values.get("type") != "Metaspace":
+        raise BundleError(
+            f"{content.where}: pre_tokenizer must be Metaspace, perhaps after WhitespaceSplit"
+        )
+    steps[0].require("replacement", (spm.SPACE,), "it stands for a space")
+    if steps[0].values.get("prepend_scheme") is None:  # before tokenizers 0.15
+        steps[0].require("add_prefix_space", (True,), "a space stands before each text")
+    else:
+        steps[0].require("prepend_scheme", ("always", "first"), "a space stands before each text")
+    steps[0].require("split", (True,), "no piece holds several words")
+
+
+def _template(
+    pieces: Sequence[tuple[str, float, int]], before: Sequence[int], after: Sequence[int]
+) -> dict[str, Any]:
+    """The post-processor that puts ids around a text."""
+
+    def around(name: str) -> list[dict[str, Any]]:
+        parts = [
+            [{"SpecialToken": {"id": pieces[i][0], "type_id": 0}} for i in ids] for ids in sides
+        ]
+        return [*parts[0], {"Sequence": {"id": name, "type_id": 0}}, *parts[1]]
+
+    sides = (before, after)
+    special = {
+        pieces[i][0]: {"id": pieces[i][0], "ids": [i], "tokens": [pieces[i][0]]}
+        for i in (*before, *after)
+    }
+    pair = [*around("A"), *around("B")]
+    return {
+        "type": "TemplateProcessing",
+        "single": around("A"),
+        "pair": pair,
+        "special_tokens": special,
+    }
