@@ -273,7 +273,11 @@ def refusal(preset):
         ("config.json", {"config": {"hidden_dim": 16}}, "the model that it describes has"),
         ("config.json", {"config": {"num_heads": "x"}}, "num_heads must be a whole number"),
         ("config.json", {"config": {"rope": True}}, "unknown field 'rope'"),
-        ("tokenizer.json", {"class_name": "T5Tokenizer"}, "class 'T5Tokenizer' is not known here"),
+        (
+            "tokenizer.json",
+            {"class_name": "AlbertTokenizer"},
+            "class 'AlbertTokenizer' is not known here",
+        ),
         ("tokenizer.json", {"config": {"split": False}}, "split is False"),
         ("tokenizer.json", {"config": {"oov_token": "a"}}, "oov_token is 'a'"),
         ("config.json", {"model_type": "bert"}, "a Hugging Face model, no KerasHub preset"),
@@ -308,7 +312,9 @@ def test_a_vocabulary_larger_than_the_model(tmp_path):
 
 
 def test_names(tmp_path, monkeypatch):
-    assert "no KerasHub preset of BERT or GPT-2. These are: all_minilm" in refusal("llama3_8b_en")
+    assert "no KerasHub preset of BERT, GPT-2 or T5. These are: all_minilm" in refusal(
+        "llama3_8b_en"
+    )
     assert "no such folder, and no KerasHub preset" in refusal(str(tmp_path / "gone"))
     # A proxy that is not there, and a cache with nothing in it: as without network.
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")

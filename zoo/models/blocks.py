@@ -16,7 +16,8 @@ ACTIVATIONS = {
     "squared_relu": lambda x: ops.square(ops.relu(x)),
 }
 # These multiply one half of the channels by a function of the other.
-GATED_ACTIVATIONS = {"swiglu": ops.silu, "geglu_tanh": ACTIVATIONS["gelu_tanh"]}
+GATED_ACTIVATIONS = {"swiglu": ops.silu}
+GATED_ACTIVATIONS |= {"geglu": ACTIVATIONS["gelu"], "geglu_tanh": ACTIVATIONS["gelu_tanh"]}
 
 
 def make_norm(config: TransformerConfig, name: str) -> keras.layers.Layer:

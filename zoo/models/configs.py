@@ -9,7 +9,9 @@ from zoo.config import ConfigError, Fraction, Size, config_dataclass
 
 Positive = Annotated[float, Field(gt=0)]
 LayerType = Literal["full_attention", "sliding_attention"]
-Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "squared_relu", "swiglu", "geglu_tanh"]
+Activation = Literal[
+    "gelu", "gelu_tanh", "relu", "silu", "squared_relu", "swiglu", "geglu", "geglu_tanh"
+]
 # Where dense layers have a bias, if it is not all of them or none.
 _BIASES = {"qkv": ("qkv",), "attention": ("qkv", "output"), "feedforward": ("expand", "contract")}
 
@@ -69,7 +71,7 @@ class TransformerConfig:
         norm: "layer_norm" or "rms_norm" (Zhang & Sennrich, 2019).
         qk_norm: RMS-normalise queries and keys per head (Henry et al., 2020).
         activation: "gelu", "gelu_tanh" (GPT-2's approximation), "relu", "silu", "squared_relu" (So
-            et al., 2021) or gated (Shazeer, 2020): "swiglu", "geglu_tanh".
+            et al., 2021) or gated (Shazeer, 2020): "swiglu", "geglu", "geglu_tanh".
         use_bias: bias in dense layers and layer norms.
         dropout: on embeddings, attention and residuals.
         initializer_range: standard deviation of the initial weights.

@@ -1,17 +1,25 @@
 """Published encoder-decoders: one row of options and tensor names each."""
 
 import dataclasses
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from zoo.config import Fields
 from zoo.files import BundleError
 from zoo.models.configs import EncoderDecoderConfig
-from zoo.weights.family import ACTIVATIONS, Family, Option
+from zoo.weights.family import ACTIVATIONS, KERAS, Family, Option
 
 # Of T5, whose names say whether one half is multiplied by the other.
 _T5_ACTIVATIONS = {"relu": "relu", "gated-gelu": "geglu_tanh", "gated-silu": "swiglu"}
 _T5_ACTIVATIONS |= {"gated-gelu_new": "geglu_tanh", **ACTIVATIONS, "silu": "silu"}
+_KERAS_HUB_ACTIVATIONS = {
+    ("relu", False): "relu",
+    ("gelu", False): "gelu",
+    ("silu", False): "silu",
+    ("gelu", True): "geglu",
+    ("silu", True): "swiglu",
+}
 _ACTIVATIONS = {**ACTIVATIONS, "relu": "relu", "swish": "silu", "silu": "silu"}
 
 
@@ -60,6 +68,27 @@ class SpelledActivation:
     def _spelled(self, name: str) -> dict[str, Any]:
         function = "gelu_new" if name == "gated-gelu" else name.removeprefix("gated-")
         return {"dense_act_fn": function, "is_gated_act": name.startswith("gated-")}
+
+
+@dataclass(frozen=True)
+class KerasHubT5:
+    """Fields of KerasHub's T5Backbone that mean something only together."""
+
+    names: tuple[str, ...] = ("activation", "use_gated_activation", "tie_embedding_weights")
+
+    def read(self, fields: Fields, num_layers: int) -> dict[str, Any]:
+        """Fields of our config."""
+        name, gated = fields.text("activation", "relu"), fields.flag("use_gated_activation", True)
+        if (name, gated) not in _KERAS_HUB_ACTIVATIONS:
+            known = ", ".join(str(pair) for pair in _KERAS_HUB_ACTIVATIONS)
+            raise BundleError(
+                f"{fields.where}: activation and use_gated_activation are {name!r:.80} and "
+                f"{gated}; known are {known}"
+            )
+        is_tied = fields.flag("tie_embedding_weights", True)
+        activation = _KERAS_HUB_ACTIVATIONS[name, gated]
+        # As its T5Seq2SeqLM does.
+        return {"activation": activation, "tie_embeddings": is_tied, "scale_logits": is_tied}
 
 
 @dataclass(frozen=True)
@@ -329,3 +358,72 @@ ENCODER_DECODERS = {
     "pegasus": _PEGASUS,
     "marian": _MARIAN,
 }
+
+_NORM = "t5_layer_norm"
+_HUB_SELF = {
+    "attention/qkv": "self_attention/query_projector self_attention/key_projector "
+    "self_attention/value_projector",
+    "attention/output": "self_attention/output_projector",
+    "attention_norm": f"{_NORM}_0",
+    "feedforward/expand": "input_projector",
+    "feedforward/gated_expand": "input_projector gate_projector",
+    "feedforward/contract": "output_projector",
+}
+# KerasHub's. The names of norms, and of numbers of distances, are `unique_paths`.
+KERAS_HUB_T5 = Family(
+    config=EncoderDecoderConfig,
+    options={
+        "vocabulary_size": Option("vocabulary_size"),
+        "num_layers": Option("num_layers"),
+        "num_heads": Option("num_heads"),
+        "key_dim": Option("key_value_dim"),
+        "hidden_dim": Option("hidden_dim"),
+        "intermediate_dim": Option("intermediate_dim"),
+        "dropout": Option("dropout", 0.1),
+        "norm_epsilon": Option("layer_norm_epsilon", 1e-6),
+    },
+    groups=(KerasHubT5(),),
+    # Distances of tokens have no limit there, and KerasHub has the published kinds of them.
+    fixed={**_T5.fixed, "context_length": 512, "relative_buckets": 32, "relative_distance": 128},
+    layers={
+        "token_embedding": "token_embedding",
+        "encoder/relative_positions/bucket_embedding": "encoder/self_attention",
+        "encoder/final_norm": "encoder_output_layer_norm",
+        "decoder/relative_positions/bucket_embedding": "decoder/self_attention",
+        "decoder/final_norm": "decoder_output_layer_norm",
+    },
+    block="transformer_encoder_layer_{}/",
+    block_layers={**_HUB_SELF, "feedforward_norm": f"{_NORM}_1"},
+    decoder_block="transformer_decoder_layer_{}/",
+    decoder_block_layers={
+        **_HUB_SELF,
+        "cross_attention/query": "cross_attention/query_projector",
+        "cross_attention/key_value": "cross_attention/key_projector "
+        "cross_attention/value_projector",
+        "cross_attention/output": "cross_attention/output_projector",
+        "cross_attention_norm": f"{_NORM}_1",
+        "feedforward_norm": f"{_NORM}_2",
+    },
+    dense="columns",
+    weights={**KERAS, "scale": "/weight"},
+    untied_head="token_embedding/reverse_embeddings",
+    default_task="summarize",
+)
+
+
+def unique_paths(paths: Iterable[str]) -> Iterator[str]:
+    """Paths of a T5Backbone's weights in their order, where KerasHub counts norms of all models
+    together and calls what both stacks have by one name.
+    """
+    seen: dict[str, int] = {}
+    stacks = iter(("encoder", "decoder"))
+    for path in paths:
+        before, _, rest = path.partition(f"/{_NORM}")
+        if path == "self_attention/embeddings":
+            yield f"{next(stacks)}/{path}"
+        elif rest:
+            number = seen.setdefault(before, 0)
+            seen[before] += 1
+            yield f"{before}/{_NORM}_{number}/weight"
+        else:
+            yield path

@@ -5,7 +5,7 @@ from typing import Any
 
 from zoo.models.configs import BertConfig, GPTConfig, ModelConfig
 from zoo.weights.decoders import DECODERS
-from zoo.weights.encoder_decoders import ENCODER_DECODERS
+from zoo.weights.encoder_decoders import ENCODER_DECODERS, KERAS_HUB_T5
 from zoo.weights.family import KERAS, Family, Option
 
 
@@ -254,4 +254,5 @@ KERAS_HUB = {
         fixed={**_LIKE_GPT2, "use_bias": True, "activation": "gelu_tanh", "norm_epsilon": 1e-5},
         layers={"final_norm": "layer_norm"},
     ),
+    "T5Backbone": KERAS_HUB_T5,
 }

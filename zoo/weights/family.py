@@ -10,12 +10,13 @@ import numpy as np
 
 from zoo.config import ConfigError, Fields, to_dict
 from zoo.files import BundleError
+from zoo.models.blocks import GATED_ACTIVATIONS
 from zoo.models.configs import EncoderDecoderConfig, ModelConfig
 
 # "linear" is PyTorch's dense layer, which stores outputs before inputs; "split_heads" has heads
 # and their channels as two axes at the end, "merged_heads" has them at the start.
-# "row" is a bias with an axis of one in front.
-Layout = Literal["same", "linear", "split_heads", "merged_heads", "row"]
+# "columns" is Keras', inputs before outputs; "row" is a bias with an axis of one in front.
+Layout = Literal["same", "linear", "split_heads", "merged_heads", "columns", "row"]
 
 # Names of activations elsewhere -> ours. Of several with one meaning the first is written.
 ACTIVATIONS = {
@@ -61,6 +62,8 @@ class Tensors:
             return np.concatenate([a.reshape(*a.shape[:-2], -1) for a in arrays], axis=-1)
         if self.layout == "merged_heads":  # (N, H, D)
             return arrays[0].reshape(-1, arrays[0].shape[-1])
+        if self.layout == "columns":
+            return np.concatenate(arrays, axis=-1)
         if self.layout == "row":
             return arrays[0].reshape(-1)
         value = arrays[0][self.skipped :]
@@ -247,7 +250,8 @@ class Family:
             if name.endswith("position_embedding/embeddings"):
                 tables[name] = replace(tables[name], skipped=skipped)
         if not getattr(config, "tie_embeddings", True):
-            head = Tensors((self.untied_head,), "linear")
+            layout: Layout = "linear" if self.weights is TORCH else "same"
+            head = Tensors((self.untied_head,), layout)
             tables["token_embedding/reverse_embeddings"] = head
         return tables
 
@@ -262,7 +266,7 @@ class Family:
         for stack, count, block, block_layers in stacks:
             layers = dict(block_layers)
             gated = layers.pop("feedforward/gated_expand", None)
-            if gated is not None and config.activation in GATED.values():
+            if gated is not None and config.activation in GATED_ACTIVATIONS:
                 layers["feedforward/expand"] = gated
             for index in range(count):
                 start = block.format(index)

@@ -1,4 +1,4 @@
-"""KerasHub presets of BERT and GPT-2 as our models: from a preset's folder or name to a bundle."""
+"""KerasHub presets of BERT, GPT-2 and T5 as our models: from a folder or name to a bundle."""
 
 import os
 from collections.abc import Collection
@@ -13,9 +13,11 @@ from zoo.bundle import Bundle, bundle_in_memory
 from zoo.config import Fields
 from zoo.files import BundleError, blaming, check_links, existing, inside
 from zoo.models.build import build, count_backbone_weights
-from zoo.tokenizers import BytePairTokenizer, Tokenizer, WordPieceTokenizer
+from zoo.text.config import Seq2SeqConfig
+from zoo.tokenizers import BytePairTokenizer, SentencePieceTokenizer, Tokenizer, WordPieceTokenizer
 from zoo.tokenizers.bytepair.tokenizer import END_OF_TEXT
 from zoo.weights.assign import assign_weights, check_size, count_stored, listed, sources_of
+from zoo.weights.encoder_decoders import unique_paths
 from zoo.weights.families import KERAS_HUB
 from zoo.weights.safetensors_files import indexed_files
 
@@ -32,6 +34,7 @@ _TOKENIZERS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
         {"split": True, "suffix_indicator": "##", "oov_token": "[UNK]", "special_tokens": None},
     ),
     "GPT2Tokenizer": (("vocabulary.json", "merges.txt"), {"add_prefix_space": False}),
+    "T5Tokenizer": (("vocabulary.spm",), {"add_bos": False, "add_eos": False}),
 }
 # For damaged files KerasHub raises what Keras, h5py and its downloaders raise.
 _ERRORS = (OSError, TypeError, LookupError, ArithmeticError, RuntimeError, ImportError)
@@ -41,7 +44,8 @@ _WRITE = f"Write the preset anew with {_HOW}"
 
 
 def load_kerashub(preset: str | os.PathLike[str]) -> Bundle:
-    """A language model of a GPT-2 preset, a sentence encoder of a BERT's: a folder, name or handle.
+    """A language model of a GPT-2 preset, a sentence encoder of a BERT's, a model that summarises
+    of a T5's: a folder, name or handle.
 
     KerasHub reads the weights, so that all versions of its format load. It would make whatever
     registered class a file names, and read whatever file one names: so all is checked before.
@@ -51,7 +55,9 @@ def load_kerashub(preset: str | os.PathLike[str]) -> Bundle:
     check_links(folder)
     kind, fields = _checked(folder, "config.json", KERAS_HUB)
     family, head = KERAS_HUB[kind], None
-    fields.only([*_KERAS_FIELDS, *(option.name for option in family.options.values())])
+    known = [option.name for option in family.options.values()]
+    known += [name for group in family.groups for name in group.names]
+    fields.only([*_KERAS_FIELDS, *known])
     values = family.read_options(fields)
     if kind == "BertBackbone":
         head = _pooling(folder)
@@ -68,7 +74,10 @@ def load_kerashub(preset: str | os.PathLike[str]) -> Bundle:
         import keras_hub  # takes seconds
 
         backbone = keras_hub.models.Backbone.from_preset(str(folder))
-    stored = {weight.path: weight for weight in backbone.weights}
+    paths = [weight.path for weight in backbone.weights]
+    if kind == "T5Backbone":
+        paths = [*unique_paths(paths)]
+    stored = dict(zip(paths, backbone.weights, strict=True))
     for path, weight in stored.items():
         if "float" not in keras.backend.standardize_dtype(weight.dtype):
             raise BundleError(
@@ -84,13 +93,17 @@ def load_kerashub(preset: str | os.PathLike[str]) -> Bundle:
             f"{name}: this version of KerasHub has other weights than the one that this release "
             f"knows: {listed(sorted(unmatched))}"
         )
-    model = build(config, "lm" if head is None else "embed", head)
+    model = build(config, family.default_task or ("lm" if head is None else "embed"), head)
 
     def read(path: str) -> np.ndarray:
         return np.asarray(keras.ops.convert_to_numpy(stored[path]), np.float32)
 
     assign_weights(model, sources_of(tables, read), where=name)
     with blaming(name):
+        if kind == "T5Backbone":
+            end, start = (tokenizer.end_id,), (tokenizer.pad_id,)
+            seq2seq = Seq2SeqConfig(source_end=end, target_start=start)
+            return bundle_in_memory(folder, model, tokenizer, seq2seq=seq2seq)
         return bundle_in_memory(folder, model, tokenizer)
 
 
@@ -102,7 +115,7 @@ def _download(name: str) -> Path:
     known = sorted(n for kind in KERAS_HUB for n in getattr(keras_hub.models, kind).presets)
     if "://" not in name and name not in known:
         raise BundleError(
-            f"{name}: no such folder, and no KerasHub preset of BERT or GPT-2. These are: "
+            f"{name}: no such folder, and no KerasHub preset of BERT, GPT-2 or T5. These are: "
             f"{', '.join(known)}"
         )
 
@@ -181,13 +194,15 @@ def _read_tokenizer(folder: Path) -> Tokenizer:
     """Our tokenizer from a preset's files, which KerasHub's own would take as they are."""
     kind, options = _checked(folder, "tokenizer.json", _TOKENIZERS)
     names, settings = _TOKENIZERS[kind]
-    for field in ("vocabulary", "merges"):
+    for field in ("vocabulary", "merges", "proto"):
         options.require(field, (None,), "it lies in the folder assets/tokenizer")
     options.require("config_file", ("tokenizer.json",), "there is one tokenizer")
     for field, value in settings.items():
         options.require(field, (value,), f"{kind} has no other rules here")
     files = [existing(folder, "assets", "tokenizer", name, advice=_WRITE) for name in names]
     with blaming(files[-1], TypeError):
+        if kind == "T5Tokenizer":
+            return SentencePieceTokenizer.from_file(files[0])
         with open(files[-1], encoding="utf-8") as text:
             lines = [line.rstrip() for line in text]
         if kind == "BertTokenizer":
