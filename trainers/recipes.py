@@ -326,9 +326,10 @@ _add(
 
     Not measured yet.
     """,
-    (8000, 1000),
+    (5500, 500),
     task="translate",
     data=DataConfig(**_SPA, validation_fraction=0.017, test_fraction=0.0168),
+    model={"dropout": 0.1},
     optimizer=_WRITER,
     label_smoothing=0.1,
     batch_size=128,
