@@ -1,8 +1,8 @@
 """Makes `tests/zoo/fixtures/encoder_decoders`: tiny encoder-decoders of transformers, with their
 tokenizers, and what they answer.
 
-Needs torch, transformers, sentencepiece and protobuf; the tests read what it wrote and need none
-of them.
+Needs torch, transformers, sentencepiece and protobuf; tests read what it wrote and need none of
+them.
 
     python tools/make_encoder_decoder_fixtures.py
 """

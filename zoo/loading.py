@@ -20,6 +20,7 @@ from zoo.models.build import build, check_task, count_weights
 from zoo.models.configs import MODEL_CONFIGS
 from zoo.models.token_model import quantize_layers
 from zoo.text.config import TextConfig
+from zoo.text.models import TEXT_MODELS
 from zoo.tokenizers import load_tokenizer
 from zoo.tokenizers.base import FILE_NAME
 from zoo.weights.assign import backbone_weights, check_size, count_stored, model_weights
@@ -152,6 +153,7 @@ def _with_task(bundle: Bundle, task: str) -> Bundle:
         new = [name for name in here if name not in copied]
         if new:
             logging.warning("%s: new, random weights for task %r: %s", bundle.folder, task, new)
-        if task != "lm" and text is None:
+        if task in TEXT_MODELS and text is None:
             text = TextConfig(max_length=min(128, model.context_length))
-        return bundle_in_memory(bundle.folder, model, bundle.tokenizer, labels=labels, text=text)
+        parts = {"labels": labels, "text": text, "seq2seq": config.seq2seq}
+        return bundle_in_memory(bundle.folder, model, bundle.tokenizer, **parts)

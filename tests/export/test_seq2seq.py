@@ -105,6 +105,14 @@ def test_server_answers_as_keras(bundle, server):
     assert prediction["texts"] == [text.decode("utf-8", "replace") for text in wanted["texts"][0]]
 
 
+def test_the_other_task_writes_the_same(bundle):
+    other = zoo.load(bundle.folder, task="summarize")
+    assert other.config.seq2seq == bundle.config.seq2seq
+    texts = [one.translate(TEXTS[:1]) if one is bundle.seq2seq else one.summarize(TEXTS[:1])
+             for one in (bundle.seq2seq, other.seq2seq)]  # fmt: skip
+    assert texts[0]["text"] == texts[1]["text"]
+
+
 def test_a_row_does_not_depend_on_its_batch(bundle):
     together = arrays(bundle.seq2seq.translate(TEXTS, **OPTIONS))
     for row, text in enumerate(TEXTS):
