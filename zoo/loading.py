@@ -155,5 +155,6 @@ def _with_task(bundle: Bundle, task: str) -> Bundle:
             logging.warning("%s: new, random weights for task %r: %s", bundle.folder, task, new)
         if task in TEXT_MODELS and text is None:
             text = TextConfig(max_length=min(128, model.context_length))
-        parts = {"labels": labels, "text": text, "seq2seq": config.seq2seq}
-        return bundle_in_memory(bundle.folder, model, bundle.tokenizer, **parts)
+        folder, tokenizer = bundle.folder, bundle.tokenizer
+        form = config.seq2seq
+        return bundle_in_memory(folder, model, tokenizer, labels=labels, text=text, seq2seq=form)
