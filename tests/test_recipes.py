@@ -15,17 +15,21 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("recipe", "validation_loss"),
-    [("shakespeare_gpt_cpu", 1.56), ("shakespeare_lstm_cpu", 1.55)],
+    ("recipe", "tokens", "validation_loss"),
+    [
+        ("shakespeare_gpt_cpu", 12 * 64 * 2000, 1.56),
+        ("shakespeare_lstm_cpu", 12 * 64 * 2000, 1.55),
+        ("tatoeba_cmn_seq2seq", 2_480_655, 2.06),
+    ],
 )
-def test_recipe_reaches_its_score(recipe, validation_loss, tmp_path):
-    """The whole recipe, as a user runs it, on the last tenth of tiny-shakespeare."""
+def test_recipe_reaches_its_score(recipe, tokens, validation_loss, tmp_path):
+    """The whole recipe, as a user runs it."""
     if not os.environ.get("ZOO_DATA"):
-        pytest.skip("set ZOO_DATA to the folder with tinyshakespeare")
+        pytest.skip("set ZOO_DATA to the folder with tinyshakespeare and tatoeba_cmn_eng")
     command = [sys.executable, "-m", "trainers", f"--recipe={recipe}", f"--workdir={tmp_path}/w"]
     subprocess.run(command, cwd=ROOT, check=True)
     records = MetricsLog(tmp_path / "w").read()
-    assert records[-1]["tokens"] == 12 * 64 * 2000
+    assert records[-1]["tokens"] == tokens
     assert min(record["val_loss"] for record in records) <= validation_loss
 
 

@@ -336,10 +336,24 @@ _add(
     **_WRITE,
 )
 _add(
+    "tatoeba_spa_lstm",
+    """The same by LSTMs with attention.
+
+    Not measured yet.
+    """,
+    (4000, 500),
+    task="translate",
+    data=DataConfig(**_SPA, validation_fraction=0.017, test_fraction=0.0168),
+    optimizer=adamw(3e-3, warmup_steps=200, weight_decay=0.0),
+    label_smoothing=0.1,
+    batch_size=128,
+    **{**_WRITE, "preset": "lstm_seq2seq_cpu"},
+)
+_add(
     "tatoeba_cmn_seq2seq",
     """Chinese to English by an encoder-decoder from nothing, from 18,000 pairs.
 
-    Not measured yet. The other way: `--set=data.text_column=0 --set=data.pair_column=1`.
+    6 minutes. Test BLEU 27.0, chrF 45.2 (1,007 pairs, 4 beams). The other way: `--set=data.text_column=0 --set=data.pair_column=1`.
     """,
     (2000, 250),
     task="translate",
