@@ -339,7 +339,7 @@ _add(
     "tatoeba_spa_lstm",
     """The same by LSTMs with attention.
 
-    Not measured yet.
+    11 minutes. Test BLEU 30.1, chrF 50.1 (2,000 pairs, 4 beams).
     """,
     (4000, 500),
     task="translate",
