@@ -85,6 +85,8 @@ class CausalLM(TokenModel):
 class DictModel(TokenModel):
     """A model of a dict of inputs, `token_ids` among them."""
 
+    required: tuple[str, ...] = ("token_ids",)
+
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         # `fit` under MirroredStrategy adds up the first batch of all replicas, to see its shapes,
         # and TensorFlow adds no bools. The model is built; one replica's batch does for metrics.
@@ -99,11 +101,10 @@ class DictModel(TokenModel):
 
     def require_inputs(self, inputs: dict) -> dict:
         """The inputs; TypeError for what is no such dict, ValueError for shapes that do not fit."""
-        names = [name for name in ("token_ids", "target_ids") if f'"{name}"' in self.inputs_text]
-        if not isinstance(inputs, dict) or not {*names} <= {*inputs}:
+        if not isinstance(inputs, dict) or not {*self.required} <= {*inputs}:
             received = sorted(inputs) if isinstance(inputs, dict) else type(inputs).__name__
             raise TypeError(f"{type(self).__name__} takes {self.inputs_text}. Received: {received}")
-        for name in names:
+        for name in self.required:
             self.require_ids(inputs[name])
         token_ids = inputs["token_ids"]
         for name in ("padding_mask", "segment_ids"):
@@ -139,6 +140,7 @@ class Translator(DictModel):
 
     task = "translate"
     inputs_text = 'a dict of inputs: {"token_ids": (B, S) int32, "target_ids": (B, T) int32}'
+    required = ("token_ids", "target_ids")
 
     def __init__(self, backbone: keras.Model, **kwargs):
         super().__init__(backbone, **kwargs)
