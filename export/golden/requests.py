@@ -24,8 +24,6 @@ _BUDGET = 3e11
 # Long texts are longer than the context, or than this many tokens: attention over five texts of
 # 6,500 tokens (SmolLM2, whose context is 8,192) took 14 GB and half an hour.
 _LONG = 1024
-# The signatures that have options.
-WRITING = ("generate", "chat", "translate", "summarize")
 _WORDS = b"It was the best of times, it was the worst of times. " * 4
 
 
@@ -192,7 +190,7 @@ def warmup_requests(bundle: Bundle, pairs: Sequence[GoldenPair]) -> list[GoldenP
     longest = bundle.config.text.max_length if bundle.config.text else bundle.model.context_length
     tokens_of_words = max(bundle.tokenizer.encode([_WORDS]).flat_values.shape[0], 1)
     # All of them: a server that batches puts no defaults beside several texts.
-    known = SEQ2SEQ_OPTIONS if bundle.config.seq2seq else OPTIONS
+    known = OPTIONS | SEQ2SEQ_OPTIONS
     options = {name: option.array([option.default]) for name, option in known.items()}
     options["max_new_tokens"] = np.array([2], np.int32)
     budget = _BUDGET / (2 * bundle.config.parameters * len(functions))  # tokens of each signature
@@ -211,7 +209,8 @@ def warmup_requests(bundle: Bundle, pairs: Sequence[GoldenPair]) -> list[GoldenP
             if signature == "chat":
                 rest = [b""] * (MESSAGES - 1)
                 inputs = {"role": strings([[b"user", *rest]]), "content": strings([[text, *rest]])}
-            inputs |= options if signature in WRITING else {}
+            read = {spec.name for spec in function.input_signature}
+            inputs |= {name: value for name, value in options.items() if name in read}
             requests.append(GoldenPair(signature, inputs, {}))
     return requests
 
