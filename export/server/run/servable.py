@@ -62,11 +62,12 @@ class Servable:
         self._graph = tf.Graph()
         config = config_pb2.ConfigProto()
         config.MergeFrom(options.session_config or config)
-        rewriting = config.graph_options.rewrite_options
-        if not rewriting.meta_optimizer_iterations:
-            # What is in functions and batches is optimized again where it is called. A second pass
-            # out here makes a first answer take 2.7 CPU-s, not 2.1, and later ones no quicker.
-            rewriting.meta_optimizer_iterations = rewriter_config_pb2.RewriterConfig.ONE
+        if batching is not None:
+            # What is in a batch is optimized again where it is called; one pass out here is enough.
+            # Without, as many as TensorFlow Serving does: golden pairs are replayed through this.
+            config.graph_options.rewrite_options.meta_optimizer_iterations = (
+                rewriter_config_pb2.RewriterConfig.ONE
+            )
         self._session = tf.compat.v1.Session(graph=self._graph, config=config)
         try:
             # The signatures are copied out so that the GraphDef, weights folded into constants
