@@ -204,6 +204,9 @@ class TrainConfig:
         monitor: the metric that tells the best, such as "val_accuracy"; "" is the task's own.
         patience: evaluations without a better one before training stops; None never stops.
         label_smoothing: share of the probability spread over all classes.
+        ngrams: whether logistic regression on the tokens and token pairs of the texts is learned
+            after the network, and their logits are added by the shares that the validation texts
+            choose (task classify). transformers has no place for it.
         temperature: of the contrastive loss (task embed).
         seed: of initial weights, data order and dropout.
         precision: Keras dtype policy, such as "float32" or "mixed_bfloat16"; "auto" is the one
@@ -237,6 +240,7 @@ class TrainConfig:
     monitor: str = ""
     patience: Size | None = None
     label_smoothing: Fraction = 0.0
+    ngrams: bool = False
     temperature: Positive = 0.05
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16", "bfloat16"] = "float32"
@@ -266,6 +270,8 @@ class TrainConfig:
         rule = "data.document_mask is for task lm with a GPT, which has attention to mask"
         masks_fit = not data.document_mask or (task == "lm" and family == "gpt")
         require(masks_fit, rule, (task, self.preset))
+        rule = "ngrams are for task classify"
+        require(not self.ngrams or task == "classify", rule, task)
         column = data.pair_column
         if task in ("pair", "embed"):
             rule = f"task {task!r} needs data.pair_column, the column of the second text"

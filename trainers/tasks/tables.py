@@ -37,11 +37,13 @@ from trainers.report.sections import (
     retrieval_sections,
 )
 from trainers.tasks.encoder import EncoderTask, clean_all, predict_all, token_counts
+from trainers.tasks.ngrams import fit_ngrams, shares
 from zoo.text.config import special_count
 from zoo.text.packing import pack, truncate, truncate_pair
 
 # Probabilities are clipped here for the validation loss.
 _SMALLEST = 1e-7
+_NGRAM_BATCH = 256  # texts that are packed at once
 
 
 class TableTask(EncoderTask):
@@ -145,6 +147,47 @@ class ClassifyTask(TableTask):
     def validation_scores(self, answers, scores):
         loss = float(-np.log(np.maximum(answers.of_labels, _SMALLEST)).mean())
         return {"loss": loss, **{name: scores[name] for name in scores if name != "nll"}}
+
+    def save(self, workdir):
+        if self.config.ngrams and len(self.labels) <= MOST_CLASSES:
+            self._add_ngrams()
+        return super().save(workdir)
+
+    def _add_ngrams(self) -> None:
+        """Puts a head with n-grams on the backbone."""
+        rows, size = tf.range(len(self.rows)), self.config.text.max_length
+        batches = []
+        for start in range(0, len(self.rows), _NGRAM_BATCH):
+            part = rows[start : start + _NGRAM_BATCH]
+            texts = tf.gather(self.columns[0], tf.gather(self.rows, part))
+            packed, _ = self.pack_windows(part, size, self.tokenizer.encode(texts))
+            batches.append({name: packed[name].numpy() for name in ("token_ids", "padding_mask")})
+        weights = self.row_targets.numpy(), self.row_weights.numpy()
+        fitted = fit_ngrams(batches, *weights, self.model.backbone.config.vocabulary_size)
+        if fitted is None:
+            return
+        keys, kernel, bias = fitted
+        trained, model = self.text_model, self.model
+        head = {**model.head_config(), "ngrams": len(keys)}
+        self.model = type(model)(model.backbone, name=model.name, **head)
+        self.text_model, self.bundle_options = self.make_text_model(None)
+        self.model.ngram_logits.set_weights([keys, kernel])
+        output = self.model.output_layer
+        output.set_weights([np.zeros(output.kernel.shape), bias])
+        found = [
+            np.array(predict_all(asked.predict, self.validation.text)["scores"])
+            for asked in (trained, self.text_model)
+        ]
+        logits = (np.log(np.maximum(scores, _SMALLEST)) for scores in found)
+        of_network, of_ngrams = shares(*logits, self.ids(self.validation))
+        values = [
+            of_network * old + of_ngrams * new
+            for old, new in zip(model.output_layer.get_weights(), output.get_weights())
+        ]
+        output.set_weights(values)
+        self.model.ngram_logits.set_weights([keys, of_ngrams * kernel])
+        message = "logits: %.2f times the network's and %.2f times those of %d n-grams"
+        logging.info(message, of_network, of_ngrams, len(keys))
 
     def baseline(self, examples):
         train, classes, pairs = self.train, self.labels, self.pairs(examples)

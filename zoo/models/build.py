@@ -113,7 +113,9 @@ def count_weights(config: ModelConfig, task: str = "lm", head: dict[str, Any] | 
         case "mlm":
             count += _dense(width, width) + _norm(config) + config.vocabulary_size
         case "classify" | "pair":
-            count += _dense(width, heads.require_at_least("num_classes", head["num_classes"], 2))
+            classes = heads.require_at_least("num_classes", head["num_classes"], 2)
+            count += _dense(width, classes)
+            count += heads.require_at_least("ngrams", head.get("ngrams", 0), 0) * (1 + classes)
         case "tag":
             count += _dense(width, heads.require_at_least("num_tags", head["num_tags"], 2))
         case "span":

@@ -10,6 +10,7 @@ from keras import ops
 from zoo.config import ConfigError
 from zoo.models.blocks import GATED_ACTIVATIONS, activate, make_norm
 from zoo.models.encoder_decoder import ConditionedDecoder
+from zoo.models.ngrams import NgramLogits
 from zoo.models.token_model import TokenModel
 
 
@@ -341,6 +342,8 @@ class Classifier(_DenseHead):
         pooling: "cls" (the first token, through the backbone's pooler if it has one), "mean" or
             "max" over real tokens. `None` means "cls" for BERT and "max" for LSTM.
         dropout: in [0, 1), before the output layer.
+        ngrams: tokens and pairs of tokens with weights of their own, see `NgramLogits`, which are
+            added to the logits except in training.
 
     Raises:
         ConfigError: an option is out of range.
@@ -355,11 +358,33 @@ class Classifier(_DenseHead):
     task = "classify"
 
     def __init__(
-        self, backbone, num_classes: int, pooling: str | None = None, dropout: float = 0.1, **kwargs
+        self,
+        backbone: keras.Model,
+        num_classes: int,
+        pooling: str | None = None,
+        dropout: float = 0.1,
+        ngrams: int = 0,
+        **kwargs,
     ):
         self.num_classes = require_at_least("num_classes", num_classes, 2)
+        self.ngrams = require_at_least("ngrams", ngrams, 0)
         pooling = _checked_pooling(pooling, backbone)
         super().__init__(backbone, num_classes, dropout, pooling, **kwargs)
+
+    def finish(self, **extra_inputs):
+        if self.ngrams:
+            vocabulary = self.backbone.config.vocabulary_size
+            sizes = self.ngrams, self.num_classes, vocabulary
+            self.ngram_logits = NgramLogits(*sizes, name="ngrams")
+        self._adds_ngrams = False  # of symbolic shapes JAX cannot look n-grams up
+        super().finish(**extra_inputs)
+        self._adds_ngrams = bool(self.ngrams)
+
+    def call(self, inputs, training=None):
+        logits = super().call(inputs, training)
+        if training or not self._adds_ngrams:
+            return logits
+        return logits + self.ngram_logits(inputs["token_ids"], inputs.get("padding_mask"))
 
 
 @keras.saving.register_keras_serializable(package="zoo")
