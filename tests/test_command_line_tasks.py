@@ -306,6 +306,43 @@ def test_train_export_verify_ask(task, command, replayed, tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("task", ["classify", "pair", "tag", "embed"])
+def test_a_student_learns_from_a_teacher(task, command, tmp_path, capsys):
+    file, content = TASKS[task][1]
+    data = tmp_path / file
+    data.write_text(content, encoding="utf-8")
+    unlabelled = tmp_path / "more.txt"
+    unlabelled.write_text("a film\nsome other film\n", encoding="utf-8")
+    of_all = ["steps=2", "evaluate_every=2", "batch_size=4", "jit_compile=false"]
+    of_all += ["data.test_fraction=0", "baseline=false"]
+    of_task = {
+        "classify": ["distill.copies=1", "data.augment.delete=0.3", f"distill.texts={unlabelled}"],
+        "pair": ["distill.copies=2", "data.augment.swap=0.3"],
+    }
+    lstm = f"model={LSTM.replace('8}', '32}')}"
+    students = [f"--teacher={tmp_path / 'teacher'}", "--set=preset=lstm_encoder_cpu"]
+    students += [f"--set={x}" for x in [lstm, "text.max_length=32", *of_task.get(task, [])]]
+    for name, own in (("teacher", [f"--set={x}" for x in ENCODER]), ("student", students)):
+        command(
+            "trainers.__main__",
+            f"--task={task}",
+            f"--data={data}",
+            f"--workdir={tmp_path / name}",
+            "--strategy=one_device",
+            *(f"--set={setting}" for setting in of_all),
+            *own,
+        )
+    assert "learning from the labels and from what" in capsys.readouterr().out
+    student = zoo.load(tmp_path / "student")
+    assert student.model.backbone.config.family == "lstm"
+    losses = [line["loss"] for line in MetricsLog(tmp_path / "student").read()]
+    assert np.isfinite(losses).all()
+    if task == "classify":
+        assert "## N-grams" in (tmp_path / "student" / "report.md").read_text(encoding="utf-8")
+        assert student.model.ngrams > 0
+
+
+@pytest.mark.usefixtures("eager")
 def test_a_tuned_model_still_chats(command, tmp_path):
     """The form of the chat goes from the weights to start from into the bundle, to be exported."""
     tokenizer = zoo.BytePairTokenizer.train(

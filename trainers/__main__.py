@@ -1,7 +1,8 @@
 """Trains a model on a file of your own, or from a recipe.
 
 python -m trainers --task=TASK --data=FILE --workdir=DIR [--init_from=WEIGHTS]
-    [--text_column=NAME] [--pair_column=NAME] [--label_column=NAME] [--set=key.path=value ...]
+    [--teacher=BUNDLE] [--text_column=NAME] [--pair_column=NAME] [--label_column=NAME]
+    [--set=key.path=value ...]
 python -m trainers --list
 python -m trainers --recipe=NAME --workdir=DIR [--data_dir=DIR] [--strategy=auto]
     [--set=key.path=value ...]
@@ -27,6 +28,12 @@ _TASK = flags.DEFINE_enum(
 _DATA = flags.DEFINE_string("data", None, "A file of your own, with --task.")
 _INIT_FROM = flags.DEFINE_string(
     "init_from", None, "Weights: of an earlier --workdir, hf://OWNER/NAME, or a downloaded folder."
+)
+_TEACHER = flags.DEFINE_string(
+    "teacher",
+    None,
+    "An earlier --workdir of the same task, whose answers a smaller model learns, too "
+    "(classify, pair, tag, embed).",
 )
 _COLUMNS = {
     f"{name}_column": flags.DEFINE_string(f"{name}_column", None, f"Column of {what} in --data.")
@@ -111,6 +118,8 @@ def _config() -> TrainConfig:
     if _RECIPE.value:
         if _INIT_FROM.value is not None:
             settings.append(f"finetune.init_from={_INIT_FROM.value}")
+        if _TEACHER.value is not None:
+            settings.append(f"distill.teacher={_TEACHER.value}")
         return with_overrides(find_recipe(_RECIPE.value), settings)
     # Imported here: a recipe does without what reads a file.
     from trainers.own_data import own_config
@@ -119,6 +128,7 @@ def _config() -> TrainConfig:
     config, lines = own_config(
         *(_TASK.value, _DATA.value, settings),
         init_from=_INIT_FROM.value,
+        teacher=_TEACHER.value,
         data_dir=_DATA_DIR.value,
         **columns,
     )

@@ -39,6 +39,7 @@ Task = Literal[
 TASK_NAMES: tuple[Task, ...] = get_args(Task)
 CONFIG_FILE = "train_config.json"
 _TEST_FRACTION = 0.1
+_DISTILLED = ("classify", "pair", "tag", "embed")
 _REPLACED = "data.train=%s: %s of it, drawn by chance, are the %s examples in place of %s"
 # Groups whose keys depend on the model; what a list of known keys says of them.
 _OPEN_GROUPS = {"model": {"<field of the model config>": 0}, "head": {"<option of the head>": 0}}
@@ -153,6 +154,31 @@ class FineTuneConfig:
 
 
 @config_dataclass
+class DistillConfig:
+    """A trained model to learn from, for a smaller one (tasks classify, pair, tag and embed).
+
+    Attributes:
+        teacher: bundle of the same task and labels, anything that `zoo.load` takes; None: none.
+        weight: share of the loss that compares logits with the teacher's (Tang et al., 2019,
+            arXiv:1903.12136); the rest is that of the labels. Of vectors all of it compares.
+        copies: copies of each text, changed as `data.augment` says, which the teacher answers and
+            the student learns too; the texts themselves are not changed then.
+        texts: lines of text without labels, which the teacher labels (task classify).
+
+    Example: `DistillConfig(teacher="runs/minilm", copies=4)`
+    """
+
+    teacher: str | None = None
+    weight: Annotated[float, Field(ge=0, le=1)] = 0.8
+    copies: Count = 0
+    texts: str | None = None
+
+    def __post_init__(self) -> None:
+        rule = "distill.copies and distill.texts are for a teacher: set distill.teacher"
+        require(self.teacher is not None or not (self.copies or self.texts), rule, self.copies)
+
+
+@config_dataclass
 class Seq2SeqTraining:
     """How sources and targets are put together and how targets are written, to be scored.
 
@@ -194,6 +220,7 @@ class TrainConfig:
             summarize).
         seq2seq: Seq2SeqTraining, of tasks translate and summarize.
         finetune: what to start from and what to train of it.
+        distill: DistillConfig, a model to learn from.
         batch_size: rows a step: windows of tokens (lm, chat, mlm), examples.
         steps: batches of the whole run; each is an update of the weights, unless
             `optimizer.accumulation_steps` gathers several.
@@ -232,6 +259,7 @@ class TrainConfig:
     seq2seq: Seq2SeqTraining = dataclasses.field(default_factory=Seq2SeqTraining)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     finetune: FineTuneConfig = dataclasses.field(default_factory=FineTuneConfig)
+    distill: DistillConfig = dataclasses.field(default_factory=DistillConfig)
     batch_size: Size = 12
     steps: Size = 2000
     evaluate_every: Size = 250
@@ -270,6 +298,16 @@ class TrainConfig:
         rule = "data.document_mask is for task lm with a GPT, which has attention to mask"
         masks_fit = not data.document_mask or (task == "lm" and family == "gpt")
         require(masks_fit, rule, (task, self.preset))
+        rule = f"distill.teacher is for tasks {', '.join(_DISTILLED)}"
+        require(self.distill.teacher is None or task in _DISTILLED, rule, task)
+        rule = "distill.copies changes texts of tables, as data.augment says, which changes nothing"
+        unchanged = data.augment.is_off or task not in ("classify", "pair")
+        require(not (self.distill.copies and unchanged), rule, self.distill.copies)
+        taught_tags = task == "tag" and self.distill.teacher is not None
+        rule = "data.augment changes words that the teacher has tagged: leave it off, for task tag"
+        require(data.augment.is_off or not taught_tags, rule, data.augment)
+        rule = "distill.texts are for task classify"
+        require(self.distill.texts is None or task == "classify", rule, task)
         rule = "ngrams are for task classify"
         require(not self.ngrams or task == "classify", rule, task)
         column = data.pair_column

@@ -13,6 +13,7 @@ import numpy as np
 
 from trainers.config import (
     TASK_NAMES,
+    DistillConfig,
     FineTuneConfig,
     Seq2SeqTraining,
     TrainConfig,
@@ -56,6 +57,7 @@ def own_config(
     settings: Sequence[str] = (),
     *,
     init_from: str | None = None,
+    teacher: str | None = None,
     text_column: str | None = None,
     pair_column: str | None = None,
     label_column: str | None = None,
@@ -70,6 +72,7 @@ def own_config(
             text files, "SOURCES,TARGETS".
         settings: `key.path=value`, as `with_overrides` takes them.
         init_from: weights to start from, anything that `zoo.load` takes.
+        teacher: a finished run of the same task, to learn from, too.
         text_column, pair_column, label_column: names, or numbers from 0. Default: found.
         data_dir: where a relative path is looked for after the working directory.
 
@@ -123,6 +126,7 @@ def own_config(
         fields["jit_compile"] = False  # a compilation for each bucket costs more than it gives
         if task not in ("tag", "span"):
             fields["head"] = {"pooling": "mean"}
+        fields["ngrams"] = task == "classify"
         if init_from is None:
             fields["model"] = {"dropout": 0.2, "context_length": max(length, 128)}
     if init_from is not None:
@@ -141,6 +145,7 @@ def own_config(
         data=config,
         optimizer=optimizer,
         finetune=FineTuneConfig(init_from=init_from),
+        distill=DistillConfig(teacher=teacher),
         batch_size=batch,
         steps=steps,
         evaluate_every=steps // 5,
@@ -152,6 +157,8 @@ def own_config(
         f"{run.steps} steps of {run.batch_size}, evaluated every {run.evaluate_every}; change with "
         "--set=steps=... --set=batch_size=..."
     )
+    if teacher is not None:
+        lines.append(f"learning from the labels and from what {teacher} answers")
     if init_from is not None:
         return run, [*lines, f"starting from the weights of {init_from}"]
     return run, [

@@ -182,6 +182,7 @@ def _add_encoder(
         "jit_compile": False,  # a compilation for each bucket costs more than it gives
         "optimizer": muon(2e-3, weight_decay=0.1),
     }
+    values["ngrams"] = "task" not in fields
     if "preset" not in fields:
         values |= {"model": {"dropout": 0.2}}
     data_config = DataConfig(tokenizer="wordpiece", **data)
@@ -201,7 +202,8 @@ _add_encoder(
     "banking77_bert",
     """Which of 77 things a bank's customer asks about.
 
-    5 CPU-minutes. Test accuracy 0.895; TF-IDF and logistic regression: 0.888.
+    5 CPU-minutes. Test accuracy 0.921 (without n-grams 0.902); TF-IDF and logistic regression:
+    0.888.
     """,
     (1500, 300),
     {**_BANKING77, "max_vocabulary_size": 4000},
@@ -213,7 +215,8 @@ _add_encoder(
     "polarity_bert",
     """Whether a sentence of a film review is for or against.
 
-    3 CPU-minutes. Test accuracy 0.770; TF-IDF and logistic regression: 0.758.
+    3 CPU-minutes. Test accuracy 0.781 (without n-grams 0.769); TF-IDF and logistic regression:
+    0.758.
     """,
     (600, 100),
     {**_POLARITY, "max_vocabulary_size": 8000},
@@ -223,7 +226,8 @@ _add_encoder(
     "csl_bert",
     """Which of 13 fields a Chinese paper belongs to, by its title.
 
-    4 CPU-minutes. Test accuracy 0.749; TF-IDF and logistic regression do better, 0.779.
+    4 CPU-minutes. Test accuracy 0.790 (without n-grams 0.762); TF-IDF and logistic regression:
+    0.779.
     """,
     (1000, 200),
     {**_CSL, "max_vocabulary_size": 6000},

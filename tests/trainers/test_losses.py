@@ -6,7 +6,13 @@ import keras
 import numpy as np
 import pytest
 
-from trainers.optim.losses import InBatchContrastiveLoss, SpanLoss, SparseCrossentropy
+from trainers.optim.losses import (
+    DistillationLoss,
+    InBatchContrastiveLoss,
+    SimilarityLoss,
+    SpanLoss,
+    SparseCrossentropy,
+)
 
 RANDOM = np.random.default_rng(0)
 
@@ -74,8 +80,34 @@ def test_contrastive_loss_is_low_for_the_right_pairs_only():
     assert np.min(loss(np.zeros(4), np.stack([vectors, vectors[::-1]], axis=1))) > 19
 
 
+def test_distillation_loss():
+    logits, teacher = RANDOM.normal(size=(2, 3, 4)), RANDOM.normal(size=(2, 3, 4))
+    teacher -= teacher.mean(axis=-1, keepdims=True)
+    labels = np.array([[0, 3, -1], [2, -1, 1]])
+    y_true = np.concatenate([labels[..., None], teacher], axis=-1).astype("float32")
+    own = -np.take_along_axis(log_softmax(logits), labels[..., None], axis=-1)[..., 0]
+    apart = np.square(logits - logits.mean(axis=-1, keepdims=True) - teacher).mean(axis=-1)
+    expected = 0.3 * np.where(labels < 0, 0, own) + 0.7 * apart
+    loss = DistillationLoss(0.7, reduction=None)(y_true, logits.astype("float32"))
+    np.testing.assert_allclose(loss, expected, rtol=1e-4)
+
+
+def test_similarity_loss_compares_texts_with_all_partners():
+    found, wanted = (np.stack([unit((3, d)), unit((3, d))], axis=1) for d in (4, 6))
+    cosines = [pairs[:, 0] @ pairs[:, 1].T for pairs in (found, wanted)]
+    expected = np.square(cosines[0] - cosines[1]).mean(axis=1)
+    np.testing.assert_allclose(SimilarityLoss(reduction=None)(wanted, found), expected, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
-    "loss", [SparseCrossentropy(0.2, reduction="sum"), SpanLoss(), InBatchContrastiveLoss(0.3)]
+    "loss",
+    [
+        SparseCrossentropy(0.2, reduction="sum"),
+        SpanLoss(),
+        InBatchContrastiveLoss(0.3),
+        DistillationLoss(0.7, label_smoothing=0.1),
+        SimilarityLoss(),
+    ],
 )
 def test_losses_survive_serialization(loss):
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
@@ -89,6 +121,8 @@ def test_losses_survive_serialization(loss):
         (SparseCrossentropy(0.1), np.array([1, 0, 2]), (3,)),
         (SpanLoss(), np.array([[0, 1], [3, 3], [2, 3]]), (4, 2)),
         (InBatchContrastiveLoss(), np.zeros(3), (2, 5)),
+        (DistillationLoss(0.5), np.eye(3, 4) + [1, 0, 0, 0], (3,)),
+        (SimilarityLoss(), np.eye(6).reshape(3, 2, 6), (2, 5)),
     ],
 )
 def test_losses_train_under_xla(loss, labels, shape):

@@ -185,6 +185,28 @@ def test_start_from_a_masked_language_model(tiny, masked, tmp_path):
         make_task(tiny("classify", finetune={**start, "drop_layers": 1}, model={}))
 
 
+def test_a_teacher_of_something_else_is_refused(tiny, files, masked, tmp_path):
+    wrong = {"teacher": str(masked)}
+    with pytest.raises(ConfigError, match=r"distill.teacher=.* is of task 'mlm'; .* 'classify'"):
+        make_task(tiny("classify", distill=wrong))
+    table = tmp_path / "table.csv"
+    table.write_bytes((files / "table.csv").read_bytes().replace(b"pos, good", b"up"))
+    named = {"train": str(table)}
+    other = train(tiny("classify", data=named, steps=1, evaluate_every=1), tmp_path / "run")
+    with pytest.raises(ConfigError, match="must have the labels of the training data"):
+        make_task(tiny("classify", distill={"teacher": str(other.folder)}))
+    for fields, message in (
+        ({"task": "mlm", "distill": wrong}, "for tasks classify, pair, tag, embed"),
+        ({"task": "classify", "distill": {**wrong, "copies": 2}}, "which changes nothing"),
+        ({"task": "pair", "distill": {**wrong, "texts": "more.txt"}}, "are for task classify"),
+        ({"task": "classify", "distill": {"copies": 2}}, "set distill.teacher"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            tiny(**fields)
+    with pytest.raises(ConfigError, match="words that the teacher has tagged"):
+        tiny("tag", distill=wrong, data={"augment": {"delete": 0.1}})
+
+
 def test_lora_is_merged_into_the_bundle(tiny, masked, tmp_path):
     start = {"init_from": str(masked), "lora_rank": 2}
     bundle = train(tiny("classify", finetune=start), tmp_path)

@@ -73,3 +73,53 @@ class InBatchContrastiveLoss(keras.losses.Loss):
 
     def get_config(self):
         return {**super().get_config(), "temperature": self.temperature}
+
+
+@keras.saving.register_keras_serializable(package="trainers")
+class DistillationLoss(keras.losses.Loss):
+    """Cross entropy with the label, and how far logits (..., C) are from a teacher's.
+
+    `y_true` (..., 1 + C) float32 has the label, -1 for none, and the teacher's logits less their
+    mean; the mean square of the difference counts `weight` (Ba & Caruana, 2014).
+    """
+
+    def __init__(
+        self,
+        weight: float = 0.8,
+        label_smoothing: float = 0.0,
+        name: str = "distillation",
+        **kwargs,
+    ):
+        super().__init__(name=name, **kwargs)
+        self.weight = weight
+        self.label_smoothing = label_smoothing
+        self._labels = SparseCrossentropy(label_smoothing, reduction=None)
+
+    def call(self, y_true, y_pred):
+        labels = ops.cast(y_true[..., 0], "int32")
+        own = self._labels.call(ops.maximum(labels, 0), y_pred)
+        own = ops.where(labels >= 0, own, 0.0)
+        centred = y_pred - ops.mean(y_pred, axis=-1, keepdims=True)
+        apart = ops.mean(ops.square(centred - y_true[..., 1:]), axis=-1)
+        return (1 - self.weight) * own + self.weight * apart
+
+    def get_config(self):
+        options = {"weight": self.weight, "label_smoothing": self.label_smoothing}
+        return {**super().get_config(), **options}
+
+
+@keras.saving.register_keras_serializable(package="trainers")
+class SimilarityLoss(keras.losses.Loss):
+    """How far the cosines of texts (B, 2, D) with all partners of the batch are from a teacher's.
+
+    `y_true` are the teacher's vectors, of any width. Relational distillation (Park et al., 2019,
+    arXiv:1904.05068); of several replicas each compares its own rows.
+    """
+
+    def call(self, y_true, y_pred):
+        wanted, found = (self._cosines(ops.cast(x, "float32")) for x in (y_true, y_pred))
+        return ops.mean(ops.square(found - wanted), axis=-1)
+
+    def _cosines(self, pairs):
+        """(B, B) of unit vectors (B, 2, D)."""
+        return ops.matmul(pairs[:, 0], ops.transpose(pairs[:, 1]))

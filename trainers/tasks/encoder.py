@@ -17,7 +17,7 @@ from trainers.data.datasets import read_examples
 from trainers.data.examples import random_split
 from trainers.data.pipeline import BucketPlan, default_buckets, host_rows, mapped
 from trainers.metrics import write_scores
-from trainers.optim.losses import SparseCrossentropy
+from trainers.optim.losses import DistillationLoss, SparseCrossentropy
 from trainers.report.sections import Comparison
 from trainers.tasks.base import Task, build_model, read_initial
 from trainers.tokenizers import encoder_tokenizer
@@ -46,7 +46,7 @@ class EncoderTask(Task):
     label_option: ClassVar[str] = ""  # option of the head with the number of labels
 
     def __init__(self, config: TrainConfig, data_dir: str | None = None):
-        self.config = config
+        self.config, self.data_dir = config, data_dir
         self.train, self.validation, self.test = self._read_splits(data_dir)
         self.labels = self.find_labels()
         self.monitor  # noqa: B018  a wrong `monitor` should not wait for the first evaluation
@@ -95,8 +95,11 @@ class EncoderTask(Task):
         """`(inputs (B, T), targets, weights (B, ...))` of training rows (B,)."""
 
     def losses(self) -> dict[str, Any]:
-        smoothing = self.config.label_smoothing
-        return {"loss": SparseCrossentropy(smoothing, reduction="mean_with_sample_weight")}
+        smoothing, distill = self.config.label_smoothing, self.config.distill
+        options = {"label_smoothing": smoothing, "reduction": "mean_with_sample_weight"}
+        if distill.teacher is None:
+            return {"loss": SparseCrossentropy(**options)}
+        return {"loss": DistillationLoss(distill.weight, **options)}
 
     @abc.abstractmethod
     def answers(self, examples: Any) -> Any:

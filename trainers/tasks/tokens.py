@@ -12,6 +12,7 @@ from trainers.optim.losses import SpanLoss
 from trainers.report.baselines import question_baseline, tagging_baseline
 from trainers.report.scores import question_scores, tag_scores
 from trainers.report.sections import question_sections, tagging_sections
+from trainers.tasks.distillation import load_teacher, word_scores
 from trainers.tasks.encoder import EncoderTask, predict_all, token_counts
 from zoo.text.answer import question_windows
 from zoo.text.config import special_count
@@ -60,6 +61,9 @@ class TagTask(EncoderTask):
         inside = [f"I-{label[2:]}" if label[:2] == "B-" else label for label in self.labels]
         continued = [ids.get(name, index) for index, name in enumerate(inside)]
         self.continued = tf.constant(continued, tf.int32)
+        self.targets = None
+        if self.config.distill.teacher is not None:
+            self._read_teacher(np.array(tags), np.array(continued), splits)
         pieces = token_counts(self.tokenizer, spaced(self.words).numpy().tolist())
         windows = self.cut(np.add.reduceat(pieces, splits[:-1]))
         return windows.lengths.numpy() + special_count(pairs=False)
@@ -76,8 +80,27 @@ class TagTask(EncoderTask):
         packed, along = self.pack_windows(rows, length, *tokens)
         shape = tf.stack([-1, length - 1])
         # [CLS] has no tag.
-        dense = (tf.pad(values.to_tensor(shape=shape), [[0, 0], [1, 0]]) for values in along)
-        return packed, *dense
+        padded = (tf.pad(values.to_tensor(shape=shape), [[0, 0], [1, 0]]) for values in along)
+        labels, weights = padded
+        return packed, labels if self.targets is None else tf.gather(self.targets, labels), weights
+
+    def _read_teacher(self, tags: np.ndarray, continued: np.ndarray, splits: np.ndarray) -> None:
+        """Makes the tags rows of a table of targets: two for a word, its start and the rest."""
+        teacher = load_teacher(self.config.distill, "tag", self.labels)
+        start = word_scores(teacher, self.words, self.labels)  # (W, C)
+        rest = start.copy()
+        for begins, inside in enumerate(continued):  # of B-X and I-X the likelier one is I-X
+            if begins != inside:
+                both = start[:, [begins, inside]]
+                rest[:, begins], rest[:, inside] = both.min(axis=1), both.max(axis=1)
+        rows = [
+            np.concatenate([np.float32(labels)[:, None], scores], axis=1)
+            for labels, scores in ((tags, start), (continued[tags], rest))
+        ]
+        self.targets = tf.constant(np.stack(rows, axis=1).reshape(2 * len(tags), -1))
+        places = tf.range(2 * len(tags))
+        self.tags = tf.RaggedTensor.from_row_splits(places[::2], splits)
+        self.continued = places | 1
 
     def answers(self, examples):
         return tag_words(self.text_model, examples)

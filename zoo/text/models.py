@@ -90,6 +90,22 @@ class TextTagger(TextEncoder):
             for name, (value, padding) in values.items()
         }
 
+    def word_probabilities(self, words: tf.RaggedTensor) -> tf.Tensor:
+        """(W, C) of the words of sentences [B, None] by their first pieces, in order; a word that
+        has none is as likely to have any tag.
+        """
+        after_first = tf.ragged.range(words.row_lengths()).flat_values > 0
+        spaced = tf.strings.join([tf.where(after_first, " ", ""), words.flat_values])
+        pieces = self.tokenizer.encode_with_offsets(spaced)  # rows are words
+        splits = tf.gather(pieces.ids.row_splits, words.row_splits)
+        ids = tf.RaggedTensor.from_row_splits(pieces.ids.flat_values, splits, validate=False)
+        is_first = pieces.word_starts.flat_values
+        probabilities = tf.boolean_mask(tf.nn.softmax(self._piece_logits(ids)), is_first)
+        places = tf.boolean_mask(pieces.ids.value_rowids(), is_first)
+        size = tf.size(words.flat_values)
+        evenly = tf.fill([size, len(self.labels)], 1 / len(self.labels))
+        return tf.tensor_scatter_nd_update(evenly, places[:, None], probabilities)
+
     def _piece_logits(self, ids: tf.RaggedTensor) -> tf.Tensor:
         """Logits (N, C) of all pieces, each from the window it is nearest the middle of."""
         windows = self.windows_of(ids)

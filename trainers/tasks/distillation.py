@@ -1,0 +1,81 @@
+"""What a teacher says of texts, for a student to learn beside the labels."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from trainers.config import DistillConfig
+from trainers.data.augment import augment_texts
+from trainers.data.config import AugmentConfig
+from trainers.tasks.encoder import predict_all
+from zoo.bundle import Bundle
+from zoo.config import ConfigError
+from zoo.loading import load
+from zoo.text.models import TextTagger
+
+# Probabilities are clipped here: a teacher is never surer than this.
+_SMALLEST = 1e-5
+_AT_ONCE = 4096
+_SENTENCES = 64  # that a teacher tags at once
+
+
+def load_teacher(config: DistillConfig, task: str, labels: Sequence[str] = ()) -> Bundle:
+    """The bundle of `config.teacher`; ConfigError where it has another task or other labels."""
+    teacher, name = load(config.teacher), f"distill.teacher={config.teacher!r}"
+    if teacher.config.task != task:
+        raise ConfigError(f"{name} is of task {teacher.config.task!r}; this run needs {task!r}")
+    known = getattr(teacher.text_model, "labels", ())
+    if {*known} != {*labels}:
+        only = sorted({*known} ^ {*labels})[:5]
+        raise ConfigError(
+            f"{name} must have the labels of the training data. These are in one of both only: "
+            f"{', '.join(only)}"
+        )
+    logging.info("%s: answers the training texts", name)
+    return teacher
+
+
+def altered_copies(
+    columns: list[list[bytes]], copies: int, augment: AugmentConfig, seed: int
+) -> list[list[bytes]]:
+    """Each column followed by so many augmented copies of it."""
+    longer = [list(column) for column in columns]
+    for copy in range(copies):
+        for place, column in enumerate(columns):
+            for start in range(0, len(column), _AT_ONCE):
+                part = column[start : start + _AT_ONCE]
+                number = (copy * len(columns) + place) * len(column) + start
+                changed = augment_texts(part, augment, tf.constant([seed, number], tf.int64))
+                longer[place] += changed.numpy().tolist()
+    return longer
+
+
+def class_scores(teacher: Bundle, columns: list[list[bytes]], labels: Sequence[str]) -> np.ndarray:
+    """Log-probabilities less their mean, float32 (N, C), of texts or pairs in the labels' order."""
+    scores = np.array(predict_all(teacher.text_model.predict, *columns)["scores"])
+    return _centred(scores, teacher.text_model.labels, labels)
+
+
+def word_scores(teacher: Bundle, words: tf.RaggedTensor, labels: Sequence[str]) -> np.ndarray:
+    """The same of the words of sentences [N, None], float32 (W, C)."""
+    tagger = teacher.text_model
+    assert isinstance(tagger, TextTagger)
+    parts = []
+    for start in range(0, int(words.nrows()), _SENTENCES):
+        some = words[start : start + _SENTENCES]
+        parts.append(tagger.word_probabilities(some).numpy())
+    return _centred(np.concatenate(parts), tagger.labels, labels)
+
+
+def vectors(teacher: Bundle, columns: list[list[bytes]]) -> np.ndarray:
+    """Embeddings of pairs of texts, float32 (N, 2, D)."""
+    embed = teacher.text_model.embed
+    return np.stack([np.stack(predict_all(embed, part)["embedding"]) for part in columns], axis=1)
+
+
+def _centred(scores: np.ndarray, known: Sequence[str], labels: Sequence[str]) -> np.ndarray:
+    order = [list(known).index(label) for label in labels]
+    logits = np.log(np.maximum(scores[:, order], _SMALLEST))
+    return np.float32(logits - logits.mean(axis=1, keepdims=True))
