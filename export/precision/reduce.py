@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
 from export.closure.history import DEFAULT_SERVING_VERSION, registry_of
@@ -14,6 +15,7 @@ from export.precision.weights import (
     Bfloat16Weight,
     Float32Weight,
     Int8Weight,
+    ObservedWeight,
     ReducedWeight,
 )
 from zoo.bundle import Bundle
@@ -23,6 +25,8 @@ from zoo.models.lstm_layer import LSTM, read_steps, real_steps
 PRECISIONS = ("float32", "bfloat16", "int8")
 # Smaller matrices stay float32: they weigh nothing, and what they are rounded by shows most.
 SMALLEST = 4096  # values
+# Rows of tokens by which an encoder's inputs are observed.
+_SAMPLES, _SAMPLE_LENGTH = 16, 32
 Kind = type[ReducedWeight]
 Layer = keras.layers.Layer
 
@@ -48,10 +52,16 @@ def reduce_bundle(
     # In a language model, a text is a chain of choices: with products of bfloat16 a quarter of
     # sampled texts came out otherwise in a batch than alone.
     dense = Bfloat16Product if may_depend_on_batch(bundle, precision) else kind
+    has_integers = INTEGER_PRODUCT in registry_of(serving_version).ops
+    writes = bundle.config.task == "lm" or bundle.config.seq2seq is not None
+    if precision == "int8" and has_integers and not writes:
+        dense = ObservedWeight
     _replace(model.backbone, model.backbone, lambda layer: _reduced(layer, dense, kind))
+    if dense is ObservedWeight:
+        model(_sample_inputs(bundle), training=False)
+        _replace(model.backbone, model.backbone, _observed)
     _replace(model, model, lambda layer: _reduced(layer, kind, kind))
     # Writing tokens is as exact with products of integers, and faster.
-    has_integers = INTEGER_PRODUCT in registry_of(serving_version).ops
     if precision == "int8" and has_integers and bundle.config.task == "lm":
         model = StepLM(model.backbone)
     if precision == "int8" and has_integers and bundle.config.seq2seq is not None:
@@ -120,9 +130,7 @@ class ReducedDense(ReducedLayer):
         return ReducedDense(self, self.kernel.for_one_token())
 
     def call(self, inputs, training=None):
-        outputs = ops.cast(self.kernel.product(inputs), self.compute_dtype)
-        if self.bias is not None:
-            outputs = ops.add(outputs, self.bias)
+        outputs = ops.cast(self.kernel.product(inputs, self.bias), self.compute_dtype)
         return outputs if self.activation is None else self.activation(outputs)
 
 
@@ -200,6 +208,22 @@ def _for_one_token(layer: Layer) -> Layer | None:
         return layer.for_one_token()
     is_reduced = any(isinstance(part, ReducedLayer) for part in layer._flatten_layers())
     return None if is_reduced else layer
+
+
+def _observed(layer: Layer) -> Layer | None:
+    """As `_reduced`, for a model whose inputs have been observed."""
+    if isinstance(layer, ReducedDense) and isinstance(layer.kernel, ObservedWeight):
+        return ReducedDense(layer, layer.kernel.reduced())
+    return layer if isinstance(layer, ReducedLayer) else None
+
+
+def _sample_inputs(bundle: Bundle) -> dict[str, tf.Tensor]:
+    """Packed tokens drawn by chance: which inputs are large hardly depends on the text."""
+    length = bundle.text_model.config.window_size(bundle.text_model.pairs)
+    shape = _SAMPLES, min(length, _SAMPLE_LENGTH)
+    drawn = np.random.default_rng(0).integers(0, bundle.tokenizer.vocabulary_size, shape)
+    ids = tf.RaggedTensor.from_tensor(drawn.astype(np.int32))
+    return bundle.text_model.pack(ids, ids if bundle.text_model.pairs else None)
 
 
 def _is_large(variable: keras.Variable) -> bool:

@@ -8,8 +8,18 @@ from keras import ops
 
 from zoo.models.configs import TransformerConfig
 
+
+def gelu(x):
+    """The exact GELU (Hendrycks & Gimpel, 2016)."""
+    if keras.backend.standardize_dtype(x.dtype) != "float32":
+        return ops.gelu(x, approximate=False)
+    # Keras' own form, by erfc, has more digits far below 0 and takes twice as long on TensorFlow
+    # where it is not joined to a product.
+    return 0.5 * x * (1 + ops.erf(x * 0.5**0.5))
+
+
 ACTIVATIONS = {
-    "gelu": lambda x: ops.gelu(x, approximate=False),
+    "gelu": gelu,
     "gelu_tanh": lambda x: ops.gelu(x, approximate=True),
     "relu": ops.relu,
     "silu": ops.silu,
