@@ -10,7 +10,7 @@ import tensorflow as tf
 from absl import logging
 from keras import ops
 
-from trainers.config import TrainConfig
+from trainers.config import Seq2SeqTraining, TrainConfig
 from trainers.data.examples import TextPairs, grouped_split
 from trainers.data.parallel import pair_groups, shared_texts
 from trainers.data.pipeline import BucketPlan
@@ -27,6 +27,7 @@ from trainers.tasks.encoder import EncoderTask, predict_all
 from trainers.tokenizers import language_model_tokenizer
 from zoo.config import ConfigError
 from zoo.text.base import on_backend
+from zoo.text.config import SearchConfig
 from zoo.text.seq2seq import SEQ2SEQ_MODELS
 from zoo.tokenizers import Tokenizer
 
@@ -35,6 +36,7 @@ _EVALUATED = 64  # pairs that are evaluated together
 # Of pairs, the shortest first, in each bucket and those before it. Of quarters, as texts have them,
 # half of the slots are empty: a few sentences are five times as long as most.
 _SHARES = (0.15, 0.35, 0.55, 0.75, 0.88, 0.96, 0.99, 1)
+_BEAMS = 4  # of models from nothing
 _ROOM = 10  # tokens that a written target may have more than the longest of training
 
 
@@ -100,12 +102,12 @@ class Seq2SeqTask(EncoderTask):
         served, options = SEQ2SEQ_MODELS[self.config.task], self.config.seq2seq
         known = None if initial is None else initial.config.seq2seq
         text_model = served(self.tokenizer, self.model, known)
-        values = {"prefix": options.prefix, "max_source": options.max_source}
-        given = {name: value for name, value in values.items() if value is not None}
-        if given:
-            form = dataclasses.replace(text_model.config, **given)
-            text_model = served(self.tokenizer, self.model, form)
-        return text_model, {"seq2seq": text_model.config}
+        form = text_model.config
+        search = SearchConfig(num_beams=_BEAMS) if initial is None else form.search
+        form = _with_given(form, options, "prefix", "max_source")
+        found = ("num_beams", "length_penalty", "no_repeat_ngram_size")
+        form = dataclasses.replace(form, search=_with_given(search, options, *found))
+        return served(self.tokenizer, self.model, form), {"seq2seq": form}
 
     def encode(self):
         """Keeps the ids of training pairs; gives the tokens of the longer side of each (N,)."""
@@ -172,7 +174,7 @@ class Seq2SeqTask(EncoderTask):
         found = self.forced_scores(self.validation)
         if rows := self.config.seq2seq.validation_rows:
             some = self._some(self.validation, rows)
-            found |= self.scores(some, self.written(some))
+            found |= self.scores(some, self.written(some, num_beams=1))
         return {f"val_{name}": value for name, value in found.items()}
 
     def forced_scores(self, examples: TextPairs) -> dict[str, float]:
@@ -207,7 +209,7 @@ class Seq2SeqTask(EncoderTask):
         return examples.select(np.sort(chosen))
 
     def written(self, examples: TextPairs, **options: float) -> list[str]:
-        """What is served for every source, greedily unless `options` say otherwise."""
+        """What is served for every source, by `options`."""
         most = min(int(self.lengths[:, 1].max()) + _ROOM, self.model.context_length)
         signature = getattr(self.text_model, self.config.task)
         given = {name: [value] for name, value in {"max_new_tokens": most, **options}.items()}
@@ -220,10 +222,7 @@ class Seq2SeqTask(EncoderTask):
         return [text.decode("utf-8", "replace") for text in found]
 
     def answers(self, examples):
-        options = self.config.seq2seq
-        return self.written(
-            examples, num_beams=options.num_beams, length_penalty=options.length_penalty
-        )
+        return self.written(examples)
 
     def scores(self, examples, answers):
         references = _references(examples)
@@ -252,8 +251,8 @@ class Seq2SeqTask(EncoderTask):
         return comparison, self.sections(comparison, examples, answers, saved.folder)
 
     def sections(self, comparison, examples, answers, folder):
-        options, references = self.config.seq2seq, _references(examples)
-        about = f"Written with {options.num_beams} beam(s), length penalty {options.length_penalty}"
+        search, references = self.text_model.config.search, _references(examples)
+        about = f"Written with {search.num_beams} beam(s), length penalty {search.length_penalty}"
         if self.config.task == "translate":
             _, signature = translation_scores(answers, references)
             about += f". BLEU is sacreBLEU's, {signature}; both are from 0 to 100."
@@ -284,6 +283,12 @@ class Seq2SeqTask(EncoderTask):
         notes = [f"{count:,} {what}" for what, count in notes.items() if count]
         summary = super().data_summary()
         return summary + (f" ({'; '.join(notes)})" if notes else "")
+
+
+def _with_given(config, options: Seq2SeqTraining, *names: str):
+    """A config with those of the fields that are given."""
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    return dataclasses.replace(config, **given)
 
 
 def _references(examples: TextPairs) -> list[list[str]]:

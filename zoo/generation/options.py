@@ -68,9 +68,10 @@ OPTIONS = {
 
 # Beams cost as many rows each, of a batch with the largest number in it.
 MAX_BEAMS = 16
-# Of what is written for a source: translations and summaries.
+# Of what is written for a source: translations and summaries. A model may have other defaults.
 SEQ2SEQ_OPTIONS = {
     "max_new_tokens": dataclasses.replace(OPTIONS["max_new_tokens"], default=256),
+    "min_new_tokens": dataclasses.replace(OPTIONS["max_new_tokens"], default=0),
     "num_beams": Option(
         tf.int32, 1, f"1 to {MAX_BEAMS} (1 is none)", lambda n: (n >= 1) & (n <= MAX_BEAMS)
     ),

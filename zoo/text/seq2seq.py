@@ -1,13 +1,15 @@
 """Encoder-decoders with strings on both sides: translations and summaries."""
 
+import dataclasses
 import functools
+from collections.abc import Mapping
 
 import keras
 import tensorflow as tf
 
-from zoo.generation.beam_search import BeamOptions, beam_search
+from zoo.generation.beam_search import BeamOptions, Rules, beam_search
 from zoo.generation.loop import SamplingOptions
-from zoo.generation.options import SEQ2SEQ_OPTIONS
+from zoo.generation.options import SEQ2SEQ_OPTIONS, Option
 from zoo.text.base import TextModel, on_backend, signature
 from zoo.text.config import Seq2SeqConfig
 from zoo.text.lm import write_in_place
@@ -36,6 +38,7 @@ class TextSeq2Seq(TextModel):
             end = (tokenizer.end_id,)
             config = Seq2SeqConfig(source_end=end, target_start=end)
         ids = (*config.source_start, *config.source_end, *config.target_start)
+        ids += config.search.banned_ids
         if not all(0 <= index < model.vocabulary_size for index in ids):
             raise ValueError(
                 f"seq2seq: ids must be in 0 to {model.vocabulary_size - 1}. Received: {ids}"
@@ -45,6 +48,13 @@ class TextSeq2Seq(TextModel):
         if self.room < 1 or len(config.target_start) >= model.context_length:
             raise ValueError(f"seq2seq: {config} leaves no room for text in {longest} tokens")
         self.config = config
+
+    def own_options(self, known: Mapping[str, Option]) -> Mapping[str, Option]:
+        search = self.config.search
+        return {
+            name: dataclasses.replace(option, default=getattr(search, name, option.default))
+            for name, option in known.items()
+        }
 
     def sources(self, text) -> tf.RaggedTensor:
         """Source ids [B, None] of strings [B], cut to what is read."""
@@ -76,9 +86,10 @@ class TextSeq2Seq(TextModel):
             text: [B] strings, any bytes; of a text longer than the model's context, or than
                 `config.max_source`, the beginning is read.
             **options: [B] or [1] each, as `zoo.generation.options.SEQ2SEQ_OPTIONS` lists them:
-                `max_new_tokens` (256; cut to the context), `num_beams` (1), `length_penalty` (1;
-                more favours longer texts), and for one beam `temperature` (0 is greedy), `top_k`,
-                `top_p`, `seed` as of a language model.
+                `max_new_tokens` (cut to the context), `min_new_tokens`, `num_beams`,
+                `length_penalty` (more favours longer texts), whose defaults are those of
+                `config.search`, and for one beam `temperature` (0 is greedy), `top_k`, `top_p`,
+                `seed` as of a language model.
 
         Returns:
             dict: `text` [B], `score` [B] float32 (its log-probability / tokens **
@@ -113,10 +124,11 @@ class TextSeq2Seq(TextModel):
         on_tensorflow = keras.backend.backend() == "tensorflow"
         ops = keras.ops
         size = (lambda x: x) if on_tensorflow else int
-        unknown_id = self.tokenizer.unknown_id
+        unknown_id, search = self.tokenizer.unknown_id, self.config.search
         sampling = {name: options[name] for name in SamplingOptions._fields if name in options}
         beams = BeamOptions(
-            SamplingOptions(**sampling), options["num_beams"], options["length_penalty"]
+            SamplingOptions(**sampling),
+            *(options[name] for name in ("num_beams", "length_penalty", "min_new_tokens")),
         )
         found = beam_search(
             self.model.decoder(token_ids, mask),
@@ -127,6 +139,7 @@ class TextSeq2Seq(TextModel):
             end_ids=self.tokenizer.end_ids,
             banned_ids=self.spare_ids() + ([] if unknown_id is None else [unknown_id]),
             write=write_in_place if on_tensorflow else ops.scatter_update,
+            rules=Rules(**{name: getattr(search, name) for name in Rules._fields}),
         )
         return tuple(found)
 
