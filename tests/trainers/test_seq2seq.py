@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import shutil
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -17,6 +19,7 @@ from trainers.data.parallel import folded, pair_groups, read_pairs, shared_texts
 from trainers.loop import train
 from trainers.metrics import MetricsLog
 from trainers.own_data import own_config
+from trainers.recipes import find_recipe
 from trainers.recorder import Recorder
 from trainers.report.sections import Comparison, writing_sections
 from trainers.report.text_scores import (
@@ -26,8 +29,10 @@ from trainers.report.text_scores import (
     translation_scores,
 )
 from trainers.tasks import make_task
+from trainers.tasks.base import read_initial
 from zoo.config import ConfigError
 
+FIXTURES = Path(__file__).parents[1] / "zoo" / "fixtures" / "encoder_decoders"
 ONES = ["one", "two", "three", "four", "five", "six", "seven"]
 UNOS = ["uno", "dos", "tres", "cuatro", "cinco", "seis", "siete"]
 PAIRS = [
@@ -280,6 +285,34 @@ def test_what_cannot_be_trained(tiny, tmp_path):
     zoo.save(tmp_path / "lm", model, tokenizer)
     with pytest.raises(ConfigError, match="holds a language model: no start for translate"):
         make_task(with_overrides(tiny(), [f"finetune.init_from={tmp_path}/lm"]))
+
+
+@pytest.mark.parametrize("name", ["t5", "bart"])
+def test_weights_of_a_wrong_kind_are_refused_before_they_are_read(name, tiny, tmp_path):
+    folder = shutil.copytree(FIXTURES / name, tmp_path / name)
+    (folder / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(ConfigError, match="holds an encoder-decoder: no start for classify"):
+        read_initial(with_overrides(find_recipe("polarity_bert"), [f"finetune.init_from={folder}"]))
+    with pytest.raises(zoo.BundleError, match=r"model\.safetensors"):
+        read_initial(with_overrides(tiny(), [f"finetune.init_from={folder}"]))
+
+
+def test_a_start_is_read_for_its_new_task(tiny, tmp_path):
+    """T5's "summarize: " does not stand before what is translated; its beams are kept."""
+    folder = shutil.copytree(FIXTURES / "t5", tmp_path / "t5")
+    fields = json.loads((folder / "config.json").read_text())
+    fields |= {"task_specific_params": {"summarization": {"prefix": "summarize: "}}}
+    (folder / "config.json").write_text(json.dumps(fields))
+    (folder / "generation_config.json").write_text('{"num_beams": 3, "length_penalty": 0.5}')
+    start, data = [f"finetune.init_from={folder}"], {"tokenizer": "sentencepiece"}
+    fields = {"model": {}, "seq2seq": Seq2SeqTraining(no_repeat_ngram_size=2)}
+    for task, prefix in {"translate": "", "summarize": "summarize: "}.items():
+        config = make_task(with_overrides(tiny(task, **fields, data={**data}), start))
+        config = config.bundle_options["seq2seq"]
+        assert config.prefix == prefix
+        search = zoo.SearchConfig(num_beams=3, length_penalty=0.5, no_repeat_ngram_size=2)
+        assert config.search == search
+    assert make_task(tiny()).bundle_options["seq2seq"].search.num_beams == 2
 
 
 # Whole runs.
