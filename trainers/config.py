@@ -277,6 +277,9 @@ class TrainConfig:
             rule = f"task {task!r} needs data.pair_column, the column of the targets, or as "
             rule += "data.train two text files, SOURCES,TARGETS"
             require(column is not None or "," in data.train, rule, column)
+        else:
+            rule = "data.reverse is for tasks translate and summarize"
+            require(not data.reverse, rule, data.reverse)
         if task == "classify":
             rule = 'data.pair_column is for task "pair"; task "classify" reads one text'
             require(column is None, rule, column)

@@ -1,7 +1,10 @@
 """Tasks translate and summarize: what is read, what is trained, and what the report says."""
 
+import dataclasses
 import itertools
 import json
+import os
+import re
 import shutil
 from pathlib import Path
 
@@ -15,7 +18,7 @@ from trainers.checkpoints import Checkpoints
 from trainers.config import OptimizerConfig, Seq2SeqTraining, TrainConfig, with_overrides
 from trainers.data.config import DataConfig
 from trainers.data.examples import TextPairs
-from trainers.data.parallel import folded, pair_groups, read_pairs, shared_texts
+from trainers.data.parallel import are_alike, folded, pair_groups, read_pairs, shared_texts
 from trainers.loop import train
 from trainers.metrics import MetricsLog
 from trainers.own_data import own_config
@@ -114,6 +117,8 @@ def test_tables_and_json(tmp_path, name, content, columns):
     assert found.where[1] == f"{name}:{3 if name == 'p.csv' else 2}" and found.references is None
     back = DataConfig(train=name, text_column=columns[1], pair_column=columns[0])
     assert read_pairs(str(tmp_path / name), back).source == ["x", "y z"]
+    back = read_pairs(str(tmp_path / name), dataclasses.replace(data, reverse=True))
+    assert (back.source, back.target) == (["x", "y z"], ["a b", "c"])
 
 
 def test_two_files_of_lines(tmp_path):
@@ -126,6 +131,8 @@ def test_two_files_of_lines(tmp_path):
         ["x", "y z"],
         ["t.en:1", "t.en:2"],
     )
+    back = read_pairs("t.en,t.es", dataclasses.replace(data, reverse=True), str(tmp_path))
+    assert back.source == ["x", "y z"]
     with pytest.raises(ValueError, match=r"t\.en has 2 lines and .*short\.es 1: each line of the"):
         read_pairs("t.en,short.es", data, str(tmp_path))
     with pytest.raises(ValueError, match="two files of lines are SOURCES,TARGETS"):
@@ -139,6 +146,8 @@ def test_several_right_targets_and_sentences(tmp_path):
     found = read_pairs(str(path), data)
     assert found.source == ["A b. C.", "D."] and found.target == ["x", "z"]
     assert found.references == [["x", "y"], ["z"]]
+    back = read_pairs(str(path), dataclasses.replace(data, reverse=True))
+    assert back.source == ["x y", "z"] and back.references == [["A b.", "C."], ["D."]]
     path.write_text('{"s": "a", "t": null}\n')
     with pytest.raises(ValueError, match=r"s\.jsonl:1: no string, or strings, in field 't' \(pair"):
         read_pairs(str(path), data)
@@ -271,6 +280,62 @@ def test_suspicious_columns_are_told(tiny, tmp_path, warnings):
     assert "the summaries are longer than their sources" in warnings[1]
     make_task(tiny(data={"train": str(path), "validation": str(path)}))
     assert "20 of 20 validation pairs have a source or target that trains, too" in warnings[2]
+    path.write_text(
+        "\n".join(f"{one}.\t{other}!" for (one, _), (other, _) in zip(PAIRS, PAIRS[9:]))
+    )
+    make_task(tiny(data={"train": str(path)}))
+    assert "targets ('" in warnings[3] and "') look like one language: are the" in warnings[3]
+    make_task(tiny("summarize", data={"train": str(path)}))
+    assert not any("one language" in warning for warning in warnings[4:])
+
+
+def test_weights_that_translate_the_other_way_are_told(tiny, tmp_path, warnings):
+    config = tiny(steps=120, evaluate_every=120, model={**tiny().model, "hidden_dim": 32})
+    bundle = train(config, tmp_path / "first")
+    assert not warnings
+    start = [f"finetune.init_from={bundle.folder}"]
+    make_task(with_overrides(tiny(model={}), start))
+    assert not warnings
+    make_task(with_overrides(tiny(model={}), [*start, "data.reverse=true"]))
+    assert "first write the sources rather than the targets (" in warnings[0]
+    assert "--set=data.reverse=true swaps them" in warnings[0]
+
+
+@pytest.mark.skipif(not os.environ.get("ZOO_DATA"), reason="set ZOO_DATA to the data sets' folder")
+def test_languages_of_real_data():
+    """Two languages are told from one: of the first pairs, of any, and of few."""
+    folder = Path(os.environ["ZOO_DATA"])
+    columns = {"format": "tsv", "text_column": 0, "pair_column": 1}
+    english = []
+    for name in ("tatoeba_spa", "tatoeba_cmn"):
+        pairs = read_pairs(name, DataConfig(train=name, **columns), str(folder))
+        english.append(pairs.source)
+        for start in range(0, len(pairs) - 1000, 4000):
+            for size in (20, 100, 1000):
+                assert not are_alike(pairs.select(np.arange(start, start + size)))
+    size = len(english[1])
+    assert are_alike(TextPairs(english[0][-size:], english[1], [""] * size))
+    fields = {"text_column": "source", "pair_column": "target"}
+    papers = read_pairs("scitldr/dev", DataConfig(train="scitldr/dev", **fields), str(folder))
+    assert are_alike(papers)  # of which a summary is no mistake
+    assert not sum(map(len, papers.target)) > sum(map(len, papers.source))
+
+
+@pytest.mark.tensorflow_only
+@pytest.mark.skipif(not os.environ.get("ZOO_DATA"), reason="set ZOO_DATA to the data sets' folder")
+def test_a_recipe_in_both_directions(tiny, tmp_path, warnings):
+    """English to Chinese by one setting, with little of the rest of the recipe."""
+    settings = ["data.reverse=true", "steps=2", "evaluate_every=2", "seq2seq.validation_rows=0"]
+    settings += ["seq2seq.report_rows=4", "model.num_layers=1", "model.hidden_dim=16"]
+    settings += ["data.max_vocabulary_size=400", "data.validation_fraction=0.01"]
+    config = with_overrides(find_recipe("tatoeba_cmn_seq2seq"), settings)
+    bundle = train(config, tmp_path / "run", os.environ["ZOO_DATA"])
+    found = bundle.seq2seq.translate(["Hello."], max_new_tokens=[3])
+    assert found["text"].shape == (1,)
+    assert not any("columns" in warning for warning in warnings)
+    report = (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
+    texts = report.partition("## Texts by chance")[2]
+    assert re.search(r"[\u4e00-\u9fff]", texts) and "tok:zh" in report
 
 
 def test_what_cannot_be_trained(tiny, tmp_path):

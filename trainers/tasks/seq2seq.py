@@ -12,7 +12,7 @@ from keras import ops
 
 from trainers.config import Seq2SeqTraining, TrainConfig
 from trainers.data.examples import TextPairs, grouped_split
-from trainers.data.parallel import pair_groups, shared_texts
+from trainers.data.parallel import are_alike, pair_groups, shared_texts
 from trainers.data.pipeline import BucketPlan
 from trainers.metrics import write_scores
 from trainers.report.baselines import sentences
@@ -36,6 +36,7 @@ _EVALUATED = 64  # pairs that are evaluated together
 # Of pairs, the shortest first, in each bucket and those before it. Of quarters, as texts have them,
 # half of the slots are empty: a few sentences are five times as long as most.
 _SHARES = (0.15, 0.35, 0.55, 0.75, 0.88, 0.96, 0.99, 1)
+_ASKED = 16  # pairs that tell which way weights translate
 _BEAMS = 4  # of models from nothing
 _ROOM = 10  # tokens that a written target may have more than the longest of training
 
@@ -60,6 +61,8 @@ class Seq2SeqTask(EncoderTask):
         self.metrics |= {f"val_{name}": "max" for name in ("accuracy", *scores)}
         super().__init__(config, data_dir)
         self._warn_of_data()
+        if config.task == "translate" and config.finetune.init_from is not None:
+            self._warn_of_direction()
 
     def split(self, examples, share):
         return grouped_split(pair_groups(examples), share, self.config.seed)
@@ -71,14 +74,33 @@ class Seq2SeqTask(EncoderTask):
         if 2 * same > len(train):
             message = "%s: %d of %d targets are their sources: are the columns right?"
             logging.warning(message, source, same, len(train))
+        elif self.config.task == "translate" and are_alike(train):
+            message = "%s: sources (%r) and targets (%r) look like one language: are the columns "
+            message += "right?"
+            logging.warning(message, source, train.source[0][:40], train.target[0][:40])
         longer = sum(map(len, train.target)) > sum(map(len, train.source))
         if self.config.task == "summarize" and longer:
-            message = "%s: the summaries are longer than their sources: are the columns swapped?"
+            message = "%s: the summaries are longer than their sources: are the columns swapped? "
+            message += "--set=data.reverse=true swaps them"
             logging.warning(message, source)
         for examples, name in ((self.validation, "validation"), (self.test, "test")):
             if examples is not None and (shared := shared_texts(train, examples)):
                 message = "%s: %d of %d %s pairs have a source or target that trains, too"
                 logging.warning(message, source, shared, len(examples), name)
+
+    def _warn_of_direction(self) -> None:
+        """Of weights that translate the other way."""
+        some = self.train.select(np.arange(min(len(self.train), _ASKED)))
+        back = dataclasses.replace(some, source=some.target, target=some.source, references=None)
+        losses = [self.forced_scores(pairs)["loss"] for pairs in (some, back)]
+        if losses[0] > 2 * losses[1]:
+            logging.warning(
+                "%s: the weights of %s write the sources rather than the targets (%.2f and %.2f "
+                "nats a token of the first %d): are the columns swapped? --set=data.reverse=true "
+                "swaps them",
+                *(self.config.data.train, self.config.finetune.init_from),
+                *(losses[1], losses[0], len(some)),
+            )
 
     def vocabulary_texts(self):
         return [*self.train.source, *self.train.target]
