@@ -102,6 +102,8 @@ def test_server_answers_as_keras(bundle, server):
         assert answer["texts"].tolist() == wanted["texts"].tolist()
         np.testing.assert_allclose(answer["scores"], wanted["scores"], atol=1e-4)
         assert answer["text"].tolist() == wanted["texts"][:, 0].tolist()
+        long = client.predict("words", {"text": ["To be " * 17_000, "To be"]}).outputs
+        assert long["truncated"].tolist() == [True, False]
         scored = client.predict("words", {"text": TEXTS, "target": TEXTS[::-1]}, "score").outputs
         expected = arrays(bundle.seq2seq.score(TEXTS, TEXTS[::-1]))
         np.testing.assert_allclose(scored["log_likelihood"], expected["log_likelihood"], rtol=1e-4)
@@ -165,7 +167,13 @@ def test_long_sources_and_bad_ones(bundle):
     assert model.sources([long]).to_list()[0] == model.sources(["the question. " * 20]).to_list()[0]
     assert model.sources([""]).row_lengths().numpy() > 1  # the prefix
     answer = arrays(model.translate([long, b"\xff\xfe"], max_new_tokens=[5]))
-    assert (answer["token_count"] <= 5).all()
+    assert (answer["token_count"] <= 5).all() and answer["truncated"].tolist() == [True, False]
+    cut = arrays(model.score([long, "a", "a"], ["b", long, "b"]))["truncated"]
+    assert cut.tolist() == [True, True, False]
+    # As many as are read, and one more.
+    left = model.room - model.source_ids([""]).row_lengths().numpy()[0]
+    cut = arrays(model.translate(["~" * left, "~" * (left + 1)], max_new_tokens=[1]))["truncated"]
+    assert cut.tolist() == [False, True]
     assert model.translate([]).pop("texts").shape == (0, 2)
     with pytest.raises(TypeError, match="unknown option min_p; known: max_new_tokens, min_"):
         model.translate(["a"], min_p=[0.1])

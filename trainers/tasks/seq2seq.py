@@ -133,8 +133,10 @@ class Seq2SeqTask(EncoderTask):
 
     def encode(self):
         """Keeps the ids of training pairs; gives the tokens of the longer side of each (N,)."""
-        sources = self._encoded(self.text_model.sources, self.train.source)
+        ids = self._encoded(self.text_model.source_ids, self.train.source)
         targets = self._encoded(self.text_model.targets, self.train.target)
+        with tf.device("CPU"):
+            sources = self.text_model.framed(ids)
         lengths = sources.row_lengths().numpy(), targets.row_lengths().numpy() - 1
         most = self.config.seq2seq.max_target or self.model.context_length
         given = len(self.text_model.config.target_start) - 1
@@ -147,9 +149,7 @@ class Seq2SeqTask(EncoderTask):
                 "seq2seq.max_target or model.context_length to more"
             )
         self.too_long = len(self.train) - len(kept)
-        cut = self.text_model.room + len(self.text_model.config.source_start)
-        cut += len(self.text_model.config.source_end)
-        self.full_sources = int((lengths[0][kept] >= cut).sum())
+        self.cut_sources = int((ids.row_lengths().numpy()[kept] > self.text_model.room).sum())
         self.sources, self.targets = tf.gather(sources, kept), tf.gather(targets, kept)
         self.lengths = np.stack([length[kept] for length in lengths], axis=1)  # (N, 2)
         return self.lengths.max(axis=1)
@@ -300,7 +300,7 @@ class Seq2SeqTask(EncoderTask):
         notes = {
             "without a source or target, left out": sum(part.empty for part in read),
             "training targets too long, left out": self.too_long,
-            "training sources as long as is read, or cut to that": self.full_sources,
+            f"training sources cut to {self.text_model.room} tokens": self.cut_sources,
         }
         notes = [f"{count:,} {what}" for what, count in notes.items() if count]
         summary = super().data_summary()

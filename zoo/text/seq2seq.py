@@ -58,13 +58,17 @@ class TextSeq2Seq(TextModel):
 
     def sources(self, text) -> tf.RaggedTensor:
         """Source ids [B, None] of strings [B], cut to what is read."""
+        return self.framed(self.source_ids(text))
+
+    def source_ids(self, text) -> tf.RaggedTensor:
+        """Ids [B, None] of strings [B], of which `room` are read, and what stands around them."""
         if self.config.prefix:
             text = tf.strings.join([self.config.prefix, text])
-        return self._around(
-            self.tokenizer.encode(text)[:, : self.room],
-            self.config.source_start,
-            self.config.source_end,
-        )
+        return self.tokenizer.encode(text)
+
+    def framed(self, ids: tf.RaggedTensor) -> tf.RaggedTensor:
+        """Ids of texts [B, None] as those of sources, cut to what is read."""
+        return self._around(ids[:, : self.room], self.config.source_start, self.config.source_end)
 
     def targets(self, target) -> tf.RaggedTensor:
         """Target ids [B, None] of strings [B], with what begins and what ends them, cut."""
@@ -95,15 +99,16 @@ class TextSeq2Seq(TextModel):
             dict: `text` [B], `score` [B] float32 (its log-probability / tokens **
             `length_penalty`, end of text counted), `token_count` [B] int32 (without it), and of
             all beams, the best first, `texts` [B, K] and `scores` [B, K], where K is the largest
-            `num_beams`; a row with fewer has "" and 0 there.
+            `num_beams`; a row with fewer has "" and 0 there. `truncated` [B] bool: whether only
+            the beginning of the text was read.
 
         Raises:
             tf.errors.InvalidArgumentError, TypeError: an option is out of range, or unknown.
         """
-        ids = self.sources(text)
+        ids = self.source_ids(text)
         room = self.model.context_length - len(self.config.target_start) + 1
         options["max_new_tokens"] = tf.minimum(options["max_new_tokens"], room)
-        search = on_backend(self._search, *_padded(ids), options)
+        search = on_backend(self._search, *_padded(self.framed(ids)), options)
         token_ids, lengths, scores = search
         width = tf.shape(scores)[1]
         flat = tf.RaggedTensor.from_tensor(
@@ -117,6 +122,7 @@ class TextSeq2Seq(TextModel):
             "token_count": lengths[:, 0],
             "texts": texts,
             "scores": scores,
+            "truncated": ids.row_lengths() > self.room,
         }
 
     def _search(self, token_ids, mask, options):
@@ -148,9 +154,10 @@ class TextSeq2Seq(TextModel):
 
         Returns:
             dict of [B] tensors: `log_likelihood` (float32, nats, end of text counted),
-            `token_count` (int32, without it), `perplexity` (float32, of the tokens and the end).
+            `token_count` (int32, without it), `perplexity` (float32, of the tokens and the end),
+            `truncated` (bool, whether only the beginning of text or target was read).
         """
-        targets = self.targets(target)
+        ids, targets = self.source_ids(text), self.targets(target)
         lengths = tf.cast(targets.row_lengths(), tf.int32) - len(self.config.target_start)
 
         def sums(token_ids, mask, targets, lengths):
@@ -165,12 +172,16 @@ class TextSeq2Seq(TextModel):
             real = ops.logical_and(place >= 0, place < lengths[:, None])
             return ops.sum(ops.where(real, chosen, 0.0), axis=1)
 
-        total = on_backend(sums, *_padded(self.sources(text)), targets.to_tensor(), lengths)
+        padded = _padded(self.framed(ids))
+        total = on_backend(sums, *padded, targets.to_tensor(), lengths)
+        # One that was cut to the context has lost its end.
+        last = tf.gather(targets.flat_values, targets.row_splits[1:] - 1)
         perplexity = tf.exp(-total / tf.cast(tf.maximum(lengths, 1), tf.float32))
         return {
             "log_likelihood": total,
             "token_count": lengths - 1,
             "perplexity": perplexity,
+            "truncated": (ids.row_lengths() > self.room) | (last != self.tokenizer.end_id),
         }
 
 
