@@ -21,7 +21,7 @@ from trainers.data.config import SEQ2SEQ_TASKS, DataConfig, require, tokenizers_
 from zoo.config import ConfigError, Fraction, Size, config_dataclass, from_dict, to_dict
 from zoo.models.configs import ModelConfig
 from zoo.presets import preset_config
-from zoo.text.config import Beams, TextConfig
+from zoo.text.config import Beams, LengthPenalty, Repeats, TextConfig
 
 Task = Literal[
     "lm",
@@ -178,8 +178,8 @@ class Seq2SeqTraining:
     validation_rows: Count = 500
     report_rows: Size | None = None
     num_beams: Beams | None = None
-    length_penalty: float | None = None
-    no_repeat_ngram_size: Count | None = None
+    length_penalty: LengthPenalty | None = None
+    no_repeat_ngram_size: Repeats | None = None
 
 
 @config_dataclass

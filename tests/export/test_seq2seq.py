@@ -113,6 +113,9 @@ def test_server_answers_as_keras(bundle, server):
             alone["texts"].tolist() == arrays(bundle.seq2seq.translate(TEXTS[:1]))["texts"].tolist()
         )
         assert len(alone["texts"][0]) == 2
+        wrong = {"text": ["a"], "length_penalty": np.array([-9], np.float32)}
+        with pytest.raises(RequestError, match="length_penalty must be -8 to 8"):
+            client.predict("words", wrong)
         for name, value in [("num_beams", 0), ("num_beams", 1000), ("max_new_tokens", -1)]:
             with pytest.raises(RequestError, match=f"{name} must be"):
                 client.predict("words", {"text": ["a"], name: np.array([value], np.int32)})
@@ -159,6 +162,14 @@ def test_scores_are_the_log_probabilities_of_what_was_written():
     np.testing.assert_array_equal(scored["token_count"], count)
     expected = scored["log_likelihood"] / (count + 1) ** 0.7
     np.testing.assert_allclose(written["score"], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("penalty", [-8.0, -1.0, 0.0, 8.0])
+def test_any_length_penalty_finds_all_beams(bundle, penalty):
+    """Also of a score that is far below what marks a beam that there is not."""
+    options = {"num_beams": [4], "max_new_tokens": [16], "length_penalty": [penalty]}
+    found = arrays(bundle.seq2seq.translate(TEXTS[:1], **options))["scores"][0]
+    assert (np.diff(found) <= 0).all() and (found < 0).all() and np.isfinite(found).all()
 
 
 def test_long_sources_and_bad_ones(bundle):

@@ -90,6 +90,7 @@ def test_fields_are_read_as_transformers_counts(tmp_path):
     ("field", "value", "parts"),
     [
         ("num_beams", 20, ["num_beams must be a whole number from 1 to 16", "20"]),
+        ("length_penalty", 9.5, [NEW, "length_penalty must be at most 8"]),
         ("early_stopping", "always", ["early_stopping must be true or false", "always"]),
         ("forced_eos_token_id", 7, ["forced_eos_token_id is 7", "has id 2"]),
         ("max_length", 2, ["max_length must be a whole number from 3"]),

@@ -14,6 +14,7 @@ from zoo.generation.loop import SLOT_BLOCK, SamplingOptions, minimum, seen_token
 from zoo.generation.sampling import sample
 
 _NEVER = -1e9  # score of what must not be chosen
+_NONE = -1e38  # score of a found text where there is none; with a penalty others have -1e33
 
 
 class BeamOptions(NamedTuple):
@@ -94,6 +95,7 @@ def beam_search(
     )
     empty = ops.zeros((batch_size, width, max_steps), "int32")
     never = ops.full((batch_size, width), _NEVER, "float32")
+    none = ops.full((batch_size, width), _NONE, "float32")
     # All beams begin alike, so the first one counts alone.
     first = ops.arange(width, dtype="int32")[None] == 0
     last = ops.full((batch_size * width,), start_ids[-1], "int32")
@@ -108,14 +110,14 @@ def beam_search(
         last=last,
         tokens=empty,
         scores=ops.where(first, 0.0, never),
-        finished=Beams(empty, ops.zeros_like(never, "int32"), never),
+        finished=Beams(empty, ops.zeros_like(never, "int32"), none),
         is_open=options.sampling.max_new_tokens > 0,
         slots=ops.cast(slots, "int32"),
         cache=cache,
     )
     found = _search(request, state).finished
     # Behind a row's beams may stand texts that better ones have displaced.
-    unused = found.scores <= _NEVER / 2
+    unused = found.scores <= _NONE / 2
     lengths, scores = ops.where(unused, 0, found.lengths), ops.where(unused, 0.0, found.scores)
     return found._replace(lengths=lengths, scores=scores)
 
@@ -237,11 +239,11 @@ def _extend(request: _Request, state: _State) -> _State:
     ended = ops.logical_and(stops, ops.logical_and(rank < num_beams, state.is_open[:, None]))
     ended = ops.logical_and(ended, scores > _NEVER / 2)
     lengths = step - ops.cast(ends, "int32")
-    new = Beams(tokens, lengths, ops.where(ended, scores / penalty, _NEVER))
+    new = Beams(tokens, lengths, ops.where(ended, scores / penalty, _NONE))
     merged = [ops.concatenate(pair, axis=1) for pair in zip(state.finished, new)]
     best, order = ops.top_k(merged[2], width)
     is_beam = rank[:, :width] < num_beams  # (B, K)
-    best = ops.where(is_beam, best, _NEVER)
+    best = ops.where(is_beam, best, _NONE)
     finished = Beams(_of_beams(merged[0], order), _of_beams(merged[1], order), best)
 
     continues = rank < ops.where(is_single, 1, 2 * num_beams)
@@ -250,7 +252,7 @@ def _extend(request: _Request, state: _State) -> _State:
     scores = ops.where(is_beam, scores, _NEVER)
     beams = _of_beams(beams, order)
     # A row goes on while it has found too few texts, or its best beam beats the worst of them.
-    worst = ops.min(ops.where(is_beam, best, -_NEVER), axis=1)
+    worst = ops.min(ops.where(is_beam, best, -_NONE), axis=1)
     may_improve = ops.logical_not(is_single[:, 0])
     if request.rules.early_stopping == "never":
         longest = ops.cast(most + len(request.start_ids) - 1, "float32")
@@ -259,7 +261,7 @@ def _extend(request: _Request, state: _State) -> _State:
     if request.rules.early_stopping is True:
         may_improve = ops.zeros_like(may_improve)
     better = scores[:, 0] / penalty[:, 0] > worst
-    may_improve = ops.logical_or(worst <= _NEVER / 2, ops.logical_and(may_improve, better))
+    may_improve = ops.logical_or(worst <= _NONE / 2, ops.logical_and(may_improve, better))
     unfinished = step < most
     flat = ops.reshape(beams + width * ops.arange(batch_size, dtype="int32")[:, None], (-1,))
 

@@ -22,6 +22,8 @@ ENGLISH_STOP_WORDS: tuple[str, ...] = tuple(_ENGLISH.split())
 
 Treatment = Literal["keep", "mask", "remove"]
 Beams = Annotated[int, Field(ge=1, le=16)]
+LengthPenalty = Annotated[float, Field(ge=-8, le=8)]
+Repeats = Annotated[int, Field(ge=0, le=32)]
 
 
 @config_dataclass
@@ -135,9 +137,9 @@ class SearchConfig:
     max_new_tokens: Size = 256
     min_new_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     num_beams: Beams = 1
-    length_penalty: float = 1.0
+    length_penalty: LengthPenalty = 1.0
     early_stopping: bool | Literal["never"] = False
-    no_repeat_ngram_size: Annotated[int, Field(ge=0, le=32)] = 0
+    no_repeat_ngram_size: Repeats = 0
     forced_end: bool = False
     banned_ids: tuple[int, ...] = ()
     renormalize: bool = False

@@ -7,7 +7,7 @@ from typing import Any
 from absl import logging
 
 from zoo.config import Fields
-from zoo.files import BundleError, inside
+from zoo.files import BundleError, blaming, inside
 from zoo.generation.options import MAX_BEAMS
 from zoo.text.config import SearchConfig, Seq2SeqConfig
 from zoo.tokenizers import SentencePieceTokenizer, Tokenizer
@@ -134,16 +134,17 @@ def _search(fields: Fields, given: int, end: int) -> SearchConfig:
             "%s: not read, so that other texts are written than by transformers: %s",
             *(fields.where, ", ".join(unread)),
         )
-    return SearchConfig(
-        **{name: value for name, value in new.items() if value is not None},
-        num_beams=fields.whole("num_beams", 1, most=MAX_BEAMS),
-        length_penalty=fields.number("length_penalty", 1.0),
-        early_stopping=early,
-        no_repeat_ngram_size=fields.whole("no_repeat_ngram_size", 0, least=0, most=32),
-        forced_end=forced is not None,
-        banned_ids=tuple(word[0] for word in words if word != [end]) if single else (),
-        renormalize=fields.flag("renormalize_logits", False),
-    )
+    with blaming(fields.where):
+        return SearchConfig(
+            **{name: value for name, value in new.items() if value is not None},
+            num_beams=fields.whole("num_beams", 1, most=MAX_BEAMS),
+            length_penalty=fields.number("length_penalty", 1.0),
+            early_stopping=early,
+            no_repeat_ngram_size=fields.whole("no_repeat_ngram_size", 0, least=0, most=32),
+            forced_end=forced is not None,
+            banned_ids=tuple(word[0] for word in words if word != [end]) if single else (),
+            renormalize=fields.flag("renormalize_logits", False),
+        )
 
 
 def search_fields(seq2seq: Seq2SeqConfig) -> dict[str, Any]:
