@@ -32,7 +32,7 @@ class ServedModule(tf.Module):
         functions = {DEFAULT_SIGNATURE: function, **functions, **examples}
         # Traced: a tf.function is traced anew by the writer, which takes longer than all the rest.
         self.functions = {name: one.get_concrete_function() for name, one in functions.items()}
-        self.defaults = {name: _defaults(one) for name, one in functions.items()}  # of the inputs
+        self.defaults = {name: defaults_of(one) for name, one in functions.items()}  # of the inputs
         self.methods = {name: _METHODS[name] for name in examples}  # of all but Predict
         self.aliases = {DEFAULT_SIGNATURE: default}  # second name -> first name
 
@@ -51,7 +51,8 @@ def input_names(function: tf.types.experimental.PolymorphicFunction) -> list[str
     ]
 
 
-def _defaults(function: tf.types.experimental.PolymorphicFunction) -> dict[str, tf.Tensor]:
+def defaults_of(function: tf.types.experimental.PolymorphicFunction) -> dict[str, tf.Tensor]:
+    """The values of a graph function's inputs that a request may leave out."""
     parameters = inspect.signature(function.python_function).parameters
     return {k: p.default for k, p in parameters.items() if p.default is not p.empty}
 

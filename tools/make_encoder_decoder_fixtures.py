@@ -4,11 +4,12 @@ tokenizers, and what they answer.
 Needs torch, transformers, sentencepiece and protobuf; tests read what it wrote and need none of
 them.
 
-    python tools/make_encoder_decoder_fixtures.py
+    python tools/make_encoder_decoder_fixtures.py [--searches]  # the searches of what is there
 """
 
 import json
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -70,6 +71,31 @@ MODELS = {
         {**BART, "scale_embedding": True, "activation_function": "swish", "eos_token_id": 0},
     ),
 }
+# What a generation_config.json may say: as of BART's summaries, OPUS-MT's, and others.
+_FORCED = {"forced_eos_token_id": "end"}
+SEARCHES = {
+    "summary": {
+        "num_beams": 4,
+        "length_penalty": 2.0,
+        "early_stopping": True,
+        "no_repeat_ngram_size": 2,
+        "min_length": 6,
+        "max_length": 12,
+        **_FORCED,
+    },
+    "translation": {"num_beams": 3, "max_length": 9, "renormalize_logits": True, **_FORCED},
+    "patient": {
+        "num_beams": 2,
+        "length_penalty": 0.6,
+        "early_stopping": "never",
+        "min_new_tokens": 4,
+        "max_new_tokens": 10,
+        "no_repeat_ngram_size": 1,
+    },
+    "hasty": {"num_beams": 3, "early_stopping": True, "length_penalty": -1.0, "max_length": 10},
+    "greedy": {"no_repeat_ngram_size": 3, "min_length": 5, "max_length": 12, **_FORCED},
+}
+SEARCHED = ("t5", "bart", "mbart50", "pegasus", "marian")
 SENTENCES = """\
 The quick brown fox jumps over the lazy dog.
 A model reads a source text and writes a target text.
@@ -102,7 +128,11 @@ TEXTS = [
 
 
 def main():
-    """Writes all fixtures anew."""
+    """Writes all fixtures anew, or what `SEARCHES` find."""
+    if "--searches" in sys.argv[1:]:
+        for name in SEARCHED:
+            make_searches(FOLDER / name)
+        return
     shutil.rmtree(FOLDER, ignore_errors=True)
     for seed, name in enumerate(MODELS):
         make_fixture(FOLDER / name, name, seed)
@@ -122,6 +152,8 @@ def make_fixture(folder: Path, name: str, seed: int):
     targets = tokenizer(text_target=TEXTS)["input_ids"] if name == "marian" else None
     answers |= {"targets": targets} if targets else {}
     (folder / "answers.json").write_text(json.dumps(answers, indent=1) + "\n")
+    if name in SEARCHED:
+        make_searches(folder)
 
 
 def train(path: Path, size: int, text: str = SENTENCES, **options):
@@ -329,6 +361,41 @@ def make_model(folder: Path, model_class, options: dict, seed: int, end_bias: fl
     arrays = {k: v if v.dtype == "float32" else v.astype("int32") for k, v in arrays.items()}
     np.savez_compressed(folder / "expected.npz", logits=logits, start=start, end=ends, **arrays)
     return 3 <= ended.sum() <= len(ended) - 3
+
+
+def make_searches(folder: Path):
+    """Saves generation configs, and what is found by each of the sources in `expected.npz`."""
+    kind = json.loads((folder / "tokenizer_config.json").read_text())["tokenizer_class"]
+    tokenizer = getattr(transformers, kind).from_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    end, start = tokenizer.eos_token_id, config.get("decoder_start_token_id")
+    ids = {"eos_token_id": end, "decoder_start_token_id": end if start is None else start}
+    ids |= {"pad_token_id": tokenizer.pad_token_id}
+    ids |= {"forced_bos_token_id": config.get("forced_bos_token_id")}
+    if folder.name == "mbart50":
+        ids["forced_bos_token_id"] = tokenizer.convert_tokens_to_ids("zh_CN")
+    # Not written here: what is unknown, and ids that the tokenizer has not.
+    ids["bad_words_ids"] = [[tokenizer.unk_token_id]]
+    ids["bad_words_ids"] += [[index] for index in range(len(tokenizer), config["vocab_size"])]
+    arrays = dict(np.load(folder / "expected.npz"))
+    inputs = {"input_ids": "token_ids", "attention_mask": "mask"}
+    inputs = {name: torch.tensor(arrays[ours]).long() for name, ours in inputs.items()}
+    configs, found = {}, {}
+    for name, search in SEARCHES.items():
+        search = {key: end if value == "end" else value for key, value in search.items()}
+        configs[name] = ids | search
+        with tempfile.TemporaryDirectory() as temporary:
+            copy = shutil.copytree(folder, temporary, dirs_exist_ok=True)
+            (Path(copy) / "generation_config.json").write_text(json.dumps(configs[name]))
+            model = transformers.AutoModelForSeq2SeqLM.from_pretrained(copy).eval()
+        options = {"num_return_sequences": search["num_beams"]} if "num_beams" in search else {}
+        options |= {"return_dict_in_generate": True, "output_scores": True}
+        answer = model.generate(**inputs, **options)
+        found[name] = answer.sequences.numpy().astype("int32")
+        if "num_beams" in search:
+            found[f"{name}_scores"] = answer.sequences_scores.numpy()
+    (folder / "searches.json").write_text(json.dumps(configs, indent=1) + "\n")
+    np.savez_compressed(folder / "searches.npz", **found)
 
 
 if __name__ == "__main__":

@@ -116,10 +116,14 @@ def main(argv: list[str]) -> None:
 def _config() -> TrainConfig:
     settings = list(_SET.value)
     if _RECIPE.value:
-        if _INIT_FROM.value is not None:
-            settings.append(f"finetune.init_from={_INIT_FROM.value}")
-        if _TEACHER.value is not None:
-            settings.append(f"distill.teacher={_TEACHER.value}")
+        if _TASK.value or _DATA.value:
+            raise ValueError(
+                "--recipe has a task and data of its own: --set=data.train=FILE gives it yours, "
+                "and --task with --data goes without a recipe"
+            )
+        given = {"finetune.init_from": _INIT_FROM.value, "distill.teacher": _TEACHER.value}
+        given |= {f"data.{name}": flag.value for name, flag in _COLUMNS.items()}
+        settings += [f"{k}={v}" for k, v in given.items() if v is not None]
         return with_overrides(find_recipe(_RECIPE.value), settings)
     # Imported here: a recipe does without what reads a file.
     from trainers.own_data import own_config

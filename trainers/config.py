@@ -21,7 +21,7 @@ from trainers.data.config import SEQ2SEQ_TASKS, DataConfig, require, tokenizers_
 from zoo.config import ConfigError, Fraction, Size, config_dataclass, from_dict, to_dict
 from zoo.models.configs import ModelConfig
 from zoo.presets import preset_config
-from zoo.text.config import TextConfig
+from zoo.text.config import Beams, LengthPenalty, Repeats, TextConfig
 
 Task = Literal[
     "lm",
@@ -191,7 +191,9 @@ class Seq2SeqTraining:
             None: as the context.
         validation_rows: pairs whose targets are written, greedily, at every evaluation; 0: none.
         report_rows: pairs whose targets are written for the report; None: all.
-        num_beams, length_penalty: of the targets in the report.
+        num_beams, length_penalty, no_repeat_ngram_size: how targets are searched for in the report,
+            and when served unless a request says otherwise, see `zoo.SearchConfig`. None: as with
+            the weights to start from, else 4, 1 and 0.
 
     Example: `Seq2SeqTraining(prefix="summarize: ", max_source=512)`
     """
@@ -201,8 +203,9 @@ class Seq2SeqTraining:
     max_target: Size | None = None
     validation_rows: Count = 500
     report_rows: Size | None = None
-    num_beams: Annotated[int, Field(ge=1, le=16)] = 4
-    length_penalty: float = 1.0
+    num_beams: Beams | None = None
+    length_penalty: LengthPenalty | None = None
+    no_repeat_ngram_size: Repeats | None = None
 
 
 @config_dataclass
@@ -318,6 +321,9 @@ class TrainConfig:
             rule = f"task {task!r} needs data.pair_column, the column of the targets, or as "
             rule += "data.train two text files, SOURCES,TARGETS"
             require(column is not None or "," in data.train, rule, column)
+        else:
+            rule = "data.reverse is for tasks translate and summarize"
+            require(not data.reverse, rule, data.reverse)
         if task == "classify":
             rule = 'data.pair_column is for task "pair"; task "classify" reads one text'
             require(column is None, rule, column)

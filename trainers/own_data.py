@@ -214,6 +214,9 @@ def _pairs(task, source, given, settings, data_dir):
         lines = [f"{source}: {layout.encoding}, a line of the first for each of the second"]
     data = data_config(task, settings, train=source, mismatched="skip", **options)
     pairs = read_examples(task, source, data, data_dir)
+    first = " -> ".join(f"{texts[0]:.60}" for texts in (pairs.source, pairs.target))
+    turned = ", turned around" if data.reverse else "; --set=data.reverse=true turns all around"
+    lines.append(f"first pair: {first}{turned}")
     share = min(0.1, _HELD_OUT / len(pairs))
     test = share if len(pairs) >= _FEW_ROWS else 0.0
     tests = f"{test:.1%} tests" if test else "too few for a test as well"

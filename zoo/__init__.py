@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from zoo.models.lstm_encoder_decoder import LSTMEncoderDecoderBackbone
     from zoo.presets import PRESETS, preset_config
     from zoo.text.chat import TextChat
-    from zoo.text.config import CleaningConfig, Seq2SeqConfig, TextConfig
+    from zoo.text.config import CleaningConfig, SearchConfig, Seq2SeqConfig, TextConfig
     from zoo.text.lm import TextLM
     from zoo.text.seq2seq import TextSummarizer, TextTranslator
     from zoo.tokenizers import (
@@ -79,7 +79,7 @@ _MODULE_OF = {
         "zoo.models.lstm_encoder_decoder": "LSTMEncoderDecoderBackbone",
         "zoo.presets": "PRESETS preset_config",
         "zoo.text.chat": "TextChat",
-        "zoo.text.config": "CleaningConfig Seq2SeqConfig TextConfig",
+        "zoo.text.config": "CleaningConfig SearchConfig Seq2SeqConfig TextConfig",
         "zoo.text.lm": "TextLM",
         "zoo.text.seq2seq": "TextSummarizer TextTranslator",
         "zoo.tokenizers": "ByteFallbackTokenizer BytePairTokenizer ByteTokenizer "

@@ -26,7 +26,7 @@ from zoo.tokenizers.base import FILE_NAME
 from zoo.weights.assign import backbone_weights, check_size, count_stored, model_weights
 from zoo.weights.gguf.reading import read_gguf
 from zoo.weights.huggingface.adapters import base_of
-from zoo.weights.huggingface.reading import read_huggingface
+from zoo.weights.huggingface.reading import read_huggingface, task_of_folder
 from zoo.weights.kerashub import PREFIX, load_kerashub
 from zoo.weights.locations import is_gguf, locate, writer_of
 
@@ -87,6 +87,24 @@ def load(
             return read_huggingface(folder, task)
         bundle = load_kerashub(folder) if writer == "kerashub" else _load_own(folder)
     return bundle if task in (None, bundle.config.task) else _with_task(bundle, task)
+
+
+def task_of(folder: str | os.PathLike[str]) -> str | None:
+    """The task of what `load` makes of a place, from its config: before any weights are read.
+
+    Presets of KerasHub tell it when they are loaded: None. Errors are as of `load`.
+    """
+    if os.fspath(folder).startswith(PREFIX):
+        return None
+    folder = locate(folder)
+    if is_gguf(folder):
+        return "lm"
+    writer = writer_of(folder)
+    if writer == "peft":
+        return task_of(base_of(folder, None))
+    if writer == "transformers":
+        return task_of_folder(folder)
+    return None if writer == "kerashub" else read_config(folder).task
 
 
 def _load_own(folder: Path) -> Bundle:

@@ -68,6 +68,7 @@ def _written(row) -> str:
     """The best text, and, where there are beams, all of them with their scores."""
     beams = [pair for pair in zip(row["scores"], row["texts"]) if any(pair)]
     shown = [f"  {score:.3f}  {text}" for score, text in beams] if len(beams) > 1 else []
+    shown += ["  (only the beginning of the text was read)"] if row.get("truncated") else []
     return "\n".join([row["text"], *shown])
 
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from export.golden.pairs import GoldenPair, strings
-from export.signatures import example_answers, functions_of, input_names
+from export.signatures import defaults_of, example_answers, functions_of, input_names
 from zoo.bundle import Bundle
 from zoo.generation.options import OPTIONS, SEQ2SEQ_OPTIONS
 from zoo.text.chat_form import MESSAGES
@@ -47,6 +47,7 @@ def _seq2seq_pairs(bundle: Bundle) -> list[GoldenPair]:
     batch, task = strings(_prompts(bundle)[:5]), bundle.config.task
     several = {
         "max_new_tokens": [24, 8, 16, 0, 8],
+        "min_new_tokens": [0, 0, 12, 0, 8],
         "num_beams": [4, 1, 2, 1, 3],
         "length_penalty": [1.0, 1.0, 0.6, 1.0, 2.0],
         "temperature": [0.0, 0.8, 0.0, 0.0, 1.2],
@@ -190,9 +191,7 @@ def warmup_requests(bundle: Bundle, pairs: Sequence[GoldenPair]) -> list[GoldenP
     longest = bundle.config.text.max_length if bundle.config.text else bundle.model.context_length
     tokens_of_words = max(bundle.tokenizer.encode([_WORDS]).flat_values.shape[0], 1)
     # All of them: a server that batches puts no defaults beside several texts.
-    known = OPTIONS | SEQ2SEQ_OPTIONS
-    options = {name: option.array([option.default]) for name, option in known.items()}
-    options["max_new_tokens"] = np.array([2], np.int32)
+    few = {"max_new_tokens": np.array([2], np.int32)}
     budget = _BUDGET / (2 * bundle.config.parameters * len(functions))  # tokens of each signature
     # Row by row: a warm-up request of more rows than `max_batch_size`, which may be 1, is refused,
     # and that keeps a server from loading the model.
@@ -209,8 +208,9 @@ def warmup_requests(bundle: Bundle, pairs: Sequence[GoldenPair]) -> list[GoldenP
             if signature == "chat":
                 rest = [b""] * (MESSAGES - 1)
                 inputs = {"role": strings([[b"user", *rest]]), "content": strings([[text, *rest]])}
-            read = {spec.name for spec in function.input_signature}
-            inputs |= {name: value for name, value in options.items() if name in read}
+            options = {name: value.numpy() for name, value in defaults_of(function).items()}
+            options |= few if "max_new_tokens" in options else {}
+            inputs = options | inputs
             requests.append(GoldenPair(signature, inputs, {}))
     return requests
 

@@ -26,6 +26,7 @@ pytestmark = [pytest.mark.tensorflow_only, pytest.mark.timeout(600)]
 TEXTS = ["To be, or not to be", "", "that \u6625\u7720 is", "the question. " * 30]
 OPTIONS = {
     "max_new_tokens": [9, 6, 4, 9],
+    "min_new_tokens": [0, 5, 2, 0],
     "num_beams": [3, 1, 2, 1],
     "length_penalty": [0.6, 1.0, 1.0, 1.0],
     "temperature": [0.0, 0.0, 0.0, 1.0],
@@ -43,7 +44,18 @@ def bundle(tmp_path_factory):
     )
     start = (tokenizer.end_id, 3)
     seq2seq = zoo.Seq2SeqConfig(
-        prefix="say: ", source_end=(tokenizer.end_id,), target_start=start, max_source=20
+        prefix="say: ",
+        source_end=(tokenizer.end_id,),
+        target_start=start,
+        max_source=20,
+        search=zoo.SearchConfig(
+            num_beams=2,
+            early_stopping="never",
+            no_repeat_ngram_size=3,
+            forced_end=True,
+            banned_ids=(5,),
+            renormalize=True,
+        ),
     )
     folder = tmp_path_factory.mktemp("seq2seq")
     return zoo.save(folder, zoo.build(config, "translate"), tokenizer, seq2seq=seq2seq)
@@ -90,9 +102,20 @@ def test_server_answers_as_keras(bundle, server):
         assert answer["texts"].tolist() == wanted["texts"].tolist()
         np.testing.assert_allclose(answer["scores"], wanted["scores"], atol=1e-4)
         assert answer["text"].tolist() == wanted["texts"][:, 0].tolist()
+        long = client.predict("words", {"text": ["To be " * 17_000, "To be"]}).outputs
+        assert long["truncated"].tolist() == [True, False]
         scored = client.predict("words", {"text": TEXTS, "target": TEXTS[::-1]}, "score").outputs
         expected = arrays(bundle.seq2seq.score(TEXTS, TEXTS[::-1]))
         np.testing.assert_allclose(scored["log_likelihood"], expected["log_likelihood"], rtol=1e-4)
+        # What a request leaves out is as the model's files have it.
+        alone = client.predict("words", {"text": TEXTS[:1]}).outputs
+        assert (
+            alone["texts"].tolist() == arrays(bundle.seq2seq.translate(TEXTS[:1]))["texts"].tolist()
+        )
+        assert len(alone["texts"][0]) == 2
+        wrong = {"text": ["a"], "length_penalty": np.array([-9], np.float32)}
+        with pytest.raises(RequestError, match="length_penalty must be -8 to 8"):
+            client.predict("words", wrong)
         for name, value in [("num_beams", 0), ("num_beams", 1000), ("max_new_tokens", -1)]:
             with pytest.raises(RequestError, match=f"{name} must be"):
                 client.predict("words", {"text": ["a"], name: np.array([value], np.int32)})
@@ -141,15 +164,29 @@ def test_scores_are_the_log_probabilities_of_what_was_written():
     np.testing.assert_allclose(written["score"], expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("penalty", [-8.0, -1.0, 0.0, 8.0])
+def test_any_length_penalty_finds_all_beams(bundle, penalty):
+    """Also of a score that is far below what marks a beam that there is not."""
+    options = {"num_beams": [4], "max_new_tokens": [16], "length_penalty": [penalty]}
+    found = arrays(bundle.seq2seq.translate(TEXTS[:1], **options))["scores"][0]
+    assert (np.diff(found) <= 0).all() and (found < 0).all() and np.isfinite(found).all()
+
+
 def test_long_sources_and_bad_ones(bundle):
     model = bundle.seq2seq
     long = "the question. " * 8000
     assert model.sources([long]).to_list()[0] == model.sources(["the question. " * 20]).to_list()[0]
     assert model.sources([""]).row_lengths().numpy() > 1  # the prefix
     answer = arrays(model.translate([long, b"\xff\xfe"], max_new_tokens=[5]))
-    assert (answer["token_count"] <= 5).all()
-    assert model.translate([]).pop("texts").shape == (0, 1)
-    with pytest.raises(TypeError, match="unknown option min_p; known: max_new_tokens, num_beams"):
+    assert (answer["token_count"] <= 5).all() and answer["truncated"].tolist() == [True, False]
+    cut = arrays(model.score([long, "a", "a"], ["b", long, "b"]))["truncated"]
+    assert cut.tolist() == [True, True, False]
+    # As many as are read, and one more.
+    left = model.room - model.source_ids([""]).row_lengths().numpy()[0]
+    cut = arrays(model.translate(["~" * left, "~" * (left + 1)], max_new_tokens=[1]))["truncated"]
+    assert cut.tolist() == [False, True]
+    assert model.translate([]).pop("texts").shape == (0, 2)
+    with pytest.raises(TypeError, match="unknown option min_p; known: max_new_tokens, min_"):
         model.translate(["a"], min_p=[0.1])
     with pytest.raises(TypeError, match="missing a required argument: 'target'"):
         model.score(["a"])

@@ -56,6 +56,8 @@ def test_list_shows_every_recipe(capsys):
         ([RECIPE], "--workdir is needed"),
         (["--task=lm", "--workdir=W"], "--workdir is needed, and --task with --data"),
         ([RECIPE, "--task=lm", "--data=D", "--workdir=W"], "--task with --data"),
+        ([RECIPE, "--data=D", "--workdir=W"], "--set=data.train=FILE gives it yours"),
+        ([RECIPE, "--workdir=W", "--set=data.reverse=true"], "data.reverse is for tasks translate"),
         (["--task=classify", "--data=none.csv", "--workdir=W"], "--data=none.csv: no such file"),
         (["--recipe=shakespear_gpt_cpu", "--workdir=W"], "Did you mean shakespeare_gpt_cpu?"),
         ([RECIPE, "--workdir=W", "--set=stepz=3"], "--set=stepz=3: no key 'stepz'; known: "),

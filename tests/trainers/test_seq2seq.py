@@ -1,7 +1,12 @@
 """Tasks translate and summarize: what is read, what is trained, and what the report says."""
 
+import dataclasses
 import itertools
 import json
+import os
+import re
+import shutil
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -13,10 +18,11 @@ from trainers.checkpoints import Checkpoints
 from trainers.config import OptimizerConfig, Seq2SeqTraining, TrainConfig, with_overrides
 from trainers.data.config import DataConfig
 from trainers.data.examples import TextPairs
-from trainers.data.parallel import folded, pair_groups, read_pairs, shared_texts
+from trainers.data.parallel import are_alike, folded, pair_groups, read_pairs, shared_texts
 from trainers.loop import train
 from trainers.metrics import MetricsLog
 from trainers.own_data import own_config
+from trainers.recipes import find_recipe
 from trainers.recorder import Recorder
 from trainers.report.sections import Comparison, writing_sections
 from trainers.report.text_scores import (
@@ -26,8 +32,10 @@ from trainers.report.text_scores import (
     translation_scores,
 )
 from trainers.tasks import make_task
+from trainers.tasks.base import read_initial
 from zoo.config import ConfigError
 
+FIXTURES = Path(__file__).parents[1] / "zoo" / "fixtures" / "encoder_decoders"
 ONES = ["one", "two", "three", "four", "five", "six", "seven"]
 UNOS = ["uno", "dos", "tres", "cuatro", "cinco", "seis", "siete"]
 PAIRS = [
@@ -109,6 +117,8 @@ def test_tables_and_json(tmp_path, name, content, columns):
     assert found.where[1] == f"{name}:{3 if name == 'p.csv' else 2}" and found.references is None
     back = DataConfig(train=name, text_column=columns[1], pair_column=columns[0])
     assert read_pairs(str(tmp_path / name), back).source == ["x", "y z"]
+    back = read_pairs(str(tmp_path / name), dataclasses.replace(data, reverse=True))
+    assert (back.source, back.target) == (["x", "y z"], ["a b", "c"])
 
 
 def test_two_files_of_lines(tmp_path):
@@ -121,6 +131,8 @@ def test_two_files_of_lines(tmp_path):
         ["x", "y z"],
         ["t.en:1", "t.en:2"],
     )
+    back = read_pairs("t.en,t.es", dataclasses.replace(data, reverse=True), str(tmp_path))
+    assert back.source == ["x", "y z"]
     with pytest.raises(ValueError, match=r"t\.en has 2 lines and .*short\.es 1: each line of the"):
         read_pairs("t.en,short.es", data, str(tmp_path))
     with pytest.raises(ValueError, match="two files of lines are SOURCES,TARGETS"):
@@ -134,6 +146,8 @@ def test_several_right_targets_and_sentences(tmp_path):
     found = read_pairs(str(path), data)
     assert found.source == ["A b. C.", "D."] and found.target == ["x", "z"]
     assert found.references == [["x", "y"], ["z"]]
+    back = read_pairs(str(path), dataclasses.replace(data, reverse=True))
+    assert back.source == ["x y", "z"] and back.references == [["A b.", "C."], ["D."]]
     path.write_text('{"s": "a", "t": null}\n')
     with pytest.raises(ValueError, match=r"s\.jsonl:1: no string, or strings, in field 't' \(pair"):
         read_pairs(str(path), data)
@@ -251,7 +265,7 @@ def test_long_sources_are_cut_and_long_targets_left_out(tiny, tmp_path):
     assert task.lengths.max(axis=0)[0] == 30 and len(task.lengths) == len(task.train) - 1
     assert "(1 without a source or target, left out; " in task.data_summary()
     assert "1 training targets too long, left out" in task.data_summary()
-    assert "1 training sources as long as is read, or cut to that" in task.data_summary()
+    assert "1 training sources cut to 29 tokens" in task.data_summary()  # and its end
     with pytest.raises(ValueError, match="all targets are longer than 2 tokens"):
         make_task(tiny(seq2seq=Seq2SeqTraining(max_target=2)))
 
@@ -266,6 +280,62 @@ def test_suspicious_columns_are_told(tiny, tmp_path, warnings):
     assert "the summaries are longer than their sources" in warnings[1]
     make_task(tiny(data={"train": str(path), "validation": str(path)}))
     assert "20 of 20 validation pairs have a source or target that trains, too" in warnings[2]
+    path.write_text(
+        "\n".join(f"{one}.\t{other}!" for (one, _), (other, _) in zip(PAIRS, PAIRS[9:]))
+    )
+    make_task(tiny(data={"train": str(path)}))
+    assert "targets ('" in warnings[3] and "') look like one language: are the" in warnings[3]
+    make_task(tiny("summarize", data={"train": str(path)}))
+    assert not any("one language" in warning for warning in warnings[4:])
+
+
+def test_weights_that_translate_the_other_way_are_told(tiny, tmp_path, warnings):
+    config = tiny(steps=120, evaluate_every=120, model={**tiny().model, "hidden_dim": 32})
+    bundle = train(config, tmp_path / "first")
+    assert not warnings
+    start = [f"finetune.init_from={bundle.folder}"]
+    make_task(with_overrides(tiny(model={}), start))
+    assert not warnings
+    make_task(with_overrides(tiny(model={}), [*start, "data.reverse=true"]))
+    assert "first write the sources rather than the targets (" in warnings[0]
+    assert "--set=data.reverse=true swaps them" in warnings[0]
+
+
+@pytest.mark.skipif(not os.environ.get("ZOO_DATA"), reason="set ZOO_DATA to the data sets' folder")
+def test_languages_of_real_data():
+    """Two languages are told from one: of the first pairs, of any, and of few."""
+    folder = Path(os.environ["ZOO_DATA"])
+    columns = {"format": "tsv", "text_column": 0, "pair_column": 1}
+    english = []
+    for name in ("tatoeba_spa", "tatoeba_cmn"):
+        pairs = read_pairs(name, DataConfig(train=name, **columns), str(folder))
+        english.append(pairs.source)
+        for start in range(0, len(pairs) - 1000, 4000):
+            for size in (20, 100, 1000):
+                assert not are_alike(pairs.select(np.arange(start, start + size)))
+    size = len(english[1])
+    assert are_alike(TextPairs(english[0][-size:], english[1], [""] * size))
+    fields = {"text_column": "source", "pair_column": "target"}
+    papers = read_pairs("scitldr/dev", DataConfig(train="scitldr/dev", **fields), str(folder))
+    assert are_alike(papers)  # of which a summary is no mistake
+    assert not sum(map(len, papers.target)) > sum(map(len, papers.source))
+
+
+@pytest.mark.tensorflow_only
+@pytest.mark.skipif(not os.environ.get("ZOO_DATA"), reason="set ZOO_DATA to the data sets' folder")
+def test_a_recipe_in_both_directions(tiny, tmp_path, warnings):
+    """English to Chinese by one setting, with little of the rest of the recipe."""
+    settings = ["data.reverse=true", "steps=2", "evaluate_every=2", "seq2seq.validation_rows=0"]
+    settings += ["seq2seq.report_rows=4", "model.num_layers=1", "model.hidden_dim=16"]
+    settings += ["data.max_vocabulary_size=400", "data.validation_fraction=0.01"]
+    config = with_overrides(find_recipe("tatoeba_cmn_seq2seq"), settings)
+    bundle = train(config, tmp_path / "run", os.environ["ZOO_DATA"])
+    found = bundle.seq2seq.translate(["Hello."], max_new_tokens=[3])
+    assert found["text"].shape == (1,)
+    assert not any("columns" in warning for warning in warnings)
+    report = (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
+    texts = report.partition("## Texts by chance")[2]
+    assert re.search(r"[\u4e00-\u9fff]", texts) and "tok:zh" in report
 
 
 def test_what_cannot_be_trained(tiny, tmp_path):
@@ -280,6 +350,34 @@ def test_what_cannot_be_trained(tiny, tmp_path):
     zoo.save(tmp_path / "lm", model, tokenizer)
     with pytest.raises(ConfigError, match="holds a language model: no start for translate"):
         make_task(with_overrides(tiny(), [f"finetune.init_from={tmp_path}/lm"]))
+
+
+@pytest.mark.parametrize("name", ["t5", "bart"])
+def test_weights_of_a_wrong_kind_are_refused_before_they_are_read(name, tiny, tmp_path):
+    folder = shutil.copytree(FIXTURES / name, tmp_path / name)
+    (folder / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(ConfigError, match="holds an encoder-decoder: no start for classify"):
+        read_initial(with_overrides(find_recipe("polarity_bert"), [f"finetune.init_from={folder}"]))
+    with pytest.raises(zoo.BundleError, match=r"model\.safetensors"):
+        read_initial(with_overrides(tiny(), [f"finetune.init_from={folder}"]))
+
+
+def test_a_start_is_read_for_its_new_task(tiny, tmp_path):
+    """T5's "summarize: " does not stand before what is translated; its beams are kept."""
+    folder = shutil.copytree(FIXTURES / "t5", tmp_path / "t5")
+    fields = json.loads((folder / "config.json").read_text())
+    fields |= {"task_specific_params": {"summarization": {"prefix": "summarize: "}}}
+    (folder / "config.json").write_text(json.dumps(fields))
+    (folder / "generation_config.json").write_text('{"num_beams": 3, "length_penalty": 0.5}')
+    start, data = [f"finetune.init_from={folder}"], {"tokenizer": "sentencepiece"}
+    fields = {"model": {}, "seq2seq": Seq2SeqTraining(no_repeat_ngram_size=2)}
+    for task, prefix in {"translate": "", "summarize": "summarize: "}.items():
+        config = make_task(with_overrides(tiny(task, **fields, data={**data}), start))
+        config = config.bundle_options["seq2seq"]
+        assert config.prefix == prefix
+        search = zoo.SearchConfig(num_beams=3, length_penalty=0.5, no_repeat_ngram_size=2)
+        assert config.search == search
+    assert make_task(tiny()).bundle_options["seq2seq"].search.num_beams == 2
 
 
 # Whole runs.

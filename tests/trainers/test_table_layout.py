@@ -1,12 +1,14 @@
 """A file of one's own is looked at: format, separator, encoding, header and columns are found."""
 
 import bz2
+import dataclasses
 import json
 
 import pytest
 
 from trainers.data import labeled
 from trainers.data.config import DataConfig
+from trainers.data.parallel import read_pairs
 from trainers.data.tables import inspect_table
 
 REVIEWS = [("I liked the film, all of it", "pos"), ("what a long evening it was", "neg")] * 3
@@ -142,3 +144,36 @@ def test_parquet_has_labels_too(tmp_path):
     parquet.write_table(arrow.table({"text": texts, "label": [len(x) for x in labels]}), path)
     assert inspect_table(path, "classify").label_column == "label"
     assert read_labeled(path).label == ["3"] * 6
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "header"),
+    [
+        ("en\tes", "the cat\tel gato", True),
+        ("EN\tzh-CN", "cat\tgato", True),
+        ("English\tSpanish", "cat\tgato", True),
+        ("Englisch\tDeutsch", "I am a cat\tich bin eine Katze", True),
+        ("id\teins\tzwei", "1\ta b\tc d", True),
+        ("source\ttarget", "cat\tgato", True),
+        ("dog\tperro", "cat\tgato", False),
+        ("Go\tVe", "Run\tCorre", False),
+        ("one and one\tuno y uno", "two and two\tdos y dos", False),
+    ],
+)
+def test_a_first_pair_is_no_header(tmp_path, first, second, header):
+    found = look(tmp_path, f"{first}\n{second}\n", "translate", "a.tsv")
+    assert found.header == header and len(found.text_columns) == 2
+
+
+def test_fields_inside_of_objects(tmp_path):
+    """As Hugging Face keeps translations."""
+    rows = [{"id": str(i), "translation": {"en": f"a b {i}", "es": f"c d {i}"}} for i in range(3)]
+    found = look(tmp_path, "\n".join(map(json.dumps, rows)), "translate", "a.jsonl")
+    assert found.text_columns == ("translation.en", "translation.es")
+    columns = dict(zip(("text_column", "pair_column"), found.text_columns))
+    data = DataConfig(train="a", format="jsonl", **columns)
+    pairs = read_pairs(str(tmp_path / "a.jsonl"), data)
+    assert pairs.source[0] == "a b 0" and pairs.target[2] == "c d 2"
+    for wrong in ("translation", "translation.de"):
+        with pytest.raises(ValueError, match=r"a\.jsonl:1: .*'translation\.en', 'translation\.es'"):
+            read_pairs(str(tmp_path / "a.jsonl"), dataclasses.replace(data, text_column=wrong))

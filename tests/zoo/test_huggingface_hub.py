@@ -102,6 +102,14 @@ def test_a_model_of_the_hub(hub):
     assert any("/revision/v1" in path for path in hub.requests)
 
 
+@pytest.mark.parametrize("name", ["t5", "mbart", "pegasus", "marian"])
+def test_encoder_decoders_come_with_their_sentencepiece_files(hub, name):
+    """Files of old repositories, which have no tokenizer.json."""
+    files = (FIXTURES.parent / "encoder_decoders" / name).iterdir()
+    FakeHub.files = {file.name: file.read_bytes() for file in files}
+    assert zoo.load("hf://me/tiny").seq2seq.sources(["the fox"]).row_lengths().numpy() > 1
+
+
 def test_the_cache_serves_without_a_network(hub, monkeypatch):
     online = locate("hf://me/tiny")
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")

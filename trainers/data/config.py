@@ -226,6 +226,7 @@ class DataConfig:
         text_column, pair_column, label_column: names in the header, or numbers from 0, from the
             end with a minus sign. pair_column is the second text of tasks pair, embed and, where
             given, regress, and the target of translate and summarize.
+        reverse: whether source and target of translate and summarize change places.
         id_column: only checked: ids that repeat are counted in a warning; None: there are none.
         header: "first" if the first line names the columns, "none" if there are no names; "auto"
             is "none" if all columns are given by number.
@@ -276,6 +277,7 @@ class DataConfig:
     )
     text_column: Column = "text"
     pair_column: Column | None = None
+    reverse: bool = False
     label_column: Column = "label"
     id_column: Column | None = None
     header: Literal["auto", "first", "none"] = "auto"

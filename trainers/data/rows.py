@@ -238,7 +238,14 @@ def json_objects(
         if not isinstance(record, dict):
             what = f"a JSON {type(record).__name__}, not an object"
             raise _not_json(path, number, what, format)
-        yield number, record
+        # As {"translation": {"en": "...", "es": "..."}}: the fields of an object by "name.field".
+        inner = {
+            f"{name}.{field}": value
+            for name, fields in record.items()
+            if isinstance(fields, dict)
+            for field, value in fields.items()
+        }
+        yield number, {**inner, **record} if inner else record
 
 
 def _not_json(path: str, line: int, what: str, format: str) -> ValueError:

@@ -50,6 +50,15 @@ _WRITING_NAMES = [
     ("abstract", "title"),
     ("input", "output"),
 ]
+# Of a column, as "en", "zh-CN", "spa" or "English".
+_LANGUAGE = re.compile(
+    r"([a-z]{2,3}|[A-Z]{2,3})([_-][A-Za-z]{2,4})?|(?i:arabic|bengali|bulgarian|catalan|chinese|"
+    r"czech|danish|dutch|english|estonian|finnish|french|german|greek|hebrew|hindi|hungarian|"
+    r"indonesian|irish|italian|japanese|korean|latin|mandarin|norwegian|persian|polish|portuguese|"
+    r"romanian|russian|serbian|slovak|spanish|swedish|tamil|thai|turkish|ukrainian|urdu|"
+    r"vietnamese|welsh)"
+)
+_NEXT_ROWS = 20
 _ID_NAMES = ("id", "idx", "index", "uid", "pairid", "unnamed: 0", "")
 
 
@@ -113,7 +122,7 @@ def inspect_table(path: str, task: str) -> TableLayout:
     rows = _sample(rows, is_cut)
     width = Counter(map(len, rows)).most_common(1)[0][0]
     rows = [row for row in rows if len(row) == width]
-    header = _has_header(rows)
+    header = _has_header(rows, task in SEQ2SEQ_TASKS)
     columns = [name.strip() for name in rows[0]] if header else list(map(str, range(len(rows[0]))))
     layout = TableLayout("tsv" if separator == "tab" else "csv", encoding, separator, header)
     return _with_columns(layout, columns, rows[1:] if header else rows, task)
@@ -161,7 +170,8 @@ def _sample(numbered: Iterable[tuple[int, Any]], is_cut: bool) -> list:
     return rows
 
 
-def _has_header(rows: Sequence[Sequence[str]]) -> bool:
+def _has_header(rows: Sequence[Sequence[str]], are_pairs: bool) -> bool:
+    """Whether the first row names the columns; of pairs it may be a pair that looks like names."""
     first, others = [cell.strip() for cell in rows[0]], rows[1:]
     names = [cell.lower() for cell in first]
     if any(map(_NUMBER.fullmatch, first)) or len(set(first)) < len(first) or not others:
@@ -174,6 +184,12 @@ def _has_header(rows: Sequence[Sequence[str]]) -> bool:
             return False  # a label as other rows have it
         if all(map(_NUMBER.fullmatch, column)):
             return True
+    if are_pairs and not all(map(_LANGUAGE.fullmatch, first)):
+        cells = [*first, *(cell.strip() for row in others[:_NEXT_ROWS] for cell in row)]
+        if any(" " in cell for cell in first) or not all(
+            " " in cell for cell in cells[len(first) :]
+        ):
+            return False
     return all(_NAME.fullmatch(cell) and cell[-1] != "." for cell in first)  # "Go." is a sentence
 
 

@@ -10,9 +10,9 @@ import tensorflow as tf
 from absl import logging
 from keras import ops
 
-from trainers.config import TrainConfig
+from trainers.config import Seq2SeqTraining, TrainConfig
 from trainers.data.examples import TextPairs, grouped_split
-from trainers.data.parallel import pair_groups, shared_texts
+from trainers.data.parallel import are_alike, pair_groups, shared_texts
 from trainers.data.pipeline import BucketPlan
 from trainers.metrics import write_scores
 from trainers.report.baselines import sentences
@@ -27,6 +27,7 @@ from trainers.tasks.encoder import EncoderTask, predict_all
 from trainers.tokenizers import language_model_tokenizer
 from zoo.config import ConfigError
 from zoo.text.base import on_backend
+from zoo.text.config import SearchConfig
 from zoo.text.seq2seq import SEQ2SEQ_MODELS
 from zoo.tokenizers import Tokenizer
 
@@ -35,6 +36,8 @@ _EVALUATED = 64  # pairs that are evaluated together
 # Of pairs, the shortest first, in each bucket and those before it. Of quarters, as texts have them,
 # half of the slots are empty: a few sentences are five times as long as most.
 _SHARES = (0.15, 0.35, 0.55, 0.75, 0.88, 0.96, 0.99, 1)
+_ASKED = 16  # pairs that tell which way weights translate
+_BEAMS = 4  # of models from nothing
 _ROOM = 10  # tokens that a written target may have more than the longest of training
 
 
@@ -58,6 +61,8 @@ class Seq2SeqTask(EncoderTask):
         self.metrics |= {f"val_{name}": "max" for name in ("accuracy", *scores)}
         super().__init__(config, data_dir)
         self._warn_of_data()
+        if config.task == "translate" and config.finetune.init_from is not None:
+            self._warn_of_direction()
 
     def split(self, examples, share):
         return grouped_split(pair_groups(examples), share, self.config.seed)
@@ -69,14 +74,33 @@ class Seq2SeqTask(EncoderTask):
         if 2 * same > len(train):
             message = "%s: %d of %d targets are their sources: are the columns right?"
             logging.warning(message, source, same, len(train))
+        elif self.config.task == "translate" and are_alike(train):
+            message = "%s: sources (%r) and targets (%r) look like one language: are the columns "
+            message += "right?"
+            logging.warning(message, source, train.source[0][:40], train.target[0][:40])
         longer = sum(map(len, train.target)) > sum(map(len, train.source))
         if self.config.task == "summarize" and longer:
-            message = "%s: the summaries are longer than their sources: are the columns swapped?"
+            message = "%s: the summaries are longer than their sources: are the columns swapped? "
+            message += "--set=data.reverse=true swaps them"
             logging.warning(message, source)
         for examples, name in ((self.validation, "validation"), (self.test, "test")):
             if examples is not None and (shared := shared_texts(train, examples)):
                 message = "%s: %d of %d %s pairs have a source or target that trains, too"
                 logging.warning(message, source, shared, len(examples), name)
+
+    def _warn_of_direction(self) -> None:
+        """Of weights that translate the other way."""
+        some = self.train.select(np.arange(min(len(self.train), _ASKED)))
+        back = dataclasses.replace(some, source=some.target, target=some.source, references=None)
+        losses = [self.forced_scores(pairs)["loss"] for pairs in (some, back)]
+        if losses[0] > 2 * losses[1]:
+            logging.warning(
+                "%s: the weights of %s write the sources rather than the targets (%.2f and %.2f "
+                "nats a token of the first %d): are the columns swapped? --set=data.reverse=true "
+                "swaps them",
+                *(self.config.data.train, self.config.finetune.init_from),
+                *(losses[1], losses[0], len(some)),
+            )
 
     def vocabulary_texts(self):
         return [*self.train.source, *self.train.target]
@@ -100,17 +124,19 @@ class Seq2SeqTask(EncoderTask):
         served, options = SEQ2SEQ_MODELS[self.config.task], self.config.seq2seq
         known = None if initial is None else initial.config.seq2seq
         text_model = served(self.tokenizer, self.model, known)
-        values = {"prefix": options.prefix, "max_source": options.max_source}
-        given = {name: value for name, value in values.items() if value is not None}
-        if given:
-            form = dataclasses.replace(text_model.config, **given)
-            text_model = served(self.tokenizer, self.model, form)
-        return text_model, {"seq2seq": text_model.config}
+        form = text_model.config
+        search = SearchConfig(num_beams=_BEAMS) if initial is None else form.search
+        form = _with_given(form, options, "prefix", "max_source")
+        found = ("num_beams", "length_penalty", "no_repeat_ngram_size")
+        form = dataclasses.replace(form, search=_with_given(search, options, *found))
+        return served(self.tokenizer, self.model, form), {"seq2seq": form}
 
     def encode(self):
         """Keeps the ids of training pairs; gives the tokens of the longer side of each (N,)."""
-        sources = self._encoded(self.text_model.sources, self.train.source)
+        ids = self._encoded(self.text_model.source_ids, self.train.source)
         targets = self._encoded(self.text_model.targets, self.train.target)
+        with tf.device("CPU"):
+            sources = self.text_model.framed(ids)
         lengths = sources.row_lengths().numpy(), targets.row_lengths().numpy() - 1
         most = self.config.seq2seq.max_target or self.model.context_length
         given = len(self.text_model.config.target_start) - 1
@@ -123,9 +149,7 @@ class Seq2SeqTask(EncoderTask):
                 "seq2seq.max_target or model.context_length to more"
             )
         self.too_long = len(self.train) - len(kept)
-        cut = self.text_model.room + len(self.text_model.config.source_start)
-        cut += len(self.text_model.config.source_end)
-        self.full_sources = int((lengths[0][kept] >= cut).sum())
+        self.cut_sources = int((ids.row_lengths().numpy()[kept] > self.text_model.room).sum())
         self.sources, self.targets = tf.gather(sources, kept), tf.gather(targets, kept)
         self.lengths = np.stack([length[kept] for length in lengths], axis=1)  # (N, 2)
         return self.lengths.max(axis=1)
@@ -172,7 +196,7 @@ class Seq2SeqTask(EncoderTask):
         found = self.forced_scores(self.validation)
         if rows := self.config.seq2seq.validation_rows:
             some = self._some(self.validation, rows)
-            found |= self.scores(some, self.written(some))
+            found |= self.scores(some, self.written(some, num_beams=1))
         return {f"val_{name}": value for name, value in found.items()}
 
     def forced_scores(self, examples: TextPairs) -> dict[str, float]:
@@ -207,7 +231,7 @@ class Seq2SeqTask(EncoderTask):
         return examples.select(np.sort(chosen))
 
     def written(self, examples: TextPairs, **options: float) -> list[str]:
-        """What is served for every source, greedily unless `options` say otherwise."""
+        """What is served for every source, by `options`."""
         most = min(int(self.lengths[:, 1].max()) + _ROOM, self.model.context_length)
         signature = getattr(self.text_model, self.config.task)
         given = {name: [value] for name, value in {"max_new_tokens": most, **options}.items()}
@@ -220,10 +244,7 @@ class Seq2SeqTask(EncoderTask):
         return [text.decode("utf-8", "replace") for text in found]
 
     def answers(self, examples):
-        options = self.config.seq2seq
-        return self.written(
-            examples, num_beams=options.num_beams, length_penalty=options.length_penalty
-        )
+        return self.written(examples)
 
     def scores(self, examples, answers):
         references = _references(examples)
@@ -252,8 +273,8 @@ class Seq2SeqTask(EncoderTask):
         return comparison, self.sections(comparison, examples, answers, saved.folder)
 
     def sections(self, comparison, examples, answers, folder):
-        options, references = self.config.seq2seq, _references(examples)
-        about = f"Written with {options.num_beams} beam(s), length penalty {options.length_penalty}"
+        search, references = self.text_model.config.search, _references(examples)
+        about = f"Written with {search.num_beams} beam(s), length penalty {search.length_penalty}"
         if self.config.task == "translate":
             _, signature = translation_scores(answers, references)
             about += f". BLEU is sacreBLEU's, {signature}; both are from 0 to 100."
@@ -279,11 +300,17 @@ class Seq2SeqTask(EncoderTask):
         notes = {
             "without a source or target, left out": sum(part.empty for part in read),
             "training targets too long, left out": self.too_long,
-            "training sources as long as is read, or cut to that": self.full_sources,
+            f"training sources cut to {self.text_model.room} tokens": self.cut_sources,
         }
         notes = [f"{count:,} {what}" for what, count in notes.items() if count]
         summary = super().data_summary()
         return summary + (f" ({'; '.join(notes)})" if notes else "")
+
+
+def _with_given(config, options: Seq2SeqTraining, *names: str):
+    """A config with those of the fields that are given."""
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    return dataclasses.replace(config, **given)
 
 
 def _references(examples: TextPairs) -> list[list[str]]:

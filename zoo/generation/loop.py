@@ -208,7 +208,7 @@ def _penalized(options: SamplingOptions, logits, state: _State):
         return logits
 
     def penalized():
-        seen = _seen_tokens(state.tokens, state.total, logits.shape[-1])
+        seen = seen_tokens(state.tokens, state.total, logits.shape[-1])
         return penalize_repetition(logits, seen, penalty)
 
     return ops.cond(ops.any(penalty != 1), penalized, lambda: logits)
@@ -269,7 +269,7 @@ def minimum(a, b):
     return min(a, b) if isinstance(a, int) and isinstance(b, int) else ops.minimum(a, b)
 
 
-def _seen_tokens(tokens, total, vocabulary_size: int):
+def seen_tokens(tokens, total, vocabulary_size: int):
     """(B, V) bool: which ids occur among the first `total` entries of each row."""
     count, width = ops.shape(tokens)
     real = ops.arange(width, dtype="int32")[None] < total[:, None]

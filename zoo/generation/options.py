@@ -68,13 +68,15 @@ OPTIONS = {
 
 # Beams cost as many rows each, of a batch with the largest number in it.
 MAX_BEAMS = 16
-# Of what is written for a source: translations and summaries.
+# Of what is written for a source: translations and summaries. A model may have other defaults.
 SEQ2SEQ_OPTIONS = {
     "max_new_tokens": dataclasses.replace(OPTIONS["max_new_tokens"], default=256),
+    "min_new_tokens": dataclasses.replace(OPTIONS["max_new_tokens"], default=0),
     "num_beams": Option(
         tf.int32, 1, f"1 to {MAX_BEAMS} (1 is none)", lambda n: (n >= 1) & (n <= MAX_BEAMS)
     ),
-    "length_penalty": Option(tf.float32, 1.0, "finite", tf.math.is_finite),
+    # Beyond that 4,096 tokens to this power, times a score, are no float.
+    "length_penalty": Option(tf.float32, 1.0, "-8 to 8", lambda p: (p >= -8) & (p <= 8)),
     **{name: OPTIONS[name] for name in ("temperature", "top_k", "top_p", "seed")},
 }
 

@@ -47,7 +47,7 @@ def signature(
     def ask(self: TextModel, *arguments: Any, **keywords: Any) -> Outputs:
         given = inspect.signature(body).bind(self, *arguments, **keywords).arguments
         del given["self"]
-        values = complete_options(given.pop("options", {}), known)
+        values = complete_options(given.pop("options", {}), self.own_options(known))
         columns = {name: value for name, value in given.items() if value is not None}
         names = self._input_names(body)
         if [*columns] != names:
@@ -181,7 +181,8 @@ class TextModel(tf.Module):
         for name, method in methods.items():
             if body := getattr(method, "body", None):
                 bound, names = functools.partial(body, self), self._input_names(body)
-                functions[name] = _graph_function(bound, names, method.options, method.defaults)
+                options = self.own_options(method.options)
+                functions[name] = _graph_function(bound, names, options, method.defaults)
         return functions
 
     def _input_names(self, body: Callable[..., Outputs]) -> list[str]:
@@ -189,6 +190,10 @@ class TextModel(tf.Module):
         return [
             p.name for p in parameters if p.kind == _NAMED and (p.default is p.empty or self.pairs)
         ]
+
+    def own_options(self, known: Mapping[str, Option]) -> Mapping[str, Option]:
+        """The options of a signature with this model's defaults."""
+        return known
 
     def spare_ids(self) -> list[int]:
         """The ids that a model with room for more has beyond the tokenizer's."""

@@ -21,6 +21,9 @@ _ENGLISH = (
 ENGLISH_STOP_WORDS: tuple[str, ...] = tuple(_ENGLISH.split())
 
 Treatment = Literal["keep", "mask", "remove"]
+Beams = Annotated[int, Field(ge=1, le=16)]
+LengthPenalty = Annotated[float, Field(ge=-8, le=8)]
+Repeats = Annotated[int, Field(ge=0, le=32)]
 
 
 @config_dataclass
@@ -113,6 +116,36 @@ class TextConfig:
 
 
 @config_dataclass
+class SearchConfig:
+    """How targets are searched for. The first four are defaults, which a request may override.
+
+    Attributes:
+        max_new_tokens: tokens of a target at most, its end counted; cut to the context.
+        min_new_tokens: tokens before which no target ends.
+        num_beams: texts that are extended side by side; 1 is greedy.
+        length_penalty: log-probabilities are divided by tokens ** this.
+        early_stopping: when a search by beams ends. False: when the best open text, at its length
+            now, is not better than the worst of `num_beams` found ones; "never": nor at the
+            greatest length; True: with `num_beams` found ones, however good the open ones are.
+        no_repeat_ngram_size: so many tokens in a row occur once at most in a target; 0 is off.
+        forced_end: whether the last of `max_new_tokens` is the end, at no cost, whatever the model
+            says.
+        banned_ids: ids that are never written.
+        renormalize: whether the probabilities of all ids that may come next add up to 1.
+    """
+
+    max_new_tokens: Size = 256
+    min_new_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    num_beams: Beams = 1
+    length_penalty: LengthPenalty = 1.0
+    early_stopping: bool | Literal["never"] = False
+    no_repeat_ngram_size: Repeats = 0
+    forced_end: bool = False
+    banned_ids: tuple[int, ...] = ()
+    renormalize: bool = False
+
+
+@config_dataclass
 class Seq2SeqConfig:
     """How an encoder-decoder's source and target are put together, in training and in serving.
 
@@ -124,6 +157,7 @@ class Seq2SeqConfig:
             are given, too, such as a language's (mBART).
         max_source: tokens of a source that are read, these ids included; of a longer one the
             beginning. None means as many as the model can.
+        search: SearchConfig.
     """
 
     prefix: str = ""
@@ -131,6 +165,7 @@ class Seq2SeqConfig:
     source_end: tuple[int, ...] = ()
     target_start: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     max_source: Size | None = None
+    search: SearchConfig = dataclasses.field(default_factory=SearchConfig)
 
 
 def special_count(pairs: bool, separators: int = 1) -> int:

@@ -1,13 +1,15 @@
 """Encoder-decoders with strings on both sides: translations and summaries."""
 
+import dataclasses
 import functools
+from collections.abc import Mapping
 
 import keras
 import tensorflow as tf
 
-from zoo.generation.beam_search import BeamOptions, beam_search
+from zoo.generation.beam_search import BeamOptions, Rules, beam_search
 from zoo.generation.loop import SamplingOptions
-from zoo.generation.options import SEQ2SEQ_OPTIONS
+from zoo.generation.options import SEQ2SEQ_OPTIONS, Option
 from zoo.text.base import TextModel, on_backend, signature
 from zoo.text.config import Seq2SeqConfig
 from zoo.text.lm import write_in_place
@@ -36,6 +38,7 @@ class TextSeq2Seq(TextModel):
             end = (tokenizer.end_id,)
             config = Seq2SeqConfig(source_end=end, target_start=end)
         ids = (*config.source_start, *config.source_end, *config.target_start)
+        ids += config.search.banned_ids
         if not all(0 <= index < model.vocabulary_size for index in ids):
             raise ValueError(
                 f"seq2seq: ids must be in 0 to {model.vocabulary_size - 1}. Received: {ids}"
@@ -46,15 +49,26 @@ class TextSeq2Seq(TextModel):
             raise ValueError(f"seq2seq: {config} leaves no room for text in {longest} tokens")
         self.config = config
 
+    def own_options(self, known: Mapping[str, Option]) -> Mapping[str, Option]:
+        search = self.config.search
+        return {
+            name: dataclasses.replace(option, default=getattr(search, name, option.default))
+            for name, option in known.items()
+        }
+
     def sources(self, text) -> tf.RaggedTensor:
         """Source ids [B, None] of strings [B], cut to what is read."""
+        return self.framed(self.source_ids(text))
+
+    def source_ids(self, text) -> tf.RaggedTensor:
+        """Ids [B, None] of strings [B], of which `room` are read, and what stands around them."""
         if self.config.prefix:
             text = tf.strings.join([self.config.prefix, text])
-        return self._around(
-            self.tokenizer.encode(text)[:, : self.room],
-            self.config.source_start,
-            self.config.source_end,
-        )
+        return self.tokenizer.encode(text)
+
+    def framed(self, ids: tf.RaggedTensor) -> tf.RaggedTensor:
+        """Ids of texts [B, None] as those of sources, cut to what is read."""
+        return self._around(ids[:, : self.room], self.config.source_start, self.config.source_end)
 
     def targets(self, target) -> tf.RaggedTensor:
         """Target ids [B, None] of strings [B], with what begins and what ends them, cut."""
@@ -76,23 +90,25 @@ class TextSeq2Seq(TextModel):
             text: [B] strings, any bytes; of a text longer than the model's context, or than
                 `config.max_source`, the beginning is read.
             **options: [B] or [1] each, as `zoo.generation.options.SEQ2SEQ_OPTIONS` lists them:
-                `max_new_tokens` (256; cut to the context), `num_beams` (1), `length_penalty` (1;
-                more favours longer texts), and for one beam `temperature` (0 is greedy), `top_k`,
-                `top_p`, `seed` as of a language model.
+                `max_new_tokens` (cut to the context), `min_new_tokens`, `num_beams`,
+                `length_penalty` (more favours longer texts), whose defaults are those of
+                `config.search`, and for one beam `temperature` (0 is greedy), `top_k`, `top_p`,
+                `seed` as of a language model.
 
         Returns:
             dict: `text` [B], `score` [B] float32 (its log-probability / tokens **
             `length_penalty`, end of text counted), `token_count` [B] int32 (without it), and of
             all beams, the best first, `texts` [B, K] and `scores` [B, K], where K is the largest
-            `num_beams`; a row with fewer has "" and 0 there.
+            `num_beams`; a row with fewer has "" and 0 there. `truncated` [B] bool: whether only
+            the beginning of the text was read.
 
         Raises:
             tf.errors.InvalidArgumentError, TypeError: an option is out of range, or unknown.
         """
-        ids = self.sources(text)
+        ids = self.source_ids(text)
         room = self.model.context_length - len(self.config.target_start) + 1
         options["max_new_tokens"] = tf.minimum(options["max_new_tokens"], room)
-        search = on_backend(self._search, *_padded(ids), options)
+        search = on_backend(self._search, *_padded(self.framed(ids)), options)
         token_ids, lengths, scores = search
         width = tf.shape(scores)[1]
         flat = tf.RaggedTensor.from_tensor(
@@ -106,6 +122,7 @@ class TextSeq2Seq(TextModel):
             "token_count": lengths[:, 0],
             "texts": texts,
             "scores": scores,
+            "truncated": ids.row_lengths() > self.room,
         }
 
     def _search(self, token_ids, mask, options):
@@ -113,10 +130,11 @@ class TextSeq2Seq(TextModel):
         on_tensorflow = keras.backend.backend() == "tensorflow"
         ops = keras.ops
         size = (lambda x: x) if on_tensorflow else int
-        unknown_id = self.tokenizer.unknown_id
+        unknown_id, search = self.tokenizer.unknown_id, self.config.search
         sampling = {name: options[name] for name in SamplingOptions._fields if name in options}
         beams = BeamOptions(
-            SamplingOptions(**sampling), options["num_beams"], options["length_penalty"]
+            SamplingOptions(**sampling),
+            *(options[name] for name in ("num_beams", "length_penalty", "min_new_tokens")),
         )
         found = beam_search(
             self.model.decoder(token_ids, mask),
@@ -127,6 +145,7 @@ class TextSeq2Seq(TextModel):
             end_ids=self.tokenizer.end_ids,
             banned_ids=self.spare_ids() + ([] if unknown_id is None else [unknown_id]),
             write=write_in_place if on_tensorflow else ops.scatter_update,
+            rules=Rules(**{name: getattr(search, name) for name in Rules._fields}),
         )
         return tuple(found)
 
@@ -135,9 +154,10 @@ class TextSeq2Seq(TextModel):
 
         Returns:
             dict of [B] tensors: `log_likelihood` (float32, nats, end of text counted),
-            `token_count` (int32, without it), `perplexity` (float32, of the tokens and the end).
+            `token_count` (int32, without it), `perplexity` (float32, of the tokens and the end),
+            `truncated` (bool, whether only the beginning of text or target was read).
         """
-        targets = self.targets(target)
+        ids, targets = self.source_ids(text), self.targets(target)
         lengths = tf.cast(targets.row_lengths(), tf.int32) - len(self.config.target_start)
 
         def sums(token_ids, mask, targets, lengths):
@@ -152,12 +172,16 @@ class TextSeq2Seq(TextModel):
             real = ops.logical_and(place >= 0, place < lengths[:, None])
             return ops.sum(ops.where(real, chosen, 0.0), axis=1)
 
-        total = on_backend(sums, *_padded(self.sources(text)), targets.to_tensor(), lengths)
+        padded = _padded(self.framed(ids))
+        total = on_backend(sums, *padded, targets.to_tensor(), lengths)
+        # One that was cut to the context has lost its end.
+        last = tf.gather(targets.flat_values, targets.row_splits[1:] - 1)
         perplexity = tf.exp(-total / tf.cast(tf.maximum(lengths, 1), tf.float32))
         return {
             "log_likelihood": total,
             "token_count": lengths - 1,
             "perplexity": perplexity,
+            "truncated": (ids.row_lengths() > self.room) | (last != self.tokenizer.end_id),
         }
 
 

@@ -29,6 +29,7 @@ _FILES = [
     "model-*-of-*.safetensors",
     *("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt"),
     *("special_tokens_map.json", "added_tokens.json", "generation_config.json"),
+    *("spiece.model", "sentencepiece.bpe.model", "sentencepiece.model", "source.spm", "target.spm"),
     *("chat_template.jinja", ADAPTER_FILE, "adapter_model.safetensors"),
     *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
     *("*_Pooling/config.json", "*_Normalize/config.json"),

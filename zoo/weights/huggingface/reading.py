@@ -147,6 +147,11 @@ def read_model(folder: Path, adapter: Path | None = None) -> keras.Model:
         return read_described(files, described, None)
 
 
+def task_of_folder(folder: Path) -> str:
+    """What the architecture of the model in a folder does."""
+    return _read_description(folder, None)[1].task
+
+
 def _read_description(folder: Path, task: str | None) -> tuple[Fields, Description]:
     fields = Fields.read(inside(folder, "config.json"))
     with blaming(fields.where):

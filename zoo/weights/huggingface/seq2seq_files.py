@@ -4,12 +4,26 @@ import re
 from pathlib import Path
 from typing import Any
 
+from absl import logging
+
 from zoo.config import Fields
-from zoo.files import BundleError, inside
-from zoo.text.config import Seq2SeqConfig
+from zoo.files import BundleError, blaming, inside
+from zoo.generation.options import MAX_BEAMS
+from zoo.text.config import SearchConfig, Seq2SeqConfig
 from zoo.tokenizers import SentencePieceTokenizer, Tokenizer
 
 _LANGUAGE = re.compile("[a-z]{2,3}_[A-Z]{2}")
+# How transformers may write, too, and what of it is none.
+_NOT_READ = {
+    "do_sample": False,
+    "num_beam_groups": 1,
+    "diversity_penalty": 0,
+    "repetition_penalty": 1,
+    "encoder_repetition_penalty": 1,
+    "encoder_no_repeat_ngram_size": 0,
+    **dict.fromkeys(("exponential_decay_length_penalty", "sequence_bias", "forced_decoder_ids")),
+    **dict.fromkeys(("suppress_tokens", "begin_suppress_tokens", "penalty_alpha", "dola_layers")),
+}
 
 
 def read_seq2seq(
@@ -43,11 +57,13 @@ def read_seq2seq(
         start, forced = (end, target) if start == end else (target, None)
     elif start is None:
         start = end if model_type == "bart" else getattr(tokenizer, "pad_id", end)
+    target_start = (start,) if forced is None else (start, forced)
     return Seq2SeqConfig(
         prefix=_prefix(config, task),
         source_start=before,
         source_end=after,
-        target_start=(start,) if forced is None else (start, forced),
+        target_start=target_start,
+        search=_search(generation if generation.values else config, len(target_start), end),
     )
 
 
@@ -75,9 +91,76 @@ def seq2seq_ids(seq2seq: Seq2SeqConfig, tokenizer: Tokenizer) -> dict[str, Any]:
         "forced_bos_token_id": start[1] if len(start) > 1 else None,
         "bos_token_id": None,
         "eos_token_id": tokenizer.end_id,
-        "forced_eos_token_id": None,
+        "forced_eos_token_id": tokenizer.end_id if seq2seq.search.forced_end else None,
         "pad_token_id": getattr(tokenizer, "pad_id", start[0]),
     }
+
+
+def _search(fields: Fields, given: int, end: int) -> SearchConfig:
+    """How targets are searched for, by `generation_config.json` or, without one, `config.json`.
+
+    There all `given` tokens that a target begins with count, or all but the first.
+    """
+    new = {
+        "max_new_tokens": fields.whole("max_new_tokens", least=given),
+        "min_new_tokens": fields.whole("min_new_tokens", least=0),
+    }
+    new = {name: value and value - (given - 1) for name, value in new.items()}
+    if new["max_new_tokens"] is None and (most := fields.whole("max_length", least=given + 1)):
+        new["max_new_tokens"] = most - given
+    if new["min_new_tokens"] is None and (least := fields.whole("min_length", least=0)):
+        new["min_new_tokens"] = least - given
+    new["min_new_tokens"] = max(new["min_new_tokens"] or 0, 0)
+    early = fields.values.get("early_stopping")
+    if early != "never":
+        early = fields.flag("early_stopping", False)
+    forced = fields.values.get("forced_eos_token_id")
+    if forced not in (None, end, [end]):
+        raise BundleError(
+            f"{fields.where}: forced_eos_token_id is {forced!r:.80}, and the tokenizer's end of "
+            f"text has id {end}"
+        )
+    words = fields.values.get("bad_words_ids") or []
+    single = isinstance(words, list) and all(
+        isinstance(word, list) and len(word) == 1 and type(word[0]) is int for word in words
+    )
+    unread = [
+        f"{name} {value!r:.40}"
+        for name, none in {**_NOT_READ, **({} if single else {"bad_words_ids": None})}.items()
+        if (value := fields.values.get(name)) not in (None, none)
+    ]
+    if unread:
+        logging.warning(
+            "%s: not read, so that other texts are written than by transformers: %s",
+            *(fields.where, ", ".join(unread)),
+        )
+    with blaming(fields.where):
+        return SearchConfig(
+            **{name: value for name, value in new.items() if value is not None},
+            num_beams=fields.whole("num_beams", 1, most=MAX_BEAMS),
+            length_penalty=fields.number("length_penalty", 1.0),
+            early_stopping=early,
+            no_repeat_ngram_size=fields.whole("no_repeat_ngram_size", 0, least=0, most=32),
+            forced_end=forced is not None,
+            banned_ids=tuple(word[0] for word in words if word != [end]) if single else (),
+            renormalize=fields.flag("renormalize_logits", False),
+        )
+
+
+def search_fields(seq2seq: Seq2SeqConfig) -> dict[str, Any]:
+    """The fields of generation_config.json that say how targets are searched for."""
+    search, default, given = seq2seq.search, SearchConfig(), len(seq2seq.target_start)
+    fields = {
+        name: getattr(search, name)
+        for name in ("num_beams", "length_penalty", "early_stopping", "no_repeat_ngram_size")
+        if getattr(search, name) != getattr(default, name)
+    }
+    for name in ("max_new_tokens", "min_new_tokens"):
+        if getattr(search, name) != getattr(default, name):
+            fields[name] = getattr(search, name) + given - 1
+    if search.banned_ids:
+        fields["bad_words_ids"] = [[index] for index in search.banned_ids]
+    return fields | ({"renormalize_logits": True} if search.renormalize else {})
 
 
 def seq2seq_tokens(tokenizer: SentencePieceTokenizer) -> dict[str, str]:

@@ -21,7 +21,7 @@ from zoo.weights.families import HUGGINGFACE
 from zoo.weights.family import SAME_HEAD, Tensors
 from zoo.weights.huggingface.causal_tokenizers import CAUSAL_KINDS
 from zoo.weights.huggingface.sentence_modules import sentence_module_files
-from zoo.weights.huggingface.seq2seq_files import seq2seq_ids, seq2seq_tokens
+from zoo.weights.huggingface.seq2seq_files import search_fields, seq2seq_ids, seq2seq_tokens
 from zoo.weights.huggingface.tokenizer_files import END_OF_TEXT, GENERIC
 from zoo.weights.safetensors_files import write_weights
 
@@ -50,7 +50,8 @@ def write_huggingface(
         width = model.backbone.output_dim
         files = sentence_module_files(model.head_config(), width, text.max_length)
     if model.task in ("lm", *SEQ2SEQ_MODELS):
-        files["generation_config.json"] = ids
+        search = {} if seq2seq is None else search_fields(seq2seq)
+        files["generation_config.json"] = ids | search
     own = {} if seq2seq is None else {"is_encoder_decoder": True, "prefix": seq2seq.prefix or None}
     # Last, so that a folder whose writing was interrupted does not load.
     files["config.json"] = {**config_of(model, model_type, labels, skipped), **ids, **own}
