@@ -4,6 +4,8 @@ Every TensorFlow Serving links the operations of `Int8Weight` and `Bfloat16Weigh
 and `Bfloat16Product` multiply the small numbers themselves, where the CPU and the release can.
 """
 
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -226,15 +228,19 @@ class Int8Product(Int8Weight):
 
     def __init__(self, name: str, matrix: np.ndarray, outputs_first: bool, largest: np.ndarray):
         order = np.argsort(-largest, kind="stable")
-        kept = np.sort(order[:_OUTLIERS])
-        if not _LEAST_RATIO * largest[order[_OUTLIERS]] < largest[order[0]]:
+        kept, rest = np.sort(order[:_OUTLIERS]), order[_OUTLIERS:]
+        if not len(rest) or largest[order[0]] < _LEAST_RATIO * largest[rest[0]]:
             kept = kept[:0]
         weights = (matrix.T if outputs_first else matrix).copy()  # (inputs, outputs)
         exact = weights[kept]
         weights[kept] = 0
         super().__init__(name, weights.T if outputs_first else weights, outputs_first)
+        # Of rows whose largest value is 1.
+        step = self.scale.value / (_ADDED - 1)
         sums = product_offsets(self.values.value, outputs_first)
-        self.offsets = self._variable(f"{name}_offsets", sums * self.scale.value)
+        self.offsets = self._variable(f"{name}_offsets", sums * step)
+        self.lowest = self._variable(f"{name}_lowest", -127 * step)
+        self.highest = self._variable(f"{name}_highest", 127 * step)
         self.exact = len(kept)
         if self.exact:
             self.columns = self._variable(f"{name}_columns", kept.astype(np.int32))
@@ -253,8 +259,14 @@ class Int8Product(Int8Weight):
         return exact + self._product(x * self.mask.value)
 
     def _product(self, x):
-        terms = self.values.value, self.offsets.value, self.scale.value
-        return rounded_product(x, *map(tf.convert_to_tensor, terms), self.outputs_first)
+        # Two reductions take less time than one of the absolute values, which are written first.
+        highest = tf.reduce_max(x, axis=1, keepdims=True)
+        largest = tf.maximum(highest, -tf.reduce_min(x, axis=1, keepdims=True))
+        largest = tf.maximum(largest, _SMALLEST_STEP)  # (N, 1)
+        digits = tf.cast(x * ((_ADDED - 1) / largest) + (_ADDED + 0.5), tf.uint8)
+        variables = self.values, self.offsets, self.lowest, self.highest
+        weights, offsets, *ends = (tf.convert_to_tensor(one.value) for one in variables)
+        return _multiply(digits, weights, offsets, self.outputs_first, ends) * largest
 
 
 def _wide_inputs(weights: np.ndarray) -> np.ndarray:
@@ -304,18 +316,6 @@ def product_offsets(weights: tf.Tensor, outputs_first: bool) -> tf.Tensor:
     return tf.cast(-_ADDED * sums, tf.float32)
 
 
-def rounded_product(
-    x: tf.Tensor, weights: tf.Tensor, offsets: tf.Tensor, scale: tf.Tensor, outputs_first: bool
-) -> tf.Tensor:
-    """`x` (N, inputs) float32, each row in 127 steps, times int8 weights: (N, outputs) float32."""
-    # Two reductions take less time than one of the absolute values, which are written first.
-    highest = tf.reduce_max(x, axis=1, keepdims=True)
-    largest = tf.maximum(highest, -tf.reduce_min(x, axis=1, keepdims=True))
-    steps = tf.maximum(largest * (1 / (_ADDED - 1)), _SMALLEST_STEP)  # (N, 1)
-    digits = tf.cast(x * (1 / steps) + (_ADDED + 0.5), tf.uint8)
-    return _multiply(digits, weights, offsets, outputs_first, 127 * scale) * steps
-
-
 def integer_product(
     x: tf.Tensor, weights: tf.Tensor, offsets: tf.Tensor, factors: tf.Tensor, outputs_first: bool
 ) -> tf.Tensor:
@@ -341,18 +341,18 @@ def _multiply(
     weights: tf.Tensor,
     offsets: tf.Tensor,
     outputs_first: bool,
-    largest: tf.Tensor | None = None,
+    ends: Sequence[tf.Tensor] = (),
 ) -> tf.Tensor:
-    """(M, inputs) uint8 times int8, plus offsets: (M, outputs) int32; or, if `largest` (outputs,)
-    says what a weight of 127 means, float32.
+    """(M, inputs) uint8 times int8, plus offsets: (M, outputs) int32; or, if `ends` (outputs,) say
+    what weights of -127 and 127 mean, float32.
     """
     if tf.executing_eagerly():
         multiply = tf.function(_multiply, autograph=False)
-        return multiply(digits, weights, offsets, outputs_first, largest)
-    scaled = largest is not None
+        return multiply(digits, weights, offsets, outputs_first, ends)
+    scaled = bool(ends)
     # Ranges in which a step is 1: what comes out are the sums themselves, or those times a scale.
     ranges = [tf.constant(value, tf.float32) for value in (0, 255)]
-    ranges += [-largest, largest] if scaled else [tf.constant(x, tf.float32) for x in (-127, 127)]
+    ranges += ends if scaled else [tf.constant(x, tf.float32) for x in (-127, 127)]
     inputs = [tf.bitcast(digits, tf.quint8), tf.bitcast(weights, tf.qint8), offsets, *ranges]
     outputs = [tf.float32] if scaled else [tf.qint32, tf.float32, tf.float32]
     types = {"T1": tf.quint8, "T2": tf.qint8, "Tbias": tf.float32, "U": tf.float32}

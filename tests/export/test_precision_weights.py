@@ -171,7 +171,17 @@ def assert_reduced(reduced, model, precision):
             numbers += len(wide_inputs(inputs_first)) * inputs_first.shape[1]
     small = sorted((v.name, *v.shape) for v in model.weights if not is_large(v))
     kept = [v for v in reduced.weights if v.dtype == "float32"]
-    added = ("_scale", "_counts", "_columns", "_offsets", "_factors", "_exact", "_mask")
+    added = (
+        "_scale",
+        "_counts",
+        "_columns",
+        "_offsets",
+        "_factors",
+        "_exact",
+        "_mask",
+        "_lowest",
+        "_highest",
+    )
     assert sorted((v.name, *v.shape) for v in kept if not v.name.endswith(added)) == small
     assert numbers == sum(np.prod(v.shape) for v in reduced.weights if v.dtype == precision)
     assert large
