@@ -3,16 +3,26 @@
 import base64
 import functools
 import os
-from collections.abc import Callable, Mapping
-from typing import Any, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Self
 
+import numpy as np
 import tensorflow as tf
 
 from zoo.files import blaming
 from zoo.tokenizers import sentencepiece_model as spm
 from zoo.tokenizers.base import SubwordTokenizer, Tokenizer, cut_character_bytes
 from zoo.tokenizers.character_classes import SPACE, classes_of
-from zoo.tokenizers.ragged import joined_bytes, mark, rows_of
+from zoo.tokenizers.ragged import joined_bytes, mark, previous, rows_of, splits_of
+from zoo.tokenizers.special_tokens import NameFinder, with_blanks
+from zoo.tokenizers.special_tokens import added_tokens as find_added
+from zoo.tokenizers.wordpiece.normalizer import ALONE, KIND_MASK, rules
+
+# Scripts that put no spaces between words: Thai to Lao, Burmese, Khmer, Chinese and Japanese.
+_UNSPACED = (
+    *((0xE00, 0xEFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x2E80, 0x312F), (0x3190, 0xA4CF)),
+    *((0xF900, 0xFAFF), (0xFF66, 0xFF9F), (0x20000, 0x3FFFF)),
+)
 
 
 class SentencePieceTokenizer(SubwordTokenizer):
@@ -20,8 +30,9 @@ class SentencePieceTokenizer(SubwordTokenizer):
 
     The model says how text is normalised. Its control pieces ("</s>") are special tokens; written
     out in a text they are text, while its user-defined pieces are found in texts. Whitespace
-    around a piece does not count to its span; a word begins with a piece that begins with a space,
-    and with the text. To train a model use the library itself:
+    around a piece does not count to its span. A word begins with the text, with a piece that begins
+    with a space, at punctuation and behind it, and, in scripts that put no spaces between words,
+    with each piece; a space alone begins the word behind it. To train a model use the library:
     `sentencepiece.SentencePieceTrainer.train(input=..., model_prefix=...)`.
 
     Args:
@@ -32,12 +43,17 @@ class SentencePieceTokenizer(SubwordTokenizer):
             user-defined pieces; sets `cls_id`, `sep_id`, `pad_id` and `mask_id`. Default None:
             only "unknown", and "pad" if the model has one.
         pair_separators: separators between the texts of a pair.
+        parse_special: a special token written out in a text becomes its id, and what stands before
+            and behind it are texts of their own, as in Hugging Face's library.
+        added_tokens: name -> flags, for pieces that are found in any text as special ones are, and
+            for special tokens with flags: "lstrip" and "rstrip" take in the whitespace before and
+            behind the name.
 
     Attributes:
         markers: names of the control and the user-defined pieces, which may have roles.
 
     Raises:
-        ValueError: the bytes are no model, or it has no such `end` or role.
+        ValueError: the bytes are no model, or it has no such `end`, role or added token.
 
     Example:
         tokenizer = SentencePieceTokenizer.from_file("spiece.model")
@@ -45,7 +61,11 @@ class SentencePieceTokenizer(SubwordTokenizer):
     """
 
     kind = "sentencepiece"
-    config_names = ("vocabulary", "end", "roles", "pair_separators")
+    config_names = (
+        *("vocabulary", "end", "roles", "pair_separators"),
+        *("parse_special", "added_tokens"),
+    )
+    defaults: ClassVar[Mapping[str, Any]] = {"parse_special": False, "added_tokens": {}}
 
     vocabulary: str
 
@@ -55,6 +75,8 @@ class SentencePieceTokenizer(SubwordTokenizer):
         end: str | None = None,
         roles: Mapping[str, str] | None = None,
         pair_separators: int = 1,
+        parse_special: bool = False,
+        added_tokens: Mapping[str, Sequence[str]] | None = None,
     ):
         if not isinstance(model, bytes):
             raise TypeError(f"model must be the bytes of a .model file, found {model!r:.80}.")
@@ -85,6 +107,15 @@ class SentencePieceTokenizer(SubwordTokenizer):
         self.unknown_id = self._pieces.kinds.index(spm.UNKNOWN)
         if "pad" not in self.roles and self._pieces.pad in control:
             self.pad_id = control[self._pieces.pad]
+        self.parse_special = bool(parse_special)
+        self.added_tokens = {name: list(flags) for name, flags in (added_tokens or {}).items()}
+        ids = {text: index for index, (text, _) in numbered}
+        tokens = find_added(self.special_tokens, self.added_tokens, ids)
+        self._found = [token for token in tokens if self.parse_special or not token.special]
+        if normalized := [token.name for token in self._found if token.normalized]:
+            raise ValueError(
+                f"added_tokens: {normalized[0]!r:.80} is looked for in texts as they are."
+            )
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], **options: Any) -> Self:
@@ -139,20 +170,116 @@ class SentencePieceTokenizer(SubwordTokenizer):
         lengths = ids.row_lengths() - tf.cast(cut, ids.row_splits.dtype)
         return tf.RaggedTensor.from_tensor(ids.to_tensor(), lengths)
 
+    @functools.cached_property
+    def continuation(self) -> np.ndarray:
+        goes_on = super().continuation
+        starts = [_is_unspaced(ord(text[:1] or " ")) for text in self._pieces.texts]
+        return goes_on & ~np.array(starts)
+
     def _encode(self, texts: tf.Tensor, offsets: bool) -> tuple[tf.Tensor, ...]:
-        if not offsets:
+        if not offsets and not self._found:
             return spm.tokenize(self.model, texts)
-        ids, splits, starts, ends = spm.tokenize(self.model, texts, offsets=True)
         data, text_splits = joined_bytes(texts)
+        ids, splits, *spans = self._pieces_of(texts, data, text_splits, offsets)
+        if not offsets:
+            return ids, splits
+        starts, ends = self._visible(data, text_splits, *spans)
         base = tf.gather(text_splits, rows_of(splits))  # (P,)
-        starts, ends = (tf.cast(places, tf.int64) + base for places in (starts, ends))
-        # From the first byte to the last one that is no whitespace; empty if all are.
+        first = mark(splits, tf.size(ids, tf.int64))
+        word_starts = self._word_starts(texts, text_splits, ids, starts, ends, first)
+        return ids, splits, starts - base, ends - base, word_starts
+
+    def _pieces_of(self, texts, data, text_splits, offsets: bool) -> tuple[tf.Tensor, ...]:
+        """Ids (P,) and row splits of texts (B,), whose bytes are `data` (N,); with `offsets` also
+        starts and ends int64 (P,) in `data`.
+        """
+
+        def without_names():
+            return self._tokenize(texts, text_splits[:-1], offsets)
+
+        if not self._found:
+            return without_names()
+        finder = NameFinder([token.name.encode() for token in self._found])
+        names, ends, which = finder.find(data, text_splits)
+        return tf.cond(
+            tf.size(names) > 0,
+            lambda: self._with_names(texts, data, text_splits, (names, ends, which), offsets),
+            without_names,
+        )
+
+    def _tokenize(self, texts, begins, offsets: bool) -> tuple[tf.Tensor, ...]:
+        """`_pieces_of` of texts (B,) without names, which begin at bytes (B,)."""
+        ids, splits, *spans = spm.tokenize(self.model, texts, offsets)
+        base = tf.gather(begins, rows_of(splits)) if offsets else None
+        return ids, splits, *(tf.cast(places, tf.int64) + base for places in spans)
+
+    def _with_names(self, texts, data, text_splits, found, offsets: bool) -> tuple[tf.Tensor, ...]:
+        """`_pieces_of` of texts with names at bytes `found`: starts, ends and indices (S,). Each
+        row is a text, a name, a text, ..., a text: these parts are K texts in all.
+        """
+        names, ends, which = found
+        starts, behind = with_blanks(
+            self._found, names, ends, which, text_splits, lambda: _is_blank(data, text_splits)
+        )
+        begins = tf.sort(tf.concat([text_splits[:-1], behind], 0))  # (K,)
+        stops = tf.sort(tf.concat([starts, text_splits[1:]], 0))
+        bytes_ = tf.strings.bytes_split(texts).flat_values
+        places = tf.ragged.range(begins, stops)
+        parts = tf.strings.unsorted_segment_join(
+            tf.gather(bytes_, places.flat_values), rows_of(places.row_splits), places.nrows()
+        )
+        ids, splits, *spans = self._tokenize(parts, begins, offsets)
+        # Where parts and names stand among all that stand in the texts.
+        row = tf.searchsorted(text_splits, names, side="right", out_type=tf.int64) - 1  # (S,)
+        rows = tf.size(text_splits, tf.int64) - 1
+        counts = tf.math.unsorted_segment_sum(tf.ones_like(row), row, rows)  # (B,)
+        part, name = tf.range(tf.size(begins, tf.int64)), tf.range(tf.size(names, tf.int64))
+        place = tf.concat([2 * part - rows_of(splits_of(counts + 1)), 2 * name + row + 1], 0)
+        order = tf.scatter_nd(place[:, None], tf.range(tf.size(place)), tf.shape(place, tf.int64))
+        # A name is a row of one piece behind the parts' rows.
+        all_splits = tf.concat([splits, splits[-1] + 1 + name], 0)
+        pieces = tf.RaggedTensor.from_row_splits(
+            tf.range(all_splits[-1]), all_splits, validate=False
+        )
+        pieces = tf.gather(pieces, order)
+        name_ids = tf.gather(np.array([token.id for token in self._found], np.int32), which)
+        columns = zip((ids, *spans), (name_ids, names, ends))
+        ids, *spans = (tf.gather(tf.concat(pair, 0), pieces.flat_values) for pair in columns)
+        return ids, tf.gather(pieces.row_splits, splits_of(2 * counts + 1)), *spans
+
+    def _visible(self, data, text_splits, starts, ends) -> tuple[tf.Tensor, tf.Tensor]:
+        """Spans (P,) without the whitespace around them; empty where nothing else is in them."""
         size = tf.size(data, tf.int64)
-        visible = tf.where(classes_of(data, mark(text_splits, size))[0] != SPACE)[:, 0]
+        visible = tf.where(~_is_blank(data, text_splits))[:, 0]
         visible = tf.concat([[-1], visible, size[None]], 0)
         starts = tf.minimum(tf.gather(visible, tf.searchsorted(visible, starts)), ends)
         last = tf.gather(visible, tf.searchsorted(visible, ends) - 1)
-        ends = tf.maximum(last + 1, starts)
-        after_space = tf.constant([text[:1] == spm.SPACE for text in self._pieces.texts])
-        word_starts = tf.gather(after_space, ids) | mark(splits, tf.size(ids, tf.int64))
-        return ids, splits, starts - base, ends - base, word_starts
+        return starts, tf.maximum(last + 1, starts)
+
+    def _word_starts(self, texts, text_splits, ids, starts, ends, first) -> tf.Tensor:
+        """Bool (P,) of pieces with spans in all bytes; `first` (P,) are those of the texts."""
+        pieces, special = self._pieces.texts, {*self.special_tokens.values()} - {self.unknown_id}
+        opens = [text[:1] == spm.SPACE or i in special for i, text in enumerate(pieces)]
+        # What its first character, or the one before, says.
+        points, places = tf.strings.unicode_decode_with_offsets(texts, "UTF-8")
+        base = tf.gather(text_splits, rows_of(tf.cast(points.row_splits, tf.int64)))
+        places = tf.cast(places.flat_values, tf.int64) + base  # (N,)
+        points = points.flat_values
+        kinds = rules(lowercase=False, strip_accents=False, split_cjk=True).table.find(points)
+        alone = (kinds & KIND_MASK) == ALONE
+        for lowest, highest in _UNSPACED:
+            alone |= (points >= lowest) & (points <= highest)
+        alone = tf.concat([[False], alone, [False]], 0)
+        index = tf.searchsorted(places, starts, side="right")  # 1 + that of the first character
+        begins = tf.gather(alone, index) | tf.gather(alone, tf.maximum(index - 1, 0))
+        begins |= first | tf.gather(tf.constant(opens), ids)
+        return begins & (first | ~previous(starts == ends, False))
+
+
+def _is_blank(data: tf.Tensor, text_splits: tf.Tensor) -> tf.Tensor:
+    """Bool (N,): the bytes of whitespace."""
+    return classes_of(data, mark(text_splits, tf.size(data, tf.int64)))[0] == SPACE
+
+
+def _is_unspaced(point: int) -> bool:
+    return any(lowest <= point <= highest for lowest, highest in _UNSPACED)
