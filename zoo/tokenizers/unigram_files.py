@@ -124,7 +124,10 @@ def write_unigram(
         if kind in (spm.CONTROL, spm.UNKNOWN, spm.USER_DEFINED)
     ]
     processor = _template(pieces, before, after)
+    splitter: dict[str, Any] = _METASPACE
     if separators is not None:
+        steps_of_text = [{"type": "WhitespaceSplit"}, _METASPACE]
+        splitter = {"type": "Sequence", "pretokenizers": steps_of_text}
         cls, sep = ((pieces[index][0], index) for index in (*before, *after))
         processor = cls_sep_template(cls, sep, separators)
     steps: list[dict[str, Any]] = [_ENDS, _DOUBLE]
@@ -134,7 +137,7 @@ def write_unigram(
     content = tokenizer_json(
         added,
         normalizer={"type": "Sequence", "normalizers": steps},
-        pre_tokenizer=_METASPACE,
+        pre_tokenizer=splitter,
         post_processor=processor,
         decoder=_METASPACE,
         model={
