@@ -48,7 +48,7 @@ def write_huggingface(
     files = {}
     if model.task == "embed":
         width = model.backbone.output_dim
-        files = sentence_module_files(model.head_config(), width, text.max_length)
+        files = sentence_module_files(model.head_config(), width, text)
     if model.task in ("lm", *SEQ2SEQ_MODELS):
         files["generation_config.json"] = ids
     own = {} if seq2seq is None else {"is_encoder_decoder": True, "prefix": seq2seq.prefix or None}
