@@ -218,6 +218,10 @@ class EmbedTask(EncoderTask):
     baseline_method = "cosine of TF-IDF"
 
     def __init__(self, config: TrainConfig, data_dir: str | None = None):
+        # Here and not in the config: with --task and --data it is made before `text` is set.
+        for field in ("prompt", "pair_prompt"):
+            if name := getattr(config.data, field):
+                config.text.require_prompt(f"data.{field}", name)
         super().__init__(config, data_dir)
         self.trained_model = PairedEmbeddings(self.model)
 
