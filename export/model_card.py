@@ -160,7 +160,9 @@ def _signature_row(name: str, signature: meta_graph_pb2.SignatureDef) -> list[st
 
 def _default(signature: meta_graph_pb2.SignatureDef, name: str) -> object:
     """The default of one text, as JSON has it."""
-    value = tf.make_ndarray(signature.defaults[name])[0].tolist()
+    value = tf.make_ndarray(signature.defaults[name]).tolist()[0]
     if isinstance(value, list):
         return [item.decode() for item in value]
+    if isinstance(value, bytes):
+        return value.decode()
     return round(value, 6) if isinstance(value, float) else value

@@ -12,7 +12,7 @@ from export import CLASSIFY_METHOD, DEFAULT_SIGNATURE, REGRESS_METHOD
 from export.closure.graph import node_name
 from export.model_folder import SAVED_MODEL_FILE, read_saved_model
 from zoo.bundle import Bundle
-from zoo.generation.options import OPTIONS
+from zoo.generation.options import OPTIONS, PROMPT
 
 _Functions = dict[str, tf.types.experimental.PolymorphicFunction]
 _Outputs = dict[str, Any]  # of a function, or its arrays
@@ -32,7 +32,9 @@ class ServedModule(tf.Module):
         functions = {DEFAULT_SIGNATURE: function, **functions, **examples}
         # Traced: a tf.function is traced anew by the writer, which takes longer than all the rest.
         self.functions = {name: one.get_concrete_function() for name, one in functions.items()}
-        self.defaults = {name: defaults_of(one) for name, one in functions.items()}  # of the inputs
+        self.defaults = {
+            name: default_inputs(one) for name, one in functions.items()
+        }  # of the inputs
         self.methods = {name: _METHODS[name] for name in examples}  # of all but Predict
         self.aliases = {DEFAULT_SIGNATURE: default}  # second name -> first name
 
@@ -47,12 +49,12 @@ def input_names(function: tf.types.experimental.PolymorphicFunction) -> list[str
     return [
         spec.name
         for spec in function.input_signature
-        if spec.dtype == tf.string and spec.name not in OPTIONS
+        if spec.dtype == tf.string and spec.name not in (*OPTIONS, PROMPT)
     ]
 
 
-def defaults_of(function: tf.types.experimental.PolymorphicFunction) -> dict[str, tf.Tensor]:
-    """The values of a graph function's inputs that a request may leave out."""
+def default_inputs(function: tf.types.experimental.PolymorphicFunction) -> dict[str, tf.Tensor]:
+    """The inputs of a graph function that a request may leave out, with their values then."""
     parameters = inspect.signature(function.python_function).parameters
     return {k: p.default for k, p in parameters.items() if p.default is not p.empty}
 

@@ -7,6 +7,8 @@ What `trainers` writes and `export` reads is tested nowhere else from a real run
 import importlib
 import json
 import re
+import shutil
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -25,6 +27,7 @@ from zoo.text.chat_form import ChatForm, Joint
 
 pytestmark = [pytest.mark.tensorflow_only, pytest.mark.timeout(240)]
 
+FIXTURES = Path(__file__).parent / "zoo" / "fixtures" / "huggingface"
 TEXT = "\n".join(f"{('to', 'be', 'or', 'not')[i % 4]} ada saw rome in {i} days" for i in range(40))
 TABLE = "text,label,second,score\n" + "\n".join(
     f"a {'good' if i % 2 else 'bad'} film {i},{'pos' if i % 2 else 'neg'},seen {i},{1000 + i % 5}"
@@ -340,6 +343,51 @@ def test_a_student_learns_from_a_teacher(task, command, tmp_path, capsys):
     if task == "classify":
         assert "## N-grams" in (tmp_path / "student" / "report.md").read_text(encoding="utf-8")
         assert student.model.ngrams > 0
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("task", ["mlm", "classify", "pair", "embed", "tag", "span"])
+def test_a_model_with_sentencepiece(task, command, replayed, tmp_path, capsys):
+    """From XLM-R's files: its tokenizer gives what each task asks of one."""
+    weights, workdir, served = (tmp_path / name for name in ("weights", "run", "served"))
+    for name in ("xlm-roberta_model", "xlm-roberta"):
+        shutil.copytree(FIXTURES / name, weights, dirs_exist_ok=True)
+    _, (file, content), _, question, names = TASKS[task]
+    data = tmp_path / file
+    data.write_text(content, encoding="utf-8")
+    settings = ["steps=2", "evaluate_every=2", "batch_size=4", "jit_compile=false"]
+    settings += ["text.max_length=16"] + ["data.test_fraction=0.1"] * (task != "mlm")
+    settings += ["text.max_question_length=4"] * (task == "span")
+    if task == "embed":
+        settings += ['text.prompts={"query": "the ", "passage": ""}', "data.prompt=query"]
+        settings += ["text.default_prompt=passage"]
+    given = [f"--task={task}", f"--data={data}", f"--init_from={weights}", f"--workdir={workdir}"]
+    if task in ("classify", "pair", "embed"):
+        given += ["--text_column=text", "--label_column=label"][: 1 + (task != "embed")]
+        given += ["--pair_column=second"] * (task != "classify")
+    command("trainers.__main__", *given, *(f"--set={setting}" for setting in settings))
+    scores = json.loads((workdir / "scores.json").read_text(encoding="utf-8"))
+    assert names <= scores.get("model", scores["validation"]["scores"]).keys()
+    command("export.__main__", f"--workdir={workdir}", f"--out={served}")
+    assert "golden answers verified" in capsys.readouterr().out
+    question = {
+        name: [text.replace("[MASK]", "<mask>") for text in texts]
+        for name, texts in question.items()
+    }
+    texts = {name: np.array(texts, object) for name, texts in question.items()}
+    answer = ask_servable(replayed[0], "serving_default", texts)
+    bundle = zoo.load(workdir)
+    ours = getattr(bundle.text_model, next(iter(bundle.text_model.functions)))(**question)
+    for name, value in ours.items():
+        if value.dtype == tf.string:
+            assert answer[name].tolist() == value.numpy().tolist()
+        else:
+            np.testing.assert_allclose(answer[name], value, rtol=1e-4, atol=1e-5)
+    if task == "embed":
+        asked = texts | {"prompt": np.array([b"query"])}
+        assert not np.allclose(
+            ask_servable(replayed[0], "embed", asked)["embedding"], ours["embedding"]
+        )
 
 
 @pytest.mark.usefixtures("eager")

@@ -330,6 +330,8 @@ class TrainConfig:
         if task == "regress":
             rule = "set text.pairs=true together with data.pair_column, or neither"
             require(self.text.pairs == (column is not None), rule, column)
+        rule = 'data.prompt and data.pair_prompt are for task "embed"'
+        require(task == "embed" or not (data.prompt or data.pair_prompt), rule, task)
         rule = 'task "embed" needs batch_size of 2 or more: others are contrasted'
         require(task != "embed" or self.batch_size > 1, rule, self.batch_size)
 

@@ -8,9 +8,9 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from export.golden.pairs import GoldenPair, strings
-from export.signatures import defaults_of, example_answers, functions_of, input_names
+from export.signatures import default_inputs, example_answers, functions_of, input_names
 from zoo.bundle import Bundle
-from zoo.generation.options import OPTIONS, SEQ2SEQ_OPTIONS
+from zoo.generation.options import OPTIONS, PROMPT, SEQ2SEQ_OPTIONS
 from zoo.text.chat_form import MESSAGES
 
 Arrays = dict[str, np.ndarray]
@@ -132,14 +132,17 @@ def _text_pairs(bundle: Bundle) -> list[GoldenPair]:
             name: strings(prompts[3 * place :] + prompts[: 3 * place])
             for place, name in enumerate(input_names(function))
         }
-        for rows in (1, len(prompts)):
-            inputs = {name: values[:rows] for name, values in batch.items()}
-            outputs = _arrays(function(*map(tf.constant, inputs.values())))
-            pairs.append(GoldenPair(signature, inputs, outputs))
+        # A text alone leaves out what it may.
+        names = [b"", *map(str.encode, bundle.config.text.prompts)]
+        options = {PROMPT: strings([*names, *reversed(names)] * len(prompts))[: len(prompts)]}
+        options = options if PROMPT in default_inputs(function) else {}
+        one = {name: values[:1] for name, values in batch.items()}
+        for pair in _asked(bundle, [(signature, one), (signature, batch | options)]):
+            pairs.append(pair)
             if signature == "predict":
-                examples = {"inputs": strings(to_examples(inputs))}
+                examples = {"inputs": strings(to_examples(pair.inputs))}
                 for name, answer in example_answers(bundle).items():
-                    pairs.append(GoldenPair(name, examples, answer(outputs)))
+                    pairs.append(GoldenPair(name, examples, answer(pair.outputs)))
     return pairs
 
 
@@ -190,8 +193,6 @@ def warmup_requests(bundle: Bundle, pairs: Sequence[GoldenPair]) -> list[GoldenP
     functions = functions_of(bundle)
     longest = bundle.config.text.max_length if bundle.config.text else bundle.model.context_length
     tokens_of_words = max(bundle.tokenizer.encode([_WORDS]).flat_values.shape[0], 1)
-    # All of them: a server that batches puts no defaults beside several texts.
-    few = {"max_new_tokens": np.array([2], np.int32)}
     budget = _BUDGET / (2 * bundle.config.parameters * len(functions))  # tokens of each signature
     # Row by row: a warm-up request of more rows than `max_batch_size`, which may be 1, is refused,
     # and that keeps a server from loading the model.
@@ -204,13 +205,16 @@ def warmup_requests(bundle: Bundle, pairs: Sequence[GoldenPair]) -> list[GoldenP
         length = max(len(_WORDS) * tokens // tokens_of_words, 1)
         text = (_WORDS * (1 + length // len(_WORDS)))[:length]
         for signature, function in functions.items():
-            inputs = {name: strings([text]) for name in input_names(function)}
+            # With all options: a server that batches puts no defaults beside several texts.
+            inputs = {name: value.numpy() for name, value in default_inputs(function).items()}
+            if "max_new_tokens" in inputs:
+                inputs["max_new_tokens"] = np.array([2], np.int32)
             if signature == "chat":
                 rest = [b""] * (MESSAGES - 1)
-                inputs = {"role": strings([[b"user", *rest]]), "content": strings([[text, *rest]])}
-            options = {name: value.numpy() for name, value in defaults_of(function).items()}
-            options |= few if "max_new_tokens" in options else {}
-            inputs = options | inputs
+                inputs["role"] = strings([[b"user", *rest]])
+                inputs["content"] = strings([[text, *rest]])
+            else:
+                inputs |= {name: strings([text]) for name in input_names(function)}
             requests.append(GoldenPair(signature, inputs, {}))
     return requests
 

@@ -40,7 +40,8 @@ def make_tokenizer(kind, task):
     if kind == "wordpiece":
         return WordPieceTokenizer(WORDS)
     if kind == "sentencepiece":
-        return SentencePieceTokenizer.from_file(PIECES, roles=None if task == "lm" else NAMES)
+        found = {} if task == "lm" else {"roles": NAMES, "parse_special": True}
+        return SentencePieceTokenizer.from_file(PIECES, **found)
     if task == "lm":
         return BytePairTokenizer.train([TEXT], 270)
     return BytePairTokenizer.train(

@@ -31,7 +31,7 @@ def found_by(bundle: zoo.Bundle, **options) -> tuple[list[list[int]], np.ndarray
     """Ids of targets as transformers has them, scores, and beams, of the fixture's four sources."""
     arrays, model = dict(np.load(bundle.folder / "expected.npz")), bundle.seq2seq
     signature = getattr(type(model), bundle.config.task)
-    options = complete_options(options, model.own_options(signature.options))
+    options = complete_options(options, signature.options_of(model))
     options = {k: np.broadcast_to(np.asarray(v), (4,)) for k, v in options.items()}
     ids, lengths, scores = map(
         np.asarray, model._search(arrays["token_ids"], arrays["mask"].astype(bool), options)

@@ -83,6 +83,51 @@ def test_lowercase_before_the_tokenizer(tmp_path):
     assert (tokenizer.lowercase, tokenizer.strip_accents) == (True, False)
 
 
+def test_prompts_there_and_back(tmp_path):
+    folder = copy_model("bert_model", tmp_path / "theirs")
+    add_modules(folder, flags(mean_tokens=True), ("Normalize", "2_Normalize"), max_seq_length=9)
+    prompts = {"query": "the cat ", "document": ""}
+    path = folder / "config_sentence_transformers.json"
+    change_json(path, prompts=prompts, default_prompt_name="query")
+    bundle = zoo.load(folder)
+    assert bundle.config.text.prompts == prompts
+    found = bundle.text_model.embed(["sat!"])["embedding"]
+    wanted = bundle.text_model.embed(["the cat sat!"], prompt=["document"])["embedding"]
+    np.testing.assert_array_equal(found, wanted)
+    again = zoo.load(bundle.save_huggingface(tmp_path / "ours"))
+    assert again.config == bundle.config
+    written = json.loads((tmp_path / "ours" / path.name).read_text())
+    assert written == {"prompts": prompts, "default_prompt_name": "query"}
+    # What newer versions write for a model that has none.
+    change_json(path, prompts={"query": "", "document": ""}, default_prompt_name=None)
+    assert zoo.load(folder).config.text.prompts == {}
+
+
+@pytest.mark.parametrize(
+    ("fields", "pooling", "message"),
+    [
+        ({"default_prompt_name": "query"}, {}, "default_prompt_name is 'query'.*no prompts"),
+        (
+            {"prompts": {"query": "q: "}, "default_prompt_name": "passage"},
+            {},
+            "default_prompt_name is 'passage', and only None, 'query' is supported",
+        ),
+        ({"prompts": {"query": 3}}, {}, "prompts: 'query' must be text"),
+        ({"prompts": ["query: "]}, {}, "prompts: not a JSON object"),
+        (
+            {"prompts": {"query": "q: "}},
+            {"include_prompt": False},
+            "1_Pooling/config.json: include_prompt is False",
+        ),
+    ],
+)
+def test_prompts_that_are_refused(fields, pooling, message, tmp_path):
+    add_modules(tmp_path, flags(mean_tokens=True) | pooling)
+    change_json(tmp_path / "config_sentence_transformers.json", **fields)
+    with pytest.raises(zoo.BundleError, match=message):
+        read_sentence_modules(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("pooling", "further", "message"),
     [

@@ -227,6 +227,8 @@ class DataConfig:
             end with a minus sign. pair_column is the second text of tasks pair, embed and, where
             given, regress, and the target of translate and summarize.
         reverse: whether source and target of translate and summarize change places.
+        prompt, pair_prompt: names in text.prompts of what stands before the texts of each column
+            (task embed); None: text.default_prompt, "": none.
         id_column: only checked: ids that repeat are counted in a warning; None: there are none.
         header: "first" if the first line names the columns, "none" if there are no names; "auto"
             is "none" if all columns are given by number.
@@ -279,6 +281,8 @@ class DataConfig:
     pair_column: Column | None = None
     reverse: bool = False
     label_column: Column = "label"
+    prompt: str | None = None
+    pair_prompt: str | None = None
     id_column: Column | None = None
     header: Literal["auto", "first", "none"] = "auto"
     quotes: bool | None = None

@@ -127,7 +127,11 @@ class MaskedLanguageModelTask(RunningTextTask):
             # A bias of zeros would leave the frequencies to be learned through the tied embeddings,
             # which bend towards one direction for it: text classifiers that started from such
             # weights were worse than from random ones.
-            self.model.output_bias.assign(np.log(self.token_frequencies()))
+            frequencies = self.token_frequencies()
+            # A published embedding may have rows beyond the tokenizer's ids.
+            spare = self.model.vocabulary_size - len(frequencies)
+            frequencies = np.pad(frequencies, (0, spare), constant_values=frequencies.min())
+            self.model.output_bias.assign(np.log(frequencies))
 
     def training_data(self, start_step: int, host: int = 0, num_hosts: int = 1) -> tf.data.Dataset:
         rows = pipeline.host_rows(self.config.batch_size, host, num_hosts)

@@ -1,6 +1,8 @@
 """Tasks on tables of texts: "classify" and "pair" (labels), "regress" (numbers), "embed"."""
 
 import abc
+import functools
+import json
 
 import keras
 import numpy as np
@@ -301,14 +303,30 @@ class EmbedTask(EncoderTask):
     baseline_method = "cosine of TF-IDF"
 
     def __init__(self, config: TrainConfig, data_dir: str | None = None):
+        # Here and not in the config: with --task and --data it is made before `text` is set.
+        for field in ("prompt", "pair_prompt"):
+            if name := getattr(config.data, field):
+                config.text.require_prompt(f"data.{field}", name)
         super().__init__(config, data_dir)
         self.trained_model = PairedEmbeddings(self.model)
+
+    def make_text_model(self, initial):
+        before, text = initial and initial.config.text, self.config.text
+        if before is not None and before.prompts and not text.prompts:
+            logging.warning(
+                "%s has prompts, which this run leaves out; --set=text.prompts='%s' keeps them",
+                self.config.finetune.init_from,
+                json.dumps(before.prompts, ensure_ascii=False),
+            )
+        return super().make_text_model(initial)
 
     def vocabulary_texts(self):
         return [*self.train.text, *self.train.text_pair]
 
     def encode(self):
         columns = [clean_all(self.text_model, column) for column in _columns(self.train)]
+        before = [self.config.text.prompts.get(name, "").encode() for name in self._prompts()]
+        columns = [[start + text for text in column] for start, column in zip(before, columns)]
         self.columns = [tf.constant(column, tf.string) for column in columns]
         distill = self.config.distill
         if distill.teacher is not None:
@@ -330,6 +348,11 @@ class EmbedTask(EncoderTask):
             return inputs, tf.gather(self.wanted, rows), ones
         return inputs, tf.zeros_like(ones), ones
 
+    def _prompts(self) -> list[str]:
+        """The name of each column's prompt, "" without one."""
+        data, default = self.config.data, self.config.text.default_prompt or ""
+        return [default if n is None else n for n in (data.prompt, data.pair_prompt)]
+
     def losses(self):
         if self.config.distill.teacher is not None:
             return {"loss": SimilarityLoss(reduction="mean_with_sample_weight")}
@@ -338,10 +361,12 @@ class EmbedTask(EncoderTask):
 
     def answers(self, examples) -> list[np.ndarray]:
         """Vectors (N, D) of the texts and of their partners."""
-        return [
-            np.stack(predict_all(self.text_model.embed, column)["embedding"])
-            for column in _columns(examples)
-        ]
+        named = bool(self.config.text.prompts)  # the model has no such option without
+        vectors = []
+        for name, column in zip(self._prompts(), _columns(examples)):
+            embed = functools.partial(self.text_model.embed, **{"prompt": [name]} if named else {})
+            vectors.append(np.stack(predict_all(embed, column)["embedding"]))
+        return vectors
 
     def scores(self, examples, answers):
         return retrieval_scores(rank_partners(*answers)[0])

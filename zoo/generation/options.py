@@ -24,7 +24,7 @@ class Option:
     """One option: a tensor with one value, or one for each text; a value may be a vector."""
 
     dtype: tf.DType
-    default: float | tuple[str, ...]
+    default: float | str | tuple[str, ...]
     rule: str = ""  # what a value must be; "" means any
     is_valid: Callable = tf.ones_like  # of the values
 
@@ -66,6 +66,8 @@ OPTIONS = {
 }
 
 
+# The option of `embed` that names what stands before a text, where a model has such prompts.
+PROMPT = "prompt"
 # Beams cost as many rows each, of a batch with the largest number in it.
 MAX_BEAMS = 16
 # Of what is written for a source: translations and summaries. A model may have other defaults.
@@ -97,7 +99,8 @@ def complete_options(
 def _batch(name: str, option: Option, values: object) -> tf.Tensor:
     """One value for all texts, or one for each, as the input of an option."""
     if option.spec.shape.rank == 1:
-        return tf.reshape(tf.cast(values, option.dtype), [-1])
+        convert = tf.convert_to_tensor if option.dtype == tf.string else tf.cast
+        return tf.reshape(convert(values, option.dtype), [-1])
     try:
         tensor = tf.convert_to_tensor(values, option.dtype)
     except (TypeError, ValueError) as error:
@@ -135,7 +138,10 @@ def options_by_row(
             # One with more axes than its option has does not fit, and is refused here.
             own = tf.shape(value)[1 : known[name].spec.shape.rank]
             resolved[name] = tf.broadcast_to(value, tf.concat([[rows], own], axis=0))
-    resolved["max_new_tokens"] = tf.minimum(resolved["max_new_tokens"], MAX_NEW_TOKENS)
+    if "max_new_tokens" in resolved:
+        resolved["max_new_tokens"] = tf.minimum(resolved["max_new_tokens"], MAX_NEW_TOKENS)
+    if "seed" not in resolved:
+        return resolved
     # Seeds 0, 0 tell the op to seed itself from the system, also where a program fixed
     # TensorFlow's global seed before exporting.
     fresh = tf.raw_ops.RandomUniformInt(shape=[rows], minval=0, maxval=2**31 - 1, seed=0, seed2=0)

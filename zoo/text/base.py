@@ -31,23 +31,29 @@ _LENGTH_STEP = 32
 def signature(
     body: Callable[..., Outputs],
     defaults: Mapping[str, Sequence[str]] | None = None,
-    options: Mapping[str, Option] = OPTIONS,
+    options: Mapping[str, Option] | Callable[[Any], Mapping[str, Option]] = OPTIONS,
 ) -> Callable[..., Outputs]:
     """A method from string vectors [B] to outputs of B rows, as a signature of its class.
 
     From Python it takes lists of strings. A parameter with a default is an input of models of pairs
-    alone; `**options` are those of `options`, by default a language model's, with one value a row.
+    alone; `**options` are those of `options`, by default a language model's, with one value a row;
+    where they depend on the model a function of it gives them.
     `defaults` has a row for each input that is a matrix [B, M], with which `SignatureDef.defaults`
     names the M of the requests that a server can put into one batch; M may be any other.
     """
     own_defaults = defaults or {}
-    known = options if "options" in inspect.signature(body).parameters else {}
+    takes_options = "options" in inspect.signature(body).parameters
+
+    def options_of(model: TextModel) -> Mapping[str, Option]:
+        if not takes_options:
+            return {}
+        return options(model) if callable(options) else options
 
     @functools.wraps(body)
     def ask(self: TextModel, *arguments: Any, **keywords: Any) -> Outputs:
         given = inspect.signature(body).bind(self, *arguments, **keywords).arguments
         del given["self"]
-        values = complete_options(given.pop("options", {}), self.own_options(known))
+        values = complete_options(given.pop("options", {}), options_of(self))
         columns = {name: value for name, value in given.items() if value is not None}
         names = self._input_names(body)
         if [*columns] != names:
@@ -61,7 +67,8 @@ def signature(
         return function(*strings, *values.values())
 
     # What the class makes its graph functions of.
-    ask.body, ask.defaults, ask.options = body, own_defaults, known  # type: ignore[attr-defined]
+    ask.body, ask.defaults = body, own_defaults  # type: ignore[attr-defined]
+    ask.options_of = options_of  # type: ignore[attr-defined]
     return ask
 
 
@@ -181,7 +188,7 @@ class TextModel(tf.Module):
         for name, method in methods.items():
             if body := getattr(method, "body", None):
                 bound, names = functools.partial(body, self), self._input_names(body)
-                options = self.own_options(method.options)
+                options = method.options_of(self)
                 functions[name] = _graph_function(bound, names, options, method.defaults)
         return functions
 
@@ -190,10 +197,6 @@ class TextModel(tf.Module):
         return [
             p.name for p in parameters if p.kind == _NAMED and (p.default is p.empty or self.pairs)
         ]
-
-    def own_options(self, known: Mapping[str, Option]) -> Mapping[str, Option]:
-        """The options of a signature with this model's defaults."""
-        return known
 
     def spare_ids(self) -> list[int]:
         """The ids that a model with room for more has beyond the tokenizer's."""

@@ -89,6 +89,9 @@ class TextConfig:
         max_question_length: tokens of a question that are read.
         max_answer_length: tokens of the longest answer.
         no_answer: whether a question may have none (SQuAD 2.0).
+        prompts: name -> text that stands before a text, such as {"query": "query: "}, of task
+            embed: a request names one.
+        default_prompt: the name of the one where a request names none; None is no prompt.
     """
 
     max_length: Annotated[int, Field(ge=8)] = 128
@@ -98,12 +101,26 @@ class TextConfig:
     max_question_length: Size = 64
     max_answer_length: Size = 30
     no_answer: bool = False
+    prompts: dict[str, str] = dataclasses.field(default_factory=dict)
+    default_prompt: str | None = None
 
     def __post_init__(self) -> None:
+        if "" in self.prompts:
+            raise ConfigError('text.prompts: a prompt needs a name, and "" names none')
+        if self.default_prompt is not None:
+            self.require_prompt("text.default_prompt", self.default_prompt)
         if self.stride is not None and not 1 <= self.stride <= self.max_length - 2:
             raise ConfigError(
                 "text.stride must be between 1 and text.max_length - 2. "
                 f"Received: {self.stride} with max_length {self.max_length}"
+            )
+
+    def require_prompt(self, field: str, name: str) -> None:
+        """Raises ConfigError, which names the field, unless there is a prompt of that name."""
+        if name not in self.prompts:
+            raise ConfigError(
+                f"{field} must name one of text.prompts, {', '.join(self.prompts) or 'none'}. "
+                f"Received: {name!r:.80}"
             )
 
     def window_size(self, pairs: bool = False, separators: int = 1) -> int:

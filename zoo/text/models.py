@@ -1,10 +1,14 @@
 """The classes that put strings around the models of encoders, one for each task."""
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 
+from zoo.generation.options import PROMPT, Option
 from zoo.text.answer import TextAnswerer
 from zoo.text.base import CANDIDATES, TextEncoder, signature
+from zoo.text.cleaning import clean
 from zoo.text.packing import central, take_windows, truncate, truncate_pair
 
 
@@ -48,14 +52,39 @@ class TextRegressor(_WholeText):
         return {"outputs": self.outputs(text, text_pair)[:, 0]}
 
 
+def prompt_options(model: TextEncoder) -> dict[str, Option]:
+    """The option that names a text's prompt, where the model has prompts."""
+    config = model.config
+    if not config.prompts:
+        return {}
+    names = ("", *config.prompts)
+
+    def is_known(given: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_any(given[:, None] == names, axis=1)
+
+    rule = f"one of {', '.join(config.prompts)}, or empty for none"
+    return {PROMPT: Option(tf.string, config.default_prompt or "", rule, is_known)}
+
+
 class TextEmbedder(TextEncoder):
     """Vectors of texts, alike where the texts mean alike; of a long one the beginning is read."""
 
-    @signature
-    def embed(self, text):
-        """To `embedding` [B, D] float32, of length 1 if the model normalises."""
-        packed = self.pack(truncate(self.encode(text), self.config.window_size()))
-        return {"embedding": self.forward(packed)}
+    @functools.partial(signature, options=prompt_options)
+    def embed(self, text, **options):
+        """To `embedding` [B, D] float32, of length 1 if the model normalises; of a model with
+        prompts an option `prompt` names the one before each text.
+        """
+        text = self.prompted(clean(text, self.config.cleaning), options.get(PROMPT))
+        ids = truncate(self.tokenizer.encode(text), self.config.window_size())
+        return {"embedding": self.forward(self.pack(ids))}
+
+    def prompted(self, text: tf.Tensor, names: tf.Tensor | None) -> tf.Tensor:
+        """Cleaned texts [B] behind the prompts that are named [B]."""
+        if names is None:
+            return text
+        prompts = {"": "", **self.config.prompts}
+        index = tf.argmax(tf.cast(names[:, None] == [*prompts], tf.int32), axis=1)
+        return tf.strings.join([tf.gather(tf.constant([*prompts.values()]), index), text])
 
 
 class TextTagger(TextEncoder):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 
 import keras
 import tensorflow as tf
@@ -15,7 +14,17 @@ from zoo.text.config import Seq2SeqConfig
 from zoo.text.lm import write_in_place
 from zoo.tokenizers import Tokenizer
 
-_write = functools.partial(signature, options=SEQ2SEQ_OPTIONS)
+
+def search_options(model: "TextSeq2Seq") -> dict[str, Option]:
+    """The options of a search, with the model's own defaults."""
+    search = model.config.search
+    return {
+        name: dataclasses.replace(option, default=getattr(search, name, option.default))
+        for name, option in SEQ2SEQ_OPTIONS.items()
+    }
+
+
+_write = functools.partial(signature, options=search_options)
 
 
 class TextSeq2Seq(TextModel):
@@ -48,13 +57,6 @@ class TextSeq2Seq(TextModel):
         if self.room < 1 or len(config.target_start) >= model.context_length:
             raise ValueError(f"seq2seq: {config} leaves no room for text in {longest} tokens")
         self.config = config
-
-    def own_options(self, known: Mapping[str, Option]) -> Mapping[str, Option]:
-        search = self.config.search
-        return {
-            name: dataclasses.replace(option, default=getattr(search, name, option.default))
-            for name, option in known.items()
-        }
 
     def sources(self, text) -> tf.RaggedTensor:
         """Source ids [B, None] of strings [B], cut to what is read."""

@@ -107,6 +107,13 @@ _ROBERTA = dataclasses.replace(
     special_tokens={"cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>"}
     | {"unk_token": "<unk>", "mask_token": "<mask>"},
 )
+XLM_ROBERTA = dataclasses.replace(
+    _ROBERTA,
+    options={**_ROBERTA.options, "vocabulary_size": Option("vocab_size", 250002)},
+    classes=_classes("XLMRoberta"),
+    bare="XLMRobertaModel",
+    tokenizer=("sentencepiece", "XLMRobertaTokenizer"),
+)
 _DISTILBERT = dataclasses.replace(
     _BERT,
     options={
@@ -192,7 +199,7 @@ _GPT2 = Family(
 
 # By transformers' `model_type`.
 HUGGINGFACE = {"bert": _BERT, "distilbert": _DISTILBERT, "roberta": _ROBERTA, "gpt2": _GPT2}
-HUGGINGFACE |= DECODERS | ENCODER_DECODERS
+HUGGINGFACE |= {"xlm-roberta": XLM_ROBERTA} | DECODERS | ENCODER_DECODERS
 
 # nanoGPT has GPT-2's names, PyTorch's dense layers, and perhaps no biases.
 NANOGPT = dataclasses.replace(

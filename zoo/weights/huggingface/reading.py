@@ -118,6 +118,9 @@ def bundle_of(
         if described.task in TEXT_MODELS:
             longest = min(length or _LONGEST_TEXT, described.config.context_length)
             text = TextConfig(max_length=longest)
+            if modules is not None:
+                own = {"prompts": modules.prompts, "default_prompt": modules.default_prompt}
+                text = dataclasses.replace(text, **own)
         model = read_described(files, described, modules)
     form, no_chat = None, Bundle.no_chat
     if described.task == "lm":

@@ -1,4 +1,4 @@
-"""What sentence-transformers puts on an encoder: pooling, a projection, normalisation."""
+"""What sentence-transformers puts on an encoder: pooling, a projection, normalisation, prompts."""
 
 import dataclasses
 from pathlib import Path
@@ -6,8 +6,10 @@ from typing import Any
 
 from zoo.config import Fields, read_json
 from zoo.files import BundleError, inside
+from zoo.text.config import TextConfig
 from zoo.weights.safetensors_files import WeightFiles
 
+PROMPTS_FILE = "config_sentence_transformers.json"
 _SUPPORTED = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max"}
 # transformers writes 1e30 for "as long as you like".
 _NO_LIMIT = 1e9
@@ -21,6 +23,8 @@ class SentenceModules:
     max_length: int | None  # tokens that are read of a text
     lowercase: bool
     dense: WeightFiles | None  # a projection's weights
+    prompts: dict[str, str]  # before texts, by name
+    default_prompt: str | None
 
 
 def read_sentence_modules(folder: Path) -> SentenceModules | None:
@@ -46,11 +50,13 @@ def read_sentence_modules(folder: Path) -> SentenceModules | None:
         return Fields.read(place)
 
     settings = Fields.read(inside(folder, "sentence_bert_config.json"), optional=True)
-    prompts = Fields.read(inside(folder, "config_sentence_transformers.json"), optional=True)
-    prompts.require("default_prompt_name", (None,), "it would put a prompt before every text")
     why = "other outputs than hidden states are not pooled here"
     settings.require("transformer_task", ("feature-extraction",), why)
-    pooling = _pooling(config_of(modules[1]))
+    fields = config_of(modules[1])
+    pooling = _pooling(fields)
+    prompts, default_prompt = _prompts(inside(folder, PROMPTS_FILE))
+    if prompts:
+        fields.require("include_prompt", (True,), "tokens of a prompt are pooled as all others")
     head: dict[str, Any] = {"pooling": pooling, "normalize": "Normalize" in kinds}
     dense = None
     if "Dense" in kinds:
@@ -70,22 +76,40 @@ def read_sentence_modules(folder: Path) -> SentenceModules | None:
         config = Fields.read(inside(folder, "tokenizer_config.json"), optional=True)
         limit = config.number("model_max_length", _NO_LIMIT)
         length = int(limit) if limit < _NO_LIMIT else None
-    return SentenceModules(head, length, settings.flag("do_lower_case", False), dense)
+    lowercase = settings.flag("do_lower_case", False)
+    return SentenceModules(head, length, lowercase, dense, prompts, default_prompt)
 
 
-def sentence_module_files(head: dict[str, Any], width: int, max_length: int) -> dict[str, Any]:
+def sentence_module_files(head: dict[str, Any], width: int, text: TextConfig) -> dict[str, Any]:
     """The contents by file of an encoder without a projection, whose states are `width` wide."""
+    prompts = {"prompts": text.prompts, "default_prompt_name": text.default_prompt}
     flags = {f"pooling_mode_{mode}": head["pooling"] == ours for mode, ours in _SUPPORTED.items()}
     modules = [("Transformer", ""), ("Pooling", "1_Pooling")]
     modules += [("Normalize", "2_Normalize")] * head["normalize"]
     return {
         "1_Pooling/config.json": {"word_embedding_dimension": width, **flags},
-        "sentence_bert_config.json": {"max_seq_length": max_length, "do_lower_case": False},
+        "sentence_bert_config.json": {"max_seq_length": text.max_length, "do_lower_case": False},
         "modules.json": [
             {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
             for i, (kind, path) in enumerate(modules)
         ],
+        **({PROMPTS_FILE: prompts} if text.prompts else {}),
     }
+
+
+def _prompts(path: Path) -> tuple[dict[str, str], str | None]:
+    """The prompts by name, none if all are empty, and the name of the one where none is named."""
+    fields = Fields.read(path, optional=True)
+    if not fields.values.get("prompts"):
+        fields.require("default_prompt_name", (None,), "there are no prompts")
+        return {}, None
+    prompts = fields.part("prompts").values
+    if wrong := [name for name, prompt in prompts.items() if not isinstance(prompt, str)]:
+        raise BundleError(f"{fields.where}: prompts: {wrong[0]!r:.80} must be text")
+    default = fields.require(
+        "default_prompt_name", (None, *prompts), "a default prompt is one of prompts"
+    )
+    return (prompts, default) if any(prompts.values()) else ({}, None)
 
 
 def _pooling(fields: Fields) -> str:
