@@ -48,7 +48,7 @@ def read_tokenizer(folder: Path, model_type: str, lowercase: bool = False) -> To
         allowed += ("MT5Tokenizer", "MBart50Tokenizer")
     # A BERT may say DistilBertTokenizer and the other way round: they are the same.
     if kind == "wordpiece":
-        allowed += ("BertTokenizer", "DistilBertTokenizer")
+        allowed += ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer")
     if name.removesuffix("Fast") not in allowed and name not in allowed:
         raise BundleError(
             f"{config.where}: tokenizer_class is {name!r}; supported for {model_type} are "
