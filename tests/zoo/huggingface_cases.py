@@ -12,6 +12,7 @@ FIXTURES = Path(__file__).parent / "fixtures" / "huggingface"
 NAMES = sorted(path.parent.name for path in FIXTURES.glob("*/expected.npz"))
 TASKS = {
     "model": "embed",
+    "bert": "embed",
     "mlm": "mlm",
     "pretraining": "mlm",
     "classify": "classify",

@@ -54,12 +54,12 @@ def test_the_file_written_is_the_file_read(loaded, tmp_path):
     wanted = [tensor for tensor in theirs.names() if not tensor.startswith(dropped)]
     prefix = "transformer." if name == "gpt2_model" else ""
     assert ours.names() == [prefix + tensor for tensor in wanted]
+    config = json.loads((folder / "config.json").read_text())
     for tensor in wanted:
         value = theirs.read(tensor)
-        if name.startswith("roberta") and "position_embeddings" in tensor:
+        if config["model_type"].endswith("roberta") and "position_embeddings" in tensor:
             value[:2] = 0  # rows that no token uses
         np.testing.assert_array_equal(ours.read(prefix + tensor), value, err_msg=tensor)
-    config = json.loads((folder / "config.json").read_text())
     original = json.loads((FIXTURES / name / "config.json").read_text())
     same = {"bert_pretraining": "BertForMaskedLM", "gpt2_model": "GPT2LMHeadModel"}
     assert config["architectures"] == [same.get(name, original["architectures"][0])]

@@ -27,7 +27,8 @@ def pack(
     """Adds the special tokens and pads on the right, to `length` or as long as the longest row.
 
     (B, T) each: `token_ids` int32, `padding_mask` bool, True where there is a token, `segment_ids`
-    int32, 1 for the second text and the [SEP] after it.
+    int32, 1 for the second text and the [SEP] after it; RoBERTa's pairs, with several separators
+    between them, are of one segment.
     """
     require_roles(tokenizer, "cls", "sep", "pad")
     rows = first.nrows(out_type=tf.int32)
@@ -43,7 +44,8 @@ def pack(
     token_ids = ids.to_tensor(tokenizer.pad_id, shape=shape)  # (B, T)
     positions = tf.range(tf.shape(token_ids)[1], dtype=tf.int64)  # (T,)
     padding_mask = positions < lengths[:, None]
-    segment_ids = tf.cast(padding_mask & (positions >= split[:, None]), tf.int32)
+    is_second = padding_mask & (positions >= split[:, None])
+    segment_ids = tf.cast(is_second & (tokenizer.pair_separators == 1), tf.int32)
     if isinstance(length, int):
         padding_mask = tf.ensure_shape(padding_mask, [None, length])
         segment_ids = tf.ensure_shape(segment_ids, [None, length])

@@ -34,6 +34,8 @@ class Tokenizer(abc.ABC):
 
     kind: ClassVar[str]  # name of the subclass in `tokenizer.json`
     config_names: ClassVar[tuple[str, ...]] = ()  # the constructor's arguments, all attributes
+    # Options that older files do not have; fingerprints leave them out where they are not set.
+    defaults: ClassVar[Mapping[str, Any]] = {}
     rules_version: ClassVar[int] = 1  # raised when the same vocabulary starts to encode differently
     splits_anywhere: ClassVar[bool] = False  # if encode(a + b) == encode(a) + encode(b), always
 
@@ -88,6 +90,7 @@ class Tokenizer(abc.ABC):
                 f"{cls.__name__} reads kind {cls.kind!r}, the config says "
                 f"{config.get('kind')!r}. Use load_tokenizer, which picks the class."
             )
+        config = {**cls.defaults, **config}
         if missing := [name for name in cls.config_names if name not in config]:
             raise ValueError(f"{', '.join(missing)}: missing; save the tokenizer again.")
         return cls(*(config[name] for name in cls.config_names))
@@ -95,6 +98,9 @@ class Tokenizer(abc.ABC):
     def get_config(self) -> dict[str, Any]:
         """The plain, JSON-ready dict that `from_config` takes."""
         options = {name: getattr(self, name) for name in self.config_names}
+        for name, default in self.defaults.items():
+            if options[name] == default:
+                del options[name]
         return {"kind": self.kind, "vocabulary": self.vocabulary, **options}
 
     @functools.cached_property

@@ -23,25 +23,12 @@ class CausalTokenizer(SubwordTokenizer):
     all tokens that end an answer, `end_id` the first of them.
     """
 
-    # Options that older files do not have; fingerprints leave them out where they are not set.
-    defaults: ClassVar[dict[str, Any]] = {"added_tokens": {}, "start": None, "ends": []}
+    defaults: ClassVar[Mapping[str, Any]] = {"added_tokens": {}, "start": None, "ends": []}
 
     vocabulary: list[str]
     end: str
     parse_special: bool
     start_id: int | None = None
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        return super().from_config({**cls.defaults, **config})
-
-    def get_config(self) -> dict[str, Any]:
-        config = super().get_config()
-        return {
-            name: value
-            for name, value in config.items()
-            if name not in self.defaults or value != self.defaults[name]
-        }
 
     @staticmethod
     @abc.abstractmethod

@@ -93,12 +93,41 @@ def read_start(content: Fields) -> str | None:
     return None
 
 
+def read_pair_separators(content: Fields, cls: str, sep: str) -> int | None:
+    """How many `sep` stand between two texts, "cls A sep sep B sep"; None if nothing is said.
+
+    Raises:
+        BundleError: something else stands around texts.
+    """
+    for step in read_steps(content, "post_processor", "processors"):
+        kind = step.text("type")
+        if kind in ("BertProcessing", "RobertaProcessing"):
+            return 1 if kind == "BertProcessing" else 2
+        if kind != "TemplateProcessing":
+            continue
+        single, pair = (
+            [next(iter(item.values.values()))["id"] for item in step.parts(field)]
+            for field in ("single", "pair")
+        )
+        count = len(pair) - 4
+        if single != [cls, "A", sep] or count < 1 or pair != [cls, "A", *[sep] * count, "B", sep]:
+            raise BundleError(
+                f"{step.where}: single is {single} and pair {pair}; only {cls} A {sep} and "
+                f"{cls} A {sep} B {sep}, with any number of {sep} between, are known"
+            )
+        return count
+    return None
+
+
 def _template(
-    single: Iterable[tuple[str, str]], second: Iterable[tuple[str, str]], ids: Mapping[str, int]
+    single: Iterable[tuple[str, str]],
+    second: Iterable[tuple[str, str]],
+    ids: Mapping[str, int],
+    segment: int = 1,
 ) -> dict[str, Any]:
     """The post-processor that makes of (kind, id) one text, and what a second one adds."""
     one = [{kind: {"id": name, "type_id": 0}} for kind, name in single]
-    pair = [*one, *({kind: {"id": name, "type_id": 1}} for kind, name in second)]
+    pair = [*one, *({kind: {"id": name, "type_id": segment}} for kind, name in second)]
     special = {name: {"id": name, "ids": [index], "tokens": [name]} for name, index in ids.items()}
     return {"type": "TemplateProcessing", "single": one, "pair": pair, "special_tokens": special}
 
@@ -134,7 +163,13 @@ def added_tokens_json(
     ]
 
 
-def cls_sep_template(cls: tuple[str, int], sep: tuple[str, int]) -> dict[str, Any]:
-    """The post-processor of one text, "[CLS] A [SEP]", and of two, "[CLS] A [SEP] B [SEP]"."""
+def cls_sep_template(
+    cls: tuple[str, int], sep: tuple[str, int], separators: int = 1
+) -> dict[str, Any]:
+    """The post-processor of one text, "[CLS] A [SEP]", and of two, "[CLS] A [SEP] B [SEP]"; with
+    several separators between them both are of one segment.
+    """
     first, end = ("SpecialToken", cls[0]), ("SpecialToken", sep[0])
-    return _template([first, ("Sequence", "A"), end], [("Sequence", "B"), end], dict([cls, sep]))
+    second = [*[end] * (separators - 1), ("Sequence", "B"), end]
+    single = [first, ("Sequence", "A"), end]
+    return _template(single, second, dict([cls, sep]), int(separators == 1))

@@ -127,6 +127,14 @@ def write_unigram_model(pieces: Iterable[tuple[str, float, int]], charsmap: byte
     return model.SerializeToString(deterministic=True)
 
 
+def with_rounded_scores(content: bytes) -> bytes:
+    """The model with scores of 13 binary places: below 2,048 all sums of them are exact floats."""
+    model = _Model.FromString(content)
+    for piece in model.pieces:
+        piece.score = round(piece.score * 2**13) / 2**13
+    return model.SerializeToString(deterministic=True)
+
+
 def write_merging_model(pieces: Iterable[tuple[str, float, int]], unknown_id: int) -> bytes:
     """A model that merges characters by the scores of pieces (text, score, kind)."""
     model = _Model()

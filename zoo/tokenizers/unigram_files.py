@@ -3,14 +3,20 @@
 import base64
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from zoo.config import Fields
 from zoo.files import BundleError, write_json
 from zoo.tokenizers import sentencepiece_model as spm
-from zoo.tokenizers.files import added_token, read_added_tokens, tokenizer_json
+from zoo.tokenizers.files import (
+    added_token,
+    cls_sep_template,
+    read_added_tokens,
+    read_pair_separators,
+    tokenizer_json,
+)
 
 _METASPACE = {
     "type": "Metaspace",
@@ -32,7 +38,7 @@ _SPACES = (
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
-def read_unigram(path: str | os.PathLike[str], special: Sequence[str] = ()) -> bytes:
+def read_unigram(path: str | os.PathLike[str], special: Collection[str] = ()) -> bytes:
     """The SentencePiece model that a `tokenizer.json` describes.
 
     Special tokens, and `special` ones that it has but does not call so, are control pieces; other
@@ -44,7 +50,7 @@ def read_unigram(path: str | os.PathLike[str], special: Sequence[str] = ()) -> b
     """
     content = Fields.read(Path(path))
     model = content.part("model")
-    model.require("type", ("Unigram",), "SentencePiece models of encoder-decoders are unigram ones")
+    model.require("type", ("Unigram",), "only unigram models are read of SentencePiece")
     charsmap = _read_charsmap(content)
     _check_splitter(content)
     vocabulary: Any = model.values.get("vocab")
@@ -74,13 +80,33 @@ def read_unigram(path: str | os.PathLike[str], special: Sequence[str] = ()) -> b
     return spm.write_unigram_model(pieces, charsmap)
 
 
+def read_encoder_options(path: str | os.PathLike[str], roles: Mapping[str, str]) -> dict[str, Any]:
+    """The options of `SentencePieceTokenizer` that a `tokenizer.json` decides, for an encoder.
+
+    Raises:
+        BundleError: other tokens than those of `roles` stand around texts.
+    """
+    content = Fields.read(Path(path))
+    special, others, flags = read_added_tokens(content)
+    # Names are looked for in the text as it is: normalising changes few.
+    own = {name: [f for f in flags.get(name, ()) if f != "normalized"] for name in special | others}
+    own = {name: found for name, found in own.items() if found or name in others}
+    separators = read_pair_separators(content, roles["cls"], roles["sep"])
+    counted = {} if separators is None else {"pair_separators": separators}
+    return {"added_tokens": own, **counted}
+
+
 def write_unigram(
     model: bytes,
     folder: str | os.PathLike[str],
     before: Sequence[int] = (),
     after: Sequence[int] = (),
+    separators: int | None = None,
+    flags: Mapping[str, Iterable[str]] | None = None,
 ) -> None:
     """Writes `tokenizer.json` of a SentencePiece model; ids `before` and `after` go around texts.
+
+    Of an encoder `separators` stand between two texts. `flags` are those of added tokens.
 
     Raises:
         ValueError: a model that the format has no place for.
@@ -88,10 +114,22 @@ def write_unigram(
     pieces, charsmap = spm.read_unigram_model(model)
     kinds = [kind for _, _, kind in pieces]
     added = [
-        added_token(name, index, special=kind != spm.USER_DEFINED)
+        added_token(
+            name,
+            index,
+            special=kind != spm.USER_DEFINED,
+            **dict.fromkeys((flags or {}).get(name, ()), True),
+        )
         for index, (name, _, kind) in enumerate(pieces)
         if kind in (spm.CONTROL, spm.UNKNOWN, spm.USER_DEFINED)
     ]
+    processor = _template(pieces, before, after)
+    splitter: dict[str, Any] = _METASPACE
+    if separators is not None:
+        steps_of_text = [{"type": "WhitespaceSplit"}, _METASPACE]
+        splitter = {"type": "Sequence", "pretokenizers": steps_of_text}
+        cls, sep = ((pieces[index][0], index) for index in (*before, *after))
+        processor = cls_sep_template(cls, sep, separators)
     steps: list[dict[str, Any]] = [_ENDS, _DOUBLE]
     if charsmap:
         encoded = base64.b64encode(charsmap).decode("ascii")
@@ -99,8 +137,8 @@ def write_unigram(
     content = tokenizer_json(
         added,
         normalizer={"type": "Sequence", "normalizers": steps},
-        pre_tokenizer=_METASPACE,
-        post_processor=_template(pieces, before, after),
+        pre_tokenizer=splitter,
+        post_processor=processor,
         decoder=_METASPACE,
         model={
             "type": "Unigram",

@@ -107,6 +107,13 @@ _ROBERTA = dataclasses.replace(
     special_tokens={"cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>"}
     | {"unk_token": "<unk>", "mask_token": "<mask>"},
 )
+XLM_ROBERTA = dataclasses.replace(
+    _ROBERTA,
+    options={**_ROBERTA.options, "vocabulary_size": Option("vocab_size", 250002)},
+    classes=_classes("XLMRoberta"),
+    bare="XLMRobertaModel",
+    tokenizer=("sentencepiece", "XLMRobertaTokenizer"),
+)
 _DISTILBERT = dataclasses.replace(
     _BERT,
     options={
@@ -245,6 +252,7 @@ ENCODERS = {
     "bert": _BERT,
     "distilbert": _DISTILBERT,
     "roberta": _ROBERTA,
+    "xlm-roberta": XLM_ROBERTA,
     "modernbert": _MODERNBERT,
     "electra": _ELECTRA,
 }

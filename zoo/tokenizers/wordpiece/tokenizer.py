@@ -5,7 +5,7 @@ import functools
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import tensorflow as tf
@@ -65,6 +65,7 @@ class WordPieceTokenizer(SubwordTokenizer):
         *("vocabulary", "lowercase", "strip_accents", "split_cjk", "max_word_characters"),
         "added_tokens",
     )
+    defaults: ClassVar[Mapping[str, Any]] = {"added_tokens": {}}
 
     vocabulary: list[str]
 
@@ -141,16 +142,6 @@ class WordPieceTokenizer(SubwordTokenizer):
     def write_vocabulary(self, path: str | os.PathLike[str]) -> None:
         """Writes `vocab.txt` as `from_file` and other BERT programs read it."""
         write_lines(path, self.vocabulary)
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        return super().from_config({"added_tokens": (), **config})  # old files have none
-
-    def get_config(self) -> dict[str, Any]:
-        config = super().get_config()
-        if not self.added_tokens:
-            del config["added_tokens"]  # fingerprints are older than these
-        return config
 
     def _join(self, ids: tf.RaggedTensor) -> tf.Tensor:
         return tf.strings.strip(super()._join(ids))

@@ -1,6 +1,6 @@
-"""SentencePiece tokenizers of encoder-decoders: which ids transformers gives the pieces."""
+"""SentencePiece tokenizers of transformers: which ids it gives the pieces."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ from zoo.config import Fields
 from zoo.files import BundleError, blaming, inside
 from zoo.tokenizers import SentencePieceTokenizer
 from zoo.tokenizers import sentencepiece_model as spm
-from zoo.tokenizers.unigram_files import read_unigram
+from zoo.tokenizers.unigram_files import read_encoder_options, read_unigram
 
 Pieces = list[tuple[str, float, int]]
 _MODELS = ("spiece.model", "sentencepiece.bpe.model", "sentencepiece.model")
@@ -25,16 +25,26 @@ MBART50 = tuple(_CODES.split())
 MBART = MBART50[:25]
 
 
-def read_sentencepiece(folder: Path, config: Fields, name: str) -> SentencePieceTokenizer:
+def read_sentencepiece(
+    folder: Path, config: Fields, name: str, roles: Mapping[str, str] | None = None
+) -> SentencePieceTokenizer:
     """The tokenizer of a folder; `config` is its tokenizer_config.json, `name` the class.
+
+    With `roles` it is an encoder's, which finds its special tokens in texts.
 
     Raises:
         BundleError: no file of it is there, or one asks for what is not known here.
     """
+    options: dict[str, Any] = {}
+    if roles:
+        options = {"end": roles["sep"], "roles": roles, "parse_special": True}
+        options |= {"pair_separators": 2, "added_tokens": {roles["mask"]: ["lstrip"]}}
     path = inside(folder, "tokenizer.json")
     if path.is_file():
         with blaming(path):
-            return SentencePieceTokenizer(read_unigram(path, _SPECIAL))
+            model = read_unigram(path, {*_SPECIAL, *options.get("roles", {}).values()})
+            options |= read_encoder_options(path, roles) if roles else {}
+            return SentencePieceTokenizer(model, **options)
     found = [path for path in (inside(folder, file) for file in _MODELS) if path.is_file()]
     order = _ORDERS.get(name.removesuffix("Fast"))
     if not found or order is None:
@@ -44,7 +54,7 @@ def read_sentencepiece(folder: Path, config: Fields, name: str) -> SentencePiece
         pieces, charsmap = spm.read_unigram_model(found[0].read_bytes())
         pieces = order(pieces, config)
         pieces += _added(config, pieces)
-        return SentencePieceTokenizer(spm.write_unigram_model(pieces, charsmap))
+        return SentencePieceTokenizer(spm.write_unigram_model(pieces, charsmap), **options)
 
 
 def _t5_order(pieces: Pieces, config: Fields) -> Pieces:
@@ -54,8 +64,8 @@ def _t5_order(pieces: Pieces, config: Fields) -> Pieces:
     return pieces + _controls(*(name for name in reversed(names) if name not in known))
 
 
-def _mbart_order(languages: tuple[str, ...]) -> Callable[[Pieces, Fields], Pieces]:
-    """fairseq's: four tokens of its own before the pieces, languages and the mask behind them."""
+def _fairseq_order(*languages: str) -> Callable[[Pieces, Fields], Pieces]:
+    """Four tokens of its own before the pieces, languages and the mask behind them."""
 
     def order(pieces: Pieces, config: Fields) -> Pieces:
         first = [text for text, _, _ in pieces[:3]]
@@ -79,8 +89,9 @@ def _pegasus_order(pieces: Pieces, config: Fields) -> Pieces:
 
 _ORDERS: dict[str, Callable[[Pieces, Fields], Pieces]] = {
     **dict.fromkeys(("T5Tokenizer", "MT5Tokenizer"), _t5_order),
-    "MBartTokenizer": _mbart_order(MBART),
-    "MBart50Tokenizer": _mbart_order(MBART50),
+    "MBartTokenizer": _fairseq_order(*MBART),
+    "MBart50Tokenizer": _fairseq_order(*MBART50),
+    "XLMRobertaTokenizer": _fairseq_order(),
     "PegasusTokenizer": _pegasus_order,
 }
 

@@ -1,7 +1,7 @@
 """Tokenizers as transformers keeps them, read into ours."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,10 @@ from absl import logging
 
 from zoo.config import Fields
 from zoo.files import BundleError, blaming, existing, inside
+from zoo.models.configs import BertConfig
 from zoo.tokenizers import BytePairTokenizer, MarianTokenizer, Tokenizer, WordPieceTokenizer
 from zoo.tokenizers.files import read_lines
+from zoo.weights.encoders import XLM_ROBERTA
 from zoo.weights.families import HUGGINGFACE
 from zoo.weights.huggingface.causal_tokenizers import read_causal_tokenizer
 from zoo.weights.huggingface.sentencepiece_files import read_sentencepiece
@@ -44,7 +46,12 @@ def read_tokenizer(folder: Path, model_type: str, lowercase: bool = False) -> To
         return read_causal_tokenizer(folder)
     name = config.text("tokenizer_class", own_class)
     allowed = (own_class, *_GENERICS)
-    if kind == "sentencepiece":
+    encodes = family.config is BertConfig
+    if encodes and kind != "sentencepiece" and _is_unigram(folder, name):
+        # Multilingual E5 is a BERT with XLM-R's tokenizer.
+        family = XLM_ROBERTA
+        kind, allowed = "sentencepiece", (*allowed, XLM_ROBERTA.tokenizer[1])
+    elif kind == "sentencepiece" and not encodes:
         allowed += ("MT5Tokenizer", "MBart50Tokenizer")
     # A BERT may say DistilBertTokenizer and the other way round: they are the same.
     if kind == "wordpiece":
@@ -62,12 +69,28 @@ def read_tokenizer(folder: Path, model_type: str, lowercase: bool = False) -> To
         found.require(field, (expected,), f"that is its name in {model_type}")
     with blaming(folder, TypeError):
         if kind == "sentencepiece":
-            return read_sentencepiece(folder, config, name)
+            roles = encoder_roles(family.special_tokens) if encodes else None
+            return read_sentencepiece(folder, config, name, roles)
         if kind == "marian":
             return _marian(folder, config)
         if kind == "wordpiece":
             return _wordpiece(folder, config, name in _GENERICS, lowercase)
         return _bytepair(folder, config, family.special_tokens, name in _GENERICS)
+
+
+def _is_unigram(folder: Path, name: str) -> bool:
+    """Whether a class, or the file that a generic one reads, is of a SentencePiece model."""
+    if name not in _GENERICS:
+        return name.removesuffix("Fast") == XLM_ROBERTA.tokenizer[1]
+    content = Fields.read(inside(folder, "tokenizer.json"), optional=True)
+    return bool(content.values) and content.part("model").text("type") == "Unigram"
+
+
+def encoder_roles(special_tokens: Mapping[str, str]) -> dict[str, str]:
+    """Role -> name of special tokens by their fields in tokenizer_config.json."""
+    roles = {field.removesuffix("_token"): name for field, name in special_tokens.items()}
+    roles["unknown"] = roles.pop("unk")
+    return roles
 
 
 def _wordpiece(folder: Path, config: Fields, generic: bool, lowercase: bool) -> WordPieceTokenizer:
@@ -140,9 +163,11 @@ def _bytepair(
 ) -> BytePairTokenizer:
     options: dict[str, Any] = {}
     if special:
-        roles = {field.removesuffix("_token"): name for field, name in special.items()}
-        roles["unknown"] = roles.pop("unk")
-        options = {"roles": roles, "end": special["sep_token"], "parse_special": True}
+        options = {
+            "roles": encoder_roles(special),
+            "end": special["sep_token"],
+            "parse_special": True,
+        }
     if not generic:
         options["add_prefix_space"] = config.flag("add_prefix_space", False)
         options |= {"pair_separators": 2} if special else {}

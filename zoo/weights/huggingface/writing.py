@@ -68,7 +68,8 @@ def model_type_of(model: keras.Model, tokenizer_kind: str) -> str:
         )
     types = [name for name, family in HUGGINGFACE.items() if isinstance(config, family.config)]
     if config.family == "bert":  # of those that are equally near, what it is by its segments
-        one_segment = "bert" if tokenizer_kind == "wordpiece" else "roberta"
+        by_tokenizer = {"wordpiece": "bert", "sentencepiece": "xlm-roberta"}
+        one_segment = by_tokenizer.get(tokenizer_kind, "roberta")
         likely = {0: "distilbert", 1: one_segment}.get(config.num_segments, "bert")
         types.sort(key=lambda name: name != likely)
     problems = {name: problems_of(model, tokenizer_kind, name) for name in types}
@@ -100,7 +101,10 @@ def _conditions(
     if task == "mlm" and family.mlm_activation:
         yield "model.activation", config.activation, (family.mlm_activation,)
     kind = family.tokenizer[0]
-    yield "tokenizer", tokenizer_kind, CAUSAL_KINDS if kind == "causal" else (kind,)
+    kinds: tuple[str, ...] = CAUSAL_KINDS if kind == "causal" else (kind,)
+    if config.family == "bert" and kind == "wordpiece":
+        kinds = (kind, SentencePieceTokenizer.kind)  # the tokenizer's own class says which
+    yield "tokenizer", tokenizer_kind, kinds
     if task in ("lm", *SEQ2SEQ_MODELS):
         return
     head = model.head_config()
@@ -140,7 +144,7 @@ def _token_ids(
             "pad_token_id": None,
         }
     ids = {"pad_token_id": tokenizer.pad_id}
-    if model_type == "roberta":
+    if model_type in ("roberta", "xlm-roberta"):
         ids |= {"bos_token_id": tokenizer.cls_id, "eos_token_id": tokenizer.sep_id}
     return ids
 
@@ -230,10 +234,9 @@ def write_tokenizer(
             "strip_accents": tokenizer.strip_accents,
             "tokenize_chinese_chars": tokenizer.split_cjk,
         }
-    elif isinstance(tokenizer, SentencePieceTokenizer) and seq2seq is not None:
+    elif isinstance(tokenizer, SentencePieceTokenizer):
         # The classes of these models have rules of their own, too.
-        write_unigram(tokenizer.model, folder, seq2seq.source_start, seq2seq.source_end)
-        config, plain = seq2seq_tokens(tokenizer), False
+        config, plain = _write_sentencepiece(tokenizer, folder, seq2seq), False
     elif isinstance(tokenizer, MarianTokenizer):
         tokenizer.write_files(folder)
         config, plain = dict(family.special_tokens), True
@@ -262,6 +265,20 @@ def write_tokenizer(
     if segments is None or segments.default < 2:
         config["model_input_names"] = ["input_ids", "attention_mask"]
     write_json(folder / "tokenizer_config.json", config, indent=2, ensure_ascii=False)
+
+
+def _write_sentencepiece(
+    tokenizer: SentencePieceTokenizer, folder: Path, seq2seq: Seq2SeqConfig | None
+) -> dict[str, str]:
+    """Writes tokenizer.json; gives the fields of tokenizer_config.json that name tokens."""
+    if seq2seq is not None:
+        write_unigram(tokenizer.model, folder, seq2seq.source_start, seq2seq.source_end)
+        return seq2seq_tokens(tokenizer)
+    around, separators = ((tokenizer.cls_id,), (tokenizer.sep_id,)), tokenizer.pair_separators
+    write_unigram(tokenizer.model, folder, *around, separators, tokenizer.added_tokens)
+    names = seq2seq_tokens(tokenizer) | {f"{k}_token": n for k, n in tokenizer.roles.items()}
+    names.pop("unknown_token", None)
+    return names | {"bos_token": names["cls_token"]}
 
 
 def _wordpiece_json(tokenizer: WordPieceTokenizer) -> dict[str, Any]:
