@@ -4,6 +4,7 @@ Their numbers and files are in `test_huggingface_models.py`, as BERT's.
 """
 
 import json
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,15 @@ from huggingface_cases import (
     copy_model,
     expected,
 )
+from tokenizers import models, normalizers, pre_tokenizers
 
 import zoo
+from zoo.models.attention_options import RelativeAttention
+from zoo.tokenizers import charsmap
+from zoo.tokenizers import sentencepiece_model as spm
 from zoo.weights.encoders import ENCODERS
 from zoo.weights.huggingface.tokenizer_files import read_tokenizer
+from zoo.weights.huggingface.writing import write_tokenizer
 
 KINDS = ("model", "mlm", "classify", "tag", "span")
 # Latin, Greek and Cyrillic with accents, composed and apart; Chinese, Korean, Devanagari, signs.
@@ -52,6 +58,10 @@ _PARTS = [
     ),
     *(" ", "  ", "\t", "\n", "\u00a0", "\u3000", "\u2003", "\r\n", "\u0000", "\u00ad", "\ufffd"),
 ]
+
+
+# Of no class of marks, and part of the letter before all the same.
+_JOINED = "\u200d\uff9e\uff9f"
 
 
 def texts(count: int, seed: int, more: tuple[str, ...] = ()) -> list[str]:
@@ -113,6 +123,100 @@ def test_pieces_of_what_nfc_composes_stand_where_it_stood():
             spans.append([data[start:end].decode() for start, end in pairs])
         assert "".join(dict.fromkeys(spans[0])) == apart.replace(" ", "")
         assert len(spans[0]) == len(spans[1])
+
+
+def unigram_reference(name: str, normalizer: list) -> tokenizers.Tokenizer:
+    """What transformers 4 makes of a fixture's SentencePiece model, of steps before its table."""
+    path = next((FIXTURES / name).glob("*.model"))
+    pieces, charsmap = spm.read_unigram_model(path.read_bytes())
+    special = [text for text, _, kind in pieces if kind in (spm.CONTROL, spm.UNKNOWN)]
+    special += ["[MASK]"] if "[MASK]" not in special else []
+    ids = [text for text, _, _ in pieces]
+    made = tokenizers.Tokenizer(
+        models.Unigram([(text, score) for text, score, _ in pieces], unk_id=kinds_of(pieces))
+    )
+    double = normalizers.Replace(tokenizers.Regex(" {2,}"), " ")
+    steps = [*normalizer, normalizers.Precompiled(charsmap), double]
+    made.normalizer = normalizers.Sequence(steps)
+    space = pre_tokenizers.Metaspace(replacement=spm.SPACE, prepend_scheme="always")
+    made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), space])
+    made.decoder = tokenizers.decoders.Metaspace(prepend_scheme="always")
+    made.add_special_tokens(
+        [tokenizers.AddedToken(text, lstrip=text == "[MASK]", normalized=False) for text in special]
+    )
+    around = [("[CLS]", ids.index("[CLS]")), ("[SEP]", ids.index("[SEP]"))]
+    made.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=around
+    )
+    return made
+
+
+def kinds_of(pieces: list) -> int:
+    """The id of the unknown piece."""
+    return [kind for _, _, kind in pieces].index(spm.UNKNOWN)
+
+
+def is_replaced_alike(text: str, rules: dict[str, str]) -> bool:
+    """Whether that library replaces what SentencePiece does: no mark behind what is replaced, no
+    two marks.
+    """
+    joins = [unicodedata.category(c)[0] == "M" or c in _JOINED for c in text]
+    return not any(
+        joins[place] and (joins[place - 1] or text[place - 1] in rules)
+        for place in range(1, len(text))
+    )
+
+
+def albert_steps() -> list:
+    """What ALBERT's class does before."""
+    quotes = [normalizers.Replace(source, '"') for source in ("``", "''")]
+    return [*quotes, normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase()]
+
+
+@pytest.mark.parametrize(("name", "steps"), [("albert", albert_steps), ("deberta-v2", list)])
+def test_ids_of_unigram_models_are_those_of_tokenizers(name, steps, tmp_path):
+    """From the model's own file, from a tokenizer.json, and from the one that we write."""
+    reference = unigram_reference(name, steps())
+    ours = read_tokenizer(FIXTURES / name, name)
+    rules = charsmap.read_charsmap(spm.read_unigram_model(ours.model)[1])
+    some = texts(2000, 1, ("[MASK]", " [MASK]", "[SEP]", "[CLS]", "fi\u0301", "\u0301"))
+    wanted = [reference.encode(text, add_special_tokens=False).ids for text in some]
+    found = ours.encode(some).to_list()
+    same = [is_replaced_alike(text, rules) for text in some]
+    assert sum(same) > 1200
+    # ALBERT's reference has no accents left when it comes to its table.
+    compared = same if name == "deberta-v2" else [True] * len(some)
+    for text, ids, other, alike in zip(some, found, wanted, compared):
+        assert ids == other or not alike, ascii(text)
+    reference.save(str(tmp_path / "tokenizer.json"))
+    fields = json.loads((FIXTURES / name / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(fields))
+    read = read_tokenizer(tmp_path, name)
+    assert read.fingerprint == ours.fingerprint
+    write_tokenizer(ours, tmp_path / "written", name, 16)
+    assert read_tokenizer(tmp_path / "written", name).fingerprint == ours.fingerprint
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "written" / "tokenizer.json"))
+    for text, ids, alike in zip(some, found, same):
+        assert theirs.encode(text, add_special_tokens=False).ids == ids or not alike, ascii(text)
+    assert theirs.encode("a", "b").type_ids == reference.encode("a", "b").type_ids
+
+
+def test_the_table_of_characters_is_read_and_written():
+    path = FIXTURES / "albert" / "spiece.model"
+    _, content = spm.read_unigram_model(path.read_bytes())
+    rules = charsmap.read_charsmap(content)
+    assert rules["\ufb01"] == "fi"
+    assert charsmap.read_charsmap(charsmap.write_charsmap(rules)) == rules
+    joined = charsmap.joined_rules(rules, True, True, charsmap.QUOTES)
+    found = [joined[c] for c in ("\u00c9", "\u0301", "\u0130", "``", "\uff21")]
+    assert found == ["e", "", "i", '"', "a"]
+    written = charsmap.write_charsmap(joined)
+    assert charsmap.read_charsmap(written) == joined
+    # Once more changes nothing.
+    assert charsmap.with_rules_before(written, True, True, charsmap.QUOTES) == written
+    for damaged in (b"abc", b"\x04\0\0\0", written[:-3], written[:50], b"\xff" * 40):
+        with pytest.raises(ValueError, match="precompiled_charsmap"):
+            charsmap.read_charsmap(damaged)
 
 
 # --- config.json
@@ -205,6 +309,37 @@ def test_a_discriminator_embeds(tmp_path):
     np.testing.assert_array_equal(answer(bundle.model, arrays), answer(whole.model, arrays))
 
 
+def test_the_head_of_debertas_first_training_has_two_names(tmp_path):
+    """That of version 3 (`legacy` is false): the same numbers, and no head of a bare model."""
+    whole = zoo.load(copy_model("deberta-v2_mlm", tmp_path / "whole"))
+    folder = copy_model("deberta-v2_mlm", tmp_path / "renamed")
+
+    def renamed(tensors):
+        return {
+            name.replace("cls.predictions.transform.", "lm_predictions.lm_head.").replace(
+                "cls.predictions.bias", "lm_predictions.lm_head.bias"
+            ): value
+            for name, value in tensors.items()
+        } | {"mask_predictions.dense.weight": np.ones((2, 2), "float32")}
+
+    change_config(folder, legacy=False)
+    change_weights(folder, renamed)
+    found, arrays = zoo.load(folder), expected("deberta-v2_mlm")
+    np.testing.assert_array_equal(answer(found.model, arrays), answer(whole.model, arrays))
+    change_config(folder, architectures=...)  # as Microsoft's own
+    assert zoo.load(folder).config.task == "embed"
+
+
+def test_deberta_says_its_positions_in_several_ways(tmp_path):
+    folder = copy_model("deberta-v2_model", tmp_path)
+    config = zoo.load(folder).model.backbone.config
+    assert config.relative_attention == RelativeAttention(8, 4, norm=True)
+    change_config(folder, pos_att_type=["P2C", "c2p"][1:] + ["p2c"])
+    assert zoo.load(folder).model.backbone.config == config
+    change_config(folder, max_relative_positions=-1)  # as many as positions
+    assert zoo.load(folder).model.backbone.config.relative_attention.distance == 16
+
+
 @pytest.mark.parametrize(
     ("name", "fields", "parts"),
     [
@@ -235,6 +370,30 @@ def test_a_discriminator_embeds(tmp_path):
             {"hidden_act": "gelu_new"},
             ["hidden_act must be 'gelu'", "electra's head"],
         ),
+        ("albert_model", {"num_hidden_groups": 2}, ["num_hidden_groups is 2", "the same weights"]),
+        ("albert_model", {"inner_group_num": 2}, ["inner_group_num is 2"]),
+        ("albert_model", {"embedding_size": 5}, ["token_embedding/embeddings is", "6) there"]),
+        ("albert_model", {"position_embedding_type": "relative_key"}, ["position_embedding_type"]),
+        ("albert_model", {"type_vocab_size": 3}, ["segment_embedding/embeddings is (2, 6) there"]),
+        ("deberta-v2_model", {"relative_attention": False}, ["relative_attention must be true"]),
+        ("deberta-v2_model", {"pos_att_type": "c2p|p2p"}, ["pos_att_type is 'c2p|p2p'", "p2c"]),
+        ("deberta-v2_model", {"pos_att_type": None}, ["pos_att_type is None", "c2p, p2c"]),
+        ("deberta-v2_model", {"pos_att_type": 7}, ["pos_att_type is 7"]),
+        ("deberta-v2_model", {"conv_kernel_size": 3}, ["conv_kernel_size is 3", "convolution"]),
+        ("deberta-v2_model", {"norm_rel_ebd": "batch_norm"}, ["norm_rel_ebd is 'batch_norm'"]),
+        ("deberta-v2_model", {"embedding_size": 6}, ["embedding_size is 6", "as wide as"]),
+        ("deberta-v2_model", {"attention_head_size": 3}, ["attention_head_size is 3"]),
+        ("deberta-v2_model", {"position_buckets": 3}, ["buckets must be at least 4"]),
+        (
+            "deberta-v2_model",
+            {"position_buckets": 6},
+            ["the model that it describes has"],
+        ),
+        ("deberta-v2_model", {"max_relative_positions": 3}, ["distance must be above half"]),
+        ("deberta-v2_model", {"share_att_key": False}, ["the model that it describes has"]),
+        ("deberta-v2_model", {"position_biased_input": True}, ["the model that it describes has"]),
+        ("deberta-v2_span", {"share_att_key": True}, ["does not have", "pos_key_proj"]),
+        ("deberta-v2_classify", {"pooler_hidden_act": "tanh"}, ["pooler_hidden_act is 'tanh'"]),
         ("electra_model", {"model_type": "new"}, ["model_type 'new' is not supported", "electra"]),
     ],
 )
@@ -242,6 +401,29 @@ def test_what_changes_numbers_is_read_or_refused(name, fields, parts, tmp_path):
     folder = copy_model(name, tmp_path)
     change_config(folder, **fields)
     refused(folder, *parts)
+
+
+@pytest.mark.parametrize(
+    ("steps", "parts"),
+    [
+        ([normalizers.NFC()], ["'NFC'", "no step of a SentencePiece"]),
+        ([normalizers.Lowercase(), normalizers.NFKD()], ["NFKD stands in another order"]),
+        ([normalizers.NFKD(), normalizers.Lowercase()], ["Lowercase stands in another order"]),
+        ([normalizers.StripAccents()], ["StripAccents stands in another order"]),
+        ([normalizers.Replace("`", "'")], ["is no step of a SentencePiece"]),
+    ],
+)
+def test_rules_before_a_table_that_are_not_known(steps, parts, tmp_path):
+    folder = copy_model("albert_model", tmp_path)
+    unigram_reference("albert", steps).save(str(folder / "tokenizer.json"))
+    refused(folder, *parts)
+
+
+@pytest.mark.parametrize("field", ["do_lower_case", "split_by_punct"])
+def test_rules_of_debertas_class_that_are_not_known(field, tmp_path):
+    folder = copy_model("deberta-v2_model", tmp_path)
+    change_json(folder / "tokenizer_config.json", **{field: True})
+    refused(folder, f"{field} is True")
 
 
 def test_a_tokenizer_of_other_rules_is_refused(tmp_path):

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from zoo.config import Fields
+from zoo.files import BundleError
+from zoo.models.attention_options import RelativeAttention
 from zoo.models.configs import BertConfig
 from zoo.weights.decoder_fields import Rotary, Windows, sliding_behind
 
@@ -66,3 +68,61 @@ class EmbeddingWidth:
     def write(self, config: BertConfig) -> dict[str, Any]:
         """Their fields."""
         return {"embedding_size": config.token_dim}
+
+
+@dataclass(frozen=True)
+class Disentangled:
+    """DeBERTa's relative positions, and whether absolute ones are added to the embeddings."""
+
+    terms: tuple[str, ...] = ("c2p", "p2c")
+    default_hidden: int = 1536  # of "hidden_size"
+
+    def read(self, fields: Fields, num_layers: int) -> dict[str, Any]:
+        """Fields of our config."""
+        if not fields.flag("relative_attention", False):
+            raise BundleError(
+                f"{fields.where}: relative_attention must be true: without it this is a BERT"
+            )
+        for name in ("embedding_size", "pooler_hidden_size"):
+            hidden = fields.whole("hidden_size", self.default_hidden)
+            fields.require(name, (hidden,), "it is as wide as hidden states")
+        norms = ("none", "layer_norm")
+        norm = fields.require("norm_rel_ebd", norms, "no other norm is known")
+        distance = fields.whole("max_relative_positions", -1, least=-1)
+        buckets = fields.whole("position_buckets", -1, least=-1)
+        context = fields.whole("max_position_embeddings", 512)
+        relative = RelativeAttention(
+            distance=context if distance < 1 else distance,
+            buckets=None if buckets < 1 else buckets,
+            terms=self._terms(fields),
+            shared=fields.flag("share_att_key", False),
+            norm=norm == "layer_norm",
+        )
+        added = fields.flag("position_biased_input", True)
+        return {"relative_attention": relative, "positions": "learned" if added else "none"}
+
+    def _terms(self, fields: Fields) -> tuple[Any, ...]:
+        given: Any = fields.values.get("pos_att_type")
+        names = given.lower().split("|") if isinstance(given, str) else given
+        names = [str(name).strip() for name in names] if isinstance(names, list) else []
+        if not names or not {*names} <= {*self.terms}:
+            raise BundleError(
+                f"{fields.where}: pos_att_type is {given!r:.80}; supported are one or both of "
+                f"{', '.join(self.terms)}"
+            )
+        return tuple(term for term in self.terms if term in names)
+
+    def write(self, config: BertConfig) -> dict[str, Any]:
+        """Their fields, as both versions of transformers read them."""
+        relative = config.relative_attention
+        if relative is None:
+            return {"relative_attention": False}
+        return {
+            "relative_attention": True,
+            "max_relative_positions": relative.distance,
+            "position_buckets": -1 if relative.buckets is None else relative.buckets,
+            "pos_att_type": [*relative.terms],
+            "share_att_key": relative.shared,
+            "norm_rel_ebd": "layer_norm" if relative.norm else "none",
+            "position_biased_input": config.positions == "learned",
+        }

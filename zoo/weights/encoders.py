@@ -3,7 +3,7 @@
 import dataclasses
 
 from zoo.models.configs import BertConfig
-from zoo.weights.encoder_fields import EmbeddingWidth, LocalAndGlobal
+from zoo.weights.encoder_fields import Disentangled, EmbeddingWidth, LocalAndGlobal
 from zoo.weights.family import Family, Option
 
 
@@ -106,6 +106,7 @@ _ROBERTA = dataclasses.replace(
     tokenizer=("bytepair", "RobertaTokenizer"),
     special_tokens={"cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>"}
     | {"unk_token": "<unk>", "mask_token": "<mask>"},
+    pair_separators=2,
 )
 XLM_ROBERTA = dataclasses.replace(
     _ROBERTA,
@@ -246,6 +247,109 @@ _ELECTRA = dataclasses.replace(
     bare_pooler="",
     mlm_activation="gelu",
 )
+_ALBERT = dataclasses.replace(
+    _BERT,
+    options={
+        **_BERT.options,
+        "vocabulary_size": Option("vocab_size", 30000),
+        "num_heads": Option("num_attention_heads", 64),
+        "hidden_dim": Option("hidden_size", 4096),
+        "intermediate_dim": Option("intermediate_size", 16384),
+        "embedding_dim": Option("embedding_size", 128),
+        "activation": Option("hidden_act", "gelu_new"),
+        "dropout": Option("hidden_dropout_prob", 0.0, ("attention_probs_dropout_prob",)),
+    },
+    fixed={**_LIKE_BERT, "shared_layers": True},
+    layers={**_BERT.layers, "embedding_projection": "encoder.embedding_hidden_mapping_in"},
+    block="encoder.albert_layer_groups.0.albert_layers.0.",
+    block_layers={
+        "attention/qkv": "attention.query attention.key attention.value",
+        "attention/output": "attention.dense",
+        "attention_norm": "attention.LayerNorm",
+        "feedforward/expand": "ffn",
+        "feedforward/contract": "ffn_output",
+        "feedforward_norm": "full_layer_layer_norm",
+    },
+    prefix="albert.",
+    optional=("sop_classifier.", "pooler."),
+    heads={
+        **_BERT.heads,
+        "classify": {"pooler": "pooler", "output": "classifier"},
+        "mlm": dict(zip(_MLM, ("predictions.dense", "predictions.LayerNorm", "predictions"))),
+    },
+    twins={
+        "predictions.decoder.weight": "embeddings.word_embeddings.weight",
+        "predictions.decoder.bias": "predictions.bias",
+    },
+    classes={**_classes("Albert"), "AlbertForPreTraining": "mlm"},
+    bare="AlbertModel",
+    required=(
+        *_BERT.required,
+        ("num_hidden_groups", (1,), "all layers have the same weights"),
+        ("inner_group_num", (1,), "all layers have the same weights"),
+    ),
+    written={**_BERT.written, "num_hidden_groups": 1, "inner_group_num": 1},
+    head_dropout=dict.fromkeys(("classify", "tag"), ("classifier_dropout_prob", 0.1)),
+    bare_pooler="pooler",
+    tokenizer=("sentencepiece", "AlbertTokenizer"),
+    special_tokens={**_BERT.special_tokens, "unk_token": "<unk>", "pad_token": "<pad>"},
+)
+_DEBERTA = dataclasses.replace(
+    _BERT,
+    options={
+        **_BERT.options,
+        "vocabulary_size": Option("vocab_size", 128100),
+        "num_layers": Option("num_hidden_layers", 24),
+        "num_heads": Option("num_attention_heads", 24),
+        "hidden_dim": Option("hidden_size", 1536),
+        "intermediate_dim": Option("intermediate_size", 6144),
+        "num_segments": Option("type_vocab_size", 0, least=0),
+        "norm_epsilon": Option("layer_norm_eps", 1e-7),
+    },
+    groups=(Disentangled(),),
+    fixed={name: value for name, value in _LIKE_BERT.items() if name != "positions"},
+    layers={
+        **_BERT.layers,
+        "distance_embedding/bucket_embedding": "encoder.rel_embeddings",
+        "distance_embedding/norm": "encoder.LayerNorm",
+    },
+    block_layers={
+        **_BERT.block_layers,
+        "attention/qkv": " ".join(f"attention.self.{n}_proj" for n in ("query", "key", "value")),
+        "attention/distance_key": "attention.self.pos_key_proj",
+        "attention/distance_query": "attention.self.pos_query_proj",
+    },
+    prefix="deberta.",
+    # Heads of the first training, and positions that are not added to anything.
+    optional=(
+        *("cls.predictions.", "lm_predictions.", "mask_predictions.", "pooler.dense."),
+        "embeddings.position_embeddings.",
+    ),
+    # Of version 3 the head has other names.
+    twins={
+        **_BERT.twins,
+        **{
+            f"lm_predictions.lm_head.{old}": f"cls.predictions.{new}"
+            for old, new in {
+                **{f"dense.{name}": f"transform.dense.{name}" for name in ("weight", "bias")},
+                **{f"LayerNorm.{n}": f"transform.LayerNorm.{n}" for n in ("weight", "bias")},
+                "bias": "bias",
+            }.items()
+        },
+    },
+    classes=_classes("DebertaV2"),
+    bare="DebertaV2Model",
+    required=(
+        ("conv_kernel_size", (0,), "there is no convolution beside the first layer here"),
+        ("pooler_hidden_act", ("gelu",), "a classifier's dense layer has that one here"),
+        ("attention_head_size", (None,), "the heads share the width"),
+    ),
+    written={**_BERT.written, "legacy": True, "pooler_hidden_act": "gelu"},
+    head_dropout={"classify": ("cls_dropout", None), "tag": (None, None)},
+    pooler_activation="gelu",
+    bare_pooler="",
+    tokenizer=("sentencepiece", "DebertaV2Tokenizer"),
+)
 
 # By transformers' `model_type`.
 ENCODERS = {
@@ -255,4 +359,6 @@ ENCODERS = {
     "xlm-roberta": XLM_ROBERTA,
     "modernbert": _MODERNBERT,
     "electra": _ELECTRA,
+    "albert": _ALBERT,
+    "deberta-v2": _DEBERTA,
 }

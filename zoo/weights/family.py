@@ -226,6 +226,7 @@ class Family:
     first_position: int = 0  # if they do not: rows before the first one, which are not counted
     tokenizer: tuple[str, str] = ("", "")  # its kind here, and its class there
     special_tokens: dict[str, str] = field(default_factory=dict)  # by field there
+    pair_separators: int = 1  # between two texts, where no file says so
 
     def read_options(self, fields: Fields) -> dict[str, Any]:
         """Fields of our config, from a file's."""

@@ -70,7 +70,7 @@ def read_tokenizer(folder: Path, model_type: str, lowercase: bool = False) -> To
     with blaming(folder, TypeError):
         if kind == "sentencepiece":
             roles = encoder_roles(family.special_tokens) if encodes else None
-            return read_sentencepiece(folder, config, name, roles)
+            return read_sentencepiece(folder, config, name, roles, family.pair_separators)
         if kind == "marian":
             return _marian(folder, config)
         if kind == "wordpiece":
