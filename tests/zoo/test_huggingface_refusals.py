@@ -24,7 +24,7 @@ def refused(folder, *parts, task=None):
         (
             "bert_model",
             {"model_type": "xlnet"},
-            ["'xlnet'", "bert, distilbert, roberta, modernbert"],
+            ["'xlnet'", "bert, distilbert, roberta, xlm-roberta, modernbert"],
         ),
         ("bert_model", {"architectures": ["BertForMultipleChoice"]}, ["BertForTokenClass"]),
         ("bert_model", {"architectures": ["GPT2LMHeadModel"]}, ["'GPT2LMHeadModel'"]),

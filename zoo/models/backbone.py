@@ -111,14 +111,23 @@ def rematerialized(block: keras.layers.Layer, x, **arguments):
     # other dropout the second time: weights and seeds go in as arguments, and new seeds come out.
     variables = block.variables
     state = [variable for variable in variables if not variable.trainable]
+    # Arguments, too: what other layers have made of weights of theirs, as relative positions.
+    floats = {name: value for name, value in arguments.items() if _is_float(value)}
+    others = {name: value for name, value in arguments.items() if name not in floats}
 
     def inside(x, *values):
+        given, values = values[: len(floats)], values[len(floats) :]
         with keras.StatelessScope(list(zip(variables, values))) as scope:
-            y = block(x, **arguments)
+            y = block(x, **others, **dict(zip(floats, given)))
         return y, *(scope.get_current_value(variable) for variable in state)
 
-    y, *after = keras.remat(inside)(x, *(ops.convert_to_tensor(v) for v in variables))
+    values = (*floats.values(), *(ops.convert_to_tensor(v) for v in variables))
+    y, *after = keras.remat(inside)(x, *values)
     for variable, value in zip(state, after):
         if variable.name == "seed_generator_state":
             variable.assign(value)
     return y
+
+
+def _is_float(value) -> bool:
+    return ops.is_tensor(value) and "float" in keras.backend.standardize_dtype(value.dtype)
