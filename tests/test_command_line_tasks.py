@@ -342,7 +342,7 @@ def test_a_tuned_model_still_chats(command, tmp_path):
 @pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("name", ["modernbert", "deberta-v2"])
 def test_a_published_encoder_is_tuned_and_served(name, command, tmp_path, capsys):
-    """From transformers' files to a served classifier, and back to such files if they can say it."""
+    """From transformers' files to a served classifier, and back if such files can say it."""
     fixtures = Path(__file__).parent / "zoo" / "fixtures" / "huggingface"
     weights, data, workdir = tmp_path / "theirs", tmp_path / "table.csv", tmp_path / "run"
     for folder in (f"{name}_model", name):

@@ -126,3 +126,20 @@ class Disentangled:
             "norm_rel_ebd": "layer_norm" if relative.norm else "none",
             "position_biased_input": config.positions == "learned",
         }
+
+
+@dataclass(frozen=True)
+class KerasHubDistances:
+    """The relative positions of KerasHub's DeBERTa 3."""
+
+    names: tuple[str, ...] = ("bucket_size",)
+
+    def read(self, fields: Fields, num_layers: int) -> dict[str, Any]:
+        """Fields of our config."""
+        length, buckets = fields.whole("max_sequence_length", 512), fields.whole("bucket_size", 256)
+        return {"relative_attention": RelativeAttention(length, buckets, norm=True)}
+
+    def write(self, config: BertConfig) -> dict[str, Any]:
+        """Their fields."""
+        relative = config.relative_attention
+        return {"bucket_size": None if relative is None else relative.buckets}

@@ -6,6 +6,7 @@ from typing import Any
 from zoo.models.configs import BertConfig, GPTConfig, ModelConfig
 from zoo.weights.decoders import DECODERS
 from zoo.weights.encoder_decoders import ENCODER_DECODERS, KERAS_HUB_T5
+from zoo.weights.encoder_fields import KerasHubDistances
 from zoo.weights.encoders import ENCODERS, OF_2018
 from zoo.weights.family import KERAS, Family, Option
 
@@ -87,25 +88,68 @@ def _keras_hub(config: type[ModelConfig], length: int, attention: str, **own: An
         "feedforward/contract": "feedforward_output_dense",
         "feedforward_norm": "feedforward_layer_norm",
     }
-    own["layers"] |= {name: name for name in ("token_embedding", "position_embedding")}
+    tables = {name: name for name in ("token_embedding", "position_embedding")}
+    own["layers"] = tables | own["layers"]
     form = {"block": "transformer_layer_{}/", "dense": "split_heads", "weights": KERAS}
-    return Family(config=config, block_layers=block_layers, **form, **own)
+    return Family(config=config, block_layers=block_layers, **(form | own))
+
+
+_KERAS_HUB_BERT: dict[str, Any] = {
+    "options": {"num_segments": Option("num_segments", 2)},
+    # The published BERT has exact GELU; KerasHub computes its approximation.
+    "fixed": {"activation": "gelu_tanh", "norm_epsilon": 1e-12},
+    "layers": {
+        "segment_embedding": "segment_embedding",
+        "embedding_norm": "embeddings_layer_norm",
+        "pooler": "pooled_dense",
+    },
+}
+_ONE_GROUP = "all layers have the same weights"
 
 
 # By KerasHub's class.
 KERAS_HUB = {
-    "BertBackbone": _keras_hub(
+    "BertBackbone": _keras_hub(BertConfig, 512, "self_attention_layer", **_KERAS_HUB_BERT),
+    "AlbertBackbone": _keras_hub(
         BertConfig,
         512,
         "self_attention_layer",
-        options={"num_segments": Option("num_segments", 2)},
-        # The published BERT has exact GELU; KerasHub computes its approximation.
-        fixed={"activation": "gelu_tanh", "norm_epsilon": 1e-12},
-        layers={
-            "segment_embedding": "segment_embedding",
-            "embedding_norm": "embeddings_layer_norm",
-            "pooler": "pooled_dense",
+        **{
+            **_KERAS_HUB_BERT,
+            "options": {**_KERAS_HUB_BERT["options"], "embedding_dim": Option("embedding_dim")},
+            "fixed": {**_KERAS_HUB_BERT["fixed"], "shared_layers": True},
+            "layers": {
+                **_KERAS_HUB_BERT["layers"],
+                "embedding_projection": "embedding_projection",
+            },
         },
+        block="group_0_inner_layer_0/",
+        required=(("num_groups", (1,), _ONE_GROUP), ("num_inner_repetitions", (1,), _ONE_GROUP)),
+    ),
+    "RobertaBackbone": _keras_hub(
+        BertConfig,
+        512,
+        "self_attention_layer",
+        fixed={"num_segments": 0, "norm_epsilon": 1e-5},
+        layers={
+            "token_embedding": "embeddings/token_embedding",
+            "position_embedding": "embeddings/position_embedding",
+            "embedding_norm": "embeddings_layer_norm",
+        },
+    ),
+    "DebertaV3Backbone": _keras_hub(
+        BertConfig,
+        512,
+        "self_attention_layer",
+        groups=(KerasHubDistances(),),
+        fixed={"num_segments": 0, "norm_epsilon": 1e-7, "positions": "none"},
+        layers={
+            "embedding_norm": "embeddings_layer_norm",
+            "distance_embedding/bucket_embedding": "rel_embedding",
+            "distance_embedding/norm": "rel_embedding/rel_embeddings_layer_norm",
+        },
+        block="disentangled_attention_encoder_layer_{}/",
+        twins={"rel_embedding/rel_embedding": "rel_embedding/embeddings"},
     ),
     "GPT2Backbone": _keras_hub(
         GPTConfig,
