@@ -312,8 +312,9 @@ def test_a_vocabulary_larger_than_the_model(tmp_path):
 
 
 def test_names(tmp_path, monkeypatch):
-    assert "no KerasHub preset of Bert, Albert, Roberta, DebertaV3, GPT2, T5. These are: albert_base" in refusal(
-        "llama3_8b_en"
+    assert (
+        "no KerasHub preset of Bert, Albert, Roberta, DebertaV3, GPT2, T5. These are: albert_base"
+        in refusal("llama3_8b_en")
     )
     assert "no such folder, and no KerasHub preset" in refusal(str(tmp_path / "gone"))
     # A proxy that is not there, and a cache with nothing in it: as without network.
