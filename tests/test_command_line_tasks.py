@@ -419,3 +419,43 @@ def test_a_tuned_model_still_chats(command, tmp_path):
     tuned = zoo.load(tmp_path / "run")
     assert tuned.config.chat == form and tuned.chat.start_id == tokenizer.end_id
     assert functions_of(tuned).keys() == {"generate", "score", "next_token", "chat"}
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("name", ["modernbert", "deberta-v2"])
+def test_a_published_encoder_is_tuned_and_served(name, command, tmp_path, capsys):
+    """From transformers' files to a served classifier, and back if such files can say it."""
+    fixtures = Path(__file__).parent / "zoo" / "fixtures" / "huggingface"
+    weights, data, workdir = tmp_path / "theirs", tmp_path / "table.csv", tmp_path / "run"
+    for folder in (f"{name}_model", name):
+        shutil.copytree(fixtures / folder, weights, dirs_exist_ok=True)
+    data.write_text(TABLE, encoding="utf-8")
+    settings = ["steps=2", "evaluate_every=2", "batch_size=4", "jit_compile=false"]
+    command(
+        "trainers.__main__",
+        "--task=classify",
+        f"--data={data}",
+        f"--init_from={weights}",
+        f"--workdir={workdir}",
+        "--strategy=one_device",
+        *(
+            f"--set={setting}"
+            for setting in [*settings, "data.test_fraction=0.1", "text.max_length=16"]
+        ),
+    )
+    tuned = zoo.load(workdir)
+    assert tuned.config.labels == ("neg", "pos")
+    started = zoo.load(weights).model.backbone.config
+    assert tuned.model.backbone.config.layer_types == started.layer_types
+    assert tuned.model.backbone.config.relative_attention == started.relative_attention
+    command("export.__main__", f"--workdir={workdir}", f"--out={tmp_path / 'served'}")
+    assert "golden answers verified" in capsys.readouterr().out
+    assert not command("export.verify", f"--model_dir={tmp_path / 'served'}", "--clients=2")
+    assert "no differences" in capsys.readouterr().out
+    if name == "modernbert":  # whose classifiers there read the mean, too
+        again = zoo.load(tuned.save_huggingface(tmp_path / "ours"))
+        texts = ["a good film", "a bad film 7"]
+        np.testing.assert_array_equal(
+            again.text_model.predict(texts)["scores"], tuned.text_model.predict(texts)["scores"]
+        )

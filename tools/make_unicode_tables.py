@@ -2,7 +2,8 @@
 
 `zoo/tokenizers/character_classes.json` has the classes of GPT-2's pattern,
 `zoo/tokenizers/wordpiece/normalizer.json` what BERT's normalizer does,
-`zoo/tokenizers/composition.json` the characters that NFC joins or moves. Run
+`zoo/tokenizers/composition.json` the characters that NFC joins or moves,
+`zoo/tokenizers/compatibility.json` what NFKD without accents is. Run
 `python -m tools.make_unicode_tables` only to follow a newer release of that library: a changed
 table changes ids, so raise `rules_version` of `BytePairTokenizer` or `WordPieceTokenizer` with it.
 The library is asked, not copied.
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo.tokenizers import character_classes, composition
+from zoo.tokenizers import character_classes, charsmap, composition
 from zoo.tokenizers.character_classes import LETTER, NUMBER, OTHER
 from zoo.tokenizers.wordpiece import normalizer
 from zoo.tokenizers.wordpiece.normalizer import CJK, PLAIN, PUNCTUATION, REMOVED, SPACE, hangul
@@ -73,6 +74,17 @@ def measured_composition() -> dict[str, Any]:
     kinds[[*joining]] = composition.JOINING
     kinds[[*changing]] = composition.CHANGING
     return {"kinds": _runs(kinds.tolist())}
+
+
+def measured_compatibility() -> dict[str, Any]:
+    """What stripping accents leaves of NFKD of each character, which `charsmap` reads."""
+    from tokenizers.normalizers import NFKD, Sequence, StripAccents
+
+    strip = Sequence([NFKD(), StripAccents()]).normalize_str
+    syllables = range(0xAC00, 0xAC00 + 11172)
+    found = {p: strip(chr(p)) for p in _points() if p not in syllables}
+    changed = {p: [*map(ord, text)] for p, text in found.items() if text != chr(p)}
+    return {"stripped": _deltas(changed)}
 
 
 def _points() -> list[int]:
@@ -176,6 +188,7 @@ def main() -> None:
 
     write_table(character_classes.TABLE, measured_classes(), tokenizers.__version__)
     write_table(composition.TABLE, measured_composition(), tokenizers.__version__)
+    write_table(charsmap.TABLE, measured_compatibility(), tokenizers.__version__)
     write_table(normalizer.TABLE, measured_normalizer(), tokenizers.__version__)
 
 

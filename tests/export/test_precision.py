@@ -21,6 +21,7 @@ from export.precision.reduce import SMALLEST, may_depend_on_batch, reduce_bundle
 from export.precision.report import _markdown, compare_answers
 from export.saved_model import ExportError, export_saved_model
 from zoo.bundle import bundle_in_memory
+from zoo.models.attention_options import RelativeAttention
 from zoo.models.build import build
 from zoo.tokenizers import WordPieceTokenizer
 
@@ -125,6 +126,41 @@ def test_pairs_of_bfloat16_products_allow_for_their_rounding():
     # A language model has none of these products.
     assert may_depend_on_batch(bundle, "bfloat16")
     assert not may_depend_on_batch(make("lstm"), "bfloat16")
+
+
+ENCODERS = {
+    "modernbert": {
+        "positions": "rotary",
+        "norm_placement": "pre",
+        "use_bias": False,
+        "activation": "geglu",
+        "use_pooler": False,
+        "num_segments": 0,
+        "embedding_norm": True,
+        "head_transform": True,
+        "sliding_window": 3,
+        "local_rotary_base": 100.0,
+    },
+    "electra": {"embedding_dim": 32, "pooler_activation": "gelu"},
+    "albert": {"embedding_dim": 32, "shared_layers": True},
+    "deberta": {
+        "positions": "none",
+        "num_segments": 0,
+        "pooler_activation": "gelu",
+        "relative_attention": RelativeAttention(16, 8, norm=True),
+    },
+    "deberta_2": {"relative_attention": RelativeAttention(16, shared=False)},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ENCODERS)
+def test_int8_of_each_kind_of_encoder(name, tmp_path):
+    path = export_saved_model(make("classify", **ENCODERS[name]), tmp_path, precision="int8")
+    record = json.loads((path / PRECISION_REPORT_FILE).with_suffix(".json").read_text())
+    float32, reduced = record["variable_bytes"]
+    assert record["accepted"] and float32 / reduced > 2.5
+    assert_no_refused_op(path)
 
 
 def assert_no_refused_op(path):

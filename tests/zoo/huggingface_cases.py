@@ -26,7 +26,8 @@ TASKS = {
 
 def tokenizer_folder(model_type: str) -> Path:
     """The fixture of the tokenizer that a model type reads."""
-    return FIXTURES / {"bert": "wordpiece", "distilbert": "wordpiece"}.get(model_type, model_type)
+    of_words = model_type in ("bert", "distilbert", "electra")
+    return FIXTURES / ("wordpiece" if of_words else model_type)
 
 
 def copy_model(name: str, folder: Path) -> Path:

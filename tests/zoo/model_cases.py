@@ -7,8 +7,9 @@ import pytest
 from keras import ops
 
 from zoo.generation.loop import SamplingOptions
+from zoo.models.attention_options import RelativeAttention, RotaryScaling
 from zoo.models.build import build
-from zoo.models.configs import BertConfig, GPTConfig, LSTMConfig, RotaryScaling
+from zoo.models.configs import BertConfig, GPTConfig, LSTMConfig
 
 VOCABULARY_SIZE = 13
 
@@ -105,6 +106,35 @@ ENCODER_CONFIGS = {
         use_pooler=False,
         norm_placement="pre",
         activation="gelu_tanh",
+    ),
+    # ModernBERT: a norm of the embeddings in place of the first one, and windows.
+    "bert_windows": BertConfig(
+        **_BERT,
+        **{**_MODERN, "norm": "layer_norm", "qk_norm": False},
+        num_layers=3,
+        num_segments=0,
+        embedding_norm=True,
+        layer_types=("full_attention", "sliding_attention"),
+        sliding_window=3,
+        local_rotary_base=100.0,
+        head_transform=True,
+        use_pooler=False,
+    ),
+    # ALBERT, and ELECTRA's dense layer.
+    "bert_shared": BertConfig(**_BERT, num_layers=2, embedding_dim=6, shared_layers=True),
+    # DeBERTa.
+    "bert_relative": BertConfig(
+        **_BERT,
+        num_layers=2,
+        num_segments=0,
+        positions="none",
+        relative_attention=RelativeAttention(9, 4, norm=True),
+        pooler_activation="gelu",
+    ),
+    "bert_relative_apart": BertConfig(
+        **_BERT,
+        num_layers=1,
+        relative_attention=RelativeAttention(5, terms=("p2c", "c2p"), shared=False),
     ),
     "bilstm": LSTMConfig(**_LSTM, num_layers=2, bidirectional=True),
     "bilstm_projected": LSTMConfig(**_LSTM, embedding_dim=6, num_layers=1, bidirectional=True),

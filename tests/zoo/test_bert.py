@@ -1,5 +1,6 @@
 """BERT and the LSTM encoders as backbones: what a hidden state may depend on; BERT's equations."""
 
+import dataclasses
 import functools
 import math
 
@@ -66,6 +67,20 @@ def test_every_token_sees_what_it_should(name):
         assert moved[:5].max() == 0
     else:
         assert moved.min() > 1e-5
+
+
+def test_windows_reach_in_both_directions():
+    """One layer with a window of three: two tokens to each side."""
+    config = dataclasses.replace(
+        ENCODER_CONFIGS["bert_windows"], num_layers=1, layer_types=("sliding_attention",)
+    )
+    backbone = build(config, "tag", {"num_tags": 2}).backbone
+    ids = random_ids(1, 9)
+    changed = ids.copy()
+    changed[0, 4] = (changed[0, 4] + 1) % VOCABULARY_SIZE
+    moved = np.abs(numpy(encode(backbone)(ids)) - numpy(encode(backbone)(changed))).max(axis=-1)[0]
+    assert moved[2:7].min() > 1e-5
+    assert max(moved[:2].max(), moved[7:].max()) == 0
 
 
 @pytest.mark.parametrize("name", ["bert_published", "bert_modern", "bilstm"])

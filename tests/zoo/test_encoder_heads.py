@@ -35,6 +35,11 @@ CASES = [
     ("embed", "bert_published"),
     ("regress", "bilstm_projected"),
     ("tag", "lstm_forwards"),
+    ("mlm", "bert_windows"),
+    ("classify", "bert_windows"),
+    ("mlm", "bert_shared"),
+    ("classify", "bert_relative"),
+    ("tag", "bert_relative_apart"),
 ]
 
 

@@ -10,7 +10,7 @@ import zoo
 from zoo.weights.safetensors_files import WeightFiles
 
 # What a masked language model has no use for, so that it is not in a file that is written.
-LEFT_OUT = ("bert.pooler.", "cls.seq_relationship.")
+LEFT_OUT = ("bert.pooler.", "cls.seq_relationship.", "albert.pooler.", "sop_classifier.")
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -61,9 +61,15 @@ def test_the_file_written_is_the_file_read(loaded, tmp_path):
             value[:2] = 0  # rows that no token uses
         np.testing.assert_array_equal(ours.read(prefix + tensor), value, err_msg=tensor)
     original = json.loads((FIXTURES / name / "config.json").read_text())
-    same = {"bert_pretraining": "BertForMaskedLM", "gpt2_model": "GPT2LMHeadModel"}
+    same = {"albert_pretraining": "AlbertForMaskedLM"}
+    same |= {"bert_pretraining": "BertForMaskedLM", "gpt2_model": "GPT2LMHeadModel"}
     assert config["architectures"] == [same.get(name, original["architectures"][0])]
     not_told = {"architectures", "classifier_dropout", "seq_classif_dropout", "qa_dropout"}
+    # What transformers 4 has in place of "rope_parameters" and "layer_types".
+    not_told |= {"global_rope_theta", "local_rope_theta", "global_attn_every_n_layers"}
+    not_told |= {"classifier_dropout_prob", "cls_dropout"}
     not_told |= {"id2label", "label2id", "problem_type", "pad_token_id", "bos_token_id"}
+    if bundle.config.task not in ("classify", "regress"):
+        not_told.add("classifier_pooling")
     for field in set(config) - not_told - {"eos_token_id"}:
         assert config[field] == original[field], field

@@ -70,10 +70,10 @@ def test_transformers_loads_what_is_written(name, transformers, tmp_path):
     if bundle.config.task != "lm":
         packed = encode_like(bundle, TEXTS, TEXTS[::-1])
         padded = tokenizer(TEXTS, TEXTS[::-1], padding=True)
-        assert padded["input_ids"] == packed.token_ids.numpy().tolist()
-        assert padded["attention_mask"] == packed.padding_mask.numpy().astype(int).tolist()
-        if config["model_type"] == "bert":
-            assert padded["token_type_ids"] == packed.segment_ids.numpy().tolist()
+        assert padded["input_ids"] == packed["token_ids"].numpy().tolist()
+        assert padded["attention_mask"] == packed["padding_mask"].numpy().astype(int).tolist()
+        if "token_type_ids" in padded:
+            assert padded["token_type_ids"] == packed["segment_ids"].numpy().tolist()
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
@@ -91,6 +91,10 @@ def test_sentence_transformers_loads_what_is_written(pooling, tmp_path):
 
 def full_size(transformers):
     """Name -> (class, config) of the models as published."""
+    deberta = {"relative_attention": True, "position_buckets": 256, "norm_rel_ebd": "layer_norm"}
+    deberta |= {"share_att_key": True, "pos_att_type": ["p2c", "c2p"], "layer_norm_eps": 1e-7}
+    deberta |= {"position_biased_input": False, "hidden_size": 768, "num_hidden_layers": 12}
+    deberta |= {"num_attention_heads": 12, "intermediate_size": 3072, "vocab_size": 128100}
     roberta = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}
     return {
         "bert": ("BertForMaskedLM", transformers.BertConfig()),
@@ -100,10 +104,25 @@ def full_size(transformers):
             transformers.RobertaConfig(**roberta, layer_norm_eps=1e-5),
         ),
         "gpt2": ("GPT2LMHeadModel", transformers.GPT2Config()),
+        "modernbert": (
+            "ModernBertForMaskedLM",
+            transformers.ModernBertConfig(pad_token_id=0, cls_token_id=None, sep_token_id=None),
+        ),
+        "electra": ("ElectraForMaskedLM", transformers.ElectraConfig()),
+        "albert": (
+            "AlbertForMaskedLM",
+            transformers.AlbertConfig(
+                hidden_size=768, num_attention_heads=12, intermediate_size=3072
+            ),
+        ),
+        "deberta-v2": ("DebertaV2ForMaskedLM", transformers.DebertaV2Config(**deberta)),
     }
 
 
-@pytest.mark.parametrize("kind", ["bert", "distilbert", "roberta", "gpt2"])
+KINDS = ["bert", "distilbert", "roberta", "gpt2", "modernbert", "electra", "albert", "deberta-v2"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_full_size_models(kind, transformers, tmp_path):
     import torch
 
@@ -117,13 +136,15 @@ def test_full_size_models(kind, transformers, tmp_path):
     source = tokenizer_folder(kind)
     write_tokenizer(read_tokenizer(source, kind), tmp_path, kind, 512)
     ours = zoo.load(tmp_path)
-    ids = np.random.default_rng(0).integers(5, config.vocab_size, (2, 64)).astype("int32")
-    mask = (np.arange(64) < np.array([[64], [40]])).astype("int32")
+    # Farther apart than half a window, and than distances that have a bucket each.
+    length = 300 if kind in ("modernbert", "deberta-v2") else 64
+    ids = np.random.default_rng(0).integers(5, config.vocab_size, (2, length)).astype("int32")
+    mask = (np.arange(length) < np.array([[length], [40]])).astype("int32")
     if kind == "roberta":
         ids = np.where(mask == 1, ids, 1)
     arrays = {"input_ids": ids, "attention_mask": mask}
-    if kind == "bert":
-        arrays["token_type_ids"] = (np.arange(64) > 20) * mask
+    if kind in ("bert", "electra", "albert"):
+        arrays["token_type_ids"] = (np.arange(length) > 20) * mask
     found, wanted = answer(ours.model, arrays), ask(theirs, arrays)["logits"]
     difference = np.abs(found - wanted)[mask == 1].max()
     print(f"{kind}: {ours.model.count_params():,} parameters, largest difference {difference:.2e}")

@@ -21,7 +21,11 @@ def refused(folder, *parts, task=None):
 @pytest.mark.parametrize(
     ("name", "fields", "parts"),
     [
-        ("bert_model", {"model_type": "albert"}, ["'albert'", "bert, distilbert, roberta, gpt2"]),
+        (
+            "bert_model",
+            {"model_type": "xlnet"},
+            ["'xlnet'", "bert, distilbert, roberta, xlm-roberta, modernbert"],
+        ),
         ("bert_model", {"architectures": ["BertForMultipleChoice"]}, ["BertForTokenClass"]),
         ("bert_model", {"architectures": ["GPT2LMHeadModel"]}, ["'GPT2LMHeadModel'"]),
         ("bert_model", {"architectures": "BertModel"}, ["architectures must be a list"]),

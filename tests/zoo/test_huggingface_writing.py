@@ -60,7 +60,10 @@ def test_there_and_back_the_bits_are_the_same(name, tmp_path):
         ({"tokenizer": "roberta"}, ["transformers' bert", "tokenizer is 'bytepair'"]),
         ({"head": {"embedding_dim": 2}}, ["head.embedding_dim is 2"]),
         ({"head": {"pooling": "cls"}}, ["model.use_pooler is True"]),
-        ({"pooler_activation": "relu"}, ["model.pooler_activation is 'relu', not 'tanh'"]),
+        (
+            {"task": "regress", "pooler_activation": "relu"},
+            ["model.pooler_activation is 'relu', not 'tanh'"],
+        ),
         (
             {"task": "classify", "head": {"num_classes": 2, "pooling": "mean"}},
             ["head.pooling is 'mean', not 'cls'"],

@@ -275,8 +275,8 @@ def refusal(preset):
         ("config.json", {"config": {"rope": True}}, "unknown field 'rope'"),
         (
             "tokenizer.json",
-            {"class_name": "AlbertTokenizer"},
-            "class 'AlbertTokenizer' is not known here",
+            {"class_name": "GemmaTokenizer"},
+            "class 'GemmaTokenizer' is not known here",
         ),
         ("tokenizer.json", {"config": {"split": False}}, "split is False"),
         ("tokenizer.json", {"config": {"oov_token": "a"}}, "oov_token is 'a'"),
@@ -312,8 +312,9 @@ def test_a_vocabulary_larger_than_the_model(tmp_path):
 
 
 def test_names(tmp_path, monkeypatch):
-    assert "no KerasHub preset of BERT, GPT-2 or T5. These are: all_minilm" in refusal(
-        "llama3_8b_en"
+    assert (
+        "no KerasHub preset of Bert, Albert, Roberta, DebertaV3, GPT2, T5. These are: albert_base"
+        in refusal("llama3_8b_en")
     )
     assert "no such folder, and no KerasHub preset" in refusal(str(tmp_path / "gone"))
     # A proxy that is not there, and a cache with nothing in it: as without network.

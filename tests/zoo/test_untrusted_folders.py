@@ -19,6 +19,7 @@ import safetensors
 from huggingface_cases import change_json, copy_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from model_cases import ENCODER_CONFIGS
 
 import zoo
 from zoo.models.build import count_weights
@@ -436,12 +437,14 @@ def test_counts_are_those_of_the_models():
         zoo.GPTConfig(**sizes, **old, tie_embeddings=False, activation="swiglu"),
         zoo.BertConfig(**sizes, intermediate_dim=6),
         zoo.BertConfig(**sizes, **new, use_bias=False, use_pooler=False, num_segments=0),
+        *ENCODER_CONFIGS.values(),
         zoo.LSTMConfig(**sizes),
         zoo.LSTMConfig(**sizes, embedding_dim=4, tie_embeddings=False),
         zoo.LSTMConfig(**sizes, embedding_dim=4, bidirectional=True),
     ]
     for config in configs:
-        for task in tasks_for(config)[: None if config is configs[2] else 1]:
+        every = config is configs[2] or getattr(config, "head_transform", False)
+        for task in tasks_for(config)[: None if every else 1]:
             head = heads.get(task, {"embedding_dim": 3} if task == "embed" else {})
             model = zoo.build(config, task, head)
             assert count_weights(config, task, head) == model.count_params(), (config, task)

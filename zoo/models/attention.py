@@ -11,8 +11,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from zoo.models.blocks import TransformerLayer, as_rows, is_one, make_dense, soft_cap
-from zoo.models.configs import RotaryScaling, TransformerConfig
+from zoo.models.attention_options import RotaryScaling
+from zoo.models.blocks import TransformerLayer, as_rows, is_one, make_dense, make_norm, soft_cap
+from zoo.models.configs import BertConfig, TransformerConfig
 
 
 def attend(query, key, value, bias=None, dropout=None, training=None, scale=None, cap=None):
@@ -49,9 +50,12 @@ def is_visible(queries, keys, window: int | None = None):
     With a `window` only so many of the last: (..., T, L) bool.
     """
     visible = queries[..., None] >= keys
-    if window is None:
-        return visible
-    return ops.logical_and(visible, queries[..., None] < keys + window)
+    return visible if window is None else ops.logical_and(visible, is_near(queries, keys, window))
+
+
+def is_near(queries, keys, window: int):
+    """Whether tokens at `queries` (..., T) are less than `window` from those at `keys` (L,)."""
+    return ops.abs(queries[..., None] - keys) < window
 
 
 def attention_bias(visible, config: TransformerConfig):
@@ -116,6 +120,15 @@ class SelfAttention(TransformerLayer):
             epsilon = getattr(config, "qk_norm_epsilon", 1e-6)
             self.query_norm = keras.layers.RMSNormalization(epsilon=epsilon, name="query_norm")
             self.key_norm = keras.layers.RMSNormalization(epsilon=epsilon, name="key_norm")
+        # Of distances, where they do not share the layer of contents.
+        self.relative = getattr(config, "relative_attention", None)
+        self.distance_key = self.distance_query = None
+        if self.relative is not None and not self.relative.shared:
+            width = config.num_heads * config.head_dim
+            if "c2p" in self.relative.terms:
+                self.distance_key = make_dense(config, width, "distance_key")
+            if "p2c" in self.relative.terms:
+                self.distance_query = make_dense(config, width, "distance_query")
 
     def build(self, input_shape):
         config = self.config
@@ -128,18 +141,22 @@ class SelfAttention(TransformerLayer):
             self.key_norm.build((None, None, None, config.head_dim))
         super().build(input_shape)
 
-    def call(self, x, visible=None, positions=None, bias=None, training=None):
+    def call(self, x, visible=None, positions=None, bias=None, distances=None, training=None):
         """Attends over `x` (B, T, D) where `visible`: (T, T), (B, 1, T, T), (B, 1, 1, T), None.
 
-        `bias` to (B, N, T, T) is added to the scores.
+        `bias` to (B, N, T, T) is added to the scores; `distances` (2T - 1, D) are what
+        `DistanceEmbedding` gives.
         """
         length, options = ops.shape(x)[1], self.options
         steps = ops.arange(length, dtype="int32")
         if positions is None:
             positions = steps[None]  # (1, T)
         query, key, value = self._project(as_rows(x), positions, length)
+        if distances is not None:
+            bias = self._relative_scores(query, key, distances, length)
         if options.window is not None:
-            visible = ops.logical_and(visible, is_visible(steps, steps, options.window))
+            near = is_near(steps, steps, options.window)
+            visible = near if visible is None else ops.logical_and(visible, near)
         if visible is not None:
             hidden = attention_bias(visible, self.config)
             bias = hidden if bias is None else bias + hidden
@@ -186,6 +203,27 @@ class SelfAttention(TransformerLayer):
             channels, scaling = self.options.rotary_channels, self.options.rotary_scaling
             both = rotate(both, positions, base, channels, scaling)
         return *ops.split(both, [queries], axis=1), value
+
+    def _relative_scores(self, query, key, distances, length):
+        """What distances (2T - 1, D) add to the scores of (B, N, T, H): (B, N, T, T) float32."""
+        terms, scores = self.relative.terms, 0.0
+        if self.relative.shared:
+            ends = [end * self.config.head_dim for end in self.head_ends[:2]]
+            queries, keys, _ = ops.split(self.qkv(distances), ends, axis=-1)
+        else:
+            keys = self.distance_key(distances) if "c2p" in terms else None
+            queries = self.distance_query(distances) if "p2c" in terms else None
+        if "c2p" in terms:
+            scores = by_distance(self._products(query, keys), length)
+        if "p2c" in terms:  # rows of keys, which read distances the other way round
+            of_keys = by_distance(self._products(key, ops.flip(queries, 0)), length)
+            scores = scores + ops.transpose(of_keys, (0, 1, 3, 2))
+        return scores * self.options.query_scale
+
+    def _products(self, x, table):
+        """(B, N, T, H) times (R, N*H), head by head: (B, N, T, R) float32."""
+        table = ops.reshape(table, (-1, self.config.num_heads, self.config.head_dim))
+        return ops.cast(ops.matmul(x, ops.transpose(table, (1, 2, 0))), "float32")
 
 
 class CrossAttention(TransformerLayer):
@@ -263,6 +301,57 @@ class RelativePositions(TransformerLayer):
             index = index + ops.where(past < 0, buckets, 0)
         biases = ops.cast(self.embedding(index), "float32")  # (..., T, L, N)
         return ops.moveaxis(biases, -1, -3)
+
+
+class DistanceEmbedding(TransformerLayer):
+    """A vector for each distance of two of T tokens (DeBERTa), (2T - 1, D): T - 1 to 1 - T.
+
+    Distances up to half of the buckets have one each; longer ones share them by their logarithm.
+    """
+
+    def __init__(self, config: BertConfig, **kwargs):
+        super().__init__(config, **kwargs)
+        self.relative = config.relative_attention
+        initializer = keras.initializers.RandomNormal(stddev=config.initializer_range)
+        self.embedding = keras.layers.Embedding(
+            2 * self.relative.size, config.hidden_dim, initializer, name="bucket_embedding"
+        )
+        self.norm = make_norm(config, "norm") if self.relative.norm else None
+        self.dropout = keras.layers.Dropout(config.dropout)
+
+    def build(self, input_shape):
+        self.embedding.build((None,))
+        super().build((None, self.config.hidden_dim))
+
+    def call(self, steps, training=None):
+        """Vectors of the distances of tokens at `steps` (T,), 0 to T - 1."""
+        length = ops.shape(steps)[0]
+        size, distance = self.relative.size, self.relative.distance
+        # Beyond `distance` all are alike.
+        bucket = np.arange(distance + 1)
+        if self.relative.buckets is not None:
+            near = size // 2
+            # In float32, as elsewhere: where the logarithm is a whole number, rounding decides.
+            ratio = np.log(np.maximum(bucket / near, 1).astype("float32"))
+            ratio = ratio / np.log(np.float32((distance - 1) / near)) * np.float32(near - 1)
+            bucket = np.where(bucket <= near, bucket, np.ceil(ratio) + near)
+        distances = length - 1 - ops.arange(2 * length - 1, dtype="int32")  # (2T - 1,)
+        found = ops.take(bucket.astype("int32"), ops.clip(ops.abs(distances), 0, distance))
+        index = ops.clip(ops.sign(distances) * found + size, 0, 2 * size - 1)
+        vectors = self.embedding(index)
+        vectors = vectors if self.norm is None else self.norm(vectors)
+        return self.dropout(vectors, training=training)
+
+
+def by_distance(x, length):
+    """Of (B, N, T, 2T - 1), for row q and distance T - 1 to 1 - T, those of q - k: (B, N, T, T)."""
+    # With a number before each row, T numbers less at the start, and rows that are shorter by one,
+    # each row begins one distance further than the one before: no index for each number, which a
+    # gather would need.
+    shape = ops.shape(x)
+    x = ops.pad(x, [[0, 0], [0, 0], [0, 0], [1, 0]])
+    x = ops.reshape(x, (-1, shape[1], 2 * length, length))[:, :, 1:]
+    return ops.reshape(x, (-1, shape[1], length, 2 * length - 1))[..., :length]
 
 
 def sinusoidal_positions(positions, width: int):

@@ -56,7 +56,7 @@ class TransformerBackbone(Backbone):
     """Embeddings and blocks; a subclass adds layers and `add_blocks`, in its weights' order."""
 
     def __init__(self, config: TransformerConfig, **kwargs):
-        super().__init__(config, config.hidden_dim, **kwargs)
+        super().__init__(config, config.token_dim, **kwargs)
         self.remat = False
         if config.positions == "learned":
             self.position_embedding = self.table(config.context_length, "position_embedding")
@@ -65,15 +65,14 @@ class TransformerBackbone(Backbone):
         """A table of embeddings that are added to those of tokens."""
         # One initializer for all: it gives each the same numbers, as trained models were begun.
         initializer = self.token_embedding.embeddings_initializer
-        return keras.layers.Embedding(rows, self.config.hidden_dim, initializer, name=name)
+        return keras.layers.Embedding(rows, self.config.token_dim, initializer, name=name)
 
     def add_blocks(self, block_class: type[keras.layers.Layer]) -> None:
         """Makes the dropout of the embeddings and the blocks."""
         config = self.config
         self.dropout = keras.layers.Dropout(config.dropout)
-        self.blocks = [
-            block_class(config, layer=i, name=f"block_{i}") for i in range(config.num_layers)
-        ]
+        count = 1 if getattr(config, "shared_layers", False) else config.num_layers
+        self.blocks = [block_class(config, layer=i, name=f"block_{i}") for i in range(count)]
 
     def build(self, input_shape):
         # With shapes, layer by layer, so that `summary()` knows them.
@@ -84,7 +83,7 @@ class TransformerBackbone(Backbone):
                 layer.build(self.compute_output_shape(input_shape))
 
     def embed(self, token_ids, positions=None):
-        """Embeddings (B, T, D) of ids (B, T) at positions (B, T); `None` counts from 0."""
+        """Embeddings (B, T, token_dim) of ids (B, T) at positions (B, T); `None` counts from 0."""
         x = self.token_embedding(token_ids)
         if getattr(self.config, "scale_embeddings", False):
             # Rounded to what the layers compute in, as in Gemma's own code.
@@ -97,7 +96,8 @@ class TransformerBackbone(Backbone):
 
     def run_blocks(self, x, training, **arguments):
         """Hidden states (B, T, D) after all blocks; `remat` counts in training alone."""
-        for block in self.blocks:
+        for index in range(self.config.num_layers):
+            block = self.blocks[index % len(self.blocks)]  # all layers may share one
             if self.remat and training:
                 x = rematerialized(block, x, training=training, **arguments)
             else:
@@ -111,14 +111,23 @@ def rematerialized(block: keras.layers.Layer, x, **arguments):
     # other dropout the second time: weights and seeds go in as arguments, and new seeds come out.
     variables = block.variables
     state = [variable for variable in variables if not variable.trainable]
+    # Arguments, too: what other layers have made of weights of theirs, as relative positions.
+    floats = {name: value for name, value in arguments.items() if _is_float(value)}
+    others = {name: value for name, value in arguments.items() if name not in floats}
 
     def inside(x, *values):
+        given, values = values[: len(floats)], values[len(floats) :]
         with keras.StatelessScope(list(zip(variables, values))) as scope:
-            y = block(x, **arguments)
+            y = block(x, **others, **dict(zip(floats, given)))
         return y, *(scope.get_current_value(variable) for variable in state)
 
-    y, *after = keras.remat(inside)(x, *(ops.convert_to_tensor(v) for v in variables))
+    values = (*floats.values(), *(ops.convert_to_tensor(v) for v in variables))
+    y, *after = keras.remat(inside)(x, *values)
     for variable, value in zip(state, after):
         if variable.name == "seed_generator_state":
             variable.assign(value)
     return y
+
+
+def _is_float(value) -> bool:
+    return ops.is_tensor(value) and "float" in keras.backend.standardize_dtype(value.dtype)

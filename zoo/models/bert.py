@@ -3,9 +3,16 @@
 import keras
 from keras import ops
 
-from zoo.models.attention import SelfAttention
+from zoo.models.attention import DistanceEmbedding, SelfAttention
 from zoo.models.backbone import TransformerBackbone
-from zoo.models.blocks import FeedForward, TransformerLayer, make_dense, make_norm
+from zoo.models.blocks import (
+    FeedForward,
+    TransformerLayer,
+    activate,
+    make_dense,
+    make_norm,
+    normalized,
+)
 from zoo.models.configs import BertConfig, EncoderDecoderConfig
 
 
@@ -34,16 +41,26 @@ class BertBackbone(TransformerBackbone):
         if config.num_segments:
             self.segment_embedding = self.table(config.num_segments, "segment_embedding")
         # Post-norm normalises the stream from its start, pre-norm once at its end.
-        if config.norm_placement == "post":
+        is_post, self.embedding_norm, self.final_norm = config.norm_placement == "post", None, None
+        if is_post or config.embedding_norm:
             self.embedding_norm = make_norm(config, "embedding_norm")
-        else:
+        if not is_post:
             self.final_norm = make_norm(config, "final_norm")
+        if config.embedding_dim is not None:
+            width = config.hidden_dim
+            self.embedding_projection = make_dense(config, width, "embedding_projection")
+        if config.relative_attention is not None:
+            self.distance_embedding = DistanceEmbedding(config, name="distance_embedding")
         self.add_blocks(EncoderBlock)
         self.pooler = make_dense(config, config.hidden_dim, "pooler") if config.use_pooler else None
 
     def build(self, input_shape):
         if self.pooler is not None:
             self.pooler.build((input_shape[0], self.config.hidden_dim))
+        if self.config.embedding_dim is not None:
+            for layer in (self.embedding_norm, self.embedding_projection):
+                if layer is not None:
+                    layer.build((*input_shape, self.config.embedding_dim))
         super().build(input_shape)
 
     def call(self, token_ids, padding_mask=None, segment_ids=None, training=None):
@@ -65,18 +82,24 @@ class BertBackbone(TransformerBackbone):
             if segment_ids is None or config.num_segments == 1:
                 segment_ids = ops.zeros((1, 1), "int32")  # broadcasts
             x = x + self.segment_embedding(segment_ids)
-        x = self.embedding_norm(x) if config.norm_placement == "post" else x
+        x = normalized(x, self.embedding_norm)
         x = self.dropout(x, training=training)
+        if config.embedding_dim is not None:
+            x = self.embedding_projection(x)
+        distances = None
+        if config.relative_attention is not None:
+            steps = ops.arange(ops.shape(token_ids)[1], dtype="int32")
+            distances = self.distance_embedding(steps, training=training)
         visible = None
         if padding_mask is not None:
             visible = ops.cast(padding_mask, "bool")[:, None, None, :]  # (B, 1, 1, T)
-        x = self.run_blocks(x, training, visible=visible)
-        return self.final_norm(x) if config.norm_placement == "pre" else x
+        x = self.run_blocks(x, training, visible=visible, distances=distances)
+        return normalized(x, self.final_norm)
 
     def pool(self, hidden):
         """Hidden states (B, T, D) to one vector (B, D): a dense layer on the first token."""
-        activation = ops.tanh if self.config.pooler_activation == "tanh" else ops.relu
-        return activation(self.pooler(hidden[:, 0]))
+        pooled, activation = self.pooler(hidden[:, 0]), self.config.pooler_activation
+        return ops.tanh(pooled) if activation == "tanh" else activate(pooled, activation)
 
 
 class EncoderBlock(TransformerLayer):
@@ -84,16 +107,21 @@ class EncoderBlock(TransformerLayer):
 
     def __init__(self, config: BertConfig | EncoderDecoderConfig, **kwargs):
         super().__init__(config, **kwargs)
-        self.attention = SelfAttention(config, name="attention")
-        self.attention_norm = make_norm(config, "attention_norm")
+        self.attention = SelfAttention(config, layer=self.layer, name="attention")
+        has_norm = config.has_attention_norm(self.layer)
+        self.attention_norm = make_norm(config, "attention_norm") if has_norm else None
         self.feedforward = FeedForward(config, name="feedforward")
         self.feedforward_norm = make_norm(config, "feedforward_norm")
         self.dropout = keras.layers.Dropout(config.dropout)
 
-    def call(self, x, visible=None, bias=None, training=None):
-        """Hidden states (B, T, D) to the same; `visible` and `bias` as in `SelfAttention.call`."""
+    def call(self, x, visible=None, bias=None, distances=None, training=None):
+        """Hidden states (B, T, D) to the same; other arguments as in `SelfAttention.call`."""
         mixed = self.attention(
-            self.before(x, self.attention_norm), visible, bias=bias, training=training
+            self.before(x, self.attention_norm),
+            visible,
+            bias=bias,
+            distances=distances,
+            training=training,
         )
         x = self.after(x, mixed, self.attention_norm, training)
         transformed = self.feedforward(self.before(x, self.feedforward_norm))
@@ -101,7 +129,7 @@ class EncoderBlock(TransformerLayer):
 
     def before(self, x, norm):
         """What a sublayer reads of hidden states `x`."""
-        return norm(x) if self.config.norm_placement == "pre" else x
+        return normalized(x, norm) if self.config.norm_placement == "pre" else x
 
     def after(self, x, output, norm, training=None):
         """Hidden states `x` and what the sublayer made of them."""

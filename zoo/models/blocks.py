@@ -39,6 +39,11 @@ def make_norm(config: TransformerConfig, name: str) -> keras.layers.Layer:
     )
 
 
+def normalized(x, norm: keras.layers.Layer | None):
+    """`norm(x)`, or `x` where there is no norm."""
+    return x if norm is None else norm(x)
+
+
 def make_dense(
     config: TransformerConfig, units: int, name: str, residual: bool = False
 ) -> keras.layers.Dense:

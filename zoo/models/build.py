@@ -111,7 +111,9 @@ def count_weights(config: ModelConfig, task: str = "lm", head: dict[str, Any] | 
     count = count_backbone_weights(config)
     match task:
         case "mlm":
-            count += _dense(width, width) + _norm(config) + config.vocabulary_size
+            transform_bias = config.use_bias is True or not config.head_transform
+            count += _dense(width, config.token_dim, transform_bias)
+            count += _norm(config, config.token_dim) + config.vocabulary_size
         case "classify" | "pair":
             classes = heads.require_at_least("num_classes", head["num_classes"], 2)
             count += _dense(width, classes)
@@ -124,6 +126,8 @@ def count_weights(config: ModelConfig, task: str = "lm", head: dict[str, Any] | 
             count += _dense(width, 1)
         case "embed" if head.get("embedding_dim") is not None:
             count += width * heads.require_at_least("embedding_dim", head["embedding_dim"], 1)
+    if getattr(config, "head_transform", False) and task not in ("mlm", "embed"):
+        count += _dense(width, width, config.has_bias("transform")) + _norm(config)
     return count
 
 
@@ -156,6 +160,8 @@ def count_backbone_weights(config: ModelConfig) -> int:
         block += query_dim + kv_dim if config.qk_norm == "projection" else 2 * config.head_dim
     rows = config.vocabulary_size
     rows += config.context_length if config.positions == "learned" else 0
+    if isinstance(config, BertConfig):
+        return _count_encoder_weights(config, block)
     count = config.num_layers * block + norm
     if isinstance(config, EncoderDecoderConfig):
         cross = (
@@ -170,18 +176,37 @@ def count_backbone_weights(config: ModelConfig) -> int:
             rows += config.context_length
         if config.positions == "relative":
             count += 2 * config.relative_buckets * config.num_heads
-    if isinstance(config, BertConfig):
-        rows += config.num_segments
-        count += _dense(width, width, config.has_bias("pooler")) if config.use_pooler else 0
-    elif not config.tie_embeddings:
+    if not config.tie_embeddings:
         rows += config.vocabulary_size
     return rows * width + count
+
+
+def _count_encoder_weights(config: BertConfig, block: int) -> int:
+    """`count_backbone_weights` of an encoder, whose blocks have `block` weights each."""
+    width, norm, relative = config.hidden_dim, _norm(config), config.relative_attention
+    if relative is not None and not relative.shared:
+        heads = config.num_heads * config.head_dim
+        block += len(relative.terms) * _dense(width, heads, config.has_bias("distance_key"))
+    count = block * (1 if config.shared_layers else config.num_layers)
+    is_pre = config.norm_placement == "pre"
+    count += norm if is_pre else 0
+    count -= norm if config.embedding_norm else 0  # the first attention has none
+    if config.embedding_norm or not is_pre:
+        count += _norm(config, config.token_dim)
+    if config.embedding_dim is not None:
+        count += _dense(config.token_dim, width, config.has_bias("embedding_projection"))
+    if relative is not None:
+        count += 2 * relative.size * width + (norm if relative.norm else 0)
+    count += _dense(width, width, config.has_bias("pooler")) if config.use_pooler else 0
+    rows = config.vocabulary_size + config.num_segments
+    rows += config.context_length if config.positions == "learned" else 0
+    return rows * config.token_dim + count
 
 
 def _dense(inputs: int, outputs: int, bias: bool = True) -> int:
     return (inputs + bias) * outputs
 
 
-def _norm(config: TransformerConfig) -> int:
+def _norm(config: TransformerConfig, width: int | None = None) -> int:
     centred = config.norm == "layer_norm" and config.use_bias is True
-    return config.hidden_dim * (2 if centred else 1)
+    return (width or config.hidden_dim) * (2 if centred else 1)

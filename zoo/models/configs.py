@@ -1,59 +1,24 @@
 """Model configurations: frozen dataclasses, checked when made, that survive a trip through JSON."""
 
 import dataclasses
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from zoo.config import ConfigError, Fraction, Size, config_dataclass
+from zoo.models.attention_options import (
+    AttentionOptions,
+    LayerType,
+    Positive,
+    RelativeAttention,
+    RotaryScaling,
+)
 
-Positive = Annotated[float, Field(gt=0)]
-LayerType = Literal["full_attention", "sliding_attention"]
 Activation = Literal[
     "gelu", "gelu_tanh", "relu", "silu", "squared_relu", "swiglu", "geglu", "geglu_tanh"
 ]
 # Where dense layers have a bias, if it is not all of them or none.
 _BIASES = {"qkv": ("qkv",), "attention": ("qkv", "output"), "feedforward": ("expand", "contract")}
-
-
-@config_dataclass
-class RotaryScaling:
-    """Slower rotary positions, for texts longer than those of the first training.
-
-    Attributes:
-        kind: "linear" (all wavelengths times `factor`; Chen et al., 2023) or "llama3" (Llama 3.1).
-        factor: how much longer the longest wavelengths become.
-        original_length: tokens of the first training's texts; with the next two for "llama3" only.
-        low_frequency_factor: wavelengths that fit less often into those texts become longer.
-        high_frequency_factor: those that fit more often stay; the ones between are a mix.
-
-    Raises:
-        ConfigError: a value is out of range; the message names the field.
-    """
-
-    kind: Literal["linear", "llama3"] = "linear"
-    factor: Positive = 1.0
-    original_length: Size = 8192
-    low_frequency_factor: Positive = 1.0
-    high_frequency_factor: Positive = 4.0
-
-    def __post_init__(self) -> None:
-        if self.kind == "llama3" and self.high_frequency_factor <= self.low_frequency_factor:
-            raise ConfigError(
-                "high_frequency_factor must be above low_frequency_factor. "
-                f"Received: {self.high_frequency_factor}, {self.low_frequency_factor}"
-            )
-
-
-class AttentionOptions(NamedTuple):
-    """What attention does in one layer, beside the number and width of its heads."""
-
-    query_scale: float  # of queries before the scores
-    rotary_base: float | None  # None: no rotary positions in this layer
-    rotary_channels: int  # of each head, the first ones
-    rotary_scaling: RotaryScaling | None = None
-    window: int | None = None  # how many tokens one sees, itself included; None: all up to it
-    soft_cap: float | None = None  # of scores
 
 
 @config_dataclass
@@ -83,7 +48,7 @@ class TransformerConfig:
     num_heads: Size = 4
     hidden_dim: Size = 128
     intermediate_dim: Size | None = None
-    positions: Literal["learned", "rotary", "sinusoidal", "relative"] = "rotary"
+    positions: Literal["learned", "rotary", "sinusoidal", "relative", "none"] = "rotary"
     rotary_base: Positive = 10000.0
     norm: Literal["layer_norm", "rms_norm"] = "rms_norm"
     norm_epsilon: Positive = 1e-5
@@ -122,6 +87,15 @@ class TransformerConfig:
             return self.use_bias
         return layer in _BIASES[self.use_bias]
 
+    def has_attention_norm(self, layer: int) -> bool:
+        """Whether a layer, counted from 0, has a norm of its attention."""
+        return True
+
+    @property
+    def token_dim(self) -> int:
+        """Width of the token embedding."""
+        return getattr(self, "embedding_dim", None) or self.hidden_dim
+
     @property
     def key_value_heads(self) -> int:
         """Key/value heads: as many as query heads, or fewer in a GPT."""
@@ -140,7 +114,40 @@ class TransformerConfig:
 
 
 @config_dataclass
-class GPTConfig(TransformerConfig):
+class LayeredConfig(TransformerConfig):
+    """A stack in which some layers attend over a window; `GPTConfig` and `BertConfig` say more."""
+
+    layer_types: tuple[LayerType, ...] = ()
+    sliding_window: Size | None = None
+    local_rotary_base: Positive | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        slides = "sliding_attention" in self.layer_types
+        if slides != (self.sliding_window is not None) and self.layer_types:
+            raise ConfigError(
+                'sliding_window belongs to layers of type "sliding_attention": give both or none. '
+                f"Received: sliding_window={self.sliding_window}, layer_types={self.layer_types}"
+            )
+
+    def layer_type(self, layer: int) -> LayerType:
+        """The kind of attention of a layer, counted from 0."""
+        if self.layer_types:
+            return self.layer_types[layer % len(self.layer_types)]
+        return "full_attention" if self.sliding_window is None else "sliding_attention"
+
+    def attention_options(self, layer: int) -> AttentionOptions:
+        """What attention does in a layer, counted from 0."""
+        options = super().attention_options(layer)
+        if self.layer_type(layer) == "full_attention":
+            return options
+        if options.rotary_base is not None and self.local_rotary_base is not None:
+            options = options._replace(rotary_base=self.local_rotary_base)
+        return options._replace(window=self.sliding_window)
+
+
+@config_dataclass
+class GPTConfig(LayeredConfig):
     """A GPT-style decoder: the options of `TransformerConfig`, and these.
 
     The defaults are today's choices, which train faster than GPT-2's own (preset `gpt2_small`).
@@ -189,9 +196,6 @@ class GPTConfig(TransformerConfig):
     rotary_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     rotary_scaling: RotaryScaling | None = None
     rotary_layers: Annotated[tuple[bool, ...], Field(min_length=1)] = (True,)
-    layer_types: tuple[LayerType, ...] = ()
-    sliding_window: Size | None = None
-    local_rotary_base: Positive | None = None
     query_scalar: Size | None = None
     attention_soft_cap: Positive | None = None
     logit_soft_cap: Positive | None = None
@@ -209,18 +213,6 @@ class GPTConfig(TransformerConfig):
                 "num_heads must be a multiple of num_kv_heads. "
                 f"Received: num_heads={self.num_heads}, num_kv_heads={self.num_kv_heads}"
             )
-        slides = "sliding_attention" in self.layer_types
-        if slides != (self.sliding_window is not None) and self.layer_types:
-            raise ConfigError(
-                'sliding_window belongs to layers of type "sliding_attention": give both or none. '
-                f"Received: sliding_window={self.sliding_window}, layer_types={self.layer_types}"
-            )
-
-    def layer_type(self, layer: int) -> LayerType:
-        """The kind of attention of a layer, counted from 0."""
-        if self.layer_types:
-            return self.layer_types[layer % len(self.layer_types)]
-        return "full_attention" if self.sliding_window is None else "sliding_attention"
 
     def has_rotary_positions(self, layer: int) -> bool:
         """Whether a layer, counted from 0, has rotary positions."""
@@ -229,33 +221,41 @@ class GPTConfig(TransformerConfig):
     def attention_options(self, layer: int) -> AttentionOptions:
         """What attention does in a layer, counted from 0."""
         options = super().attention_options(layer)
-        slides = self.layer_type(layer) == "sliding_attention"
-        base, scaling = options.rotary_base, self.rotary_scaling
-        if slides and self.local_rotary_base is not None:
-            base, scaling = self.local_rotary_base, None
+        has_own_base = options.window is not None and self.local_rotary_base is not None
         return options._replace(
             query_scale=(self.query_scalar or self.head_dim) ** -0.5,
-            rotary_base=base if self.has_rotary_positions(layer) else None,
+            rotary_base=options.rotary_base if self.has_rotary_positions(layer) else None,
             rotary_channels=int(self.head_dim * self.rotary_fraction),
-            rotary_scaling=scaling,
-            window=self.sliding_window if slides else None,
+            rotary_scaling=None if has_own_base else self.rotary_scaling,
             soft_cap=self.attention_soft_cap,
         )
 
 
 @config_dataclass
-class BertConfig(TransformerConfig):
+class BertConfig(LayeredConfig):
     """A BERT-style encoder: the options of `TransformerConfig`, and these.
 
     The defaults are BERT's own but for size; preset `bert_small_cpu` is a modern encoder.
 
     Attributes:
+        positions: "learned", "rotary" or "none".
+        layer_types: "full_attention" or "sliding_attention" of each layer, as in `GPTConfig`.
+        sliding_window: in such layers tokens see each other at distances below it.
+        local_rotary_base: `rotary_base` of these layers.
+        relative_attention: relative positions in the scores (DeBERTa).
+        embedding_dim: width of all embeddings, which a dense layer then widens (ALBERT, ELECTRA);
+            `None` means `hidden_dim`, without that layer.
+        shared_layers: all layers have the weights of the first one (ALBERT).
         num_segments: kinds of segment ids, 2 for text pairs. With 1 (RoBERTa) every token has
             the same segment embedding; 0 means no segment embedding (DistilBERT).
         norm_placement: "post" (BERT: normalise after adding) or "pre" (before each sublayer and
             once at the end; Xiong et al., 2020).
+        embedding_norm: of "pre", the norm of the first attention is of the embeddings, and the
+            residual stream begins behind it (ModernBERT).
         use_pooler: a dense layer on the first token, for classifiers.
-        pooler_activation: "tanh" (BERT) or "relu" (DistilBERT).
+        pooler_activation: "tanh" (BERT), "relu" (DistilBERT) or "gelu" (ELECTRA, DeBERTa).
+        head_transform: all heads have a dense layer, an activation and a norm before their output,
+            as else only that for masked tokens has (ModernBERT).
 
     Raises:
         ConfigError: a value is out of range; the message names the field.
@@ -269,7 +269,10 @@ class BertConfig(TransformerConfig):
 
     context_length: Size = 512
     hidden_dim: Size = 256
-    positions: Literal["learned", "rotary"] = "learned"
+    positions: Literal["learned", "rotary", "none"] = "learned"
+    relative_attention: RelativeAttention | None = None
+    embedding_dim: Size | None = None
+    shared_layers: bool = False
     norm: Literal["layer_norm", "rms_norm"] = "layer_norm"
     norm_epsilon: Positive = 1e-12
     qk_norm: bool = False
@@ -278,8 +281,33 @@ class BertConfig(TransformerConfig):
     dropout: Fraction = 0.1
     num_segments: Annotated[int, Field(ge=0, le=2**31 - 1)] = 2
     norm_placement: Literal["post", "pre"] = "post"
+    embedding_norm: bool = False
     use_pooler: bool = True
-    pooler_activation: Literal["tanh", "relu"] = "tanh"
+    pooler_activation: Literal["tanh", "relu", "gelu"] = "tanh"
+    head_transform: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.embedding_norm and self.norm_placement == "post":
+            raise ConfigError("embedding_norm needs norm_placement='pre': 'post' always has it")
+        if self.shared_layers and (self.embedding_norm or len({*self.layer_types}) > 1):
+            raise ConfigError(
+                "shared_layers needs layers of one kind: layer_types of one value, and "
+                "embedding_norm=False"
+            )
+
+    def has_attention_norm(self, layer: int) -> bool:
+        """Whether a layer, counted from 0, has a norm of its attention."""
+        return layer > 0 or not self.embedding_norm
+
+    def attention_options(self, layer: int) -> AttentionOptions:
+        """What attention does in a layer, counted from 0."""
+        options = super().attention_options(layer)
+        if self.relative_attention is None:
+            return options
+        # A sum of so many products of query and key.
+        terms = 1 + len(self.relative_attention.terms)
+        return options._replace(query_scale=(self.head_dim * terms) ** -0.5)
 
     @property
     def residual_stddev(self) -> float:

@@ -16,6 +16,7 @@ from zoo.models.blocks import (
     TransformerLayer,
     as_rows,
     make_norm,
+    normalized,
     shift_new_tokens,
     shift_tokens,
     soft_cap,
@@ -154,8 +155,3 @@ class DecoderBlock(TransformerLayer):
             )
         x = x + normalized(self.feedforward(normed), self.feedforward_output_norm)
         return x, (*cache, *past)
-
-
-def normalized(x, norm: keras.layers.Layer | None):
-    """`norm(x)`, or `x` where there is no norm."""
-    return x if norm is None else norm(x)

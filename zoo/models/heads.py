@@ -196,6 +196,24 @@ class EncoderHead(DictModel):
         # Built at once, so that summary(), count_params() and load_weights() work right away.
         self({name: keras.Input((None,), dtype=dtype, name=name) for name, dtype in names.items()})
 
+    def add_transform(self, width: int, use_bias: bool) -> None:
+        """Makes what `transformed` needs."""
+        config = self.backbone.config
+        self.transform = keras.layers.Dense(
+            width,
+            use_bias=use_bias,
+            kernel_initializer=keras.initializers.RandomNormal(stddev=config.initializer_range),
+            name="transform",
+        )
+        # A gated activation would halve the width here.
+        gated = config.activation in GATED_ACTIVATIONS
+        self._activation = "gelu" if gated else config.activation
+        self.transform_norm = make_norm(config, "transform_norm")
+
+    def transformed(self, hidden):
+        """A dense layer, an activation and a norm of hidden states or vectors (..., D)."""
+        return self.transform_norm(activate(self.transform(hidden), self._activation))
+
     def encode(self, inputs: dict, training):
         """Hidden states (B, T, D) of the inputs dict."""
         token_ids = self.require_inputs(inputs)["token_ids"]
@@ -275,15 +293,8 @@ class MaskedLM(EncoderHead):
         config = backbone.config
         if config.family != "bert":
             raise ConfigError(f"MaskedLM needs a BertBackbone. Received: {config.family}")
-        self.transform = keras.layers.Dense(
-            config.hidden_dim,
-            kernel_initializer=keras.initializers.RandomNormal(stddev=config.initializer_range),
-            name="transform",
-        )
-        # A gated activation would halve the width here.
-        gated = config.activation in GATED_ACTIVATIONS
-        self._activation = "gelu" if gated else config.activation
-        self.transform_norm = make_norm(config, "transform_norm")
+        # As wide as the embedding, which the output shares.
+        self.add_transform(config.token_dim, config.use_bias is True or not config.head_transform)
         self.output_bias = self.add_weight(
             name="output_bias", shape=(config.vocabulary_size,), initializer="zeros", autocast=False
         )
@@ -301,7 +312,7 @@ class MaskedLM(EncoderHead):
             batch_size, length, width = ops.shape(hidden)
             starts = ops.arange(batch_size, dtype="int32")[:, None] * length
             hidden = ops.take(ops.reshape(hidden, (-1, width)), positions + starts, axis=0)
-        hidden = self.transform_norm(activate(self.transform(hidden), self._activation))
+        hidden = self.transformed(hidden)
         return self.backbone.token_embedding(hidden, reverse=True) + self.output_bias
 
 
@@ -312,6 +323,9 @@ class _DenseHead(EncoderHead):
         super().__init__(backbone, pooling, **kwargs)
         if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
             raise ConfigError(f"dropout must be in [0, 1). Received: {dropout!r}")
+        self.has_transform = getattr(backbone.config, "head_transform", False)
+        if self.has_transform:
+            self.add_transform(backbone.output_dim, backbone.config.has_bias("transform"))
         self.dropout = keras.layers.Dropout(dropout)
         # With its shape, so that `summary()` knows it.
         self.dropout.build((None, *([] if pooling else [None]), backbone.output_dim))
@@ -325,8 +339,9 @@ class _DenseHead(EncoderHead):
         self.finish()
 
     def call(self, inputs, training=None):
-        read = self.encode_pooled if self.pooling else self.encode
-        return self.output_layer(self.dropout(read(inputs, training), training=training))
+        x = (self.encode_pooled if self.pooling else self.encode)(inputs, training)
+        x = self.transformed(x) if self.has_transform else x
+        return self.output_layer(self.dropout(x, training=training))
 
     def head_config(self):
         return {**super().head_config(), "dropout": self.dropout.rate}

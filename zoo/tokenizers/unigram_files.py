@@ -10,6 +10,7 @@ from typing import Any
 from zoo.config import Fields
 from zoo.files import BundleError, write_json
 from zoo.tokenizers import sentencepiece_model as spm
+from zoo.tokenizers.charsmap import QUOTES, read_charsmap, with_rules_before
 from zoo.tokenizers.files import (
     added_token,
     cls_sep_template,
@@ -34,6 +35,12 @@ _SPACES = (
     {"type": "Replace", "pattern": {"Regex": r"\n"}, "content": " "},
     {"type": "Strip", "strip_left": False, "strip_right": True},
     {"type": "Strip", "strip_left": True, "strip_right": True},
+)
+# What comes before a table of characters, in this order.
+_ORDER = ("Replace", "NFKD", "StripAccents", "Lowercase", "Precompiled")
+_QUOTES = tuple(
+    {"type": "Replace", "pattern": {"String": source}, "content": target}
+    for source, target in QUOTES.items()
 )
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 
@@ -134,6 +141,9 @@ def write_unigram(
     if charsmap:
         encoded = base64.b64encode(charsmap).decode("ascii")
         steps.insert(0, {"type": "Precompiled", "precompiled_charsmap": encoded})
+        if QUOTES.keys() <= read_charsmap(charsmap).keys():
+            # That library looks for one character at a time in the table.
+            steps = [*_QUOTES, *steps]
     content = tokenizer_json(
         added,
         normalizer={"type": "Sequence", "normalizers": steps},
@@ -168,21 +178,35 @@ def _steps(content: Fields, name: str, parts: str) -> list[Fields]:
 
 
 def _read_charsmap(content: Fields) -> bytes:
-    charsmap = b""
+    """The table of characters, with what comes before it."""
+    charsmap, before, last = b"", {}, -1
     for step in _steps(content, "normalizer", "normalizers"):
-        if step.values.get("type") == "Precompiled":
+        kind = step.values.get("type")
+        if step.values in _SPACES:
+            continue
+        if step.values not in (*_QUOTES, *({"type": one} for one in _ORDER)):
+            if kind != "Precompiled":
+                raise BundleError(
+                    f"{step.where}: {step.values!r:.200} is no step of a SentencePiece model's "
+                    "normalizer; known are Precompiled and the removal of spaces, and before them "
+                    "quotation marks, NFKD and StripAccents, Lowercase"
+                )
             encoded = step.text("precompiled_charsmap") or ""
             try:
                 charsmap = base64.b64decode(encoded, validate=True)
             except ValueError as error:
                 problem = f"{step.where}: precompiled_charsmap is no base64 ({error})"
                 raise BundleError(problem) from error
-        elif step.values not in _SPACES:
+        place = _ORDER.index(kind)
+        after = "NFKD" if last == 1 else None
+        if place < last or (kind == "StripAccents") != (after is not None):
             raise BundleError(
-                f"{step.where}: {step.values!r:.200} is no step of a SentencePiece model's "
-                "normalizer; known are Precompiled and the removal of spaces"
+                f"{step.where}: {kind} stands in another order than {', '.join(_ORDER)}"
             )
-    return charsmap
+        last = place
+        before[kind] = True
+    replaced = QUOTES if "Replace" in before else {}
+    return with_rules_before(charsmap, "Lowercase" in before, "NFKD" in before, replaced)
 
 
 def _check_splitter(content: Fields) -> None:

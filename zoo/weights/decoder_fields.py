@@ -116,6 +116,16 @@ def sliding_but_every(default: int) -> Callable[[Fields, int], tuple[str, ...]]:
     return layer_types
 
 
+def sliding_behind(name: str, default: int) -> Callable[[Fields, int], tuple[str, ...]]:
+    """All layers but the first of every so many, by the field `name`."""
+
+    def layer_types(fields: Fields, num_layers: int) -> tuple[str, ...]:
+        interval = fields.whole(name, default, most=_MAX_LAYERS)
+        return ("full_attention",) + ("sliding_attention",) * (interval - 1)
+
+    return layer_types
+
+
 def sliding_without_positions(fields: Fields, num_layers: int) -> tuple[str, ...]:
     """The layers without rotary positions (SmolLM3)."""
     turns = RotaryLayers().read(fields, num_layers)["rotary_layers"]
@@ -138,12 +148,13 @@ class Windows:
         window = fields.whole("sliding_window", None if given else self.default)
         if self.has_switch and not fields.flag("use_sliding_window", False):
             window = None
-        types = self._layer_types(fields, num_layers)
+        types = self.layer_types(fields, num_layers)
         if window is None or "sliding_attention" not in types:
             return {"sliding_window": None, "layer_types": ()}
         return {"sliding_window": window, "layer_types": types}
 
-    def _layer_types(self, fields: Fields, num_layers: int) -> tuple[str, ...]:
+    def layer_types(self, fields: Fields, num_layers: int) -> tuple[str, ...]:
+        """The kinds of the layers; where they are fewer than `num_layers` they begin anew."""
         types = fields.values.get("layer_types") if self.is_listed else None
         if types is None:
             return self.unlisted(fields, num_layers)

@@ -99,6 +99,7 @@ class Option:
     copies: tuple[str, ...] = ()  # fields that are written with the same value
     names: dict[str, str] = field(default_factory=lambda: ACTIVATIONS)  # of activations
     nullable: bool = False  # a number, and null means none and not the default
+    least: int = 1  # of a whole number
 
     def read(self, fields: Fields) -> Any:
         """Its value, as ours; a BundleError names the field."""
@@ -109,8 +110,11 @@ class Option:
         if self.nullable:
             given = self.name in fields.values
             return fields.number(self.name, None if given else self.default)
-        kinds = {bool: fields.flag, float: fields.number}
-        return kinds.get(type(self.default), fields.whole)(self.name, self.default)
+        if isinstance(self.default, bool):
+            return fields.flag(self.name, self.default)
+        if isinstance(self.default, float):
+            return fields.number(self.name, self.default)
+        return fields.whole(self.name, self.default, self.least)
 
     def write(self, value: Any) -> dict[str, Any]:
         """Their fields with our value; an activation that they do not know is null."""
@@ -144,6 +148,36 @@ _RESOLVED: dict[str, Callable[[Any], Any]] = {
 def resolved(config: ModelConfig, name: str) -> Any:
     """The value of a field, whatever stands for it."""
     return _RESOLVED.get(name, lambda config: getattr(config, name))(config)
+
+
+def _relative(config: Any, term: str = "") -> bool:
+    """Whether an encoder has relative positions, with layers of their own for a `term`."""
+    relative = getattr(config, "relative_attention", None)
+    if relative is None or not term:
+        return relative is not None
+    return not relative.shared and term in relative.terms
+
+
+# Layers that only some models of a family have.
+_SOMETIMES: dict[str, Callable[[Any], bool]] = {
+    "segment_embedding": lambda config: config.num_segments > 0,
+    "position_embedding": lambda config: config.positions == "learned",
+    "embedding_projection": lambda config: config.embedding_dim is not None,
+    "pooler": lambda config: config.use_pooler,
+    "distance_embedding/bucket_embedding": _relative,
+    "distance_embedding/norm": lambda config: _relative(config) and config.relative_attention.norm,
+    "attention/distance_key": lambda config: _relative(config, "c2p"),
+    "attention/distance_query": lambda config: _relative(config, "p2c"),
+}
+
+
+def _those_of(layers: dict[str, str], config: ModelConfig) -> dict[str, str]:
+    """Of a table's layers those that a model of this config has."""
+    return {
+        ours: theirs
+        for ours, theirs in layers.items()
+        if ours not in _SOMETIMES or _SOMETIMES[ours](config)
+    }
 
 
 @dataclass(frozen=True)
@@ -185,11 +219,14 @@ class Family:
     # backbone's dropout, and a task that is missing has none.
     head_dropout: dict[str, tuple[str | None, float | None]] = field(default_factory=dict)
     pooler_activation: str = "tanh"  # of a classifier's dense layer
+    bare_pooler: str = "pooler.dense"  # the pooler of the class without a head, "" if it has none
+    pooling_field: str = ""  # names what a classifier reads, the first token where there is none
     mlm_activation: str | None = None  # of a masked LM's head, None: as its layers
     offset_positions: bool = False  # they count from the pad id on
     first_position: int = 0  # if they do not: rows before the first one, which are not counted
     tokenizer: tuple[str, str] = ("", "")  # its kind here, and its class there
     special_tokens: dict[str, str] = field(default_factory=dict)  # by field there
+    pair_separators: int = 1  # between two texts, where no file says so
 
     def read_options(self, fields: Fields) -> dict[str, Any]:
         """Fields of our config, from a file's."""
@@ -220,6 +257,8 @@ class Family:
         own |= {"initializer_range"} - {*self.options}
         own |= set() if getattr(config, "logit_bias", True) else {"logit_bias"}
         try:
+            for name, allowed, why in self.required:
+                written.require(name, allowed, why)
             again = self.config(**self.read_options(written))
         except (ConfigError, BundleError) as error:
             yield str(error)
@@ -237,13 +276,7 @@ class Family:
 
     def backbone_tensors(self, config: ModelConfig, skipped: int = 0) -> dict[str, Tensors]:
         """Variable in our backbone -> tensors without `prefix`; `skipped` rows of positions."""
-        layers = dict(self.layers)
-        if not getattr(config, "num_segments", 0):
-            layers.pop("segment_embedding", None)
-        if not getattr(config, "use_pooler", False):
-            layers.pop("pooler", None)
-        layers |= self._block_layers(config)
-        tables = self._tensors(layers, config)
+        tables = self._tensors(_those_of(self.layers, config) | self._block_layers(config), config)
         if getattr(config, "logit_bias", False):
             tables["logit_bias"] = Tensors((self.logit_bias,), "row")
         for name in tables if skipped else ():
@@ -257,31 +290,41 @@ class Family:
 
     def _block_layers(self, config: ModelConfig) -> dict[str, str]:
         """Our layer -> theirs, in all blocks."""
-        stacks = [("", config.num_layers, self.block, self.block_layers)]
+        count = 1 if getattr(config, "shared_layers", False) else config.num_layers
+        stacks = [("", count, self.block, self.block_layers)]
         if isinstance(config, EncoderDecoderConfig):
             stacks = [("encoder/", *stacks[0][1:])]
             count = config.layers_of_decoder
             stacks.append(("decoder/", count, self.decoder_block, self.decoder_block_layers))
         found = {}
         for stack, count, block, block_layers in stacks:
-            layers = dict(block_layers)
+            layers = _those_of(block_layers, config)
             gated = layers.pop("feedforward/gated_expand", None)
             if gated is not None and config.activation in GATED_ACTIVATIONS:
                 layers["feedforward/expand"] = gated
             for index in range(count):
                 start = block.format(index)
                 for ours, theirs in layers.items():
+                    if ours == "attention_norm" and not config.has_attention_norm(index):
+                        continue
                     theirs = start + theirs.replace(" ", " " + start)
                     found[f"{stack}block_{index}/{ours}"] = theirs
         return found
 
-    def head_tensors(self, task: str, kept: bool, pooler: bool) -> dict[str, Tensors]:
+    def head_tensors(
+        self, config: ModelConfig, task: str, kept: bool, pooler: bool
+    ) -> dict[str, Tensors]:
         """Variable name -> tensors of a task's head if it is `kept`, and of the bare `pooler`."""
         layers = self.heads.get(SAME_HEAD.get(task, task), {})
+        tables = {}
+        for ours, theirs in layers.items() if kept else ():
+            # Heads have all biases, but for what goes by the config of the layers below.
+            is_styled = ours.startswith("transform") and getattr(config, "head_transform", False)
+            tables |= self._tensors({ours: theirs}, config if is_styled else None)
         # A classifier of RoBERTa or DistilBERT has a dense layer of its own in the pooler's place.
-        bare = pooler and layers.get("pooler", "pooler.dense") == "pooler.dense"
-        bare_layers = {"pooler": "pooler.dense"} if bare else {}
-        return self._tensors((layers if kept else {}) | bare_layers)
+        if pooler and layers.get("pooler", self.bare_pooler) == self.bare_pooler:
+            tables |= self._tensors({"pooler": self.bare_pooler})
+        return tables
 
     def stored_names(self, names: Iterable[str], where: Path) -> dict[str, str]:
         """Tensor names as in this table -> as in the file `where`, without buffers."""

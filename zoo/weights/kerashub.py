@@ -1,4 +1,4 @@
-"""KerasHub presets of BERT, GPT-2 and T5 as our models: from a folder or name to a bundle."""
+"""KerasHub presets as our models: from a folder or name to a bundle."""
 
 import os
 from collections.abc import Collection
@@ -13,8 +13,16 @@ from zoo.bundle import Bundle, bundle_in_memory
 from zoo.config import Fields
 from zoo.files import BundleError, blaming, check_links, existing, inside
 from zoo.models.build import build, count_backbone_weights
+from zoo.models.configs import BertConfig
 from zoo.text.config import Seq2SeqConfig
-from zoo.tokenizers import BytePairTokenizer, SentencePieceTokenizer, Tokenizer, WordPieceTokenizer
+from zoo.tokenizers import (
+    BytePairTokenizer,
+    SentencePieceTokenizer,
+    Tokenizer,
+    WordPieceTokenizer,
+)
+from zoo.tokenizers import sentencepiece_model as spm
+from zoo.tokenizers.base import ROLES
 from zoo.tokenizers.bytepair.tokenizer import END_OF_TEXT
 from zoo.weights.assign import assign_weights, check_size, count_stored, listed, sources_of
 from zoo.weights.encoder_decoders import unique_paths
@@ -34,7 +42,17 @@ _TOKENIZERS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
         {"split": True, "suffix_indicator": "##", "oov_token": "[UNK]", "special_tokens": None},
     ),
     "GPT2Tokenizer": (("vocabulary.json", "merges.txt"), {"add_prefix_space": False}),
-    "T5Tokenizer": (("vocabulary.spm",), {"add_bos": False, "add_eos": False}),
+    "RobertaTokenizer": (("vocabulary.json", "merges.txt"), {"add_prefix_space": False}),
+    **{
+        f"{name}Tokenizer": (("vocabulary.spm",), {"add_bos": False, "add_eos": False})
+        for name in ("T5", "Albert", "DebertaV3")
+    },
+}
+# What special tokens of encoders are for.
+_ROLES = {
+    "RobertaTokenizer": dict(zip(ROLES, ("<s>", "</s>", "<pad>", "<mask>", "<unk>"))),
+    "AlbertTokenizer": dict(zip(ROLES, ("[CLS]", "[SEP]", "<pad>", "[MASK]", "<unk>"))),
+    "DebertaV3Tokenizer": dict(zip(ROLES, ("[CLS]", "[SEP]", "[PAD]", "[MASK]", "[UNK]"))),
 }
 # For damaged files KerasHub raises what Keras, h5py and its downloaders raise.
 _ERRORS = (OSError, TypeError, LookupError, ArithmeticError, RuntimeError, ImportError)
@@ -44,8 +62,8 @@ _WRITE = f"Write the preset anew with {_HOW}"
 
 
 def load_kerashub(preset: str | os.PathLike[str]) -> Bundle:
-    """A language model of a GPT-2 preset, a sentence encoder of a BERT's, a model that summarises
-    of a T5's: a folder, name or handle.
+    """A language model of a GPT-2 preset, a model that summarises of a T5's, a sentence encoder of
+    the others': a folder, name or handle.
 
     KerasHub reads the weights, so that all versions of its format load. It would make whatever
     registered class a file names, and read whatever file one names: so all is checked before.
@@ -57,13 +75,15 @@ def load_kerashub(preset: str | os.PathLike[str]) -> Bundle:
     family, head = KERAS_HUB[kind], None
     known = [option.name for option in family.options.values()]
     known += [name for group in family.groups for name in group.names]
-    fields.only([*_KERAS_FIELDS, *known])
-    values = family.read_options(fields)
-    if kind == "BertBackbone":
-        head = _pooling(folder)
-        # KerasHub takes the first token as it is, and ours would go through the pooler.
-        values["use_pooler"] = head["pooling"] != "cls"
+    fields.only([*_KERAS_FIELDS, *known, *(name for name, _, _ in family.required)])
+    for field, allowed, why in family.required:
+        fields.require(field, allowed, why)
     with blaming(fields.where):
+        values = family.read_options(fields)
+        if family.config is BertConfig:
+            head = _pooling(folder)
+            # KerasHub takes the first token as it is, and ours would go through the pooler.
+            values["use_pooler"] = "pooler" in family.layers and head["pooling"] != "cls"
         config = family.config(**values)
     tokenizer = _read_tokenizer(folder)
     weights = _weight_files(folder)
@@ -74,7 +94,7 @@ def load_kerashub(preset: str | os.PathLike[str]) -> Bundle:
         import keras_hub  # takes seconds
 
         backbone = keras_hub.models.Backbone.from_preset(str(folder))
-    paths = [weight.path for weight in backbone.weights]
+    paths = [family.twins.get(weight.path, weight.path) for weight in backbone.weights]
     if kind == "T5Backbone":
         paths = [*unique_paths(paths)]
     stored = dict(zip(paths, backbone.weights, strict=True))
@@ -115,7 +135,8 @@ def _download(name: str) -> Path:
     known = sorted(n for kind in KERAS_HUB for n in getattr(keras_hub.models, kind).presets)
     if "://" not in name and name not in known:
         raise BundleError(
-            f"{name}: no such folder, and no KerasHub preset of BERT, GPT-2 or T5. These are: "
+            f"{name}: no such folder, and no KerasHub preset of "
+            f"{', '.join(kind.removesuffix('Backbone') for kind in KERAS_HUB)}. These are: "
             f"{', '.join(known)}"
         )
 
@@ -203,6 +224,8 @@ def _read_tokenizer(folder: Path) -> Tokenizer:
     with blaming(files[-1], TypeError):
         if kind == "T5Tokenizer":
             return SentencePieceTokenizer.from_file(files[0])
+        if kind in _ROLES and names == ("vocabulary.spm",):
+            return _read_unigram(files[0], _ROLES[kind])
         with open(files[-1], encoding="utf-8") as text:
             lines = [line.rstrip() for line in text]
         if kind == "BertTokenizer":
@@ -213,9 +236,30 @@ def _read_tokenizer(folder: Path) -> Tokenizer:
                 strip_accents=options.flag("strip_accents", False),
                 split_cjk=options.flag("split_on_cjk", True),
             )
+        if kind == "RobertaTokenizer":
+            vocabulary, roles = Fields.read(files[0]).values, _ROLES[kind]
+            roles = {role: name for role, name in roles.items() if name in vocabulary}
+            return BytePairTokenizer(
+                vocabulary,
+                [merge for merge in lines if not merge.startswith("#version:")],
+                special_tokens=[*roles.values()],
+                end=roles["sep"],
+                roles=roles,
+                parse_special=True,
+                pair_separators=2,
+            )
         # Written out in a text, special tokens are text here, as in tiktoken; KerasHub parses them.
         return BytePairTokenizer(
             Fields.read(files[0]).values,
             [merge for merge in lines if not merge.startswith("#version:")],
             special_tokens=options.values.get("unsplittable_tokens") or [END_OF_TEXT],
         )
+
+
+def _read_unigram(path: Path, roles: dict[str, str]) -> SentencePieceTokenizer:
+    """A SentencePiece tokenizer with these roles; a mask that it lacks comes behind the pieces."""
+    pieces, charsmap = spm.read_unigram_model(path.read_bytes())
+    if roles["mask"] not in [text for text, _, _ in pieces]:
+        pieces.append((roles["mask"], 0.0, spm.CONTROL))
+    model = spm.write_unigram_model(pieces, charsmap)
+    return SentencePieceTokenizer(model, end=roles["sep"], roles=roles, parse_special=True)

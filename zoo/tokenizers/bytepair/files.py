@@ -11,8 +11,11 @@ from zoo.tokenizers import files
 from zoo.tokenizers.bytepair.patterns import RULES, Rule, pre_tokenizer_json
 from zoo.tokenizers.bytepair.vocabulary import ALPHABET
 
-# The special tokens of RoBERTa and its kin, by what they are for.
-_NAMES = {"cls": "<s>", "sep": "</s>", "pad": "<pad>", "mask": "<mask>", "unknown": "<unk>"}
+# The special tokens of RoBERTa and of ModernBERT, by what they are for.
+_NAMES = (
+    {"cls": "<s>", "sep": "</s>", "pad": "<pad>", "mask": "<mask>", "unknown": "<unk>"},
+    {"cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]", "unknown": "[UNK]"},
+)
 _ENDS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<|im_end|>")
 
 
@@ -26,7 +29,8 @@ def read_byte_pairs(path: str | os.PathLike[str]) -> dict[str, Any]:
         content.part("decoder").require("type", ("ByteLevel",), "pieces are bytes")
     if not set(ALPHABET) <= vocabulary.keys():
         model.require("unk_token", (None,), "a byte that the vocabulary lacks is left out")
-    mask = _NAMES["mask"]
+    named = _NAMES[0] if {_NAMES[0][role] for role in ("cls", "sep")} <= {*special} else _NAMES[1]
+    mask = named["mask"]
     if flags.get(mask) == ["lstrip"] and mask in special:
         del flags[mask]  # as every mask token
     options = {
@@ -40,7 +44,7 @@ def read_byte_pairs(path: str | os.PathLike[str]) -> dict[str, Any]:
         "added_tokens": flags,
         "start": files.read_start(content),
     }
-    roles = {role: name for role, name in _NAMES.items() if name in special}
+    roles = {role: name for role, name in named.items() if name in special}
     if content.values.get("post_processor") is not None:
         processor = content.part("post_processor")
         if processor.text("type") == "RobertaProcessing":

@@ -25,7 +25,11 @@ class Words(NamedTuple):
     special_ends: tf.Tensor  # (S,) int64
     special_ids: tf.Tensor  # (S,) int32
     in_special: tf.Tensor | None  # (N,) bool, within one after its first byte
-    sources: tf.Tensor | None  # (N + 1,) int64, the place of each byte before spaces were put in
+    # Where in the text as it came a piece begins, by its first byte here, and where it ends, by the
+    # byte behind it; both (N + 1,) int64, None if nothing has moved. Of what was composed all has
+    # the place of the whole.
+    sources: tf.Tensor | None
+    source_ends: tf.Tensor | None
 
     def without(self, lacking: np.ndarray) -> Self:
         """The words without the bytes where `lacking` bool (256,) is True, tokens found aside."""
@@ -49,8 +53,14 @@ class Words(NamedTuple):
             special_names=special[1],
             special_ends=special[2],
             in_special=in_special,
-            sources=sources if self.sources is None else tf.gather(self.sources, sources),
+            sources=_through(self.sources, sources),
+            source_ends=_through(self.source_ends, sources),
         )
+
+
+def _through(before: tf.Tensor | None, places: tf.Tensor) -> tf.Tensor:
+    """Where `places` were in the text as it came, if they were moved `before`."""
+    return places if before is None else tf.gather(before, places)
 
 
 class Splitter:
@@ -76,24 +86,31 @@ class Splitter:
     def split(self, data: tf.Tensor, row_splits: tf.Tensor, parts: Parts | None = None) -> Words:
         """The words of texts, bytes (N,) with row splits (B + 1,), put together from `parts`."""
         starts, names, ends, ids = found = self._find(data, row_splits, parts)
+        sources = source_ends = None
         if self._composes:
             breaks = mark(tf.concat([row_splits, starts, ends], 0), tf.size(data, tf.int64))
+            size = tf.size(data, tf.int64)
             data, moved = composed(data, breaks)
+            origins = rows_of(moved)
+            sources = tf.concat([origins, size[None]], 0)
+            # Behind the byte before: where all that it is made of has ended.
+            behind = tf.gather(sources, tf.gather(moved, origins + 1))
+            source_ends = tf.concat([tf.zeros([1], tf.int64), behind], 0)
             places = row_splits, starts, names, ends
             row_splits, starts, names, ends = (tf.gather(moved, part) for part in places)
             found = starts, names, ends, ids
         starts, names, ends, ids = self._with_normalized(data, row_splits, found)
-        sources = None
         if self._add_prefix_space:
             # A space before each text that has none: at row starts and after found tokens.
             size = tf.size(data, tf.int64)
             wanted = mark(tf.concat([row_splits, ends], 0), size) & ~mark(starts, size)
             wanted &= data != 0x20
             moved = splits_of(1 + tf.cast(wanted, tf.int64))  # (N + 1,)
-            sources = rows_of(moved)
+            origins = rows_of(moved)
             is_old = mark(moved[1:] - 1, moved[-1])
-            data = tf.where(is_old, tf.gather(data, sources), tf.constant(0x20, tf.uint8))
-            sources = tf.concat([sources, size[None]], 0)
+            data = tf.where(is_old, tf.gather(data, origins), tf.constant(0x20, tf.uint8))
+            places = tf.concat([origins, size[None]], 0)
+            sources, source_ends = _through(sources, places), _through(source_ends, places)
             places = row_splits, starts, names, ends
             row_splits, starts, names, ends = (tf.gather(moved, part) for part in places)
         size = tf.size(data, tf.int64)
@@ -106,7 +123,7 @@ class Splitter:
         word_starts = self._rule.starts(Characters(data, kinds, inner, breaks))
         word_starts = word_starts if in_special is None else word_starts & ~in_special
         special = starts, names, ends, ids, in_special
-        return Words(data, row_splits, word_starts, inner, *special, sources)
+        return Words(data, row_splits, word_starts, inner, *special, sources, source_ends)
 
     def _find(self, data, row_splits, parts) -> tuple[tf.Tensor, ...]:
         """Starts, with the blanks before, starts of names, ends and ids (S,)."""

@@ -61,8 +61,8 @@ class BytePairTokenizer(CausalTokenizer):
         pair_separators: separators between the texts of a pair, 2 in RoBERTa.
         pattern: how texts are split: "gpt2", "smollm" (each digit apart), "llama3" or "qwen2", as
             `zoo.tokenizers.bytepair.patterns.RULES` describes them.
-        nfc: puts texts into Unicode's NFC first, as Qwen and GPT-NeoX do. There are no offsets
-            then, and decoding gives back the text in NFC.
+        nfc: puts texts into Unicode's NFC first, as Qwen and GPT-NeoX do. Decoding gives back the
+            text in NFC; pieces of what NFC has joined or moved have the span of all of it.
         ignore_merges: a word that is a piece is that piece, however it merges, as in Llama 3.
         added_tokens: name -> flags, for pieces that are found in any text before it is split, and
             for special tokens with flags: "lstrip" and "rstrip" take in the whitespace before and
@@ -233,8 +233,6 @@ class BytePairTokenizer(CausalTokenizer):
         return sizes
 
     def _encode_joined(self, strings, row_splits, is_text, offsets):
-        if offsets and self.nfc:
-            raise ValueError("a tokenizer with nfc=True has no offsets: it reads other bytes.")
         data, part_splits = joined_bytes(strings)
         text_splits = tf.gather(part_splits, row_splits)
         of_texts, of_prompts = self._splitters
@@ -276,7 +274,8 @@ class BytePairTokenizer(CausalTokenizer):
             starts = starts - tf.cast(tf.gather(inner, starts), tf.int64)
             ends = ends + tf.cast(tf.gather(inner, ends), tf.int64)
         if words.sources is not None:
-            starts, ends = tf.gather(words.sources, starts), tf.gather(words.sources, ends)
+            starts = tf.gather(words.sources, starts)
+            ends = tf.maximum(tf.gather(words.source_ends, ends), starts)
         base = tf.gather(text_splits, rows_of(splits))
         word_starts = tf.gather(part_splits, part_at(tf.where(words.starts)[:, 0]))
         first = mark(word_starts, tf.size(ids, tf.int64))

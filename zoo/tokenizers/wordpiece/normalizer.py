@@ -116,11 +116,17 @@ def unpack(raw: dict[str, Any]) -> dict[str, Any]:
     """
     data: dict[str, Any] = {"classes": from_runs(raw["classes"])}
     for name in ("decompose", "lower", "order", "walls"):
-        data[name], point = {}, 0
-        for delta, *outputs in raw[name]:
-            point += delta
-            data[name][point] = [point + output for output in outputs]
+        data[name] = from_deltas(raw[name])
     return data
+
+
+def from_deltas(raw: list[list[int]]) -> dict[int, list[int]]:
+    """Code point -> code points, of differences to the one before, and to it."""
+    mapping, point = {}, 0
+    for delta, *outputs in raw:
+        point += delta
+        mapping[point] = [point + output for output in outputs]
+    return mapping
 
 
 def _shift(entries: tf.Tensor) -> tf.Tensor:

@@ -235,6 +235,9 @@ def describe(fields: Fields, task: str | None) -> Description:
         head["dropout"] = dropout if field is None else fields.number(field, dropout)
     if same == "classify":
         head["pooling"] = "cls"
+        if family.pooling_field:
+            why = "a classifier reads the first token, or the mean of all"
+            head["pooling"] = fields.require(family.pooling_field, ("cls", "mean"), why)
     if task in _LABELLED:
         head["num_tags" if task == "tag" else "num_classes"] = len(labels)
     labels, skipped = labels if task in _LABELLED else (), family.skipped_positions(fields)
@@ -264,10 +267,10 @@ def read_described(
     family, config, task = described.family, described.config, described.task
     names = family.stored_names(files.names(), files.path)
     # "cls" is the first token's own state to sentence-transformers, and through the pooler here.
-    has_pooler = "pooler.dense.weight" in names
+    has_pooler = f"{family.bare_pooler}.weight" in names
     if isinstance(config, BertConfig):
         first_token = modules is not None and modules.head["pooling"] == "cls"
-        classifies = SAME_HEAD.get(task, task) == "classify"
+        classifies = "pooler" in family.heads.get(SAME_HEAD.get(task, task), {})
         config = dataclasses.replace(
             config, use_pooler=classifies or (has_pooler and not first_token)
         )
@@ -275,7 +278,7 @@ def read_described(
     if isinstance(config, EncoderDecoderConfig):
         config = _as_stored(files, names, family, config)
     tables = family.backbone_tensors(config, described.skipped)
-    tables |= family.head_tensors(task, described.keeps_head, has_pooler)
+    tables |= family.head_tensors(config, task, described.keeps_head, has_pooler)
     missing = [name for table in tables.values() for name in table.names if name not in names]
     if missing:
         raise BundleError(

@@ -8,10 +8,11 @@ from zoo.config import Fields
 from zoo.files import BundleError, blaming, inside
 from zoo.tokenizers import SentencePieceTokenizer
 from zoo.tokenizers import sentencepiece_model as spm
+from zoo.tokenizers.charsmap import QUOTES, with_rules_before
 from zoo.tokenizers.unigram_files import read_encoder_options, read_unigram
 
 Pieces = list[tuple[str, float, int]]
-_MODELS = ("spiece.model", "sentencepiece.bpe.model", "sentencepiece.model")
+_MODELS = ("spiece.model", "sentencepiece.bpe.model", "sentencepiece.model", "spm.model")
 _SPECIAL = ("<pad>", "<s>", "</s>")
 # The codes of languages in the order of their ids, behind the pieces.
 _CODES = (
@@ -26,7 +27,11 @@ MBART = MBART50[:25]
 
 
 def read_sentencepiece(
-    folder: Path, config: Fields, name: str, roles: Mapping[str, str] | None = None
+    folder: Path,
+    config: Fields,
+    name: str,
+    roles: Mapping[str, str] | None = None,
+    pair_separators: int = 1,
 ) -> SentencePieceTokenizer:
     """The tokenizer of a folder; `config` is its tokenizer_config.json, `name` the class.
 
@@ -38,7 +43,8 @@ def read_sentencepiece(
     options: dict[str, Any] = {}
     if roles:
         options = {"end": roles["sep"], "roles": roles, "parse_special": True}
-        options |= {"pair_separators": 2, "added_tokens": {roles["mask"]: ["lstrip"]}}
+        options |= {"pair_separators": pair_separators}
+        options["added_tokens"] = {roles["mask"]: ["lstrip"]}
     path = inside(folder, "tokenizer.json")
     if path.is_file():
         with blaming(path):
@@ -54,6 +60,7 @@ def read_sentencepiece(
         pieces, charsmap = spm.read_unigram_model(found[0].read_bytes())
         pieces = order(pieces, config)
         pieces += _added(config, pieces)
+        charsmap = _with_class_rules(charsmap, config, name.removesuffix("Fast"))
         return SentencePieceTokenizer(spm.write_unigram_model(pieces, charsmap), **options)
 
 
@@ -87,12 +94,30 @@ def _pegasus_order(pieces: Pieces, config: Fields) -> Pieces:
     return [*_controls("<pad>", "</s>", *own), *pieces[2:]]
 
 
+def _with_class_rules(charsmap: bytes, config: Fields, name: str) -> bytes:
+    """The table of characters with what a class does to texts before."""
+    if name == "DebertaV2Tokenizer":
+        for field in ("do_lower_case", "split_by_punct"):
+            config.require(field, (False,), "the model alone says what becomes of a text")
+    if name != "AlbertTokenizer":
+        return charsmap
+    lowercase, keeps = config.flag("do_lower_case", True), config.flag("keep_accents", False)
+    return with_rules_before(charsmap, lowercase, not keeps, QUOTES)
+
+
+def _deberta_order(pieces: Pieces, config: Fields) -> Pieces:
+    """As they are, and the mask behind them."""
+    return pieces + _controls(*({"[MASK]"} - {text for text, _, _ in pieces}))
+
+
 _ORDERS: dict[str, Callable[[Pieces, Fields], Pieces]] = {
     **dict.fromkeys(("T5Tokenizer", "MT5Tokenizer"), _t5_order),
     "MBartTokenizer": _fairseq_order(*MBART),
     "MBart50Tokenizer": _fairseq_order(*MBART50),
     "XLMRobertaTokenizer": _fairseq_order(),
     "PegasusTokenizer": _pegasus_order,
+    "AlbertTokenizer": lambda pieces, config: pieces,
+    "DebertaV2Tokenizer": _deberta_order,
 }
 
 

@@ -12,7 +12,8 @@ from zoo.files import BundleError, blaming, existing, inside
 from zoo.models.configs import BertConfig
 from zoo.tokenizers import BytePairTokenizer, MarianTokenizer, Tokenizer, WordPieceTokenizer
 from zoo.tokenizers.files import read_lines
-from zoo.weights.families import HUGGINGFACE, XLM_ROBERTA
+from zoo.weights.encoders import XLM_ROBERTA
+from zoo.weights.families import HUGGINGFACE
 from zoo.weights.huggingface.causal_tokenizers import read_causal_tokenizer
 from zoo.weights.huggingface.sentencepiece_files import read_sentencepiece
 
@@ -54,7 +55,7 @@ def read_tokenizer(folder: Path, model_type: str, lowercase: bool = False) -> To
         allowed += ("MT5Tokenizer", "MBart50Tokenizer")
     # A BERT may say DistilBertTokenizer and the other way round: they are the same.
     if kind == "wordpiece":
-        allowed += ("BertTokenizer", "DistilBertTokenizer")
+        allowed += ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer")
     if name.removesuffix("Fast") not in allowed and name not in allowed:
         raise BundleError(
             f"{config.where}: tokenizer_class is {name!r}; supported for {model_type} are "
@@ -69,7 +70,7 @@ def read_tokenizer(folder: Path, model_type: str, lowercase: bool = False) -> To
     with blaming(folder, TypeError):
         if kind == "sentencepiece":
             roles = encoder_roles(family.special_tokens) if encodes else None
-            return read_sentencepiece(folder, config, name, roles)
+            return read_sentencepiece(folder, config, name, roles, family.pair_separators)
         if kind == "marian":
             return _marian(folder, config)
         if kind == "wordpiece":

@@ -68,10 +68,11 @@ def model_type_of(model: keras.Model, tokenizer_kind: str) -> str:
             "and encoder_decoder can be saved for it"
         )
     types = [name for name, family in HUGGINGFACE.items() if isinstance(config, family.config)]
-    if config.family == "bert":
+    if config.family == "bert":  # of those that are equally near, what it is by its segments
         by_tokenizer = {"wordpiece": "bert", "sentencepiece": "xlm-roberta"}
         one_segment = by_tokenizer.get(tokenizer_kind, "roberta")
-        types = [{0: "distilbert", 1: one_segment}.get(config.num_segments, "bert")]
+        likely = {0: "distilbert", 1: one_segment}.get(config.num_segments, "bert")
+        types.sort(key=lambda name: name != likely)
     problems = {name: problems_of(model, tokenizer_kind, name) for name in types}
     # The first that has none, or else the nearest.
     model_type = min(types, key=lambda name: len(problems[name]))
@@ -109,14 +110,17 @@ def _conditions(
         return
     head = model.head_config()
     if SAME_HEAD.get(task, task) == "classify":
-        yield "head.pooling", head["pooling"], ("cls",)
-        yield "model.use_pooler", config.use_pooler, (True,)
-        yield "model.pooler_activation", config.pooler_activation, (family.pooler_activation,)
+        poolings = ("cls", "mean") if family.pooling_field else ("cls",)
+        yield "head.pooling", head["pooling"], poolings
+        has_pooler = "pooler" in family.heads["classify"]
+        yield "model.use_pooler", config.use_pooler, (has_pooler,)
+        if has_pooler:
+            yield "model.pooler_activation", config.pooler_activation, (family.pooler_activation,)
     if task == "embed":
         yield "head.embedding_dim", head["embedding_dim"], (None,)
         if head["pooling"] == "cls":
             yield "model.use_pooler", config.use_pooler, (False,)
-        elif model_type != "distilbert" and config.use_pooler:
+        elif family.bare_pooler and config.use_pooler:
             yield "model.pooler_activation", config.pooler_activation, ("tanh",)
 
 
@@ -161,6 +165,8 @@ def config_of(
         return values
     head_dropout = model.head_config().get("dropout", config.dropout)
     values |= {name: head_dropout for name, _ in family.head_dropout.values() if name}
+    if family.pooling_field:
+        values[family.pooling_field] = model.head_config().get("pooling", "cls")
     if model.task == "regress":
         labels, values["problem_type"] = ("LABEL_0",), "regression"
     elif model.task in ("classify", "pair"):
@@ -176,15 +182,16 @@ def tables_of(model: keras.Model, model_type: str, skipped: int = 0) -> dict[str
     family, config = HUGGINGFACE[model_type], model.backbone.config
     backbone = family.backbone_tensors(config, skipped)
     # Only the bare encoders and BERT's classifier have a pooler.
-    pooler = model.task == "embed" and model_type != "distilbert" and config.use_pooler
-    tables = backbone | family.head_tensors(model.task, True, pooler)
+    pooler = model.task == "embed" and config.use_pooler and bool(family.bare_pooler)
+    tables = backbone | family.head_tensors(config, model.task, True, pooler)
     if _architecture(model_type, model.task) == family.bare:
         return tables
 
     own = (family.untied_head, family.logit_bias)
 
     def named(variable: str, tensor: str) -> str:
-        in_base = variable in backbone or tensor.startswith("pooler.")
+        of_pooler = bool(family.bare_pooler) and tensor.startswith(f"{family.bare_pooler}.")
+        in_base = variable in backbone or of_pooler
         return family.prefix * (in_base and tensor not in own) + tensor
 
     return {
@@ -255,7 +262,8 @@ def write_tokenizer(
         plain = plain and set(tokenizer.special_tokens) == expected
     config["tokenizer_class"] = family.tokenizer[1] if plain else GENERIC
     config["model_max_length"] = max_length
-    if model_type != "bert":
+    segments = family.options.get("num_segments")
+    if segments is None or segments.default < 2:
         config["model_input_names"] = ["input_ids", "attention_mask"]
     write_json(folder / "tokenizer_config.json", config, indent=2, ensure_ascii=False)
 
