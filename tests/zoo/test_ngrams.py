@@ -59,6 +59,18 @@ def test_training_sees_the_network_alone():
     assert np.abs(ops.convert_to_numpy(model(inputs, training=True)) - without).max() < 100
 
 
+def test_a_trained_model_is_given_ngrams():
+    model = zoo.build("bert_tiny", "classify", {"num_classes": 3}, vocabulary_size=20)
+    inputs = {"token_ids": np.array([[2, 5, 6, 3]], "int32")}
+    before = model.predict_on_batch(inputs)
+    keys, kernel = np.array([-7, -6], "int32"), np.diag([2.0, 1.0, 0.0])[1::-1]
+    model.add_ngrams(keys, kernel)
+    np.testing.assert_allclose(model.predict_on_batch(inputs) - before, [[1, 0.5, 0]], atol=1e-6)
+    again = type(model).from_config(model.get_config())
+    again.set_weights(model.get_weights())
+    np.testing.assert_allclose(again.predict_on_batch(inputs), model.predict_on_batch(inputs))
+
+
 def test_a_wrong_number_of_ngrams_is_named():
     with pytest.raises(ConfigError, match="ngrams must be a whole number from 0 on"):
         zoo.build("bert_tiny", "classify", {"num_classes": 3, "ngrams": -1}, vocabulary_size=20)

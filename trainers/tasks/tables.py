@@ -43,7 +43,6 @@ from trainers.report.sections import (
 from trainers.tasks.distillation import altered_copies, class_scores, load_teacher, vectors
 from trainers.tasks.encoder import EncoderTask, clean_all, predict_all, token_counts
 from trainers.tasks.ngrams import fit_ngrams, shares
-from zoo.text.base import TextModel
 from zoo.text.config import special_count
 from zoo.text.packing import pack, truncate, truncate_pair
 
@@ -159,17 +158,14 @@ class ClassifyTask(TableTask):
         scores = class_scores(teacher, columns, self.labels)
         return columns, np.concatenate([np.float32(targets)[:, None], scores], axis=1), weights
 
-    def answers(self, examples):
-        return self._answers(self.text_model, examples)
-
-    def _answers(self, text_model: TextModel, examples) -> Predictions:
+    def answers(self, examples) -> Predictions:
         """What is served for every example, of which little is kept: classes may be many."""
         ids = self.ids(examples)
 
         def keep(rows, outputs):
             return Predictions.of(ids[rows], outputs["scores"].numpy())._asdict()
 
-        kept = predict_all(text_model.predict, *_columns(examples), keep=keep)
+        kept = predict_all(self.text_model.predict, *_columns(examples), keep=keep)
         return Predictions(*(np.array(kept[name]) for name in Predictions._fields))
 
     def scores(self, examples, answers):
@@ -185,7 +181,7 @@ class ClassifyTask(TableTask):
         return super().save(workdir)
 
     def _add_ngrams(self) -> None:
-        """Puts a head with n-grams on the backbone."""
+        """Adds logistic regression on n-grams to the head; validation chooses the shares."""
         # Copies and texts without labels stand behind.
         rows, size = np.flatnonzero(self.rows < len(self.train)), self.config.text.max_length
         targets, weights = self.targets()
@@ -202,35 +198,29 @@ class ClassifyTask(TableTask):
         if fitted is None:
             return
         keys, kernel, bias = fitted
-        trained, model = self.text_model, self.model
-        head = {**model.head_config(), "ngrams": len(keys)}
-        self.model = type(model)(model.backbone, name=model.name, **head)
-        self.text_model, self.bundle_options = self.make_text_model(None)
-        self.model.ngram_logits.set_weights([keys, kernel])
-        output = self.model.output_layer
+        output, ids = self.model.output_layer, self.ids(self.validation)
+        network, alone = self._validation_logits()
+        learned = output.get_weights()
+        self.model.add_ngrams(keys, kernel)
         output.set_weights([np.zeros(output.kernel.shape), bias])
-        found = [
-            np.array(predict_all(asked.predict, self.validation.text)["scores"])
-            for asked in (trained, self.text_model)
-        ]
-        logits = (np.log(np.maximum(scores, _SMALLEST)) for scores in found)
-        of_network, of_ngrams = shares(*logits, self.ids(self.validation))
-        values = [
-            of_network * old + of_ngrams * new
-            for old, new in zip(model.output_layer.get_weights(), output.get_weights())
-        ]
-        output.set_weights(values)
+        self.text_model, self.bundle_options = self.make_text_model(None)
+        of_network, of_ngrams = shares(network, self._validation_logits()[0], ids)
+        values = zip(learned, output.get_weights())
+        output.set_weights([of_network * old + of_ngrams * new for old, new in values])
         self.model.ngram_logits.set_weights([keys, of_ngrams * kernel])
-        alone, both = (
-            self.scores(self.validation, self._answers(asked, self.validation))["accuracy"]
-            for asked in (trained, self.text_model)
-        )
+        both = self._validation_logits()[1]
         self.ngrams_found = (
             f"The logits are {of_network:.2f} times the network's and {of_ngrams:.2f} times those "
             f"of logistic regression on {len(keys):,} tokens and token pairs, as the validation "
             f"{self.unit} chose; their accuracy is {both:.4f}, by the network alone {alone:.4f}."
         )
         logging.info(self.ngrams_found)
+
+    def _validation_logits(self) -> tuple[np.ndarray, float]:
+        """Logits (N, C) of the validation texts, up to a constant a text, and their accuracy."""
+        scores = np.array(predict_all(self.text_model.predict, self.validation.text)["scores"])
+        accuracy = np.mean(scores.argmax(axis=1) == self.ids(self.validation))
+        return np.log(np.maximum(scores, _SMALLEST)), float(accuracy)
 
     def baseline(self, examples):
         train, classes, pairs = self.train, self.labels, self.pairs(examples)

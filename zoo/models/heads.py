@@ -387,13 +387,23 @@ class Classifier(_DenseHead):
         super().__init__(backbone, num_classes, dropout, pooling, **kwargs)
 
     def finish(self, **extra_inputs):
-        if self.ngrams:
-            vocabulary = self.backbone.config.vocabulary_size
-            sizes = self.ngrams, self.num_classes, vocabulary
-            self.ngram_logits = NgramLogits(*sizes, name="ngrams")
+        self.ngram_logits = self._ngram_layer() if self.ngrams else None
         self._adds_ngrams = False  # of symbolic shapes JAX cannot look n-grams up
         super().finish(**extra_inputs)
-        self._adds_ngrams = bool(self.ngrams)
+        self._adds_ngrams = self.ngram_logits is not None
+
+    def _ngram_layer(self) -> NgramLogits:
+        vocabulary = self.backbone.config.vocabulary_size
+        return NgramLogits(self.ngrams, self.num_classes, vocabulary, name="ngrams")
+
+    def add_ngrams(self, keys, kernel):
+        """Gives a trained model n-grams: `keys` (N,) int32, sorted, and `kernel` (N, C) float32."""
+        self.ngrams = len(keys)
+        self._tracker.unlock()
+        self.ngram_logits, self._adds_ngrams = self._ngram_layer(), True
+        self._tracker.lock()
+        self.ngram_logits.set_weights([keys, kernel])
+        self.make_predict_function(force=True)  # what JAX has compiled knows nothing of them
 
     def call(self, inputs, training=None):
         logits = super().call(inputs, training)
