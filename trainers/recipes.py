@@ -285,7 +285,7 @@ _add_encoder(
     "banking77_minilm",
     """Which of 77 things a bank's customer asks about, from all-MiniLM-L6-v2.
 
-    9 CPU-minutes. Test accuracy 0.929 (`banking77_bert`, from nothing: 0.895).
+    9 CPU-minutes. Test accuracy 0.937 (`banking77_bert`, from nothing: 0.921).
     """,
     (1200, 300),
     _BANKING77,
@@ -299,8 +299,8 @@ _add_encoder(
     "polarity_minilm",
     """Whether a sentence of a film review is for or against, from all-MiniLM-L6-v2.
 
-    8 CPU-minutes. Test accuracy 0.841, with seed 1 0.826 (`polarity_bert`, from nothing:
-    0.770).
+    8 CPU-minutes. Test accuracy 0.840, with seeds 1 and 2 0.833 and 0.838 (`polarity_bert`, from
+    nothing: 0.781).
     """,
     (600, 150),
     _POLARITY,
@@ -372,8 +372,9 @@ _add(
     "scitldr_t5",
     """Summaries of papers in one sentence, from their abstracts, by T5.
 
-    Reads the weights from the hub; `--set=finetune.init_from=FOLDER` takes downloaded ones.
-    Not measured: the hub was not at hand.
+    Reads the weights from the hub; `--init_from=FOLDER` takes downloaded ones. From a FLAN-T5-small
+    tuned for titles: 42 CPU-minutes, test ROUGE-1, -2, -L 0.402, 0.196, 0.328; the first sentence:
+    0.314, 0.124, 0.249. From t5-small not measured.
     """,
     (750, 150),
     task="summarize",
