@@ -1,6 +1,7 @@
 """What a teacher says of texts, for a student to learn beside the labels."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -12,8 +13,9 @@ from trainers.data.config import AugmentConfig
 from trainers.tasks.encoder import predict_all
 from zoo.bundle import Bundle
 from zoo.config import ConfigError
+from zoo.generation.options import PROMPT
 from zoo.loading import load
-from zoo.text.models import TextTagger
+from zoo.text.models import TextEmbedder, TextTagger
 
 # Probabilities are clipped here: a teacher is never surer than this.
 _SMALLEST = 1e-5
@@ -69,10 +71,37 @@ def word_scores(teacher: Bundle, words: tf.RaggedTensor, labels: Sequence[str]) 
     return _centred(np.concatenate(parts), tagger.labels, labels)
 
 
-def vectors(teacher: Bundle, columns: list[list[bytes]]) -> np.ndarray:
-    """Embeddings of pairs of texts, float32 (N, 2, D)."""
-    embed = teacher.text_model.embed
-    return np.stack([np.stack(predict_all(embed, part)["embedding"]) for part in columns], axis=1)
+def pair_vectors(
+    teacher: Bundle,
+    columns: list[list[bytes]],
+    prompted: list[list[bytes]],
+    prompts: Mapping[str, str | None],
+) -> np.ndarray:
+    """Embeddings of pairs of texts, float32 (N, 2, D).
+
+    A teacher with prompts puts its own before `columns`: by what a setting names, `prompts`, or its
+    default; one without reads `prompted`, as the student does.
+    """
+    text = teacher.config.text
+    if text is None or not text.prompts:
+        return np.stack(vectors(teacher.text_model, prompted), axis=1)
+    names = [text.default_prompt or "" if name is None else name for name in prompts.values()]
+    for field, name in zip(prompts, names):
+        if name:
+            text.require_prompt(f"{field}, of the teacher {teacher.folder},", name)
+    return np.stack(vectors(teacher.text_model, columns, names), axis=1)
+
+
+def vectors(
+    embedder: TextEmbedder, columns: Sequence[Sequence[str | bytes]], prompts: Sequence[str] = ()
+) -> list[np.ndarray]:
+    """Vectors (N, D) of each column's texts, behind the prompt that is named for it."""
+    found = []
+    for place, column in enumerate(columns):
+        named = {PROMPT: [prompts[place]]} if prompts else {}
+        embed = functools.partial(embedder.embed, **named)
+        found.append(np.stack(predict_all(embed, column)["embedding"]))
+    return found
 
 
 def _centred(scores: np.ndarray, known: Sequence[str], labels: Sequence[str]) -> np.ndarray:

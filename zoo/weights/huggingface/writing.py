@@ -109,6 +109,7 @@ def _conditions(
         return
     head = model.head_config()
     if SAME_HEAD.get(task, task) == "classify":
+        yield "head.ngrams", head.get("ngrams", 0), (0,)
         yield "head.pooling", head["pooling"], ("cls",)
         yield "model.use_pooler", config.use_pooler, (True,)
         yield "model.pooler_activation", config.pooler_activation, (family.pooler_activation,)
