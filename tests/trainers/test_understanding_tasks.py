@@ -15,13 +15,13 @@ import pytest
 import tensorflow as tf
 
 import zoo
-from trainers.config import TrainConfig, with_overrides
+from trainers.config import DistillConfig, TrainConfig, with_overrides
 from trainers.data.examples import LabeledTexts, Questions, TaggedTexts
 from trainers.loop import train
 from trainers.metrics import MetricsLog
 from trainers.recipes import find_recipe
 from trainers.tasks import make_task
-from trainers.tasks.distillation import pair_vectors, vectors
+from trainers.tasks.distillation import class_scores, load_teacher, pair_vectors, vectors
 from trainers.tasks.running_text import texts_of
 from trainers.tasks.tokens import tag_labels, tag_words, tagged_tokens
 from zoo.bundle import bundle_in_memory
@@ -210,6 +210,18 @@ def test_a_teacher_of_something_else_is_refused(tiny, files, masked, tmp_path):
             tiny(**fields)
     with pytest.raises(ConfigError, match="words that the teacher has tagged"):
         tiny("tag", distill=wrong, data={"augment": {"delete": 0.1}})
+
+
+def test_a_teacher_from_transformers_may_be_of_pairs(tmp_path):
+    for name in ("wordpiece", "bert_classify"):
+        shutil.copytree(HUGGINGFACE / name, tmp_path, dirs_exist_ok=True)
+    labels = ("so so", "bad", "g\u00fct")
+    config = DistillConfig(teacher=str(tmp_path))
+    for task, columns in (("classify", [[b"ada", b""]]), ("pair", [[b"ada", b""], [b"a", b"x"]])):
+        teacher = load_teacher(config, task, labels)
+        scores = class_scores(teacher, columns, labels)
+        assert teacher.config.task == task and scores.shape == (2, 3)
+        np.testing.assert_allclose(scores.mean(axis=1), 0, atol=1e-6)
 
 
 def test_a_teacher_of_embeddings_reads_texts_behind_its_own_prompts(tiny):

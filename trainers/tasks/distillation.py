@@ -16,6 +16,7 @@ from zoo.config import ConfigError
 from zoo.generation.options import PROMPT
 from zoo.loading import load
 from zoo.text.models import TextEmbedder, TextTagger
+from zoo.weights.locations import writer_of
 
 # Probabilities are clipped here: a teacher is never surer than this.
 _SMALLEST = 1e-5
@@ -26,6 +27,10 @@ _SENTENCES = 64  # that a teacher tags at once
 def load_teacher(config: DistillConfig, task: str, labels: Sequence[str] = ()) -> Bundle:
     """The bundle of `config.teacher`; ConfigError where it has another task or other labels."""
     teacher, name = load(config.teacher), f"distill.teacher={config.teacher!r}"
+    # transformers has one class for texts and for pairs of them.
+    one_class = (teacher.config.task, task) == ("classify", "pair")
+    if one_class and writer_of(teacher.folder) == "transformers":
+        teacher = load(config.teacher, task)
     if teacher.config.task != task:
         raise ConfigError(f"{name} is of task {teacher.config.task!r}; this run needs {task!r}")
     known = getattr(teacher.text_model, "labels", ())
