@@ -376,13 +376,11 @@ class Classifier(_DenseHead):
             vocabulary = self.backbone.config.vocabulary_size
             sizes = self.ngrams, self.num_classes, vocabulary
             self.ngram_logits = NgramLogits(*sizes, name="ngrams")
-        self._adds_ngrams = False  # of symbolic shapes JAX cannot look n-grams up
         super().finish(**extra_inputs)
-        self._adds_ngrams = bool(self.ngrams)
 
     def call(self, inputs, training=None):
         logits = super().call(inputs, training)
-        if training or not self._adds_ngrams:
+        if training or not self.ngrams:
             return logits
         return logits + self.ngram_logits(inputs["token_ids"], inputs.get("padding_mask"))
 
