@@ -268,7 +268,8 @@ def test_train_export_verify_ask(task, command, replayed, tmp_path, capsys):
         assert len(prompt) > 4 and all(part.strip() in text for part in prompt.split("[MASK]"))
     kept = scores["validation"]
     record = next(line for line in MetricsLog(workdir).read() if line["step"] == kept["step"])
-    assert all(record[f"val_{name}"] == value for name, value in kept["scores"].items())
+    if task != "classify":  # which learns n-grams after its last evaluation
+        assert all(record[f"val_{name}"] == value for name, value in kept["scores"].items())
     assert names <= scores.get("model", kept["scores"]).keys()
     if task == "span":
         assert scores["left_out"] == 1 and " questions (1 more of the file left out:" in report

@@ -219,11 +219,12 @@ def _observed(layer: Layer) -> Layer | None:
 
 def _sample_inputs(bundle: Bundle) -> dict[str, tf.Tensor]:
     """Packed tokens drawn by chance: which inputs are large hardly depends on the text."""
-    length = bundle.text_model.config.window_size(bundle.text_model.pairs)
+    text, tokenizer = bundle.text_model, bundle.tokenizer
+    length = text.config.window_size(text.pairs, tokenizer.pair_separators) // (1 + text.pairs)
     shape = _SAMPLES, min(length, _SAMPLE_LENGTH)
-    drawn = np.random.default_rng(0).integers(0, bundle.tokenizer.vocabulary_size, shape)
+    drawn = np.random.default_rng(0).integers(0, tokenizer.vocabulary_size, shape)
     ids = tf.RaggedTensor.from_tensor(drawn.astype(np.int32))
-    return bundle.text_model.pack(ids, ids if bundle.text_model.pairs else None)
+    return text.pack(ids, ids if text.pairs else None)
 
 
 def _is_large(variable: keras.Variable) -> bool:

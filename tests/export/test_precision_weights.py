@@ -220,6 +220,18 @@ def test_lora_factors_must_be_merged_first():
     np.testing.assert_allclose(after, before, rtol=0.1, atol=0.1)
 
 
+@pytest.mark.parametrize("max_length", [8, 9, 12])
+def test_pairs_that_an_encoder_observes_fit_its_context(max_length):
+    model = encoder_bundle("pair", {"num_classes": 2}).model
+    tokenizer, text = WordPieceTokenizer(VOCABULARY), zoo.TextConfig(max_length=max_length)
+    tokenizer.pair_separators = 2  # as those of RoBERTa
+    options = {"labels": ("no", "yes"), "text": text}
+    bundle = bundle_in_memory(Path("memory"), model, tokenizer, **options)
+    ids = np.full((1, 4), 7, "int32")
+    reduced = logits(reduce_bundle(bundle, "int8"), ids)
+    np.testing.assert_allclose(reduced, logits(bundle, ids), atol=0.1)
+
+
 def test_a_model_that_keras_quantized_is_refused():
     bundle = encoder_bundle()
     bundle.model.backbone.blocks[0].feedforward.expand.quantize("int8")

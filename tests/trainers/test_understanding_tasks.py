@@ -6,6 +6,8 @@ Whole runs of each task: tests/test_command_line_tasks.py.
 import dataclasses
 import json
 import random
+import shutil
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -13,16 +15,19 @@ import pytest
 import tensorflow as tf
 
 import zoo
-from trainers.config import TrainConfig, with_overrides
+from trainers.config import DistillConfig, TrainConfig, with_overrides
 from trainers.data.examples import LabeledTexts, Questions, TaggedTexts
 from trainers.loop import train
 from trainers.metrics import MetricsLog
 from trainers.recipes import find_recipe
 from trainers.tasks import make_task
+from trainers.tasks.distillation import class_scores, load_teacher, pair_vectors, vectors
 from trainers.tasks.running_text import texts_of
 from trainers.tasks.tokens import tag_labels, tag_words, tagged_tokens
+from zoo.bundle import bundle_in_memory
 from zoo.config import ConfigError, from_dict
 
+HUGGINGFACE = Path(__file__).parents[1] / "zoo" / "fixtures" / "huggingface"
 NAMES, CITIES = ["Ada", "Bob", "Eve"], ["Rome", "Oslo"]
 
 
@@ -207,6 +212,36 @@ def test_a_teacher_of_something_else_is_refused(tiny, files, masked, tmp_path):
         tiny("tag", distill=wrong, data={"augment": {"delete": 0.1}})
 
 
+def test_a_teacher_from_transformers_may_be_of_pairs(tmp_path):
+    for name in ("wordpiece", "bert_classify"):
+        shutil.copytree(HUGGINGFACE / name, tmp_path, dirs_exist_ok=True)
+    labels = ("so so", "bad", "g\u00fct")
+    config = DistillConfig(teacher=str(tmp_path))
+    for task, columns in (("classify", [[b"ada", b""]]), ("pair", [[b"ada", b""], [b"a", b"x"]])):
+        teacher = load_teacher(config, task, labels)
+        scores = class_scores(teacher, columns, labels)
+        assert teacher.config.task == task and scores.shape == (2, 3)
+        np.testing.assert_allclose(scores.mean(axis=1), 0, atol=1e-6)
+
+
+def test_a_teacher_of_embeddings_reads_texts_behind_its_own_prompts(tiny):
+    prompts = {"query": "was a ", "passage": "film "}
+    for text in ({"prompts": prompts, "default_prompt": "passage"}, {}):
+        task = make_task(tiny("embed", text=text))
+        bundle = bundle_in_memory("", task.model, task.tokenizer, text=task.config.text)
+        names = {"data.prompt": "query", "data.pair_prompt": None}
+        columns, ours = [[b"good", b"bad"], [b"the", b"a"]], [[b"x good", b"x bad"], [b"the", b"a"]]
+        found = pair_vectors(bundle, columns, ours, names)
+        read = [[b"was a good", b"was a bad"], [b"film the", b"film a"]] if text else ours
+        plain = make_task(tiny("embed"))
+        plain.model.set_weights(task.model.get_weights())
+        expected = np.stack(vectors(plain.text_model, read), axis=1)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+        if text:
+            with pytest.raises(ConfigError, match=r"data\.prompt, of the teacher.*query, passage"):
+                pair_vectors(bundle, columns, ours, {**names, "data.prompt": "question"})
+
+
 def test_lora_is_merged_into_the_bundle(tiny, masked, tmp_path):
     start = {"init_from": str(masked), "lora_rank": 2}
     bundle = train(tiny("classify", finetune=start), tmp_path)
@@ -215,6 +250,25 @@ def test_lora_is_merged_into_the_bundle(tiny, masked, tmp_path):
     loaded = zoo.load(tmp_path)
     np.testing.assert_allclose(loaded.text_model.predict(texts)["scores"], scores, atol=1e-6)
     assert not any("lora" in weight.path for weight in loaded.model.weights)
+
+
+def test_ngrams_stay_out_of_an_adapter_and_count_in_the_scores(tiny, tmp_path):
+    """PEFT has no place for them; whoever reads the scores asks the model that has them."""
+    for name in ("wordpiece", "bert_classify"):
+        shutil.copytree(HUGGINGFACE / name, tmp_path / "base", dirs_exist_ok=True)
+    start = {"init_from": str(tmp_path / "base"), "lora_rank": 2}
+    adapters = []
+    for ngrams in (False, True):
+        workdir = tmp_path / f"run {ngrams}"
+        config = dataclasses.replace(tiny("classify", finetune=start, ngrams=ngrams), model={})
+        bundle = train(config, workdir)
+        (file,) = (workdir / "adapter").glob("*.safetensors")
+        adapters.append(file.read_bytes())
+    assert adapters[0] == adapters[1] and bundle.model.ngrams
+    task = make_task(config)
+    task.text_model = bundle.text_model
+    found = json.loads((workdir / "scores.json").read_text(encoding="utf-8"))["validation"]
+    assert {f"val_{k}": v for k, v in found["scores"].items()} == pytest.approx(task.evaluate({}))
 
 
 def test_patience_stops_and_keeps_the_best(tiny, tmp_path):

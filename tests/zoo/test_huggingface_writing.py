@@ -68,6 +68,7 @@ def test_there_and_back_the_bits_are_the_same(name, tmp_path):
             {"task": "classify", "head": {"num_classes": 2, "pooling": "mean"}},
             ["head.pooling is 'mean', not 'cls'"],
         ),
+        ({"task": "classify", "head": {"num_classes": 2, "ngrams": 3}}, ["head.ngrams is 3"]),
         (
             {"task": "regress", "use_pooler": False},
             ["model.use_pooler is False, not True"],

@@ -2,6 +2,7 @@
 
 import itertools
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -33,7 +34,7 @@ def test_logits_are_sums_over_a_texts_ngrams(vocabulary_size):
     high = vocabulary_size - 1
     ids = high - generator.integers(0, 8, (6, 9)).astype("int32")
     mask = np.arange(9) < generator.integers(0, 10, (6, 1))
-    known = np.unique(ops.convert_to_numpy(layer.ngrams(ids)))
+    known = np.unique(ops.convert_to_numpy(layer.ngrams(ids)))[:-1]  # the last one is none
     keys = np.sort(generator.choice(known, 40, replace=False))
     layer.set_weights([keys, generator.normal(size=(40, 3))])
     found = ops.convert_to_numpy(layer(ids, mask))
@@ -69,6 +70,14 @@ def test_a_trained_model_is_given_ngrams():
     again = type(model).from_config(model.get_config())
     again.set_weights(model.get_weights())
     np.testing.assert_allclose(again.predict_on_batch(inputs), model.predict_on_batch(inputs))
+
+
+def test_a_model_may_be_built_of_one_with_ngrams():
+    head = {"num_classes": 3, "ngrams": 2}
+    model = zoo.build("bert_tiny", "classify", head, vocabulary_size=20)
+    inputs = {"token_ids": keras.Input((None,), dtype="int32")}
+    whole = keras.Model(inputs, model(inputs))
+    assert whole({"token_ids": np.ones((2, 5), "int32")}).shape == (2, 3)
 
 
 def test_a_wrong_number_of_ngrams_is_named():

@@ -121,5 +121,7 @@ class SimilarityLoss(keras.losses.Loss):
         return ops.mean(ops.square(found - wanted), axis=-1)
 
     def _cosines(self, pairs):
-        """(B, B) of unit vectors (B, 2, D)."""
+        """(B, B) of vectors (B, 2, D)."""
+        squares = ops.sum(ops.square(pairs), axis=-1, keepdims=True)
+        pairs = pairs * ops.rsqrt(ops.maximum(squares, 1e-12))
         return ops.matmul(pairs[:, 0], ops.transpose(pairs[:, 1]))

@@ -31,6 +31,7 @@ def write_report(
     save(progress_figure(records, *task.monitor), bundle.folder / "loss.png")
     chosen = progress.best_step if config.select == "best" else records[-1]["step"]
     final = next(record for record in records if record["step"] == chosen)
+    final = {**final, **task.finished_scores}
     validation = {k.removeprefix("val_"): v for k, v in final.items() if k.startswith("val_")}
     write_scores(bundle.folder, validation={"step": chosen, "scores": validation})
     comparison, sections = task.report(bundle, validation, records[-1]["step"])

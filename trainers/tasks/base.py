@@ -42,6 +42,8 @@ class Task(abc.ABC):
     model: keras.Model  # what the bundle will hold
     bundle_options: dict[str, Any]  # what else it holds, see `bundle.save`
     trained_model: keras.Model  # what `fit` runs: `model`, or `model` with something around it
+    # Scores of what is saved, as `evaluate` names them, where `finish` changed them.
+    finished_scores: Mapping[str, float] = MappingProxyType({})
     # What `fit` validates on by name, each by itself ("val_loss/NAME"), a single one without a
     # name; none where `evaluate` does it all.
     validation_data: Mapping[str, tf.data.Dataset] = MappingProxyType({})
@@ -86,6 +88,9 @@ class Task(abc.ABC):
         jit = compiles(self.config.jit_compile)
         self.trained_model.compile(optimizer=optimizer, jit_compile=jit, **self.losses())
 
+    def finish(self) -> None:  # noqa: B027  few tasks need it
+        """What is left to do to `model`, which has its last weights, before it is saved."""
+
     def save(self, workdir: Path) -> bundle.Bundle:
         """Writes the bundle, low-rank factors merged into plain weights, and an adapter of them."""
         start = self.config.finetune
@@ -95,6 +100,7 @@ class Task(abc.ABC):
             except ValueError as error:
                 logging.info("no %s/adapter for PEFT: %s", workdir, error)
         merge_lora(self.model)
+        self.finish()
         return bundle.save(workdir, self.model, self.tokenizer, **self.bundle_options)
 
     @property

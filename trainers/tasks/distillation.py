@@ -1,6 +1,7 @@
 """What a teacher says of texts, for a student to learn beside the labels."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -12,8 +13,10 @@ from trainers.data.config import AugmentConfig
 from trainers.tasks.encoder import predict_all
 from zoo.bundle import Bundle
 from zoo.config import ConfigError
+from zoo.generation.options import PROMPT
 from zoo.loading import load
-from zoo.text.models import TextTagger
+from zoo.text.models import TextEmbedder, TextTagger
+from zoo.weights.locations import writer_of
 
 # Probabilities are clipped here: a teacher is never surer than this.
 _SMALLEST = 1e-5
@@ -24,6 +27,10 @@ _SENTENCES = 64  # that a teacher tags at once
 def load_teacher(config: DistillConfig, task: str, labels: Sequence[str] = ()) -> Bundle:
     """The bundle of `config.teacher`; ConfigError where it has another task or other labels."""
     teacher, name = load(config.teacher), f"distill.teacher={config.teacher!r}"
+    # transformers has one class for texts and for pairs of them.
+    one_class = (teacher.config.task, task) == ("classify", "pair")
+    if one_class and writer_of(teacher.folder) == "transformers":
+        teacher = load(config.teacher, task)
     if teacher.config.task != task:
         raise ConfigError(f"{name} is of task {teacher.config.task!r}; this run needs {task!r}")
     known = getattr(teacher.text_model, "labels", ())
@@ -69,10 +76,37 @@ def word_scores(teacher: Bundle, words: tf.RaggedTensor, labels: Sequence[str]) 
     return _centred(np.concatenate(parts), tagger.labels, labels)
 
 
-def vectors(teacher: Bundle, columns: list[list[bytes]]) -> np.ndarray:
-    """Embeddings of pairs of texts, float32 (N, 2, D)."""
-    embed = teacher.text_model.embed
-    return np.stack([np.stack(predict_all(embed, part)["embedding"]) for part in columns], axis=1)
+def pair_vectors(
+    teacher: Bundle,
+    columns: list[list[bytes]],
+    prompted: list[list[bytes]],
+    prompts: Mapping[str, str | None],
+) -> np.ndarray:
+    """Embeddings of pairs of texts, float32 (N, 2, D).
+
+    A teacher with prompts puts its own before `columns`: by what a setting names, `prompts`, or its
+    default; one without reads `prompted`, as the student does.
+    """
+    text = teacher.config.text
+    if text is None or not text.prompts:
+        return np.stack(vectors(teacher.text_model, prompted), axis=1)
+    names = [text.default_prompt or "" if name is None else name for name in prompts.values()]
+    for field, name in zip(prompts, names):
+        if name:
+            text.require_prompt(f"{field}, of the teacher {teacher.folder},", name)
+    return np.stack(vectors(teacher.text_model, columns, names), axis=1)
+
+
+def vectors(
+    embedder: TextEmbedder, columns: Sequence[Sequence[str | bytes]], prompts: Sequence[str] = ()
+) -> list[np.ndarray]:
+    """Vectors (N, D) of each column's texts, behind the prompt that is named for it."""
+    found = []
+    for place, column in enumerate(columns):
+        named = {PROMPT: [prompts[place]]} if prompts else {}
+        embed = functools.partial(embedder.embed, **named)
+        found.append(np.stack(predict_all(embed, column)["embedding"]))
+    return found
 
 
 def _centred(scores: np.ndarray, known: Sequence[str], labels: Sequence[str]) -> np.ndarray:

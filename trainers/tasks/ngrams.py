@@ -9,7 +9,7 @@ from scipy import optimize, sparse, special
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from zoo.models.ngrams import NgramLogits
+from zoo.models.ngrams import NO_KEY, NgramLogits
 
 # Those of one text alone teach little, once there are many texts.
 _RARE, _MANY_TEXTS, _MOST_NGRAMS = 2, 1000, 100_000
@@ -38,7 +38,7 @@ def fit_ngrams(
     for batch in batches:
         real = np.asarray(batch["padding_mask"], bool)
         found = ops.convert_to_numpy(probe.ngrams(batch["token_ids"], real))
-        is_real = np.concatenate([real, real[:, 1:]], axis=1)
+        is_real = found != NO_KEY
         rows.append(np.nonzero(is_real)[0] + sum(map(len, lengths)))
         keys.append(found[is_real])
         lengths.append(real.sum(axis=1))

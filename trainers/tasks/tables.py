@@ -1,7 +1,6 @@
 """Tasks on tables of texts: "classify" and "pair" (labels), "regress" (numbers), "embed"."""
 
 import abc
-import functools
 import json
 
 import keras
@@ -40,7 +39,13 @@ from trainers.report.sections import (
     regression_sections,
     retrieval_sections,
 )
-from trainers.tasks.distillation import altered_copies, class_scores, load_teacher, vectors
+from trainers.tasks.distillation import (
+    altered_copies,
+    class_scores,
+    load_teacher,
+    pair_vectors,
+    vectors,
+)
 from trainers.tasks.encoder import EncoderTask, clean_all, predict_all, token_counts
 from trainers.tasks.ngrams import fit_ngrams, shares
 from zoo.text.config import special_count
@@ -175,10 +180,9 @@ class ClassifyTask(TableTask):
         loss = float(-np.log(np.maximum(answers.of_labels, _SMALLEST)).mean())
         return {"loss": loss, **{name: scores[name] for name in scores if name != "nll"}}
 
-    def save(self, workdir):
+    def finish(self):
         if self.config.ngrams and len(self.labels) <= MOST_CLASSES:
             self._add_ngrams()
-        return super().save(workdir)
 
     def _add_ngrams(self) -> None:
         """Adds logistic regression on n-grams to the head; validation chooses the shares."""
@@ -208,11 +212,12 @@ class ClassifyTask(TableTask):
         values = zip(learned, output.get_weights())
         output.set_weights([of_network * old + of_ngrams * new for old, new in values])
         self.model.ngram_logits.set_weights([keys, of_ngrams * kernel])
-        both = self._validation_logits()[1]
+        self.finished_scores = self.evaluate({})
         self.ngrams_found = (
             f"The logits are {of_network:.2f} times the network's and {of_ngrams:.2f} times those "
             f"of logistic regression on {len(keys):,} tokens and token pairs, as the validation "
-            f"{self.unit} chose; their accuracy is {both:.4f}, by the network alone {alone:.4f}."
+            f"{self.unit} chose; their accuracy is {self.finished_scores['val_accuracy']:.4f}, by "
+            f"the network alone {alone:.4f}. The evaluations below are of the network alone."
         )
         logging.info(self.ngrams_found)
 
@@ -266,7 +271,7 @@ class RegressTask(TableTask):
     def validation_scores(self, answers, scores):
         return {"loss": scores["mse"], **scores}
 
-    def save(self, workdir):
+    def save(self, workdir):  # not `finish`: an adapter of low-rank factors has the head, too
         layer = self.model.output_layer
         kernel, bias = layer.get_weights()
         layer.set_weights([kernel * self.scale, bias * self.scale + self.mean])
@@ -316,12 +321,14 @@ class EmbedTask(EncoderTask):
     def encode(self):
         columns = [clean_all(self.text_model, column) for column in _columns(self.train)]
         before = [self.config.text.prompts.get(name, "").encode() for name in self._prompts()]
-        columns = [[start + text for text in column] for start, column in zip(before, columns)]
-        self.columns = [tf.constant(column, tf.string) for column in columns]
-        distill = self.config.distill
+        prompted = [[start + text for text in column] for start, column in zip(before, columns)]
+        self.columns = [tf.constant(column, tf.string) for column in prompted]
+        distill, data = self.config.distill, self.config.data
         if distill.teacher is not None:
-            self.wanted = tf.constant(vectors(load_teacher(distill, "embed"), columns))
-        longest = np.maximum(*(token_counts(self.tokenizer, column) for column in columns))
+            names = {"data.prompt": data.prompt, "data.pair_prompt": data.pair_prompt}
+            teacher = load_teacher(distill, "embed")
+            self.wanted = tf.constant(pair_vectors(teacher, columns, prompted, names))
+        longest = np.maximum(*(token_counts(self.tokenizer, column) for column in prompted))
         return np.minimum(longest + special_count(pairs=False), self.config.text.max_length)
 
     def make_batch(self, step, rows, length):
@@ -351,12 +358,9 @@ class EmbedTask(EncoderTask):
 
     def answers(self, examples) -> list[np.ndarray]:
         """Vectors (N, D) of the texts and of their partners."""
-        named = bool(self.config.text.prompts)  # the model has no such option without
-        vectors = []
-        for name, column in zip(self._prompts(), _columns(examples)):
-            embed = functools.partial(self.text_model.embed, **{"prompt": [name]} if named else {})
-            vectors.append(np.stack(predict_all(embed, column)["embedding"]))
-        return vectors
+        # Without prompts the model has no such option.
+        prompts = self._prompts() if self.config.text.prompts else ()
+        return vectors(self.text_model, _columns(examples), prompts)
 
     def scores(self, examples, answers):
         return retrieval_scores(rank_partners(*answers)[0])
@@ -367,8 +371,8 @@ class EmbedTask(EncoderTask):
         return {"loss": float(np.mean(ops.convert_to_numpy(losses))), **scores}
 
     def baseline(self, examples):
-        vectors = map(fitted_vectorizer(self.vocabulary_texts()).transform, _columns(examples))
-        return retrieval_scores(rank_partners(*vectors)[0])
+        found = map(fitted_vectorizer(self.vocabulary_texts()).transform, _columns(examples))
+        return retrieval_scores(rank_partners(*found)[0])
 
     def sections(self, comparison, examples, answers, folder):
         return retrieval_sections(comparison, examples, *rank_partners(*answers))

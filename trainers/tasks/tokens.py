@@ -16,6 +16,7 @@ from trainers.tasks.distillation import load_teacher, word_scores
 from trainers.tasks.encoder import EncoderTask, predict_all, token_counts
 from zoo.text.answer import question_windows
 from zoo.text.config import special_count
+from zoo.text.models import spaced
 from zoo.text.packing import pack
 
 OUTSIDE = "O"
@@ -146,12 +147,6 @@ def tagged_tokens(tokenizer, words: tf.RaggedTensor, tags: tf.RaggedTensor, cont
         tf.RaggedTensor.from_row_splits(values, splits, validate=False)
         for values in (encoded.ids.flat_values, labels, weights)
     )
-
-
-def spaced(words: tf.RaggedTensor) -> tf.Tensor:
-    """The words of sentences [B, None] as they stand in a text, (W,): byte pairs have the space."""
-    after_first = tf.ragged.range(words.row_lengths()).flat_values > 0
-    return tf.strings.join([tf.where(after_first, " ", ""), words.flat_values])
 
 
 def tag_words(text_model, examples: TaggedTexts) -> list[list[str]]:

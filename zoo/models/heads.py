@@ -388,9 +388,7 @@ class Classifier(_DenseHead):
 
     def finish(self, **extra_inputs):
         self.ngram_logits = self._ngram_layer() if self.ngrams else None
-        self._adds_ngrams = False  # of symbolic shapes JAX cannot look n-grams up
         super().finish(**extra_inputs)
-        self._adds_ngrams = self.ngram_logits is not None
 
     def _ngram_layer(self) -> NgramLogits:
         vocabulary = self.backbone.config.vocabulary_size
@@ -400,14 +398,14 @@ class Classifier(_DenseHead):
         """Gives a trained model n-grams: `keys` (N,) int32, sorted, and `kernel` (N, C) float32."""
         self.ngrams = len(keys)
         self._tracker.unlock()
-        self.ngram_logits, self._adds_ngrams = self._ngram_layer(), True
+        self.ngram_logits = self._ngram_layer()
         self._tracker.lock()
         self.ngram_logits.set_weights([keys, kernel])
         self.make_predict_function(force=True)  # what JAX has compiled knows nothing of them
 
     def call(self, inputs, training=None):
         logits = super().call(inputs, training)
-        if training or not self._adds_ngrams:
+        if training or not self.ngrams:
             return logits
         return logits + self.ngram_logits(inputs["token_ids"], inputs.get("padding_mask"))
 

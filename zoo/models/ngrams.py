@@ -3,8 +3,8 @@
 import keras
 from keras import ops
 
-# Sorts behind all keys of n-grams.
-_NO_KEY = 2**31 - 1
+# Where no n-gram stands: behind all keys.
+NO_KEY = 2**31 - 1
 
 
 class NgramLogits(keras.layers.Layer):
@@ -22,7 +22,7 @@ class NgramLogits(keras.layers.Layer):
 
     def __init__(self, size: int, outputs: int, vocabulary_size: int, **kwargs):
         super().__init__(trainable=False, dtype="float32", **kwargs)
-        self.base = min(vocabulary_size, _NO_KEY // vocabulary_size - 1)
+        self.base = min(vocabulary_size, NO_KEY // vocabulary_size - 1)
         # Sorted. 0 is the pair of id 0, which is padding, with itself.
         self.keys = self.add_weight(
             name="keys", shape=(size,), dtype="int32", initializer="zeros", trainable=False
@@ -33,22 +33,24 @@ class NgramLogits(keras.layers.Layer):
         self.built = True
 
     def ngrams(self, token_ids, padding_mask=None):
-        """int32 (B, 2T - 1): a negative key for each token, then one for each pair, all of real
-        tokens. In vocabularies of more than 46,340 tokens a few pairs share theirs.
+        """int32 (B, 2T): a negative key for each token, then one for it and the next, all of real
+        tokens, else `NO_KEY`. In vocabularies of more than 46,340 tokens a few pairs share theirs.
         """
         ids = ops.cast(token_ids, "int32")
-        pairs = ids[:, :-1] * self.base + ids[:, 1:]
-        keys = ops.concatenate([-1 - ids, pairs], axis=1)
-        if padding_mask is None:
-            return keys
-        real = ops.cast(padding_mask, "bool")
-        return ops.where(ops.concatenate([real, real[:, 1:]], axis=1), keys, _NO_KEY)
+        real = ops.ones_like(ids, "bool") if padding_mask is None else padding_mask
+        # As many pairs as tokens: JAX cannot infer the shape of 2T - 1.
+        following, next_is_real = (
+            ops.pad(values[:, 1:], [[0, 0], [0, 1]]) for values in (ids, ops.cast(real, "bool"))
+        )
+        keys = ops.concatenate([-1 - ids, ids * self.base + following], axis=1)
+        is_real = ops.concatenate([ops.cast(real, "bool"), next_is_real], axis=1)
+        return ops.where(is_real, keys, NO_KEY)
 
     def call(self, token_ids, padding_mask=None):
         keys = self.ngrams(token_ids, padding_mask)
         flat = ops.reshape(keys, (-1,))
         place = ops.minimum(ops.searchsorted(self.keys, flat), self.keys.shape[0] - 1)
-        found = ops.cast(ops.equal(ops.take(self.keys, place), flat), "float32")  # (B * (2T - 1),)
+        found = ops.cast(ops.equal(ops.take(self.keys, place), flat), "float32")  # (B * 2T,)
         weights = ops.take(self.kernel, place, axis=0) * found[:, None]
         weights = ops.reshape(weights, (*ops.shape(keys), self.kernel.shape[1]))
         if padding_mask is None:

@@ -123,9 +123,7 @@ class TextTagger(TextEncoder):
         """(W, C) of the words of sentences [B, None] by their first pieces, in order; a word that
         has none is as likely to have any tag.
         """
-        after_first = tf.ragged.range(words.row_lengths()).flat_values > 0
-        spaced = tf.strings.join([tf.where(after_first, " ", ""), words.flat_values])
-        pieces = self.tokenizer.encode_with_offsets(spaced)  # rows are words
+        pieces = self.tokenizer.encode_with_offsets(spaced(words))  # rows are words
         splits = tf.gather(pieces.ids.row_splits, words.row_splits)
         ids = tf.RaggedTensor.from_row_splits(pieces.ids.flat_values, splits, validate=False)
         is_first = pieces.word_starts.flat_values
@@ -151,6 +149,12 @@ class TextTagger(TextEncoder):
         own = tf.gather(types, tags)
         before = tf.where(same_text, tf.gather(types, tf.maximum(previous, 0)), -1)
         return tf.where(tf.equal(own, before), tags, tf.gather(begins, tags))
+
+
+def spaced(words: tf.RaggedTensor) -> tf.Tensor:
+    """The words of sentences [B, None] as they stand in a text, (W,): byte pairs have the space."""
+    after_first = tf.ragged.range(words.row_lengths()).flat_values > 0
+    return tf.strings.join([tf.where(after_first, " ", ""), words.flat_values])
 
 
 def bio_tables(labels: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:

@@ -110,6 +110,7 @@ def _conditions(
         return
     head = model.head_config()
     if SAME_HEAD.get(task, task) == "classify":
+        yield "head.ngrams", head.get("ngrams", 0), (0,)
         poolings = ("cls", "mean") if family.pooling_field else ("cls",)
         yield "head.pooling", head["pooling"], poolings
         has_pooler = "pooler" in family.heads["classify"]
