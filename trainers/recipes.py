@@ -309,6 +309,19 @@ _add_encoder(
     finetune=FineTuneConfig(init_from=MINILM),
     optimizer=adamw(1e-4, warmup_steps=50, weight_decay=0.01),
 )
+_add_encoder(
+    "wnut17_minilm",
+    """Rare names of 6 kinds in posts, from all-MiniLM-L6-v2, which knows no capital letters.
+
+    4 CPU-minutes. Test entity F1 0.374; logistic regression on word forms: 0.137.
+    """,
+    (600, 200),
+    _WNUT17 | {"lowercase": True},
+    preset="minilm_l6",
+    finetune=FineTuneConfig(init_from=MINILM),
+    optimizer=adamw(2e-4, warmup_steps=50, weight_decay=0.01),
+    **_TAGGER,
+)
 
 
 # Translations and summaries.
