@@ -432,7 +432,7 @@ def test_a_published_encoder_is_tuned_and_served(name, command, tmp_path, capsys
     for folder in (f"{name}_model", name):
         shutil.copytree(fixtures / folder, weights, dirs_exist_ok=True)
     data.write_text(TABLE, encoding="utf-8")
-    settings = ["steps=2", "evaluate_every=2", "batch_size=4", "jit_compile=false"]
+    settings = ["steps=2", "evaluate_every=2", "batch_size=4", "jit_compile=false", "ngrams=false"]
     command(
         "trainers.__main__",
         "--task=classify",

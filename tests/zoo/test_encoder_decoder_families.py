@@ -348,7 +348,7 @@ def test_tokenizers_that_are_not_known(name, fields, parts, tmp_path):
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
-        ({"normalizer": {"type": "Lowercase"}}, ["'Lowercase'", "no step of a SentencePiece"]),
+        ({"normalizer": {"type": "NFC"}}, ["'NFC'", "no step of a SentencePiece"]),
         ({"pre_tokenizer": {"type": "Whitespace"}}, ["pre_tokenizer must be Metaspace"]),
         ({"model": {"type": "BPE"}}, ["type is 'BPE'", "Unigram"]),
         ({"model": {"type": "Unigram", "vocab": [["a", 0]]}}, ["unk_id is missing"]),

@@ -184,7 +184,8 @@ def test_settings_of_transformers_config(tmp_path):
     config = bundle.model.backbone.config
     assert (config.dropout, config.initializer_range) == (0.3, 0.05)
     assert (config.num_segments, config.pooler_activation) == (0, "relu")
-    assert bundle.config.head == {"num_classes": 3, "pooling": "cls", "dropout": 0.4}
+    head = {"num_classes": 3, "pooling": "cls", "dropout": 0.4, "ngrams": 0}
+    assert bundle.config.head == head
 
 
 def test_roberta_ignores_segments(tmp_path):

@@ -111,7 +111,7 @@ def changed(folder, **parts):
             r"post_processor: single is \[\] and pair \[\]; only <s> A </s> and",
         ),
         ({"pre_tokenizer": {"type": "BertPreTokenizer"}}, "pre_tokenizer must be Metaspace"),
-        ({"normalizer": {"type": "Lowercase"}}, "no step of a SentencePiece model's normalizer"),
+        ({"normalizer": {"type": "NFC"}}, "no step of a SentencePiece model's normalizer"),
     ],
 )
 def test_rules_that_are_refused(parts, message, written):
