@@ -168,6 +168,13 @@ TASKS = {
         {"rouge1", "rouge2", "rougeL"},
     ),
 }
+
+
+def slowly(*values):
+    """Parameters for `make test-slow` alone."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 TYPES = {
     "tag": {"PER", "LOC"},
     "tag_parts_of_speech": {"NNP", "VBD", "IN", "SYM", "EX"},
@@ -310,7 +317,7 @@ def test_train_export_verify_ask(task, command, replayed, tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("eager")
-@pytest.mark.parametrize("task", ["classify", "pair", "tag", "embed"])
+@pytest.mark.parametrize("task", ["classify", "tag", "embed", *slowly("pair")])
 def test_a_student_learns_from_a_teacher(task, command, tmp_path, capsys):
     file, content = TASKS[task][1]
     data = tmp_path / file
@@ -347,7 +354,7 @@ def test_a_student_learns_from_a_teacher(task, command, tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("eager")
-@pytest.mark.parametrize("task", ["mlm", "classify", "pair", "embed", "tag", "span"])
+@pytest.mark.parametrize("task", ["embed", "tag", "span", *slowly("mlm", "classify", "pair")])
 def test_a_model_with_sentencepiece(task, command, replayed, tmp_path, capsys):
     """From XLM-R's files: its tokenizer gives what each task asks of one."""
     weights, workdir, served = (tmp_path / name for name in ("weights", "run", "served"))
@@ -424,7 +431,7 @@ def test_a_tuned_model_still_chats(command, tmp_path):
 
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("eager")
-@pytest.mark.parametrize("name", ["modernbert", "deberta-v2"])
+@pytest.mark.parametrize("name", ["deberta-v2", *slowly("modernbert")])
 def test_a_published_encoder_is_tuned_and_served(name, command, tmp_path, capsys):
     """From transformers' files to a served classifier, and back if such files can say it."""
     fixtures = Path(__file__).parent / "zoo" / "fixtures" / "huggingface"
