@@ -236,6 +236,13 @@ _value = ops.convert_to_numpy
 
 def _replace(holder: Layer, source: Layer, form: Callable[[Layer], Layer | None]) -> None:
     """Puts `form` of each layer of `source` into `holder`, of the same config, which may be it."""
+    for name, value in list(vars(source).items()) if holder is not source else ():
+        if isinstance(value, keras.Variable) and not name.startswith("_"):
+            # Its own, such as a bias of the logits.
+            was_locked = holder._tracker.locked
+            holder._tracker.unlock()
+            setattr(holder, name, value)
+            holder._tracker.locked = was_locked
     for name, index, layer in list(_layers_of(source)):
         held = getattr(holder, name)
         own = held if index is None else held[index]

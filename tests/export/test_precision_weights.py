@@ -341,3 +341,19 @@ def test_large_inputs_of_an_encoder_stay_exact():
         # A row does not depend on the others.
         np.testing.assert_array_equal(weight.product(tf.constant(x[7:8])).numpy()[0], found[7])
     assert errors[8] < 0.8 and errors[0] > 10 * errors[8]
+
+
+def test_single_tokens_are_read_with_the_bias_of_the_logits():
+    keras.utils.set_random_seed(1)
+    config = zoo.EncoderDecoderConfig(257, 32, 1, 2, 64, logit_bias=True)
+    model = build(config, "translate")
+    model.backbone.logit_bias.assign(np.arange(257, dtype="float32"))
+    bundle = bundle_in_memory(Path("memory"), model, zoo.ByteTokenizer())
+    ids = tf.constant([[5, 6, 7]])
+    found = []
+    for one in (bundle, reduce_bundle(bundle, "int8")):
+        decoder = one.model.decoder(ids, tf.ones_like(ids, tf.bool))
+        cache = decoder.initial_cache(1, 4)
+        position = tf.zeros([1], tf.int32)
+        found.append(decoder.decode_token(tf.constant([256]), cache, position)[0].numpy())
+    assert np.abs(found[0] - found[1]).max() < 0.5
