@@ -236,13 +236,13 @@ _value = ops.convert_to_numpy
 
 def _replace(holder: Layer, source: Layer, form: Callable[[Layer], Layer | None]) -> None:
     """Puts `form` of each layer of `source` into `holder`, of the same config, which may be it."""
-    for name, value in list(vars(source).items()) if holder is not source else ():
-        if isinstance(value, keras.Variable) and not name.startswith("_"):
-            # Its own, such as a bias of the logits.
-            was_locked = holder._tracker.locked
-            holder._tracker.unlock()
+    was_locked = holder._tracker.locked  # as Keras leaves what is built
+    holder._tracker.unlock()
+    for name, value in list(vars(source).items()):
+        # Variables of its own, such as a bias of the logits.
+        if isinstance(value, keras.Variable) and value is not (own := getattr(holder, name)):
             setattr(holder, name, value)
-            holder._tracker.locked = was_locked
+            holder._tracker.untrack(own)
     for name, index, layer in list(_layers_of(source)):
         held = getattr(holder, name)
         own = held if index is None else held[index]
@@ -250,15 +250,12 @@ def _replace(holder: Layer, source: Layer, form: Callable[[Layer], Layer | None]
         if new is None:
             _replace(own, layer, form)
         elif new is not own:
-            # Also in a holder that is built, which Keras has locked.
-            was_locked = holder._tracker.locked
-            holder._tracker.unlock()
             if index is None:
                 setattr(holder, name, new)
             else:
                 held[index] = holder._tracker.track(new)
             holder._tracker.untrack(own)
-            holder._tracker.locked = was_locked
+    holder._tracker.locked = was_locked
 
 
 def _layers_of(holder: Layer) -> Iterator[tuple[str, int | None, Layer]]:

@@ -34,14 +34,15 @@ def fit_ngrams(
         weights: of the texts (N,), float32.
     """
     probe = NgramLogits(1, 1, vocabulary_size)
-    rows, keys, lengths = [], [], []
+    rows, keys, lengths, count = [], [], [], 0
     for batch in batches:
         real = np.asarray(batch["padding_mask"], bool)
         found = ops.convert_to_numpy(probe.ngrams(batch["token_ids"], real))
         is_real = found != NO_KEY
-        rows.append(np.nonzero(is_real)[0] + sum(map(len, lengths)))
+        rows.append(np.nonzero(is_real)[0] + count)
         keys.append(found[is_real])
         lengths.append(real.sum(axis=1))
+        count += len(real)
     rows, lengths = np.concatenate(rows), np.concatenate(lengths)
     known, columns = np.unique(np.concatenate(keys), return_inverse=True)
     shape = len(lengths), len(known)

@@ -72,8 +72,7 @@ class TableTask(EncoderTask):
     def encode(self):
         (targets, weights), separators = self.targets(), self.tokenizer.pair_separators
         columns = [clean_all(self.text_model, column) for column in _columns(self.train)]
-        if self.config.distill.teacher is not None:
-            columns, targets, weights = self.taught(columns, targets, weights)
+        columns, targets, weights = self.with_teacher(columns, targets, weights)
         counts = [token_counts(self.tokenizer, column) for column in columns]
         if len(columns) == 1:
             windows = self.cut(counts[0])
@@ -108,9 +107,11 @@ class TableTask(EncoderTask):
         seed = tf.stack([tf.constant(self.config.seed, tf.int64), number])
         return augment_texts(text, augment, seed)
 
-    def taught(self, columns, targets, weights) -> tuple[list[list[bytes]], np.ndarray, np.ndarray]:
-        """The same of all texts that a teacher answers; targets are for `DistillationLoss`."""
-        raise NotImplementedError
+    def with_teacher(
+        self, columns: list[list[bytes]], targets: np.ndarray, weights: np.ndarray
+    ) -> tuple[list[list[bytes]], np.ndarray, np.ndarray]:
+        """Texts, targets and weights to learn; with a teacher those of `DistillationLoss`."""
+        return columns, targets, weights
 
     def pairs(self, examples) -> tuple[list[str], list[str]] | None:
         """Second texts of training and of `examples`, for a baseline; None without."""
@@ -148,8 +149,10 @@ class ClassifyTask(TableTask):
             return ids, np.ones(len(ids), np.float32)
         return ids, class_weights(ids, len(self.labels), how)[ids]
 
-    def taught(self, columns, targets, weights):
+    def with_teacher(self, columns, targets, weights):
         distill, data = self.config.distill, self.config.data
+        if distill.teacher is None:
+            return columns, targets, weights
         teacher = load_teacher(distill, self.config.task, self.labels)
         repeats = 1 + distill.copies
         columns = altered_copies(columns, distill.copies, data.augment, self.config.seed)

@@ -23,7 +23,7 @@ class NgramLogits(keras.layers.Layer):
     def __init__(self, size: int, outputs: int, vocabulary_size: int, **kwargs):
         super().__init__(trainable=False, dtype="float32", **kwargs)
         self.base = min(vocabulary_size, NO_KEY // vocabulary_size - 1)
-        # Sorted. 0 is the pair of id 0, which is padding, with itself.
+        # Sorted.
         self.keys = self.add_weight(
             name="keys", shape=(size,), dtype="int32", initializer="zeros", trainable=False
         )
