@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.core.framework.function_pb2 import FunctionDef
 from tensorflow.core.protobuf import meta_graph_pb2
 
 from export import CLASSIFY_METHOD, DEFAULT_SIGNATURE, REGRESS_METHOD
@@ -122,9 +123,36 @@ def declare(
                 node.input[index] = tensor.replace(old, replaced.get(old, old), 1)
         del graph.node[:]
         graph.node.extend(nodes)
+        for function in graph.library.function:
+            _merge_constants(function)
     (folder / SAVED_MODEL_FILE).write_bytes(model.SerializeToString(deterministic=True))
     # Hashes of what was written before. A loader does without, and none is better than a wrong one.
     (folder / "fingerprint.pb").unlink(missing_ok=True)
+
+
+def _merge_constants(function: FunctionDef) -> None:
+    """Leaves one of equal constants: 40 % of the nodes that Keras makes are such.
+
+    A session's graph optimizer would do so too, after most of its work.
+    """
+    kept: dict[tuple, str] = {}
+    renamed = {}
+    for node in function.node_def:
+        if node.op == "Const" and not node.input and "_class" not in node.attr:
+            value = node.attr["value"].SerializeToString(deterministic=True)
+            first = kept.setdefault((node.device, value), node.name)
+            if first != node.name:
+                renamed[node.name] = first
+    nodes = [node for node in function.node_def if node.name not in renamed]
+    for node in nodes:
+        for index, tensor in enumerate(node.input):
+            if (old := node_name(tensor)) in renamed:
+                node.input[index] = tensor.replace(old, renamed[old], 1)
+    for name, tensor in function.ret.items():
+        if (old := node_name(tensor)) in renamed:
+            function.ret[name] = tensor.replace(old, renamed[old], 1)
+    del function.node_def[:]
+    function.node_def.extend(nodes)
 
 
 def _nodes_of(signature: meta_graph_pb2.SignatureDef) -> set[str]:

@@ -21,9 +21,12 @@ _LENGTHS = (0.125, 0.5, 1.0)
 # Floating-point operations of all these requests together: some 10 s of one core. A large model is
 # warmed up at its smaller sizes alone, rather than for minutes at each load.
 _BUDGET = 3e11
-# Long texts are longer than the context, or than this many tokens: attention over five texts of
-# 6,500 tokens (SmolLM2, whose context is 8,192) took 14 GB and half an hour.
-_LONG = 1024
+# Long texts are longer than the context, which is then read in windows, if that has at most so many
+# tokens, else this long; beside others they are cut, for each row of a batch is padded to the
+# longest (five of 824 tokens of SmolLM2 took 7 CPU-s and 0.9 GB of logits each time).
+_LONG, _LONG_OF_LARGE = 1024, 256
+_LONG_BYTES = 600
+_LINE = b"To be, or not to be\n"
 _WORDS = b"It was the best of times, it was the worst of times. " * 4
 
 
@@ -36,10 +39,16 @@ def make_golden_pairs(bundle: Bundle) -> list[GoldenPair]:
 
 def _asked(bundle: Bundle, requests: Sequence[tuple[str, Arrays]]) -> list[GoldenPair]:
     """What the bundle answers to (signature, inputs)."""
-    return [
-        GoldenPair(signature, inputs, _arrays(getattr(bundle.served, signature)(**inputs)))
-        for signature, inputs in requests
-    ]
+    # A session will rewrite the graph before it answers; here that would take as long again.
+    before = tf.config.optimizer.get_experimental_options()
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    try:
+        return [
+            GoldenPair(signature, inputs, _arrays(getattr(bundle.served, signature)(**inputs)))
+            for signature, inputs in requests
+        ]
+    finally:
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False, **before})
 
 
 def _seq2seq_pairs(bundle: Bundle) -> list[GoldenPair]:
@@ -70,9 +79,10 @@ def _seq2seq_pairs(bundle: Bundle) -> list[GoldenPair]:
 
 def _lm_pairs(bundle: Bundle) -> list[GoldenPair]:
     """Texts alone, and in one batch with mixed options: greedy, and sampled with a seed."""
-    long = b"To be, or not to be\n" * (1 + _long(bundle) // 10)
     chinese = "\u6625\u7720\u4e0d\u89c9\u6653".encode()
-    batch = strings([b"The ", b"", long, chinese, b"\xff\x00 not UTF-8"])
+    long = _long_text(bundle)
+    batch = strings([b"The ", b"", long[:_LONG_BYTES], chinese, b"\xff\x00 not UTF-8"])
+    alone = {"text": strings([long])}
     several = {
         "max_new_tokens": [24, 8, 16, 0, 8],
         "temperature": [0.0, 0.8, 1.0, 0.0, 1.2],
@@ -91,24 +101,37 @@ def _lm_pairs(bundle: Bundle) -> list[GoldenPair]:
     options = {name: OPTIONS[name].array(values) for name, values in several.items()}
     requests = [
         ("generate", {"text": batch[:1]}),
-        ("generate", {"text": batch[:1], **{name: value[2:3] for name, value in options.items()}}),
+        ("generate", {**alone, **{name: value[2:3] for name, value in options.items()}}),
         ("generate", {"text": batch, **options}),
-        ("score", {"text": batch}),
-        ("next_token", {"text": batch}),
+        *(
+            (name, inputs)
+            for name in ("score", "next_token")
+            for inputs in (alone, {"text": batch})
+        ),
         *(_chats(bundle, options) if "chat" in functions_of(bundle) else ()),
     ]
     return _asked(bundle, requests)
 
 
 def _long(bundle: Bundle) -> int:
-    return min(bundle.model.context_length, _LONG)
+    context = bundle.model.context_length
+    return context if context <= _LONG else _LONG_OF_LARGE
+
+
+def _long_text(bundle: Bundle) -> bytes:
+    return _LINE * (1 + _long(bundle) // 6)  # six tokens or more
 
 
 def _chats(bundle: Bundle, options: Arrays) -> list[tuple[str, Arrays]]:
     """Conversations alone and in one batch, some too long, with the options of five rows."""
     tokens = b"".join(name.encode() for name in bundle.tokenizer.special_tokens)
-    long = b"To be, or not to be\n" * (1 + _long(bundle) // 10)
-    questions = [b"Hello", b" \n", long, "\u6625\u7720\u4e0d\u89c9\u6653".encode(), tokens]
+    questions = [
+        b"Hello",
+        b" \n",
+        _long_text(bundle),
+        "\u6625\u7720\u4e0d\u89c9\u6653".encode(),
+        tokens,
+    ]
     talks = [[("user", question)] for question in questions]
     form = bundle.lm.form
     if form.has("user", "assistant") and form.has("assistant", "user"):
@@ -117,10 +140,13 @@ def _chats(bundle: Bundle, options: Arrays) -> list[tuple[str, Arrays]]:
         talks[1::2] = [[("system", b"Be kind."), *talk] for talk in talks[1::2]]
     talks = [talk + [("", b"")] * (MESSAGES - len(talk)) for talk in talks]
     role = strings([[role.encode() for role, _ in talk] for talk in talks])
-    content = strings([[content for _, content in talk] for talk in talks])
-    batch = {"role": role, "content": content}
-    one = {name: values[:1] for name, values in batch.items()}
-    return [("chat", one), ("chat", batch | options)]
+    whole, cut = (
+        strings([[content[:most] for _, content in talk] for talk in talks])
+        for most in (None, _LONG_BYTES)
+    )
+    alone = [{"role": role[i : i + 1], "content": whole[i : i + 1]} for i in (0, 2)]
+    inputs = [*alone, {"role": role, "content": cut, **options}]
+    return [("chat", one) for one in inputs]
 
 
 def _text_pairs(bundle: Bundle) -> list[GoldenPair]:

@@ -19,7 +19,7 @@ from export.client.__main__ import define_flags, run
 from export.client.chat import chat_inputs
 from export.golden.pairs import read_golden_pairs
 from export.golden.replay import ask_servable, problems_of, replay
-from export.model_folder import CARD_FILE, GOLDEN_FILE
+from export.model_folder import CARD_FILE, GOLDEN_FILE, read_saved_model
 from export.saved_model import export_saved_model
 from export.server import BatchingParameters, RestOptions, Servable, ServedModel, Server
 from zoo.generation.options import OPTIONS
@@ -82,17 +82,33 @@ def test_what_an_export_holds(served, server):
     _, folder = served
     pairs = read_golden_pairs(folder / "1" / GOLDEN_FILE)
     chats = [pair for pair in pairs if pair.signature == "chat"]
-    assert [pair.rows for pair in chats] == [1, 5]
+    assert [pair.rows for pair in chats] == [1, 1, 5]
     with Client(f"localhost:{server.port}") as client:
         replays = replay(chats, lambda name, inputs: client.predict("talker", inputs, name).outputs)
     assert problems_of(replays) == []
-    roles = {tuple(filter(None, row)) for row in chats[1].inputs["role"].tolist()}
+    roles = {tuple(filter(None, row)) for row in chats[2].inputs["role"].tolist()}
     assert len(roles) == 4
     assert all(pair.inputs["role"].shape[1] == MESSAGES for pair in chats)
     card = (folder / "1" / CARD_FILE).read_text(encoding="utf-8")
     assert "| `chat` | predict |" in card
     assert '`role` string (B, ?), default ["user"] and 15 more' in card
     assert "--model=talker --chat" in card
+
+
+def test_signatures_that_write_share_their_graphs(served):
+    """Prompts are read and tokens chosen by one function each; no constant is there twice."""
+    (meta_graph,) = read_saved_model(served[1] / "1").meta_graphs
+    functions = meta_graph.graph_def.library.function
+    names = [function.signature.name for function in functions]
+    assert sum("_decode_" in name for name in names) == 1
+    assert sum("_continued_" in name for name in names) == 1
+    for function in functions:
+        constants = [
+            node.attr["value"].SerializeToString(deterministic=True)
+            for node in function.node_def
+            if node.op == "Const" and not node.input
+        ]
+        assert len(constants) == len({*constants})
 
 
 def test_clients_answer_as_keras(served, server, connect):

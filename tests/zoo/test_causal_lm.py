@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import ops
 from model_cases import (
     CONFIGS,
@@ -18,9 +19,12 @@ from model_cases import (
     shared_model,
 )
 
-from zoo.models.attention import rotate
+import zoo
+from zoo.models.attention import rotary_table, rotate
+from zoo.models.attention_options import Rotary
 from zoo.models.build import build, count_weights
 from zoo.presets import preset_config
+from zoo.text.lm import write_in_place
 
 numpy = ops.convert_to_numpy
 
@@ -136,10 +140,11 @@ def test_grouped_query_equals_multi_head_with_repeated_keys():
 
 def test_rotary_scores_depend_on_distance_only():
     query, key = np.random.default_rng(0).normal(size=(2, 1, 1, 1, 8)).astype("float32")
+    kind = Rotary(10000.0, 8)
 
     def score(query_position, key_position):
         turned = [
-            numpy(rotate(ops.convert_to_tensor(x), int32([[place]]), 10000.0))
+            numpy(rotate(ops.convert_to_tensor(x), *rotary_table(int32([[place]]), kind)))
             for x, place in ((query, query_position), (key, key_position))
         ]
         return float((turned[0] * turned[1]).sum())
@@ -200,3 +205,22 @@ def test_mixed_precision_gives_float32_logits():
             assert numpy(logits).dtype == np.float32
     finally:
         keras.config.set_dtype_policy("float32")
+
+
+@pytest.mark.tensorflow_only
+def test_a_block_takes_few_operations():
+    """Each costs a token about a microsecond, and a session its share of seconds."""
+    counts = []
+    for num_layers in (1, 2):
+        config = zoo.GPTConfig(9, 16, num_layers, 4, 16, num_kv_heads=2, activation="swiglu")
+        model = zoo.build(config)
+
+        def read(tokens, model=model):
+            cache = model.initial_cache(tf.shape(tokens)[0], 4)
+            return model.decode_token(tokens, cache, tf.zeros_like(tokens), write_in_place)[0]
+
+        spec = tf.TensorSpec([None], tf.int32)
+        graph = tf.function(read, autograph=False).get_concrete_function(spec).graph
+        ignored = ("Const", "Placeholder", "ReadVariableOp")
+        counts.append(sum(one.type not in ignored for one in graph.get_operations()))
+    assert counts[1] - counts[0] <= 65

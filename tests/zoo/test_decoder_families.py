@@ -14,7 +14,8 @@ from model_cases import decode, forward
 
 import zoo
 from zoo.config import Fields
-from zoo.models.attention import rotate
+from zoo.models.attention import rotary_table, rotate
+from zoo.models.attention_options import Rotary
 from zoo.models.build import count_weights
 from zoo.models.configs import GPTConfig, RotaryScaling
 from zoo.weights.decoders import DECODERS
@@ -273,7 +274,7 @@ def test_patterns_of_layers_begin_anew():
     )
     options = [config.attention_options(layer) for layer in range(5)]
     assert [option.window for option in options] == [3, None, 3, None, 3]
-    assert [option.rotary_base is None for option in options] == [False, False, True, False, False]
+    assert [option.rotary is None for option in options] == [False, False, True, False, False]
     again = zoo.config.from_dict(GPTConfig, json.loads(json.dumps(zoo.config.to_dict(config))))
     assert again == config
 
@@ -292,5 +293,8 @@ def test_a_window_hides_what_lies_before_it():
 
 def test_linear_scaling_is_a_slower_clock():
     x = ops.convert_to_tensor(np.random.default_rng(0).normal(size=(1, 1, 1, 8)).astype("float32"))
-    slow = rotate(x, int32([[12]]), 100.0, scaling=RotaryScaling("linear", 4.0))
-    np.testing.assert_allclose(numpy(slow), numpy(rotate(x, int32([[3]]), 100.0)), atol=1e-6)
+    kind = Rotary(100.0, 8)
+    slowed = kind._replace(scaling=RotaryScaling("linear", 4.0))
+    slow = rotate(x, *rotary_table(int32([[12]]), slowed))
+    usual = rotate(x, *rotary_table(int32([[3]]), kind))
+    np.testing.assert_allclose(numpy(slow), numpy(usual), atol=1e-6)

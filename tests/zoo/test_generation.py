@@ -185,6 +185,20 @@ def test_score_of_long_text_counts_every_token_once(name):
     assert score == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("width", [1, 63, 64, 150])
+def test_sums_of_pieces_are_those_of_the_whole_text(width):
+    model = shared_model("gpt_defaults")
+    random = np.random.default_rng(width)
+    hidden = random.normal(size=(3, width, model.backbone.output_dim)).astype("float32")
+    targets = random.integers(0, VOCABULARY_SIZE, (3, width), "int32")
+    counted = random.random((3, width)) < 0.7
+    logs = numpy(ops.log_softmax(model.backbone.logits(hidden), axis=-1))
+    chosen = np.take_along_axis(logs, targets[..., None], axis=-1)[..., 0]
+    tensors = (ops.convert_to_tensor(x) for x in (hidden, targets, counted))
+    total = numpy(generation.sum_log_probabilities(model.backbone, *tensors))
+    np.testing.assert_allclose(total, (chosen * counted).sum(axis=1), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.tensorflow_only
 def test_next_token_probabilities():
     model = shared_model("gpt_defaults")

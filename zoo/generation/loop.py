@@ -16,6 +16,7 @@ from zoo.generation.sampling import penalize_repetition, sample
 # many: writing a token copies the cache (TensorFlow's scatter is not in place), so that a token's
 # cost would otherwise grow with what the request might still become.
 SLOT_BLOCK = 32
+_SCORED = 64  # tokens of each row whose logits `log_likelihood` holds at once
 
 
 class SamplingOptions(NamedTuple):
@@ -311,16 +312,17 @@ def log_likelihood(model, token_ids, lengths, start_id):
         fresh_from, up_to, first = tokens_of(index)
         inputs = ops.take(sequence, first + columns, axis=1)  # (B, window)
         targets = ops.take(sequence, first + columns + 1, axis=1)
-        if model.cache_is_bounded:
-            hidden = model.backbone(inputs, training=False)
-        else:
-            hidden, state = model.backbone.decode(inputs, state, ops.zeros_like(lengths))
-        log_probabilities = ops.log_softmax(model.backbone.logits(hidden), axis=-1)
-        chosen = ops.take_along_axis(log_probabilities, targets[..., None], axis=-1)[..., 0]
+        before = model.initial_cache(batch_size, window) if model.cache_is_bounded else state
+        hidden, after = model.backbone.decode(inputs, before, ops.zeros_like(lengths))
+        state = () if model.cache_is_bounded else after
         token_index = first + columns  # of the target, counted in the row's own tokens
         fresh = ops.logical_and(token_index >= fresh_from, token_index < up_to)
         counted = ops.logical_and(fresh[None], token_index[None] < lengths[:, None])
-        return index + 1, state, total + ops.sum(ops.where(counted, chosen, 0.0), axis=1)
+        return (
+            index + 1,
+            state,
+            total + sum_log_probabilities(model.backbone, hidden, targets, counted),
+        )
 
     def more(index, state, total):
         return tokens_of(index)[0] < ops.max(lengths)
@@ -328,6 +330,27 @@ def log_likelihood(model, token_ids, lengths, start_id):
     state = () if model.cache_is_bounded else model.initial_cache(batch_size, window)
     zeros = ops.zeros((batch_size,), "float32")
     return ops.while_loop(more, read, (ops.cast(0, "int32"), state, zeros))[2]
+
+
+def sum_log_probabilities(backbone, hidden, targets, counted):
+    """Sum of log p of `targets` (B, T) where `counted` (B, T), after hidden states (B, T, D): (B,).
+
+    In pieces of the text: logits of all T tokens would take gigabytes where V is 100,000.
+    """
+    width = ops.shape(hidden)[1]
+    size = minimum(width, _SCORED)
+
+    def add_piece(begin, total):
+        # The last piece begins where it fits, and counts the columns from `begin` on alone.
+        columns = ops.minimum(begin, width - size) + ops.arange(size, dtype="int32")
+        logits = backbone.logits(ops.take(hidden, columns, axis=1))
+        wanted = ops.take(targets, columns, axis=1)[..., None]
+        chosen = ops.take_along_axis(ops.log_softmax(logits, axis=-1), wanted, axis=-1)[..., 0]
+        new = ops.logical_and(columns >= begin, ops.take(counted, columns, axis=1))
+        return begin + size, total + ops.sum(ops.where(new, chosen, 0.0), axis=1)
+
+    state = ops.cast(0, "int32"), ops.zeros((ops.shape(targets)[0],), "float32")
+    return ops.while_loop(lambda begin, total: begin < width, add_piece, state)[1]
 
 
 def next_token_probabilities(model, token_ids, lengths, k: int):

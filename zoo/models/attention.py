@@ -11,8 +11,16 @@ import keras
 import numpy as np
 from keras import ops
 
-from zoo.models.attention_options import RotaryScaling
-from zoo.models.blocks import TransformerLayer, as_rows, is_one, make_dense, make_norm, soft_cap
+from zoo.models.attention_options import Rotary, RotaryScaling
+from zoo.models.blocks import (
+    TransformerLayer,
+    as_rows,
+    is_one,
+    make_dense,
+    make_norm,
+    soft_cap,
+    split_at,
+)
 from zoo.models.configs import BertConfig, TransformerConfig
 
 
@@ -75,7 +83,7 @@ class CacheSlots(NamedTuple):
 
     # T: an int where it is known when the graph is made (1 in the loop), else a scalar
     length: object
-    positions: object  # (B, T) int32, the slot of each new token, and its place in the text
+    rotary: tuple  # `rotary_tables` of the places of the new tokens in the text
     indices: object  # (B*K*T, 3) int32, row, head and slot that each new key and value goes to
     # By window, the biases (B, 1, T or G*T, L) float32: a token sees the slots up to its own.
     biases: dict[int | None, object]
@@ -100,7 +108,8 @@ def cache_slots(
         window: attention_bias(is_visible(positions[:, None], every, window), config)
         for window in windows
     }
-    return CacheSlots(length, positions, indices, biases, lengths, write)
+    rotary = rotary_tables(config, positions)
+    return CacheSlots(length, rotary, indices, biases, lengths, write)
 
 
 class SelfAttention(TransformerLayer):
@@ -141,17 +150,17 @@ class SelfAttention(TransformerLayer):
             self.key_norm.build((None, None, None, config.head_dim))
         super().build(input_shape)
 
-    def call(self, x, visible=None, positions=None, bias=None, distances=None, training=None):
+    def call(self, x, visible=None, rotary=(), bias=None, distances=None, training=None):
         """Attends over `x` (B, T, D) where `visible`: (T, T), (B, 1, T, T), (B, 1, 1, T), None.
 
+        `rotary` is what `rotary_tables` gives, by default for positions that count from 0;
         `bias` to (B, N, T, T) is added to the scores; `distances` (2T - 1, D) are what
         `DistanceEmbedding` gives.
         """
         length, options = ops.shape(x)[1], self.options
         steps = ops.arange(length, dtype="int32")
-        if positions is None:
-            positions = steps[None]  # (1, T)
-        query, key, value = self._project(as_rows(x), positions, length)
+        rotary = rotary or rotary_tables(self.config, steps[None])
+        query, key, value = self._project(as_rows(x), rotary, length)
         if distances is not None:
             bias = self._relative_scores(query, key, distances, length)
         if options.window is not None:
@@ -169,7 +178,7 @@ class SelfAttention(TransformerLayer):
         """Writes new tokens, rows (B*T, D), into the cache and attends over all of it."""
         # All slots are read, also those behind the newest token: cutting them off would copy the
         # others. Rows, because for one token a reshape costs as much as the arithmetic.
-        query, *new = self._project(x, slots.positions, slots.length)
+        query, *new = self._project(x, slots.rotary, slots.length)
         # A scatter and not `slice_update`: on TensorFlow the latter becomes XlaDynamicUpdateSlice,
         # which TensorFlow Serving refuses ("XLA compilation disabled").
         cache = tuple(slots.write(old, slots.indices, as_rows(x)) for old, x in zip(cache, new))
@@ -178,38 +187,37 @@ class SelfAttention(TransformerLayer):
         mixed = attend(query, *cache, bias, scale=options.query_scale, cap=options.soft_cap)
         return self.output_projection(_merge_heads(mixed)), cache
 
-    def _project(self, x, positions, length):
+    def _project(self, x, rotary, length):
         """Queries (B, N, T, H), keys and values (B, K, T, H) of hidden states (B*T, D)."""
         config, (queries, keys, count) = self.config, self.head_ends
         x, head_dim = self.qkv(x), config.head_dim  # (B*T, count * H)
         if config.qk_norm == "projection":
             ends = [queries * head_dim, keys * head_dim]
-            query, key, value = ops.split(x, ends, axis=-1)
+            query, key, value = split_at(x, ends, axis=-1)
             x = ops.concatenate([self.query_norm(query), self.key_norm(key), value], axis=-1)
         if is_one(length):  # (B, heads, 1, H) is the same numbers in the same order
-            parts = ops.split(ops.reshape(x, (-1, count, 1, head_dim)), [keys], axis=1)
+            parts = split_at(ops.reshape(x, (-1, count, 1, head_dim)), [keys], axis=1)
         else:
             # Cut before heads and tokens change places: XLA does that inside of what comes next.
-            parts = ops.split(x, [keys * head_dim], axis=-1)
+            parts = split_at(x, [keys * head_dim], axis=-1)
             parts = [ops.reshape(x, (-1, length, x.shape[-1] // head_dim, head_dim)) for x in parts]
             parts = [ops.transpose(part, (0, 2, 1, 3)) for part in parts]
         # Queries and keys stay together as long as they are treated alike: of one token, each
         # operation costs more to start than to compute.
         both, value = parts
         if config.qk_norm is True:
-            query, key = ops.split(both, [queries], axis=1)
+            query, key = split_at(both, [queries], axis=1)
             both = ops.concatenate([self.query_norm(query), self.key_norm(key)], axis=1)
-        if (base := self.options.rotary_base) is not None:
-            channels, scaling = self.options.rotary_channels, self.options.rotary_scaling
-            both = rotate(both, positions, base, channels, scaling)
-        return *ops.split(both, [queries], axis=1), value
+        if (kind := self.options.rotary) is not None:
+            both = rotate(both, *rotary[config.rotary_kinds.index(kind)])
+        return *split_at(both, [queries], axis=1), value
 
     def _relative_scores(self, query, key, distances, length):
         """What distances (2T - 1, D) add to the scores of (B, N, T, H): (B, N, T, T) float32."""
         terms, scores = self.relative.terms, 0.0
         if self.relative.shared:
             ends = [end * self.config.head_dim for end in self.head_ends[:2]]
-            queries, keys, _ = ops.split(self.qkv(distances), ends, axis=-1)
+            queries, keys, _ = split_at(self.qkv(distances), ends, axis=-1)
         else:
             keys = self.distance_key(distances) if "c2p" in terms else None
             queries = self.distance_query(distances) if "p2c" in terms else None
@@ -370,24 +378,31 @@ def _merge_heads(x):
     return ops.reshape(x, (-1, width))
 
 
-def rotate(
-    x, positions, base: float, channels: int | None = None, scaling: RotaryScaling | None = None
-):
-    """Rotary position embedding (Su et al., 2021) of (B, heads, T, H), by pairs of channels.
+def rotary_tables(config: TransformerConfig, positions) -> tuple:
+    """For each of `config.rotary_kinds` its `rotary_table`: made once for all layers."""
+    return tuple(rotary_table(positions, kind) for kind in config.rotary_kinds)
 
-    Turns the first `channels` of H, by default all.
-    """
-    channels = x.shape[-1] if channels is None else channels
-    half = channels // 2
-    frequencies = base ** (-ops.arange(half, dtype="float32") / half)  # (H/2,)
-    if scaling is not None:
-        frequencies = frequencies * _slowed(base, half, scaling)
+
+def rotary_table(positions, kind: Rotary):
+    """Cosines and sines (B, 1, T, channels) float32 of positions (B, T) int32, for `rotate`."""
+    half = kind.channels // 2
+    frequencies = kind.base ** (-ops.arange(half, dtype="float32") / half)  # (H/2,)
+    if kind.scaling is not None:
+        frequencies = frequencies * _slowed(kind.base, half, kind.scaling)
     angles = ops.cast(positions, "float32")[:, None, :, None] * frequencies  # (B, 1, T, H/2)
     cos, sin = ops.cos(angles), ops.sin(angles)
-    cos = ops.cast(ops.concatenate([cos, cos], axis=-1), x.dtype)  # (B, 1, T, H)
-    sin = ops.cast(ops.concatenate([-sin, sin], axis=-1), x.dtype)
+    return ops.concatenate([cos, cos], axis=-1), ops.concatenate([-sin, sin], axis=-1)
+
+
+def rotate(x, cos, sin):
+    """Rotary position embedding (Su et al., 2021) of (B, heads, T, H), by pairs of channels.
+
+    Turns as many of the first channels of H as `rotary_table` has.
+    """
+    channels = cos.shape[-1]
+    cos, sin = ops.cast(cos, x.dtype), ops.cast(sin, x.dtype)
     part = x if channels == x.shape[-1] else x[..., :channels]
-    turned = part * cos + ops.roll(part, half, axis=-1) * sin
+    turned = part * cos + ops.roll(part, channels // 2, axis=-1) * sin
     return turned if part is x else ops.concatenate([turned, x[..., channels:]], axis=-1)
 
 

@@ -39,13 +39,19 @@ class RotaryScaling:
             )
 
 
+class Rotary(NamedTuple):
+    """How rotary positions turn queries and keys."""
+
+    base: float
+    channels: int  # of each head, the first ones
+    scaling: RotaryScaling | None = None
+
+
 class AttentionOptions(NamedTuple):
     """What attention does in one layer, beside the number and width of its heads."""
 
     query_scale: float  # of queries before the scores
-    rotary_base: float | None  # None: no rotary positions in this layer
-    rotary_channels: int  # of each head, the first ones
-    rotary_scaling: RotaryScaling | None = None
+    rotary: Rotary | None  # None: no rotary positions in this layer
     window: int | None = None  # tokens see each other at distances below it
     soft_cap: float | None = None  # of scores
 

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from zoo.models.attention import DistanceEmbedding, SelfAttention
+from zoo.models.attention import DistanceEmbedding, SelfAttention, rotary_tables
 from zoo.models.backbone import TransformerBackbone
 from zoo.models.blocks import (
     FeedForward,
@@ -86,14 +86,14 @@ class BertBackbone(TransformerBackbone):
         x = self.dropout(x, training=training)
         if config.embedding_dim is not None:
             x = self.embedding_projection(x)
-        distances = None
+        distances, steps = None, ops.arange(ops.shape(token_ids)[1], dtype="int32")
         if config.relative_attention is not None:
-            steps = ops.arange(ops.shape(token_ids)[1], dtype="int32")
             distances = self.distance_embedding(steps, training=training)
         visible = None
         if padding_mask is not None:
             visible = ops.cast(padding_mask, "bool")[:, None, None, :]  # (B, 1, 1, T)
-        x = self.run_blocks(x, training, visible=visible, distances=distances)
+        rotary = rotary_tables(config, steps[None])
+        x = self.run_blocks(x, training, visible=visible, rotary=rotary, distances=distances)
         return normalized(x, self.final_norm)
 
     def pool(self, hidden):
@@ -114,11 +114,12 @@ class EncoderBlock(TransformerLayer):
         self.feedforward_norm = make_norm(config, "feedforward_norm")
         self.dropout = keras.layers.Dropout(config.dropout)
 
-    def call(self, x, visible=None, bias=None, distances=None, training=None):
+    def call(self, x, visible=None, rotary=(), bias=None, distances=None, training=None):
         """Hidden states (B, T, D) to the same; other arguments as in `SelfAttention.call`."""
         mixed = self.attention(
             self.before(x, self.attention_norm),
             visible,
+            rotary,
             bias=bias,
             distances=distances,
             training=training,

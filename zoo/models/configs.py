@@ -11,6 +11,7 @@ from zoo.models.attention_options import (
     LayerType,
     Positive,
     RelativeAttention,
+    Rotary,
     RotaryScaling,
 )
 
@@ -64,7 +65,7 @@ class TransformerConfig:
                 "hidden_dim must be a multiple of num_heads. "
                 f"Received: hidden_dim={self.hidden_dim}, num_heads={self.num_heads}"
             )
-        channels = self.attention_options(0).rotary_channels
+        channels = self.rotary_channels
         if self.positions == "rotary" and (channels % 2 or channels == 0):
             raise ConfigError(
                 "rotary positions turn pairs of channels, so the channels of a head that they turn "
@@ -78,8 +79,19 @@ class TransformerConfig:
 
     def attention_options(self, layer: int) -> AttentionOptions:
         """What attention does in a layer, counted from 0."""
-        base = self.rotary_base if self.positions == "rotary" else None
-        return AttentionOptions(self.head_dim**-0.5, base, self.head_dim)
+        rotary = Rotary(self.rotary_base, self.rotary_channels)
+        return AttentionOptions(self.head_dim**-0.5, rotary if self.positions == "rotary" else None)
+
+    @property
+    def rotary_channels(self) -> int:
+        """Channels of each head that rotary positions turn."""
+        return int(self.head_dim * getattr(self, "rotary_fraction", 1.0))
+
+    @property
+    def rotary_kinds(self) -> tuple[Rotary, ...]:
+        """The different rotary positions of the layers."""
+        every = (self.attention_options(layer).rotary for layer in range(self.num_layers))
+        return tuple(dict.fromkeys(kind for kind in every if kind is not None))
 
     def has_bias(self, layer: str) -> bool:
         """Whether a dense layer has a bias: by its name, "qkv", "output" and so on."""
@@ -141,8 +153,8 @@ class LayeredConfig(TransformerConfig):
         options = super().attention_options(layer)
         if self.layer_type(layer) == "full_attention":
             return options
-        if options.rotary_base is not None and self.local_rotary_base is not None:
-            options = options._replace(rotary_base=self.local_rotary_base)
+        if options.rotary is not None and self.local_rotary_base is not None:
+            options = options._replace(rotary=options.rotary._replace(base=self.local_rotary_base))
         return options._replace(window=self.sliding_window)
 
 
@@ -221,12 +233,13 @@ class GPTConfig(LayeredConfig):
     def attention_options(self, layer: int) -> AttentionOptions:
         """What attention does in a layer, counted from 0."""
         options = super().attention_options(layer)
+        rotary = options.rotary if self.has_rotary_positions(layer) else None
         has_own_base = options.window is not None and self.local_rotary_base is not None
+        if rotary is not None and not has_own_base:
+            rotary = rotary._replace(scaling=self.rotary_scaling)
         return options._replace(
             query_scale=(self.query_scalar or self.head_dim) ** -0.5,
-            rotary_base=options.rotary_base if self.has_rotary_positions(layer) else None,
-            rotary_channels=int(self.head_dim * self.rotary_fraction),
-            rotary_scaling=None if has_own_base else self.rotary_scaling,
+            rotary=rotary,
             soft_cap=self.attention_soft_cap,
         )
 

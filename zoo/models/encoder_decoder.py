@@ -12,6 +12,7 @@ from zoo.models.attention import (
     RelativePositions,
     cache_slots,
     is_visible,
+    rotary_tables,
     sinusoidal_positions,
 )
 from zoo.models.backbone import Backbone, rematerialized
@@ -92,7 +93,9 @@ class EncoderDecoderBackbone(Backbone):
         steps = ops.arange(ops.shape(target_ids)[1], dtype="int32")
         x = decoder.embed(self.token_embedding(target_ids), steps[None], training)
         bias = None if decoder.relative is None else decoder.relative(steps, steps)[None]
-        shared = {"visible": is_visible(steps, steps), "bias": bias, "memory_bias": memory.bias}
+        rotary = rotary_tables(self.config, steps[None])
+        shared = {"visible": is_visible(steps, steps), "rotary": rotary, "bias": bias}
+        shared["memory_bias"] = memory.bias
         keys_values = [{"keys": keys, "values": values} for keys, values in memory.layers]
         return decoder.run(x, keys_values, self.remat, training, **shared)
 
@@ -106,7 +109,8 @@ class EncoderDecoderBackbone(Backbone):
         relative = self.encoder.relative
         bias = None if relative is None else relative(steps, steps)[None]
         blocks = [{} for _ in self.encoder.blocks]
-        return self.encoder.run(x, blocks, self.remat, training, visible=visible, bias=bias)
+        shared = {"visible": visible, "rotary": rotary_tables(self.config, steps[None])}
+        return self.encoder.run(x, blocks, self.remat, training, bias=bias, **shared)
 
     def memory(self, states, padding_mask=None) -> Memory:
         """What the decoder's blocks attend to, of source states (B, S, D)."""
@@ -123,8 +127,7 @@ class EncoderDecoderBackbone(Backbone):
     def initial_cache(self, batch_size, slots):
         """For each block of the decoder, empty keys and values (B, N, slots, H)."""
         shape = (batch_size, self.config.num_heads, slots, self.config.head_dim)
-        pair = [ops.zeros(shape, self.compute_dtype) for _ in range(2)]
-        return tuple(tuple(pair) for _ in self.decoder.blocks)
+        return ((ops.zeros(shape, self.compute_dtype),) * 2,) * len(self.decoder.blocks)
 
     def extend_cache(self, cache, slots):
         """The same cache with `slots` more empty slots at the end."""
@@ -204,10 +207,12 @@ class DecoderBlock(EncoderBlock):
         self.cross_attention = CrossAttention(config, layer=self.layer, name="cross_attention")
         self.cross_attention_norm = make_norm(config, "cross_attention_norm")
 
-    def call(self, x, keys, values, visible=None, bias=None, memory_bias=None, training=None):
+    def call(
+        self, x, keys, values, visible=None, rotary=(), bias=None, memory_bias=None, training=None
+    ):
         """Hidden states (B, T, D) to the same; `keys` and `values` are `CrossAttention.memory`."""
         normed = self.before(x, self.attention_norm)
-        mixed = self.attention(normed, visible, bias=bias, training=training)
+        mixed = self.attention(normed, visible, rotary, bias, training=training)
         x = self.after(x, mixed, self.attention_norm, training)
         normed = as_rows(self.before(x, self.cross_attention_norm))
         mixed = self.cross_attention(normed, keys, values, memory_bias, training=training)

@@ -9,6 +9,7 @@ from zoo.models.attention import (
     cache_slots,
     document_positions,
     is_visible,
+    rotary_tables,
 )
 from zoo.models.backbone import TransformerBackbone
 from zoo.models.blocks import (
@@ -66,7 +67,9 @@ class GPTBackbone(TransformerBackbone):
             same = document_ids[:, :, None] == document_ids[:, None, :]
             visible = ops.logical_and(visible, same)[:, None]  # (B, 1, T, T)
         x = self.dropout(self.embed(token_ids, positions), training=training)
-        x = self.run_blocks(x, training, visible=visible, positions=positions)
+        rotary = rotary_tables(self.config, steps[None] if positions is None else positions)
+        arguments = {"visible": visible, "positions": positions, "rotary": rotary}
+        x = self.run_blocks(x, training, **arguments)
         return self.final_norm(x)
 
     def logits(self, hidden):
@@ -77,12 +80,13 @@ class GPTBackbone(TransformerBackbone):
     def initial_cache(self, batch_size, slots):
         """For each block empty keys and values (B, K, slots, H); with token shift its past, too."""
         config = self.config
-        shapes = [(batch_size, config.key_value_heads, slots, config.head_dim)] * 2
+        # The same zeros for all: of 30 blocks a graph would have 60 such operations.
+        shape = (batch_size, config.key_value_heads, slots, config.head_dim)
+        parts = (ops.zeros(shape, self.compute_dtype),) * 2
         if config.token_shift:
-            shapes.append((batch_size, config.token_shift, config.hidden_dim))
-        return tuple(
-            tuple(ops.zeros(shape, self.compute_dtype) for shape in shapes) for _ in self.blocks
-        )
+            shape = (batch_size, config.token_shift, config.hidden_dim)
+            parts += (ops.zeros(shape, self.compute_dtype),)
+        return (parts,) * len(self.blocks)
 
     def extend_cache(self, cache, slots):
         """The same cache with `slots` more empty slots at the end."""
@@ -131,9 +135,9 @@ class DecoderBlock(TransformerLayer):
         self.feedforward_output_norm = make_norm(config, name) if after else None
         self.dropout = keras.layers.Dropout(config.dropout)
 
-    def call(self, x, visible=None, positions=None, training=None):
+    def call(self, x, visible=None, positions=None, rotary=(), training=None):
         normed = normalized(x, self.attention_norm)
-        attended = self.attention(normed, visible, positions, training=training)
+        attended = self.attention(normed, visible, rotary, training=training)
         attended = normalized(attended, self.attention_output_norm)
         before, x = x, x + self.dropout(attended, training=training)
         normed = normalized(before if self.config.parallel_residual else x, self.feedforward_norm)

@@ -8,6 +8,8 @@ import itertools
 import keras
 from keras import ops
 
+from zoo.models.blocks import split_at
+
 
 class LSTM(keras.layers.Layer):
     """Long short-term memory (Hochreiter & Schmidhuber, 1997; Gers et al., 2000).
@@ -94,7 +96,7 @@ def _scan(body, first: tuple, inputs: tuple, reverse: bool = False):
         inputs = (ops.concatenate(inputs, axis=-1),)
 
     def step(before, now):
-        after = body(before, now if ends is None else ops.split(now[0], ends, axis=-1))
+        after = body(before, now if ends is None else split_at(now[0], ends, axis=-1))
         return after, after
 
     return ops.scan(step, first, inputs, reverse=reverse)

@@ -83,7 +83,7 @@ class TextChat(TextLM):
         ids = self.prompt(role, content, options["max_new_tokens"])
         prompt = self._started(ids, always=False)
         # Templates end with whole characters: nothing of them is in the answer's first one.
-        outputs = self._continued(tf.fill([tf.shape(role)[0]], ""), prompt, options)
+        outputs = self._write(tf.fill([tf.shape(role)[0]], ""), prompt, options)
         return {"content": outputs.pop("completion"), **outputs}
 
     def prompt(self, role, content, max_new_tokens) -> tf.RaggedTensor:

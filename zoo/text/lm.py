@@ -1,5 +1,7 @@
 """A causal language model with strings on both sides: the one path for Python and for serving."""
 
+import functools
+
 import keras
 import tensorflow as tf
 
@@ -10,10 +12,43 @@ from zoo.generation.loop import (
     log_likelihood,
     next_token_probabilities,
 )
+from zoo.models.heads import CausalLM
 from zoo.text.base import CANDIDATES, TextModel, on_backend, signature
 from zoo.text.stop_strings import StopStrings
 from zoo.tokenizers import Tokenizer
 from zoo.tokenizers.base import cut_character_bytes
+
+
+class _Shared:
+    """An object some of whose methods are other functions."""
+
+    def __init__(self, wrapped, **methods):
+        self.__dict__.update(methods)
+        self._wrapped = wrapped
+
+    def __getattr__(self, name: str):
+        return getattr(self._wrapped, name)
+
+
+def prompt_reader(model: keras.Model):
+    """`model`, reading prompts by one graph function that all signatures share, on TensorFlow.
+
+    It is traced once, and not inlined: generation has it in two places, at its start and where a
+    cache is full, and TensorFlow would prepare both.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return model
+    attributes = {"_noinline": True}
+    read = tf.function(model.backbone.decode, autograph=False, experimental_attributes=attributes)
+
+    def decode(token_ids, cache, position, lengths=None):
+        if lengths is None:
+            lengths = tf.fill(tf.shape(position), tf.shape(token_ids)[1])
+        return read(token_ids, cache, position, lengths)
+
+    reader = _Shared(model, backbone=_Shared(model.backbone, decode=decode))
+    reader.decode = functools.partial(CausalLM.decode, reader)
+    return reader
 
 
 class TextLM(TextModel):
@@ -37,6 +72,11 @@ class TextLM(TextModel):
         if start_id is None:
             start_id = tokenizer.end_id if tokenizer.start_id is None else tokenizer.start_id
         self.start_id = start_id
+        self._reader = prompt_reader(model)
+        # One graph for all signatures that write.
+        self._write = self._continued
+        if keras.backend.backend() == "tensorflow":
+            self._write = tf.function(self._continued, autograph=False)
         if not 0 <= self.start_id < model.vocabulary_size:
             raise ValueError(
                 f"start_id={self.start_id} is no id: the model has 0 to {model.vocabulary_size - 1}"
@@ -68,7 +108,7 @@ class TextLM(TextModel):
         Raises:
             tf.errors.InvalidArgumentError, TypeError: an option is out of range, or unknown.
         """
-        outputs = self._continued(text, self._prompt(text), options)
+        outputs = self._write(text, self._prompt(text), options)
         return {"text": tf.strings.join([text, outputs["completion"]]), **outputs}
 
     def _continued(self, text, prompt, options):
@@ -76,6 +116,7 @@ class TextLM(TextModel):
         `text` (B,).
         """
         on_tensorflow = keras.backend.backend() == "tensorflow"
+        options = dict(options)
         steps = tf.maximum(tf.reduce_max(options["max_new_tokens"]), 0)
         unknown_id = self.tokenizer.unknown_id
         banned = self.spare_ids() + ([] if unknown_id is None else [unknown_id])
@@ -83,7 +124,7 @@ class TextLM(TextModel):
 
         def generated(token_ids, lengths, options):
             return generate(
-                self.model,
+                self._reader,
                 token_ids,
                 lengths,
                 SamplingOptions(**options),
@@ -138,7 +179,7 @@ class TextLM(TextModel):
         lengths = tf.cast(ids.row_lengths(), tf.int32)
 
         def scored(token_ids, lengths):
-            return log_likelihood(self.model, token_ids, lengths, self.start_id)
+            return log_likelihood(self._reader, token_ids, lengths, self.start_id)
 
         total = on_backend(scored, ids.to_tensor(), lengths)
         mean = total / tf.cast(tf.maximum(lengths, 1), tf.float32)
@@ -156,7 +197,7 @@ class TextLM(TextModel):
         count = min(CANDIDATES, self.model.vocabulary_size)
 
         def likeliest(token_ids, lengths):
-            return next_token_probabilities(self.model, token_ids, lengths, count)
+            return next_token_probabilities(self._reader, token_ids, lengths, count)
 
         ids, probabilities = on_backend(likeliest, *self._prompt(text))
         return {"tokens": self.tokenizer.tokens(ids), "probabilities": probabilities}

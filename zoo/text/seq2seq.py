@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from zoo.generation.beam_search import BeamOptions, Rules, beam_search
-from zoo.generation.loop import SamplingOptions
+from zoo.generation.loop import SamplingOptions, sum_log_probabilities
 from zoo.generation.options import SEQ2SEQ_OPTIONS, Option
 from zoo.text.base import TextModel, on_backend, signature
 from zoo.text.config import Seq2SeqConfig
@@ -164,15 +164,12 @@ class TextSeq2Seq(TextModel):
 
         def sums(token_ids, mask, targets, lengths):
             inputs = {"token_ids": token_ids, "padding_mask": mask, "target_ids": targets[:, :-1]}
-            ops = keras.ops
-            logits = self.model(inputs, training=False)
-            chosen = ops.take_along_axis(
-                ops.log_softmax(logits, axis=-1), targets[:, 1:, None], axis=-1
-            )[..., 0]
+            backbone, ops = self.model.backbone, keras.ops
+            hidden = backbone(inputs, training=False)
             first = len(self.config.target_start) - 1
-            place = ops.arange(ops.shape(chosen)[1], dtype="int32")[None] - first
+            place = ops.arange(ops.shape(hidden)[1], dtype="int32")[None] - first
             real = ops.logical_and(place >= 0, place < lengths[:, None])
-            return ops.sum(ops.where(real, chosen, 0.0), axis=1)
+            return sum_log_probabilities(backbone, hidden, targets[:, 1:], real)
 
         padded = _padded(self.framed(ids))
         total = on_backend(sums, *padded, targets.to_tensor(), lengths)
