@@ -51,6 +51,7 @@ def main(argv: list[str]) -> None:
     # Imported here so that --help and a mistyped flag answer at once.
     with quiet_imports():
         import tensorflow as tf
+        from tqdm import tqdm
 
         from export.model_folder import PRECISION_REPORT_FILE
         from export.saved_model import ExportError, export_saved_model
@@ -60,16 +61,27 @@ def main(argv: list[str]) -> None:
     tf.get_logger().setLevel("ERROR")  # it tells of its own steps and deprecations otherwise
     logging.set_verbosity(logging.WARNING)
     started = time.monotonic()
+    # Not in a log: its last lines say enough.
+    progress = tqdm(total=4 if _PRECISION.value == "float32" else 6, disable=None, leave=False)
+    progress.bar_format = "{desc}{bar} step {n} of {total}, {elapsed}"
+    progress.set_description("loading")
+
+    def on_step(step: str) -> None:
+        progress.update()
+        progress.set_description(step)
+
     try:
-        path = export_saved_model(
-            load(_WORKDIR.value),
-            _OUT.value,
-            _VERSION.value,
-            _SERVING_VERSION.value,
-            _PRECISION.value,
-            _EVAL_DATA.value,
-            _ACCEPT_DEVIATION.value,
-        )
+        with progress:
+            path = export_saved_model(
+                load(_WORKDIR.value),
+                _OUT.value,
+                _VERSION.value,
+                _SERVING_VERSION.value,
+                _PRECISION.value,
+                _EVAL_DATA.value,
+                _ACCEPT_DEVIATION.value,
+                on_step,
+            )
     except (BundleError, ExportError) as error:
         sys.exit(f"export: {error}")
     report = path / PRECISION_REPORT_FILE

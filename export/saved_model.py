@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keras
@@ -49,6 +49,7 @@ def export_saved_model(
     precision: str = "float32",
     eval_data: str | os.PathLike[str] | None = None,
     accept_deviation: bool = False,
+    on_step: Callable[[str], None] = lambda step: None,
 ) -> Path:
     """Writes a new version of a served model, whole or not at all.
 
@@ -65,6 +66,7 @@ def export_saved_model(
             `assets.extra/precision_report.md` tells size, speed and what it does to the answers.
         eval_data: JSONL file of examples (`docs/export.md`) for that report.
         accept_deviation: whether golden answers may move past the tolerance.
+        on_step: called with the name of each step when it begins, for people who wait.
 
     Returns:
         Path of the version's folder.
@@ -83,8 +85,11 @@ def export_saved_model(
     try:
         if is_float32 and eval_data is not None:
             raise ValueError("--eval_data compares with float32: give --precision, too")
+        if not is_float32:
+            on_step(f"weights in {precision}")
         served = reduce_bundle(bundle, precision, serving_version)
         examples = None if eval_data is None else read_examples(eval_data, bundle)
+        on_step("golden answers of the Keras model")
         if is_float32:
             pairs, deviations = make_golden_pairs(served), []
         else:
@@ -95,19 +100,24 @@ def export_saved_model(
         model_folder.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(model_folder)
         with _unfinished(model_folder, f"{_PARTIAL}{target.name}-") as partial:
+            on_step("writing")
             _save(served, partial)
+            on_step(f"operations of TensorFlow Serving {serving_version}")
             _require_closure(partial, serving_version)
             write_golden_pairs(pairs, partial / GOLDEN_FILE)
             write_warmup(warmup_requests(served, pairs), partial / WARMUP_FILE)
             shutil.copyfile(Path(__file__).with_name(BATCHING_FILE), partial / BATCHING_FILE)
+            on_step("the same answers from the SavedModel")
             problems = "\n  ".join(problems_of(replay_locally(partial)))
             if problems:
                 raise ExportError(
                     f"the SavedModel does not answer as the Keras model does:\n  {problems}"
                 )
             if not is_float32:
+                on_step("comparing with float32")
                 with _unfinished(model_folder, f"{_PARTIAL}float32-") as float32:
                     _save(bundle, float32)
+                    shutil.rmtree((float32 / DEBUG_INFO_FILE).parent)  # as above, for the sizes
                     write_report(precision, float32, partial, pairs, deviations, examples)
             partial.chmod(0o755)  # mkdtemp's 0700 would hide it from a server's user
             while True:

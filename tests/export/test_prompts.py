@@ -63,7 +63,9 @@ def test_a_prompt_stands_before_the_cleaned_text(default, tmp_path):
 
 def test_served(tmp_path):
     bundle, _ = bundle_with(tmp_path, "query")
-    path = export_saved_model(bundle, tmp_path / "served")
+    steps = []
+    path = export_saved_model(bundle, tmp_path / "served", on_step=steps.append)
+    assert [step.split()[0] for step in steps] == ["golden", "writing", "operations", "the"]
     (signature,) = (graph.signature_def["embed"] for graph in read_saved_model(path).meta_graphs)
     assert tf.make_ndarray(signature.defaults["prompt"]).tolist() == [b"query"]
     assert {pair.rows for pair in read_golden_pairs(path / GOLDEN_FILE)} == {1, 9}
