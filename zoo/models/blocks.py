@@ -9,6 +9,9 @@ from keras import ops
 
 from zoo.models.configs import TransformerConfig
 
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
 
 def gelu(x):
     """The exact GELU (Hendrycks & Gimpel, 2016)."""
@@ -82,12 +85,12 @@ def activate(x, activation: str):
 
 
 def split_at(x, ends: Sequence[int], axis: int):
-    """Parts of `x` that end before each of `ends`, and what is left."""
-    # By slices: where `ops.split` cuts at given places, TensorFlow computes the sizes in the graph,
-    # with 25 nodes, which made a third of a GPT's.
-    rest = (slice(None),) * (axis % len(x.shape))
-    limits = itertools.pairwise([0, *ends, None])
-    return [x[(*rest, slice(begin, end))] for begin, end in limits]
+    """`ops.split` at places that are known."""
+    if keras.backend.backend() != "tensorflow":
+        return ops.split(x, ends, axis=axis)
+    # Keras computes the sizes in the graph, with 25 nodes, which made a third of a GPT's.
+    limits = [0, *ends, x.shape[axis]]
+    return tf.split(x, [end - begin for begin, end in itertools.pairwise(limits)], axis=axis)
 
 
 def soft_cap(x, cap: float):
