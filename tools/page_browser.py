@@ -23,7 +23,6 @@ from selenium.webdriver.common.by import By
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 _COLOURS = 64
-_PROGRAM = "def read_lines(path):\n    "
 _FILM = "Since the film was shot in Zürich, Greta Gerwig and the band Alvvays came to see it."
 _WARSAW = (
     "The Warsaw University of Technology building is the seat of the school. It was built in 1899 "
@@ -31,12 +30,12 @@ _WARSAW = (
 )
 # Signature -> its fields, and whether the screen is a narrow one, or dark.
 QUESTIONS = {
-    "generate": ({"text": _PROGRAM, "max_new_tokens": "40"}, ""),
+    "generate": ({"text": "def __init__(self", "max_new_tokens": "48"}, ""),
     "chat": ({"message": "What do you do on Monday?"}, "narrow"),
     "predict": ({"text": "My card has not arrived yet, and I have been waiting for a week."}, ""),
     "tag": ({"text": _FILM}, ""),
     "answer": ({"question": "Who made the plans of the building?", "context": _WARSAW}, ""),
-    "fill_mask": ({"text": "the film was released in the united [MASK] in [MASK] ."}, "dark"),
+    "fill_mask": ({"text": "The ship was built in the [MASK] States in the [MASK] ."}, "dark"),
     "embed": (
         {"text": "A cat sleeps.\nA kitten is resting.\nShares fell today.\nThe market went down."},
         "",

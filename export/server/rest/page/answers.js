@@ -73,6 +73,7 @@ function share(element, value) {
 // Tokens begin with spaces, and may be line breaks.
 const visible = (token) =>
   token.replaceAll(" ", "␣").replaceAll("\n", "⏎").replaceAll("\t", "⇥") || "(empty)";
+const named = (token, chance) => `“${visible(token)}” ${Number(chance).toFixed(3)}`;
 
 function bars(names, values) {
   const order = values.map((_, i) => i).sort((a, b) => values[b] - values[a]).slice(0, LIKELIEST);
@@ -191,13 +192,12 @@ async function likelihoods(prompt, words, score, next, told) {
     const gain = sums[i + 1].log_likelihood - sums[i].log_likelihood;
     const chance = Math.min(1, Math.exp(gain));
     const tokens = sums[i + 1].token_count - sums[i].token_count;
-    const title = `${visible(word)} ${chance.toFixed(3)}${tokens > 1 ? `, ${tokens} tokens` : ""}`;
+    const title = named(word, chance) + (tokens > 1 ? `, ${tokens} tokens` : "");
     const focus = async () => {
       told.textContent = title;
       if (!next) return;
       const [row] = await next([before[i]]);
-      const likely = row.tokens.slice(0, 5).map(
-        (token, k) => `${visible(token)} ${row.probabilities[k].toFixed(3)}`);
+      const likely = row.tokens.slice(0, 5).map((one, k) => named(one, row.probabilities[k]));
       if (told.textContent === title) told.textContent += ` – likeliest: ${likely.join(", ")}`;
     };
     const keydown = ({ key, target }) => {
