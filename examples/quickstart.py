@@ -12,6 +12,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -63,20 +64,28 @@ def run(*arguments: str, stdout: int | None = None) -> str | None:
     return output
 
 
-def start_server(model_folder: Path) -> tuple[subprocess.Popen, str]:
-    """Starts the server on a free port; returns its process and address once it serves."""
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def start_server(model_folder: Path) -> tuple[subprocess.Popen, str, str]:
+    """Starts the server on free ports; returns its process and its gRPC and REST addresses."""
     server = start(
         "-m",
         "export.server",
         "--port=0",
+        f"--rest_api_port={free_port()}",
         "--model_name=quick",
         f"--model_base_path={model_folder}",
         stdout=subprocess.PIPE,
     )
     for line in server.stdout:
         print(line, end="", flush=True)
-        if match := re.search(r"serving .* at (\S+:\d+)", line):
-            return server, match[1]
+        if match := re.search(r"serving .* at (\S+:\d+), REST at (\S+:\d+)", line):
+            return server, match[1], match[2]
     raise SystemExit(f"the server ended with exit code {server.wait()}")
 
 
@@ -90,7 +99,7 @@ def main() -> None:
     try:
         run("-m", "trainers", "--recipe=python_gpt_quick", f"--workdir={workdir}")
         run("-m", "export", f"--workdir={workdir}", f"--out={served}")
-        server, address = start_server(served)
+        server, address, rest = start_server(served)
         ask = ["-m", "export.client", f"--server={address}", "--model=quick", f"--text={PROMPT}"]
         answer = run(*ask, stdout=subprocess.PIPE).removesuffix("\n")
         print(answer)
@@ -100,6 +109,9 @@ def main() -> None:
         same = answer == expected
         verdict = "identical" if same else "DIFFERENT"
         print(f"\nserved and Keras answers: {verdict} ({time.monotonic() - started:.0f} s)")
+        print(f"a page to try the model, as long as the server runs: http://{rest}/", flush=True)
+        if sys.stdin.isatty():
+            input("Enter ends the server. ")
     finally:
         if server is not None:
             server.send_signal(signal.SIGTERM)

@@ -382,6 +382,8 @@ for name, value in answer.items():
 def check_serving(notebook, signatures):
     told = notebook.printed("grpc").splitlines()
     assert {line.partition("(")[0] for line in told if ") -> " in line} == set(signatures)
+    assert "text/html" in notebook.shown("page")
+    assert re.fullmatch(r"http://localhost:\d+/\n", notebook.printed("page"))
     assert "no differences" in notebook.printed("verify")
     assert notebook.printed("stop").strip() == "the server ended with exit code 0"
     with zipfile.ZipFile(notebook.folder / "served" / "tiny.zip") as archive:

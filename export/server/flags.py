@@ -26,6 +26,8 @@ _FLAGS = {
     "rest_api_timeout_in_ms": (30000, "Most time for a REST request; 0 and less: any.", *_ANY),
     "rest_api_num_threads": (None, "REST requests at one time.", 1, _MOST),
     "rest_api_enable_cors_support": (False, "Let browsers ask from pages of other origins."),
+    "page": (True, "Show a page to try the models at / of the REST port."),
+    "open": (False, "Print its address, open it on a desktop; REST is on."),
     "monitoring_config_file": ("", "MonitoringConfig proto in text form: metrics over REST."),
     "model_name": ("default", "Name that clients ask for."),
     "model_base_path": ("", "Absolute folder that holds the versions 1, 2, ..."),

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+import webbrowser
 from collections.abc import Sequence
 
 import tensorflow as tf
@@ -73,6 +74,8 @@ def main(argv: Sequence[str], usage: str) -> None:
     rest = f", REST at localhost:{server.rest_port}" if server.rest_port else ""
     at = f"localhost:{server.port}{rest}"
     print(f"serving {', '.join(models) or 'no model'} at {at}", flush=True)
+    if values.open and server.rest_port:
+        open_page(values.host, server.rest_port)
     # Not stopping.wait(): a signal that comes while wait() holds the event's lock would have its
     # handler, in this same thread, wait for that lock for ever.
     while not stopping.is_set():
@@ -100,6 +103,17 @@ def poll_config_file(
             if message != logged and not stopping.is_set():
                 LOG.error("%s", message)
         logged = message
+
+
+def open_page(host: str, port: int) -> None:
+    """Prints the address of the page, and has the browser open it where there is a desktop."""
+    host = host if host not in ("0.0.0.0", "::", "[::]", "127.0.0.1") else "localhost"
+    address = f"http://{host}:{port}/"
+    print(f"page at {address}", flush=True)
+    # Elsewhere `webbrowser` would start a browser of text, in this terminal.
+    if sys.platform in ("darwin", "win32") or {"DISPLAY", "WAYLAND_DISPLAY"} & {*os.environ}:
+        # A thread: some browsers are waited for until they end.
+        threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
 
 def _stop(server: Server) -> None:
@@ -227,9 +241,11 @@ def _rest(values: flags.FlagValues) -> RestOptions | None:
         config = read_text_proto(values.monitoring_config_file, MonitoringConfigProto)
         if config.prometheus_config.enable:
             metrics_path = config.prometheus_config.path or _METRICS_PATH
-    if not values.rest_api_port:
+    if values.open and not values.page:
+        raise invalid("--open opens the page, and --nopage leaves it out: choose one of them")
+    if not values.rest_api_port and not values.open:
         return None
-    if values.rest_api_port == values.port:
+    if values.rest_api_port == values.port != 0:
         LOG.error(
             "server_options.http_port cannot be same as grpc_port. Please use a different port "
             "for HTTP/REST API. Skipped exporting HTTP/REST API."
@@ -241,6 +257,7 @@ def _rest(values: flags.FlagValues) -> RestOptions | None:
         max_threads=values.rest_api_num_threads,
         cors=values.rest_api_enable_cors_support,
         metrics_path=metrics_path,
+        page=values.page,
     )
 
 

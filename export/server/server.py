@@ -155,7 +155,9 @@ class Server:
             except RuntimeError as error:
                 raise OSError(f"cannot listen at {self._socket_path}: {error}") from error
         if self._rest_server is not None:
-            self._rest_server.start()
+            tls = self._credentials is not None
+            grpc_port = {"port": self.port, "tls": tls, "reflection": self._reflection}
+            self._rest_server.start(grpc_port)
         server.start()
         self._server = server
 

@@ -225,7 +225,7 @@ def test_status_and_metadata(server):
         ("GET", "/v1/models/%ff", 404, rb"of model \\xff"),
         ("GET", "/v1/models/toy/versions/0000000000000000000000007", 200, b"AVAILABLE"),
         ("GET", "/v1/models/toy/versions/" + "9" * 5000, 400, b"Content-Length: 0"),
-        ("GET", "/", 404, b"<H1>Not Found</H1>"),
+        ("GET", "/v2", 404, b"<H1>Not Found</H1>"),
         ("GET", "/v1/models/a[b", 400, b"<H1>Bad Request</H1>"),
         ("TRACE", "/v1/models/toy", 501, b"<H1>Not Implemented</H1>"),
         ("GET", METRICS + "?x", 400, b"Unexpected path: /monitoring"),

@@ -200,6 +200,11 @@ class Manager:
             versions = self._versions.get(name, {}).values()
             return sorted(versions, key=lambda version: -version.number)
 
+    def names(self) -> list[str]:
+        """The models that are wanted, and those that went and are remembered."""
+        with self._changed:
+            return sorted({*self._models, *self._versions})
+
     def available_versions(self) -> list[tuple[str, int]]:
         """Name and version of all that answers requests."""
         every = self._every_version()

@@ -7,6 +7,7 @@ import math
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from concurrent import futures
 
 import grpc
@@ -17,7 +18,14 @@ from tornado.httpserver import HTTPServer
 from export.server.metrics import Metrics
 from export.server.models.manager import Manager
 from export.server.rest.options import Memory, MemoryShare, RestOptions, TooLarge
-from export.server.rest.routes import PHRASES, Answer, Request, RestApi, error_answer, page
+from export.server.rest.routes import (
+    PHRASES,
+    Answer,
+    Request,
+    RestApi,
+    error_answer,
+    error_page,
+)
 from export.server.status import RequestClock, ServingError, timed_out, unexpected
 
 _BACKLOG = 1024
@@ -52,8 +60,13 @@ class RestServer:
         self._thread: threading.Thread | None = None
         self._executor = futures.ThreadPoolExecutor(self._threads, thread_name_prefix="rest")
 
-    def start(self) -> None:
-        """Listens; raises OSError when the port is in use, or may not be listened on."""
+    def start(self, grpc: Mapping[str, object] | None = None) -> None:
+        """Listens; raises OSError when the port is in use, or may not be listened on.
+
+        `grpc` is what the page says of the gRPC port beside this one.
+        """
+        if self._api.page is not None:
+            self._api.page.grpc = grpc
         try:
             sockets = netutil.bind_sockets(self.port, self._host, backlog=_BACKLOG)
         except OSError as error:
@@ -295,7 +308,7 @@ class _Exchange(web.RequestHandler):
 
     def write_error(self, status_code: int, **_) -> None:
         """Answers a method that Tornado does not hand on."""
-        self._send(page(501 if status_code == 405 else 500))
+        self._send(error_page(501 if status_code == 405 else 500))
 
     def _done(self) -> None:
         self._server.exchanges.discard(self)

@@ -49,6 +49,7 @@ class RestOptions:
         max_threads: Requests that run at one time. Defaults to those of `Server`.
         cors: Whether browsers may ask from pages of other origins.
         metrics_path: Where Prometheus finds the metrics; empty for no metrics.
+        page: Whether there is a page at /, and what it needs below /page/.
         limits: What clients may take.
     """
 
@@ -57,6 +58,7 @@ class RestOptions:
     max_threads: int | None = None
     cors: bool = False
     metrics_path: str = ""
+    page: bool = True
     limits: Limits = dataclasses.field(default_factory=Limits)
 
 

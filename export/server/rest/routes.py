@@ -16,6 +16,7 @@ from export.server.rest import json_writing
 from export.server.rest.json_reading import read_json
 from export.server.rest.json_tensors import fill_examples, fill_tensors, signature_name
 from export.server.rest.options import MemoryShare, RestOptions, TooLarge
+from export.server.rest.page import HEADERS, Page
 from export.server.status import RequestClock, ServingError, invalid, unexpected
 
 _WHICH = r"(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?"
@@ -91,7 +92,7 @@ def error_answer(error: ServingError) -> Answer:
     return Answer(code, body)
 
 
-def page(code: int) -> Answer:
+def error_page(code: int) -> Answer:
     """The small HTML page of libevent, TensorFlow Serving's HTTP engine, for what is no API."""
     title = PHRASES[code]
     text = (
@@ -106,6 +107,7 @@ class RestApi:
 
     def __init__(self, manager: Manager, options: RestOptions, metrics: Metrics):
         self._manager, self._options, self._metrics = manager, options, metrics
+        self.page = Page(manager) if options.page else None
 
     def answer(self, request: Request) -> Answer:
         """Answers one request, whatever it is: errors are answers, too."""
@@ -113,14 +115,14 @@ class RestApi:
         if not target.startswith("/"):  # a proxy's client sends a whole URL
             target = re.sub(r"^[A-Za-z][A-Za-z0-9+.\-]*://[^/?#]*", "", target) or "/"
         if not _URI.fullmatch(target):
-            return page(400)
+            return error_page(400)
         if metrics_path and re.split("[?#]", target)[0] == metrics_path:
             if target != metrics_path:
                 text = f"Unexpected path: {target}. Should be {metrics_path}"
                 return Answer(400, text.encode(), "text/plain")
             return Answer(200, self._metrics.text().encode(), "text/plain")
         if target[:4].lower() != "/v1/":
-            return page(404)
+            return self._try_page(request.method, target)
         if request.method == "OPTIONS":
             answer = Answer(200, b"", "text/html; charset=ISO-8859-1")
         else:
@@ -131,6 +133,12 @@ class RestApi:
             except Exception:  # noqa: BLE001  no exception of Python reaches a client
                 answer = error_answer(unexpected(f"REST {request.method} {target!r} failed"))
         return answer._replace(headers=_CORS) if self._options.cors else answer
+
+    def _try_page(self, method: str, target: str) -> Answer:
+        found = None
+        if self.page is not None and method == "GET":
+            found = self.page.find(re.split("[?#]", target)[0])
+        return error_page(404) if found is None else Answer(200, *found, HEADERS)
 
     def _call(self, request: Request) -> Answer:
         malformed = invalid(f"Malformed request: {request.method} {request.target}")

@@ -1,0 +1,69 @@
+"""The page at / of the REST port, where people try the served models: its files, and its list."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
+
+from export.server.models.manager import Manager
+
+# What the page shows is text that clients and models choose: no script and no style but the files
+# here, no address but this server's, and no string that becomes markup. Frames are allowed:
+# notebooks show the page in one, and it has nothing that a click could change.
+HEADERS = (
+    (
+        "Content-Security-Policy",
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+        "img-src data:; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'",
+    ),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cache-Control", "no-store"),  # another release of the page may be served next
+)
+_LIST = "/page/models.json"
+_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+_FILES = {
+    "/" if file.name == "index.html" else f"/page/{file.name}": file
+    for file in Path(__file__).parent.iterdir()
+    if file.suffix in _TYPES
+}
+
+
+class Page:
+    """Answers what the page asks for, beside TensorFlow Serving's own paths.
+
+    `grpc` says how the gRPC port is reached: `port`, `tls`, `reflection`; None if there is none.
+    """
+
+    def __init__(self, manager: Manager):
+        self._manager = manager
+        self.grpc: Mapping[str, object] | None = None
+        self._files = {
+            path: (file.read_bytes(), f"{_TYPES[file.suffix]}; charset=utf-8")
+            for path, file in _FILES.items()
+        }
+
+    def find(self, path: str) -> tuple[bytes, str] | None:
+        """Content and type of what is at a path; None where nothing is."""
+        if path == _LIST:
+            return self._list().encode(), "application/json"
+        return self._files.get(path)
+
+    def _list(self) -> str:
+        """The models and versions, newest first; numbers as text: JavaScript's end at 2^53."""
+        models = [
+            {
+                "name": name,
+                "versions": [
+                    {
+                        "version": str(version.number),
+                        "state": ModelVersionStatus.State.Name(version.state),
+                        "error": version.error.message if version.error else "",
+                    }
+                    for version in self._manager.versions_of(name)
+                ],
+            }
+            for name in self._manager.names()
+        ]
+        return json.dumps({"grpc": self.grpc, "models": models})
