@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import zoo
 from trainers.own_data import own_config
+from trainers.tasks import make_task
 from zoo.config import to_dict
 
 REVIEWS = [
@@ -54,7 +56,9 @@ def test_the_same_command_gives_the_same_config(reviews):
     path = reviews()
     one, other = (own_config("classify", path, ["steps=20"])[0] for _ in range(2))
     assert to_dict(one) == to_dict(other)
-    assert (one.steps, one.evaluate_every) == (20, 20)
+    assert (one.steps, one.evaluate_every, one.optimizer.warmup_steps) == (20, 20, 2)
+    own, _ = own_config("classify", path, ["steps=20", "optimizer.warmup_steps=7"])
+    assert own.optimizer.warmup_steps == 7
 
 
 def test_columns_may_be_given_by_name_or_number(reviews):
@@ -108,6 +112,21 @@ def test_the_shape_of_the_weights_to_start_from_decides_how_they_are_tuned(
     assert lora.finetune.freeze == "none"
 
 
+def test_the_weights_decide_whether_capital_letters_count(tmp_path):
+    conll = tmp_path / "names.conll"
+    conll.write_text("Ada\tB-PER\nsaw\tO\nRome\tB-LOC\n\n" * 12, encoding="utf-8")
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "ada", "saw", "Ada"]
+    for lowercase, found in ((True, 5), (False, 7)):
+        tokenizer, start = zoo.WordPieceTokenizer(pieces, lowercase=lowercase), tmp_path / "start"
+        model = zoo.build("bert_tiny", "mlm", vocabulary_size=8, num_layers=1, hidden_dim=8)
+        zoo.save(start, model, tokenizer, text=zoo.TextConfig(max_length=16))
+        task = make_task(own_config("tag", str(conll), init_from=str(start))[0])
+        inputs, *_ = next(iter(task.training_data(0)))
+        assert (
+            found in inputs["token_ids"].numpy() and 12 - found not in inputs["token_ids"].numpy()
+        )
+
+
 def test_few_rows_are_read_more_often_and_long_texts_by_windows(tmp_path):
     start, path = published(tmp_path / "start", max_position_embeddings=64), tmp_path / "t.csv"
 
@@ -153,6 +172,17 @@ def test_running_text_tags_and_questions(tmp_path):
     squad.write_text(json.dumps({"version": "1", "data": [{"paragraphs": paragraphs}]}))
     config, _ = own_config("span", str(squad))
     assert config.task == "span" and config.data.test_fraction == 0
+    assert config.data.negative_windows == 1 and config.text.stride is None
+    long = squad.read_text().replace("days.", "days." + " on" * 400)
+    squad.write_text(long)
+    assert own_config("span", str(squad))[0].text.max_length == 384
+    config, _ = own_config("span", str(squad), init_from=published(tmp_path / "start"))
+    assert (config.text.max_length, config.text.stride) == (192, 144)
+    assert config.data.negative_windows == 0.25
+    settings = ["text.max_length=100", "data.negative_windows=1"]
+    config, _ = own_config("span", str(squad), settings, init_from=str(tmp_path / "start"))
+    assert (config.text.max_length, config.text.stride) == (100, None)
+    assert config.data.negative_windows == 1
     with pytest.raises(ValueError, match="--task=span"):
         own_config("classify", str(squad))
 
