@@ -52,6 +52,9 @@ _TOKEN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|\w+|[^\w\s]")
 # larger, and a step of them takes longer. The recipes of as much data have about as many.
 _FROM_NOTHING, _FROM_WEIGHTS = (5, 200, 2000), (3, 100, 1000)
 _WRITING_FROM_NOTHING = (15, 500, 8000)
+# Examples of a class from which on a published model reads them twice and not four times, at half
+# the rate: film reviews have 4,800, titles of `csl_e5` 600, questions of `banking77_minilm` 130.
+_MANY_A_CLASS = 2000
 _HELD_OUT = 2000  # pairs that validate, and that test, at most
 
 
@@ -148,7 +151,11 @@ def own_config(
     if init_from is not None:
         (epochs, fewest, most), optimizer = _FROM_WEIGHTS, adamw(5e-5, weight_decay=0.01)
         if shape is not None and task != "embed":  # a new head learns labels
-            optimizer, freeze = tuned(shape)
+            gentle = task == "regress"
+            if task in _LABELLED:
+                gentle = len(examples) / len(set(examples.label)) >= _MANY_A_CLASS
+                epochs = 2 if gentle else 4
+            optimizer, freeze = tuned(shape, gentle)
             if any(setting.startswith("finetune.lora_rank=") for setting in settings):
                 freeze = "none"  # it freezes by itself
     else:

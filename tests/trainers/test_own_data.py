@@ -135,12 +135,15 @@ def test_few_rows_are_read_more_often_and_long_texts_by_windows(tmp_path):
         path.write_text("\n".join(["text,label", *lines]))
         return own_config("classify", str(path), init_from=start)[0]
 
-    few, some, many = (chosen(rows, 20) for rows in (100, 8000, 40000))
+    few, some, many = (chosen(rows, 20) for rows in (100, 3000, 40000))
     assert few.text.max_length == 64
-    epochs = [one.steps * 32 / rows for one, rows in ((few, 100), (some, 8000), (many, 40000))]
-    assert epochs[0] > 10 > epochs[1] == pytest.approx(3, rel=0.1) and epochs[2] < 1
-    long = chosen(4000, 150)  # at most as long as the weights have positions
-    assert long.text.max_length == 64 and long.steps > 2 * chosen(4000, 20).steps
+    epochs = [one.steps * 32 / rows for one, rows in ((few, 100), (some, 3000), (many, 40000))]
+    assert epochs[0] > 10 > epochs[1] == pytest.approx(4, rel=0.1) and epochs[2] < 1
+    assert some.optimizer.learning_rate == few.optimizer.learning_rate == 2e-4
+    assert many.optimizer.learning_rate == 1e-4
+    assert chosen(8000, 20).steps * 32 / 8000 == pytest.approx(2, rel=0.1)
+    long = chosen(1000, 150)  # at most as long as the weights have positions
+    assert long.text.max_length == 64 and long.steps > 2 * chosen(1000, 20).steps
 
 
 def test_running_text_tags_and_questions(tmp_path):
