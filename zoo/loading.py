@@ -11,23 +11,24 @@ from zoo.bundle import (
     TOKENIZER_FOLDER,
     WEIGHTS_FILE,
     Bundle,
+    BundleConfig,
     bundle_in_memory,
     read_config,
 )
 from zoo.config import Fields, from_dict
 from zoo.files import BundleError, blaming, existing, file_sha256, inside
 from zoo.models.build import build, check_task, count_weights
-from zoo.models.configs import MODEL_CONFIGS
+from zoo.models.configs import MODEL_CONFIGS, ModelConfig
 from zoo.models.token_model import quantize_layers
 from zoo.text.config import TextConfig
 from zoo.text.models import TEXT_MODELS
 from zoo.tokenizers import load_tokenizer
 from zoo.tokenizers.base import FILE_NAME
 from zoo.weights.assign import backbone_weights, check_size, count_stored, model_weights
-from zoo.weights.gguf.reading import read_gguf
+from zoo.weights.gguf.reading import outline_of_gguf, read_gguf
 from zoo.weights.huggingface.adapters import base_of
-from zoo.weights.huggingface.reading import read_huggingface, task_of_folder
-from zoo.weights.kerashub import PREFIX, load_kerashub
+from zoo.weights.huggingface.reading import outline_of_folder, read_huggingface
+from zoo.weights.kerashub import PREFIX, load_kerashub, outline_of_kerashub
 from zoo.weights.locations import is_gguf, locate, writer_of
 
 _LABELLED = {"classify": "num_classes", "pair": "num_classes", "tag": "num_tags"}
@@ -89,22 +90,34 @@ def load(
     return bundle if task in (None, bundle.config.task) else _with_task(bundle, task)
 
 
-def task_of(folder: str | os.PathLike[str]) -> str | None:
-    """The task of what `load` makes of a place, from its config: before any weights are read.
+def outline(folder: str | os.PathLike[str]) -> tuple[str, ModelConfig]:
+    """Task and model config of what `load` makes of a place: before any weights are read.
 
-    Presets of KerasHub tell it when they are loaded: None. Errors are as of `load`.
+    Errors are as of `load`.
     """
     if os.fspath(folder).startswith(PREFIX):
-        return None
+        return outline_of_kerashub(folder)
     folder = locate(folder)
     if is_gguf(folder):
-        return "lm"
+        return outline_of_gguf(folder)
     writer = writer_of(folder)
     if writer == "peft":
-        return task_of(base_of(folder, None))
+        return outline(base_of(folder, None))
     if writer == "transformers":
-        return task_of_folder(folder)
-    return None if writer == "kerashub" else read_config(folder).task
+        return outline_of_folder(folder)
+    if writer == "kerashub":
+        return outline_of_kerashub(folder)
+    config = read_config(folder)
+    return config.task, _own_model_config(config, folder / CONFIG_FILE)
+
+
+def _own_model_config(config: BundleConfig, config_file: Path) -> ModelConfig:
+    if config.family not in MODEL_CONFIGS:
+        raise BundleError(
+            f"{config_file}: unknown family {config.family!r}; known: {', '.join(MODEL_CONFIGS)}"
+        )
+    with blaming(f"{config_file}: model"):
+        return from_dict(MODEL_CONFIGS[config.family], config.model)
 
 
 def _load_own(folder: Path) -> Bundle:
@@ -124,12 +137,7 @@ def _load_own(folder: Path) -> Bundle:
             f"{weights}: checksum differs from {CONFIG_FILE}: the file was damaged or replaced. "
             "Restore it, or run the training again to write it anew."
         )
-    if config.family not in MODEL_CONFIGS:
-        raise BundleError(
-            f"{config_file}: unknown family {config.family!r}; known: {', '.join(MODEL_CONFIGS)}"
-        )
-    with blaming(f"{config_file}: model"):
-        model_config = from_dict(MODEL_CONFIGS[config.family], config.model)
+    model_config = _own_model_config(config, config_file)
     with blaming(f"{config_file}: head"):
         check_task(model_config, config.task, config.head)
         needed = count_weights(model_config, config.task, config.head)

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import zoo
 from trainers.own_data import own_config
+from trainers.tasks import make_task
 from zoo.config import to_dict
 
 REVIEWS = [
@@ -54,7 +56,9 @@ def test_the_same_command_gives_the_same_config(reviews):
     path = reviews()
     one, other = (own_config("classify", path, ["steps=20"])[0] for _ in range(2))
     assert to_dict(one) == to_dict(other)
-    assert (one.steps, one.evaluate_every) == (20, 20)
+    assert (one.steps, one.evaluate_every, one.optimizer.warmup_steps) == (20, 20, 2)
+    own, _ = own_config("classify", path, ["steps=20", "optimizer.warmup_steps=7"])
+    assert own.optimizer.warmup_steps == 7
 
 
 def test_columns_may_be_given_by_name_or_number(reviews):
@@ -70,11 +74,76 @@ def test_columns_may_be_given_by_name_or_number(reviews):
     assert regress.data.label_column == "length" and not regress.text.pairs
 
 
-def test_weights_to_start_from_change_the_optimizer(reviews):
-    config, lines = own_config("classify", reviews(), init_from="hf://someone/bert")
-    assert config.finetune.init_from == "hf://someone/bert"
-    assert config.optimizer.learning_rate < 1e-4 and not config.model
+def published(folder, hidden=384, layers=6, vocabulary=30522, **fields):
+    """A folder with the config of a BERT of transformers, which is all that is read of one here."""
+    fields = {"max_position_embeddings": 512, "architectures": ["BertModel"]} | fields
+    fields |= {"model_type": "bert", "hidden_size": hidden, "num_attention_heads": hidden // 32}
+    fields |= {"num_hidden_layers": layers, "vocab_size": vocabulary}
+    fields["intermediate_size"] = 4 * hidden
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(fields))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("shape", "rate", "freeze"),
+    [
+        ((384, 6, 30522), 2e-4, "none"),  # MiniLM
+        ((384, 12, 250037), 2e-4, "embeddings"),  # multilingual E5
+        ((128, 2, 30522), 3e-4, "none"),
+        ((768, 12, 30522), 5e-5, "none"),  # BERT base
+        ((768, 12, 250002), 5e-5, "embeddings"),  # XLM-R's width and vocabulary
+        ((1024, 24, 30522), 2.8e-5, "none"),
+    ],
+)
+def test_the_shape_of_the_weights_to_start_from_decides_how_they_are_tuned(
+    reviews, tmp_path, shape, rate, freeze
+):
+    start = published(tmp_path / "start", *shape)
+    config, lines = own_config("classify", reviews(), init_from=start)
+    assert config.finetune.init_from == start and config.finetune.freeze == freeze
+    assert config.optimizer.learning_rate == pytest.approx(rate, rel=0.02) and not config.model
+    assert config.optimizer.schedule == "linear" and config.optimizer.final_fraction == 0
     assert not any("no --init_from" in line for line in lines)
+    told = "\n".join(lines)
+    assert f"learning rate {rate:.2g}" in told
+    assert ("finetune.freeze=none" in told) == (freeze != "none")
+    lora, _ = own_config("classify", reviews(), ["finetune.lora_rank=2"], init_from=start)
+    assert lora.finetune.freeze == "none"
+
+
+def test_the_weights_decide_whether_capital_letters_count(tmp_path):
+    conll = tmp_path / "names.conll"
+    conll.write_text("Ada\tB-PER\nsaw\tO\nRome\tB-LOC\n\n" * 12, encoding="utf-8")
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "ada", "saw", "Ada"]
+    for lowercase, found in ((True, 5), (False, 7)):
+        tokenizer, start = zoo.WordPieceTokenizer(pieces, lowercase=lowercase), tmp_path / "start"
+        model = zoo.build("bert_tiny", "mlm", vocabulary_size=8, num_layers=1, hidden_dim=8)
+        zoo.save(start, model, tokenizer, text=zoo.TextConfig(max_length=16))
+        task = make_task(own_config("tag", str(conll), init_from=str(start))[0])
+        inputs, *_ = next(iter(task.training_data(0)))
+        assert (
+            found in inputs["token_ids"].numpy() and 12 - found not in inputs["token_ids"].numpy()
+        )
+
+
+def test_few_rows_are_read_more_often_and_long_texts_by_windows(tmp_path):
+    start, path = published(tmp_path / "start", max_position_embeddings=64), tmp_path / "t.csv"
+
+    def chosen(rows, words):
+        lines = [f"{'word ' * words}{n},{'ab'[n % 2]}" for n in range(rows)]
+        path.write_text("\n".join(["text,label", *lines]))
+        return own_config("classify", str(path), init_from=start)[0]
+
+    few, some, many = (chosen(rows, 20) for rows in (100, 3000, 40000))
+    assert few.text.max_length == 64
+    epochs = [one.steps * 32 / rows for one, rows in ((few, 100), (some, 3000), (many, 40000))]
+    assert epochs[0] > 10 > epochs[1] == pytest.approx(4, rel=0.1) and epochs[2] < 1
+    assert some.optimizer.learning_rate == few.optimizer.learning_rate == 2e-4
+    assert many.optimizer.learning_rate == 1e-4
+    assert chosen(8000, 20).steps * 32 / 8000 == pytest.approx(2, rel=0.1)
+    long = chosen(1000, 150)  # at most as long as the weights have positions
+    assert long.text.max_length == 64 and long.steps > 2 * chosen(1000, 20).steps
 
 
 def test_running_text_tags_and_questions(tmp_path):
@@ -106,6 +175,17 @@ def test_running_text_tags_and_questions(tmp_path):
     squad.write_text(json.dumps({"version": "1", "data": [{"paragraphs": paragraphs}]}))
     config, _ = own_config("span", str(squad))
     assert config.task == "span" and config.data.test_fraction == 0
+    assert config.data.negative_windows == 1 and config.text.stride is None
+    long = squad.read_text().replace("days.", "days." + " on" * 400)
+    squad.write_text(long)
+    assert own_config("span", str(squad))[0].text.max_length == 384
+    config, _ = own_config("span", str(squad), init_from=published(tmp_path / "start"))
+    assert (config.text.max_length, config.text.stride) == (192, 144)
+    assert config.data.negative_windows == 0.25
+    settings = ["text.max_length=100", "data.negative_windows=1"]
+    config, _ = own_config("span", str(squad), settings, init_from=str(tmp_path / "start"))
+    assert (config.text.max_length, config.text.stride) == (100, None)
+    assert config.data.negative_windows == 1
     with pytest.raises(ValueError, match="--task=span"):
         own_config("classify", str(squad))
 

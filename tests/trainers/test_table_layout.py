@@ -121,6 +121,12 @@ def test_columns_by_task(tmp_path):
     scores = "a,b,c\n" + "".join(f"text number {n},{n},{n / 7:.3f}\n" for n in range(9))
     found = look(tmp_path, scores, "regress")
     assert (found.text_columns, found.label_column) == (("a",), "c")
+    # A file sorted by its labels begins with one of them; of a whole file that is no label.
+    rows = "text,label,from\n" + "".join(
+        f"text {n},{'neg' if n < 3000 else 'pos'},a{n % 7}\n" for n in range(6000)
+    )
+    assert look(tmp_path, rows).label_column == "label"
+    assert look(tmp_path, rows[:2000]).label_column == "from"
     unlabelled = look(tmp_path, "text\n" + "some words\n" * 5, "classify")
     assert (unlabelled.text_columns, unlabelled.label_column) == (("text",), None)
     assert look(

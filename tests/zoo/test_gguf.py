@@ -12,6 +12,7 @@ from model_cases import forward
 from test_decoder_families import copy_of, expected, numpy
 
 import zoo
+from zoo.loading import outline
 from zoo.tokenizers.bytepair.vocabulary import ALPHABET
 from zoo.weights.gguf.files import GGUFFile
 from zoo.weights.gguf.reading import ARCHITECTURES
@@ -169,6 +170,7 @@ def test_logits_are_those_of_the_folder_it_was_made_of(name, tmp_path):
     shutil.move(folder / "config_4.json", folder / "config.json")
     change_config(folder, **UNSAID.get(name, {}))
     bundle = zoo.load(write(tmp_path / "model.gguf", *converted(folder), byte_pairs()))
+    assert outline(bundle.folder) == ("lm", bundle.model.backbone.config)
     wanted = logits(read_model(folder), ids)
     np.testing.assert_allclose(logits(bundle.model, ids)[..., :40], wanted, rtol=0, atol=2e-6)
     if name not in UNSAID:  # transformers' own answer

@@ -7,6 +7,8 @@ import pytest
 from huggingface_cases import FIXTURES, NAMES, answer, copy_model, expected, model_inputs, task_of
 
 import zoo
+from zoo.config import to_dict
+from zoo.loading import outline
 from zoo.weights.safetensors_files import WeightFiles
 
 # What a masked language model has no use for, so that it is not in a file that is written.
@@ -24,6 +26,10 @@ def test_outputs_are_those_of_transformers(loaded):
     arrays, model = expected(name), bundle.model
     real = arrays["attention_mask"].astype(bool)
     assert bundle.config.task == model.task == task_of(name)
+    task, config = outline(bundle.folder)
+    told, built = to_dict(config), to_dict(model.backbone.config)
+    # A pooler is what the tensors alone say.
+    assert task == model.task and {k for k in built if told[k] != built[k]} <= {"use_pooler"}
     outputs = answer(model, arrays)
     if outputs.shape[-1] > 100:
         outputs = outputs[..., ::8]  # the fixture has every eighth

@@ -12,6 +12,7 @@ from keras_hub.src.utils import preset_utils
 
 import zoo
 from zoo.files import BundleError
+from zoo.loading import outline
 from zoo.tokenizers.bytepair.vocabulary import ALPHABET
 from zoo.weights.kerashub import load_kerashub
 
@@ -138,6 +139,7 @@ def test_bert(bert):
     bundle = zoo.load(folder)  # its config.json says what it is
     config = bundle.model.backbone.config
     assert (config.num_segments, config.context_length, config.feedforward_dim) == (3, LENGTH, 12)
+    assert outline(folder) == ("embed", config)
     assert_same_hidden(bundle, backbone)
     plain = [text.replace("[MASK]", "") for text in TEXTS]  # KerasHub takes it for text
     assert_same_ids(bundle, make_bert_tokenizer(), plain)
@@ -187,6 +189,7 @@ def test_gpt2(gpt2):
     expected = backbone.token_embedding(hidden, reverse=True)
     np.testing.assert_allclose(bundle.model(ids), expected, rtol=1e-4, atol=1e-4)
     assert bundle.config.start_id == bundle.tokenizer.special_tokens["<|endoftext|>"]
+    assert outline(f"kerashub://{folder}") == ("lm", bundle.model.backbone.config)
 
 
 def test_gpt2_as_our_bundle(gpt2, tmp_path):

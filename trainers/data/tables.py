@@ -100,7 +100,8 @@ def inspect_table(path: str, task: str) -> TableLayout:
     format = table_format(path)
     if format in STORED:
         columns, rows = stored_sample(path, format, _SAMPLE_ROWS)
-        return _with_columns(TableLayout(format, "utf-8", header=True), columns, rows, task)
+        is_cut = len(rows) == _SAMPLE_ROWS
+        return _with_columns(TableLayout(format, "utf-8", header=True), columns, rows, task, is_cut)
     content, is_cut = read_bytes(path, _SAMPLE_BYTES)
     if not content.strip():
         raise ValueError(f"{path}: the file is empty. Give one with examples.")
@@ -120,12 +121,13 @@ def inspect_table(path: str, task: str) -> TableLayout:
         return TableLayout("lines", encoding)
     rows = split_rows(path, text, SEPARATORS[separator], separator != "tab", Limits())
     rows = _sample(rows, is_cut)
+    is_cut |= len(rows) == _SAMPLE_ROWS
     width = Counter(map(len, rows)).most_common(1)[0][0]
     rows = [row for row in rows if len(row) == width]
     header = _has_header(rows, task in SEQ2SEQ_TASKS)
     columns = [name.strip() for name in rows[0]] if header else list(map(str, range(len(rows[0]))))
     layout = TableLayout("tsv" if separator == "tab" else "csv", encoding, separator, header)
-    return _with_columns(layout, columns, rows[1:] if header else rows, task)
+    return _with_columns(layout, columns, rows[1:] if header else rows, task, is_cut)
 
 
 def _encoding(content: bytes, is_cut: bool) -> str:
@@ -205,18 +207,19 @@ def _json_layout(path: str, text: str, is_cut: bool, encoding: str, task: str) -
             [" ".join(map(str, v)) if isinstance(v, list) else v for v in r] for r in records
         ]
     rows = [["" if v is None or isinstance(v, list | dict) else str(v) for v in r] for r in records]
-    return _with_columns(TableLayout(format, encoding, header=True), columns, rows, task)
+    is_cut |= len(rows) == _SAMPLE_ROWS
+    return _with_columns(TableLayout(format, encoding, header=True), columns, rows, task, is_cut)
 
 
 def _with_columns(
-    layout: TableLayout, columns: list[str], rows: Sequence[Sequence[str]], task: str
+    layout: TableLayout, columns: list[str], rows: Sequence[Sequence[str]], task: str, is_cut: bool
 ) -> TableLayout:
     """The layout with the columns of text and label that fit the task."""
     cells = {name: [row[place] for row in rows] for place, name in enumerate(columns)}
     lower = {name.lower().strip(): name for name in reversed(columns)}
     label = None
     if task in ("classify", "pair", "regress"):
-        label = _label_column(cells, lower, numeric=task == "regress")
+        label = _label_column(cells, lower, task == "regress", is_cut)
     length = {name: sum(map(len, cell)) for name, cell in cells.items()}
     left = [name for name in columns if name != label and not _is_id(name)]
     left = [name for name in left if not all(map(_NUMBER.fullmatch, cells[name]))]
@@ -239,16 +242,21 @@ def _with_columns(
     )
 
 
-def _label_column(cells: dict[str, list[str]], lower: dict[str, str], numeric: bool) -> str | None:
+def _label_column(
+    cells: dict[str, list[str]], lower: dict[str, str], numeric: bool, is_cut: bool
+) -> str | None:
+    """The column of labels by its name, else by its values; `is_cut`: the file has more rows."""
+
     def fits(name: str) -> bool:
         values = [value for value in cells[name] if value.strip()]
         if numeric:
             return bool(values) and all(map(_NUMBER.fullmatch, values))
         return len(set(values)) > 1
 
-    for name in _LABEL_NAMES:
-        if name in lower and fits(lower[name]):
-            return lower[name]
+    named = [lower[name] for name in _LABEL_NAMES if name in lower]
+    # A file that is sorted by its labels begins with one of them.
+    if named := [*filter(fits, named), *(named if is_cut and not numeric else [])]:
+        return named[0]
     candidates = [name for name in cells if not _is_id(name) and fits(name)]
     if numeric:
         return candidates[-1] if candidates else None

@@ -17,7 +17,7 @@ from trainers.optim.finetune import apply_freezing, load_initial
 from trainers.report.sections import Comparison
 from zoo import bundle
 from zoo.config import ConfigError, from_dict, to_dict
-from zoo.loading import load, task_of
+from zoo.loading import load, outline
 from zoo.models.build import build
 from zoo.models.lora import merge_lora
 from zoo.tokenizers import Tokenizer
@@ -119,13 +119,12 @@ def read_initial(config: TrainConfig) -> bundle.Bundle | None:
     start = config.finetune.init_from
     if start is None:
         return None
-    found = task_of(start)
-    initial = load(start) if found is None else None
-    kind = _KINDS.get(initial.config.task if initial else str(found), "an encoder")
+    found, _ = outline(start)
+    kind = _KINDS.get(found, "an encoder")
     if kind != _KINDS.get(config.task, "an encoder"):
         raise ConfigError(f"finetune.init_from={start!r} holds {kind}: no start for {config.task}")
     writes = found in SEQ2SEQ_TASKS  # for each of these tasks there may be a prefix
-    return initial or load(start, task=config.task if writes else None)
+    return load(start, task=config.task if writes else None)
 
 
 def build_model(

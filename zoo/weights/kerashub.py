@@ -13,7 +13,7 @@ from zoo.bundle import Bundle, bundle_in_memory
 from zoo.config import Fields
 from zoo.files import BundleError, blaming, check_links, existing, inside
 from zoo.models.build import build, count_backbone_weights
-from zoo.models.configs import BertConfig
+from zoo.models.configs import BertConfig, ModelConfig
 from zoo.text.config import Seq2SeqConfig
 from zoo.tokenizers import (
     BytePairTokenizer,
@@ -69,22 +69,8 @@ def load_kerashub(preset: str | os.PathLike[str]) -> Bundle:
     registered class a file names, and read whatever file one names: so all is checked before.
     """
     name = os.fspath(preset).removeprefix(PREFIX)
-    folder = Path(name) if Path(name).is_dir() else _download(name)
-    check_links(folder)
-    kind, fields = _checked(folder, "config.json", KERAS_HUB)
-    family, head = KERAS_HUB[kind], None
-    known = [option.name for option in family.options.values()]
-    known += [name for group in family.groups for name in group.names]
-    fields.only([*_KERAS_FIELDS, *known, *(name for name, _, _ in family.required)])
-    for field, allowed, why in family.required:
-        fields.require(field, allowed, why)
-    with blaming(fields.where):
-        values = family.read_options(fields)
-        if family.config is BertConfig:
-            head = _pooling(folder)
-            # KerasHub takes the first token as it is, and ours would go through the pooler.
-            values["use_pooler"] = "pooler" in family.layers and head["pooling"] != "cls"
-        config = family.config(**values)
+    folder, fields, kind, config, head = _described(name)
+    family = KERAS_HUB[kind]
     tokenizer = _read_tokenizer(folder)
     weights = _weight_files(folder)
     check_size(weights[0], count_stored(weights), fields, count_backbone_weights(config))
@@ -113,7 +99,7 @@ def load_kerashub(preset: str | os.PathLike[str]) -> Bundle:
             f"{name}: this version of KerasHub has other weights than the one that this release "
             f"knows: {listed(sorted(unmatched))}"
         )
-    model = build(config, family.default_task or ("lm" if head is None else "embed"), head)
+    model = build(config, _task(kind, head), head)
 
     def read(path: str) -> np.ndarray:
         return np.asarray(keras.ops.convert_to_numpy(stored[path]), np.float32)
@@ -125,6 +111,37 @@ def load_kerashub(preset: str | os.PathLike[str]) -> Bundle:
             seq2seq = Seq2SeqConfig(source_end=end, target_start=start)
             return bundle_in_memory(folder, model, tokenizer, seq2seq=seq2seq)
         return bundle_in_memory(folder, model, tokenizer)
+
+
+def outline_of_kerashub(preset: str | os.PathLike[str]) -> tuple[str, ModelConfig]:
+    """Task and model config of what `load_kerashub` makes of a preset, without its weights."""
+    _, _, kind, config, head = _described(os.fspath(preset).removeprefix(PREFIX))
+    return _task(kind, head), config
+
+
+def _task(kind: str, head: dict[str, Any] | None) -> str:
+    """The task of a preset with a pooling head or without."""
+    return KERAS_HUB[kind].default_task or ("lm" if head is None else "embed")
+
+
+def _described(name: str) -> tuple[Path, Fields, str, ModelConfig, dict[str, Any] | None]:
+    """Folder, checked settings, class, our config and the pooling head (encoders) of a preset."""
+    folder = Path(name) if Path(name).is_dir() else _download(name)
+    check_links(folder)
+    kind, fields = _checked(folder, "config.json", KERAS_HUB)
+    family, head = KERAS_HUB[kind], None
+    known = [option.name for option in family.options.values()]
+    known += [name for group in family.groups for name in group.names]
+    fields.only([*_KERAS_FIELDS, *known, *(name for name, _, _ in family.required)])
+    for field, allowed, why in family.required:
+        fields.require(field, allowed, why)
+    with blaming(fields.where):
+        values = family.read_options(fields)
+        if family.config is BertConfig:
+            head = _pooling(folder)
+            # KerasHub takes the first token as it is, and ours would go through the pooler.
+            values["use_pooler"] = "pooler" in family.layers and head["pooling"] != "cls"
+        return folder, fields, kind, family.config(**values), head
 
 
 def _download(name: str) -> Path:

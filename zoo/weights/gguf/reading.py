@@ -16,6 +16,7 @@ from zoo.bundle import Bundle
 from zoo.config import Fields
 from zoo.files import BundleError, blaming
 from zoo.models.build import count_backbone_weights
+from zoo.models.configs import ModelConfig
 from zoo.weights.assign import check_size
 from zoo.weights.decoders import DECODERS
 from zoo.weights.family import Family
@@ -93,6 +94,15 @@ def read_gguf(path: Path, task: str | None = None) -> Bundle:
         source = _Renamed(file, architecture, config, family, tensors)
         read_form = functools.partial(read_gguf_chat_form, metadata)
         return bundle_of(path, source, described, tokenizer, read_form)
+
+
+def outline_of_gguf(path: Path) -> tuple[str, ModelConfig]:
+    """Task and model config of what `read_gguf` makes of a file, without its weights."""
+    file = GGUFFile(path)
+    with blaming(path):
+        _, config = _read_config(file, Fields(file.metadata, path))
+        described = describe(Fields(config, path), None)
+    return described.task, described.config
 
 
 def _read_config(file: GGUFFile, metadata: Fields) -> tuple[str, dict[str, Any]]:

@@ -150,9 +150,10 @@ def read_model(folder: Path, adapter: Path | None = None) -> keras.Model:
         return read_described(files, described, None)
 
 
-def task_of_folder(folder: Path) -> str:
-    """What the architecture of the model in a folder does."""
-    return _read_description(folder, None)[1].task
+def outline_of_folder(folder: Path) -> tuple[str, ModelConfig]:
+    """What the architecture of the model in a folder does, and its model config."""
+    described = _read_description(folder, None)[1]
+    return described.task, described.config
 
 
 def _read_description(folder: Path, task: str | None) -> tuple[Fields, Description]:
