@@ -1,5 +1,5 @@
 """How weights of an encoder that were trained before are tuned to labels, by their shape: the rate,
-and what is left alone. docs/figures.md has what five data sets say.
+and what is left alone. docs/figures.md has the scores of the runs that it follows.
 """
 
 from typing import Literal
