@@ -166,6 +166,7 @@ def test_a_row_that_stops_ends_the_loop(lm, free, monkeypatch):
     calls = []
     decode = lm.model.decode_token
     monkeypatch.setattr(lm.model, "decode_token", lambda *a: calls.append(1) or decode(*a))
+    monkeypatch.setattr(lm, "_write", lm._continued)
     ask_eagerly = lm.functions["generate"].python_function
     options = complete_options({**OPTIONS, "stop": [[b"".join(row[3:5])] for row in free]})
     counts = ask_eagerly(tf.constant(PROMPTS), *options.values())["token_count"].numpy()

@@ -195,20 +195,25 @@ class SelfAttention(TransformerLayer):
             ends = [queries * head_dim, keys * head_dim]
             query, key, value = split_at(x, ends, axis=-1)
             x = ops.concatenate([self.query_norm(query), self.key_norm(key), value], axis=-1)
-        if is_one(length):  # (B, heads, 1, H) is the same numbers in the same order
-            parts = split_at(ops.reshape(x, (-1, count, 1, head_dim)), [keys], axis=1)
-        else:
-            # Cut before heads and tokens change places: XLA does that inside of what comes next.
-            parts = split_at(x, [keys * head_dim], axis=-1)
-            parts = [ops.reshape(x, (-1, length, x.shape[-1] // head_dim, head_dim)) for x in parts]
-            parts = [ops.transpose(part, (0, 2, 1, 3)) for part in parts]
         # Queries and keys stay together as long as they are treated alike: of one token, each
         # operation costs more to start than to compute.
+        kind = self.options.rotary
+        together = kind is not None or config.qk_norm is True
+        ends = [keys] if together else [queries, keys]
+        if is_one(length):  # (B, heads, 1, H) is the same numbers in the same order
+            parts = split_at(ops.reshape(x, (-1, count, 1, head_dim)), ends, axis=1)
+        else:
+            # Cut before heads and tokens change places: XLA does that inside of what comes next.
+            parts = split_at(x, [end * head_dim for end in ends], axis=-1)
+            parts = [ops.reshape(x, (-1, length, x.shape[-1] // head_dim, head_dim)) for x in parts]
+            parts = [ops.transpose(part, (0, 2, 1, 3)) for part in parts]
+        if not together:
+            return parts
         both, value = parts
         if config.qk_norm is True:
             query, key = split_at(both, [queries], axis=1)
             both = ops.concatenate([self.query_norm(query), self.key_norm(key)], axis=1)
-        if (kind := self.options.rotary) is not None:
+        if kind is not None:
             both = rotate(both, *rotary[config.rotary_kinds.index(kind)])
         return *split_at(both, [queries], axis=1), value
 

@@ -9,9 +9,6 @@ from keras import ops
 
 from zoo.models.configs import TransformerConfig
 
-if keras.backend.backend() == "tensorflow":
-    import tensorflow as tf
-
 
 def gelu(x):
     """The exact GELU (Hendrycks & Gimpel, 2016)."""
@@ -85,12 +82,13 @@ def activate(x, activation: str):
 
 
 def split_at(x, ends: Sequence[int], axis: int):
-    """`ops.split` at places that are known."""
-    if keras.backend.backend() != "tensorflow":
-        return ops.split(x, ends, axis=axis)
-    # Keras computes the sizes in the graph, with 25 nodes, which made a third of a GPT's.
-    limits = [0, *ends, x.shape[axis]]
-    return tf.split(x, [end - begin for begin, end in itertools.pairwise(limits)], axis=axis)
+    """Parts of `x` that end before each of `ends`, and the rest."""
+    if len({end - begin for begin, end in itertools.pairwise([0, *ends, x.shape[axis]])}) == 1:
+        return ops.split(x, len(ends) + 1, axis=axis)
+    # For parts that differ TensorFlow's `ops.split` computes the sizes in the graph, with 25 nodes:
+    # a third of a GPT's. A slice has four.
+    rest = (slice(None),) * (axis % len(x.shape))
+    return [x[(*rest, slice(*limits))] for limits in itertools.pairwise([0, *ends, None])]
 
 
 def soft_cap(x, cap: float):
