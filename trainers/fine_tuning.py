@@ -1,5 +1,6 @@
 """How weights of an encoder that were trained before are tuned to labels, by their shape: the rate,
-and what is left alone. docs/figures.md has the scores of the runs that it follows.
+and what is left alone. docs/figures.md has the scores of the runs that it follows. It stands apart
+from `trainers.optim`, which imports Keras, for own files and recipes.
 """
 
 from typing import Literal
