@@ -100,7 +100,7 @@ def test_signatures_that_write_share_their_graphs(served):
     (meta_graph,) = read_saved_model(served[1] / "1").meta_graphs
     functions = meta_graph.graph_def.library.function
     names = [function.signature.name for function in functions]
-    assert sum("_decode_" in name for name in names) == 1
+    assert sum(name.startswith("__inference_read_") for name in names) == 1
     assert sum("_continued_" in name for name in names) == 1
     for function in functions:
         constants = [

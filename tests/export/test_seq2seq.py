@@ -98,7 +98,7 @@ def test_server_answers_as_keras(bundle, server):
         **{name: SEQ2SEQ_OPTIONS[name].array(values) for name, values in OPTIONS.items()},
     }
     with Client(f"localhost:{server.port}") as client:
-        answer = client.predict("words", inputs).outputs  # the default signature
+        answer = client.predict("words", inputs, "translate").outputs
         assert answer["texts"].tolist() == wanted["texts"].tolist()
         np.testing.assert_allclose(answer["scores"], wanted["scores"], atol=1e-4)
         assert answer["text"].tolist() == wanted["texts"][:, 0].tolist()
@@ -115,13 +115,14 @@ def test_server_answers_as_keras(bundle, server):
         assert len(alone["texts"][0]) == 2
         wrong = {"text": ["a"], "length_penalty": np.array([-9], np.float32)}
         with pytest.raises(RequestError, match="length_penalty must be -8 to 8"):
-            client.predict("words", wrong)
+            client.predict("words", wrong, "translate")
         for name, value in [("num_beams", 0), ("num_beams", 1000), ("max_new_tokens", -1)]:
             with pytest.raises(RequestError, match=f"{name} must be"):
-                client.predict("words", {"text": ["a"], name: np.array([value], np.int32)})
+                wrong = {"text": ["a"], name: np.array([value], np.int32)}
+                client.predict("words", wrong, "translate")
     row = {name: option.default for name, option in SEQ2SEQ_OPTIONS.items()}
     row |= {name: values[0] for name, values in OPTIONS.items()} | {"text": TEXTS[0]}
-    body = json.dumps({"instances": [row]}).encode()
+    body = json.dumps({"signature_name": "translate", "instances": [row]}).encode()
     url = f"http://localhost:{server.rest_port}/v1/models/words:predict"
     with urllib.request.urlopen(url, body) as response:
         prediction = json.loads(response.read().decode("utf-8", "replace"))["predictions"][0]

@@ -15,7 +15,7 @@ import zoo
 from zoo.bundle import CONFIG_FILE, WEIGHTS_FILE
 from zoo.generation import loop as generation
 from zoo.generation.options import MAX_NEW_TOKENS, complete_options, options_by_row
-from zoo.text.lm import write_in_place
+from zoo.text.lm import prompt_reader, write_in_place
 
 pytestmark = pytest.mark.tensorflow_only
 
@@ -44,6 +44,24 @@ def make_bundle(folder, family="gpt"):
 @pytest.fixture(scope="module", params=["gpt", "lstm"])
 def lm(request, tmp_path_factory):
     return make_bundle(tmp_path_factory.mktemp("bundle"), request.param).lm
+
+
+def test_blocks_of_one_kind_are_read_by_one_graph():
+    """With the weights of each: every second block has a window, none has the first one's."""
+    kinds = ("full_attention", "sliding_attention")
+    config = zoo.GPTConfig(20, 16, 5, 4, 16, token_shift=2, sliding_window=4, layer_types=kinds)
+    model = zoo.build(config)
+    for seed, variable in enumerate(model.variables):
+        variable.assign(keras.random.normal(variable.shape, stddev=0.5, seed=seed))
+    ids, lengths = np.arange(24, dtype="int32").reshape(2, 12) % 20, np.int32([12, 9])
+    inputs = ids, model.initial_cache(2, 14), np.zeros(2, "int32"), lengths
+    read = tf.function(prompt_reader(model).backbone.decode).get_concrete_function(*inputs)
+    expected, got = (tf.nest.flatten(one(*inputs)) for one in (model.backbone.decode, read))
+    for wanted, value in zip(expected, got, strict=True):
+        np.testing.assert_allclose(value, wanted, atol=1e-5)
+    functions = read.graph.as_graph_def().library.function
+    names = [function.signature.name for function in functions]
+    assert sum(name.startswith("__inference_read_block_") for name in names) == 2
 
 
 def test_text_is_the_prompt_byte_for_byte_and_the_completion(lm):

@@ -46,12 +46,12 @@ def shared_blocks():
         kind = (block.attention.options, *((one.shape, one.dtype) for one in values))
         if kind not in functions:
 
-            def decode(values, x, cache):
+            def read_block(values, x, cache):
                 with keras.StatelessScope(list(zip(block.variables, values))):
                     return block.decode(x, cache, slots)
 
             functions[kind] = tf.function(
-                decode, autograph=False, experimental_attributes=_ONE_FUNCTION
+                read_block, autograph=False, experimental_attributes=_ONE_FUNCTION
             )
         return functions[kind](values, x, cache)
 
