@@ -8,7 +8,7 @@ import time
 import grpc
 import pytest
 from google.protobuf import text_format
-from recorded import MESSAGES, MODELS, RECORDED, lines, write_model_with_default
+from recorded import MESSAGES, MODELS, RECORDED, alike, lines, write_model_with_default
 from tensorflow_serving.apis import get_model_metadata_pb2
 
 from export.server import Server, ServingError
@@ -106,6 +106,11 @@ def test_answers_as_tensorflow_serving_did(recorded_server, exchange):
     while exchange["after_reload"] and answer != wanted(exchange) and time.monotonic() < end:
         time.sleep(0.05)  # for the same reason: the recorder waited some seconds
         answer = ask(recorded_server, exchange)
+    if answer[0] == "OK" and answer != wanted(exchange):
+        _, response_type = MESSAGES[exchange["rpc"].rsplit("/")[-1]]
+        texts = (str(response_type.FromString(one[2][0])) for one in (answer, wanted(exchange)))
+        assert alike(*texts)
+        return
     assert answer == wanted(exchange)
 
 
