@@ -17,8 +17,8 @@ from absl import logging
 from export.closure.check import check
 from export.closure.history import DEFAULT_SERVING_VERSION, registry_of
 from export.golden.examples import read_examples
-from export.golden.pairs import write_golden_pairs
-from export.golden.replay import problems_of, replay_locally
+from export.golden.pairs import read_golden_pairs, write_golden_pairs
+from export.golden.replay import Session, local_session, problems_of, replay
 from export.golden.requests import make_golden_pairs, warmup_requests, write_warmup
 from export.model_card import write_model_card
 from export.model_folder import (
@@ -94,6 +94,9 @@ def export_saved_model(
             pairs, deviations = make_golden_pairs(served), []
         else:
             pairs, deviations = compare_answers(bundle, served, precision, accept_deviation)
+        float32_bytes = 4 * bundle.model.count_params()
+        if not examples:
+            del bundle  # its weights in float32 are of no use any more
     except ValueError as error:
         raise ExportError(str(error)) from error
     try:
@@ -108,17 +111,16 @@ def export_saved_model(
             write_warmup(warmup_requests(served, pairs), partial / WARMUP_FILE)
             shutil.copyfile(Path(__file__).with_name(BATCHING_FILE), partial / BATCHING_FILE)
             on_step("the same answers from the SavedModel")
-            problems = "\n  ".join(problems_of(replay_locally(partial)))
-            if problems:
-                raise ExportError(
-                    f"the SavedModel does not answer as the Keras model does:\n  {problems}"
-                )
-            if not is_float32:
-                on_step("comparing with float32")
-                with _unfinished(model_folder, f"{_PARTIAL}float32-") as float32:
-                    _save(bundle, float32)
-                    shutil.rmtree((float32 / DEBUG_INFO_FILE).parent)  # as above, for the sizes
-                    write_report(precision, float32, partial, pairs, deviations, examples)
+            with local_session(partial) as session:
+                _require_same_answers(session)
+                if not is_float32:
+                    on_step("measuring")
+                    compared = _float32_session(bundle, model_folder) if examples else None
+                    with compared or contextlib.nullcontext() as float32:
+                        sessions = [one for one in (float32, session) if one]
+                        write_report(
+                            precision, sessions, float32_bytes, pairs, deviations, examples
+                        )
             partial.chmod(0o755)  # mkdtemp's 0700 would hide it from a server's user
             while True:
                 write_model_card(served, partial, target, len(pairs), precision, serving_version)
@@ -209,6 +211,22 @@ def _save(bundle: Bundle, folder: Path) -> None:
     except tf.errors.OpError as error:  # as TensorFlow tells of a full disk
         raise ExportError(f"cannot write {folder}: {error.message}") from error
     declare(folder, module.methods, module.aliases, module.defaults)
+
+
+def _require_same_answers(session: Session) -> None:
+    replays = replay(read_golden_pairs(session.version_folder / GOLDEN_FILE), session.send)
+    if problems := "\n  ".join(problems_of(replays)):
+        raise ExportError(f"the SavedModel does not answer as the Keras model does:\n  {problems}")
+
+
+@contextlib.contextmanager
+def _float32_session(bundle: Bundle, model_folder: Path) -> Iterator[Session]:
+    """A session of the SavedModel in float32, to compare with; it is not kept."""
+    with _unfinished(model_folder, f"{_PARTIAL}float32-") as folder:
+        _save(bundle, folder)
+        shutil.rmtree((folder / DEBUG_INFO_FILE).parent)  # as of what is kept, for the sizes
+        with local_session(folder) as session:
+            yield session
 
 
 def _require_closure(folder: Path, serving_version: str) -> None:

@@ -7,7 +7,7 @@ import functools
 import re
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,14 +37,34 @@ class Replay:
     most_rows: int = 0  # requests of more rows were refused, and sent in parts of so many
 
 
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """A SavedModel that was loaded, to be asked in this process."""
+
+    version_folder: Path
+    send: Send
+    load_seconds: float
+
+
+@contextlib.contextmanager
+def local_session(
+    version_folder: Path, batching: BatchingParameters | None = None
+) -> Iterator[Session]:
+    """A session of one SavedModel, as TensorFlow Serving runs it; closed in the end."""
+    started = time.perf_counter()
+    servable = Servable("verify", 0, str(version_folder), batching=batching)
+    with contextlib.closing(servable):
+        seconds = time.perf_counter() - started
+        yield Session(version_folder, functools.partial(ask_servable, servable), seconds)
+
+
 def replay_locally(
     version_folder: Path, clients: int = 0, batching: BatchingParameters | None = None
 ) -> list[Replay]:
-    """`replay` of one SavedModel through a session, as TensorFlow Serving runs it."""
+    """`replay` of one SavedModel through a session."""
     pairs = read_golden_pairs(version_folder / GOLDEN_FILE)
-    servable = Servable("verify", 0, str(version_folder), batching=batching)
-    with contextlib.closing(servable):
-        return replay(pairs, functools.partial(ask_servable, servable), clients)
+    with local_session(version_folder, batching) as session:
+        return replay(pairs, session.send, clients)
 
 
 def ask_servable(

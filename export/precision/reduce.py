@@ -46,8 +46,6 @@ def reduce_bundle(
             raise ValueError("LoRA factors lie beside the weights: merge_lora(model) first")
         if getattr(layer, "quantization_mode", None) is not None:
             raise ValueError(f"{layer.path} is quantized already: export the model it came from")
-    model = type(bundle.model).from_config(bundle.model.get_config())
-    model.set_weights(bundle.model.get_weights())
     kind = Int8Weight if precision == "int8" else Bfloat16Weight
     # In a language model, a text is a chain of choices: with products of bfloat16 a quarter of
     # sampled texts came out otherwise in a batch than alone.
@@ -56,11 +54,17 @@ def reduce_bundle(
     writes = bundle.config.task == "lm" or bundle.config.seq2seq is not None
     if precision == "int8" and has_integers and not writes:
         dense = ObservedWeight
-    _replace(model.backbone, model.backbone, lambda layer: _reduced(layer, dense, kind))
+    # Made without weights, which it gets layer by layer: never all of them twice in float32.
+    full = bundle.model
+    backbone = type(full.backbone).from_config(full.backbone.get_config())
+    _replace(backbone, full.backbone, lambda layer: _reduced(layer, dense, kind))
+    model = type(full)(backbone, **full.head_config())
     if dense is ObservedWeight:
         model(_sample_inputs(bundle), training=False)
-        _replace(model.backbone, model.backbone, _observed)
-    _replace(model, model, lambda layer: _reduced(layer, kind, kind))
+        _replace(backbone, backbone, _observed)
+    _replace(
+        model, full, lambda one: backbone if one is full.backbone else _reduced(one, kind, kind)
+    )
     # Writing tokens is as exact with products of integers, and faster.
     if precision == "int8" and has_integers and bundle.config.task == "lm":
         model = StepLM(model.backbone)
@@ -179,12 +183,16 @@ class ReducedLSTM(ReducedLayer):
 
 
 def _reduced(layer: Layer, dense: Kind, kind: Kind) -> Layer | None:
-    """What takes the place of a layer; None where its own layers are to be looked at."""
+    """What takes the place of a layer, itself if it is small; None where its own layers are to be
+    looked at.
+    """
     if isinstance(layer, ReducedLayer | ReducedWeight):
         return layer
-    if isinstance(layer, keras.layers.Dense) and _is_large(layer._kernel):
+    if not any(map(_is_worth_it, layer._flatten_layers())):
+        return layer
+    if isinstance(layer, keras.layers.Dense):
         return ReducedDense(layer, dense("kernel", _value(layer._kernel)))
-    if isinstance(layer, keras.layers.Embedding) and _is_large(layer._embeddings):
+    if isinstance(layer, keras.layers.Embedding):
         table = kind("embeddings", _value(layer._embeddings), outputs_first=True)
         projection = table
         if not getattr(layer, "tie_weights", True):  # of a ReversibleEmbedding
@@ -192,14 +200,28 @@ def _reduced(layer: Layer, dense: Kind, kind: Kind) -> Layer | None:
             projection = kind("reverse_embeddings", matrix, outputs_first=True)
         return ReducedEmbedding(layer, table, projection)
     if isinstance(layer, LSTM):
-        weights = layer.cell.kernel, layer.cell.recurrent_kernel
-        if any(map(_is_large, weights)):
-            reduced = (
-                kind(one.name, _value(one)) if _is_large(one) else Float32Weight(one)
-                for one in weights
-            )
-            return ReducedLSTM(layer, *reduced, layer.cell.bias)
+        reduced = (
+            kind(one.name, _value(one)) if _is_large(one) else Float32Weight(one)
+            for one in (layer.cell.kernel, layer.cell.recurrent_kernel)
+        )
+        return ReducedLSTM(layer, *reduced, layer.cell.bias)
     return None
+
+
+def _is_worth_it(layer: Layer) -> bool:
+    """Whether a layer is of a kind that can be reduced, and large enough."""
+    weights = []
+    if isinstance(layer, keras.layers.Dense):
+        weights = [layer._kernel]
+    elif isinstance(layer, keras.layers.Embedding):
+        weights = [layer._embeddings]
+    elif isinstance(layer, LSTM):
+        weights = [layer.cell.kernel, layer.cell.recurrent_kernel]
+    return any(map(_is_large, weights))
+
+
+def _is_large(variable: keras.Variable) -> bool:
+    return np.prod(variable.shape) >= SMALLEST
 
 
 def _for_one_token(layer: Layer) -> Layer | None:
@@ -227,10 +249,6 @@ def _sample_inputs(bundle: Bundle) -> dict[str, tf.Tensor]:
     return text.pack(ids, ids if text.pairs else None)
 
 
-def _is_large(variable: keras.Variable) -> bool:
-    return np.prod(variable.shape) >= SMALLEST
-
-
 _value = ops.convert_to_numpy
 
 
@@ -240,9 +258,11 @@ def _replace(holder: Layer, source: Layer, form: Callable[[Layer], Layer | None]
     holder._tracker.unlock()
     for name, value in list(vars(source).items()):
         # Variables of its own, such as a bias of the logits.
-        if isinstance(value, keras.Variable) and value is not (own := getattr(holder, name)):
+        own = getattr(holder, name, None)
+        if isinstance(value, keras.Variable) and value is not own:
             setattr(holder, name, value)
-            holder._tracker.untrack(own)
+            if own is not None:
+                holder._tracker.untrack(own)
     for name, index, layer in list(_layers_of(source)):
         held = getattr(holder, name)
         own = held if index is None else held[index]
@@ -255,7 +275,7 @@ def _replace(holder: Layer, source: Layer, form: Callable[[Layer], Layer | None]
             else:
                 held[index] = holder._tracker.track(new)
             holder._tracker.untrack(own)
-    holder._tracker.locked = was_locked
+    holder._tracker.locked, holder.built = was_locked, source.built
 
 
 def _layers_of(holder: Layer) -> Iterator[tuple[str, int | None, Layer]]:

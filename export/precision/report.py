@@ -1,9 +1,7 @@
 """What a model exported with `--precision` costs and gives, beside its float32 form."""
 
-import contextlib
 import dataclasses
 import datetime
-import functools
 import json
 import os
 import re
@@ -15,12 +13,11 @@ from pathlib import Path
 from export.golden.compare import Deviation, deviations, loosened
 from export.golden.examples import Examples, Send, evaluate
 from export.golden.pairs import GoldenPair
-from export.golden.replay import ask_servable
+from export.golden.replay import Session
 from export.golden.requests import make_golden_pairs
 from export.model_folder import PRECISION_REPORT_FILE, size_of
 from export.precision.language import language_deviations
 from export.precision.reduce import may_depend_on_batch
-from export.server.run.servable import Servable
 from zoo.bundle import Bundle
 from zoo.output import table
 
@@ -54,33 +51,31 @@ def compare_answers(
 
 def write_report(
     precision: str,
-    float32: Path,
-    folder: Path,
+    sessions: Sequence[Session],
+    float32_bytes: int,
     pairs: Sequence[GoldenPair],
     found: Sequence[Deviation],
     examples: Examples | None,
 ) -> None:
-    """Compares a SavedModel with its float32 form, in `precision_report.md` and `.json`."""
-    folders, load_seconds, sends = (float32, folder), [], []
-    with contextlib.ExitStack() as stack:
-        for one in folders:
-            started = time.perf_counter()
-            servable = Servable("precision", 0, str(one))
-            load_seconds.append(time.perf_counter() - started)
-            stack.callback(servable.close)
-            sends.append(functools.partial(ask_servable, servable))
-        record = {  # pairs of numbers have that of float32 first
-            "precision": precision,
-            "variable_bytes": [size_of(one / "variables") for one in folders],
-            "total_bytes": [size_of(one) for one in folders],
-            "load_seconds": load_seconds,
-            "milliseconds": _milliseconds(pairs, sends),
-            "metrics": evaluate(examples, sends[1], sends[0]) if examples else {},
-            "examples": len(examples) if examples else 0,
-            "deviations": [dataclasses.asdict(one) for one in found],
-            "machine": _machine(),
-            "accepted": all(one.passed for one in found),
-        }
+    """Writes `precision_report.md` and `.json` of the last session's SavedModel.
+
+    A session before it is of its float32 form, to compare with: it must be there for `examples`.
+    """
+    folder, sends = sessions[-1].version_folder, [one.send for one in sessions]
+    missing = [None] * (2 - len(sessions))
+    times = _milliseconds(pairs, sends).items()
+    record = {  # in each list of two the first number is that of float32
+        "precision": precision,
+        "variable_bytes": [float32_bytes, size_of(folder / "variables")],
+        "total_bytes": [*missing, *(size_of(one.version_folder) for one in sessions)],
+        "load_seconds": [*missing, *(one.load_seconds for one in sessions)],
+        "milliseconds": {request: missing + medians for request, medians in times},
+        "metrics": evaluate(examples, sends[-1], sends[0]) if examples else {},
+        "examples": len(examples) if examples else 0,
+        "deviations": [dataclasses.asdict(one) for one in found],
+        "machine": _machine(),
+        "accepted": all(one.passed for one in found),
+    }
     path = folder / PRECISION_REPORT_FILE
     path.write_text(_markdown(record), encoding="utf-8")
     path.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -90,15 +85,17 @@ def _markdown(record: dict) -> str:
     name = record["precision"]
     costs = {  # of float32 first
         "weights, MB": [size / 1e6 for size in record["variable_bytes"]],
-        "SavedModel, MB": [size / 1e6 for size in record["total_bytes"]],
+        "SavedModel, MB": [size and size / 1e6 for size in record["total_bytes"]],
         "loading, s": record["load_seconds"],
         **{f"{request}, ms": times for request, times in record["milliseconds"].items()},
     }
     costs = [
-        [cost, f"{old:.2f}", f"{new:.2f}", f"{old / new:.2f}" if new else ""]
+        [cost, f"{old:.2f}" if old else "", f"{new:.2f}", f"{old / new:.2f}" if old and new else ""]
         for cost, (old, new) in costs.items()
     ]
-    metrics = "No `--eval_data` was given: the task's metric was not measured."
+    metrics = (
+        "No `--eval_data` was given: neither the task's metric nor float32's times were measured."
+    )
     if record["metrics"]:
         changes = [
             [metric, f"{old:.5g}", f"{new:.5g}", f"{new - old:+.3g}"]

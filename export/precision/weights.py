@@ -208,7 +208,8 @@ class ObservedWeight(ReducedWeight):
         self.largest = np.zeros(matrix.shape[1 if outputs_first else 0], np.float32)
 
     def _product(self, x):
-        self.largest = np.maximum(self.largest, np.abs(x).max(axis=0))
+        if tf.executing_eagerly():  # not where a model learns its shapes
+            self.largest = np.maximum(self.largest, np.abs(x).max(axis=0))
         return tf.matmul(x, self.matrix, transpose_b=self.outputs_first)
 
     def reduced(self) -> "Int8Product":

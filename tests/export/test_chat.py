@@ -61,7 +61,7 @@ def served(tmp_path_factory):
     bundle = zoo.save(folder / "run", model, tokenizer, chat=FORM)
     with pytest.MonkeyPatch.context() as patch:
         # Replayed over the wire, as far as it is about chats.
-        patch.setattr("export.saved_model.replay_locally", lambda _: [])
+        patch.setattr("export.saved_model.replay", lambda *_: [])
         export_saved_model(bundle, folder / "talker")
     return bundle, folder / "talker"
 

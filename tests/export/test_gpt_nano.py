@@ -25,7 +25,7 @@ pytestmark = [
 
 
 def test_the_served_model_sorts_every_input(tmp_path, monkeypatch):
-    monkeypatch.setattr("export.saved_model.replay_locally", lambda _: [])
+    monkeypatch.setattr("export.saved_model.replay", lambda *_: [])
     source = to_safetensors(DATA / "gpt-nano-sort-model.json", tmp_path / "source")
     bundle = nanogpt.load(source, characters="ABC", activation="gelu_tanh")
     zoo.save(tmp_path / "run", bundle.model, bundle.tokenizer, bundle.config.start_id)

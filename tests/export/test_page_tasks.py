@@ -66,7 +66,7 @@ def server(tmp_path_factory):
         bundles[task] = make_bundle(folder / f"run_{task}", task, "bert", "wordpiece")
     with pytest.MonkeyPatch.context() as patch:
         # Replayed by other tests.
-        patch.setattr("export.saved_model.replay_locally", lambda _: [])
+        patch.setattr("export.saved_model.replay", lambda *_: [])
         for task, bundle in bundles.items():
             export_saved_model(bundle, folder / task)
     models = [ServedModel(task, str(folder / task)) for task in bundles]

@@ -69,7 +69,7 @@ def export_of(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         # The golden pairs are replayed over the wire and in batches.
-        patch.setattr("export.saved_model.replay_locally", lambda _: [])
+        patch.setattr("export.saved_model.replay", lambda *_: [])
         yield export
 
 
@@ -400,7 +400,7 @@ def test_versions_and_folders_that_cannot_be_written(lstm, tmp_path, monkeypatch
 
 
 def test_an_export_that_answers_otherwise_is_not_written(lstm, tmp_path, monkeypatch):
-    monkeypatch.setattr("export.saved_model.replay_locally", lambda _: [WRONG])
+    monkeypatch.setattr("export.saved_model.replay", lambda *_: [WRONG])
     with pytest.raises(
         ExportError, match=r"does not answer as the Keras model does:\n  cold: generate\.text\[0\]"
     ):
