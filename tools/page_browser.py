@@ -125,7 +125,7 @@ class Page:
         """Fills in the form, asks, and returns what the page says of it."""
         self.fill(**fields)
         self.driver.execute_script("document.getElementById('said').textContent = 'asking …'")
-        self.find("form button").click()
+        self.find("form .main").click()
         return self.until(lambda: (said := self.text("#said")) != "asking …" and said)
 
     def unfold(self) -> None:

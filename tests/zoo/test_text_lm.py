@@ -133,6 +133,7 @@ def test_no_text_gives_no_answer(lm):
     }
     assert lm.generate(empty, seed=np.zeros([0], "int32"))["text"].shape == (0,)
     assert lm.score(empty)["perplexity"].shape == (0,)
+    assert lm.score(empty)["log_probabilities"].shape[0] == 0
     assert lm.next_token(empty)["tokens"].shape == (0, 10)
 
 
@@ -182,6 +183,19 @@ def test_score_is_a_sum_over_tokens(lm):
     assert outputs["perplexity"].numpy()[1] == 1
     mean = outputs["log_likelihood"].numpy()[0] / 5
     assert outputs["perplexity"].numpy()[0] == pytest.approx(np.exp(-mean), rel=1e-5)
+    assert outputs["tokens"].numpy().tolist() == [[b"h", b"e", b"l", b"l", b"o"], [b""] * 5]
+    found = outputs["log_probabilities"].numpy()
+    assert found[1].tolist() == [0] * 5
+    np.testing.assert_allclose(found.sum(1), outputs["log_likelihood"], rtol=1e-5)
+    # Each is what `next_token` says of the text before it.
+    for place in range(5):
+        next_token = lm.next_token(["hello"[:place]])
+        likely = dict(zip(next_token["tokens"].numpy()[0], next_token["probabilities"].numpy()[0]))
+        token = "hello"[place].encode()
+        if token in likely:
+            assert np.exp(found[0, place]) == pytest.approx(likely[token], rel=1e-3)
+        else:
+            assert np.exp(found[0, place]) <= min(likely.values())
 
 
 def test_next_token_gives_the_likeliest(lm):
