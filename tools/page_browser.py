@@ -98,7 +98,7 @@ class Page:
         """Whether an element can be seen."""
         return self.find(selector).is_displayed()
 
-    def until(self, condition, seconds: float = 240.0):
+    def until(self, condition, seconds: float = 40.0):
         """Waits until a condition is true; returns what it gave."""
         end = time.monotonic() + seconds
         while True:

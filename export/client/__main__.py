@@ -30,7 +30,8 @@ _PARSERS = {"i": int, "u": int, "f": float, "c": complex}
 _FLAGS = (
     (flags.DEFINE_string, "server", "localhost:8500", "Address of the server's gRPC port."),
     (flags.DEFINE_string, "model", "default", "Name the model is served under."),
-    (flags.DEFINE_string, "signature", "", "What to ask; by default serving_default."),
+    (flags.DEFINE_string, "signature", "",
+     "What to ask; by default serving_default, or what takes options in its place."),
     (flags.DEFINE_integer, "model_version", None, "Version; by default the newest."),
     (flags.DEFINE_string, "version_label", None, "Version, by its label."),
     (flags.DEFINE_multi_string, "text", [],
@@ -159,6 +160,10 @@ def _ask(client: Client, values: flags.FlagValues) -> Mapping[str, np.ndarray]:
     given, version = _settings(values), _version(values)
     name = values.signature or DEFAULT_SIGNATURE
     known = _known(client, values, name)
+    if not values.signature and not given.keys() <= known[name].inputs.keys():
+        # The default one takes texts alone; another gives the same outputs and takes options, too.
+        outputs = known[name].outputs
+        name = next((one for one in known if one != name and known[one].outputs == outputs), name)
     # The values of an input with two axes, such as stop strings, are together those of each row.
     inputs = known[name].inputs
     vectors = {key for key in given if key in inputs and len(inputs[key].shape or ()) == 2}

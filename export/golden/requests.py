@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
+from export import DEFAULT_SIGNATURE
 from export.golden.pairs import GoldenPair, strings
 from export.signatures import default_inputs, example_answers, functions_of, input_names
 from zoo.bundle import Bundle
@@ -215,7 +216,7 @@ def _arrays(outputs: dict[str, tf.Tensor]) -> Arrays:
 
 
 def warmup_requests(bundle: Bundle, pairs: Sequence[GoldenPair]) -> list[GoldenPair]:
-    """The golden requests row by row, then each signature of texts at three lengths."""
+    """The golden requests row by row, each signature of texts at three lengths, and the default."""
     functions = functions_of(bundle)
     longest = bundle.config.text.max_length if bundle.config.text else bundle.model.context_length
     tokens_of_words = max(bundle.tokenizer.encode([_WORDS]).flat_values.shape[0], 1)
@@ -242,6 +243,10 @@ def warmup_requests(bundle: Bundle, pairs: Sequence[GoldenPair]) -> list[GoldenP
             else:
                 inputs |= {name: strings([text]) for name in input_names(function)}
             requests.append(GoldenPair(signature, inputs, {}))
+    if default_inputs(
+        next(iter(functions.values()))
+    ):  # it takes texts alone, by a graph of its own
+        requests.append(GoldenPair(DEFAULT_SIGNATURE, {"text": strings([_LINE])}, {}))
     return requests
 
 

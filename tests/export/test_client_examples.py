@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import tensorflow as tf
-from tensorflow.core.protobuf import saved_model_pb2
 
 from export.server import RestOptions, ServedModel, Server
+from export.signatures import declare
 from zoo.generation.options import OPTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,7 +41,10 @@ class Told(tf.Module):
             else tf.strings.as_string(option, shortest=option.dtype.is_floating)
             for option in options
         ]
-        return {"text": tf.strings.join([text, *words], " "), "token_count": tf.size(text)}
+        return {
+            "text": tf.strings.join([text, *words], " "),
+            "token_count": tf.strings.length(text),
+        }
 
 
 def told(text, **options):
@@ -54,13 +57,10 @@ def server(tmp_path_factory):
     base, model = tmp_path_factory.mktemp("told"), Told()
     functions = {"generate": model.generate, "serving_default": model.generate}
     tf.saved_model.save(model, str(base / "1"), signatures={"score": model.score, **functions})
-    file = base / "1" / "saved_model.pb"
-    saved = saved_model_pb2.SavedModel.FromString(file.read_bytes())
-    for name in functions:
-        defaults = saved.meta_graphs[0].signature_def[name].defaults
-        for option, value in DEFAULTS.items():
-            defaults[option].CopyFrom(tf.make_tensor_proto([value], OPTIONS[option].dtype))
-    file.write_bytes(saved.SerializeToString())
+    defaults = {
+        option: tf.constant([value], OPTIONS[option].dtype) for option, value in DEFAULTS.items()
+    }
+    declare(base / "1", {}, {"serving_default": "generate"}, {"generate": defaults})
     models = [ServedModel("quick", str(base))]
     with Server(models, port=0, reflection=True, rest=RestOptions(port=0)) as server:
         yield server
@@ -103,9 +103,11 @@ def test_curl(server):
     rest = f"http://127.0.0.1:{server.rest_port}"
     done = run("sh", "examples/client.sh", "curl", REST=rest, TEXT=TEXT)
     assert (done.returncode, done.stderr) == (0, "")
-    status, signatures, score, generated = documents(done.stdout).values()
+    status, signatures, score, default, generated = documents(done.stdout).values()
     assert status["model_version_status"][0]["state"] == "AVAILABLE"
     assert "generate" in signatures["metadata"]["signature_def"]["signature_def"]
+    (row,) = default["predictions"]
+    assert row["text"] == told("plain text")
     texts = [TEXT, "plain text is good, too"]
     assert score["predictions"] == [len(text.encode()) for text in texts]
     stop = ("\n\n", "", "", "")

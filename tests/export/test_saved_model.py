@@ -14,9 +14,11 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from absl import flags
 from tensorflow_serving.apis import prediction_log_pb2
 from tiny_models import make_bundle
 
+import export.client.__main__ as client_command
 from export.client import Client
 from export.golden.compare import differences
 from export.golden.pairs import read_golden_pairs
@@ -129,10 +131,10 @@ def test_keras_saved_model_and_server_agree(exported):
 def test_a_row_does_not_depend_on_its_batch(exported):
     _, _, client = exported
     inputs = {"text": np.array(PROMPTS, dtype=object), **options(5)}
-    together = client.predict("m", inputs).outputs
+    together = client.predict("m", inputs, "generate").outputs
     for row in range(5):
         one = {name: value[row : row + 1] for name, value in inputs.items()}
-        alone = client.predict("m", one).outputs
+        alone = client.predict("m", one, "generate").outputs
         assert alone["text"].tolist() == together["text"][row : row + 1].tolist()
         np.testing.assert_allclose(
             alone["log_probability"], together["log_probability"][row : row + 1], rtol=1e-4
@@ -144,7 +146,7 @@ def test_seeds_over_the_wire(exported):
 
     def sample(**inputs):
         inputs = {"text": ["To be"] * 3, "temperature": np.float32([2.0]), **inputs}
-        return client.predict("m", inputs).outputs["text"].tolist()
+        return client.predict("m", inputs, "generate").outputs["text"].tolist()
 
     assert sample(seed=np.int32([5, 6, 5])) == sample(seed=np.int32([5, 6, 5]))
     assert sample() != sample()
@@ -181,15 +183,31 @@ def test_odd_requests_are_answered(exported):
     bundle, _, client = exported
     for prompt in (b"", b"\0\0", b"\xff\xfe", b"x" * 20_000, "\U0001f600".encode()):
         few = {"text": [prompt], "max_new_tokens": np.int32([3])}
-        answer = client.predict("m", few).outputs
+        answer = client.predict("m", few, "generate").outputs
         assert answer["text"][0] == prompt + answer["completion"][0]
         assert client.predict("m", {"text": [prompt]}, signature="score").outputs
     nothing = client.predict("m", {"text": np.array([], dtype=object)}).outputs
     assert nothing["text"].shape == (0,)
-    zero = client.predict("m", {"text": ["a"], "max_new_tokens": np.int32([0])}).outputs
+    zero = {"text": ["a"], "max_new_tokens": np.int32([0])}
+    zero = client.predict("m", zero, "generate").outputs
     assert zero["text"].tolist() == [b"a"]
-    off = client.predict("m", {"text": ["a"], "top_k": np.int32([0])}).outputs
+    off = client.predict("m", {"text": ["a"], "top_k": np.int32([0])}, "generate").outputs
     assert_same(off, bundle.lm.generate(["a"]))
+    assert_same(client.predict("m", {"text": ["a"]}).outputs, bundle.lm.generate(["a"]))
+
+
+def test_the_command_finds_the_signature_with_the_options(exported, capsys):
+    bundle, _, client = exported
+    for settings, code, shown in (
+        ([], 0, bundle.lm.generate(["a"])["text"].numpy()[0].decode(errors="backslashreplace")),
+        (["--set=max_new_tokens=0"], 0, "a"),
+        (["--set=tokens=0"], 1, "no input tokens; its inputs: max_new_tokens, min_p,"),
+    ):
+        values = flags.FlagValues()
+        client_command.define_flags(values)
+        values(["client", f"--server={client.server}", "--model=m", "--text=a", *settings])
+        assert client_command.run(values) == code
+        assert shown in "".join(capsys.readouterr())
 
 
 def test_golden_pairs_hold_over_the_wire(exported):
@@ -225,7 +243,8 @@ def test_warmup_and_golden_pairs_fit_the_smallest_batches(lstm):
         request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
         rows = request.inputs["text"].tensor_shape.dim[0].size
         asked.setdefault(request.model_spec.signature_name, set()).add(rows)
-    assert asked == {"generate": {1}, "score": {1}, "next_token": {1}}
+    names = "generate", "score", "next_token", "serving_default"
+    assert asked == {name: {1} for name in names}
     assert len(records) > 9
 
 
@@ -292,18 +311,21 @@ def test_a_large_model_is_warmed_up_at_fewer_sizes(lstm):
     few, many = (
         warmup_requests(one, []) for one in (dataclasses.replace(bundle, config=config), bundle)
     )
-    assert len(many) == 3 * 3
-    assert 3 <= len(few) < len(many)
+    assert len(many) == 3 * 3 + 1  # and the default signature, of a text alone
+    assert 4 <= len(few) < len(many)
 
 
 def signatures_of(path):
     return read_saved_model(path).meta_graphs[0].signature_def
 
 
-def test_both_names_of_the_default_signature_are_one(lstm):
+def test_the_default_signature_takes_texts_alone(lstm):
     signatures = signatures_of(lstm[1])
-    assert signatures["serving_default"] == signatures["generate"]
-    assert signatures["serving_default"].defaults["max_new_tokens"].int_val[:] == [64]
+    default, generate = signatures["serving_default"], signatures["generate"]
+    assert {*default.inputs} == {"text"} and not default.defaults
+    assert default.inputs["text"] == generate.inputs["text"]
+    assert default.outputs == generate.outputs
+    assert generate.defaults["max_new_tokens"].int_val[:] == [64]
 
 
 def test_model_card(lstm):
@@ -317,7 +339,7 @@ def test_model_card(lstm):
     assert "in TensorFlow Serving 2.19.1" in card and "weights are rounded" not in card
     body = re.search(r"curl -d '(.*)'", card)[1]
     (row,) = json.loads(body)["instances"]
-    assert {*row} == {*signatures_of(path)["generate"].inputs}  # over REST all must be sent
+    assert row == {"text": "Some text"}  # over REST all inputs must be sent
 
 
 def test_a_wrong_answer_is_told(lstm):

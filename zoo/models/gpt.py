@@ -96,20 +96,22 @@ class GPTBackbone(TransformerBackbone):
             for keys, values, *past in cache
         )
 
-    def decode(self, token_ids, cache, position, lengths=None, write=ops.scatter_update):
+    def decode(self, token_ids, cache, position, lengths=None, write=ops.scatter_update, run=None):
         """Hidden states (B, T, D) of T new tokens after what the cache holds, and the new cache.
 
         `position` (B,) is the number of tokens of each row in the cache, `lengths` (B,) how many of
         the new ones are real, `None` for all: only token shift asks, as slots past them are masked
-        until overwritten. `write` puts keys and values in, as `keras.ops.scatter_update`.
+        until overwritten. `write` puts keys and values in, as `keras.ops.scatter_update`; `run` is
+        called as `DecoderBlock.decode`.
         """
+        run = run or DecoderBlock.decode
         steps = ops.arange(ops.shape(token_ids)[1], dtype="int32")
         positions = position[:, None] + steps  # (B, T)
         slots = cache_slots(self.config, positions, ops.shape(cache[0][0])[2], lengths, write)
         x = as_rows(self.embed(token_ids, positions))  # (B*T, D)
         extended = []
         for block, layer_cache in zip(self.blocks, cache):
-            x, layer_cache = block.decode(x, layer_cache, slots)
+            x, layer_cache = run(block, x, layer_cache, slots)
             extended.append(layer_cache)
         hidden = ops.reshape(self.final_norm(x), (-1, slots.length, self.config.hidden_dim))
         return hidden, tuple(extended)

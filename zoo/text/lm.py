@@ -30,6 +30,34 @@ class _Shared:
         return getattr(self._wrapped, name)
 
 
+_ONE_FUNCTION = {"_noinline": True}
+
+
+def shared_blocks():
+    """`DecoderBlock.decode` by one graph function for all blocks that differ in weights alone.
+
+    30 blocks are then traced, stored and optimized as one. What they share (`slots`) must be the
+    same at each call.
+    """
+    functions = {}
+
+    def run(block, x, cache, slots):
+        values = [tf.convert_to_tensor(variable) for variable in block.variables]
+        kind = (block.attention.options, *((one.shape, one.dtype) for one in values))
+        if kind not in functions:
+
+            def decode(values, x, cache):
+                with keras.StatelessScope(list(zip(block.variables, values))):
+                    return block.decode(x, cache, slots)
+
+            functions[kind] = tf.function(
+                decode, autograph=False, experimental_attributes=_ONE_FUNCTION
+            )
+        return functions[kind](values, x, cache)
+
+    return run
+
+
 def prompt_reader(model: keras.Model):
     """`model`, reading prompts by one graph function that all signatures share, on TensorFlow.
 
@@ -38,8 +66,11 @@ def prompt_reader(model: keras.Model):
     """
     if keras.backend.backend() != "tensorflow":
         return model
-    attributes = {"_noinline": True}
-    read = tf.function(model.backbone.decode, autograph=False, experimental_attributes=attributes)
+
+    @functools.partial(tf.function, autograph=False, experimental_attributes=_ONE_FUNCTION)
+    def read(*inputs):
+        options = {"run": shared_blocks()} if hasattr(model.backbone, "blocks") else {}
+        return model.backbone.decode(*inputs, **options)
 
     def decode(token_ids, cache, position, lengths=None):
         if lengths is None:
