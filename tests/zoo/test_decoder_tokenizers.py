@@ -273,7 +273,8 @@ def test_spelled_tokens_make_up_the_text(name, folders):
     plain = [row for row in rows if special.isdisjoint(row[1])]
     assert len(plain) > 300
     assert [row for row in plain if row[2] != row[3]] == []
-    print(name, len(rows), sum(text.encode() == one for text, _, one, _ in rows))
+    same = sum(text.encode() == one for text, _, one, _ in rows)
+    assert same == len(rows) if name in ("gpt2", "llama3") else same > 390
 
 
 @pytest.mark.parametrize("name", ["qwen2", "gemma", "phi3"])

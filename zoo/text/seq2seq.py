@@ -172,11 +172,12 @@ class TextSeq2Seq(TextModel):
         found = on_backend(of_targets, *_padded(self.framed(ids)), targets.to_tensor())
         # One that was cut to the context has lost its end.
         last = tf.gather(targets.flat_values, targets.row_splits[1:] - 1)
+        has_end = last == self.tokenizer.end_id
         predicted = targets[:, first:]
         return {
-            "token_count": tf.cast(predicted.row_lengths(), tf.int32) - 1,
+            "token_count": tf.cast(predicted.row_lengths(), tf.int32) - tf.cast(has_end, tf.int32),
             **scored(self.tokenizer, predicted, found[:, first - 1 :]),
-            "truncated": (ids.row_lengths() > self.room) | (last != self.tokenizer.end_id),
+            "truncated": (ids.row_lengths() > self.room) | ~has_end,
         }
 
 
