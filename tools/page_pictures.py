@@ -79,11 +79,14 @@ def run(*command: object) -> None:
     subprocess.run([sys.executable, "-m", *map(str, command)], check=True)
 
 
-def make_models(data: Path, work: Path) -> list[str]:
-    """Trains, loads and exports what is not there yet; returns the names."""
-    weights = dict(_LOADED)
-    for name, steps in (_RECIPES | _TABLES).items():
-        weights[name] = folder = work / "runs" / name
+def make_model(name: str, data: Path, work: Path) -> None:
+    """Trains or loads, and exports, what is not there yet."""
+    folder, steps = work / "runs" / name, (_RECIPES | _TABLES).get(name)
+    if (work / "served" / name).exists():
+        return
+    if name == "titler" and not folder.exists():
+        run("tools.title_model_folder", f"--out={folder}")
+    if steps is not None:
         source = [f"--recipe={name}", f"--data_dir={data}"]
         if name in _TABLES:
             file = data / "xquad" / "xquad.en.json" if name == "span" else work / f"{name}.csv"
@@ -92,21 +95,15 @@ def make_models(data: Path, work: Path) -> list[str]:
             source = [f"--task={name}", f"--data={file}", f"--init_from={_MINILM}"]
         settings = [f"--set=steps={steps}", f"--set=evaluate_every={steps}"]
         run("trainers", *source, f"--workdir={folder}", *settings)
-    weights["titler"] = work / "titler"
-    if not weights["titler"].exists():
-        run("tools.title_model_folder", f"--out={weights['titler']}")
-    for name, place in weights.items():
-        if not (work / "served" / name).exists():
-            run("export", f"--workdir={place}", f"--out={work / 'served' / name}")
-    return [*weights]
+    run("export", f"--workdir={_LOADED.get(name, folder)}", f"--out={work / 'served' / name}")
 
 
-def take_pictures(page: Page, data: Path, out: Path) -> None:
+def take_pictures(page: Page, pictures: list[tuple], data: Path, out: Path) -> None:
     """Asks each question and writes a PNG of its answer."""
     question, right, _ = next(questions(data))
     asked = {"pair": {"text": question, "text_pair": right}}
     asked["span"] = {"question": question, "context": right}
-    for name, model, signature, fields, look in PICTURES:
+    for name, model, signature, fields, look in pictures:
         width = 400 if look == "narrow" else 900
         page.resize(width, 800)
         page.colours("dark" if look == "dark" else "light")
@@ -129,12 +126,17 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     for flag in ("data", "work", "out"):
         parser.add_argument(f"--{flag}", required=True, type=Path)
+    parser.add_argument("--only", nargs="*", help="names of pictures; by default all")
     values = parser.parse_args()
     values.out.mkdir(parents=True, exist_ok=True)
     values.work.mkdir(parents=True, exist_ok=True)
+    wanted = [one for one in PICTURES if not values.only or one[0] in values.only]
+    names = sorted({model for _, model, *_ in wanted})
+    for name in names:
+        make_model(name, values.data, values.work)
     served = values.work.absolute() / "served"
-    models = [ServedModel(one, str(served / one)) for one in make_models(values.data, values.work)]
+    models = [ServedModel(name, str(served / name)) for name in names]
     rest = RestOptions(port=0, timeout_ms=240_000)
     with Server(models, port=0, host="localhost", rest=rest) as server, Page("") as browser:
         browser.address = f"http://localhost:{server.rest_port}/"
-        take_pictures(browser, values.data, values.out)
+        take_pictures(browser, wanted, values.data, values.out)

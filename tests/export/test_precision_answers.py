@@ -54,7 +54,7 @@ def test_probabilities_are_judged_and_labels_told():
 
 def test_log_likelihoods_by_their_own_size_and_tokens_by_the_mean():
     def scored(total, *tokens):
-        texts = strings([b"a", b"b"], [b"", b""])
+        texts = np.array([[b"a", b"b"], [b"", b""]], object)
         of_tokens = {"tokens": texts, "log_probabilities": f32(tokens, [0, 0])}
         return pair("score", log_likelihood=f32(*total), token_count=np.int32([10, 0]), **of_tokens)
 

@@ -164,7 +164,8 @@ class Tokenizer(abc.ABC):
 
     def spell(self, ids: tf.RaggedTensor) -> tf.Tensor:
         """Strings (B, T), padded with "": each id [B, None] as it stands in its text, special ones
-        by name. Put together they are what `decode` gives, but for special and unknown ids.
+        by name. Put together they are what `decode` gives, but for special and unknown ids; the
+        first one is "" where it is but the space that `decode` leaves out.
         """
         table = self._piece_table.copy()
         for name, index in self.special_tokens.items():

@@ -150,9 +150,9 @@ function pieces(text, tokens, logs, size, told, asker) {
   for (const [i, token] of tokens.entries()) {
     bytes += token;
     sum += logs[i];
-    if ((tokens[i + 1]?.charCodeAt() & 0xC0) === 0x80) continue;
+    if (!bytes || (tokens[i + 1]?.charCodeAt() & 0xC0) === 0x80) continue;
     behind -= bytes.length;
-    if (bytes && behind < size) list.push({ word: textOf(bytes), chance: Math.exp(sum) });
+    if (behind < size) list.push({ word: textOf(bytes), chance: Math.exp(sum) });
     [bytes, sum] = ["", 0];
   }
   const words = list.map(({ word }) => word);
