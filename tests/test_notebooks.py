@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import types
 import zipfile
 from pathlib import Path
 
@@ -70,6 +71,11 @@ class Notebook:
         """What a cell wrote to its standard output."""
         outputs = self.cell(identity).outputs
         return "".join(one.text for one in outputs if one.get("name") == "stdout")
+
+    def frame(self, identity):
+        """The address in the frame that a cell displayed."""
+        (html,) = (one.data["text/html"] for one in self.cell(identity).outputs if "data" in one)
+        return re.search(r'<iframe[^>]* src="([^"]+)"', re.sub(r"\s+", " ", html))[1]
 
     def shown(self, identity):
         """Kinds of what a cell displayed."""
@@ -320,6 +326,62 @@ def test_finetuning_of_an_own_table_from_an_earlier_model(tmp_path):
     assert config["finetune"]["init_from"] == changes["INIT_FROM"]
 
 
+SERVING = ("export_and_serve", "tune_chat")
+# Run in the kernel while the server of the notebook runs: what its frame shows.
+LOOK = """
+import urllib.request
+
+with urllib.request.urlopen("http://localhost:%s/" % {port}) as found:
+    print(found.status, found.read().decode())
+"""
+
+
+def check_page(notebook):
+    """The notebook shows a frame, whose address answered with the page."""
+    address = notebook.frame("page")
+    assert notebook.printed("page") == f"{address}\n"
+    (look,) = (cell for cell in notebook.cells if cell.source.startswith("\nimport urllib"))
+    (told,) = look.outputs
+    assert told.text.startswith("200 ") and "<h1>Served models</h1>" in told.text
+
+
+def test_each_notebook_that_serves_shows_the_page():
+    for path in NOTEBOOKS:
+        cells = nbformat.read(path, as_version=4).cells
+        serves = any("export.server" in cell.source for cell in cells if cell.cell_type == "code")
+        assert serves == (path.stem in SERVING) == any(cell.id == "page" for cell in cells)
+
+
+@pytest.mark.parametrize("name", SERVING)
+@pytest.mark.parametrize("in_colab", [True, False])
+def test_the_page_in_colab_goes_by_its_proxy(name, in_colab, monkeypatch, capsys):
+    """Colab's own function, as google.colab.output has it, in place of an address."""
+    asked, shown = [], []
+
+    def serve_kernel_port_as_iframe(
+        port, path="/", width="100%", height="400", cache_in_notebook=False
+    ):
+        asked.append((port, path, width, height, cache_in_notebook))
+
+    if in_colab:
+        output = types.ModuleType("google.colab.output")
+        output.serve_kernel_port_as_iframe = serve_kernel_port_as_iframe
+        colab = types.ModuleType("google.colab")
+        colab.output = output
+        monkeypatch.setitem(sys.modules, "google.colab", colab)
+        monkeypatch.setitem(sys.modules, "google.colab.output", output)
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    cells = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4).cells
+    (source,) = (cell.source for cell in cells if cell.id == "page")
+    names = {"sys": sys, "REST_PORT": 8501, "display": shown.append}
+    exec(source, names | {"server": types.SimpleNamespace(rest_port=8501)})
+    if in_colab:
+        assert asked == [(8501, "/", "100%", "700", False)] and not shown
+        assert capsys.readouterr().out == ""
+    else:
+        assert not asked and [frame.src for frame in shown] == ["http://localhost:8501/"]
+
+
 @pytest.mark.slow
 def test_tuning_a_chat_model(tmp_path):
     words = "user assistant What do you on Monday I count the ships mend nets"
@@ -343,7 +405,11 @@ def test_tuning_a_chat_model(tmp_path):
         INIT_FROM=str(tmp_path / "base"),
         SETTINGS=["steps=4", "evaluate_every=2", "finetune.lora_rank=2", "jit_compile=false"],
         QUESTIONS=["Why?", "When?"],
-    ).run()
+    )
+    notebook.insert("about-chat", LOOK.format(port="server.rest_port"))
+    notebook.run()
+    check_page(notebook)
+    assert notebook.printed("stop") == "all requests finished: True\n"
     assert "20 conversations of 40 messages" in notebook.printed("train")
     assert "text/markdown" in notebook.shown("report")
     lines = notebook.printed("chat").splitlines()
@@ -379,8 +445,7 @@ for name, value in answer.items():
 def check_serving(notebook, signatures):
     told = notebook.printed("grpc").splitlines()
     assert {line.partition("(")[0] for line in told if ") -> " in line} == set(signatures)
-    assert "text/html" in notebook.shown("page")
-    assert re.fullmatch(r"http://localhost:\d+/\n", notebook.printed("page"))
+    check_page(notebook)
     assert "no differences" in notebook.printed("verify")
     assert notebook.printed("stop").strip() == "the server ended with exit code 0"
     with zipfile.ZipFile(notebook.folder / "served" / "tiny.zip") as archive:
@@ -396,6 +461,7 @@ def test_serving_a_classifier(tmp_path):
     values = served(tmp_path, BUNDLE=bundle, QUESTION={"text": "the quick brown"})
     notebook = Notebook("export_and_serve", tmp_path, **values)
     notebook.insert(None, CHECK)
+    notebook.insert("about-grpc", LOOK.format(port="REST_PORT"))
     notebook.run()
     assert not notebook.printed("train")
     assert re.search(r"^  0\.\d{3}  good$", notebook.printed("grpc"), re.MULTILINE)
@@ -409,6 +475,7 @@ def test_serving_the_model_that_it_trains_itself(tmp_path):
     settings += ["data.train=text.txt", "steps=4", "evaluate_every=2"]
     notebook = Notebook("export_and_serve", tmp_path, **served(tmp_path, SETTINGS=settings))
     notebook.insert(None, CHECK)
+    notebook.insert("about-grpc", LOOK.format(port="REST_PORT"))
     notebook.run()
     assert "--recipe=python_gpt_quick" in notebook.printed("train")
     assert "\n\nthe quick " in notebook.printed("grpc")

@@ -1,19 +1,12 @@
-"""The server's page in headless Chromium: what its tests drive, and the pictures of docs/serve.md.
+"""The server's page in headless Chromium: what its tests and `tools.page_pictures` drive.
 
-python -m tools.page_browser --page=http://localhost:8501/ --out=docs/page
-
-asks each model served there the question of QUESTIONS for its signature and writes a PNG of it. It
-needs `chromium` and `chromedriver` (Debian: chromium-driver) and, from PyPI, selenium and pillow.
+Needs `chromium` and `chromedriver` (Debian: chromium-driver) and, of PyPI, selenium and pillow.
 """
 
-import argparse
 import io
-import json
 import shutil
 import time
 import urllib.parse
-import urllib.request
-from pathlib import Path
 
 from PIL import Image
 from selenium import webdriver
@@ -23,25 +16,6 @@ from selenium.webdriver.common.by import By
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 _COLOURS = 64
-_FILM = "Since the film was shot in Zürich, Greta Gerwig and the band Alvvays came to see it."
-_WARSAW = (
-    "The Warsaw University of Technology building is the seat of the school. It was built in 1899 "
-    "after the plans of Stefan Szyller, and its main hall has five galleries."
-)
-# Signature -> its fields, and whether the screen is a narrow one, or dark.
-QUESTIONS = {
-    "generate": ({"text": "def __init__(self", "max_new_tokens": "48"}, ""),
-    "chat": ({"message": "What do you do on Monday?"}, "narrow"),
-    "predict": ({"text": "My card has not arrived yet, and I have been waiting for a week."}, ""),
-    "tag": ({"text": _FILM}, ""),
-    "answer": ({"question": "Who made the plans of the building?", "context": _WARSAW}, ""),
-    "fill_mask": ({"text": "The ship was built in the [MASK] States in the [MASK] ."}, "dark"),
-    "embed": (
-        {"text": "A cat sleeps.\nA kitten is resting.\nShares fell today.\nThe market went down."},
-        "",
-    ),
-    "translate": ({"text": "汤姆和我每天都在学校见面。"}, "dark"),
-}
 
 
 class Page:
@@ -98,7 +72,7 @@ class Page:
         """Whether an element can be seen."""
         return self.find(selector).is_displayed()
 
-    def until(self, condition, seconds: float = 40.0):
+    def until(self, condition, seconds: float = 240.0):
         """Waits until a condition is true; returns what it gave."""
         end = time.monotonic() + seconds
         while True:
@@ -125,7 +99,7 @@ class Page:
         """Fills in the form, asks, and returns what the page says of it."""
         self.fill(**fields)
         self.driver.execute_script("document.getElementById('said').textContent = 'asking …'")
-        self.find("form button").click()
+        self.find("form .main").click()
         return self.until(lambda: (said := self.text("#said")) != "asking …" and said)
 
     def unfold(self) -> None:
@@ -141,47 +115,3 @@ class Page:
         image.quantize(_COLOURS).save(file, "png", optimize=True)
         self.resize(width, 800)
         return file.getvalue()
-
-
-def main(address: str, out: Path) -> None:
-    """Writes a picture of each signature that is served."""
-    out.mkdir(parents=True, exist_ok=True)
-
-    def get(path):
-        with urllib.request.urlopen(urllib.parse.urljoin(address, path)) as answer:
-            return json.load(answer)
-
-    served = {}
-    for model in get("page/models.json")["models"]:
-        metadata = get(f"v1/models/{model['name']}/metadata")["metadata"]
-        for signature in metadata["signature_def"]["signature_def"]:
-            served.setdefault(signature, []).append(model["name"])
-    with Page(address) as page:
-        for signature, (fields, look) in QUESTIONS.items():
-            if signature not in served:
-                continue
-            width = 400 if look == "narrow" else 900
-            page.resize(width, 800)
-            page.colours("dark" if look == "dark" else "light")
-            # Models with `chat` have `generate`, too, which is not what they are for.
-            models = [name for name in served[signature] if name not in served.get("chat", ())]
-            page.open((models or served[signature])[0], signature)
-            page.ask(**fields)
-            if signature == "chat":
-                page.ask(message="And on Sunday?")
-            else:
-                page.ask()  # the first answer of a signature takes longer
-            if signature == "generate":
-                page.find("#answer button").click()
-                page.until(lambda: "likeliest" in page.text("#answer"))
-            file = out / f"{signature}.png"
-            file.write_bytes(page.picture(width))
-            print(f"{file}: {file.stat().st_size} bytes")
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--page", required=True, help="address of the page")
-    parser.add_argument("--out", required=True, type=Path, help="folder of the pictures")
-    arguments = parser.parse_args()
-    main(arguments.page, arguments.out)

@@ -64,6 +64,13 @@ def _candidates(row) -> str:
     return "\n".join(f"{value:.3f}  {token!r}" for token, value in pairs)
 
 
+def _scored(row) -> str:
+    """The sums, then a line for each token."""
+    scored = [pair for pair in zip(row["log_probabilities"], row["tokens"]) if pair[1]]
+    lines = [f"{name}: {row[name]}" for name in row if not isinstance(row[name], list)]
+    return "\n".join([*lines, *(f"{value:8.3f}  {token!r}" for value, token in scored)])
+
+
 def _written(row) -> str:
     """The best text, and, where there are beams, all of them with their scores."""
     beams = [pair for pair in zip(row["scores"], row["texts"]) if any(pair)]
@@ -95,6 +102,7 @@ _FORMS = {
     ("answer", "start", "end", "score"): _answer,
     ("text", "tokens", "probabilities"): _filled,
     ("tokens", "probabilities"): _candidates,
+    ("tokens", "log_probabilities"): _scored,
     ("classes", "scores"): _classes,
     ("embedding",): _vector,
     ("text", "texts", "scores"): _written,

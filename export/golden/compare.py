@@ -106,12 +106,15 @@ def _deviations(old: GoldenPair, new: GoldenPair) -> Iterator[tuple[str, str, fl
     if signature in ("chat", "generate"):
         text = "content" if signature == "chat" else "text"
         same = before[text] == after[text]
-        yield text, "share that differs", _share(~same)
+        yield text, "share that differs", _mean(~same)
         moved = _likelihood_changes(before, after, "log_probability")[same]
         yield "log_probability", "of itself, of equal texts", _largest(moved)
     elif signature == "score":
         moved = _likelihood_changes(before, after, "log_likelihood")
         yield "log_likelihood", "of itself", _largest(moved)
+        # The largest says little: unlikely tokens move by nats in a good model.
+        moved = np.abs(after["log_probabilities"] - before["log_probabilities"])
+        yield "log_probabilities", "nats, mean of tokens", _mean(moved[before["tokens"] != b""])
     elif signature in ("next_token", "fill_mask"):
         yield from _candidate_deviations(before, after)
     elif signature == "embed":
@@ -133,7 +136,7 @@ def _deviations(old: GoldenPair, new: GoldenPair) -> Iterator[tuple[str, str, fl
             left = before[probability] - (1 - after[probability])
             moved = np.where(changed, np.maximum(moved, left), moved)
         yield probability, "probability", _largest(moved)
-        yield choice, "share that differs", _share(changed)
+        yield choice, "share that differs", _mean(changed)
 
 
 def _candidate_deviations(before: Arrays, after: Arrays) -> Iterator[tuple[str, str, float]]:
@@ -153,7 +156,7 @@ def _candidate_deviations(before: Arrays, after: Arrays) -> Iterator[tuple[str, 
             moved.append(abs(now[token] - probability) if token in now else left)
         other_first.append(tokens[0] != new_tokens[0])
     yield "probabilities", "probability", _largest(moved)
-    yield "tokens", "share with another first", _share(other_first)
+    yield "tokens", "share with another first", _mean(other_first)
 
 
 def loosened(before: Sequence[GoldenPair], after: Sequence[GoldenPair]) -> list[GoldenPair]:
@@ -182,13 +185,14 @@ def loosened(before: Sequence[GoldenPair], after: Sequence[GoldenPair]) -> list[
     return pairs
 
 
-def _share(changed: Sequence[bool] | np.ndarray) -> float:
-    return float(np.mean(changed)) if len(changed) else 0.0
-
-
 def _largest(values: Sequence[float] | np.ndarray) -> float:
     """The largest, NaN if there is one, 0 if there are none."""
     return float(np.max(values, initial=0.0))
+
+
+def _mean(values: Sequence[float] | np.ndarray) -> float:
+    """The mean, of no values 0; of booleans the share that is true."""
+    return float(np.mean(values)) if len(values) else 0.0
 
 
 def _likelihood_changes(before: Arrays, after: Arrays, name: str) -> np.ndarray:

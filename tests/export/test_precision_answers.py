@@ -52,13 +52,20 @@ def test_probabilities_are_judged_and_labels_told():
     assert not judged(before, after)["predict.scores"].passed
 
 
-def test_log_likelihoods_by_their_own_size():
-    before = pair("score", log_likelihood=f32(-100, 0), token_count=np.int32([10, 0]))
-    after = pair("score", log_likelihood=f32(-101, 0.005), token_count=np.int32([10, 0]))
-    (found,) = deviations([before], [after])
-    assert found.value == pytest.approx(0.01)
+def test_log_likelihoods_by_their_own_size_and_tokens_by_the_mean():
+    def scored(total, *tokens):
+        texts = np.array([[b"a", b"b"], [b"", b""]], object)
+        of_tokens = {"tokens": texts, "log_probabilities": f32(tokens, [0, 0])}
+        return pair("score", log_likelihood=f32(*total), token_count=np.int32([10, 0]), **of_tokens)
+
+    before, after = scored((-100, 0), -90, -10), scored((-101, 0.005), -91, -10.5)
+    found = judged(before, after)
+    assert found["score.log_likelihood"].value == pytest.approx(0.01)
+    assert found["score.log_probabilities"].value == pytest.approx(0.75)  # padding is no token
+    assert all(one.tolerance is None for one in found.values())
     after.outputs["log_likelihood"][1] = np.nan
-    assert np.isnan(deviations([before], [after])[0].value)
+    after.outputs["log_probabilities"][0, 1] = np.nan
+    assert all(np.isnan(one.value) for one in judged(before, after).values())
 
 
 def test_generated_texts_and_the_likelihood_of_equal_ones():

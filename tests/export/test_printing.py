@@ -34,6 +34,10 @@ MANY = {"classes": list("abcdefg"), "scores": [0.1, 0.3, 0.2, 0.05, 0.15, 0.12, 
         ),
         ({"tokens": ["a", "\n"], "probabilities": [0.5, 0.25]}, ["0.500  'a'", r"0.250  '\n'"]),
         (
+            {"log_probabilities": [-1.5, 0], "token_count": 1, "tokens": ["a\n", ""]},
+            ["token_count: 1", r"  -1.500  'a\n'"],
+        ),
+        (
             {"label": "good", "classes": ["bad", "good"], "scores": [0.1, 0.9]},
             ["good", "  0.900  good", "  0.100  bad"],
         ),

@@ -260,6 +260,23 @@ def test_any_bytes_come_back(name, folders):
     assert ours.decode(ours.encode(texts)).numpy().tolist() == expected
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_spelled_tokens_make_up_the_text(name, folders):
+    """A space at the beginning, NFC and blanks that a token takes in are what is lost."""
+    ours = read_causal_tokenizer(folders(name))
+    texts = [*fuzzed(500, seed=5), "", " a", "a  b "]
+    ids = ours.encode(texts)
+    joined = [b"".join(row) for row in ours.spell(ids).numpy()]
+    special = {*ours.special_tokens.values()}
+    decoded = ours.decode(ids).numpy().tolist()
+    rows = [*zip(texts, ids.to_list(), joined, decoded)]
+    plain = [row for row in rows if special.isdisjoint(row[1])]
+    assert len(plain) > 300
+    assert [row for row in plain if row[2] != row[3]] == []
+    same = sum(text.encode() == one for text, _, one, _ in rows)
+    assert same == len(rows) if name in ("gpt2", "llama3") else same > 390
+
+
 @pytest.mark.parametrize("name", ["qwen2", "gemma", "phi3"])
 def test_what_a_user_writes_is_text(name, folders):
     ours = read_causal_tokenizer(folders(name))

@@ -392,4 +392,10 @@ def test_a_folder_translates_and_scores():
         greedy = model.translate(texts, max_new_tokens=[6], length_penalty=[0.0])
         assert found["texts"].shape == (2, 4)
         assert (found["score"].numpy() >= greedy["score"].numpy() - 1e-5).all()
-        assert np.isfinite(model.score(texts, ["Der Fuchs", ""])["log_likelihood"].numpy()).all()
+        scored = model.score(texts, ["Der Fuchs", ""])
+        total, tokens = scored["log_likelihood"].numpy(), scored["tokens"].numpy().tolist()
+        assert np.isfinite(total).all()
+        found = scored["log_probabilities"].numpy()
+        np.testing.assert_allclose(found.sum(axis=1), total, rtol=1e-5)
+        assert [row.index(b"</s>") for row in tokens] == scored["token_count"].numpy().tolist()
+        assert [b"".join(row) for row in tokens] == [b"Der Fuchs</s>", b"</s>"]

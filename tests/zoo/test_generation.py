@@ -34,10 +34,10 @@ def generate(model, ids, lengths, options, max_steps, **keywords):
     return run(ids, lengths, options)
 
 
-def log_likelihood(model, ids, lengths, start_id):
+def log_probabilities(model, ids, lengths, start_id):
     @compiled
     def run(ids, lengths):
-        return generation.log_likelihood(model, ids, lengths, start_id)
+        return generation.log_probabilities(model, ids, lengths, start_id)
 
     return run(ids, lengths)
 
@@ -154,49 +154,49 @@ def test_last_tokens():
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_score_equals_the_forward_pass(name):
+def test_scores_of_tokens_equal_the_forward_pass(name):
     model = shared_model(name)
     texts = [[3, 1, 4, 1, 5, 9, 2, 6], [5], [], [2] * 12]
     ids, lengths = batch_of(texts)
-    scores = numpy(log_likelihood(model, ids, lengths, start_id=11))
+    scores = numpy(log_probabilities(model, ids, lengths, start_id=11))
+    assert scores.shape == (4, 12) and scores.dtype == np.float32
     for score, text in zip(scores, texts):
-        expected = 0.0
         if text:
             padded = np.array([[11, *text[:-1], *[0] * (CONTEXT - len(text))]], "int32")
-            log_probabilities = numpy(ops.log_softmax(forward(model)(padded), axis=-1))[0]
-            expected = log_probabilities[np.arange(len(text)), text].sum()
-        assert score == pytest.approx(expected, rel=1e-5, abs=1e-6)
+            expected = numpy(ops.log_softmax(forward(model)(padded), axis=-1))[0]
+            expected = expected[np.arange(len(text)), text]
+            np.testing.assert_allclose(score[: len(text)], expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_score_of_long_text_counts_every_token_once(name):
+@pytest.mark.parametrize("length", [CONTEXT - 1, CONTEXT, CONTEXT + 1, 40])
+def test_scores_of_long_text_are_of_each_token(name, length):
     """A GPT sees at least half a context of past; an LSTM all of it."""
     model = shared_model(name)
-    text = np.random.default_rng(0).integers(0, VOCABULARY_SIZE, 40).tolist()
+    text = np.random.default_rng(0).integers(0, VOCABULARY_SIZE, length).tolist()
     ids, lengths = batch_of([text])
-    score = numpy(log_likelihood(model, ids, lengths, start_id=11))[0]
-    sequence, expected = [11, *text], 0.0
+    scores = numpy(log_probabilities(model, ids, lengths, start_id=11))[0]
+    sequence, expected = [11, *text], []
     stride = CONTEXT // 2
-    for target in range(1, 41):
+    for target in range(1, length + 1):
         first = 0
         if model.cache_is_bounded:
             first = max((target - 1) // stride * stride + stride - CONTEXT, 0)
-        expected += next_log_probabilities(model, sequence[first:target])[sequence[target]]
-    assert score == pytest.approx(expected, rel=1e-4)
+        expected.append(next_log_probabilities(model, sequence[first:target])[sequence[target]])
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("width", [1, 63, 64, 150])
-def test_sums_of_pieces_are_those_of_the_whole_text(width):
+def test_pieces_are_as_the_whole_text(width):
     model = shared_model("gpt_defaults")
     random = np.random.default_rng(width)
     hidden = random.normal(size=(3, width, model.backbone.output_dim)).astype("float32")
     targets = random.integers(0, VOCABULARY_SIZE, (3, width), "int32")
-    counted = random.random((3, width)) < 0.7
     logs = numpy(ops.log_softmax(model.backbone.logits(hidden), axis=-1))
-    chosen = np.take_along_axis(logs, targets[..., None], axis=-1)[..., 0]
-    tensors = (ops.convert_to_tensor(x) for x in (hidden, targets, counted))
-    total = numpy(generation.sum_log_probabilities(model.backbone, *tensors))
-    np.testing.assert_allclose(total, (chosen * counted).sum(axis=1), rtol=1e-5, atol=1e-5)
+    expected = np.take_along_axis(logs, targets[..., None], axis=-1)[..., 0]
+    tensors = (ops.convert_to_tensor(x) for x in (hidden, targets))
+    found = numpy(generation.target_log_probabilities(model.backbone, *tensors))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.tensorflow_only

@@ -151,6 +151,7 @@ def test_no_text_gives_no_answer(lm):
     }
     assert lm.generate(empty, seed=np.zeros([0], "int32"))["text"].shape == (0,)
     assert lm.score(empty)["perplexity"].shape == (0,)
+    assert lm.score(empty)["log_probabilities"].shape[0] == 0
     assert lm.next_token(empty)["tokens"].shape == (0, 10)
 
 
@@ -200,6 +201,16 @@ def test_score_is_a_sum_over_tokens(lm):
     assert outputs["perplexity"].numpy()[1] == 1
     mean = outputs["log_likelihood"].numpy()[0] / 5
     assert outputs["perplexity"].numpy()[0] == pytest.approx(np.exp(-mean), rel=1e-5)
+    assert outputs["tokens"].numpy().tolist() == [[b"h", b"e", b"l", b"l", b"o"], [b""] * 5]
+    found = outputs["log_probabilities"].numpy()
+    assert found[1].tolist() == [0] * 5
+    np.testing.assert_allclose(found.sum(1), outputs["log_likelihood"], rtol=1e-5)
+    # The first one is what `next_token` says of no text; others read `start_id` in addition.
+    next_token = lm.next_token([""])
+    likely = dict(zip(next_token["tokens"].numpy()[0], next_token["probabilities"].numpy()[0]))
+    top = next(token for token in likely if not token.startswith(b"<"))
+    found = lm.score([top])["log_probabilities"].numpy()[0]
+    np.testing.assert_allclose(np.exp(found), [likely[top]], rtol=1e-3)
 
 
 def test_next_token_gives_the_likeliest(lm):

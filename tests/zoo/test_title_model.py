@@ -4,7 +4,6 @@ Its weights times their scales are a T5 in float32. As it is, ONNX Runtime round
 each matrix product to 8 bits, too, and its logits are only near; without that they are the same.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -12,24 +11,8 @@ import pytest
 from keras import ops
 
 import zoo
-from zoo.weights.safetensors_files import write_weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.tensorflow_only]
-LAYERS = 8
-CONFIG = {
-    "architectures": ["T5ForConditionalGeneration"],
-    "model_type": "t5",
-    "is_encoder_decoder": True,
-    "vocab_size": 32128,
-    "d_model": 512,
-    "d_kv": 64,
-    "d_ff": 1024,
-    "num_layers": LAYERS,
-    "num_heads": 6,
-    "feed_forward_proj": "gated-gelu",
-    "tie_word_embeddings": False,
-    "decoder_start_token_id": 0,
-}
 TEXTS = [
     "Read the failing test, edited the parser to skip empty lines and ran pytest until it passed.",
     "The user asked for a dark mode toggle; the agent added a CSS variable theme and a button.",
@@ -41,52 +24,6 @@ TEXTS = [
 ]
 
 
-def read_onnx(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a file, those in int8 times their scales."""
-    onnx = pytest.importorskip("onnx")
-    stored = {
-        tensor.name: onnx.numpy_helper.to_array(tensor)
-        for tensor in onnx.load(path).graph.initializer
-    }
-    found = {}
-    for name, value in stored.items():
-        base = name.removesuffix("_quantized")
-        if base != name:
-            zero = stored[f"{base}_zero_point"].astype("float32")
-            found[base] = (value.astype("float32") - zero) * stored[f"{base}_scale"]
-        elif not name.endswith(("_scale", "_zero_point")):
-            found[name] = value
-    return found
-
-
-def tensors_of(folder: Path) -> dict[str, np.ndarray]:
-    """As transformers names them: matrices without a name are in the order of the layers."""
-    tensors = {}
-    for side, prefix in (("encoder", "enc."), ("decoder", "m.decoder.")):
-        stored = read_onnx(folder / f"{side}.onnx")
-        matrices = sorted(
-            (name for name in stored if name.startswith("onnx::MatMul_")),
-            key=lambda name: int(name.rpartition("_")[2]),
-        )
-        names = []
-        for layer in range(LAYERS):
-            sublayers = ["SelfAttention.{}", *["EncDecAttention.{}"] * (side == "decoder")]
-            names += [
-                f"{side}.block.{layer}.layer.{i}.{part.format(matrix)}.weight"
-                for i, part in enumerate([*sublayers, "DenseReluDense.{}"])
-                for matrix in ("qkvo" if "Attention" in part else ("wi_0", "wi_1", "wo"))
-            ]
-        names += ["lm_head.weight"] * (side == "decoder")
-        assert len(names) == len(matrices)
-        tensors |= {name: stored[matrix].T for name, matrix in zip(names, matrices)}
-        tensors |= {
-            f"{side}.{name.removeprefix(prefix)}": value
-            for name, value in stored.items()
-            if name.startswith(prefix) and "embed_tokens" not in name
-        }
-    return tensors | {"shared.weight": stored["m.shared.weight"]}
-
-
 @pytest.fixture(scope="module")
 def package() -> Path:
     return Path(pytest.importorskip("traceforge_title_model").span_dir())
@@ -94,11 +31,10 @@ def package() -> Path:
 
 @pytest.fixture(scope="module")
 def titler(package, tmp_path_factory) -> zoo.Bundle:
-    folder = tmp_path_factory.mktemp("titler")
-    write_weights(folder, tensors_of(package).items())
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-    (folder / "tokenizer.json").write_bytes((package / "tokenizer.json").read_bytes())
-    return zoo.load(folder)
+    pytest.importorskip("onnx")
+    from tools.title_model_folder import write_folder
+
+    return zoo.load(write_folder(package, tmp_path_factory.mktemp("titler")))
 
 
 def without_rounding(path: Path) -> bytes:

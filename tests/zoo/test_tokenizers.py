@@ -322,6 +322,37 @@ def test_tokens_show_each_id():
     assert ragged.to_list() == [[b"a"], [], [b"b", b"\n"]]
 
 
+@EACH
+def test_spelled_tokens_make_up_the_text(tokenizer):
+    strings = [text.encode() for text in SAMPLES] + NOT_UTF8 + [b"hello  hello", b" a "]
+    ids = tokenizer.encode(strings)
+    spelled = tokenizer.spell(ids).numpy()
+    assert spelled.shape == (len(strings), int(ids.bounding_shape()[1]))
+    for row, length in zip(spelled, ids.row_lengths().numpy()):
+        assert all(row[1:length]) and not any(row[length:])
+    joined = [b"".join(row) for row in spelled]
+    if tokenizer.kind in ("byte", "bytepair"):  # special tokens in a text by name
+        assert joined == strings
+    special = [*tokenizer.special_tokens.values(), tokenizer.unknown_id or 0]
+    plain = [row for row in ids.to_list() if not {*row} & {*special}]
+    assert sum(map(len, plain)) > 3
+    plain = tf.ragged.constant(plain, tf.int32)
+    joined = [b"".join(row) for row in tokenizer.spell(plain).numpy()]
+    assert joined == tokenizer.decode(plain).numpy().tolist()
+
+
+def test_spelled_tokens():
+    ragged = tf.ragged.constant([[3, 0], [], [4, 1, 99]], dtype=tf.int32)
+    assert SMALL.spell(ragged).numpy().tolist() == [
+        [b"a", "\ufffd".encode(), b""], [b"", b"", b""], [b"b", b"<|end|>", "\ufffd".encode()]
+    ]  # fmt: skip
+    words = {"wordpiece": "Hello hello", "sentencepiece": " hello hello"}
+    for kind, text in words.items():  # a word's space, but for the first one
+        (row,) = ALL[kind].spell(ALL[kind].encode([text])).numpy().tolist()
+        assert b"".join(row) == b"hello hello"
+        assert row[0][:1] != b" " and any(token[:1] == b" " for token in row)
+
+
 def test_characters_are_counted_and_limited():
     tokenizer = CharacterTokenizer.train(["cab", b"ab", "b\xff".encode()])
     assert tokenizer.vocabulary == "abc\xff"

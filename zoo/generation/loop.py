@@ -16,7 +16,7 @@ from zoo.generation.sampling import penalize_repetition, sample
 # many: writing a token copies the cache (TensorFlow's scatter is not in place), so that a token's
 # cost would otherwise grow with what the request might still become.
 SLOT_BLOCK = 32
-_SCORED = 64  # tokens of each row whose logits `log_likelihood` holds at once
+_SCORED = 64  # tokens of each row whose logits `log_probabilities` holds at once
 
 
 class SamplingOptions(NamedTuple):
@@ -283,8 +283,8 @@ def seen_tokens(tokens, total, vocabulary_size: int):
     return ops.scatter_update(seen, indices, ones)[:, :vocabulary_size] > 0
 
 
-def log_likelihood(model, token_ids, lengths, start_id):
-    """Sum of log p(token | all before it) of each row, in nats: (B,) float32, 0 for an empty row.
+def log_probabilities(model, token_ids, lengths, start_id):
+    """log p(token | all before it) of each token, in nats: (B, P) float32; padding's means nothing.
 
     Token ids (B, P) int32 are padded on the right, P may be 0; the first is given `start_id`. Where
     the cache is bounded (GPT) windows overlap: every token sees at least half a context of past.
@@ -300,57 +300,60 @@ def log_likelihood(model, token_ids, lengths, start_id):
     stride = max(context // 2, 1)
 
     def tokens_of(index):
-        """Which tokens a window counts: from, up to; and the column that it reads first."""
+        """The token that a window counts first, and the column that it reads first."""
         if not model.cache_is_bounded:
-            return index * window, (index + 1) * window, index * window
+            return index * window, index * window
         # The first window counts all that it reads; later ones read half of it as past.
-        up_to = (index + 2) * stride
-        first = ops.maximum(up_to - context, 0)
-        return ops.where(index > 0, up_to - stride, 0), up_to, first
+        fresh = ops.where(index > 0, (index + 1) * stride, 0)
+        return fresh, ops.maximum((index + 2) * stride - context, 0)
 
-    def read(index, state, total):
-        fresh_from, up_to, first = tokens_of(index)
+    def read(index, state, found):
+        fresh, first = tokens_of(index)
         inputs = ops.take(sequence, first + columns, axis=1)  # (B, window)
         targets = ops.take(sequence, first + columns + 1, axis=1)
         before = model.initial_cache(batch_size, window) if model.cache_is_bounded else state
         hidden, after = model.backbone.decode(inputs, before, ops.zeros_like(lengths))
         state = () if model.cache_is_bounded else after
-        token_index = first + columns  # of the target, counted in the row's own tokens
-        fresh = ops.logical_and(token_index >= fresh_from, token_index < up_to)
-        counted = ops.logical_and(fresh[None], token_index[None] < lengths[:, None])
-        return (
-            index + 1,
-            state,
-            total + sum_log_probabilities(model.backbone, hidden, targets, counted),
-        )
+        values = target_log_probabilities(model.backbone, hidden, targets)
+        return index + 1, state, _with_columns(found, values, first, fresh)
 
-    def more(index, state, total):
+    def more(index, state, found):
         return tokens_of(index)[0] < ops.max(lengths)
 
     state = () if model.cache_is_bounded else model.initial_cache(batch_size, window)
-    zeros = ops.zeros((batch_size,), "float32")
-    return ops.while_loop(more, read, (ops.cast(0, "int32"), state, zeros))[2]
+    found = ops.zeros_like(token_ids, "float32")
+    return ops.while_loop(more, read, (ops.cast(0, "int32"), state, found))[2]
 
 
-def sum_log_probabilities(backbone, hidden, targets, counted):
-    """Sum of log p of `targets` (B, T) where `counted` (B, T), after hidden states (B, T, D): (B,).
+def target_log_probabilities(backbone, hidden, targets):
+    """log p of each of `targets` (B, T), after hidden states (B, T, D): (B, T) float32.
 
     In pieces of the text: logits of all T tokens would take gigabytes where V is 100,000.
     """
     width = ops.shape(hidden)[1]
     size = minimum(width, _SCORED)
 
-    def add_piece(begin, total):
-        # The last piece begins where it fits, and counts the columns from `begin` on alone.
-        columns = ops.minimum(begin, width - size) + ops.arange(size, dtype="int32")
+    def add_piece(begin, found):
+        first = ops.minimum(begin, width - size)  # the last piece begins where it fits
+        columns = first + ops.arange(size, dtype="int32")
         logits = backbone.logits(ops.take(hidden, columns, axis=1))
         wanted = ops.take(targets, columns, axis=1)[..., None]
-        chosen = ops.take_along_axis(ops.log_softmax(logits, axis=-1), wanted, axis=-1)[..., 0]
-        new = ops.logical_and(columns >= begin, ops.take(counted, columns, axis=1))
-        return begin + size, total + ops.sum(ops.where(new, chosen, 0.0), axis=1)
+        values = ops.take_along_axis(ops.log_softmax(logits, axis=-1), wanted, axis=-1)[..., 0]
+        return begin + size, _with_columns(found, values, first, begin)
 
-    state = ops.cast(0, "int32"), ops.zeros((ops.shape(targets)[0],), "float32")
-    return ops.while_loop(lambda begin, total: begin < width, add_piece, state)[1]
+    state = ops.cast(0, "int32"), ops.zeros_like(targets, "float32")
+    return ops.while_loop(lambda begin, found: begin < width, add_piece, state)[1]
+
+
+def _with_columns(found, values, first, fresh):
+    """`found` (B, T), with columns from `first` on from `values` (B, W), those before `fresh` not.
+
+    A choice, as a slice is written by an operation of XLA: 1 ms for 100,000 tokens.
+    """
+    columns = ops.arange(ops.shape(found)[1], dtype="int32")
+    place, width = columns - first, ops.shape(values)[1]
+    new = ops.take(values, ops.clip(place, 0, width - 1), axis=1)
+    return ops.where(ops.logical_and(columns >= fresh, place < width), new, found)
 
 
 def next_token_probabilities(model, token_ids, lengths, k: int):

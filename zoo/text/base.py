@@ -165,6 +165,21 @@ def on_backend(function: Callable, *arguments):
     return each(lambda x: tf.convert_to_tensor(ops.convert_to_numpy(x)), outputs)
 
 
+def scored(tokenizer: Tokenizer, ids: tf.RaggedTensor, log_probabilities: tf.Tensor) -> Outputs:
+    """What each `score` says of ids [B, None] with these log-probabilities (B, T) and padding's."""
+    lengths = ids.row_lengths()
+    found = tf.where(
+        tf.sequence_mask(lengths, tf.shape(log_probabilities)[1]), log_probabilities, 0
+    )
+    total = tf.reduce_sum(found, axis=1)
+    return {
+        "log_likelihood": total,
+        "perplexity": tf.exp(-total / tf.cast(tf.maximum(lengths, 1), tf.float32)),
+        "tokens": tokenizer.spell(ids),
+        "log_probabilities": found,
+    }
+
+
 class TextModel(tf.Module):
     """A tokenizer and a model, with the graph functions that join them."""
 

@@ -9,11 +9,11 @@ from zoo.generation.loop import (
     SamplingOptions,
     Stopping,
     generate,
-    log_likelihood,
+    log_probabilities,
     next_token_probabilities,
 )
 from zoo.models.heads import CausalLM
-from zoo.text.base import CANDIDATES, TextModel, on_backend, signature
+from zoo.text.base import CANDIDATES, TextModel, on_backend, scored, signature
 from zoo.text.stop_strings import StopStrings
 from zoo.tokenizers import Tokenizer
 from zoo.tokenizers.base import cut_character_bytes
@@ -203,18 +203,20 @@ class TextLM(TextModel):
         """How likely each text is, as the continuation of an empty one.
 
         Returns:
-            dict of [B] tensors: `log_likelihood` (float32, nats, sum over tokens), `token_count`
-            (int32), `perplexity` (float32, exp(-log_likelihood / token_count); 1 for "").
+            dict: `log_likelihood` [B] (float32, nats, sum over tokens), `token_count` [B] (int32),
+            `perplexity` [B] (float32, exp(-log_likelihood / token_count); 1 for ""), `tokens`
+            [B, T] strings, padded with "": each as it stands in the text, special ids by name, so
+            that they make up the text if the tokenizer can give it back; `log_probabilities` [B, T]
+            float32, nats, of each after all before it, padded with 0.
         """
         ids = self.tokenizer.encode(text)
         lengths = tf.cast(ids.row_lengths(), tf.int32)
 
-        def scored(token_ids, lengths):
-            return log_likelihood(self._reader, token_ids, lengths, self.start_id)
+        def of_tokens(token_ids, lengths):
+            return log_probabilities(self._reader, token_ids, lengths, self.start_id)
 
-        total = on_backend(scored, ids.to_tensor(), lengths)
-        mean = total / tf.cast(tf.maximum(lengths, 1), tf.float32)
-        return {"log_likelihood": total, "token_count": lengths, "perplexity": tf.exp(-mean)}
+        found = on_backend(of_tokens, ids.to_tensor(), lengths)
+        return {"token_count": lengths, **scored(self.tokenizer, ids, found)}
 
     @signature
     def next_token(self, text):

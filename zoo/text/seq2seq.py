@@ -7,9 +7,9 @@ import keras
 import tensorflow as tf
 
 from zoo.generation.beam_search import BeamOptions, Rules, beam_search
-from zoo.generation.loop import SamplingOptions, sum_log_probabilities
+from zoo.generation.loop import SamplingOptions, target_log_probabilities
 from zoo.generation.options import SEQ2SEQ_OPTIONS, Option
-from zoo.text.base import TextModel, on_backend, signature
+from zoo.text.base import TextModel, on_backend, scored, signature
 from zoo.text.config import Seq2SeqConfig
 from zoo.text.lm import write_in_place
 from zoo.tokenizers import Tokenizer
@@ -155,32 +155,29 @@ class TextSeq2Seq(TextModel):
         """How likely each target is, given its source.
 
         Returns:
-            dict of [B] tensors: `log_likelihood` (float32, nats, end of text counted),
-            `token_count` (int32, without it), `perplexity` (float32, of the tokens and the end),
-            `truncated` (bool, whether only the beginning of text or target was read).
+            dict: `log_likelihood` [B] (float32, nats, end of text counted), `token_count` [B]
+            (int32, without it), `perplexity` [B] (float32, of the tokens and the end), `tokens` and
+            `log_probabilities` [B, T] of the target as a language model's `score` has them, the end
+            by its name, `truncated` [B] (bool, whether only the beginning of text or target was
+            read).
         """
         ids, targets = self.source_ids(text), self.targets(target)
-        lengths = tf.cast(targets.row_lengths(), tf.int32) - len(self.config.target_start)
+        first = len(self.config.target_start)
 
-        def sums(token_ids, mask, targets, lengths):
+        def of_targets(token_ids, mask, targets):
             inputs = {"token_ids": token_ids, "padding_mask": mask, "target_ids": targets[:, :-1]}
-            backbone, ops = self.model.backbone, keras.ops
-            hidden = backbone(inputs, training=False)
-            first = len(self.config.target_start) - 1
-            place = ops.arange(ops.shape(hidden)[1], dtype="int32")[None] - first
-            real = ops.logical_and(place >= 0, place < lengths[:, None])
-            return sum_log_probabilities(backbone, hidden, targets[:, 1:], real)
+            hidden = self.model.backbone(inputs, training=False)
+            return target_log_probabilities(self.model.backbone, hidden, targets[:, 1:])
 
-        padded = _padded(self.framed(ids))
-        total = on_backend(sums, *padded, targets.to_tensor(), lengths)
+        found = on_backend(of_targets, *_padded(self.framed(ids)), targets.to_tensor())
         # One that was cut to the context has lost its end.
         last = tf.gather(targets.flat_values, targets.row_splits[1:] - 1)
-        perplexity = tf.exp(-total / tf.cast(tf.maximum(lengths, 1), tf.float32))
+        has_end = last == self.tokenizer.end_id
+        predicted = targets[:, first:]
         return {
-            "log_likelihood": total,
-            "token_count": lengths - 1,
-            "perplexity": perplexity,
-            "truncated": (ids.row_lengths() > self.room) | (last != self.tokenizer.end_id),
+            "token_count": tf.cast(predicted.row_lengths(), tf.int32) - tf.cast(has_end, tf.int32),
+            **scored(self.tokenizer, predicted, found[:, first - 1 :]),
+            "truncated": (ids.row_lengths() > self.room) | ~has_end,
         }
 
 

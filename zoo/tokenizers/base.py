@@ -162,6 +162,28 @@ class Tokenizer(abc.ABC):
             return ids.with_flat_values(_lookup(self._token_table, ids.flat_values))
         return _lookup(self._token_table, ids)
 
+    def spell(self, ids: tf.RaggedTensor) -> tf.Tensor:
+        """Strings (B, T), padded with "": each id [B, None] as it stands in its text, special ones
+        by name. Put together they are what `decode` gives, but for special and unknown ids; the
+        first one is "" where it is but the space that `decode` leaves out.
+        """
+        table = self._piece_table.copy()
+        for name, index in self.special_tokens.items():
+            if index != self.unknown_id:
+                table[index] = name.encode()
+        spelled = ids.with_flat_values(_lookup(table, ids.flat_values)).to_tensor("")
+        if not self._drops_space:
+            return spelled
+        first = tf.strings.regex_replace(spelled[:, :1], "^ ", "")
+        return tf.concat([first, spelled[:, 1:]], axis=1)
+
+    @functools.cached_property
+    def _drops_space(self) -> bool:
+        """Whether `decode` leaves out the space before a text."""
+        spaced = [place for place, text in enumerate(self._piece_table[:-1]) if text[:1] == b" "]
+        with tf.init_scope():
+            return bool(spaced) and self.decode([spaced[:1]]).numpy()[0][:1] != b" "
+
     def whole_characters(self, ids: tf.RaggedTensor) -> tf.RaggedTensor:
         """Ids [B, None] without the last ones where `decode` could not give back the bytes of a
         character that they begin; here it always can.

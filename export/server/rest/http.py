@@ -66,7 +66,7 @@ class RestServer:
         `grpc` is what the page says of the gRPC port beside this one.
         """
         if self._api.page is not None:
-            self._api.page.grpc = grpc
+            self._api.page.grpc = grpc or {}
         try:
             sockets = netutil.bind_sockets(self.port, self._host, backlog=_BACKLOG)
         except OSError as error:
@@ -276,7 +276,9 @@ class _Exchange(web.RequestHandler):
             sent, clock = self.request, RequestClock(self._server.timeout)
             encoding = sent.headers.get("Content-Encoding", "")
             body = bytes(self._body)
-            request = Request(sent.method, sent.uri, body, encoding, clock, self._memory)
+            request = Request(
+                sent.method, sent.uri, body, encoding, clock, self._memory, sent.host_name
+            )
             # The memory is now the work's to give back.
             self._body, self._memory = bytearray(), MemoryShare(self._server.memory)
             try:

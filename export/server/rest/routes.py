@@ -1,8 +1,10 @@
 """What each REST request means: method, path and body in, an answer out, as TensorFlow Serving."""
 
+import contextlib
 import re
 import urllib.parse
 import zlib
+from collections.abc import Iterator
 from http.client import responses
 from typing import NamedTuple
 
@@ -29,6 +31,7 @@ _URI = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/?#]|%[0-9A-Fa-f]{2})*")
 _MAX_INT64, _INT64_DIGITS = 2**63 - 1, 19
 _GZIP = 16 + zlib.MAX_WBITS
 _UNPACKED_AT_ONCE = 2**20
+_MOST_SHOWN = 2**20  # bytes of a request that the page writes for other clients
 _REQUESTS = {
     "predict": predict_pb2.PredictRequest,
     "classify": classification_pb2.ClassificationRequest,
@@ -73,6 +76,7 @@ class Request(NamedTuple):
     encoding: str
     clock: RequestClock
     memory: MemoryShare
+    host: str  # the server's, as the client calls it
 
 
 class Answer(NamedTuple):
@@ -122,25 +126,33 @@ class RestApi:
                 return Answer(400, text.encode(), "text/plain")
             return Answer(200, self._metrics.text().encode(), "text/plain")
         if target[:4].lower() != "/v1/":
-            return self._try_page(request.method, target)
+            return self._try_page(request, target)
         if request.method == "OPTIONS":
             answer = Answer(200, b"", "text/html; charset=ISO-8859-1")
         else:
-            try:
-                answer = self._call(request._replace(target=target))
-            except ServingError as error:
-                answer = error_answer(error)
-            except Exception:  # noqa: BLE001  no exception of Python reaches a client
-                answer = error_answer(unexpected(f"REST {request.method} {target!r} failed"))
+            answer = self._try_call(request._replace(target=target))
         return answer._replace(headers=_CORS) if self._options.cors else answer
 
-    def _try_page(self, method: str, target: str) -> Answer:
+    def _try_page(self, request: Request, target: str) -> Answer:
         found = None
-        if self.page is not None and method == "GET":
+        if self.page is not None and request.method == "GET":
             found = self.page.find(re.split("[?#]", target)[0])
+        elif self.page is not None and request.method == "POST" and target.startswith("/page/v1/"):
+            target = target.removeprefix("/page")
+            answer = self._try_call(request._replace(target=target), shows=True)
+            return answer._replace(headers=HEADERS)
         return error_page(404) if found is None else Answer(200, *found, HEADERS)
 
-    def _call(self, request: Request) -> Answer:
+    def _try_call(self, request: Request, shows: bool = False) -> Answer:
+        try:
+            return self._call(request, shows)
+        except ServingError as error:
+            return error_answer(error)
+        except Exception:  # noqa: BLE001  no exception of Python reaches a client
+            return error_answer(unexpected(f"REST {request.method} {request.target!r} failed"))
+
+    def _call(self, request: Request, shows: bool) -> Answer:
+        """Answers a request; one that `shows` is not answered but written for other clients."""
         malformed = invalid(f"Malformed request: {request.method} {request.target}")
         path = _PATHS.get(request.method)
         found = path.fullmatch(request.target) if path else None
@@ -164,12 +176,19 @@ class RestApi:
                 text = json_writing.proto_json(model_status(self._manager, spec))
         elif what not in _REQUESTS:  # in capitals
             raise malformed
+        elif shows:
+            with self._read(what, spec, request) as (_, asked, _):
+                if asked.ByteSize() > _MOST_SHOWN:
+                    raise TooLarge(f"requests above {_MOST_SHOWN} bytes are not shown")
+                text = self.page.snippets(what, asked, request.host)
         else:
             with self._metrics.counting(spec.name, "REST", what, request.clock):
                 text = self._infer(what, spec, request)
         return Answer(200, text.encode("utf-8", "surrogateescape"))
 
-    def _infer(self, method: str, spec: model_pb2.ModelSpec, sent: Request) -> str:
+    @contextlib.contextmanager
+    def _read(self, method: str, spec: model_pb2.ModelSpec, sent: Request) -> Iterator[tuple]:
+        """A context with the servable, the request as gRPC has it, and whether it is in rows."""
         limits, body = self._options.limits, sent.body
 
         def admit(elements: int) -> None:
@@ -185,6 +204,7 @@ class RestApi:
         parsed = read_json(body, admit)
         spec.signature_name = signature_name(parsed)
         request = _REQUESTS[method](model_spec=spec)
+        in_rows = False
         if method != "predict":  # the body says all, so its errors come before the model's
             fill_examples(parsed, request.input)
         with acquire(self._manager, spec) as servable:
@@ -195,6 +215,10 @@ class RestApi:
                 inputs = servable.signatures[name].inputs
                 in_rows = fill_tensors(parsed, inputs, spec.signature_name, request.inputs)
             del parsed  # the run needs its memory
+            yield servable, request, in_rows
+
+    def _infer(self, method: str, spec: model_pb2.ModelSpec, sent: Request) -> str:
+        with self._read(method, spec, sent) as (servable, request, in_rows):
             response = INFERENCE[method.capitalize()](servable, request, sent.clock)
         if method != "predict":
             text = json_writing.results_json(response.result)
