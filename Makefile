@@ -43,6 +43,10 @@ NO_KERAS = $(foreach name,wordpiece* tokenizers cleaning packing bytepair* sente
 	huggingface_tokenizers huggingface_writing untrusted_folders decoder_tokenizers chat_template gguf \
 	kerashub nanogpt plain_keras,--ignore-glob='tests/zoo/test_$(name).py')
 
+# What the published families add to the models: on JAX in `make test-slow`.
+FAMILIES = $(foreach name,*families encoder_heads adapters,--ignore-glob='tests/zoo/test_$(name).py')
+JAX_TESTS = KERAS_BACKEND=jax $(PY) -m pytest $(IN_PARALLEL) tests/zoo $(NO_KERAS)
+
 # Most of what XLA compiles here runs once.
 QUICK_XLA = --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
 
@@ -58,9 +62,10 @@ test coverage: export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
 test: export XLA_FLAGS = $(QUICK_XLA)
 test: .venv/.dev  ## the tests, on the TensorFlow backend, then model code again on JAX
 	$(PY) -m pytest $(IN_PARALLEL) --durations=30
-	KERAS_BACKEND=jax $(PY) -m pytest $(IN_PARALLEL) tests/zoo $(NO_KERAS)
+	$(JAX_TESTS) $(FAMILIES)
 
-test-slow: .venv/.peers  ## tests that take minutes: recipes to their stated scores
+test-slow: .venv/.peers  ## tests that take minutes: recipes to their stated scores, all models on JAX
+	XLA_FLAGS="$(QUICK_XLA)" $(JAX_TESTS)
 	$(PY) -m pytest -m slow --timeout=3600
 
 fuzz: .venv/.dev  ## property tests with inputs that are new each time

@@ -49,6 +49,7 @@ def test_fill_mask_of_a_model_with_another_mask_token(tmp_path, capsys):
     assert "mask" not in lines[-1].lower()
 
 
+@pytest.mark.slow
 def test_continue_text(tmp_path, capsys):
     model = put_together(tmp_path, "gpt2_lm", "gpt2")
     continue_text.main(model, "the cat", max_new_tokens=6)

@@ -214,6 +214,7 @@ def test_the_command_line_shows_beams(server, monkeypatch, capsys):
     assert len(lines) >= 3 and lines[-2].lstrip().startswith("-")
 
 
+@pytest.mark.slow
 def test_fewer_bits(bundle, tmp_path):
     """Exported in int8, whose single tokens are read by products of integers."""
     folder = export_saved_model(bundle, tmp_path / "words", precision="int8")

@@ -240,6 +240,7 @@ def test_long_conversations_lose_their_oldest_turns(write, bundles):
         make_task(config(path, start, 30, data=data))
 
 
+@pytest.mark.slow
 def test_a_model_learns_a_few_dialogues_and_answers_them(write, tmp_path):
     rows = [{"messages": about(animal, *more)} for animal in SAYS for more in ((), (SYSTEM,))]
     path = write(rows)
