@@ -94,6 +94,8 @@ def make_model(name: str, data: Path, work: Path) -> None:
                 write_table(name, data, file)
             source = [f"--task={name}", f"--data={file}", f"--init_from={_MINILM}"]
         settings = [f"--set=steps={steps}", f"--set=evaluate_every={steps}"]
+        if name in _TABLES:
+            settings += ["--set=batch_size=16", "--set=text.max_length=128"]
         run("trainers", *source, f"--workdir={folder}", *settings)
     run("export", f"--workdir={_LOADED.get(name, folder)}", f"--out={work / 'served' / name}")
 

@@ -165,9 +165,10 @@ function pieces(text, tokens, logs, size, told, asker) {
       if (!next || target.title !== title) return;
       try {
         const answer = await next(prompt + words.slice(0, i).join(""));
-        const likely = answer.tokens[0].slice(0, 5).map(
-          (one, k) => named(one, answer.probabilities[0][k]));
-        target.title = `${title} – likeliest: ${likely.join(", ")}`;
+        const likely = answer.tokens[0].map((one, k) => named(one, answer.probabilities[0][k]));
+        // Its own number from the same answer, if it is there: `score` may read one token more.
+        const own = likely[answer.tokens[0].indexOf(word)] ?? title;
+        target.title = `${own} – likeliest: ${likely.slice(0, 5).join(", ")}`;
         if (told.textContent === title) told.textContent = target.title;
       } catch (error) {
         told.textContent = error.message;
