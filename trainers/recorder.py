@@ -14,7 +14,9 @@ import keras
 import numpy as np
 from absl import logging
 
+from trainers.callbacks import LOOK_EVERY
 from trainers.checkpoints import Checkpoints, Progress
+from trainers.config import TrainConfig
 from trainers.metrics import MetricsLog, is_better, should_stop
 from trainers.tasks.base import Task
 
@@ -57,17 +59,22 @@ class Follower(keras.callbacks.Callback):
     `Recorder` stops, because all workers see the same loss.
     """
 
-    def __init__(self, progress: Progress, interruption: Interruption):
+    def __init__(self, config: TrainConfig, progress: Progress, interruption: Interruption):
         super().__init__()
+        self.config = config
         self.progress = progress  # at the last evaluation, or at the start of this process
         self.interruption = interruption
         self.step = self.evaluated_step = self.saved_step = progress.step
 
     def on_train_batch_end(self, batch, logs=None):
         self.step += 1
-        self.require_finite("loss", float(logs["loss"]))
+        # It is a mean since the last evaluation, which no later step makes finite again.
+        leaving = self.interruption.requested  # a signal may come at any time
+        is_evaluated = self.step % self.config.evaluate_every == 0
+        if is_evaluated or leaving or self.step % LOOK_EVERY == 0:
+            self.require_finite("loss", float(logs["loss"]))
         self.after_step(logs)
-        if self.interruption.requested:
+        if leaving:
             if self.interruption.together:
                 self.model.stop_training = True  # all workers hear of it in their next step
             else:
@@ -79,6 +86,7 @@ class Follower(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         stopped = self.interruption.together and self.model.stop_training
         if stopped and self.step != self.evaluated_step:
+            self.require_finite("loss", float(logs["loss"]))
             self.leave()
 
     def after_step(self, logs: dict[str, float]) -> None:
@@ -110,7 +118,7 @@ class Recorder(Follower):
         progress: Progress,
         interruption: Interruption,
     ):
-        super().__init__(progress, interruption)
+        super().__init__(task.config, progress, interruption)
         self.task, self.checkpoints, self.log = task, checkpoints, log
         self._first_step = progress.step + 1
         self._training_seconds = 0.0
@@ -125,7 +133,7 @@ class Recorder(Follower):
     def after_step(self, logs):
         if self.step == self._first_step:
             _log_first_step(self.step, time.perf_counter() - self._wall)
-        if self.step % self.task.config.evaluate_every == 0:
+        if self.step % self.config.evaluate_every == 0:
             self._training_seconds = time.perf_counter() - self._wall
             self._checkpoint(training_logs={k: float(value) for k, value in logs.items()})
             # Until the next step nothing can be lost: an evaluation can be done again.
@@ -160,7 +168,7 @@ class Recorder(Follower):
         logs.update({k: v for k, v in record.items() if k.startswith("val_")})
         records = (*now.records, record)
         now = dataclasses.replace(now, evaluated_step=self.step, records=records)
-        (name, mode), patience = self.task.monitor, self.task.config.patience
+        (name, mode), patience = self.task.monitor, self.config.patience
         if is_better(record[name], now.best_value, mode):
             self.checkpoints.save_best(self.task.model, self.step)
             now = dataclasses.replace(now, best_step=self.step, best_value=record[name])
@@ -190,7 +198,7 @@ class Recorder(Follower):
             cpu_seconds=before.cpu_seconds + time.process_time() - self._cpu,
             metric_values=(),
             training_logs={},
-            planned_steps=self.task.config.steps,
+            planned_steps=self.config.steps,
         )
 
     def _start_clocks(self) -> None:

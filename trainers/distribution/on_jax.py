@@ -5,7 +5,8 @@ the second by rows, so that one sum over the devices follows. Results differ by 
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import keras
 from absl import logging
@@ -45,9 +46,12 @@ def layout_of(path: str) -> tuple[str | None, ...] | None:
 
 
 def jax_layout(
-    name: str, model_shards: int | None
+    name: str, model_shards: int | None, devices: Sequence[Any] | None = None
 ) -> "tuple[str, int, keras.distribution.Distribution | None]":
-    """The name with "auto" resolved, replicas that share the batch, and Keras' distribution."""
+    """The name with "auto" resolved, replicas that share the batch, and Keras' distribution.
+
+    `devices` are all of this machine, or JAX devices that need not be there.
+    """
     import jax
 
     if jax.process_count() > 1:
@@ -55,7 +59,7 @@ def jax_layout(
             f"{jax.process_count()} JAX processes: training on several machines is for the "
             "TensorFlow backend, --strategy=multi_worker"
         )
-    devices = keras.distribution.list_devices()
+    devices = keras.distribution.list_devices() if devices is None else list(devices)
     if name == "auto":
         name = "data_parallel" if len(devices) > 1 else "one_device"
     if name == "one_device":

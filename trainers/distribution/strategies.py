@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from trainers.config import TrainConfig
-from trainers.distribution.hardware import connect_tpu, tpu_is_there
+from trainers.distribution.hardware import connect_tpu, hardware, tpu_is_there
 from trainers.distribution.on_jax import check_shards, jax_layout
 from trainers.distribution.tf_config import (
     TF_CONFIG_EXAMPLE,
@@ -41,11 +41,17 @@ class Distribution:
     strategy: tf.distribute.Strategy | None = None  # None where Keras' own `fit` trains
     layout: "keras.distribution.Distribution | None" = None  # on JAX
     cluster: Cluster | None = None  # of several workers
+    hardware: str | None = None  # of devices that are not of this machine, "cpu", "gpu" or "tpu"
 
     @property
     def is_chief(self) -> bool:
         """Whether this process writes files and evaluates; there is one."""
         return self.worker == 0
+
+    @property
+    def kind(self) -> str:
+        """ "cpu", "gpu" or "tpu"."""
+        return self.hardware or hardware()
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:
         """Where model and optimizer are made."""
@@ -74,6 +80,11 @@ class Distribution:
             )
         if config.task == "embed" and size == replicas and self.strategy is not None:
             raise ConfigError(f"batch_size={size}: task embed needs 2 rows a replica, {2 * size}")
+        if config.precision == "mixed_float16" and self.kind == "tpu":
+            raise ConfigError(
+                "precision=mixed_float16: TPUs multiply bfloat16, which needs no scaled loss, and "
+                "have to convert float16; use --set=precision=mixed_bfloat16"
+            )
         if config.precision == "mixed_float16" and self.strategy is not None:
             raise ConfigError(
                 f"precision=mixed_float16 scales its loss on one device only, not with --strategy="
