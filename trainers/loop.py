@@ -19,7 +19,7 @@ from trainers.distribution.rows import own_rows
 from trainers.distribution.strategy_loop import StrategyLoop, build_metrics
 from trainers.metrics import MetricsLog, should_stop
 from trainers.optim.optimizers import make_optimizer, schedule_of
-from trainers.recorder import Follower, Interruption, Preempted, Recorder
+from trainers.recorder import Follower, Interruption, Preempted, Recorder, StopTogether
 from trainers.report.report import REPORT_FILE, write_report
 from trainers.tasks import Task, make_task
 from trainers.tasks.lm import ResetValidationState
@@ -88,10 +88,13 @@ def train(
         logging.info("%s, %s", distribution.describe(config), keras.config.dtype_policy().name)
         progress = _train(task, workdir, checkpoints, distribution, profile_steps)
         if is_chief:
-            if config.select == "best":
-                checkpoints.restore_best(task.model, progress)
-            finished = task.save(workdir)
-            write_report(finished, task, list(progress.records), progress)
+            with distribution.alone(task.trained_model):
+                if config.select == "best":
+                    checkpoints.restore_best(task.model, progress)
+                finished = task.save(workdir)
+                write_report(finished, task, list(progress.records), progress)
+                if distribution.of_jax_processes:  # whose model is shared again
+                    finished = load(workdir)
             if publish is not None:
                 publish()
         distribution.barrier()
@@ -160,10 +163,11 @@ def _train(
     config, log = task.config, MetricsLog(workdir)
     with distribution.scope():
         progress = _resume(task, checkpoints, log, distribution)
-    with Interruption(together=distribution.workers > 1) as interruption:
+    together = distribution.workers > 1 and not distribution.of_jax_processes
+    with Interruption(together) as interruption:
         callbacks: list[keras.callbacks.Callback] = [ResetValidationState()]
         if distribution.is_chief:
-            recorder = Recorder(task, checkpoints, log, progress, interruption)
+            recorder = Recorder(task, checkpoints, log, progress, interruption, distribution)
             first = _STEPS_BEFORE_PROFILE + 1
             profiled = (first, first + profile_steps - 1) if profile_steps else 0
             folder = workdir / "tensorboard"
@@ -171,8 +175,10 @@ def _train(
             # The recorder before TensorBoard, which shows the metrics that it adds.
             callbacks += [recorder, board]
         else:
-            recorder = Follower(task.config, progress, interruption)
+            recorder = Follower(task.config, progress, interruption, distribution)
             callbacks += [recorder]
+        if distribution.of_jax_processes:
+            callbacks += [StopTogether(distribution)]
         try:
             if progress.step < config.steps or progress.training_logs:
                 if should_stop(progress.records, *task.monitor, config.patience):
@@ -324,10 +330,8 @@ def _resume(
     if distribution.is_chief:
         log.restore(progress.records)
         checkpoints.drop_after(step)
-        if step:
-            checkpoints.restore(task.trained_model, step)
-    distribution.barrier()  # restoring tidies up, which only the chief may do
-    if step and not distribution.is_chief:
+    distribution.barrier()
+    if step:  # all at once: variables of several JAX processes are assigned together
         checkpoints.restore(task.trained_model, step)
     return progress
 

@@ -17,6 +17,7 @@ from absl import logging
 from trainers.callbacks import LOOK_EVERY
 from trainers.checkpoints import Checkpoints, Progress
 from trainers.config import TrainConfig
+from trainers.distribution import Distribution
 from trainers.metrics import MetricsLog, is_better, should_stop
 from trainers.tasks.base import Task
 
@@ -59,9 +60,15 @@ class Follower(keras.callbacks.Callback):
     `Recorder` stops, because all workers see the same loss.
     """
 
-    def __init__(self, config: TrainConfig, progress: Progress, interruption: Interruption):
+    def __init__(
+        self,
+        config: TrainConfig,
+        progress: Progress,
+        interruption: Interruption,
+        distribution: Distribution,
+    ):
         super().__init__()
-        self.config = config
+        self.config, self.distribution = config, distribution
         self.progress = progress  # at the last evaluation, or at the start of this process
         self.interruption = interruption
         self.step = self.evaluated_step = self.saved_step = progress.step
@@ -70,8 +77,10 @@ class Follower(keras.callbacks.Callback):
         self.step += 1
         # It is a mean since the last evaluation, which no later step makes finite again.
         leaving = self.interruption.requested  # a signal may come at any time
-        is_evaluated = self.step % self.config.evaluate_every == 0
-        if is_evaluated or leaving or self.step % LOOK_EVERY == 0:
+        looks = self.step % self.config.evaluate_every == 0 or self.step % LOOK_EVERY == 0
+        if self.distribution.of_jax_processes:  # all leave after the same step
+            leaving = looks and self.distribution.any_worker(leaving)
+        if looks or leaving:
             self.require_finite("loss", float(logs["loss"]))
         self.after_step(logs)
         if leaving:
@@ -107,6 +116,17 @@ class Follower(keras.callbacks.Callback):
             )
 
 
+class StopTogether(keras.callbacks.Callback):
+    """Ends training on all JAX processes where one has seen enough; it comes last."""
+
+    def __init__(self, distribution: Distribution):
+        super().__init__()
+        self.distribution = distribution
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = self.distribution.any_worker(self.model.stop_training)
+
+
 class Recorder(Follower):
     """Stops on NaN, logs the metrics of each evaluation, and writes a checkpoint before it."""
 
@@ -117,8 +137,9 @@ class Recorder(Follower):
         log: MetricsLog,
         progress: Progress,
         interruption: Interruption,
+        distribution: Distribution,
     ):
-        super().__init__(task.config, progress, interruption)
+        super().__init__(task.config, progress, interruption, distribution)
         self.task, self.checkpoints, self.log = task, checkpoints, log
         self._first_step = progress.step + 1
         self._training_seconds = 0.0
@@ -137,7 +158,7 @@ class Recorder(Follower):
             self._training_seconds = time.perf_counter() - self._wall
             self._checkpoint(training_logs={k: float(value) for k, value in logs.items()})
             # Until the next step nothing can be lost: an evaluation can be done again.
-            self.interruption.may_leave_at_once = True
+            self.interruption.may_leave_at_once = not self.distribution.of_jax_processes
 
     def leave(self):
         if self.step != self.saved_step:
@@ -149,7 +170,9 @@ class Recorder(Follower):
     def on_epoch_end(self, epoch, logs=None):
         for name, value in self.progress.training_logs.items():
             logs.setdefault(name, value)  # of an epoch whose evaluation alone was left
-        metrics = self.task.evaluate(logs)
+        with self.distribution.alone(self.model):
+            metrics = self.task.evaluate(logs)
+            learning_rate = float(self.model.optimizer.learning_rate)
         for name, value in metrics.items():
             self.require_finite(name, value)
         now = self._now()
@@ -159,7 +182,7 @@ class Recorder(Follower):
             "tokens": now.tokens,
             **{name: float(value) for name, value in logs.items() if not name.startswith("val_")},
             **metrics,
-            "learning_rate": float(self.model.optimizer.learning_rate),
+            "learning_rate": learning_rate,
             "tokens_per_second": tokens / self._training_seconds if tokens else 0.0,
             "seconds": now.seconds,
             "cpu_seconds": now.cpu_seconds,

@@ -12,7 +12,13 @@ import tensorflow as tf
 
 from trainers.config import TrainConfig
 from trainers.distribution.hardware import connect_tpu, hardware, tpu_is_there
-from trainers.distribution.on_jax import check_shards, jax_layout
+from trainers.distribution.on_jax import (
+    alone,
+    check_shards,
+    jax_layout,
+    join_processes,
+    sum_of_processes,
+)
 from trainers.distribution.tf_config import (
     TF_CONFIG_EXAMPLE,
     Cluster,
@@ -64,7 +70,7 @@ class Distribution:
             with contextlib.nullcontext() if self.layout is None else self.layout.scope():
                 yield
         except tf.errors.OpError as error:
-            if self.workers == 1:
+            if self.strategy is None or self.workers == 1:
                 raise
             raise lost_worker(self.cluster, error) from error
 
@@ -119,8 +125,22 @@ class Distribution:
         """The sum of what the workers say; each of them calls it at the same place."""
         if self.workers == 1:
             return value
+        if self.strategy is None:
+            return sum_of_processes(value)
         total = int(self._sum_of_replicas(tf.constant(value, tf.int64)))
         return total * self.workers // self.replicas  # each replica of a worker says the same
+
+    @property
+    def of_jax_processes(self) -> bool:
+        """Whether several processes run Keras' own `fit` together."""
+        return self.workers > 1 and self.strategy is None
+
+    def alone(self, model: keras.Model) -> contextlib.AbstractContextManager[None]:
+        """In which one worker computes with a compiled model, and the others do not."""
+        if not self.of_jax_processes:
+            return contextlib.nullcontext()
+        # The learning rate is computed from the number of steps.
+        return alone([*model.variables, model.optimizer._iterations])
 
     @functools.cached_property
     def _sum_of_replicas(self) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -157,8 +177,11 @@ def make_distribution(name: str = "auto", model_shards: int | None = None) -> Di
     if model_shards is not None and name != "model_parallel":
         raise ConfigError("--model_shards is for --strategy=model_parallel")
     if backend == "jax":
+        join_processes(os.environ)
+        import jax
+
         name, replicas, layout = jax_layout(name, model_shards)
-        return Distribution(name, replicas, layout=layout)
+        return Distribution(name, replicas, jax.process_count(), jax.process_index(), layout=layout)
     if backend == "tensorflow" and name == "auto":
         cluster = read_cluster(os.environ)
         if cluster is not None and len(cluster.addresses) > 1:
