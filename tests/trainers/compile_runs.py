@@ -20,8 +20,9 @@ from keras import ops
 
 from trainers.compile.chips import find_slice
 from trainers.compile.steps import AbstractRun, DoesNotCompile, tpu_devices
-from trainers.config import TrainConfig
+from trainers.config import FineTuneConfig, TrainConfig
 from trainers.data.config import DataConfig
+from trainers.tasks import make_task
 from zoo.models.blocks import FeedForward
 
 
@@ -38,6 +39,11 @@ def configs(name: str, folder: Path) -> TrainConfig:
         task, gpt = ("chat" if name == "chat" else "lm"), config_of("gpt", folder)
         model = {**gpt.model, "context_length": 32}
         return dataclasses.replace(gpt, task=task, data=data, model=model)
+    if name == "tuned":  # low-rank factors in the weights of another run
+        one = config_of("classify", folder)
+        make_task(one).save(folder / "bundle")
+        tuning = FineTuneConfig(init_from=str(folder / "bundle"), lora_rank=2)
+        return dataclasses.replace(one, finetune=tuning)
     if name == "remat":
         return dataclasses.replace(config_of("gpt", folder), remat=True)
     return config_of(name, folder)

@@ -147,3 +147,56 @@ def test_a_run_on_jax_reads_seldom_and_needs_what_was_predicted(tmp_path, text_f
     needed = re.search(r"Total bytes: (\d+)", reports[-1].read_text(encoding="utf-8"))
     assert len(reports) == 2
     assert found["predicted"] == pytest.approx(int(needed[1]), rel=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+@needs_libtpu
+def test_every_task_compiles_for_tpus(tmp_path):
+    tasks = ("gpt", "packed", "remat", "chat", "lstm", "mlm", "classify", "pair", "regress")
+    tasks += ("embed", "tag", "span", "translate", "tuned")
+    cut = ("gpt", "packed", "lstm", "mlm", "classify", "translate")
+    runs = (*tasks, *(f"{task} model_parallel-2" for task in cut))
+    found = compile_runs(tmp_path, "v5e-4", *runs, seconds=2900)
+    for run, steps in found.items():
+        assert isinstance(steps, list), f"{run}: {steps}"
+        check_steps(steps)
+        assert "all-reduce" in steps[0]["collectives"], run
+        assert steps[0]["flops"] > 0
+    for task in cut:
+        assert found[f"{task} model_parallel-2"][0]["weights"] < 0.9 * found[task][0]["weights"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@needs_libtpu
+def test_the_command_says_what_fits(text_file):
+    command = ("-m", "trainers", RECIPE, f"--set=data.train={text_file}", "--set=precision=auto")
+    result = on_jax(*command, "--compile_for=v5e-1,v6e-1", seconds=1100)
+    assert result.returncode == 0, result.stderr[-3000:]
+    for part in (
+        r"## v5e-1: 1 x TPU v5 lite, 16 GiB of HBM and 197 TFLOP/s",
+        r"## v6e-1: 1 x TPU v6 lite, 32 GiB",
+        r"mixed_bfloat16",  # "auto", of a TPU
+        r"Batches, as the input pipeline's specs say: \(12, 64\) int32",
+        r"\| train 12 x 64 \| 0.00 ",
+        r"\| evaluate \d+ x 64 ",
+        r"Largest batch that was compiled and fits: 768 rows",  # 64 times as many, the most
+        r"At best .* tokens/s; at a model FLOPs utilisation of 40%",
+        r"Padding to 128 x 128 adds \d+.\d% .*block_\*/attention",
+        r"Padding to 256 x 256 adds",
+    ):
+        assert re.search(part, result.stdout), part
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@needs_libtpu
+def test_a_batch_that_is_too_large(text_file):
+    command = ("-m", "trainers", RECIPE, f"--set=data.train={text_file}", "--compile_for=v5e-1")
+    result = on_jax(*command, "--set=batch_size=200000", seconds=560)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "does not fit" in result.stdout
+    found = re.search(r"fits: (\d+) rows, ([\d.]+) GiB a chip; \d+ rows do not", result.stdout)
+    assert 1000 < int(found[1]) < 200_000
+    assert 7 < float(found[2]) < 15.75

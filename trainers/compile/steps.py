@@ -38,6 +38,8 @@ _ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
     "TPU_WORKER_HOSTNAMES": "localhost",
+    # Without a chip there is nothing to share: no lock that keeps a second process out.
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 _COLLECTIVE = re.compile(
     r" = (\(.*?\)|\S+) "
@@ -195,11 +197,10 @@ class AbstractRun:
                 compiled = traced.lower().compile()
             except jax.errors.JaxRuntimeError as error:
                 temporary, limit = _needed(error, sum(given.values()))
-                seconds, memory = (
-                    time.perf_counter() - started,
-                    Memory(**given, temporary=temporary),
+                seconds = time.perf_counter() - started
+                return Step(
+                    name, shape, seconds, Memory(**given, temporary=temporary), traced.jaxpr, limit
                 )
-                return Step(name, shape, seconds, memory, traced.jaxpr, limit)
         seconds = time.perf_counter() - started
         text, sizes = compiled.as_text(), compiled.memory_analysis()
         cost = compiled.cost_analysis() or {}

@@ -57,18 +57,18 @@ def _on_slice(
         f"{chip.flops / 1e12:g} TFLOP/s of bfloat16 each\n\n{run.distribution.describe(config)}, "
         f"{keras.config.dtype_policy().name}\n"
     )
-    training = list(run.training_shapes())
+    training, validation = list(run.training_shapes()), run.validation_shapes()
     yield _batches(run, training)
     steps = [run.train_step(batch) for batch in training]
-    steps += [run.evaluation_step(batch) for batch in run.validation_shapes()]
+    steps += [run.evaluation_step(batch) for batch in validation]
     header = ["step", "weights", "optimizer", "batch", "others", "GiB of HBM", "", "compiled in"]
     yield table(header, [_memory_row(step, chip.memory) for step in steps], range(1, 8))
-    if not run.validation_shapes():
+    if not validation:
         yield "\nEvaluation asks what is served, which is not compiled as one step.\n"
-    yield _largest_batch(run, where, training[0], steps[0])
     if steps[0].fits:
         yield _time(run, where, steps[0])
     yield _padding(steps[0], chip.lanes)
+    yield _largest_batch(run, where, training[0], steps[0])  # last: it compiles further steps
 
 
 def _batches(run: AbstractRun, batches: Sequence) -> str:
@@ -124,11 +124,14 @@ def _time(run: AbstractRun, where: Slice, step: Step) -> str:
     """What a step computes and moves, and how long that takes at best."""
     chip, chips = where.chip, math.prod(where.shape)
     tokens, length = math.prod(step.shape), step.shape[-1]
-    exchanged = sum(size for _, size in step.collectives.values())
+    # Each byte is sent and received, of a sum twice.
+    exchanged = sum(
+        size * (4 if kind == "all-reduce" else 2) for kind, (_, size) in step.collectives.items()
+    )
     bounds = {
         "products and the rest": step.flops / chip.flops,
         "HBM": step.bytes_accessed / chip.bandwidth,
-        "links": 2 * exchanged / chip.links,  # a sum sends and receives each byte about twice
+        "links": exchanged / chip.links,
     }
     best = max(bounds.values())
     kinds = (f"{n} {kind} ({_mib(size)})" for kind, (n, size) in step.collectives.items())
