@@ -1,8 +1,9 @@
 """A process of its own for the tests of --compile_for: Keras on JAX, which has no TPU here.
 
 python compile_runs.py FOLDER OUT WHERE RUN...  compiles the steps of tiny runs and writes what they
-need as JSON. WHERE is a TPU such as "v5e-4", or "cpu". A RUN is a task, perhaps with a strategy or
-a mistake to make: "gpt model_parallel-2", "gpt !callback".
+need as JSON; with ROWS in the environment, of batches of so many. WHERE is a TPU such as "v5e-4",
+or "cpu". A RUN is a task, perhaps with a strategy or a mistake to
+make: "gpt model_parallel-2", "gpt !callback".
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +21,7 @@ from distribution_tasks import config_of, write_data
 from keras import ops
 
 from trainers.compile.chips import find_slice
-from trainers.compile.steps import AbstractRun, DoesNotCompile, tpu_devices
+from trainers.compile.steps import AbstractRun, DoesNotCompile, tpu_devices, with_rows
 from trainers.config import FineTuneConfig, TrainConfig
 from trainers.data.config import DataConfig
 from trainers.tasks import make_task
@@ -79,7 +81,10 @@ def compiled(name: str, devices: list, hardware: str, folder: Path) -> list[dict
         try:
             options = strategy or "auto", int(shards) if shards else None
             run = AbstractRun(configs(task, folder), devices, hardware, *options)
-            steps = [run.train_step(batch) for batch in run.training_shapes()]
+            batches = list(run.training_shapes())
+            if rows := int(os.environ.get("ROWS", "0")):
+                batches = [with_rows(batch, rows) for batch in batches]
+            steps = [run.train_step(batch) for batch in batches]
             steps += [run.evaluation_step(batch) for batch in run.validation_shapes()]
         except DoesNotCompile as error:
             return str(error)
@@ -88,6 +93,8 @@ def compiled(name: str, devices: list, hardware: str, folder: Path) -> list[dict
         {
             "name": step.name,
             "shape": step.shape,
+            "fits": step.fits,
+            "limit": step.limit,
             "memory": step.memory.total,
             "weights": step.memory.weights,
             "flops": step.flops,

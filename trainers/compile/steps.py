@@ -48,9 +48,11 @@ _COLLECTIVE = re.compile(
 _ARRAY = re.compile(r"([a-z]+\d*)\[([\d,]*)\]")
 _SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s64": 8, "u64": 8, "f64": 8}  # else 4
 # XLA says what a program needs when it has placed everything, or before that is tried.
-_USED = re.compile(r"Used ([\d.]+[KMG]) of ([\d.]+[KMG]) hbm", re.IGNORECASE)
-_TEMPORARIES = re.compile(r"temporaries \(([\d.]+[KMG])\) exceeds available HBM \(([\d.]+[KMG])\)")
-_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_USED = re.compile(r"Used ([\d.]+[KMGT]) of ([\d.]+[KMGT]) hbm", re.IGNORECASE)
+_TEMPORARIES = re.compile(
+    r"temporaries \(([\d.]+[KMGT])\) exceeds available HBM \(([\d.]+[KMGT])\)"
+)
+_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _OPERATION = re.compile(r'op_name="([^"]+)"')
 
 

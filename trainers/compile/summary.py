@@ -68,7 +68,7 @@ def _on_slice(
     if steps[0].fits:
         yield _time(run, where, steps[0])
     yield _padding(steps[0], chip.lanes)
-    yield _largest_batch(run, where, training[0], steps[0])  # last: it compiles further steps
+    yield largest_batch(run, where, training[0], steps[0])  # last: it compiles further steps
 
 
 def _batches(run: AbstractRun, batches: Sequence) -> str:
@@ -93,8 +93,8 @@ def _memory_row(step: Step, available: int) -> list[str]:
     return [f"{step.name} {sizes}", *cells, fits, f"{step.seconds:.0f} s"]
 
 
-def _largest_batch(run: AbstractRun, where: Slice, batch, step: Step) -> str:
-    """The largest batch that fits: along a line through two sizes, and compiled."""
+def largest_batch(run: AbstractRun, where: Slice, batch, step: Step) -> str:
+    """Says which batch is the largest that fits: along a line through two sizes, and compiled."""
     rows, parts = step.shape[0], run.distribution.replicas
     if getattr(run.model, "row_states", ()):
         return "The largest batch is not looked for: the model's state has a row for each.\n"
