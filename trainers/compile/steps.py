@@ -47,10 +47,9 @@ _COLLECTIVE = re.compile(
 )
 _ARRAY = re.compile(r"([a-z]+\d*)\[([\d,]*)\]")
 _SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s64": 8, "u64": 8, "f64": 8}  # else 4
-# XLA says what a program needs when it has placed everything, or before that is tried.
-_USED = re.compile(r"Used ([\d.]+[KMGT]) of ([\d.]+[KMGT]) hbm", re.IGNORECASE)
-_TEMPORARIES = re.compile(
-    r"temporaries \(([\d.]+[KMGT])\) exceeds available HBM \(([\d.]+[KMGT])\)"
+# What XLA says of a program that needs too much: "temporaries" are all, arguments and results, too.
+_NEEDED = re.compile(
+    r"(?:temporaries \(|Used )([\d.]+[KMGT])\)? (?:exceeds available HBM \(|of )([\d.]+[KMGT])"
 )
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _OPERATION = re.compile(r'op_name="([^"]+)"')
@@ -198,11 +197,10 @@ class AbstractRun:
             try:
                 compiled = traced.lower().compile()
             except jax.errors.JaxRuntimeError as error:
-                temporary, limit = _needed(error, sum(given.values()))
+                total, limit = _needed(error)
                 seconds = time.perf_counter() - started
-                return Step(
-                    name, shape, seconds, Memory(**given, temporary=temporary), traced.jaxpr, limit
-                )
+                memory = Memory(**given, temporary=total - sum(given.values()))
+                return Step(name, shape, seconds, memory, traced.jaxpr, limit)
         seconds = time.perf_counter() - started
         text, sizes = compiled.as_text(), compiled.memory_analysis()
         cost = compiled.cost_analysis() or {}
@@ -317,16 +315,12 @@ def _blamed(error: BaseException) -> tuple[str, BaseException] | None:
     return max(reversed(found), key=lambda pair: pair[0].count("/"), default=None)
 
 
-def _needed(error: Exception, given: int) -> tuple[int, int]:
-    """Bytes that a program needs beside what it is given, and what it may have in all."""
-    text = str(error)
-    if used := _USED.search(text):
-        total, limit = map(_bytes, used.groups())
-        return total - given, limit
-    if temporaries := _TEMPORARIES.search(text):
-        needed, limit = map(_bytes, temporaries.groups())
-        return needed, limit
-    raise DoesNotCompile(_reason(error)) from error
+def _needed(error: Exception) -> tuple[int, int]:
+    """Bytes that a program needs in all, and those that it may have."""
+    found = _NEEDED.search(str(error))
+    if found is None:
+        raise DoesNotCompile(_reason(error)) from error
+    return _bytes(found[1]), _bytes(found[2])
 
 
 def _reason(error: Exception) -> str:
