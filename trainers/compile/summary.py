@@ -137,6 +137,7 @@ def _time(run: AbstractRun, where: Slice, step: Step) -> str:
     kinds = (f"{n} {kind} ({_mib(size)})" for kind, (n, size) in step.collectives.items())
     needed = tokens * training_flops_per_token(run.task.model, length)
     typical = needed / (_TYPICAL * chip.flops * chips)
+    beyond = ", less than the roofline: not to be reached" if typical < best else ""
     parts = ", ".join(f"{name} {seconds * 1e3:.3g} ms" for name, seconds in bounds.items())
     return (
         f"A chip does {step.flops / 1e9:,.4g} GFLOP and moves {step.bytes_accessed / 1e9:,.4g} GB "
@@ -144,7 +145,7 @@ def _time(run: AbstractRun, where: Slice, step: Step) -> str:
         f"{', '.join(kinds) or 'nothing'}. {step.donated} inputs give their memory to outputs.\n"
         f"At best (roofline: {parts}) {best * 1e3:.3g} ms a step, {tokens / best:,.0f} tokens/s; "
         f"at a model FLOPs utilisation of {_TYPICAL:.0%}, a good program's, {typical * 1e3:.3g} ms,"
-        f" {tokens / typical:,.0f} tokens/s.\n"
+        f" {tokens / typical:,.0f} tokens/s{beyond}.\n"
     )
 
 
