@@ -57,7 +57,7 @@ class TorchGPT(nn.Module):
 
     def forward(self, ids):
         """(B, T) int64 to (B, T, V)."""
-        x = self.tokens(ids) + self.positions(torch.arange(ids.shape[1]))
+        x = self.tokens(ids) + self.positions(torch.arange(ids.shape[1], device=ids.device))
         for block in self.blocks:
             x = block(x)
         return self.final_norm(x) @ self.tokens.weight.T
@@ -103,14 +103,15 @@ class TorchRun:
             windows = torch.from_numpy(
                 np.stack([self.ids[s : s + self.length + 1] for s in starts]).astype(np.int64)
             )
-            loss = self._update(windows)
+            loss = self.step_on(windows)
         return loss.item()
 
     def update(self, windows) -> float:
         """One step on windows (B, T + 1); returns its loss."""
-        return self._update(windows).item()
+        return self.step_on(windows).item()
 
-    def _update(self, windows):
+    def step_on(self, windows):
+        """One step, whose loss stays on the device."""
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate()
         loss = self._loss(windows)

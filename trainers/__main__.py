@@ -6,6 +6,7 @@ python -m trainers --task=TASK --data=FILE --workdir=DIR [--init_from=WEIGHTS]
 python -m trainers --list
 python -m trainers --recipe=NAME --workdir=DIR [--data_dir=DIR] [--strategy=auto]
     [--set=key.path=value ...]
+python -m trainers --recipe=NAME --compile_for=v5e-8 [--set=key.path=value ...]
 python -m trainers --help_config
 
 Run the same command again to go on where it was.
@@ -17,6 +18,7 @@ import time
 
 from absl import app, flags, logging
 
+from trainers.compile.chips import find_slice
 from trainers.config import TASK_NAMES, TrainConfig, describe_keys, with_overrides
 from trainers.recipes import describe_recipes, find_recipe
 from zoo.output import outlive_readers, quiet_imports
@@ -56,6 +58,12 @@ _STRATEGY = flags.DEFINE_string(
 )
 _MODEL_SHARDS = flags.DEFINE_integer(
     "model_shards", None, "Devices that share one model's weights (model_parallel). Default: all."
+)
+_COMPILE_FOR = flags.DEFINE_list(
+    "compile_for",
+    [],
+    "TPUs, such as v5e-8,v6e-1: compile the run's steps for them, on a machine without any, and "
+    "say whether they fit and how fast they may be; nothing is trained (KERAS_BACKEND=jax).",
 )
 _PROFILE = flags.DEFINE_integer(
     "profile",
@@ -97,11 +105,15 @@ def main(argv: list[str]) -> None:
             print(f"{describe_recipes()}\n\nLabelled data sets by name:\n{describe_datasets()}")
         elif _HELP_CONFIG.value:
             print(describe_keys())
-        elif not _WORKDIR.value or bool(_RECIPE.value) == bool(_TASK.value and _DATA.value):
+        elif not (_WORKDIR.value or _COMPILE_FOR.value) or (
+            bool(_RECIPE.value) == bool(_TASK.value and _DATA.value)
+        ):
             sys.exit(
                 "trainers: --workdir is needed, and --task with --data (a file of your own) or "
                 "--recipe; --list shows the recipes"
             )
+        elif _COMPILE_FOR.value:
+            _compile()
         else:
             _train(_config(), _WORKDIR.value)
     except KeyboardInterrupt:
@@ -138,6 +150,25 @@ def _config() -> TrainConfig:
     )
     print("\n".join(lines), flush=True)
     return config
+
+
+def _compile() -> None:
+    for name in _COMPILE_FOR.value:
+        find_slice(name)
+    os.environ["JAX_PLATFORMS"] = "cpu"  # a TPU that is here is left alone
+    config = _config()
+    with quiet_imports():
+        import keras
+
+        if keras.backend.backend() != "jax":
+            raise ValueError(
+                f"--compile_for compiles what JAX runs on TPUs, and Keras is on "
+                f"{keras.backend.backend()}: KERAS_BACKEND=jax python -m trainers ..."
+            )
+        from trainers.compile.summary import compile_for
+    where = _DATA_DIR.value, _STRATEGY.value, _MODEL_SHARDS.value
+    for part in compile_for(config, _COMPILE_FOR.value, *where):
+        print(part, flush=True)
 
 
 def _train(config: TrainConfig, workdir: str) -> None:

@@ -10,15 +10,16 @@ import keras
 import tensorflow as tf
 from absl import logging
 
+from trainers.callbacks import Bar, Board, Callbacks
 from trainers.checkpoints import Checkpoints, Progress
 from trainers.config import TrainConfig
 from trainers.distribution import Distribution
-from trainers.distribution.hardware import hardware, precision_policy
+from trainers.distribution.hardware import precision_policy
 from trainers.distribution.rows import own_rows
 from trainers.distribution.strategy_loop import StrategyLoop, build_metrics
 from trainers.metrics import MetricsLog, should_stop
 from trainers.optim.optimizers import make_optimizer, schedule_of
-from trainers.recorder import Follower, Interruption, Preempted, Recorder
+from trainers.recorder import Follower, Interruption, Preempted, Recorder, StopTogether
 from trainers.report.report import REPORT_FILE, write_report
 from trainers.tasks import Task, make_task
 from trainers.tasks.lm import ResetValidationState
@@ -81,16 +82,19 @@ def train(
             _check_data_of_finished(config, workdir, data_dir, distribution)
             return finished
         checkpoints = Checkpoints(workdir, config.keep_checkpoints, publish)
-        task = _make_task(config, data_dir, distribution)
+        task = make_compiled_task(config, data_dir, distribution)
         summary = workdir, config.recipe, task.model.count_params(), task.data_summary()
         logging.info("%s: %s, %d parameters; %s", *summary)
         logging.info("%s, %s", distribution.describe(config), keras.config.dtype_policy().name)
         progress = _train(task, workdir, checkpoints, distribution, profile_steps)
         if is_chief:
-            if config.select == "best":
-                checkpoints.restore_best(task.model, progress)
-            finished = task.save(workdir)
-            write_report(finished, task, list(progress.records), progress)
+            with distribution.alone(task.trained_model):
+                if config.select == "best":
+                    checkpoints.restore_best(task.model, progress)
+                finished = task.save(workdir)
+                write_report(finished, task, list(progress.records), progress)
+                if distribution.of_jax_processes:  # whose model is shared again
+                    finished = load(workdir)
             if publish is not None:
                 publish()
         distribution.barrier()
@@ -129,10 +133,12 @@ def _check_data_of_finished(
     logging.info("%s: this run is finished; nothing to do (--extend trains it longer)", workdir)
 
 
-def _make_task(config: TrainConfig, data_dir: str | None, distribution: Distribution) -> Task:
-    """The task with its model, compiled."""
+def make_compiled_task(
+    config: TrainConfig, data_dir: str | None, distribution: Distribution
+) -> Task:
+    """The task of a run with its model, compiled, on the distribution; as `train` makes it."""
     keras.utils.set_random_seed(config.seed)
-    keras.config.set_dtype_policy(precision_policy(config.precision, hardware()))
+    keras.config.set_dtype_policy(precision_policy(config.precision, distribution.kind))
     with distribution.scope():
         task = make_task(config, data_dir)
         if config.remat:
@@ -157,19 +163,22 @@ def _train(
     config, log = task.config, MetricsLog(workdir)
     with distribution.scope():
         progress = _resume(task, checkpoints, log, distribution)
-    with Interruption(together=distribution.workers > 1) as interruption:
+    together = distribution.workers > 1 and not distribution.of_jax_processes
+    with Interruption(together) as interruption:
         callbacks: list[keras.callbacks.Callback] = [ResetValidationState()]
         if distribution.is_chief:
-            recorder = Recorder(task, checkpoints, log, progress, interruption)
+            recorder = Recorder(task, checkpoints, log, progress, interruption, distribution)
             first = _STEPS_BEFORE_PROFILE + 1
             profiled = (first, first + profile_steps - 1) if profile_steps else 0
             folder = workdir / "tensorboard"
-            board = keras.callbacks.TensorBoard(folder, write_graph=False, profile_batch=profiled)
+            board = Board(folder, write_graph=False, profile_batch=profiled)
             # The recorder before TensorBoard, which shows the metrics that it adds.
             callbacks += [recorder, board]
         else:
-            recorder = Follower(progress, interruption)
+            recorder = Follower(task.config, progress, interruption, distribution)
             callbacks += [recorder]
+        if distribution.of_jax_processes:
+            callbacks += [StopTogether(distribution)]
         try:
             if progress.step < config.steps or progress.training_logs:
                 if should_stop(progress.records, *task.monitor, config.patience):
@@ -259,6 +268,9 @@ class KerasLoop:
         model, several = self.model, dict(validation_data or {})
         single = several.pop("", None)  # by Keras itself, which shows its progress
         callbacks = [_EvaluateEach(several), *callbacks]
+        bar = [Bar()] if steps_per_epoch else []
+        params = {"epochs": epochs.stop, "steps": steps_per_epoch, "verbose": verbose}
+        called = Callbacks([*callbacks, *bar], add_history=True, model=model, **params)
         if steps_per_epoch:
             model.fit(
                 batches,
@@ -266,13 +278,11 @@ class KerasLoop:
                 initial_epoch=epochs.start,
                 epochs=epochs.stop,
                 validation_data=single,
-                callbacks=callbacks,
+                callbacks=called,
                 shuffle=False,  # the dataset has its own order
-                verbose=verbose,
             )
             return
         model.stop_training = False
-        called = keras.callbacks.CallbackList(callbacks, epochs=epochs.stop, steps=0, model=model)
         called.on_train_begin()
         for epoch in epochs:
             found, options = {}, {"callbacks": callbacks, "verbose": 0, "return_dict": True}
@@ -320,10 +330,8 @@ def _resume(
     if distribution.is_chief:
         log.restore(progress.records)
         checkpoints.drop_after(step)
-        if step:
-            checkpoints.restore(task.trained_model, step)
-    distribution.barrier()  # restoring tidies up, which only the chief may do
-    if step and not distribution.is_chief:
+    distribution.barrier()
+    if step:  # all at once: variables of several JAX processes are assigned together
         checkpoints.restore(task.trained_model, step)
     return progress
 

@@ -14,7 +14,10 @@ import keras
 import numpy as np
 from absl import logging
 
+from trainers.callbacks import LOOK_EVERY
 from trainers.checkpoints import Checkpoints, Progress
+from trainers.config import TrainConfig
+from trainers.distribution import Distribution
 from trainers.metrics import MetricsLog, is_better, should_stop
 from trainers.tasks.base import Task
 
@@ -57,17 +60,30 @@ class Follower(keras.callbacks.Callback):
     `Recorder` stops, because all workers see the same loss.
     """
 
-    def __init__(self, progress: Progress, interruption: Interruption):
+    def __init__(
+        self,
+        config: TrainConfig,
+        progress: Progress,
+        interruption: Interruption,
+        distribution: Distribution,
+    ):
         super().__init__()
+        self.config, self.distribution = config, distribution
         self.progress = progress  # at the last evaluation, or at the start of this process
         self.interruption = interruption
         self.step = self.evaluated_step = self.saved_step = progress.step
 
     def on_train_batch_end(self, batch, logs=None):
         self.step += 1
-        self.require_finite("loss", float(logs["loss"]))
+        # It is a mean since the last evaluation, which no later step makes finite again.
+        leaving = self.interruption.requested  # a signal may come at any time
+        looks = self.step % self.config.evaluate_every == 0 or self.step % LOOK_EVERY == 0
+        if self.distribution.of_jax_processes:  # all leave after the same step
+            leaving = looks and self.distribution.any_worker(leaving)
+        if looks or leaving:
+            self.require_finite("loss", float(logs["loss"]))
         self.after_step(logs)
-        if self.interruption.requested:
+        if leaving:
             if self.interruption.together:
                 self.model.stop_training = True  # all workers hear of it in their next step
             else:
@@ -79,6 +95,7 @@ class Follower(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         stopped = self.interruption.together and self.model.stop_training
         if stopped and self.step != self.evaluated_step:
+            self.require_finite("loss", float(logs["loss"]))
             self.leave()
 
     def after_step(self, logs: dict[str, float]) -> None:
@@ -99,6 +116,17 @@ class Follower(keras.callbacks.Callback):
             )
 
 
+class StopTogether(keras.callbacks.Callback):
+    """Ends training on all JAX processes where one has seen enough; it comes last."""
+
+    def __init__(self, distribution: Distribution):
+        super().__init__()
+        self.distribution = distribution
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = self.distribution.any_worker(self.model.stop_training)
+
+
 class Recorder(Follower):
     """Stops on NaN, logs the metrics of each evaluation, and writes a checkpoint before it."""
 
@@ -109,8 +137,9 @@ class Recorder(Follower):
         log: MetricsLog,
         progress: Progress,
         interruption: Interruption,
+        distribution: Distribution,
     ):
-        super().__init__(progress, interruption)
+        super().__init__(task.config, progress, interruption, distribution)
         self.task, self.checkpoints, self.log = task, checkpoints, log
         self._first_step = progress.step + 1
         self._training_seconds = 0.0
@@ -125,11 +154,11 @@ class Recorder(Follower):
     def after_step(self, logs):
         if self.step == self._first_step:
             _log_first_step(self.step, time.perf_counter() - self._wall)
-        if self.step % self.task.config.evaluate_every == 0:
+        if self.step % self.config.evaluate_every == 0:
             self._training_seconds = time.perf_counter() - self._wall
             self._checkpoint(training_logs={k: float(value) for k, value in logs.items()})
             # Until the next step nothing can be lost: an evaluation can be done again.
-            self.interruption.may_leave_at_once = True
+            self.interruption.may_leave_at_once = not self.distribution.of_jax_processes
 
     def leave(self):
         if self.step != self.saved_step:
@@ -141,7 +170,9 @@ class Recorder(Follower):
     def on_epoch_end(self, epoch, logs=None):
         for name, value in self.progress.training_logs.items():
             logs.setdefault(name, value)  # of an epoch whose evaluation alone was left
-        metrics = self.task.evaluate(logs)
+        with self.distribution.alone(self.model):
+            metrics = self.task.evaluate(logs)
+            learning_rate = float(self.model.optimizer.learning_rate)
         for name, value in metrics.items():
             self.require_finite(name, value)
         now = self._now()
@@ -151,7 +182,7 @@ class Recorder(Follower):
             "tokens": now.tokens,
             **{name: float(value) for name, value in logs.items() if not name.startswith("val_")},
             **metrics,
-            "learning_rate": float(self.model.optimizer.learning_rate),
+            "learning_rate": learning_rate,
             "tokens_per_second": tokens / self._training_seconds if tokens else 0.0,
             "seconds": now.seconds,
             "cpu_seconds": now.cpu_seconds,
@@ -160,7 +191,7 @@ class Recorder(Follower):
         logs.update({k: v for k, v in record.items() if k.startswith("val_")})
         records = (*now.records, record)
         now = dataclasses.replace(now, evaluated_step=self.step, records=records)
-        (name, mode), patience = self.task.monitor, self.task.config.patience
+        (name, mode), patience = self.task.monitor, self.config.patience
         if is_better(record[name], now.best_value, mode):
             self.checkpoints.save_best(self.task.model, self.step)
             now = dataclasses.replace(now, best_step=self.step, best_value=record[name])
@@ -190,7 +221,7 @@ class Recorder(Follower):
             cpu_seconds=before.cpu_seconds + time.process_time() - self._cpu,
             metric_values=(),
             training_logs={},
-            planned_steps=self.task.config.steps,
+            planned_steps=self.config.steps,
         )
 
     def _start_clocks(self) -> None:

@@ -203,7 +203,8 @@ def test_probabilities_of_the_tokens_of_a_completion(page, server):
     elements[0].send_keys("\ue014")  # arrow right
     assert page.driver.switch_to.active_element == elements[1]
     # Its own number is that of the same answer, if it is among the likeliest.
-    shown = f"\u201c{words[1].replace(' ', '\u2423')}\u201d "
+    spelled = words[1].replace(" ", "\u2423")
+    shown = f"\u201c{spelled}\u201d "
     page.until(lambda: page.text(status).startswith(shown) and "likeliest: " in page.text(status))
     own, _, likely = page.text(status).partition(" \u2013 likeliest: ")
     assert own in likely or own == f"{shown}{chances[1]:.3f}" or shown not in likely

@@ -29,7 +29,7 @@ def main(text: str, workdir: str, out: str, kill_step: str = "0") -> None:
     for kind in (recorder.Recorder, recorder.Follower):
 
         def on_train_batch_end(self, batch, logs=None, original=kind.on_train_batch_end):
-            losses.append(logs["loss"])
+            losses.append(float(logs["loss"]))
             original(self, batch, logs)
             print(f"step {self.step}", flush=True)
             if self.step == int(kill_step):

@@ -33,10 +33,13 @@ class Workers:
     """The processes of one cluster on loopback.
 
     Args:
-        absent: workers that TF_CONFIG names and nobody starts. alone: only one, without TF_CONFIG.
+        absent: workers that TF_CONFIG names and nobody starts.
+        environment: of all processes, beside TF_CONFIG.
     """
 
-    def __init__(self, text, workdir, out, count=2, kill=(0, 0), absent=(), join=120):
+    def __init__(
+        self, text, workdir, out, count=2, kill=(0, 0), absent=(), join=120, **environment
+    ):
         self.out = out
         addresses = [f"127.0.0.1:{port}" for port in free_ports(count)]
         self.addresses = addresses
@@ -62,7 +65,7 @@ class Workers:
                     *map(str, arguments),
                 ],
                 cwd=ROOT,
-                env={**os.environ, **settings},
+                env={**os.environ, **settings, **environment},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -117,6 +120,36 @@ def test_two_workers_have_the_losses_of_one(undisturbed, text_file, tmp_path):
     assert len(list((workdir / "tensorboard").rglob("events.*"))) == 2  # train and validation
     lines = (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["step"] for line in lines] == [10, 20]
+
+
+@pytest.mark.slow
+def test_jax_processes_have_the_losses_of_one_and_stop_together(text_file, tmp_path):
+    options = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+
+    def finished(name, code=0, **how):
+        workers = Workers(text_file, tmp_path / name, tmp_path, **options, **how)
+        if code:
+            for line in workers.processes[1].stdout:
+                if line.startswith("step 3"):
+                    workers.processes[1].send_signal(signal.SIGTERM)
+                    break
+        for found, output in workers.finish().values():
+            assert found == code, output[-3000:]
+        return workers
+
+    # A cluster of one is no cluster.
+    alone = finished("alone", count=1).losses(0)
+    workers = finished("whole")
+    np.testing.assert_allclose(workers.losses(0), alone, rtol=0, atol=1e-5)
+    assert workers.losses(0) == workers.losses(1)
+    finished("stopped", code=75)
+    assert Checkpoints(tmp_path / "stopped").latest().step == 10  # where both looked
+    finished("stopped")
+    expected, found = arrays(tmp_path / "whole"), arrays(tmp_path / "stopped")
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value)
+    assert (tmp_path / "stopped" / "report.md").is_file()
 
 
 @pytest.mark.slow

@@ -11,8 +11,14 @@ import keras
 import tensorflow as tf
 
 from trainers.config import TrainConfig
-from trainers.distribution.hardware import connect_tpu, tpu_is_there
-from trainers.distribution.on_jax import check_shards, jax_layout
+from trainers.distribution.hardware import connect_tpu, hardware, tpu_is_there
+from trainers.distribution.on_jax import (
+    alone,
+    check_shards,
+    jax_layout,
+    join_processes,
+    sum_of_processes,
+)
 from trainers.distribution.tf_config import (
     TF_CONFIG_EXAMPLE,
     Cluster,
@@ -41,11 +47,17 @@ class Distribution:
     strategy: tf.distribute.Strategy | None = None  # None where Keras' own `fit` trains
     layout: "keras.distribution.Distribution | None" = None  # on JAX
     cluster: Cluster | None = None  # of several workers
+    hardware: str | None = None  # of devices that are not of this machine, "cpu", "gpu" or "tpu"
 
     @property
     def is_chief(self) -> bool:
         """Whether this process writes files and evaluates; there is one."""
         return self.worker == 0
+
+    @property
+    def kind(self) -> str:
+        """ "cpu", "gpu" or "tpu"."""
+        return self.hardware or hardware()
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:
         """Where model and optimizer are made."""
@@ -58,7 +70,7 @@ class Distribution:
             with contextlib.nullcontext() if self.layout is None else self.layout.scope():
                 yield
         except tf.errors.OpError as error:
-            if self.workers == 1:
+            if self.strategy is None or self.workers == 1:
                 raise
             raise lost_worker(self.cluster, error) from error
 
@@ -74,6 +86,11 @@ class Distribution:
             )
         if config.task == "embed" and size == replicas and self.strategy is not None:
             raise ConfigError(f"batch_size={size}: task embed needs 2 rows a replica, {2 * size}")
+        if config.precision == "mixed_float16" and self.kind == "tpu":
+            raise ConfigError(
+                "precision=mixed_float16: TPUs multiply bfloat16, which needs no scaled loss, and "
+                "have to convert float16; use --set=precision=mixed_bfloat16"
+            )
         if config.precision == "mixed_float16" and self.strategy is not None:
             raise ConfigError(
                 f"precision=mixed_float16 scales its loss on one device only, not with --strategy="
@@ -108,8 +125,22 @@ class Distribution:
         """The sum of what the workers say; each of them calls it at the same place."""
         if self.workers == 1:
             return value
+        if self.strategy is None:
+            return sum_of_processes(value)
         total = int(self._sum_of_replicas(tf.constant(value, tf.int64)))
         return total * self.workers // self.replicas  # each replica of a worker says the same
+
+    @property
+    def of_jax_processes(self) -> bool:
+        """Whether several processes run Keras' own `fit` together."""
+        return self.workers > 1 and self.strategy is None
+
+    def alone(self, model: keras.Model) -> contextlib.AbstractContextManager[None]:
+        """In which one worker computes with a compiled model, and the others do not."""
+        if not self.of_jax_processes:
+            return contextlib.nullcontext()
+        # The learning rate is computed from the number of steps.
+        return alone([*model.variables, model.optimizer._iterations])
 
     @functools.cached_property
     def _sum_of_replicas(self) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -146,8 +177,11 @@ def make_distribution(name: str = "auto", model_shards: int | None = None) -> Di
     if model_shards is not None and name != "model_parallel":
         raise ConfigError("--model_shards is for --strategy=model_parallel")
     if backend == "jax":
+        join_processes(os.environ)
+        import jax
+
         name, replicas, layout = jax_layout(name, model_shards)
-        return Distribution(name, replicas, layout=layout)
+        return Distribution(name, replicas, jax.process_count(), jax.process_index(), layout=layout)
     if backend == "tensorflow" and name == "auto":
         cluster = read_cluster(os.environ)
         if cluster is not None and len(cluster.addresses) > 1:

@@ -104,7 +104,7 @@ def join_cluster(cluster: Cluster) -> tf.distribute.Strategy:
     """Waits for all workers, then makes the strategy; ConfigError names who is missing."""
     jobs = collections.Counter(name.split()[0] for name in cluster.addresses)
     chief = next(iter(cluster.addresses))
-    seconds = _seconds(_JOIN_VARIABLE, _JOIN_SECONDS)
+    seconds = join_seconds()
     service = context.context()
     service.configure_coordination_service(
         service_type="standalone",
@@ -123,6 +123,11 @@ def join_cluster(cluster: Cluster) -> tf.distribute.Strategy:
         return tf.distribute.MultiWorkerMirroredStrategy()
     except tf.errors.OpError as error:
         raise join_failure(cluster, seconds, error) from error
+
+
+def join_seconds() -> int:
+    """How long workers wait for each other at the start; ConfigError for what is no number."""
+    return _seconds(_JOIN_VARIABLE, _JOIN_SECONDS)
 
 
 def _seconds(variable: str, default: int) -> int:

@@ -53,7 +53,7 @@ def load_initial(model: keras.Model, source: keras.Model, drop_layers: int = 0) 
     shared = [name for name in here if name in there]
     for name in shared:
         rows = here[name].shape[0]  # all of them, or the first of the learned positions
-        here[name].assign(keras.ops.convert_to_numpy(there[name])[:rows])
+        here[name].assign(keras.ops.convert_to_tensor(there[name])[:rows])
     return sum(math.prod(here[name].shape) for name in shared)
 
 

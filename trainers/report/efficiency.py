@@ -9,6 +9,7 @@ import time
 
 import keras
 
+from trainers.compile.chips import CHIPS
 from trainers.distribution.hardware import device_names, peak_device_memory
 from trainers.tasks.base import Task
 
@@ -21,9 +22,7 @@ _PEAKS = {
     "L4": 121e12,
     "V100": 125e12,
     "T4": 65e12,
-    "TPU v6 lite": 918e12,
-    "TPU v5p": 459e12,
-    "TPU v5 lite": 197e12,
+    **{chip.kind: chip.flops for chip in CHIPS.values()},
     "TPU v4": 275e12,
     "TPU v3": 123e12,
     "TPU v2": 45e12,
