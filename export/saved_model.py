@@ -94,9 +94,9 @@ def export_saved_model(
             pairs, deviations = make_golden_pairs(served), []
         else:
             pairs, deviations = compare_answers(bundle, served, precision, accept_deviation)
-        float32_bytes = 4 * bundle.model.count_params()
-        if not examples:
-            del bundle  # its weights in float32 are of no use any more
+            float32_bytes = 4 * bundle.model.count_params()
+            if not examples:
+                del bundle  # its weights in float32 are of no use any more
     except ValueError as error:
         raise ExportError(str(error)) from error
     try:
