@@ -123,6 +123,7 @@ def test_without_libtpu_it_says_what_to_install(text_file):
     assert "package libtpu: pip install libtpu" in result.stderr
 
 
+@pytest.mark.slow
 def test_steps_and_mistakes_on_cpu_devices(tmp_path):
     mistakes = ("gpt !shape", "gpt !callback", "gpt !float64")
     runs = ("gpt", "gpt model_parallel-4", "tag")
@@ -139,6 +140,7 @@ def test_steps_and_mistakes_on_cpu_devices(tmp_path):
     assert re.search(f"{layer}: .*float64", found["gpt !float64"])
 
 
+@pytest.mark.slow
 def test_a_run_on_jax_reads_seldom_and_needs_what_was_predicted(tmp_path, text_file):
     dump = tmp_path / "dump"
     flags = f"--xla_dump_to={dump} --xla_dump_hlo_module_re=.*train_step.*"

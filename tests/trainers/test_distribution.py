@@ -133,6 +133,7 @@ def run_tasks(folder: Path, *tasks: str) -> dict:
     return json.loads((folder / "out.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_a_task_with_buckets_and_an_unfilled_batch(tmp_path):
     """XLA with static shapes, as a TPU needs it; weights that differ between the replicas."""
     results = run_tasks(tmp_path, "tag")
