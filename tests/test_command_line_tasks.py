@@ -247,7 +247,7 @@ def replayed(monkeypatch):
 
 
 @pytest.mark.usefixtures("eager")
-@pytest.mark.parametrize("task", quickly("summarize", "tag_raw"))
+@pytest.mark.parametrize("task", quickly("lstm", "summarize", "tag_raw"))
 def test_train_export_verify_ask(task, command, replayed, tmp_path, capsys):
     way, (file, content), settings, question, names = TASKS[task]
     data, workdir, served = tmp_path / file, tmp_path / "run", tmp_path / "served"

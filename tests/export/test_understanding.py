@@ -192,6 +192,7 @@ def test_a_missing_feature_is_an_empty_text(served):
     assert_same(left_out, ask("m", [empty], name).outputs)
 
 
+@pytest.mark.slow
 def test_every_task_runs_on_all_releases_and_without_zoo(export_of, tmp_path):
     exported = {task: export_of(task)[1] for task in ("lm", *HEADS)}
     assert findings(exported) == []

@@ -289,6 +289,7 @@ def test_suspicious_columns_are_told(tiny, tmp_path, warnings):
     assert not any("one language" in warning for warning in warnings[4:])
 
 
+@pytest.mark.slow
 def test_weights_that_translate_the_other_way_are_told(tiny, tmp_path, warnings):
     config = tiny(steps=120, evaluate_every=120, model={**tiny().model, "hidden_dim": 32})
     bundle = train(config, tmp_path / "first")
@@ -321,6 +322,7 @@ def test_languages_of_real_data():
     assert not sum(map(len, papers.target)) > sum(map(len, papers.source))
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow_only
 @pytest.mark.skipif(not os.environ.get("ZOO_DATA"), reason="set ZOO_DATA to the data sets' folder")
 @pytest.mark.usefixtures("eager_functions")
@@ -423,6 +425,7 @@ def test_stopped_and_resumed_is_as_if_never_stopped(tiny, tmp_path, monkeypatch)
     assert bundle.seq2seq.translate(["one and two now"], max_new_tokens=[3])["text"].shape == (1,)
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow_only
 @pytest.mark.usefixtures("eager")
 def test_summaries_go_on_from_weights_and_their_form(tiny, tmp_path):
