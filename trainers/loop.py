@@ -10,7 +10,6 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from trainers.callbacks import Bar, Board, Callbacks
 from trainers.checkpoints import Checkpoints, Progress
 from trainers.config import TrainConfig
 from trainers.distribution import Distribution
@@ -19,7 +18,16 @@ from trainers.distribution.rows import own_rows
 from trainers.distribution.strategy_loop import StrategyLoop, build_metrics
 from trainers.metrics import MetricsLog, should_stop
 from trainers.optim.optimizers import make_optimizer, schedule_of
-from trainers.recorder import Follower, Interruption, Preempted, Recorder, StopTogether
+from trainers.recorder import (
+    Bar,
+    Board,
+    Callbacks,
+    Follower,
+    Interruption,
+    Preempted,
+    Recorder,
+    StopTogether,
+)
 from trainers.report.report import REPORT_FILE, write_report
 from trainers.tasks import Task, make_task
 from trainers.tasks.lm import ResetValidationState

@@ -14,12 +14,15 @@ import keras
 import numpy as np
 from absl import logging
 
-from trainers.callbacks import LOOK_EVERY
 from trainers.checkpoints import Checkpoints, Progress
 from trainers.config import TrainConfig
 from trainers.distribution import Distribution
 from trainers.metrics import MetricsLog, is_better, should_stop
 from trainers.tasks.base import Task
+
+# To read a metric is to wait for the device. JAX' is given further steps and batches meanwhile, if
+# nobody looks; TensorFlow's `fit` waits anyway.
+LOOK_EVERY = 10 if keras.backend.backend() == "jax" else 1  # steps
 
 
 class TrainingDiverged(RuntimeError):
@@ -53,6 +56,33 @@ class Interruption:
         self.requested = True
         if self.may_leave_at_once:
             raise Preempted
+
+
+class Callbacks(keras.callbacks.CallbackList):
+    """Gives the metrics of a step as they are on the device; Keras' own makes numbers of them."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        for callback in self.callbacks:
+            callback.on_train_batch_end(batch, logs)
+
+    def on_test_batch_end(self, batch, logs=None):
+        for callback in self.callbacks:
+            callback.on_test_batch_end(batch, logs)
+
+
+class Bar(keras.callbacks.ProgbarLogger):
+    """The bar that moves in a terminal."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (batch + 1) % LOOK_EVERY == 0:
+            super().on_train_batch_end(batch, {k: float(value) for k, value in logs.items()})
+
+
+class Board(keras.callbacks.TensorBoard):
+    """What TensorBoard shows of epochs; Keras' own would read the metrics of each step, too."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(batch)
 
 
 class Follower(keras.callbacks.Callback):

@@ -243,10 +243,10 @@ def warmup_requests(bundle: Bundle, pairs: Sequence[GoldenPair]) -> list[GoldenP
             else:
                 inputs |= {name: strings([text]) for name in input_names(function)}
             requests.append(GoldenPair(signature, inputs, {}))
-    if default_inputs(
-        next(iter(functions.values()))
-    ):  # it takes texts alone, by a graph of its own
-        requests.append(GoldenPair(DEFAULT_SIGNATURE, {"text": strings([_LINE])}, {}))
+    first = next(iter(functions.values()))
+    if default_inputs(first):  # the default signature takes texts alone, which is prepared anew
+        inputs = {name: strings([_LINE]) for name in input_names(first)}
+        requests.append(GoldenPair(DEFAULT_SIGNATURE, inputs, {}))
     return requests
 
 

@@ -34,7 +34,7 @@ def lines(name: str) -> list[dict]:
 def alike(text: str, other: str) -> bool:
     """Whether texts are equal but for the last bits of float32 numbers.
 
-    TensorFlow's exponentials differ by one with the CPU: those with AVX-512 have other kernels.
+    The exponentials of model `ex` differ with the CPU: those with AVX-512 have other kernels.
     """
     number = r"-?\d+\.\d+(?:e[+-]?\d+)?"
     if re.sub(number, "?", text) != re.sub(number, "?", other):

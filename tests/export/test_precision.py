@@ -161,7 +161,8 @@ def test_int8_of_each_kind_of_encoder(name, tmp_path):
     path = export_saved_model(make("classify", **ENCODERS[name]), tmp_path, precision="int8")
     record = json.loads((path / PRECISION_REPORT_FILE).with_suffix(".json").read_text())
     float32, reduced = record["variable_bytes"]
-    assert record["accepted"] and float32 / reduced > 2.4
+    reduced -= (path / "variables" / "variables.index").stat().st_size  # float32 is without
+    assert record["accepted"] and float32 / reduced > 2.5
     assert_no_refused_op(path)
 
 

@@ -339,8 +339,9 @@ def test_large_inputs_of_an_encoder_stay_exact():
         biased = weight.product(tf.constant(x), bias).numpy()
         np.testing.assert_allclose(biased, found + np.arange(40), rtol=1e-5, atol=1e-3)
         # A row does not depend on the others.
+        # A product of float32 inputs may add in another order; that of integers is the same.
         alone = weight.product(tf.constant(x[7:8])).numpy()[0]
-        np.testing.assert_allclose(alone, found[7], rtol=1e-5)  # products of the float32 inputs
+        np.testing.assert_allclose(alone, found[7], rtol=1e-5 if weight.exact else 0)
     assert errors[8] < 0.8 and errors[0] > 10 * errors[8]
 
 

@@ -106,7 +106,7 @@ def test_answers_as_tensorflow_serving_did(recorded_server, exchange):
     while exchange["after_reload"] and answer != wanted(exchange) and time.monotonic() < end:
         time.sleep(0.05)  # for the same reason: the recorder waited some seconds
         answer = ask(recorded_server, exchange)
-    if answer[0] == "OK" and answer != wanted(exchange):
+    if answer[0] == "OK" and answer != wanted(exchange) and '"ex"' in exchange["request"]:
         _, response_type = MESSAGES[exchange["rpc"].rsplit("/")[-1]]
         texts = (str(response_type.FromString(one[2][0])) for one in (answer, wanted(exchange)))
         assert alike(*texts)

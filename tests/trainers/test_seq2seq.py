@@ -325,7 +325,6 @@ def test_languages_of_real_data():
 @pytest.mark.slow
 @pytest.mark.tensorflow_only
 @pytest.mark.skipif(not os.environ.get("ZOO_DATA"), reason="set ZOO_DATA to the data sets' folder")
-@pytest.mark.usefixtures("eager_functions")
 def test_a_recipe_in_both_directions(tiny, tmp_path, warnings):
     """English to Chinese by one setting, with little of the rest of the recipe."""
     settings = ["data.reverse=true", "steps=2", "evaluate_every=2", "seq2seq.validation_rows=0"]
@@ -391,7 +390,6 @@ def log_of(workdir):
 
 
 @pytest.mark.tensorflow_only
-@pytest.mark.usefixtures("eager_functions")
 def test_stopped_and_resumed_is_as_if_never_stopped(tiny, tmp_path, monkeypatch):
     config = tiny()
     bundle = train(config, tmp_path / "whole")

@@ -54,7 +54,7 @@ def _on_slice(
     chip, chips = where.chip, math.prod(where.shape)
     yield (
         f"\n## {where.name}: {chips} x {chip.kind}, {_gib(chip.memory)} of HBM and "
-        f"{chip.flops / 1e12:g} TFLOP/s of bfloat16 each\n\n{run.distribution.describe(config)}, "
+        f"{chip.teraflops:g} TFLOP/s of bfloat16 each\n\n{run.distribution.describe(config)}, "
         f"{keras.config.dtype_policy().name}\n"
     )
     training, validation = list(run.training_shapes()), run.validation_shapes()
@@ -98,7 +98,7 @@ def largest_batch(run: AbstractRun, where: Slice, batch, step: Step) -> str:
     rows, parts = step.shape[0], run.distribution.replicas
     if getattr(run.model, "row_states", ()):
         return "The largest batch is not looked for: the model's state has a row for each.\n"
-    limit = step.limit or where.chip.usable
+    limit = step.limit or where.chip.memory
     # Without rows nothing but weights and optimizer: too little, so the first guess fits.
     totals, fits = {0: step.memory.weights + step.memory.optimizer}, {rows: step.fits}
     totals[rows] = step.memory.total
@@ -130,8 +130,8 @@ def _time(run: AbstractRun, where: Slice, step: Step) -> str:
     )
     bounds = {
         "products and the rest": step.flops / chip.flops,
-        "HBM": step.bytes_accessed / chip.bandwidth,
-        "links": exchanged / chip.links,
+        "HBM": step.bytes_accessed / (chip.bandwidth * 1e9),
+        "links": exchanged / (chip.links * 1e9),
     }
     best = max(bounds.values())
     kinds = (f"{n} {kind} ({_mib(size)})" for kind, (n, size) in step.collectives.items())
