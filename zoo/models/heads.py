@@ -43,7 +43,7 @@ class CausalLM(TokenModel):
                 f"LSTMBackbone with bidirectional=False. Received: {type(backbone).__name__}"
             )
         # Built at once, so that summary(), count_params() and load_weights() work right away.
-        self(keras.Input((None,), dtype="int32", name="token_ids"))
+        self.build((None, None))
 
     def call(self, token_ids, document_ids=None, training=None):
         """Logits (B, T, V) of token ids (B, T); `document_ids` as in `GPTBackbone.call`."""
@@ -151,8 +151,7 @@ class Translator(DictModel):
                 f"Received: {type(backbone).__name__}"
             )
         # Built at once, so that summary(), count_params() and load_weights() work right away.
-        names = {"token_ids": "int32", "padding_mask": "bool", "target_ids": "int32"}
-        self({name: keras.Input((None,), dtype=dtype, name=name) for name, dtype in names.items()})
+        self.build(dict.fromkeys(("token_ids", "padding_mask", "target_ids"), (None, None)))
 
     def call(self, inputs, training=None):
         """Logits (B, T, V) of a dict of inputs."""
@@ -183,18 +182,28 @@ class EncoderHead(DictModel):
         super().__init__(backbone, **kwargs)
         self.pooling = pooling  # of `encode_pooled`
 
-    def finish(self, **extra_inputs: str):
-        """Builds the model on its inputs: the usual three, and others by name and dtype."""
+    def finish(self, *extra_inputs: str):
+        """Builds the model on its inputs: the usual three, and others by name."""
         pooler = getattr(self.backbone, "pooler", None)
         if pooler is not None:
             # Without a gradient it is not trainable: optimizers would warn, or only decay it.
             pooler.trainable = self.pooling == "cls" and self.backbone.trainable
-        names = {"token_ids": "int32", "padding_mask": "bool"}
+        names = ["token_ids", "padding_mask"]
         if getattr(self.backbone.config, "num_segments", 0) > 1:
-            names["segment_ids"] = "int32"
-        names |= extra_inputs
+            names.append("segment_ids")
         # Built at once, so that summary(), count_params() and load_weights() work right away.
-        self({name: keras.Input((None,), dtype=dtype, name=name) for name, dtype in names.items()})
+        self.build(dict.fromkeys([*names, *extra_inputs], (None, None)))
+
+    @property
+    def features_shape(self) -> tuple:
+        """Shape of what the head's layers read: a vector a row or, without pooling, a token."""
+        return (None, *([] if self.pooling else [None]), self.backbone.output_dim)
+
+    def build(self, input_shape):
+        super().build(input_shape["token_ids"])
+        if hasattr(self, "transform"):
+            self.transform.build(self.features_shape)
+            self.transform_norm.build((*self.features_shape[:-1], self.transform.units))
 
     def add_transform(self, width: int, use_bias: bool) -> None:
         """Makes what `transformed` needs."""
@@ -298,7 +307,7 @@ class MaskedLM(EncoderHead):
         self.output_bias = self.add_weight(
             name="output_bias", shape=(config.vocabulary_size,), initializer="zeros", autocast=False
         )
-        self.finish(masked_positions="int32")
+        self.finish("masked_positions")
 
     def head_weights(self) -> list[keras.Variable]:
         """The weights above the backbone."""
@@ -327,8 +336,6 @@ class _DenseHead(EncoderHead):
         if self.has_transform:
             self.add_transform(backbone.output_dim, backbone.config.has_bias("transform"))
         self.dropout = keras.layers.Dropout(dropout)
-        # With its shape, so that `summary()` knows it.
-        self.dropout.build((None, *([] if pooling else [None]), backbone.output_dim))
         # Small weights: at the start every class is as likely as the others.
         self.output_layer = keras.layers.Dense(
             outputs,
@@ -337,6 +344,11 @@ class _DenseHead(EncoderHead):
             name="output",
         )
         self.finish()
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        for layer in (self.dropout, self.output_layer):
+            layer.build(self.features_shape)
 
     def call(self, inputs, training=None):
         x = (self.encode_pooled if self.pooling else self.encode)(inputs, training)
@@ -386,9 +398,9 @@ class Classifier(_DenseHead):
         pooling = _checked_pooling(pooling, backbone)
         super().__init__(backbone, num_classes, dropout, pooling, **kwargs)
 
-    def finish(self, **extra_inputs):
+    def finish(self):
         self.ngram_logits = self._ngram_layer() if self.ngrams else None
-        super().finish(**extra_inputs)
+        super().finish()
 
     def _ngram_layer(self) -> NgramLogits:
         vocabulary = self.backbone.config.vocabulary_size
@@ -486,6 +498,11 @@ class SentenceEncoder(EncoderHead):
                 embedding_dim, use_bias=False, dtype="float32", name="projection"
             )
         self.finish()
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        if self.projection is not None:
+            self.projection.build(self.features_shape)
 
     def call(self, inputs, training=None):
         vectors = ops.cast(self.encode_pooled(inputs, training), "float32")

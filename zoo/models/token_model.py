@@ -24,7 +24,12 @@ class TokenModel(keras.Model):
         self.backbone = backbone
 
     def build(self, input_shape):
-        """Nothing: layers are built as they are called. Keras' own calls them once more for it."""
+        """Makes all weights by layers' shapes: Keras' own would trace the whole model for them."""
+        if not self.backbone.built:
+            self.backbone.build(input_shape)
+
+    def build_from_config(self, config):
+        """Nothing: `__init__` has built it."""
 
     @property
     def context_length(self) -> int:
