@@ -43,8 +43,9 @@ NO_KERAS = $(foreach name,wordpiece* tokenizers cleaning packing bytepair* sente
 	huggingface_tokenizers huggingface_writing untrusted_folders decoder_tokenizers chat_template gguf \
 	kerashub nanogpt plain_keras,--ignore-glob='tests/zoo/test_$(name).py')
 
-# What the published families add to the models: on JAX in `make test-slow`.
-FAMILIES = $(foreach name,*families encoder_heads adapters,--ignore-glob='tests/zoo/test_$(name).py')
+# What the published families add to the models, and texts: on JAX in `make test-slow`.
+FAMILIES = $(foreach name,*families encoder_heads adapters huggingface_models kerashub* text_chat \
+	encoder_decoder_searches stop_strings,--ignore-glob='tests/zoo/test_$(name).py')
 JAX_TESTS = KERAS_BACKEND=jax $(PY) -m pytest $(IN_PARALLEL) tests/zoo $(NO_KERAS)
 
 # Most of what XLA compiles here runs once.

@@ -170,14 +170,10 @@ TASKS = {
 }
 
 
-def slowly(*values):
-    """Parameters for `make test-slow` alone."""
-    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
-
-
 def quickly(*exceptions):
     """All tasks; those that another one covers by `make test-slow` alone."""
-    return [*(task for task in TASKS if task not in exceptions), *slowly(*exceptions)]
+    quick = [task for task in TASKS if task not in exceptions]
+    return [*quick, *(pytest.param(task, marks=pytest.mark.slow) for task in exceptions)]
 
 
 TYPES = {
@@ -247,7 +243,7 @@ def replayed(monkeypatch):
 
 
 @pytest.mark.usefixtures("eager")
-@pytest.mark.parametrize("task", quickly("lstm", "summarize", "tag_raw"))
+@pytest.mark.parametrize("task", quickly("lstm", "summarize", "tag_raw", "tag_parts_of_speech"))
 def test_train_export_verify_ask(task, command, replayed, tmp_path, capsys):
     way, (file, content), settings, question, names = TASKS[task]
     data, workdir, served = tmp_path / file, tmp_path / "run", tmp_path / "served"
@@ -322,7 +318,8 @@ def test_train_export_verify_ask(task, command, replayed, tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("eager")
-@pytest.mark.parametrize("task", ["classify", *slowly("tag", "embed", "pair")])
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["classify", "tag", "embed", "pair"])
 def test_a_student_learns_from_a_teacher(task, command, tmp_path, capsys):
     file, content = TASKS[task][1]
     data = tmp_path / file
@@ -359,7 +356,8 @@ def test_a_student_learns_from_a_teacher(task, command, tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("eager")
-@pytest.mark.parametrize("task", ["span", *slowly("embed", "tag", "mlm", "classify", "pair")])
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["span", "embed", "tag", "mlm", "classify", "pair"])
 def test_a_model_with_sentencepiece(task, command, replayed, tmp_path, capsys):
     """From XLM-R's files: its tokenizer gives what each task asks of one."""
     weights, workdir, served = (tmp_path / name for name in ("weights", "run", "served"))
@@ -436,7 +434,8 @@ def test_a_tuned_model_still_chats(command, tmp_path):
 
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("eager")
-@pytest.mark.parametrize("name", slowly("deberta-v2", "modernbert"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["deberta-v2", "modernbert"])
 def test_a_published_encoder_is_tuned_and_served(name, command, tmp_path, capsys):
     """From transformers' files to a served classifier, and back if such files can say it."""
     fixtures = Path(__file__).parent / "zoo" / "fixtures" / "huggingface"

@@ -44,11 +44,18 @@ def finish(process: subprocess.Popen, seconds: float = 280) -> str:
 @pytest.fixture(scope="module")
 def results(text_file, tmp_path_factory):
     """Run name -> losses, of two processes side by side."""
+    runs = ["gpt reference", "gpt mirrored-4"]
     folder = tmp_path_factory.mktemp("runs")
-    mirrored = ["gpt reference", "gpt mirrored-4", "lstm reference", "lstm mirrored-2"]
-    mirrored += ["mask reference", "mask mirrored-2", "muon mirrored-2"]
-    on_jax = ["gpt data_parallel", "gpt model_parallel-4"]
-    return losses_of(text_file, folder, mirrored, on_jax)
+    return losses_of(text_file, folder, runs, ["gpt data_parallel"])
+
+
+@pytest.fixture(scope="module")
+def others(text_file, tmp_path_factory):
+    """`results` of other models and layouts."""
+    runs = ["gpt reference", "lstm reference", "lstm mirrored-2"]
+    runs += ["mask reference", "mask mirrored-2", "muon mirrored-2"]
+    folder = tmp_path_factory.mktemp("others")
+    return losses_of(text_file, folder, runs, ["gpt model_parallel-4"])
 
 
 @pytest.fixture(scope="module")
@@ -79,18 +86,20 @@ def losses_of(text_file, folder, mirrored, on_jax):
 
 
 @pytest.mark.parametrize(
-    "run",
+    ("runs", "run"),
     [
-        "gpt mirrored-4",
-        "lstm mirrored-2",  # gathers gradients, and carries its state from batch to batch
-        "jax gpt data_parallel",
-        "jax gpt model_parallel-4",  # 2 replicas of 4 devices each
-        pytest.param("mixture mirrored-2", marks=pytest.mark.slow),
-        pytest.param("jax mixture data_parallel", marks=pytest.mark.slow),
+        ("results", "gpt mirrored-4"),
+        ("results", "jax gpt data_parallel"),
+        # gathers gradients, and carries its state from batch to batch
+        pytest.param("others", "lstm mirrored-2", marks=pytest.mark.slow),
+        # 2 replicas of 4 devices each
+        pytest.param("others", "jax gpt model_parallel-4", marks=pytest.mark.slow),
+        pytest.param("mixtures", "mixture mirrored-2", marks=pytest.mark.slow),
+        pytest.param("mixtures", "jax mixture data_parallel", marks=pytest.mark.slow),
     ],
 )
-def test_the_losses_of_one_device(request, run):
-    results = request.getfixturevalue("mixtures" if "mixture" in run else "results")
+def test_the_losses_of_one_device(request, runs, run):
+    results = request.getfixturevalue(runs)
     expected = results[f"{run.removeprefix('jax ').split()[0]} reference"]
     assert len(expected["steps"]) == 20
     np.testing.assert_allclose(results[run]["steps"], expected["steps"], rtol=0, atol=1e-5)
@@ -101,20 +110,23 @@ def test_the_losses_of_one_device(request, run):
     assert {"loss", "accuracy"} | validation == set(expected["evaluations"][0])
 
 
-def test_keras_fit_shares_padded_rows(results):
-    expected = results["mask reference"]
+@pytest.mark.slow
+def test_keras_fit_shares_padded_rows(others):
+    expected = others["mask reference"]
     assert expected["steps"][0] != expected["steps"][-1]
-    for name, values in results["mask mirrored-2"].items():
+    for name, values in others["mask mirrored-2"].items():
         np.testing.assert_allclose(values, expected[name], rtol=0, atol=1e-5, err_msg=name)
 
 
-def test_muon_refuses_gradients_that_keras_sums_later(results):
-    assert "train by trainers.distribution.strategy_loop" in results["muon mirrored-2"]
+@pytest.mark.slow
+def test_muon_refuses_gradients_that_keras_sums_later(others):
+    assert "train by trainers.distribution.strategy_loop" in others["muon mirrored-2"]
 
 
-def test_one_program_for_each_shape(results):
+@pytest.mark.slow
+def test_one_program_for_each_shape(results, others):
     assert results["gpt mirrored-4"]["traces"] == 1
-    assert results["lstm mirrored-2"]["traces"] == 2  # one that gathers gradients, one that updates
+    assert others["lstm mirrored-2"]["traces"] == 2  # one that gathers gradients, one that updates
 
 
 def check_task(found: dict) -> None:

@@ -49,9 +49,9 @@ def test_flops_of_an_lstm_and_an_encoder_by_hand():
 def test_rows_of_the_report(tiny):
     task = make_task(tiny("gpt"))
     records = [
-        {"step": 10, "tokens": 320, "tokens_per_second": 50.0},
-        {"step": 20, "tokens": 640, "tokens_per_second": 1000.0},
-        {"step": 30, "tokens": 960, "tokens_per_second": 3000.0},
+        {"step": 500, "tokens": 16_000, "tokens_per_second": 50.0},
+        {"step": 1000, "tokens": 32_000, "tokens_per_second": 1000.0},
+        {"step": 1500, "tokens": 48_000, "tokens_per_second": 3000.0},
     ]
     rows = efficiency(task, records)
     assert rows["speed"] == "1,000 tokens a second in training"
@@ -62,6 +62,9 @@ def test_rows_of_the_report(tiny):
     assert rows["memory"].endswith(" MB at most")
     assert peak_memory() > 50e6
     assert pipeline_tokens_per_second(task) > 1000
+    # Of a few seconds of training nothing is measured that takes as long.
+    short = [{"step": 300, "tokens": 9_600, "tokens_per_second": 1000.0}]
+    assert {*efficiency(task, short)} == {"speed", "memory"}
     # A run whose only evaluation was made up for after a restart has no speed.
     assert {*efficiency(task, [{"step": 1, "tokens": 32, "tokens_per_second": 0.0}])} == {"memory"}
 
@@ -70,9 +73,6 @@ def test_rows_of_the_report(tiny):
 def test_a_profile_is_written(tiny, tmp_path):
     train(tiny("gpt", sample_prompts=(), steps=10), tmp_path, profile_steps=3)
     assert [*(tmp_path / "tensorboard").rglob("*.xplane.pb")]
-    text = (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert "| model FLOPs utilisation | " in text
-    assert "| input pipeline alone | " in text
 
 
 def test_a_bad_profile_flag_is_refused():

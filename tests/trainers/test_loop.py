@@ -26,8 +26,8 @@ from zoo.config import ConfigError
 
 TIMES = {"seconds", "cpu_seconds", "tokens_per_second"}
 FAMILIES = ["gpt", "lstm"]
-# Rows of the report that are measured when it is written.
-MEASURED = ("| model FLOPs utilisation", "| input pipeline alone", "| memory")
+# What is measured when the report is written.
+MEASURED = "| memory"
 
 
 def records(workdir):
@@ -242,6 +242,7 @@ def test_low_rank_factors_of_a_language_model_are_merged_into_its_bundle(finishe
     assert any("qkv/kernel" in path for path in moved)
 
 
+@pytest.mark.slow
 def test_a_lora_run_from_a_model_of_transformers_writes_its_adapter(text_file, tmp_path):
     base, fixtures = tmp_path / "base", Path(__file__).parents[1] / "zoo/fixtures/huggingface"
     for name in ("gpt2", "gpt2_lm"):

@@ -202,7 +202,8 @@ def test_a_mixture_is_set_by_a_flag_and_kept_in_its_file(tmp_path, mixed, files)
 # Training.
 
 
-@pytest.mark.parametrize("family", ["gpt", pytest.param("lstm", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["gpt", "lstm"])
 def test_training_on_a_mixture_and_going_on(mixed, files, tmp_path, monkeypatch, family):
     """One corpus can choose the best; another weight is another run."""
     monitor = "val_loss" if family == "gpt" else "val_loss/letters"

@@ -389,6 +389,7 @@ def log_of(workdir):
     return [{k: v for k, v in one.items() if k not in TIMES} for one in MetricsLog(workdir).read()]
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow_only
 def test_stopped_and_resumed_is_as_if_never_stopped(tiny, tmp_path, monkeypatch):
     config = tiny()

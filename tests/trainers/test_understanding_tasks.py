@@ -242,6 +242,7 @@ def test_a_teacher_of_embeddings_reads_texts_behind_its_own_prompts(tiny):
                 pair_vectors(bundle, columns, ours, {**names, "data.prompt": "question"})
 
 
+@pytest.mark.slow
 def test_lora_is_merged_into_the_bundle(tiny, masked, tmp_path):
     start = {"init_from": str(masked), "lora_rank": 2}
     bundle = train(tiny("classify", finetune=start), tmp_path)
@@ -252,6 +253,7 @@ def test_lora_is_merged_into_the_bundle(tiny, masked, tmp_path):
     assert not any("lora" in weight.path for weight in loaded.model.weights)
 
 
+@pytest.mark.slow
 def test_ngrams_stay_out_of_an_adapter_and_count_in_the_scores(tiny, tmp_path):
     """PEFT has no place for them; whoever reads the scores asks the model that has them."""
     for name in ("wordpiece", "bert_classify"):

@@ -30,26 +30,29 @@ _PEAKS = {
 _LOOKED_UP = re.compile(r"(?:token|position|segment)_embedding/(?!reverse)")
 _SIDE = 1536  # of the measured product
 _PIPELINE_SECONDS = 1.0
+_LEAST_SECONDS = 10.0  # of training: what lasted less is not worth the seconds of measuring
 
 
 def efficiency(task: Task, records: list[dict[str, float]]) -> dict[str, str]:
-    """Rows of the report: speed, use of the machine, memory, the input pipeline for a second."""
+    """Rows of the report: speed and memory; after 10 s of training, MFU and the input pipeline."""
     speeds = [record["tokens_per_second"] for record in records if record["tokens_per_second"]]
     rows = {"memory": f"{peak_memory() / 1e6:,.0f} MB at most"}
     if not speeds:
         return rows
     speed, last = statistics.median(speeds), records[-1]
+    rows = {"speed": f"{speed:,.0f} tokens a second in training", **rows}
+    if last["tokens"] / speed < _LEAST_SECONDS:
+        return rows
     length = last["tokens"] / (last["step"] * task.config.batch_size)
     used = speed * training_flops_per_token(task.model, length)
     peak, source = peak_flops()
     alone = pipeline_tokens_per_second(task)
     return {
-        "speed": f"{speed:,.0f} tokens a second in training",
+        **rows,
         "model FLOPs utilisation": f"{used / peak:.1%}: {used / 1e9:,.3g} of {peak / 1e9:,.4g} "
         f"GFLOP/s ({source})",
         "input pipeline alone": f"{alone:,.0f} tokens a second, {alone / speed:,.0f} times that: "
         f"training waits for it {speed / max(alone, 1):.1%} of the time at most",
-        **rows,
     }
 
 
