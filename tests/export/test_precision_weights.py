@@ -94,7 +94,7 @@ def logits(bundle, ids):
     if bundle.config.task == "lm":
         return bundle.model(ids, training=False).numpy()
     inputs = {"token_ids": ids, "padding_mask": np.ones(ids.shape, bool)}
-    if "segment_ids" in bundle.model.input:
+    if getattr(bundle.model.backbone.config, "num_segments", 0) > 1:
         inputs["segment_ids"] = np.zeros_like(ids)
     return bundle.model(inputs, training=False).numpy()
 
