@@ -157,6 +157,7 @@ def test_rest(served, server):
     assert (status, "row 0: role tool is none of the model" in answer["error"]) == (400, True)
 
 
+@pytest.mark.slow
 def test_batches_are_of_conversations_with_the_usual_places(served):
     """Others run by themselves, and none fails because of another."""
     bundle, folder = served

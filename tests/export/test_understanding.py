@@ -86,7 +86,12 @@ def export_of(tmp_path_factory):
         yield export
 
 
-@pytest.fixture(scope="module", params=HEADS)
+# `make test` asks one task of a text, one of each token and one of two texts.
+QUICK = ("mlm", "tag", "span")
+TASKS = [pytest.param(x, marks=[] if x in QUICK else [pytest.mark.slow]) for x in HEADS]
+
+
+@pytest.fixture(scope="module", params=TASKS)
 def served(request, export_of):
     bundle, path = export_of(request.param)
     with (

@@ -98,6 +98,7 @@ def undisturbed(text_file, tmp_path_factory):
     return workers, folder / "run"
 
 
+@pytest.mark.slow
 def test_two_workers_have_the_losses_of_one(undisturbed, text_file, tmp_path):
     workers, workdir = undisturbed
     environment = {key: value for key, value in os.environ.items() if key != "TF_CONFIG"}

@@ -44,6 +44,7 @@ def test_a_window_reads_as_its_documents_alone(masked):
     np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_trains_and_its_bundle_is_a_plain_model(masked, tmp_path):
     bundle = train(masked(sample_prompts=(), jit_compile=True, steps=10), tmp_path / "run")
     assert type(bundle.model) is zoo.CausalLM

@@ -60,6 +60,7 @@ def assert_ended_as_told(lines, errors):
         assert code in codes.get(moment, {"-9", "0"}), f"{lines}\n{errors}"
 
 
+@pytest.mark.slow
 def test_killed_in_writes_and_stopped_between_two_evaluations(tiny, tmp_path):
     """The state of an LSTM, the sums of the training metrics and the seeds of dropout go on."""
     config = tiny("lstm", steps=60, evaluate_every=5, sample_prompts=())

@@ -49,12 +49,18 @@ def expected(name: str, search: str, end: int) -> tuple[list[list[int]], np.ndar
     return rows, arrays.get(f"{search}_scores")
 
 
-# On JAX each of them compiles for seconds: two say that the search is the same there.
+def search_marks(name: str, search: str) -> list[pytest.MarkDecorator]:
+    """`make test` runs each search and each family; JAX, which compiles for long, two of them."""
+    quick = name == "bart" or search == "patient"
+    jax = (name, search) in (("bart", "summary"), ("t5", "patient"))
+    marks = [] if quick else [pytest.mark.slow]
+    return marks if jax else [*marks, pytest.mark.tensorflow_only]
+
+
 SEARCHES = [
-    pytest.param(name, search, marks=[] if both else [pytest.mark.tensorflow_only])
+    pytest.param(name, search, marks=search_marks(name, search))
     for name in NAMES
     for search in ("summary", "translation", "patient", "hasty", "greedy")
-    for both in [(name, search) in (("bart", "summary"), ("t5", "patient"))]
 ]
 
 
