@@ -11,7 +11,7 @@ from zoo.config import ConfigError
 from zoo.models.blocks import GATED_ACTIVATIONS, activate, make_norm
 from zoo.models.encoder_decoder import ConditionedDecoder
 from zoo.models.ngrams import NgramLogits
-from zoo.models.token_model import TokenModel
+from zoo.models.token_model import DictModel, TokenModel
 
 
 @keras.saving.register_keras_serializable(package="zoo")
@@ -81,43 +81,6 @@ class CausalLM(TokenModel):
         """`decode` of one token a row (B,); `write` as in `GPTBackbone.decode`."""
         hidden, cache = self.backbone.decode(token_ids[:, None], cache, position, write=write)
         return self.backbone.logits(hidden[:, -1]), cache
-
-
-class DictModel(TokenModel):
-    """A model of a dict of inputs, `token_ids` among them."""
-
-    required: tuple[str, ...] = ("token_ids",)
-
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        # `fit` under MirroredStrategy adds up the first batch of all replicas, to see its shapes,
-        # and TensorFlow adds no bools. The model is built; one replica's batch does for metrics.
-        if iterator is not None and keras.backend.backend() == "tensorflow":
-            if self._distribute_strategy is None:
-                return
-            _, _, batches = next(iter(iterator))
-            first = self.distribute_strategy.experimental_local_results
-            data_batch = keras.tree.map_structure(lambda x: first(x)[0], next(batches))
-            iterator = None
-        super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
-
-    def require_inputs(self, inputs: dict) -> dict:
-        """The inputs; TypeError for what is no such dict, ValueError for shapes that do not fit."""
-        if not isinstance(inputs, dict) or not {*self.required} <= {*inputs}:
-            received = sorted(inputs) if isinstance(inputs, dict) else type(inputs).__name__
-            raise TypeError(f"{type(self).__name__} takes {self.inputs_text}. Received: {received}")
-        for name in self.required:
-            self.require_ids(inputs[name])
-        token_ids = inputs["token_ids"]
-        for name in ("padding_mask", "segment_ids"):
-            # Of a graph a size may not be known yet, and a mask of one row may stand for all.
-            shape = tuple(getattr(inputs.get(name), "shape", ()))
-            known = [pair for pair in zip(shape, token_ids.shape) if None not in pair]
-            if any(size not in (1, wanted) for size, wanted in known):
-                raise ValueError(
-                    f"{name} must have the shape of token_ids, {tuple(token_ids.shape)}. "
-                    f"Received: shape {shape}"
-                )
-        return inputs
 
 
 @keras.saving.register_keras_serializable(package="zoo")
