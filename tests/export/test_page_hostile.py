@@ -330,6 +330,14 @@ def test_all_is_reached_by_keyboard_and_has_a_name(page):
         assert page.find(place).get_attribute("role") == "status"
 
 
+# How many lines each name takes.
+LINES_OF_NAMES = """
+return [...document.querySelectorAll("#answer th:has(+ td)")].map((name) => {
+  const range = document.createRange();
+  range.selectNodeContents(name);
+  return new Set([...range.getClientRects()].map((box) => box.top)).size;
+});
+"""
 CONTRAST = """
 const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
 const rgba = (colour) => {
@@ -386,3 +394,12 @@ def test_a_narrow_screen_does_not_scroll_sideways(page, signature):
         assert page.driver.execute_script(width) <= 360
         box = page.find("textarea").rect
         assert box["x"] >= 0 and box["x"] + box["width"] <= 360
+
+
+@pytest.mark.parametrize("width", [360, 900])
+def test_names_of_outputs_stay_whole_beside_long_values(page, width):
+    page.resize(width, 800)
+    choose(page, "translated")
+    page.ask(text="some words " * 60)
+    lines = page.driver.execute_script(LINES_OF_NAMES)
+    assert lines and {*lines} == {1}
