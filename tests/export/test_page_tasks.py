@@ -261,6 +261,55 @@ def test_a_refused_message_stays_in_its_field(page):
     page.driver.get_log("browser")  # which names each answer that is no 200
 
 
+CLICK = "document.querySelector('form .main').click();"
+IS_OPEN = "return document.querySelector('form details').open"
+
+
+def test_an_answer_that_comes_late_belongs_to_no_new_conversation(page):
+    page.open("chat")
+    page.fill(message="Hello")
+    page.driver.execute_script(CLICK + "document.querySelector('[type=reset]').click();")
+    asks = "return performance.getEntriesByType('resource').map((one) => one.name)"
+    answer = page.address + "v1/models/chat:predict"
+    page.until(lambda: answer in page.driver.execute_script(asks))
+    page.ask(message="What now?")
+    assert page.texts("#talk small") == ["user", "assistant"]
+    assert page.texts("#talk .text")[0] == "What now?"
+    page.find("[type=reset]").click()
+    assert not page.find("#answered").is_displayed() and page.text("#said") == ""
+
+
+def test_what_is_typed_while_an_answer_comes_stays(page):
+    page.open("chat")
+    page.fill(message="Hello")
+    script = "document.getElementsByName('message')[0].value = 'And then?'"
+    page.driver.execute_script(CLICK + script)
+    page.until(lambda: len(page.texts("#talk li")) == 2)
+    assert page.find("[name=message]").get_property("value") == "And then?"
+
+
+def test_a_wrong_option_is_shown_and_named(page):
+    page.open("chat")
+    page.fill(message="Hello", max_new_tokens="")
+    assert not page.driver.execute_script(IS_OPEN)
+    page.find("form .main").click()
+    assert page.driver.execute_script(IS_OPEN)
+    assert page.driver.switch_to.active_element.get_attribute("name") == "max_new_tokens"
+    page.ask(max_new_tokens="5")
+    assert page.find("#answered").is_displayed()
+    said = page.ask(message="Hello", stop="[")
+    assert said.startswith("stop: ") and "JSON" in said
+    assert not page.find("#answered").is_displayed()
+
+
+def test_a_malformed_address_names_no_model(page):
+    page.open()
+    page.driver.execute_script("location.hash = '#%'")
+    page.until(lambda: page.text("#state") == "% cannot be asked now: no version")
+    assert page.text("#server") == "" and page.texts("#models li")
+    page.open("chat")
+
+
 def test_fill_mask(page, server):
     asked(page, "mlm", text="the [MASK] wrote a [MASK]")
     answer = answer_of(page, server)
@@ -484,4 +533,6 @@ def test_the_buttons_copy(page):
         page.find(f"details:has(#{name}) button").click()
         page.until(lambda name=name: page.text(f"details:has(#{name}) button") == "Copied")
         assert page.driver.execute_async_script(read) == page.text(f"#{name}")
+    page.ask(text="another")
+    assert {*page.texts(".copy")} == {"Copy"}
     page.driver.execute_cdp_cmd("Browser.resetPermissions", {})

@@ -157,10 +157,12 @@ function pieces(text, tokens, logs, size, told, asker) {
   }
   const words = list.map(({ word }) => word);
   const prompt = text.slice(0, text.length - words.join("").length);
+  let waiting; // a pointer that rests: what is looked at later counts
   return [h("span", { className: "prompt" }, prompt), ...list.map(({ word, chance }, i) => {
     const title = named(word, chance);
     const next = asker("next_token");
     const look = async ({ target }) => {
+      clearTimeout(waiting);
       told.textContent = target.title;
       if (!next || target.title !== title) return;
       try {
@@ -174,8 +176,8 @@ function pieces(text, tokens, logs, size, told, asker) {
         told.textContent = error.message;
       }
     };
-    const rest = ({ target }) =>
-      setTimeout(() => { if (target.matches(":hover")) look({ target }); }, REST_MS);
+    const rest = ({ target }) => (waiting =
+      setTimeout(() => { if (target.matches(":hover")) look({ target }); }, REST_MS));
     const step = ({ key, target }) => {
       if (key === "ArrowRight") target.nextElementSibling?.focus();
       if (key === "ArrowLeft") target.previousElementSibling?.focus();

@@ -26,6 +26,7 @@ async function poll() {
   setTimeout(poll, POLL_MS);
 }
 
+const decoded = (part) => { try { return decodeURIComponent(part); } catch { return part; } };
 const link = (isChosen, ...names) => h("a", { ariaCurrent: isChosen ? "true" : null,
   href: `#${names.map(encodeURIComponent).join("/")}` }, names.at(-1));
 
@@ -37,7 +38,7 @@ function drawLinks(id, nodes) {
 
 // Shows what can be asked now: a version may have come, or the last one may be gone.
 function follow() {
-  const [first, second] = location.hash.slice(1).split("/").map(decodeURIComponent);
+  const [first, second] = location.hash.slice(1).split("/").map(decoded);
   const name = first || models[0]?.name;
   model = models.find((one) => one.name === name) ?? { name, versions: [], signatures: [] };
   signature = model.signatures.find((one) => one.name === second) ?? model.signatures[0];
@@ -69,7 +70,10 @@ function makeField({ name, kind, start, ...others }) {
     : h("input", { name, type, step: "any", required: isNumber });
   element.defaultValue = kind === "json" ? JSON.stringify(start) : start;
   const convert = { number: Number, json: JSON.parse }[kind] ?? String;
-  return { name, kind, ...others, element, read: () => convert(element.value) };
+  const read = () => {
+    try { return convert(element.value); } catch (e) { throw Error(`${name}: ${e.message}`); }
+  };
+  return { name, kind, ...others, element, read };
 }
 
 const splits = () => signature.outputs.includes("embedding")
@@ -117,18 +121,20 @@ function asker(name) {
 async function ask(event) {
   event.preventDefault();
   const mine = turn += 1;
+  const { chat, outputs: names } = signature; // the model may be gone when it has answered
   at("said").className = "";
   say("said", "asking …");
-  let nodes = [];
+  let [nodes, texts] = [[]];
   try {
     const question = readQuestion();
-    const texts = await snippets(question);
+    texts = await snippets(question);
     for (const id of ["curl", "grpcurl", "python"]) at(id).textContent = texts[id] ?? texts.error;
+    for (const button of document.querySelectorAll(".copy")) button.textContent = "Copy";
     const begin = performance.now();
-    const outputs = await send(question, signature.outputs);
+    const outputs = await send(question, names);
     if (mine !== turn) return;
     say("said", `answered in ${(performance.now() - begin).toFixed(0)} ms`);
-    const rest = signature.chat ? asTalk(question.values, outputs) : outputs;
+    const rest = chat ? asTalk(question.values, outputs) : outputs;
     nodes = draw(rest, question, asker);
   } catch (error) {
     if (mine !== turn) return;
@@ -136,13 +142,14 @@ async function ask(event) {
     say("said", error.message);
   }
   at("answer").replaceChildren(...nodes);
-  at("answered").hidden = false;
+  at("answered").hidden = !texts;
 }
 
 // Moves message and answer into the conversation; returns the other outputs.
 function asTalk({ message }, { content: [content], ...others }) {
   drawTalk([...talk, { role: "user", content: message }, { role: "assistant", content }]);
-  fields.find(({ name }) => name === "message").element.value = "";
+  const { element } = fields.find(({ name }) => name === "message");
+  if (element.value === message) element.value = ""; // else it is the next one already
   return others;
 }
 
@@ -152,15 +159,17 @@ function copy({ target: button }) {
   button.textContent = document.execCommand("copy") ? "Copied" : "Selected: now Ctrl + C";
 }
 
-addEventListener("hashchange", () => {
+function startAnew() {
   turn += 1;
   at("answered").hidden = true;
   say("said", "");
   drawTalk([]);
-  follow();
-});
+}
+
+addEventListener("hashchange", () => { startAnew(); follow(); });
 at("question").addEventListener("submit", ask);
-at("question").addEventListener("reset", () => drawTalk([]));
+at("question").addEventListener("reset", startAnew);
+at("question").addEventListener("invalid", () => { at("options").parentNode.open = true; }, true);
 at("question").addEventListener("keydown", ({ key, ctrlKey, metaKey }) => {
   if (key === "Enter" && (ctrlKey || metaKey)) at("question").requestSubmit();
 });
