@@ -128,6 +128,7 @@ async function ask(event) {
   try {
     const question = readQuestion();
     texts = await snippets(question);
+    if (mine !== turn) return;
     for (const id of ["curl", "grpcurl", "python"]) at(id).textContent = texts[id] ?? texts.error;
     for (const button of document.querySelectorAll(".copy")) button.textContent = "Copy";
     const begin = performance.now();
