@@ -262,13 +262,19 @@ def test_a_refused_message_stays_in_its_field(page):
 
 
 CLICK = "document.querySelector('form .main').click();"
+# The snippets are shown as the question is sent.
+RESET_ONCE_SENT = """
+const reset = () => document.getElementById("curl").textContent.includes("Hello")
+  ? document.querySelector("[type=reset]").click() : setTimeout(reset);
+reset();
+"""
 IS_OPEN = "return document.querySelector('form details').open"
 
 
 def test_an_answer_that_comes_late_belongs_to_no_new_conversation(page):
     page.open("chat")
     page.fill(message="Hello")
-    page.driver.execute_script(CLICK + "document.querySelector('[type=reset]').click();")
+    page.driver.execute_script(CLICK + RESET_ONCE_SENT)
     asks = "return performance.getEntriesByType('resource').map((one) => one.name)"
     answer = page.address + "v1/models/chat:predict"
     page.until(lambda: answer in page.driver.execute_script(asks))
