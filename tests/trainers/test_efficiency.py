@@ -70,9 +70,13 @@ def test_rows_of_the_report(tiny):
 
 
 @pytest.mark.slow
-def test_a_profile_is_written(tiny, tmp_path):
+def test_a_profile_is_written(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("trainers.report.efficiency._LEAST_SECONDS", 0)
     train(tiny("gpt", sample_prompts=(), steps=10), tmp_path, profile_steps=3)
     assert [*(tmp_path / "tensorboard").rglob("*.xplane.pb")]
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "| model FLOPs utilisation | " in text
+    assert "| input pipeline alone | " in text
 
 
 def test_a_bad_profile_flag_is_refused():

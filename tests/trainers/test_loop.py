@@ -89,6 +89,7 @@ def test_report(finished):
     last = records(finished["gpt"])[-1]
     assert f"{last['val_loss']:.4f} nats a token (step 30)" in text
     assert "960 tokens in 30 steps" in text
+    assert "| speed | " in text and "| memory | " in text
     assert "No prompt:\n\n```text\n" in text
     assert "Prompt 'the ```':\n\n````text\nthe ```" in text, "a sample cannot end its block"
     assert re.search(r"\| 30 \| \d\.\d{4} \|", text)

@@ -310,7 +310,7 @@ class _DenseHead(EncoderHead):
 
     def build(self, input_shape):
         super().build(input_shape)
-        for layer in (self.dropout, self.output_layer):
+        for layer in (self.dropout, self.output_layer):  # dropout for `summary()`
             layer.build(self.features_shape)
 
     def call(self, inputs, training=None):

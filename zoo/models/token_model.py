@@ -25,7 +25,7 @@ class TokenModel(keras.Model):
 
     def build(self, input_shape):
         """Makes all weights by layers' shapes: Keras' own would trace the whole model for them."""
-        if not self.backbone.built:
+        if not self.backbone.built:  # one that Keras has loaded is
             self.backbone.build(input_shape)
 
     def build_from_config(self, config):
