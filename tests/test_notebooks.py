@@ -156,7 +156,7 @@ print("found", importlib.util.find_spec("trainers") is not None)
             command, cwd=folder, env=environment, capture_output=True, text=True, check=True
         ).stdout
     assert found[FOLDER] == "found True\n"
-    assert found[tmp_path] == "installs /content/keras-lm-zoo\nfound False\n"
+    assert found[tmp_path] == "installs /content/keras-lm-zoo[tensorflow]\nfound False\n"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

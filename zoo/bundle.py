@@ -8,7 +8,6 @@ model.weights.h5    Keras weights, without optimizer state
 import dataclasses
 import errno
 import functools
-import importlib.metadata
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import tensorflow as tf
 from absl import logging
 
 from zoo.config import Fields, config_dataclass, from_dict, to_dict
@@ -184,7 +184,7 @@ def bundle_in_memory(
         versions={
             "keras": keras.__version__,
             "backend": keras.backend.backend(),
-            "tensorflow": importlib.metadata.version("tensorflow"),
+            "tensorflow": tf.__version__,
         },
         head={} if model.task == "lm" else model.head_config(),
         labels=tuple(labels),

@@ -221,6 +221,27 @@ def test_auto_is_one_device_here(monkeypatch):
     assert "8 rows a replica" in distribution.describe(config(batch_size=8))
 
 
+def test_on_jax_tensorflow_takes_no_memory_of_a_gpu(tmp_path):
+    """GPUs are hidden from it, and before it looked at them, which is when it takes them."""
+    reviews = tmp_path / "reviews.csv"
+    reviews.write_text("text,label\n" + "good,1\nbad,0\n" * 50, encoding="utf-8")
+    code = f"""
+import tensorflow as tf
+from trainers.distribution import make_distribution
+from trainers.own_data import own_config
+hidden = []
+tf.config.set_visible_devices = lambda *given: hidden.append(given)
+own_config("classify", {str(reviews)!r}, [])
+make_distribution("auto")
+assert hidden == [([], "GPU")], hidden
+cpus = tf.config.list_physical_devices("CPU")
+two = [tf.config.LogicalDeviceConfiguration()] * 2
+tf.config.set_logical_device_configuration(cpus[0], two)  # refused once devices are in use
+"""
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, check=True)
+
+
 def test_where_a_tpu_is():
     assert tpu_address({}) == "local"
     assert tpu_address({"TPU_NAME": "node-1"}) == "node-1"

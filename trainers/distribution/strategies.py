@@ -176,6 +176,8 @@ def make_distribution(name: str = "auto", model_shards: int | None = None) -> Di
         )
     if model_shards is not None and name != "model_parallel":
         raise ConfigError("--model_shards is for --strategy=model_parallel")
+    if backend != "tensorflow":  # TensorFlow reads the texts only; it would take a GPU's memory
+        tf.config.set_visible_devices([], "GPU")
     if backend == "jax":
         join_processes(os.environ)
         import jax

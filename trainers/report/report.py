@@ -1,6 +1,6 @@
 """What a person looks at after training: `report.md` with what the task has to show, `loss.png`."""
 
-import importlib.metadata
+import importlib
 import json
 import os
 import platform
@@ -81,7 +81,7 @@ def _summary(bundle, task, progress, final, efficiency_rows) -> str:
         **efficiency_rows,
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python "
         f"{platform.python_version()}, Keras {keras.__version__} on {backend} "
-        f"{importlib.metadata.version(backend)} ({devices})",
+        f"{importlib.import_module(backend).__version__} ({devices})",
     }
     if config.finetune.init_from is not None:
         rows["started from"] = config.finetune.init_from
