@@ -120,7 +120,9 @@ def decode(
         raise refusal(f"NUL byte at offset {offset + place}")
     try:
         text = decoded("strict")
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:
+        if "BOM" in str(error):  # UTF-16 or 32 without; a UnicodeDecodeError since Python 3.13
+            raise refusal(str(error)) from error
         position = f"byte 0x{content[error.start]:02x} at offset {offset + error.start}"
         if invalid == "strict":
             before = unify_line_ends(content[: error.start].decode(encoding, "replace"))
@@ -136,8 +138,6 @@ def decode(
             raise refusal(share) from error
         message = "%s: %d invalid character(s) for %s became U+FFFD, the first is %s"
         logging.warning(message, path, count, encoding, position)
-    except UnicodeError as error:  # No position: "UTF-16 stream does not start with BOM".
-        raise refusal(str(error)) from error
     return unify_line_ends(text if offset else text.removeprefix("\ufeff"))
 
 
