@@ -54,6 +54,8 @@ def decode_tensor(proto: message.Message, max_filled: int = _MAX_FILLED) -> np.n
     count = math.prod(shape)
     if len(shape) > _MAX_RANK or min(shape, default=0) < 0:
         raise ValueError(f"shape {shape} cannot be read")
+    if not count and max(shape) > max_filled:  # a sum over the axis of 0 elements has as many
+        raise ValueError(f"shape {shape} needs more memory than a message may claim")
     content = proto.tensor_content if count else b""
     if content and dtype.kind != "O":
         if len(content) != count * dtype.itemsize:

@@ -137,6 +137,7 @@ def shaped(dtype, *sizes, **fields):
         (shaped(types_pb2.DT_FLOAT, *[1] * 65), "cannot be read"),
         (shaped(types_pb2.DT_FLOAT, 2**40), "more memory than a message may claim"),
         (shaped(types_pb2.DT_STRING, 2**40), "more memory than a message may claim"),
+        (shaped(types_pb2.DT_INT64, 2**40, 0), "more memory than a message may claim"),
         (
             shaped(types_pb2.DT_FLOAT, 2, tensor_content=b"12345"),
             r"has 5 bytes, where float32 of shape \[2\] has 8",
