@@ -22,7 +22,7 @@ pytestmark = pytest.mark.tensorflow_only
 SENTENCEPIECE = Path(__file__).parents[1] / "zoo" / "fixtures" / "sentencepiece" / "bpe.model"
 # Of 1, 2, 3 and 4 bytes, no byte in two of them.
 CHARACTERS = ["a", "\u00e9", "\u4f60", "\U0001f600"]
-SEEDS = range(20)
+SEEDS = range(40, 60)
 ROWS = {
     "text": ["a"] * len(SEEDS),
     "max_new_tokens": np.int32([1 + seed % 5 for seed in SEEDS]),

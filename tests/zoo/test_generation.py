@@ -118,6 +118,45 @@ def test_a_rows_answer_does_not_depend_on_its_neighbours(name):
 
 
 @pytest.mark.tensorflow_only
+@pytest.mark.parametrize("name", FAMILIES)
+def test_finished_rows_leave_the_batch_and_all_answers_are_the_same(name):
+    import tensorflow as tf
+
+    model, rng, rows_kept = shared_model(name), np.random.default_rng(5), []
+
+    def take(tensor, kept):
+        if tensor.dtype == tf.bool:  # `finished`, once each time that rows leave
+            tf.numpy_function(lambda rows: rows_kept.append(rows.tolist()), [kept], [])
+        return tf.gather(tensor, kept)
+
+    def function(**more):
+        row, ids_spec = (tf.TensorSpec([None] * rank, tf.int32) for rank in (1, 2))
+
+        @tf.function(autograph=False, input_signature=[ids_spec, row, row, row])
+        def run(ids, lengths, most, seeds):
+            zeros = tf.zeros_like(most)
+            temperature = tf.cast(seeds % 2, tf.float32)  # every other row draws
+            options = SamplingOptions(most, temperature, zeros, temperature * 0 + 1.0, seeds)
+            return generation.generate(
+                model, ids, lengths, options, tf.reduce_max(most), end_ids=(3,), **more
+            )
+
+        return run
+
+    staying, leaving = function(), function(take=take)
+    for count in (1, 2, 3, 8, 8, 8):
+        prompts = [rng.integers(0, VOCABULARY_SIZE, n).tolist() for n in rng.integers(1, 19, count)]
+        most = rng.integers(0, 40, count).astype("int32")
+        ids, lengths = batch_of(prompts)
+        given = ids, lengths, most, rng.integers(0, 99, count).astype("int32")
+        expected, found = staying(*given), leaving(*given)
+        for one, other in zip(expected[:2], found[:2]):
+            assert numpy(one).tolist() == numpy(other).tolist()
+        np.testing.assert_allclose(expected.log_probability, found.log_probability, rtol=1e-5)
+    assert {len(rows) for rows in rows_kept} >= {1, 6}
+
+
+@pytest.mark.tensorflow_only
 def test_end_token_stops_a_row_and_is_not_returned():
     model = shared_model("gpt_defaults")
     ids, lengths = batch_of([[1, 2, 3], [4, 5]])

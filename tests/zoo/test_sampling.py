@@ -12,9 +12,9 @@ from keras import ops
 from zoo.generation.sampling import (
     drop_unlikely,
     filter_logits,
+    gumbel,
     penalize_repetition,
     sample,
-    uniform,
 )
 
 numpy = ops.convert_to_numpy
@@ -102,19 +102,50 @@ def test_a_rows_draw_is_its_own():
         assert alone[0] == together[row]
 
 
-def test_uniform_is_even_and_depends_on_seed_and_step():
+def test_noise_is_gumbels_and_depends_on_seed_step_and_place():
     seeds = tensor(np.arange(-20_000, 20_000), "int32")
-    values = numpy(uniform(seeds, 3))
-    assert values.min() >= 0
-    assert values.max() < 1
-    counts = np.histogram(values, 20, (0, 1))[0]
-    assert (np.abs(counts - 2000) < 5 * np.sqrt(2000)).all()
-    other = numpy(uniform(seeds, 4))
-    assert abs(np.corrcoef(values, other)[0, 1]) < 0.03
-    assert abs(np.corrcoef(values[1:], values[:-1])[0, 1]) < 0.03
+    values = numpy(gumbel(seeds, 3, 3))
+    for column in values.T:  # by its distribution function evenly in [0, 1]
+        counts = np.histogram(np.exp(-np.exp(-column)), 20, (0, 1))[0]
+        assert (np.abs(counts - 2000) < 5 * np.sqrt(2000)).all()
+    others = [
+        numpy(gumbel(seeds, 4, 3))[:, 0],
+        values[:, 1],
+        values[:, 2],
+        np.roll(values[:, 0], 1),
+    ]
+    for other in others:
+        assert abs(np.corrcoef(values[:, 0], other)[0, 1]) < 0.03
+    # Neighbouring places of one row, of which a vocabulary has many.
+    row = numpy(gumbel(seeds[:1], 0, 100_000))[0]
+    assert abs(np.corrcoef(row[1:], row[:-1])[0, 1]) < 0.02
+    counts = np.histogram(np.exp(-np.exp(-row)), 20, (0, 1))[0]
+    assert (np.abs(counts - 5000) < 5 * np.sqrt(5000)).all()
     # The same numbers on every backend and machine: served and Python sampling must agree.
-    expected = [0.89149135, 0.6720731, 0.18533224]
-    np.testing.assert_allclose(numpy(uniform(tensor([-2, -1, 0], "int32"), 3)), expected, rtol=1e-6)
+    expected = [[0.22478072, -0.9015484], [0.3915838, -0.15323664], [0.98488843, 0.6999181]]
+    np.testing.assert_allclose(
+        numpy(gumbel(tensor([-2, -1, 0], "int32"), 3, 2)), expected, rtol=1e-5
+    )
+
+
+def test_rare_tokens_of_a_large_vocabulary_are_as_frequent_as_they_are_likely():
+    """One token with half of the probability, 50,000 with a hundred-thousandth each."""
+    rows, size = 400, 50_000
+    logits = np.zeros(size + 1, "float32")
+    logits[0] = np.log(size)
+    tokens = draw(np.tile(logits, (rows, 1)), 1.0, seed=range(rows))
+    rare = tokens[tokens > 0]
+    assert abs(len(rare) - rows / 2) < 5 * np.sqrt(rows / 4)
+    assert abs(rare.mean() - size / 2) < 5 * size / np.sqrt(12 * len(rare))
+    assert len(set(rare.tolist())) > 0.98 * len(rare)
+
+
+def test_a_rounding_of_the_logits_seldom_changes_a_draw():
+    """As between a row alone and in a batch; a point among summed probabilities moves 3 of 200."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 3, (200, 20_000)).astype("float32")
+    rounded = logits + rng.normal(0, 1e-4, logits.shape).astype("float32")
+    assert (draw(logits, 1.0, seed=range(200)) == draw(rounded, 1.0, seed=range(200))).all()
 
 
 def test_repetition_penalty():

@@ -34,7 +34,7 @@ class SamplingOptions(NamedTuple):
 class Stopping(NamedTuple):
     """What ends rows beside end tokens, told of each token once it is chosen."""
 
-    state: object  # nested tensors, before the first token
+    state: object  # nested tensors (B, ...), before the first token
     step: Callable  # (state, token (B,), active (B,) bool) -> (state, ended (B,) bool)
 
 
@@ -51,7 +51,6 @@ class _Request(NamedTuple):
     """What stays the same in all steps."""
 
     model: keras.Model
-    options: SamplingOptions
     end_ids: Sequence[int]
     stop: Callable | None  # `Stopping.step`
     bias: object  # (V,) float32, added to the logits: 0, or about minus infinity where banned
@@ -59,19 +58,34 @@ class _Request(NamedTuple):
     max_slots: object  # int or scalar, slots that the cache can come to need
     is_growing: bool  # whether the cache begins with fewer
     write: Callable  # single tokens into the cache, as `keras.ops.scatter_update`
+    take: Callable | None  # rows of a tensor by their indices, where rows may leave the batch
+
+
+class _Results(NamedTuple):
+    """Of all rows of the request."""
+
+    tokens: object  # (B, W + N) prompt and new tokens
+    total: object  # (B,) tokens of each row in `tokens`
+    stopping: object
+    log_probability: object  # (B,)
 
 
 class _State(NamedTuple):
-    step: object  # () int32, tokens chosen so far
-    tokens: object  # (B, W + N) prompt and new tokens
-    total: object  # (B,) tokens of each row in `tokens`
-    last: object  # (B,) the newest token, not yet read by the model
-    position: object  # (B,) tokens that the cache holds
-    finished: object  # (B,) bool
+    """Of the rows that are in the batch: R of B, all where none may leave."""
+
+    tokens: object  # (R, W + N)
+    total: object  # (R,)
     stopping: object
-    log_probability: object  # (B,)
-    slots: object  # () int32, slots of the cache
+    log_probability: object  # (R,)
+    last: object  # (R,) the newest token, not yet read by the model
+    position: object  # (R,) tokens that the cache holds
+    finished: object  # (R,) bool
+    number: object  # (R,) int32, of the row in the request
+    options: dict  # of `SamplingOptions`, those that are not None, (R,)
     cache: object
+    step: object  # () int32, tokens chosen so far
+    slots: object  # () int32, slots of the cache
+    left: object  # `_Results`, right for rows that have left; () where none may
 
 
 def generate(
@@ -84,6 +98,7 @@ def generate(
     banned_ids: Sequence[int] = (),
     write: Callable = ops.scatter_update,
     stopping: Stopping | None = None,
+    take: Callable | None = None,
 ) -> Generated:
     """Continues each row by up to its own `max_new_tokens` tokens, whatever its neighbours are.
 
@@ -91,7 +106,9 @@ def generate(
     the last tokens are read. Where a row fills a bounded cache (GPT), its last half context is read
     again. `max_steps`, at least `max(options.max_new_tokens)`, is the width N of the result, an int
     where shapes are static (JAX). A row that chooses one of `end_ids` stops, and after a token at
-    which `stopping` ends it; `banned_ids` are never chosen.
+    which `stopping` ends it; `banned_ids` are never chosen. With `take`, as `tf.gather` is called,
+    rows that are finished leave the batch, and the others go on without their cost: all that the
+    model knows of a row must then be in its cache.
     """
     batch_size, prompt_width = ops.shape(token_ids)
     window = minimum(prompt_width, model.context_length)
@@ -106,39 +123,50 @@ def generate(
     bias[list(banned_ids)] = -1e9
     columns = ops.arange(window + max_steps, dtype="int32")
     stop = None if stopping is None else stopping.step
-    request = _Request(model, options, end_ids, stop, bias, columns, max_slots, is_growing, write)
+    take = None if isinstance(batch_size, int) else take
+    request = _Request(*(model, end_ids, stop, bias, columns, max_slots, is_growing, write, take))
     zeros = ops.zeros_like(lengths)
     logits, cache = model.decode(prompt, model.initial_cache(batch_size, slots), zeros, lengths)
-    state = _State(
-        step=ops.cast(0, "int32"),
+    begun = _Results(
         tokens=ops.pad(prompt, [[0, 0], [0, max_steps]]),
         total=lengths,
+        stopping=() if stopping is None else stopping.state,
+        log_probability=ops.zeros_like(options.temperature),
+    )
+    state = _State(
+        *begun,
         last=zeros,
         position=lengths,
         finished=options.max_new_tokens <= 0,
-        stopping=() if stopping is None else stopping.state,
-        log_probability=ops.zeros_like(options.temperature),
-        slots=ops.cast(slots, "int32"),
+        number=ops.arange(batch_size, dtype="int32"),
+        options={name: value for name, value in options._asdict().items() if value is not None},
         cache=cache,
+        step=ops.cast(0, "int32"),
+        slots=ops.cast(slots, "int32"),
+        left=() if take is None else begun,
     )
-    state = _generate_all(request, _choose(request, logits, state))
+    result = _generate_all(request, _choose(request, logits, state))
     new_columns = lengths[:, None] + ops.arange(max_steps, dtype="int32")  # (B, N)
-    new_tokens = ops.take_along_axis(state.tokens, new_columns, axis=1)
-    new_lengths = state.total - lengths
+    new_tokens = ops.take_along_axis(result.tokens, new_columns, axis=1)
+    new_lengths = result.total - lengths
     is_new = ops.arange(max_steps, dtype="int32")[None] < new_lengths[:, None]
     return Generated(
         ops.where(is_new, new_tokens, 0),
         new_lengths,
-        state.log_probability,
-        state.stopping,
+        result.log_probability,
+        result.stopping,
     )
 
 
-def _generate_all(request: _Request, state: _State) -> _State:
+def _generate_all(request: _Request, state: _State) -> _Results:
     """Reads and chooses tokens until every row is finished."""
 
     def is_unfinished(*state):
         return ops.logical_not(ops.all(_State(*state).finished))
+
+    def is_worth_it(*state):
+        """Whether most rows still need the next token, so that none has to leave before."""
+        return is_unfinished(*state) if request.take is None else _few_finished(_State(*state))
 
     def next_token(*state):
         state = _State(*state)
@@ -150,23 +178,42 @@ def _generate_all(request: _Request, state: _State) -> _State:
         state = state._replace(cache=cache, position=position)
         return tuple(_choose(request, logits, state))
 
-    if not request.model.cache_is_bounded:
-        return _State(*ops.while_loop(is_unfinished, next_token, tuple(state)))
-
     # Two loops, so that the inner one, which runs for every token, has no branches.
-    def has_slots(*state):
+    def goes_on(*state):
+        if not request.model.cache_is_bounded:
+            return is_worth_it(*state)
         free = ops.all(_State(*state).position < _State(*state).slots)
-        return ops.logical_and(is_unfinished(*state), free)
+        return ops.logical_and(is_worth_it(*state), free)
 
-    def fill_slots(*state):
-        return ops.while_loop(has_slots, next_token, tuple(_free_slots(request, _State(*state))))
+    def go_on(*state):
+        return ops.while_loop(goes_on, next_token, tuple(_make_room(request, _State(*state))))
 
-    return _State(*ops.while_loop(is_unfinished, fill_slots, tuple(state)))
+    state = _State(*ops.while_loop(is_unfinished, go_on, tuple(state)))
+    return _results(state)
+
+
+def _few_finished(state: _State):
+    """Whether less than a quarter of the rows are finished: fewer are not worth a copied cache."""
+    finished = ops.sum(ops.cast(state.finished, "int32"))
+    return 4 * finished < ops.shape(state.finished)[0]
+
+
+def _results(state: _State) -> _Results:
+    """Those of rows that have left, and of those that are here."""
+    here = _Results(*state[: len(_Results._fields)])
+    if not state.left:
+        return here
+    where = state.number[:, None]
+
+    def put(all_rows, rows):
+        return ops.scatter_update(all_rows, where, rows)
+
+    return keras.tree.map_structure(put, state.left, here)
 
 
 def _choose(request: _Request, logits, state: _State) -> _State:
     """Appends one token to each row that is not finished."""
-    options = request.options
+    options = SamplingOptions(**state.options)
     token = sample(
         _penalized(options, logits, state) + request.bias,
         temperature=options.temperature,
@@ -215,19 +262,32 @@ def _penalized(options: SamplingOptions, logits, state: _State):
     return ops.cond(ops.any(penalty != 1), penalized, lambda: logits)
 
 
-def _free_slots(request: _Request, state: _State) -> _State:
-    """Now and then: so that every row can write its next token."""
+def _make_room(request: _Request, state: _State) -> _State:
+    """Now and then: finished rows leave, and every row can write its next token."""
 
     def when(condition, change, state):
         return _State(
             *ops.cond(condition, lambda: tuple(change(request, state)), lambda: tuple(state))
         )
 
+    if request.take is not None:
+        state = when(ops.logical_not(_few_finished(state)), _leave, state)
+    if not request.model.cache_is_bounded:
+        return state
     full = ops.any(state.position >= request.model.context_length)
     state = when(full, _reread, state)
     if request.is_growing:
         state = when(ops.any(state.position >= state.slots), _grow, state)
     return state
+
+
+def _leave(request: _Request, state: _State) -> _State:
+    """Without the rows that are finished."""
+    kept = ops.nonzero(ops.logical_not(state.finished))[0]
+    shared = {"step": state.step, "slots": state.slots, "left": _results(state)}
+    rows = state._replace(**dict.fromkeys(shared, ()))
+    rows = keras.tree.map_structure(lambda x: request.take(x, kept), rows)
+    return rows._replace(**shared)
 
 
 def _reread(request: _Request, state: _State) -> _State:

@@ -164,6 +164,7 @@ class TextLM(TextModel):
                 banned_ids=banned,
                 write=write_in_place if on_tensorflow else keras.ops.scatter_update,
                 stopping=Stopping(stop.begin(), stop.step) if on_tensorflow else None,
+                take=tf.gather if on_tensorflow else None,
             )
 
         result = on_backend(generated, *prompt, options)

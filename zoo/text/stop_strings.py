@@ -9,11 +9,13 @@ from zoo.tokenizers import Tokenizer
 
 
 class StopState(NamedTuple):
-    """What is known of the text that the tokens so far make."""
+    """What is known of the text that the tokens so far make, and what ends it."""
 
     # (B,) string, its last bytes: one less than the longest stop string has
     tail: tf.Tensor
     surplus: tf.Tensor  # (B,) int32, its bytes from the stop string on; 0 where there is none
+    sizes: tf.Tensor  # (B, S) int32, bytes of each stop string
+    stops: tf.Tensor  # (B, S, L) uint8, these bytes
 
 
 class StopStrings:
@@ -38,7 +40,7 @@ class StopStrings:
     def begin(self) -> StopState:
         """The state before the first token."""
         rows = tf.shape(self._sizes)[:1]
-        return StopState(tf.fill(rows, ""), tf.fill(rows, 0))
+        return StopState(tf.fill(rows, ""), tf.fill(rows, 0), self._sizes, self._bytes)
 
     def step(self, state: StopState, token: tf.Tensor, active: tf.Tensor):
         """The state after a token (B,), and whether it ended a row, (B,) bool: an active one."""
@@ -57,16 +59,17 @@ class StopStrings:
         data = _padded_bytes(text, width + self._longest)  # (B, T + L)
         begins, offsets = tf.range(width), tf.range(self._longest)
         windows = tf.gather(data, begins[:, None] + offsets, axis=1)  # (B, T, L)
-        beyond = offsets >= self._sizes[..., None]  # (B, S, L)
-        equal = windows[:, :, None] == self._bytes[:, None]
+        beyond = offsets >= state.sizes[..., None]  # (B, S, L)
+        equal = windows[:, :, None] == state.stops[:, None]
         found = tf.reduce_all(equal | beyond[:, None], axis=-1)  # (B, T, S)
-        found &= begins[:, None] + self._sizes[:, None] <= size[:, None, None]
-        found &= self._sizes[:, None] > 0
+        found &= begins[:, None] + state.sizes[:, None] <= size[:, None, None]
+        found &= state.sizes[:, None] > 0
         first = tf.reduce_min(tf.where(tf.reduce_any(found, -1), begins, width), axis=-1)  # (B,)
         ended = active & tf.reduce_any(found, axis=[1, 2])
         kept = tf.minimum(size, self._longest - 1)
         tail = tf.strings.substr(text, size - kept, kept)
-        return StopState(tail, tf.where(ended, size - first, state.surplus)), ended
+        surplus = tf.where(ended, size - first, state.surplus)
+        return state._replace(tail=tail, surplus=surplus), ended
 
     def read(self, token_ids: tf.Tensor, lengths: tf.Tensor):
         """The state at the end of tokens (B, N), and how many each row has until its stop string.
