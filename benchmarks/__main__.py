@@ -17,6 +17,7 @@ BENCHMARKS = {
     "decode_gpt2": "tokens a second of GPT-2 124M against transformers and keras-hub",
     "input_pipeline": "tokens a second from prepared shards, and memory over an epoch",
     "prepare": "MB a second of `trainers.data.prepare`, 1 and 2 processes",
+    "serving_generate": "SmolLM2 for 1, 8 and 32 clients, unequal lengths, every text checked",
     "serving_latency": "what the server adds to a session call, gRPC and REST",
     "serving_load": "1, 32 and 256 clients, with and without batching, every answer checked",
     "train_gpt": "character GPT against nanoGPT's in torch: steps, loss, CPU-seconds",

@@ -114,7 +114,8 @@ def export_saved_model(
             with local_session(partial) as session:
                 _require_same_answers(session)
                 if not is_float32:
-                    on_step("measuring")
+                    if examples:
+                        on_step("measuring")
                     compared = _float32_session(bundle, model_folder) if examples else None
                     with compared or contextlib.nullcontext() as float32:
                         sessions = [one for one in (float32, session) if one]

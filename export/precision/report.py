@@ -60,16 +60,16 @@ def write_report(
     """Writes `precision_report.md` and `.json` of the last session's SavedModel.
 
     A session before it is of its float32 form, to compare with: it must be there for `examples`.
+    Without it nothing is timed, which takes as long as all else.
     """
     folder, sends = sessions[-1].version_folder, [one.send for one in sessions]
     missing = [None] * (2 - len(sessions))
-    times = _milliseconds(pairs, sends).items()
     record = {  # in each list of two the first number is that of float32
         "precision": precision,
         "variable_bytes": [float32_bytes, size_of(folder / "variables")],
         "total_bytes": [*missing, *(size_of(one.version_folder) for one in sessions)],
         "load_seconds": [*missing, *(one.load_seconds for one in sessions)],
-        "milliseconds": {request: missing + medians for request, medians in times},
+        "milliseconds": {} if missing else _milliseconds(pairs, sends),
         "metrics": evaluate(examples, sends[-1], sends[0]) if examples else {},
         "examples": len(examples) if examples else 0,
         "deviations": [dataclasses.asdict(one) for one in found],
@@ -93,9 +93,7 @@ def _markdown(record: dict) -> str:
         [cost, f"{old:.2f}" if old else "", f"{new:.2f}", f"{old / new:.2f}" if old and new else ""]
         for cost, (old, new) in costs.items()
     ]
-    metrics = (
-        "No `--eval_data` was given: neither the task's metric nor float32's times were measured."
-    )
+    metrics = "No `--eval_data` was given: neither the task's metric nor times were measured."
     if record["metrics"]:
         changes = [
             [metric, f"{old:.5g}", f"{new:.5g}", f"{new - old:+.3g}"]

@@ -30,3 +30,4 @@ def test_dry_run_on_a_cpu(tmp_path):
     rows = re.findall(r"\| (char|gpt2) \| .* M \| (.*) \| [\d,]+ \| [\d.]+% \|", result.stdout)
     assert [shape for shape, _ in rows] == ["char", "char", "gpt2", "gpt2"]
     assert [program for _, program in rows] == ["ours, tensorflow", "torch.compile"] * 2
+    assert "Published: nanochat" in result.stdout

@@ -121,8 +121,8 @@ def test_a_smaller_artifact_says_what_the_reduced_model_says(name, precision, tm
         assert set(record["metrics"]) == {"accuracy", "examples answered as by float32"}
         assert all(min(times) > 0 for times in record["milliseconds"].values())
     else:
-        assert "neither the task's metric nor float32's times were measured" in text
-        assert all(old is None and new > 0 for old, new in record["milliseconds"].values())
+        assert "neither the task's metric nor times were measured" in text
+        assert record["milliseconds"] == {}
     assert f"| large weights | {precision} |" in (path / CARD_FILE).read_text()
     for pair in read_golden_pairs(path / GOLDEN_FILE):
         # What clients get: no bfloat16, which REST refuses.
