@@ -82,7 +82,7 @@ def main() -> None:
                     if clients == 1 and mode == "batching":
                         continue
                     run = measure(server, requests[:count], clients)
-                    run["wrong"] = sum(map(str.__ne__, run.pop("texts"), alone))
+                    run["wrong"] = sum(map(bytes.__ne__, run.pop("texts"), alone))
                     found.setdefault(mode, []).append(run)
                 for peer in peers:
                     run = _run_peer(requests[:count], clients, cores[0])
@@ -132,7 +132,7 @@ async def ask_all(server: ServerProcess, requests: list, clients: int) -> dict:
     """Texts in the order of the requests, tokens, and seconds of each answer."""
     from export.client import AsyncClient
 
-    texts, tokens, seconds = [""] * len(requests), [0] * len(requests), [0.0] * len(requests)
+    texts, tokens, seconds = [b""] * len(requests), [0] * len(requests), [0.0] * len(requests)
     left = iter(range(len(requests)))
 
     async def client() -> None:
@@ -143,7 +143,7 @@ async def ask_all(server: ServerProcess, requests: list, clients: int) -> dict:
                 inputs = {"text": [prompt.encode()], "max_new_tokens": [most], "temperature": [0.0]}
                 answer = await connection.predict("m", inputs, signature="generate")
                 seconds[number] = time.perf_counter() - began
-                texts[number] = answer.outputs["text"][0].decode()
+                texts[number] = answer.outputs["text"][0]
                 tokens[number] = int(answer.outputs["token_count"][0])
 
     await asyncio.gather(*(client() for _ in range(clients)))

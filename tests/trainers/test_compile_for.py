@@ -183,8 +183,8 @@ def test_the_command_says_what_fits(text_file):
     result = on_jax(*command, ONE_LAYER, "--compile_for=v5e-1,v6e-1", seconds=1100)
     assert result.returncode == 0, result.stderr[-3000:]
     for part in (
-        r"## v5e-1: 1 x TPU v5 lite, 16 GiB of HBM and 197 TFLOP/s",
-        r"## v6e-1: 1 x TPU v6 lite, 32 GiB",
+        r"## v5e-1: 1 x TPU v5 lite, 15.75 GiB of HBM and 197 TFLOP/s",
+        r"## v6e-1: 1 x TPU v6 lite, 31.24 GiB",
         r"mixed_bfloat16",  # "auto", of a TPU
         r"Batches, as the input pipeline's specs say: \(12, 64\) int32",
         r"\| train 12 x 64 \| 0.00 ",
