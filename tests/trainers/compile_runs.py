@@ -22,7 +22,7 @@ from keras import ops
 
 from trainers.compile.chips import find_slice
 from trainers.compile.steps import AbstractRun, DoesNotCompile, tpu_devices, with_rows
-from trainers.config import FineTuneConfig, TrainConfig
+from trainers.config import DistillConfig, FineTuneConfig, TrainConfig
 from trainers.data.config import DataConfig
 from trainers.tasks import make_task
 from zoo.models.blocks import FeedForward
@@ -46,6 +46,10 @@ def configs(name: str, folder: Path) -> TrainConfig:
         make_task(one).save(folder / "bundle")
         tuning = FineTuneConfig(init_from=str(folder / "bundle"), lora_rank=2)
         return dataclasses.replace(one, finetune=tuning)
+    if name == "distilled":
+        one = config_of("classify", folder)
+        make_task(one).save(folder / "teacher")
+        return dataclasses.replace(one, distill=DistillConfig(teacher=str(folder / "teacher")))
     if name == "remat":
         return dataclasses.replace(config_of("gpt", folder), remat=True)
     return config_of(name, folder)

@@ -162,7 +162,7 @@ def test_a_run_on_jax_reads_seldom_and_needs_what_was_predicted(tmp_path, text_f
 @needs_libtpu
 def test_every_task_compiles_for_tpus(tmp_path):
     tasks = ("gpt", "packed", "remat", "chat", "lstm", "mlm", "classify", "pair", "regress")
-    tasks += ("embed", "tag", "span", "translate", "tuned")
+    tasks += ("embed", "tag", "span", "translate", "tuned", "distilled")
     cut = ("gpt", "packed", "lstm", "mlm", "classify", "translate")
     runs = (*tasks, *(f"{task} model_parallel-2" for task in cut))
     found = compile_runs(tmp_path, "v5e-4", *runs, seconds=2900)

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Mapping, Sequence
 
+import keras
 import numpy as np
 import tensorflow as tf
 from absl import logging
@@ -24,6 +25,22 @@ _AT_ONCE = 4096
 _SENTENCES = 64  # that a teacher tags at once
 
 
+def _with_values(function):
+    """Computed also where JAX traces a run for its shapes (`--compile_for`)."""
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        if keras.backend.backend() != "jax":
+            return function(*args, **kwargs)
+        import jax
+
+        with jax.ensure_compile_time_eval():
+            return function(*args, **kwargs)
+
+    return call
+
+
+@_with_values
 def load_teacher(config: DistillConfig, task: str, labels: Sequence[str] = ()) -> Bundle:
     """The bundle of `config.teacher`; ConfigError where it has another task or other labels."""
     teacher, name = load(config.teacher), f"distill.teacher={config.teacher!r}"
@@ -59,12 +76,14 @@ def altered_copies(
     return longer
 
 
+@_with_values
 def class_scores(teacher: Bundle, columns: list[list[bytes]], labels: Sequence[str]) -> np.ndarray:
     """Log-probabilities less their mean, float32 (N, C), of texts or pairs in the labels' order."""
     scores = np.array(predict_all(teacher.text_model.predict, *columns)["scores"])
     return _centred(scores, teacher.text_model.labels, labels)
 
 
+@_with_values
 def word_scores(teacher: Bundle, words: tf.RaggedTensor, labels: Sequence[str]) -> np.ndarray:
     """The same of the words of sentences [N, None], float32 (W, C)."""
     tagger = teacher.text_model
@@ -76,6 +95,7 @@ def word_scores(teacher: Bundle, words: tf.RaggedTensor, labels: Sequence[str]) 
     return _centred(np.concatenate(parts), tagger.labels, labels)
 
 
+@_with_values
 def pair_vectors(
     teacher: Bundle,
     columns: list[list[bytes]],
